@@ -1,0 +1,2 @@
+//! What the XDP program and user space both read.
+#![no_std]

@@ -1,0 +1,6 @@
+//! The multicast relay as a library; the binary `relay` is a thin shell around it.
+//!
+//! Read in the order a frame needs the parts: [`rules`], [`plan`].
+
+pub mod plan;
+pub mod rules;

@@ -1,0 +1,1 @@
+//! The network testbed of the end-to-end tests.
