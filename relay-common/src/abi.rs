@@ -1,0 +1,198 @@
+//! The maps between user space and the XDP program: names, keys, values and counters.
+//!
+//! Both sides compile this file, so a layout can only change for both at once. Every structure is
+//! free of padding, because the kernel hashes and compares keys byte by byte.
+
+use crate::wire::{Datagram, Skip};
+
+/// The XDP program's function.
+pub const PROGRAM: &str = "relay_xdp";
+/// Hash map from [`FlowKey`] to [`FlowValue`]: what is redirected.
+pub const FLOWS: &str = "FLOWS";
+/// Hash map from interface index (`u32`) to [`InterfaceValue`].
+pub const INTERFACES: &str = "INTERFACES";
+/// XSKMAP: AF_XDP sockets, by slot.
+pub const SOCKETS: &str = "SOCKETS";
+/// Per-CPU array of `u64`: [`Counter::COUNT`] for every interface slot.
+pub const COUNTERS: &str = "COUNTERS";
+
+/// The interfaces one loaded program can serve.
+pub const MAX_INTERFACES: u32 = 64;
+/// The queues one interface can have. Also the stride of [`SOCKETS`].
+pub const MAX_QUEUES: u32 = 256;
+/// The flows one loaded program can match.
+pub const MAX_FLOWS: u32 = 65_536;
+
+/// What the XDP program matches a datagram by.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Index of the interface that the frame came in by.
+    pub interface: u32,
+    /// Destination group, network order.
+    pub group: [u8; 4],
+    /// Destination port, host order.
+    pub port: u16,
+    /// VLAN identifier, [`Datagram::UNTAGGED`] for untagged frames.
+    pub vlan: u16,
+}
+
+impl FlowKey {
+    /// The key of a datagram that came in by `interface`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(interface: u32, datagram: &Datagram) -> Self {
+        Self {
+            interface,
+            group: datagram.group,
+            port: datagram.port,
+            vlan: datagram.vlan,
+        }
+    }
+}
+
+/// What the XDP program knows of a flow: only that there is one.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowValue {
+    /// Position of the rule in its file, for people who dump the map.
+    pub rule: u32,
+}
+
+/// Where an interface's sockets and counters are.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InterfaceValue {
+    /// The interface's slot, below [`MAX_INTERFACES`]: its socket for queue `q` is number
+    /// `slot * MAX_QUEUES + q`, its counter `c` is number `slot * Counter::COUNT + c`.
+    pub slot: u32,
+}
+
+impl InterfaceValue {
+    /// Where [`SOCKETS`] has the socket of `queue`, or `None` when there cannot be one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn socket(self, queue: u32) -> Option<u32> {
+        if queue < MAX_QUEUES && self.slot < MAX_INTERFACES {
+            Some(self.slot * MAX_QUEUES + queue)
+        } else {
+            None
+        }
+    }
+
+    /// Where [`COUNTERS`] has `counter`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counter(self, counter: Counter) -> u32 {
+        self.slot * Counter::COUNT + counter as u32
+    }
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 12 && align_of::<FlowKey>() == 4);
+const _: () = assert!(size_of::<FlowValue>() == 4 && size_of::<InterfaceValue>() == 4);
+
+/// What the XDP program counts for an interface. Every frame counts once as [`Counter::Received`] and
+/// once under exactly one of the others.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counter {
+    /// Every frame that reached the program.
+    Received = 0,
+    /// Matched, and handed to the socket of its queue.
+    Redirected = 1,
+    /// Matched, but no socket serves its queue: the frame went to the Linux stack instead.
+    PassNoSocket = 2,
+    /// Multicast UDP that no rule names.
+    PassNoRule = 3,
+    /// [`Skip::NotIp`].
+    PassNotIp = 4,
+    /// [`Skip::Unsupported`].
+    PassUnsupported = 5,
+    /// [`Skip::IpOptions`].
+    PassIpOptions = 6,
+    /// [`Skip::Fragment`].
+    PassFragment = 7,
+    /// [`Skip::NotUdp`].
+    PassNotUdp = 8,
+    /// [`Skip::NotMulticast`].
+    PassNotMulticast = 9,
+    /// [`Skip::Malformed`].
+    PassMalformed = 10,
+}
+
+impl Counter {
+    /// How many there are.
+    pub const COUNT: u32 = 11;
+
+    /// All of them, in order of their numbers.
+    pub const ALL: [Self; Self::COUNT as usize] = [
+        Self::Received,
+        Self::Redirected,
+        Self::PassNoSocket,
+        Self::PassNoRule,
+        Self::PassNotIp,
+        Self::PassUnsupported,
+        Self::PassIpOptions,
+        Self::PassFragment,
+        Self::PassNotUdp,
+        Self::PassNotMulticast,
+        Self::PassMalformed,
+    ];
+
+    /// The name in logs and reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Redirected => "redirected",
+            Self::PassNoSocket => "pass_no_socket",
+            Self::PassNoRule => "pass_no_rule",
+            Self::PassNotIp => "pass_not_ip",
+            Self::PassUnsupported => "pass_unsupported",
+            Self::PassIpOptions => "pass_ip_options",
+            Self::PassFragment => "pass_fragment",
+            Self::PassNotUdp => "pass_not_udp",
+            Self::PassNotMulticast => "pass_not_multicast",
+            Self::PassMalformed => "pass_malformed",
+        }
+    }
+}
+
+impl From<Skip> for Counter {
+    #[inline(always)]
+    fn from(skip: Skip) -> Self {
+        match skip {
+            Skip::NotIp => Self::PassNotIp,
+            Skip::Unsupported => Self::PassUnsupported,
+            Skip::IpOptions => Self::PassIpOptions,
+            Skip::Fragment => Self::PassFragment,
+            Skip::NotUdp => Self::PassNotUdp,
+            Skip::NotMulticast => Self::PassNotMulticast,
+            Skip::Malformed => Self::PassMalformed,
+        }
+    }
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{FlowKey, FlowValue, InterfaceValue};
+
+    // SAFETY: `repr(C)`, plain integers, no padding (asserted above), valid for every bit pattern.
+    unsafe impl aya::Pod for FlowKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for FlowValue {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for InterfaceValue {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_numbered_in_the_order_of_their_list() {
+        for (number, counter) in Counter::ALL.into_iter().enumerate() {
+            assert_eq!(counter as usize, number, "{}", counter.name());
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The one decoder: Ethernet, 802.1Q, IPv4, IPv6 and UDP, from bytes to offsets and fields.
+//!
+//! It runs in the kernel program, where the verifier wants every read to be checked against the end
+//! of the frame, and in user space on a slice. Both go through [`Bytes`], so there is one set of
+//! rules. No input makes it panic or loop: it reads a fixed number of fields, each once.
+//!
+//! A frame is either a [`Datagram`], which the relay may forward, or it is [`Skip`]ped, which names the
+//! one reason why it is left to the Linux stack.
+
+/// Length of an Ethernet header without a tag.
+pub const ETHERNET_LEN: usize = 14;
+/// Length of an 802.1Q tag.
+pub const VLAN_LEN: usize = 4;
+/// Length of an IPv4 header without options. Frames with options are skipped.
+pub const IPV4_LEN: usize = 20;
+/// Length of the fixed IPv6 header. Frames with extension headers are skipped.
+pub const IPV6_LEN: usize = 40;
+/// Length of a UDP header.
+pub const UDP_LEN: usize = 8;
+/// Length of the headers in front of the payload of an untagged IPv4 datagram.
+pub const IPV4_HEADERS_LEN: usize = ETHERNET_LEN + IPV4_LEN + UDP_LEN;
+
+/// Where fields stand, in bytes from the start of their header.
+pub mod field {
+    /// Ethernet II and 802.1Q (IEEE 802.3, 802.1Q).
+    pub mod ethernet {
+        /// The EtherType of an untagged frame, 2 bytes.
+        pub const TYPE: usize = 12;
+        /// The tag control information of a tagged frame, 2 bytes.
+        pub const TCI: usize = 14;
+        /// The EtherType of a tagged frame, 2 bytes.
+        pub const TAGGED_TYPE: usize = 16;
+    }
+
+    /// IPv4 (RFC 791).
+    pub mod ipv4 {
+        /// Type of service: DSCP and ECN, 1 byte.
+        pub const TOS: usize = 1;
+        /// Length of header and payload, 2 bytes.
+        pub const TOTAL_LEN: usize = 2;
+        /// Identification, 2 bytes.
+        pub const ID: usize = 4;
+        /// Flags and fragment offset, 2 bytes.
+        pub const FRAGMENT: usize = 6;
+        /// Time to live, 1 byte.
+        pub const TTL: usize = 8;
+        /// Header checksum, 2 bytes.
+        pub const CHECKSUM: usize = 10;
+        /// Source address, 4 bytes.
+        pub const SOURCE: usize = 12;
+        /// Destination address, 4 bytes.
+        pub const DESTINATION: usize = 16;
+    }
+
+    /// UDP (RFC 768).
+    pub mod udp {
+        /// Source port, 2 bytes.
+        pub const SOURCE: usize = 0;
+        /// Destination port, 2 bytes.
+        pub const DESTINATION: usize = 2;
+        /// Length of header and payload, 2 bytes.
+        pub const LEN: usize = 4;
+        /// Checksum, 2 bytes.
+        pub const CHECKSUM: usize = 6;
+    }
+}
+
+const TYPE_IPV4: u16 = 0x0800;
+const TYPE_IPV6: u16 = 0x86dd;
+const TYPE_VLAN: u16 = 0x8100;
+const TYPE_QINQ: u16 = 0x88a8;
+const PROTOCOL_UDP: u8 = 17;
+/// More fragments, or a fragment offset other than 0 (RFC 791): everything but DF and the reserved bit.
+const FRAGMENT_MASK: u16 = 0x3fff;
+
+/// A frame's bytes, however they may be read.
+pub trait Bytes {
+    /// The `N` bytes at `offset`, or `None` where the frame ends before.
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// Whether the frame has at least `len` bytes.
+    fn holds(&self, len: usize) -> bool;
+}
+
+impl Bytes for [u8] {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.get(offset..)?.first_chunk().copied()
+    }
+
+    #[inline(always)]
+    fn holds(&self, len: usize) -> bool {
+        self.len() >= len
+    }
+}
+
+/// Why a frame is not a datagram that a rule could match. Such a frame belongs to the Linux stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(Hash))]
+pub enum Skip {
+    /// Neither IPv4 nor IPv6: ARP, LLDP, PTP over Ethernet and so on, or a frame shorter than an Ethernet header.
+    NotIp,
+    /// IPv6, or anything that follows a second VLAN tag.
+    Unsupported,
+    /// An IPv4 header with options, which a forwarder may not ignore (RFC 791).
+    IpOptions,
+    /// A fragment: only the first one has ports, so none can be matched.
+    Fragment,
+    /// IP, but not UDP.
+    NotUdp,
+    /// UDP to a unicast or broadcast address.
+    NotMulticast,
+    /// A length that contradicts another or the frame, or a wrong IPv4 header checksum.
+    Malformed,
+}
+
+/// The UDP datagram in a frame: fields in host order, and where its parts start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Datagram {
+    /// Destination group; IPv4 groups only as yet, in network order.
+    pub group: [u8; 4],
+    /// Destination port.
+    pub port: u16,
+    /// VLAN identifier, [`Datagram::UNTAGGED`] for an untagged frame.
+    pub vlan: u16,
+    /// Offset of the IP header in bytes from the start of the frame.
+    pub network: u16,
+    /// Length of the UDP payload in bytes.
+    pub payload_len: u16,
+}
+
+impl Datagram {
+    /// What [`Datagram::vlan`] is where there is no tag. No identifier has this value: they have 12 bits.
+    pub const UNTAGGED: u16 = 0xffff;
+
+    /// Offset of the UDP header in bytes from the start of the frame.
+    #[must_use]
+    pub const fn transport(&self) -> usize {
+        self.network as usize + IPV4_LEN
+    }
+
+    /// Offset of the payload in bytes from the start of the frame.
+    #[must_use]
+    pub const fn payload(&self) -> usize {
+        self.transport() + UDP_LEN
+    }
+
+    /// End of the datagram in bytes from the start of the frame; what follows is Ethernet padding.
+    #[must_use]
+    pub const fn end(&self) -> usize {
+        self.payload() + self.payload_len as usize
+    }
+}
+
+/// Decodes a frame.
+///
+/// # Errors
+///
+/// The reason why the frame is left to the Linux stack.
+#[inline(always)]
+pub fn decode<B: Bytes + ?Sized>(frame: &B) -> Result<Datagram, Skip> {
+    let Some(ethertype) = frame.read::<2>(field::ethernet::TYPE) else {
+        return Err(Skip::NotIp);
+    };
+    match u16::from_be_bytes(ethertype) {
+        TYPE_IPV4 => decode_ipv4::<ETHERNET_LEN, B>(frame, Datagram::UNTAGGED),
+        TYPE_IPV6 => Err(Skip::Unsupported),
+        TYPE_VLAN => {
+            let (Some(tci), Some(ethertype)) = (
+                frame.read::<2>(field::ethernet::TCI),
+                frame.read::<2>(field::ethernet::TAGGED_TYPE),
+            ) else {
+                return Err(Skip::NotIp);
+            };
+            let vlan = u16::from_be_bytes(tci) & 0x0fff;
+            match u16::from_be_bytes(ethertype) {
+                TYPE_IPV4 => decode_ipv4::<{ ETHERNET_LEN + VLAN_LEN }, B>(frame, vlan),
+                TYPE_IPV6 | TYPE_VLAN | TYPE_QINQ => Err(Skip::Unsupported),
+                _ => Err(Skip::NotIp),
+            }
+        }
+        TYPE_QINQ => Err(Skip::Unsupported),
+        _ => Err(Skip::NotIp),
+    }
+}
+
+/// Decodes from the IPv4 header on, which starts at the constant `NETWORK`: a constant, so that the
+/// verifier sees plain offsets.
+#[inline(always)]
+fn decode_ipv4<const NETWORK: usize, B: Bytes + ?Sized>(
+    frame: &B,
+    vlan: u16,
+) -> Result<Datagram, Skip> {
+    let Some(ip) = frame.read::<IPV4_LEN>(NETWORK) else {
+        return Err(Skip::Malformed);
+    };
+    if ip[0] >> 4 != 4 || ip[0] & 0x0f < 5 {
+        return Err(Skip::Malformed);
+    }
+    if ip[0] & 0x0f > 5 {
+        return Err(Skip::IpOptions);
+    }
+    if u16::from_be_bytes([ip[6], ip[7]]) & FRAGMENT_MASK != 0 {
+        return Err(Skip::Fragment);
+    }
+    if ip[9] != PROTOCOL_UDP {
+        return Err(Skip::NotUdp);
+    }
+    // 224.0.0.0/4 (RFC 5771).
+    if ip[16] & 0xf0 != 0xe0 {
+        return Err(Skip::NotMulticast);
+    }
+    if header_sum(&ip) != 0xffff {
+        return Err(Skip::Malformed);
+    }
+    let Some(udp) = frame.read::<UDP_LEN>(NETWORK + IPV4_LEN) else {
+        return Err(Skip::Malformed);
+    };
+    let total_len = u16::from_be_bytes([ip[2], ip[3]]) as usize;
+    let udp_len = u16::from_be_bytes([udp[4], udp[5]]) as usize;
+    if udp_len < UDP_LEN || total_len != IPV4_LEN + udp_len || !frame.holds(NETWORK + total_len) {
+        return Err(Skip::Malformed);
+    }
+    Ok(Datagram {
+        group: [ip[16], ip[17], ip[18], ip[19]],
+        port: u16::from_be_bytes([udp[2], udp[3]]),
+        vlan,
+        network: NETWORK as u16,
+        payload_len: (udp_len - UDP_LEN) as u16,
+    })
+}
+
+/// The folded one's complement sum of an IPv4 header, its checksum included: `0xffff` when the
+/// checksum is right (RFC 1071).
+#[inline(always)]
+fn header_sum(ip: &[u8; IPV4_LEN]) -> u32 {
+    let word = |at: usize| u32::from(u16::from_be_bytes([ip[at], ip[at + 1]]));
+    let sum = word(0)
+        + word(2)
+        + word(4)
+        + word(6)
+        + word(8)
+        + word(10)
+        + word(12)
+        + word(14)
+        + word(16)
+        + word(18);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (sum & 0xffff) + (sum >> 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An untagged datagram of 3 bytes to 239.1.1.1:5001 with Ethernet padding behind it.
+    const FRAME: [u8; 60] = {
+        let head = [
+            0x01, 0x00, 0x5e, 0x01, 0x01, 0x01, 0x02, 0, 0, 0, 0, 1, 0x08, 0x00, // Ethernet
+            0x45, 0x00, 0x00, 0x1f, 0x12, 0x34, 0x40, 0x00, 0x01, 0x11, 0x6d, 0x95, // IPv4
+            10, 1, 0, 2, 239, 1, 1, 1, //
+            0x9c, 0x40, 0x13, 0x89, 0x00, 0x0b, 0x12, 0x34, // UDP
+            b'a', b'b', b'c',
+        ];
+        let mut frame = [0; 60];
+        let mut at = 0;
+        while at < head.len() {
+            frame[at] = head[at];
+            at += 1;
+        }
+        frame
+    };
+
+    #[test]
+    fn a_plain_datagram_decodes_to_its_fields() {
+        let datagram = decode(&FRAME[..]).unwrap();
+        assert_eq!(datagram.group, [239, 1, 1, 1]);
+        assert_eq!(datagram.port, 5001);
+        assert_eq!(datagram.vlan, Datagram::UNTAGGED);
+        assert_eq!(&FRAME[datagram.payload()..datagram.end()], b"abc");
+    }
+
+    #[test]
+    fn every_truncation_is_skipped_and_none_panics() {
+        for len in 0..45 {
+            assert!(decode(&FRAME[..len]).is_err(), "{len} bytes");
+        }
+        assert!(decode(&FRAME[..45]).is_ok());
+    }
+
+    #[test]
+    fn one_changed_byte_in_the_ip_header_never_passes_for_the_same_datagram() {
+        let whole = decode(&FRAME[..]).unwrap();
+        for at in ETHERNET_LEN..ETHERNET_LEN + IPV4_LEN {
+            for bit in 0..8 {
+                let mut frame = FRAME;
+                frame[at] ^= 1 << bit;
+                assert_ne!(decode(&frame[..]), Ok(whole), "byte {at}, bit {bit}");
+            }
+        }
+    }
+}
