@@ -1,0 +1,158 @@
+//! Counters: written by one worker, read by anyone.
+//!
+//! A worker owns a [`WorkerStats`]; nobody else writes it, so adding is a plain load and store, without
+//! a locked instruction. Every copy that does not leave is counted under exactly one [`Dropped`].
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Why a frame, or one output's copy of it, did not leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Dropped {
+    /// No free chunk for the copy.
+    BufferExhaustion,
+    /// The output has as many frames on their way as its rings hold: its device is slower than the feed.
+    RingFull,
+    /// Larger than the output interface's MTU.
+    TooBig,
+    /// `ttl = "decrement"`, and the datagram came with 1 or 0.
+    TtlExpired,
+    /// The kernel took the frame, and the device refused it (`EBUSY`): its peer is down or has no room.
+    DeviceRefused,
+    /// Still waiting for the device when the relay ended.
+    UnsentAtExit,
+    /// The kernel matched the frame, and no rule of this worker does. Counted once a frame, not an output.
+    NoRule,
+    /// The kernel matched the frame, and it does not decode. Counted once a frame, not an output.
+    Malformed,
+}
+
+impl Dropped {
+    /// How many reasons there are.
+    pub const COUNT: usize = 8;
+
+    /// All reasons, in order of their numbers.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::BufferExhaustion,
+        Self::RingFull,
+        Self::TooBig,
+        Self::TtlExpired,
+        Self::DeviceRefused,
+        Self::UnsentAtExit,
+        Self::NoRule,
+        Self::Malformed,
+    ];
+
+    /// The name in logs and reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BufferExhaustion => "buffer_exhaustion",
+            Self::RingFull => "ring_full",
+            Self::TooBig => "too_big",
+            Self::TtlExpired => "ttl_expired",
+            Self::DeviceRefused => "device_refused",
+            Self::UnsentAtExit => "unsent_at_exit",
+            Self::NoRule => "no_rule",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+/// A number with one writer.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds to the number. Only the owning worker may call this.
+    #[inline]
+    pub fn add(&self, more: u64) {
+        self.0
+            .store(self.0.load(Relaxed).wrapping_add(more), Relaxed);
+    }
+
+    /// Replaces the number. Only the owning worker may call this.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A number a reason.
+#[derive(Debug, Default)]
+pub struct Drops([Count; Dropped::COUNT]);
+
+impl Drops {
+    /// Counts one.
+    #[inline]
+    pub fn add(&self, reason: Dropped) {
+        self.0[reason as usize].add(1);
+    }
+
+    /// The reasons with their numbers, zeros included.
+    pub fn iter(&self) -> impl Iterator<Item = (Dropped, u64)> + '_ {
+        Dropped::ALL.into_iter().zip(self.0.iter().map(Count::get))
+    }
+}
+
+/// What one output did.
+#[derive(Debug, Default)]
+pub struct OutputStats {
+    /// Copies that the device took.
+    pub sent: Count,
+    /// Copies that did not leave.
+    pub drops: Drops,
+}
+
+/// What one worker did. Aligned so that two workers never write one cache line, adjacent-line
+/// prefetch included.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct WorkerStats {
+    /// Frames that came out of the RX rings.
+    pub received: Count,
+    /// Frames that matched a rule.
+    pub matched: Count,
+    /// Frames that matched no rule, by reason.
+    pub drops: Drops,
+    /// Matched frames, by position in the worker's list of flows.
+    pub flows: Box<[Count]>,
+    /// Outputs of all flows, one flow after the other.
+    pub outputs: Box<[OutputStats]>,
+    /// Where the UMEM's chunks are.
+    pub chunks: ChunkStats,
+}
+
+/// Where the chunks of a worker's UMEM are. At rest the three states add up to the total.
+#[derive(Debug, Default)]
+pub struct ChunkStats {
+    /// All chunks.
+    pub total: Count,
+    /// In the free list.
+    pub free: Count,
+    /// In FILL rings, or received and not read yet.
+    pub fill: Count,
+    /// In TX rings or with the kernel, until their completions are read.
+    pub in_flight: Count,
+}
+
+impl WorkerStats {
+    /// Zeros for a worker with so many flows and outputs.
+    #[must_use]
+    pub fn new(flows: usize, outputs: usize) -> Self {
+        Self {
+            received: Count::default(),
+            matched: Count::default(),
+            drops: Drops::default(),
+            flows: (0..flows).map(|_| Count::default()).collect(),
+            outputs: (0..outputs).map(|_| OutputStats::default()).collect(),
+            chunks: ChunkStats::default(),
+        }
+    }
+}
