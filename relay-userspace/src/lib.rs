@@ -2,6 +2,7 @@
 //!
 //! Read in the order a frame needs the parts: [`rules`], [`plan`], [`rewrite`], [`stats`].
 
+pub mod backend;
 pub mod plan;
 pub mod rewrite;
 pub mod rules;
