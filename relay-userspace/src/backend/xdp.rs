@@ -217,15 +217,15 @@ impl Worker {
         Ok(())
     }
 
-    /// Forwards until `stop` is set, then waits a moment for frames on their way and counts those that stay.
-    pub fn run(mut self, stop: &AtomicBool) {
+    /// Forwards until `stop` is set, then forwards what has arrived, waits a moment for frames on their way,
+    /// and counts those that stay.
+    pub fn run(&mut self, stop: &AtomicBool) {
         let mut poll_set: Vec<PollFd<'static>> = self
             .inputs
             .iter()
             .filter_map(|&(at, _)| self.ports.get(at))
             .map(|port| {
-                // SAFETY: the sockets live in `self`, which outlives `poll_set`: both end with this function,
-                // and locals are dropped before parameters.
+                // SAFETY: the sockets live as long as `self`, and `poll_set` ends with this function.
                 let fd = unsafe { BorrowedFd::borrow_raw(port.fd()) };
                 PollFd::new(fd, PollFlags::POLLIN)
             })
@@ -303,6 +303,7 @@ impl Worker {
     /// Gives frames on their way a moment to leave, then counts the rest.
     fn drain(&mut self) {
         let deadline = Instant::now() + DRAIN;
+        while self.turn() && Instant::now() < deadline {}
         while Instant::now() < deadline && self.ports.iter().any(|port| port.outstanding() > 0) {
             self.kick();
             for port in &mut self.ports {

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use relay_common::{
     abi::FlowKey,
-    wire::{self, Datagram, ETHERNET_LEN, IPV4_HEADERS_LEN},
+    wire::{self, ETHERNET_LEN, IPV4_HEADERS_LEN},
 };
 use rustc_hash::FxHashMap;
 
@@ -18,6 +18,7 @@ use super::{
     umem::{Chunk, Chunks},
 };
 use crate::{
+    kernel,
     plan::{self, Plan},
     rewrite::{Received, Target, Template},
     stats::{Dropped, OutputStats, WorkerStats},
@@ -72,14 +73,8 @@ impl Fanout {
         let (mut flows, mut groups, mut members) = (Vec::new(), Vec::new(), Vec::new());
         let mut first_output = 0;
         for flow in worker.flows.iter().filter_map(|&at| plan.flows.get(at)) {
-            let Some(input) = plan.interfaces.get(flow.interface) else {
+            let Some(key) = kernel::key(plan, flow) else {
                 continue;
-            };
-            let key = FlowKey {
-                interface: input.index,
-                group: flow.group.octets(),
-                port: flow.port,
-                vlan: Datagram::UNTAGGED,
             };
             fanout.by_key.insert(key, flows.len() as u32);
             let mut by_template: Vec<(Template, Vec<Member>)> = Vec::new();

@@ -1,0 +1,37 @@
+//! Embeds the XDP program that `cargo xtask build-ebpf` left in the target directory.
+//!
+//! Without it the crate still builds, so that `cargo check`, clippy and editors work in a fresh clone; such
+//! a binary says so when it is asked to run.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+};
+
+fn main() -> io::Result<()> {
+    println!("cargo::rustc-check-cfg=cfg(relay_ebpf_embedded)");
+    println!("cargo::rerun-if-env-changed=RELAY_EBPF_OBJECT");
+    let out = env::var_os("OUT_DIR")
+        .map(PathBuf::from)
+        .ok_or_else(|| io::Error::other("cargo sets OUT_DIR"))?;
+    let object = env::var_os("RELAY_EBPF_OBJECT")
+        .map(PathBuf::from)
+        .or_else(|| target_directory(&out).map(|target| target.join("ebpf").join("relay.o")));
+    let Some(object) = object else {
+        return Ok(());
+    };
+    println!("cargo::rerun-if-changed={}", object.display());
+    if object.is_file() {
+        fs::copy(&object, out.join("relay.o"))?;
+        println!("cargo::rustc-cfg=relay_ebpf_embedded");
+    }
+    Ok(())
+}
+
+/// The target directory, from `OUT_DIR` = target/[triple/]profile/build/package-hash/out: the directory
+/// above the profile that cargo marks with `CACHEDIR.TAG`.
+fn target_directory(out: &Path) -> Option<PathBuf> {
+    out.ancestors()
+        .find(|directory| directory.join("CACHEDIR.TAG").is_file())
+        .map(Path::to_path_buf)
+}
