@@ -28,10 +28,16 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// The target directory, from `OUT_DIR` = target/[triple/]profile/build/package-hash/out: the directory
-/// above the profile that cargo marks with `CACHEDIR.TAG`.
+/// The target directory: `OUT_DIR` is target/profile/build/package-hash/out, with the triple behind
+/// target where one was named.
 fn target_directory(out: &Path) -> Option<PathBuf> {
-    out.ancestors()
-        .find(|directory| directory.join("CACHEDIR.TAG").is_file())
-        .map(Path::to_path_buf)
+    let profile = out.ancestors().nth(3)?;
+    let above = profile.parent()?;
+    let triple = env::var("TARGET").ok()?;
+    let target = if above.ends_with(&triple) {
+        above.parent()?
+    } else {
+        above
+    };
+    Some(target.to_path_buf())
 }
