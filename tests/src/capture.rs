@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 
 use crate::background::Background;
-use crate::sys::Batch;
+use crate::sys::{Batch, Hears};
 use crate::veth::Endpoint;
 
 /// The first frames of a test are kept, because a failure usually begins there ...
@@ -37,7 +37,7 @@ struct Records {
     left_out: u64,
 }
 
-/// Captures what arrives at one interface for as long as it lives.
+/// Captures what arrives at one interface and what its host sends there, for as long as it lives.
 #[derive(Debug)]
 pub struct Capture {
     background: Background<Records>,
@@ -47,7 +47,7 @@ pub struct Capture {
 impl Capture {
     /// Starts to capture.
     pub fn start(endpoint: &Endpoint) -> Result<Self> {
-        let socket = endpoint.packet_socket(true)?;
+        let socket = endpoint.packet_socket(Hears::Everything)?;
         let mut batch = Batch::new(64, SNAP_LEN);
         let name = format!("capture-{}", endpoint.interface);
         let background = Background::start(

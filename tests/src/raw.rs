@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::background::Background;
 use crate::inspect::{self, Datagram};
-use crate::sys::{self, Batch};
+use crate::sys::{self, Batch, Hears};
 use crate::veth::Endpoint;
 
 /// Frames that a receiver keeps; later ones are counted only.
@@ -24,7 +24,7 @@ pub struct RawSender {
 impl RawSender {
     /// Opens a raw packet socket on the interface.
     pub fn open(endpoint: &Endpoint) -> Result<Self> {
-        let socket = endpoint.packet_socket(false)?;
+        let socket = endpoint.packet_socket(Hears::Nothing)?;
         Ok(Self {
             socket,
             interface: endpoint.interface.clone(),
@@ -69,7 +69,7 @@ pub struct RawReceiver {
 impl RawReceiver {
     /// Starts to listen.
     pub fn start(endpoint: &Endpoint) -> Result<Self> {
-        let socket = endpoint.packet_socket(true)?;
+        let socket = endpoint.packet_socket(Hears::Arriving)?;
         let mut batch = Batch::new(64, 10_000);
         let sockets = vec![socket];
         let background = Background::start(

@@ -7,7 +7,7 @@ use std::ffi::c_int;
 use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 /// `SO_MEMINFO` (asm-generic/socket.h) and the index of its drop counter (linux/sock_diag.h).
@@ -73,27 +73,42 @@ pub fn socket_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(values[SK_MEMINFO_DROPS])
 }
 
-/// Opens a raw packet socket on the interface with `index`, in the calling thread's namespace.
-///
-/// It sends complete frames. It receives every arriving frame (none of those that leave) with
-/// auxiliary data if `receives`, otherwise nothing.
-pub fn packet_socket(index: u32, receives: bool) -> io::Result<OwnedFd> {
+/// What a packet socket hears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hears {
+    /// Nothing; it only sends.
+    Nothing,
+    /// Frames that arrive.
+    Arriving,
+    /// Frames that arrive and frames that local sockets send.
+    Everything,
+}
+
+/// Opens a raw packet socket on the interface with `index`, in the calling thread's namespace. It
+/// sends complete frames; what it hears comes with auxiliary data.
+pub fn packet_socket(index: u32, hears: Hears) -> io::Result<OwnedFd> {
     // Protocol 0 keeps the socket silent until it is bound to the interface.
     // SAFETY: no pointer is passed.
     let fd =
         check(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: `fd` was opened just now and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    if receives {
-        let one: c_int = 1;
-        let borrowed = std::os::fd::AsFd::as_fd(&socket);
-        set_option(borrowed, libc::SOL_PACKET, libc::PACKET_AUXDATA, &one)?;
-        set_option(borrowed, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &one)?;
+    let one: c_int = 1;
+    if hears != Hears::Nothing {
+        set_option(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_AUXDATA, &one)?;
     }
-    let protocol = if receives {
-        (libc::ETH_P_ALL as u16).to_be()
-    } else {
+    if hears == Hears::Arriving {
+        set_option(
+            socket.as_fd(),
+            libc::SOL_PACKET,
+            PACKET_IGNORE_OUTGOING,
+            &one,
+        )?;
+    }
+    let protocol = if hears == Hears::Nothing {
         0
+    } else {
+        (libc::ETH_P_ALL as u16).to_be()
     };
     // SAFETY: all-zero bytes are a valid `sockaddr_ll`.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };

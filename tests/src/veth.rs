@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::netns::Namespace;
-use crate::sys::{self, EthtoolSwitch};
+use crate::sys::{self, EthtoolSwitch, Hears};
 
 /// What one end of a pair shall be.
 #[derive(Debug, Clone)]
@@ -131,9 +131,9 @@ impl Endpoint {
     }
 
     /// Opens a raw packet socket here.
-    pub fn packet_socket(&self, receives: bool) -> Result<std::os::fd::OwnedFd> {
+    pub fn packet_socket(&self, hears: Hears) -> Result<std::os::fd::OwnedFd> {
         self.namespace.run(|| {
-            sys::packet_socket(self.index, receives)
+            sys::packet_socket(self.index, hears)
                 .with_context(|| format!("opening a packet socket on {}", self.interface))
         })
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use relay_tests::capture::target_directory;
 use relay_tests::frames::{Checksum, UdpFrame};
 use relay_tests::inspect::UdpChecksum;
 use relay_tests::netns::Namespace;
@@ -196,4 +197,30 @@ fn multi_queue_wires_have_that_many_queues() -> Result<()> {
     let shown = bed.relay.ip("link show dev out1")?;
     assert!(shown.contains("mtu 600"), "{shown}");
     Ok(())
+}
+
+#[test]
+fn a_failing_test_leaves_a_capture_of_its_wires() {
+    let worker = std::thread::Builder::new()
+        .name("a-failing-test".to_owned())
+        .spawn(|| {
+            let bed = Testbed::new().unwrap();
+            let receiver = RawReceiver::start(&bed.inputs[0]).unwrap();
+            let sender = UdpSender::open(&bed.sources[0]).unwrap();
+            sender.send_one(GROUP, PORT, &payload(9, 0, 100)).unwrap();
+            assert!(receiver.wait_for(1, WAIT, |_| true));
+            std::panic::resume_unwind(Box::new("on purpose"));
+        });
+    assert!(worker.unwrap().join().is_err());
+    let path = target_directory().join("pcap/a-failing-test-src0.pcap");
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!(bytes[..4], 0xa1b2_c3d4_u32.to_ne_bytes());
+    let sent = payload(9, 0, 100);
+    assert!(
+        bytes.windows(100).any(|window| window == sent),
+        "{} holds the frame",
+        path.display()
+    );
+    std::fs::remove_file(path).unwrap();
+    std::fs::remove_file(target_directory().join("pcap/a-failing-test-rcv0.pcap")).unwrap();
 }
