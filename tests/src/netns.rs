@@ -89,16 +89,18 @@ impl Namespace {
         })
     }
 
-    /// A command that will run inside the namespace.
+    /// A command that will run inside the namespace and that the kernel kills when the thread that
+    /// started it ends, so that a killed test run leaves no process behind.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         let handle = self.handle.as_raw_fd();
-        // SAFETY: between fork and exec the closure makes one system call and allocates nothing. The
+        // SAFETY: between fork and exec the closure makes two system calls and allocates nothing. The
         // descriptor is open for as long as `self` lives; if the caller spawns later than that,
         // `setns` fails and so does the spawn.
         unsafe {
             command.pre_exec(move || {
-                if libc::setns(handle, libc::CLONE_NEWNET) < 0 {
+                let killed = libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                if killed < 0 || libc::setns(handle, libc::CLONE_NEWNET) < 0 {
                     return Err(io::Error::last_os_error());
                 }
                 Ok(())

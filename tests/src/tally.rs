@@ -145,6 +145,12 @@ impl Tally {
         word & 1 << (sequence % 64) != 0
     }
 
+    /// Datagrams before the latest one that have not arrived, while the flow is still running.
+    pub fn gaps(&self) -> u64 {
+        self.highest
+            .map_or(0, |highest| (highest + 1).saturating_sub(self.unique))
+    }
+
     /// The sequences of `expected` that have not arrived.
     pub fn missing(&self, expected: &Stream) -> Vec<u64> {
         (expected.first..expected.first + expected.count)
