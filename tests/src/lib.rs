@@ -18,6 +18,7 @@ pub mod receiver;
 pub mod relay;
 pub mod report;
 pub mod rules;
+pub mod scenario;
 pub mod sender;
 pub mod sys;
 pub mod tally;

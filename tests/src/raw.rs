@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::background::Background;
 use crate::inspect::{self, Datagram};
+use crate::receiver::QUIET;
 use crate::sys::{self, Batch, Hears};
 use crate::veth::Endpoint;
 
@@ -121,8 +122,14 @@ impl RawReceiver {
         })
     }
 
-    /// Waits until nothing has arrived for `quiet`.
-    pub fn settle(&self, quiet: Duration) {
-        self.background.settle(quiet, |frames| frames.count);
+    /// Waits until the frames so far satisfy `condition`; false after `timeout`.
+    pub fn wait_until(&self, timeout: Duration, condition: impl Fn(&[Frame]) -> bool) -> bool {
+        self.background
+            .wait_until(timeout, |frames| condition(&frames.kept))
+    }
+
+    /// Waits until nothing has arrived for [`QUIET`].
+    pub fn settle(&self) {
+        self.background.settle(QUIET, |frames| frames.count);
     }
 }

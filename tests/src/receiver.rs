@@ -3,14 +3,15 @@
 //! One thread serves all sockets of a receiver; each socket keeps its own [`Tally`].
 
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::PoisonError;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket, sockopt};
 
 use crate::background::Background;
+use crate::payload;
 use crate::sys::{self, Batch};
 use crate::tally::{Stream, Tally};
 use crate::veth::Endpoint;
@@ -48,10 +49,26 @@ pub struct UdpReceiver {
 
 impl UdpReceiver {
     /// Joins every group on `endpoint` and starts to count, one tally an entry, in their order.
+    /// Entries with the same group and port share a socket: each counts its own flow, and the first
+    /// of them what belongs to none.
     pub fn start(endpoint: &Endpoint, listen: &[Listen]) -> Result<Self> {
+        // One entry a socket: the positions in `listen` that it serves.
+        let mut served: Vec<Vec<usize>> = Vec::new();
+        for (i, entry) in listen.iter().enumerate() {
+            let same = |others: &&mut Vec<usize>| {
+                let first = others.first().and_then(|&first| listen.get(first));
+                first.is_some_and(|l| (l.group, l.port) == (entry.group, entry.port))
+            };
+            match served.iter_mut().find(same) {
+                Some(others) => others.push(i),
+                None => served.push(vec![i]),
+            }
+        }
         let sockets = endpoint.namespace.run(|| {
-            listen
+            let first = served
                 .iter()
+                .filter_map(|positions| listen.get(*positions.first()?));
+            first
                 .map(|entry| open(endpoint, entry))
                 .collect::<Result<Vec<_>>>()
         })?;
@@ -65,31 +82,38 @@ impl UdpReceiver {
             })
             .collect();
         let mut batch = Batch::new(64, 10_000);
-        let background = Background::start(
-            &endpoint.interface,
-            sockets,
-            tallies,
-            move |i, socket, tallies| {
+        let drain =
+            move |socket_number: usize, socket: BorrowedFd<'_>, tallies: &Mutex<Vec<Tally>>| {
                 let count = batch.receive(socket)?;
                 let drops = sys::socket_drops(socket)?;
                 let mut tallies = tallies.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(tally) = tallies.get_mut(i) {
-                    tally.socket_drops = u64::from(drops);
-                    batch
-                        .messages()
-                        .for_each(|m| tally.record(m.bytes, m.source));
+                let positions = served.get(socket_number).map_or(&[][..], Vec::as_slice);
+                for message in batch.messages() {
+                    let flow = payload::header(message.bytes).map(|(flow, _)| flow);
+                    let mine = |&&i: &&usize| tallies.get(i).is_some_and(|t| Some(t.flow) == flow);
+                    let position = positions.iter().find(mine).or(positions.first());
+                    if let Some(tally) = position.and_then(|&i| tallies.get_mut(i)) {
+                        tally.socket_drops = u64::from(drops);
+                        tally.record(message.bytes, message.source);
+                    }
                 }
                 Ok(count)
-            },
-        )?;
+            };
+        let background = Background::start(&endpoint.interface, sockets, tallies, drain)?;
         Ok(Self { background })
     }
 
     /// Waits until every socket has received at least `count` datagrams; false after `timeout`.
     pub fn wait_for(&self, count: u64, timeout: Duration) -> bool {
-        self.background.wait_until(timeout, |tallies| {
+        self.wait_until(timeout, |tallies| {
             tallies.iter().all(|t| t.received >= count)
         })
+    }
+
+    /// Waits until the tallies satisfy `condition`; false after `timeout`.
+    pub fn wait_until(&self, timeout: Duration, condition: impl Fn(&[Tally]) -> bool) -> bool {
+        self.background
+            .wait_until(timeout, |tallies| condition(tallies))
     }
 
     /// Waits until nothing has arrived for [`QUIET`].
