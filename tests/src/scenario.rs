@@ -98,6 +98,21 @@ impl Receivers {
             .for_each(|(receiver, _)| receiver.settle());
     }
 
+    /// Waits until `condition(number, tally)` holds for every output, then for quiet.
+    pub fn wait_until_each(&self, condition: impl Fn(usize, &Tally) -> bool) {
+        let mut first = 0;
+        for (receiver, rules) in &self.wires {
+            receiver.wait_until(ARRIVAL, |tallies| {
+                let mut numbered = tallies.iter().enumerate();
+                numbered.all(|(i, tally)| condition(first + i, tally))
+            });
+            first += rules.len();
+        }
+        self.wires
+            .iter()
+            .for_each(|(receiver, _)| receiver.settle());
+    }
+
     /// Waits, then fails unless every output has received exactly its rule's stream.
     #[track_caller]
     pub fn assert_exact(&self, streams: &[Stream]) {
