@@ -55,7 +55,7 @@ pub fn dependencies(ws: &Workspace) -> Result<Counts> {
         let mut command = Command::new(&deny);
         process::without_own_environment(&mut command)
             .current_dir(&ws.root)
-            .arg("check")
+            .args(["check", "--hide-inclusion-graph"])
             .args(what);
         command
     };
