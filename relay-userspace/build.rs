@@ -1,7 +1,8 @@
-//! Embeds the XDP program that `cargo xtask build-ebpf` left in the target directory.
+//! Embeds the XDP program into the binary.
 //!
-//! Without it the crate still builds, so that `cargo check`, clippy and editors work in a fresh clone; such
-//! a binary says so when it is asked to run.
+//! `cargo xtask build` compiles the program first, to `ebpf/relay.o` in cargo's target directory.
+//! Without it the crate still compiles, for `cargo check` and editors in a fresh clone; the cfg
+//! `relay_ebpf_embedded` says which of the two it is.
 
 use std::{
     env, fs, io,
@@ -11,33 +12,40 @@ use std::{
 fn main() -> io::Result<()> {
     println!("cargo::rustc-check-cfg=cfg(relay_ebpf_embedded)");
     println!("cargo::rerun-if-env-changed=RELAY_EBPF_OBJECT");
-    let out = env::var_os("OUT_DIR")
-        .map(PathBuf::from)
-        .ok_or_else(|| io::Error::other("cargo sets OUT_DIR"))?;
-    let object = env::var_os("RELAY_EBPF_OBJECT")
-        .map(PathBuf::from)
-        .or_else(|| target_directory(&out).map(|target| target.join("ebpf").join("relay.o")));
-    let Some(object) = object else {
-        return Ok(());
+    println!("cargo::rerun-if-changed=build.rs");
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let object = match env::var_os("RELAY_EBPF_OBJECT") {
+        Some(path) => PathBuf::from(path),
+        None => target_directory(&out)?.join("ebpf").join("relay.o"),
     };
-    println!("cargo::rerun-if-changed={}", object.display());
+    let copy = out.join("relay.o");
     if object.is_file() {
-        fs::copy(&object, out.join("relay.o"))?;
+        println!("cargo::rerun-if-changed={}", object.display());
         println!("cargo::rustc-cfg=relay_ebpf_embedded");
+        fs::copy(&object, &copy)?;
+    } else {
+        // Cargo runs a script each time if what it watches does not exist, so watch the folder.
+        if let Some(folder) = object.parent() {
+            fs::create_dir_all(folder)?;
+            println!("cargo::rerun-if-changed={}", folder.display());
+        }
+        fs::write(&copy, [])?;
     }
     Ok(())
 }
 
-/// The target directory: `OUT_DIR` is target/profile/build/package-hash/out, with the triple behind
-/// target where one was named.
-fn target_directory(out: &Path) -> Option<PathBuf> {
-    let profile = out.ancestors().nth(3)?;
-    let above = profile.parent()?;
-    let triple = env::var("TARGET").ok()?;
-    let target = if above.ends_with(&triple) {
-        above.parent()?
-    } else {
-        above
-    };
-    Some(target.to_path_buf())
+/// `OUT_DIR` is `TARGET_DIR[/TRIPLE]/PROFILE/build/PACKAGE/out`.
+fn target_directory(out: &Path) -> io::Result<PathBuf> {
+    let triple = variable("TARGET")?;
+    let above_profile = out.ancestors().nth(4);
+    match above_profile {
+        Some(folder) if folder.ends_with(&triple) => folder.parent(),
+        other => other,
+    }
+    .map(Path::to_path_buf)
+    .ok_or_else(|| io::Error::other(format!("OUT_DIR is too short: {}", out.display())))
+}
+
+fn variable(name: &str) -> io::Result<String> {
+    env::var(name).map_err(|error| io::Error::other(format!("{name}: {error}")))
 }

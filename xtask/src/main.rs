@@ -1,3 +1,41 @@
-//! `cargo xtask`.
+//! `cargo xtask`: everything that a developer or a CI machine does with this repository.
+//!
+//! One file per command. Each command does what it needs of the earlier ones by itself, so that
+//! `cargo xtask demo` and `cargo xtask test` work on a clean clone of a fresh machine.
 
-fn main() {}
+mod build;
+mod cli;
+mod demo;
+mod ebpf;
+mod net;
+mod process;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    cli::{Cli, Command},
+    workspace::Workspace,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = Workspace::find().and_then(|ws| match cli.command {
+        Command::Setup => setup::all(&ws),
+        Command::BuildEbpf => ebpf::build(&ws).map(|_| ExitCode::SUCCESS),
+        Command::Build => build::relay(&ws).map(|_| ExitCode::SUCCESS),
+        Command::Run { args } => build::run(&ws, &args),
+        Command::Demo { seconds } => demo::run(&ws, seconds),
+        Command::Test { filter } => test::run(&ws, filter.as_deref()),
+        Command::Ci => test::run(&ws, None),
+        Command::CleanNet => net::clean(),
+    });
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

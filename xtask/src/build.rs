@@ -1,0 +1,48 @@
+//! Builds the one binary `relay`, and runs it.
+
+use std::{
+    ffi::OsString,
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::{ebpf, process, workspace::Workspace};
+
+/// The XDP program, then the binary that contains it.
+pub fn relay(ws: &Workspace) -> Result<PathBuf> {
+    ebpf::build(ws)?;
+    process::run(ws.cargo().args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "relay-userspace",
+    ]))?;
+    let binary = ws.release("relay");
+    println!("{}", ws.shown(&binary));
+    Ok(binary)
+}
+
+/// `cargo xtask run -- ARGS`: becomes the relay.
+pub fn run(ws: &Workspace, args: &[OsString]) -> Result<ExitCode> {
+    let binary = relay(ws)?;
+    let mut command = if process::is_root() {
+        Command::new(&binary)
+    } else if process::on_path("sudo") {
+        println!("not root: running the relay through sudo");
+        let mut sudo = Command::new("sudo");
+        sudo.arg("--").arg(&binary);
+        sudo
+    } else {
+        bail!(
+            "the relay needs root and there is no sudo: as root, run {}",
+            binary.display()
+        );
+    };
+    process::without_own_environment(&mut command).args(args);
+    let error = command.exec();
+    Err(anyhow!(error).context(format!("running `{}`", process::line(&command))))
+}

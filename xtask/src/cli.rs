@@ -1,0 +1,72 @@
+//! The command line of `cargo xtask`.
+
+use std::ffi::OsString;
+
+use clap::{Parser, Subcommand};
+
+/// Build, run, show and test the relay.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do. Each does by itself what it needs of the ones before it.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Find or install all that building and testing need; says what and why
+    Setup,
+    /// Compile the XDP program to target/ebpf/relay.o
+    BuildEbpf,
+    /// Build the one binary target/release/relay, the XDP program inside
+    Build,
+    /// Build, then run the relay with ARGS (through sudo when not root)
+    Run {
+        /// Arguments of the relay
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Relay real multicast between network namespaces and show what arrives
+    Demo {
+        /// How long to send
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+        seconds: u32,
+    },
+    /// Check and test everything, or only the tests whose name contains FILTER
+    Test {
+        /// A part of the names of the tests to run
+        filter: Option<String>,
+    },
+    /// What continuous integration runs: the same as `test`
+    Ci,
+    /// Remove the network namespaces that a killed run left behind
+    CleanNet,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_after_two_dashes_goes_to_the_relay() {
+        let cli = Cli::try_parse_from(["xtask", "run", "--", "check", "--json", "f.toml"]).unwrap();
+        let Command::Run { args } = cli.command else {
+            panic!("{cli:?}");
+        };
+        assert_eq!(args, ["check", "--json", "f.toml"]);
+    }
+
+    #[test]
+    fn a_demo_of_no_seconds_is_refused() {
+        assert!(Cli::try_parse_from(["xtask", "demo", "--seconds", "0"]).is_err());
+    }
+}

@@ -1,0 +1,114 @@
+//! Compiles the XDP program to `target/ebpf/relay.o`.
+//!
+//! It has its own target directory, so that its settings and those of user space never make each
+//! other rebuild; and the object is replaced only when its bytes change, so that user space is not
+//! rebuilt for nothing.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    process,
+    setup::{self, EbpfToolchain, Report},
+    workspace::Workspace,
+};
+
+const TARGET: &str = "bpfel-unknown-none";
+
+/// Compiles and says which object there is now.
+pub fn build(ws: &Workspace) -> Result<PathBuf> {
+    setup::system(setup::Purpose::Build)?;
+    let toolchain = setup::ebpf(ws, Report::Installs)?;
+    let folder = ws.target.join("ebpf-build");
+    process::run(&mut cargo_build(ws, &toolchain, &folder))?;
+    let built = folder.join(TARGET).join("release").join("relay-ebpf");
+    let bytes = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+    ensure!(
+        has_btf(&bytes),
+        "{} has no BTF, which the kernel needs to name types and lines: did bpf-linker run without \
+         --btf?",
+        built.display()
+    );
+    let object = ws.ebpf_object();
+    replace(&object, &bytes)?;
+    println!("{} ({} KiB)", ws.shown(&object), bytes.len() / 1024);
+    Ok(object)
+}
+
+fn cargo_build(ws: &Workspace, toolchain: &EbpfToolchain, folder: &Path) -> Command {
+    let EbpfToolchain { compiler, linker } = toolchain;
+    let mut cargo = ws.cargo();
+    cargo
+        .args(["build", "--release", "--locked", "--package", "relay-ebpf"])
+        .args(["--target", TARGET, "-Z", "build-std=core"])
+        .arg("--target-dir")
+        .arg(folder)
+        .env("RUSTC", &compiler.rustc)
+        // build-std is not stable; this makes a stable compiler accept it.
+        .env("RUSTC_BOOTSTRAP", "1")
+        // Full debug information everywhere: with less, bpf-linker makes invalid BTF of functions
+        // of other crates. A user's RUSTFLAGS are for another target.
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            "-Cdebuginfo=2\x1f-Clink-arg=--btf",
+        )
+        .env_remove("RUSTFLAGS")
+        .env_remove("RUSTC_WRAPPER")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker.program)
+        // bpf-linker itself optimises across crates; it reads bitcode, not ThinLTO's form of it.
+        .env("CARGO_PROFILE_RELEASE_LTO", "off");
+    linker.prepare(&mut cargo);
+    cargo
+}
+
+/// Whether an object contains BTF: the header of the section .BTF, little endian, is the magic
+/// number, version 1, no flags, and its own length of 24 bytes (that of .BTF.ext has 32).
+fn has_btf(object: &[u8]) -> bool {
+    const HEADER: [u8; 8] = [0x9f, 0xeb, 1, 0, 24, 0, 0, 0];
+    object.windows(HEADER.len()).any(|window| window == HEADER)
+}
+
+/// Writes only what differs, and never leaves half an object.
+fn replace(object: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(object).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    if let Some(folder) = object.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    }
+    let part = object.with_extension("part");
+    fs::write(&part, bytes).with_context(|| format!("writing {}", part.display()))?;
+    fs::rename(&part, object).with_context(|| format!("replacing {}", object.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn btf_is_told_from_its_extension() {
+        let header = |length| [b"\x7fELF", &[0x9f, 0xeb, 1, 0, length, 0, 0, 0][..], b"x"].concat();
+        assert!(has_btf(&header(24)));
+        assert!(!has_btf(&header(32)));
+        assert!(!has_btf(b""));
+    }
+
+    #[test]
+    fn an_unchanged_object_is_not_written_again() {
+        let folder = std::env::temp_dir().join(format!("relay-xtask-{}", std::process::id()));
+        let object = folder.join("ebpf/relay.o");
+        replace(&object, b"one").unwrap();
+        let first = fs::metadata(&object).unwrap().modified().unwrap();
+        replace(&object, b"one").unwrap();
+        assert_eq!(fs::metadata(&object).unwrap().modified().unwrap(), first);
+        replace(&object, b"two").unwrap();
+        assert_eq!(fs::read(&object).unwrap(), b"two");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,0 +1,382 @@
+//! The packages of the operating system: what is needed, what for, and how each family calls it.
+//!
+//! What counts is whether the thing itself is there (a program on the path, a header), not whether
+//! a package manager knows of it; so a machine with its own builds passes, too.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Result, bail};
+
+use crate::process;
+
+/// What the machine has to be able to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// Compile the relay.
+    Build,
+    /// Run the demo and the tests as well.
+    Test,
+}
+
+/// How to see that something is there.
+#[derive(Clone, Copy, Debug)]
+enum Probe {
+    /// Any of these programs.
+    Program(&'static [&'static str]),
+    /// A header below /usr/include.
+    Header(&'static str),
+    /// A libclang that bindgen can load.
+    Libclang,
+}
+
+/// One thing that is needed.
+#[derive(Debug)]
+struct Need {
+    what: &'static str,
+    why: &'static str,
+    purpose: Purpose,
+    probe: Probe,
+    debian: &'static str,
+    fedora: &'static str,
+    arch: &'static str,
+}
+
+const NEEDS: &[Need] = &[
+    Need {
+        what: "C compiler and binutils",
+        why: "libxdp and libbpf are C",
+        purpose: Purpose::Build,
+        probe: Probe::Program(&["cc"]),
+        debian: "gcc libc6-dev",
+        fedora: "gcc glibc-devel",
+        arch: "gcc",
+    },
+    Need {
+        what: "make",
+        why: "builds libbpf",
+        purpose: Purpose::Build,
+        probe: Probe::Program(&["make"]),
+        debian: "make",
+        fedora: "make",
+        arch: "make",
+    },
+    Need {
+        what: "pkg-config",
+        why: "libbpf finds libelf and zlib with it",
+        purpose: Purpose::Build,
+        probe: Probe::Program(&["pkg-config"]),
+        debian: "pkg-config",
+        fedora: "pkgconf-pkg-config",
+        arch: "pkgconf",
+    },
+    Need {
+        what: "m4",
+        why: "libxdp generates a source file with it",
+        purpose: Purpose::Build,
+        probe: Probe::Program(&["m4"]),
+        debian: "m4",
+        fedora: "m4",
+        arch: "m4",
+    },
+    Need {
+        what: "clang",
+        why: "compiles the XDP dispatcher of libxdp",
+        purpose: Purpose::Build,
+        probe: Probe::Program(&["clang"]),
+        debian: "clang",
+        fedora: "clang",
+        arch: "clang",
+    },
+    Need {
+        what: "libclang",
+        why: "bindgen reads the headers of libxdp with it",
+        purpose: Purpose::Build,
+        probe: Probe::Libclang,
+        debian: "libclang-dev",
+        fedora: "clang-devel",
+        arch: "clang",
+    },
+    Need {
+        what: "libelf headers",
+        why: "libbpf reads ELF objects",
+        purpose: Purpose::Build,
+        probe: Probe::Header("libelf.h"),
+        debian: "libelf-dev",
+        fedora: "elfutils-libelf-devel",
+        arch: "libelf",
+    },
+    Need {
+        what: "zlib headers",
+        why: "libelf and libbpf decompress with it",
+        purpose: Purpose::Build,
+        probe: Probe::Header("zlib.h"),
+        debian: "zlib1g-dev",
+        fedora: "zlib-devel",
+        arch: "zlib",
+    },
+    Need {
+        what: "ip",
+        why: "the demo and the tests make network namespaces and veth pairs",
+        purpose: Purpose::Test,
+        probe: Probe::Program(&["ip"]),
+        debian: "iproute2",
+        fedora: "iproute",
+        arch: "iproute2",
+    },
+    Need {
+        what: "ethtool",
+        why: "the tests switch checksum and segmentation offloads",
+        purpose: Purpose::Test,
+        probe: Probe::Program(&["ethtool"]),
+        debian: "ethtool",
+        fedora: "ethtool",
+        arch: "ethtool",
+    },
+];
+
+/// A family of distributions.
+#[derive(Clone, Copy, Debug)]
+enum Family {
+    Debian,
+    Fedora,
+    Arch,
+}
+
+impl Family {
+    fn packages(self, needs: &[&Need]) -> String {
+        let mut names: Vec<&str> = Vec::new();
+        for need in needs {
+            let list = match self {
+                Self::Debian => need.debian,
+                Self::Fedora => need.fedora,
+                Self::Arch => need.arch,
+            };
+            for name in list.split(' ') {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+        }
+        names.join(" ")
+    }
+}
+
+/// Installs what is missing, or says exactly what to install.
+pub fn ensure(purpose: Purpose) -> Result<()> {
+    let missing: Vec<&Need> = NEEDS
+        .iter()
+        .filter(|need| need.purpose <= purpose && !need.probe.is_there())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for need in &missing {
+        println!("  missing: {} ({})", need.what, need.why);
+    }
+    if process::on_path("apt-get") && process::is_root() {
+        let names = Family::Debian.packages(&missing);
+        apt_install(&names.split(' ').collect::<Vec<_>>())?;
+        let still: Vec<&str> = missing
+            .iter()
+            .filter(|need| !need.probe.is_there())
+            .map(|need| need.what)
+            .collect();
+        if !still.is_empty() {
+            bail!(
+                "apt-get installed {names}, but these are still not found: {}",
+                still.join(", ")
+            );
+        }
+        return Ok(());
+    }
+    bail!("{}", how_to_install(&missing))
+}
+
+fn how_to_install(missing: &[&Need]) -> String {
+    let mut text = String::from("install these and run the command again:\n");
+    for (name, command, family) in [
+        ("Debian, Ubuntu", "apt-get install", Family::Debian),
+        ("Fedora", "dnf install", Family::Fedora),
+        ("Arch", "pacman -S", Family::Arch),
+    ] {
+        let _ = writeln!(
+            text,
+            "  {name}: sudo {command} {}",
+            family.packages(missing)
+        );
+    }
+    text.pop();
+    text
+}
+
+/// Installs packages with apt-get; its lists are updated first, since a fresh machine has old ones
+/// or none.
+pub fn apt_install(names: &[&str]) -> Result<()> {
+    println!("  installing with apt-get: {}", names.join(" "));
+    let log = std::env::temp_dir().join(format!("relay-xtask-apt-{}.log", std::process::id()));
+    apt_update(&log)?;
+    let mut install = Command::new("apt-get");
+    install
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(names)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    process::long("apt-get install", &mut install, &log, None)?;
+    let _ = std::fs::remove_file(&log);
+    Ok(())
+}
+
+fn apt_update(log: &Path) -> Result<()> {
+    let mut update = Command::new("apt-get");
+    update.arg("update");
+    process::long("apt-get update", &mut update, log, None)
+}
+
+/// Whether apt could install a package, as far as its present lists tell.
+pub fn apt_knows(name: &str) -> bool {
+    process::on_path("apt-cache")
+        && process::capture(Command::new("apt-cache").args(["policy", name]))
+            .is_ok_and(|policy| has_candidate(&policy))
+}
+
+/// Brings the lists of apt up to date, for [`apt_knows`].
+pub fn apt_refresh() -> Result<()> {
+    let log = std::env::temp_dir().join(format!("relay-xtask-apt-{}.log", std::process::id()));
+    apt_update(&log)?;
+    let _ = std::fs::remove_file(&log);
+    Ok(())
+}
+
+fn has_candidate(policy: &str) -> bool {
+    policy
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Candidate:"))
+        .any(|candidate| candidate.trim() != "(none)")
+}
+
+impl Probe {
+    fn is_there(self) -> bool {
+        match self {
+            Self::Program(names) => names.iter().any(|name| process::on_path(name)),
+            Self::Header(name) => header_folders()
+                .iter()
+                .any(|folder| folder.join(name).is_file()),
+            Self::Libclang => {
+                std::env::var_os("LIBCLANG_PATH").is_some()
+                    || libclang_folders().iter().any(|folder| has_libclang(folder))
+            }
+        }
+    }
+}
+
+fn header_folders() -> Vec<PathBuf> {
+    let mut folders = vec![PathBuf::from("/usr/include"), "/usr/local/include".into()];
+    // Debian's place for headers that differ by architecture.
+    folders.push(format!("/usr/include/{}-linux-gnu", std::env::consts::ARCH).into());
+    folders
+}
+
+/// Where bindgen looks.
+fn libclang_folders() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = ["/usr/lib64", "/usr/lib", "/usr/local/lib"]
+        .map(PathBuf::from)
+        .into();
+    folders.push(format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH).into());
+    for entry in std::fs::read_dir("/usr/lib")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        if entry.file_name().to_string_lossy().starts_with("llvm") {
+            folders.push(entry.path().join("lib"));
+        }
+    }
+    folders
+}
+
+fn has_libclang(folder: &Path) -> bool {
+    std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| is_libclang(&entry.file_name().to_string_lossy()))
+}
+
+/// `libclang.so`, `libclang.so.14`, `libclang-14.so`, `libclang-14.so.14.0.6`; not libclang-cpp.
+fn is_libclang(file: &str) -> bool {
+    let Some((stem, _)) = file.split_once(".so") else {
+        return false;
+    };
+    stem == "libclang"
+        || stem
+            .strip_prefix("libclang-")
+            .is_some_and(|v| v.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_named_once_each_and_in_order() {
+        let clang: Vec<&Need> = NEEDS.iter().filter(|n| n.what.contains("clang")).collect();
+        assert_eq!(Family::Debian.packages(&clang), "clang libclang-dev");
+        assert_eq!(Family::Fedora.packages(&clang), "clang clang-devel");
+        assert_eq!(Family::Arch.packages(&clang), "clang");
+    }
+
+    #[test]
+    fn the_advice_has_a_full_command_for_each_family() {
+        let all: Vec<&Need> = NEEDS.iter().collect();
+        let advice = how_to_install(&all);
+        for part in [
+            "sudo apt-get install gcc",
+            " zlib1g-dev ",
+            "sudo dnf install gcc",
+            "elfutils-libelf-devel",
+            "sudo pacman -S gcc",
+        ] {
+            assert!(advice.contains(part), "{part} is not in:\n{advice}");
+        }
+    }
+
+    #[test]
+    fn building_needs_no_test_tools() {
+        let build: Vec<&str> = NEEDS
+            .iter()
+            .filter(|n| n.purpose <= Purpose::Build)
+            .map(|n| n.what)
+            .collect();
+        assert!(!build.contains(&"ethtool"));
+        assert!(build.contains(&"m4"));
+    }
+
+    #[test]
+    fn every_name_of_libclang_is_recognised_and_the_cpp_library_is_not() {
+        for name in ["libclang.so", "libclang.so.19.1", "libclang-14.so.1"] {
+            assert!(is_libclang(name), "{name}");
+        }
+        for name in [
+            "libclang-cpp.so.14",
+            "libclang.a",
+            "libclangAST.so",
+            "libLLVM.so",
+        ] {
+            assert!(!is_libclang(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_package_without_candidate_cannot_be_installed() {
+        assert!(has_candidate(
+            "p:\n  Installed: (none)\n  Candidate: 1.96.0\n"
+        ));
+        assert!(!has_candidate(
+            "p:\n  Installed: (none)\n  Candidate: (none)\n"
+        ));
+        assert!(!has_candidate(""));
+    }
+}

@@ -1,0 +1,154 @@
+//! The steps of a test run, in the order of the table in [`super::run`].
+
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+use super::summary::Counts;
+use crate::{build, process, setup, workspace::Workspace};
+
+/// How long fetching the advisory database may take.
+const ADVISORIES_LIMIT: Duration = Duration::from_secs(60);
+
+/// `cargo fmt --check`.
+pub fn format(ws: &Workspace) -> Result<Counts> {
+    quiet(ws.cargo().args(["fmt", "--all", "--check"]))
+}
+
+/// The XDP program and the relay, as the end-to-end tests run it.
+pub fn build(ws: &Workspace) -> Result<Counts> {
+    build::relay(ws)?;
+    Ok(Counts::default())
+}
+
+/// All targets but the kernel program.
+pub fn clippy(ws: &Workspace) -> Result<Counts> {
+    quiet(
+        ws.cargo()
+            .args(["clippy", "--workspace", "--exclude", "relay-ebpf"])
+            .args(["--all-targets", "--locked", "--", "-D", "warnings"]),
+    )
+}
+
+/// The kernel program, on the host: that finds the same mistakes and needs no sources of `core`.
+pub fn clippy_ebpf(ws: &Workspace) -> Result<Counts> {
+    quiet(
+        ws.cargo()
+            .args(["clippy", "--package", "relay-ebpf", "--locked"])
+            // It has no panic machinery to unwind with.
+            .args(["--config", "profile.dev.panic=\"abort\""])
+            .arg("--target-dir")
+            .arg(ws.target.join("ebpf-clippy"))
+            .args(["--", "-D", "warnings"]),
+    )
+}
+
+/// Licences, sources, duplicate versions; and known vulnerabilities where their database can be
+/// had.
+pub fn dependencies(ws: &Workspace) -> Result<Counts> {
+    let deny = setup::cargo_deny(ws)?;
+    let check = |what: &[&str]| {
+        let mut command = Command::new(&deny);
+        process::without_own_environment(&mut command)
+            .current_dir(&ws.root)
+            .args(["check", "--hide-inclusion-graph"])
+            .args(what);
+        command
+    };
+    quiet(&mut check(&["bans", "licenses", "sources"]))?;
+    let log = ws.tools().join("log/advisories.log");
+    let started = Instant::now();
+    let checked = process::long(
+        "cargo-deny check advisories",
+        check(&["advisories"]).env("GIT_TERMINAL_PROMPT", "0"),
+        &log,
+        Some(ADVISORIES_LIMIT),
+    );
+    let Err(error) = checked else {
+        return Ok(Counts::default());
+    };
+    let said = fs::read_to_string(&log).unwrap_or_default();
+    if not_fetched(&said) || started.elapsed() >= ADVISORIES_LIMIT {
+        println!("advisories: not checked, the advisory database could not be fetched");
+        return Ok(Counts::default());
+    }
+    eprintln!("{said}");
+    Err(error)
+}
+
+fn not_fetched(said: &str) -> bool {
+    said.contains("failed to fetch advisory database")
+}
+
+/// `cargo doc` without a warning.
+pub fn documentation(ws: &Workspace) -> Result<Counts> {
+    quiet(
+        ws.cargo()
+            .args(["doc", "--workspace", "--exclude", "relay-ebpf"])
+            .args(["--no-deps", "--locked"])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )
+}
+
+/// The tests inside the crates.
+pub fn unit(ws: &Workspace, filter: Option<&str>) -> Result<Counts> {
+    let mut cargo = ws.cargo();
+    cargo.args(["test", "--workspace", "--exclude", "relay-ebpf"]);
+    cargo.args(["--exclude", "relay-tests"]);
+    tests(&mut cargo, filter)
+}
+
+/// The tests on the testbed, with the binary that users get.
+pub fn end_to_end(ws: &Workspace, filter: Option<&str>) -> Result<Counts> {
+    let mut cargo = ws.cargo();
+    cargo
+        .args(["test", "--package", "relay-tests"])
+        .env("RELAY_BIN", ws.release("relay"));
+    tests(&mut cargo, filter)
+}
+
+/// Runs tests to the end and counts them.
+fn tests(cargo: &mut Command, filter: Option<&str>) -> Result<Counts> {
+    cargo.args(["--locked", "--no-fail-fast"]);
+    if let Some(filter) = filter {
+        cargo.args(["--", filter]);
+    }
+    let mut counts = Counts {
+        filter_given: filter.is_some(),
+        ..Counts::default()
+    };
+    let status = process::tee(cargo, |line| counts.read(line))?;
+    if !status.success() && counts.failed == 0 {
+        counts.other = Some(format!("`{}` failed with {status}", process::line(cargo)));
+    }
+    if filter.is_none() && counts.ran() == 0 {
+        counts.other = Some(format!("`{}` ran no test", process::line(cargo)));
+    }
+    Ok(counts)
+}
+
+/// A command that only passes or fails.
+fn quiet(command: &mut Command) -> Result<Counts> {
+    let status = process::status(command)?;
+    if !status.success() {
+        bail!("`{}` failed with {status}", process::line(command));
+    }
+    Ok(Counts::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_failed_fetch_counts_as_unreachable() {
+        assert!(not_fetched(
+            "[ERROR] failed to fetch advisory database https://example.org with cli: ..."
+        ));
+        assert!(!not_fetched("error[vulnerability]: a hole in crate x"));
+    }
+}
