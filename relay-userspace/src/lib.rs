@@ -4,5 +4,6 @@
 
 pub mod config;
 pub mod exit;
+pub mod nic;
 pub mod plan;
 pub mod rules;
