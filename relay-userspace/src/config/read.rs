@@ -107,15 +107,7 @@ impl Reader<'_, '_> {
         };
         let name = self.required(table, place, "name", &label);
         let name = name.and_then(|value| self.string(value, "name", &label, "\"feed-a\""));
-        let name = name.filter(|name| {
-            let empty = name.value.trim().is_empty();
-            if empty {
-                let remedy = "give a name that logs and counters can show, such as \"feed-a\"";
-                self.found
-                    .add(name.place, format!("{label}: `name` is empty"), remedy);
-            }
-            !empty
-        });
+        let name = name.filter(|name| self.rule_name(name, &label));
         if let Some(name) = &name {
             label = format!("rule `{}`", name.value.escape_debug());
         }
@@ -138,6 +130,21 @@ impl Reader<'_, '_> {
             input,
             outputs,
         });
+    }
+
+    /// Whether a name can be shown on one line of a log.
+    fn rule_name(&mut self, name: &At<String>, label: &str) -> bool {
+        let cause = if name.value.trim().is_empty() {
+            "is empty"
+        } else if name.value.contains(char::is_control) {
+            "has a control character in it"
+        } else {
+            return true;
+        };
+        let remedy = "give a name that logs and counters can show, such as \"feed-a\"";
+        self.found
+            .add(name.place, format!("{label}: `name` {cause}"), remedy);
+        false
     }
 
     fn input(&mut self, value: &Value<'_>, label: &str) -> Option<(At<Input>, Place)> {

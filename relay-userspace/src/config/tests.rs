@@ -305,6 +305,15 @@ fn the_numbers_of_rules_and_outputs_are_bounded() {
 }
 
 #[test]
+fn a_rule_name_fits_on_a_line_of_a_log() {
+    let found = mistakes(&GOOD.replacen("\"feed-a\"", "\"a\\nb\"", 1));
+    assert_eq!(
+        found[0].cause,
+        "rule 1: `name` has a control character in it"
+    );
+}
+
+#[test]
 fn escapes_in_names_cannot_reach_the_terminal() {
     let text = GOOD
         .replacen("\"feed-a\"", "\"\\u001b[2J\"", 1)
