@@ -1,37 +1,7 @@
 //! Against the kernel: every test makes a network namespace of its own and needs root.
 
-use std::process::Command;
-
 use super::*;
-
-/// Runs `test` on a thread in a fresh network namespace, which dies with the thread.
-///
-/// Neither `/sys` nor `/proc` is mounted anew, as after a plain setns(2).
-fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-                .expect("a network namespace needs CAP_SYS_ADMIN: run the tests as root");
-            test()
-        });
-        thread
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
-fn run(command: &str) {
-    let mut words = command.split(' ');
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{command}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
+use crate::testing::{in_namespace, run};
 
 fn make_pair() {
     run(

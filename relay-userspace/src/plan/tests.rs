@@ -1,4 +1,5 @@
 //! Plans over hand-made facts: who owns which queue, what is refused, what is only said.
+#![expect(clippy::type_complexity, reason = "tables are read by column")]
 
 use std::net::Ipv4Addr;
 
