@@ -1,4 +1,9 @@
 //! The binary as a user meets it: what it prints where, and how it exits.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "the helpers of a test may fail it like the test itself"
+)]
 
 use std::{
     io::Write as _,
