@@ -165,24 +165,38 @@ fn missing(document: &Document, named: &Named<'_>, survey: &Survey) -> Mistake {
 }
 
 /// What an interface must be for the relay to use it at all.
+///
+/// Native XDP is needed on inputs only: AF_XDP transmits in copy mode by any Ethernet driver.
 fn suitable(document: &Document, named: &Named<'_>, facts: &Facts, mistakes: &mut Vec<Mistake>) {
     let name = named.name;
+    let no_native = named
+        .input
+        .filter(|_| facts.xdp.is_some_and(|xdp| !xdp.native()));
     let lacks = if facts.is_loopback {
-        Some("is the loopback interface, which has no native XDP")
-    } else if facts.mac.is_none() {
-        Some("is no Ethernet interface, so it has no native XDP for the relay to use")
-    } else if facts.xdp.is_some_and(|xdp| !xdp.native()) {
-        Some("has no native XDP")
-    } else {
-        None
-    };
-    if let Some(lacks) = lacks {
-        mistakes.push(document.mistake(
+        Some((
             named.place(),
-            format!("interface `{name}` (driver {}) {lacks}", facts.driver),
+            "is the loopback interface, which has no native XDP",
+        ))
+    } else if facts.mac.is_none() {
+        Some((
+            named.place(),
+            "is no Ethernet interface, which AF_XDP needs",
+        ))
+    } else {
+        no_native.map(|place| (place, "has no native XDP, which an input needs"))
+    };
+    if let Some((place, lacks)) = lacks {
+        let remedy = if facts.driver == "veth" {
+            "a veth has native XDP only while it has at least as many RX queues as its other end has \
+             TX queues: compare both with `ethtool -l`; the io_uring fallback is not built yet"
+        } else {
             "the io_uring fallback is not built yet; use an interface whose driver has native XDP, \
              and of VLANs, bridges and bonds the interface below them"
-                .into(),
+        };
+        mistakes.push(document.mistake(
+            place,
+            format!("interface `{name}` (driver {}) {lacks}", facts.driver),
+            remedy.into(),
         ));
     }
     if let Some(place) = named.output

@@ -281,9 +281,14 @@ fn what_cannot_be_is_refused_at_its_place() {
         }, in0, "no interface `in0` in this network namespace", "lists: lo, x"),
         ("", |s| of(s, "out0").addresses.clear(), out0, "output interface `out0` has no IPv4 address", "ip address add"),
         ("", |s| of(s, "in0").is_loopback = true, in0, "loopback", "io_uring fallback is not built yet"),
+        ("", |s| of(s, "out0").is_loopback = true, out0, "loopback", "io_uring fallback is not built yet"),
         ("", |s| of(s, "in0").mac = None, in0, "no Ethernet interface", "io_uring fallback is not built yet"),
-        ("", |s| of(s, "in0").xdp = Some(XdpFeatures::from_bits(0)), in0, "`in0` (driver veth) has no native XDP", "io_uring"),
-        ("", |s| of(s, "out0").xdp = Some(XdpFeatures::from_bits(1)), out0, "has no native XDP", "io_uring"),
+        ("", |s| of(s, "out0").mac = None, out0, "no Ethernet interface", "io_uring fallback is not built yet"),
+        ("", |s| of(s, "in0").xdp = Some(XdpFeatures::from_bits(0)), in0, "`in0` (driver veth) has no native XDP", "at least as many RX queues"),
+        ("", |s| {
+            of(s, "in0").driver = "r8169".into();
+            of(s, "in0").xdp = Some(XdpFeatures::from_bits(1));
+        }, in0, "`in0` (driver r8169) has no native XDP", "of VLANs, bridges"),
         ("", |s| of(s, "in0").mtu = 3823, in0, "MTU 3823; a UMEM chunk takes at most 3822", "ip link set in0 mtu 3822"),
         ("", |s| of(s, "in0").rx_queues = 0, in0, "`in0` has no RX queue", "ethtool -L"),
         ("", |s| of(s, "out0").tx_queues = 0, out0, "`out0` has no TX queue", "ethtool -L"),
@@ -302,6 +307,16 @@ fn what_cannot_be_is_refused_at_its_place() {
         assert!(first.remedy.contains(remedy), "{first}");
         assert_eq!(mistakes.exit_code(), crate::exit::CONFIG);
     }
+}
+
+#[test]
+fn an_output_needs_no_native_xdp() {
+    let mut out0 = nic("out0", 2, 1, 1);
+    out0.xdp = Some(XdpFeatures::from_bits(0));
+    let survey = survey([nic("in0", 1, 1, 1), out0]);
+    let plan = build(&document(&["in0 -> out0"], ""), &survey).unwrap();
+    assert_eq!(plan.interfaces[1].expected_mode, Mode::Copy);
+    build(&document(&["in0 -> out0", "out0 -> in0"], ""), &survey).unwrap_err();
 }
 
 #[test]
