@@ -103,6 +103,11 @@ fn malformed(bed: &Testbed) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(cases)
 }
 
+/// Whether a frame says of itself that it holds UDP over IPv4.
+fn is_udp(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[8, 0]) && frame.get(23) == Some(&17)
+}
+
 #[test]
 fn x6_malformed_frames_never_leave_and_the_traffic_beside_them_is_exact() -> Result<()> {
     let bed = Testbed::new()?;
@@ -128,12 +133,8 @@ fn x6_malformed_frames_never_leave_and_the_traffic_beside_them_is_exact() -> Res
     })?;
     receivers.assert_exact(&streams);
     wire.settle();
-    let ip = wire
-        .frames()
-        .iter()
-        .filter(|f| f.bytes.get(12..14) == Some(&[8, 0]))
-        .count();
-    assert_eq!(ip, 12_000, "IP frames at the receiving host");
+    let udp = wire.frames().iter().filter(|f| is_udp(&f.bytes)).count();
+    assert_eq!(udp, 12_000, "UDP frames at the receiving host");
     assert!(relay.is_running());
     let report = relay.stop()?.report;
     report.assert_exact(&[4000]);
@@ -155,21 +156,20 @@ fn x6_each_malformed_frame_alone_does_not_leave() -> Result<()> {
         pacer.wait();
         raw.send(frame)?;
     }
-    // All of them go up the relay host's own stack, which knows what to do with them.
-    let all = local.wait_for(frames.len(), Duration::from_secs(10), |_| true);
+    // All of them go up the relay host's own stack, which knows what to do with them. It drops a
+    // frame that ends inside its VLAN tag before a packet socket could see it.
+    let shown = |frame: &[u8]| frame[12..14] != [0x81, 0] || frame.len() >= 20;
+    let expected = frames.iter().filter(|(_, frame)| shown(frame)).count();
+    let all = local.wait_for(expected, Duration::from_secs(10), |_| true);
     assert!(
         all,
-        "{} of {} reach the local stack",
-        local.frames().len(),
-        frames.len()
+        "{} of {expected} reach the local stack",
+        local.frames().len()
     );
     wire.settle();
-    let left = wire.frames();
-    let udp: Vec<_> = left
-        .iter()
-        .filter(|f| f.bytes.get(23) == Some(&17))
-        .collect();
-    assert!(udp.is_empty(), "left: {udp:?}");
+    let frames = wire.frames();
+    let left: Vec<_> = frames.iter().filter(|f| is_udp(&f.bytes)).collect();
+    assert!(left.is_empty(), "left: {left:?}");
     relay.stop()?.report.assert_exact(&[0]);
     Ok(())
 }
