@@ -194,6 +194,7 @@ fn f6_a_datagram_larger_than_one_outputs_mtu_is_dropped_there_and_leaves_by_the_
         }
         let reached = |output: usize| if output == position { 200 } else { 400 };
         receivers.wait_until_each(|output, tally| tally.received >= reached(output));
+        receivers.settle();
         let stopped = relay.stop()?;
         for (output, (_, tally)) in receivers.tallies().iter().enumerate() {
             let by_relay = &stopped.report.rules[0].outputs[output];
@@ -308,9 +309,9 @@ fn x5_buffer_exhaustion_stays_counted_and_low() -> Result<()> {
     for sequence in 0..5000 {
         sender.send_one(GROUP_IN, PORT_IN, &payload(0, sequence, 1000))?;
     }
-    receivers.wait_for(&[0]);
+    receivers.settle();
     let stopped = relay.stop()?;
-    receivers.wait_for(&[0]);
+    receivers.settle();
     let report = &stopped.report;
     report.assert_balanced();
     for ((_, tally), output) in receivers.tallies().iter().zip(&report.rules[0].outputs) {

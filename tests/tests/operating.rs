@@ -410,11 +410,12 @@ fn stops_cleanly_by(signal: Signal) -> Result<()> {
             }
             Ok(())
         });
-        receivers.wait_until_each(|_, tally| tally.received >= 500);
+        let flowing = receivers.wait_until_each(|_, tally| tally.received >= 500);
         let stopped = relay.stop_by(signal);
         over.store(true, Ordering::Relaxed);
         let sent = sending.join();
         assert!(matches!(sent, Ok(Ok(()))), "{sent:?}");
+        assert!(flowing, "traffic flows before the stop");
         stopped
     })?;
     assert!(
@@ -434,7 +435,7 @@ fn stops_cleanly_by(signal: Signal) -> Result<()> {
     );
 
     // What it says it sent is what arrived, to the frame.
-    receivers.wait_for(&[0]);
+    receivers.settle();
     stopped.report.assert_balanced();
     for ((_, tally), output) in receivers
         .tallies()
