@@ -4,8 +4,10 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::Result;
+use relay_tests::frames::UdpFrame;
 use relay_tests::netns::Namespace;
 use relay_tests::payload::payload;
+use relay_tests::raw::RawSender;
 use relay_tests::receiver::{Listen, UdpReceiver};
 use relay_tests::relay::RelayProcess;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, output_destination};
@@ -192,6 +194,7 @@ fn f6_a_datagram_larger_than_one_outputs_mtu_is_dropped_there_and_leaves_by_the_
         }
         let reached = |output: usize| if output == position { 200 } else { 400 };
         receivers.wait_until_each(|output, tally| tally.received >= reached(output));
+        receivers.settle();
         let stopped = relay.stop()?;
         for (output, (_, tally)) in receivers.tallies().iter().enumerate() {
             let by_relay = &stopped.report.rules[0].outputs[output];
@@ -215,6 +218,25 @@ fn f6_a_datagram_larger_than_one_outputs_mtu_is_dropped_there_and_leaves_by_the_
         );
         stopped.report.assert_balanced();
     }
+    Ok(())
+}
+
+#[test]
+fn f6_ethernet_padding_behind_a_small_datagram_is_not_taken_for_payload() -> Result<()> {
+    let bed = Testbed::new()?;
+    let rules = [Rule::feed().outputs("out0", 3)];
+    let receivers = Receivers::start(&bed, &rules)?;
+    let relay = RelayProcess::start(&bed.relay, &rules)?;
+    let sender = RawSender::open(&bed.sources[0])?;
+    for sequence in 0..200 {
+        // 4 bytes of payload make a frame of 46 bytes; a physical wire carries at least 60.
+        let frame = UdpFrame::new(&bed.sources[0], GROUP_IN, PORT_IN, payload(0, sequence, 4));
+        let mut bytes = frame.build()?;
+        bytes.resize(60, 0xaa);
+        sender.send(&bytes)?;
+    }
+    receivers.assert_exact(&[Stream::new(0, 200, 4)]);
+    relay.stop()?.report.assert_exact(&[200]);
     Ok(())
 }
 
@@ -287,9 +309,9 @@ fn x5_buffer_exhaustion_stays_counted_and_low() -> Result<()> {
     for sequence in 0..5000 {
         sender.send_one(GROUP_IN, PORT_IN, &payload(0, sequence, 1000))?;
     }
-    receivers.wait_for(&[0]);
+    receivers.settle();
     let stopped = relay.stop()?;
-    receivers.wait_for(&[0]);
+    receivers.settle();
     let report = &stopped.report;
     report.assert_balanced();
     for ((_, tally), output) in receivers.tallies().iter().zip(&report.rules[0].outputs) {
