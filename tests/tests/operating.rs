@@ -348,7 +348,7 @@ fn o5_each_single_missing_capability_is_named() -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let file = RuleFile::of(&[Rule::feed().outputs("out0", 1)])?;
     let copy = PublicCopy::new("o5-single")?;
-    let all = ["CAP_BPF", "CAP_NET_ADMIN", "CAP_NET_RAW"];
+    let all = ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_NET_RAW"];
     for missing in all {
         let others: Vec<_> = all
             .iter()
