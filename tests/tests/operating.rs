@@ -334,7 +334,7 @@ fn o5_an_unprivileged_user_learns_which_capabilities_are_missing_and_runs_with_j
     let receivers = Receivers::start(&bed, &rules)?;
     let relay = RelayProcess::start_command(as_user(&bed, &copy, &file, &capabilities))?;
     let streams = streams(&rules, 500, 1000);
-    send(&bed, &rules, &streams)?;
+    send(&bed, &rules, &streams, || receivers.progress())?;
     receivers.assert_exact(&streams);
     relay.stop()?.report.assert_exact(&[500]);
     Ok(())
@@ -482,7 +482,7 @@ fn o7_a_second_relay_on_the_interface_learns_who_holds_it_and_disturbs_nothing()
         RuleFile::of(&[Rule::new("other", "in0", GROUP_IN, PORT_IN + 1).outputs("out0", 1)])?;
     let streams = streams(&rules, 4000, 500);
     let second = thread::scope(|scope| -> Result<_> {
-        let sending = scope.spawn(|| send(&bed, &rules, &streams));
+        let sending = scope.spawn(|| send(&bed, &rules, &streams, || receivers.progress()));
         let second = relay(&bed.relay, &["run", &file.path().display().to_string()]);
         let sent = sending.join();
         assert!(matches!(sent, Ok(Ok(()))), "{sent:?}");
