@@ -2,7 +2,11 @@
 //!
 //! Read in the order a frame needs the parts: [`rules`], [`plan`], [`rewrite`], [`stats`].
 
+pub mod backend;
+pub mod kernel;
 pub mod plan;
+pub mod privileges;
+pub mod report;
 pub mod rewrite;
 pub mod rules;
 pub mod stats;

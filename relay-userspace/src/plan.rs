@@ -112,3 +112,12 @@ pub struct Port {
     /// Copies leave by this queue. A worker has at most one such port an interface.
     pub transmits: bool,
 }
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::ZeroCopy => "zero-copy",
+            Self::Copy => "copy",
+        })
+    }
+}

@@ -1,0 +1,349 @@
+//! The AF_XDP loop: reap, receive, rewrite, transmit, kick, refill.
+//!
+//! ```text
+//!   RX ring --> Fanout --> TX ring of each output --> kernel --> completion ring
+//!      ^          | copies come from the free list                    |
+//!      +-- FILL ring <----------------- free list <-------------------+
+//! ```
+//!
+//! One [`Worker`] is one thread with one UMEM. Nothing in [`Worker::run`] allocates, locks or logs; the only
+//! system calls are the TX kick and, when there is nothing to do, `poll`.
+
+mod fanout;
+mod port;
+mod umem;
+
+use std::{
+    io,
+    os::fd::{BorrowedFd, RawFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use thiserror::Error;
+
+pub use self::port::Device;
+use self::{
+    fanout::Fanout,
+    port::{BATCH, Port, TX_SIZE},
+    umem::{Chunk, Chunks, FILL_SIZE},
+};
+use crate::{
+    plan::{self, Mode, Plan},
+    stats::WorkerStats,
+};
+
+/// How long a worker sleeps at most before it looks whether it should stop.
+const IDLE_MS: u16 = 100;
+/// How long it sleeps at most while frames of it are on their way.
+const BUSY_MS: u16 = 1;
+/// How long it sleeps while a port it would `poll` has frames waiting: `poll` would transmit them, and its
+/// refusals would go unseen.
+const WAITING: Duration = Duration::from_micros(200);
+/// How long a stopping worker waits for frames on their way.
+const DRAIN: Duration = Duration::from_millis(200);
+/// How long a bind waits for a queue that a closed socket still holds: 12-74 ms were seen.
+const BIND_PATIENCE: Duration = Duration::from_secs(2);
+/// XDP headroom and the longest Ethernet header in front of the IP packet of a received frame.
+const FRAME_OVERHEAD: u32 = 256 + 18;
+
+/// Why a worker could not be set up.
+#[derive(Debug, Error)]
+pub enum SetupError {
+    /// The UMEM could not be registered.
+    #[error(
+        "cannot register a UMEM of {count} chunks of {size} bytes: {reason}; it counts as locked memory: grant CAP_IPC_LOCK \
+         or raise `ulimit -l`"
+    )]
+    Umem {
+        /// Bytes a chunk.
+        size: u32,
+        /// Chunks.
+        count: u32,
+        /// The kernel's reason.
+        reason: String,
+    },
+    /// A socket could not be bound.
+    #[error(
+        "cannot bind an AF_XDP socket to queue {queue} of {interface} in {mode} mode: {error}{}",
+        remedy(error)
+    )]
+    Bind {
+        /// The interface's name.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// The mode asked for.
+        mode: Mode,
+        /// The kernel's reason.
+        error: io::Error,
+    },
+}
+
+/// What to do about a refused bind.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            "; another program uses this queue: stop it, or leave the queue out with `queues`"
+        }
+        Some(libc::EINVAL) => "; look at the interface's queues with `ethtool -l` and at its MTU",
+        Some(libc::EPERM | libc::EACCES) => "; CAP_NET_RAW is needed",
+        Some(libc::ENODEV) => "; the interface has gone: `ip link show` lists what there is",
+        Some(libc::ENOMEM | libc::ENOBUFS) => "; memory is short: use fewer `queues`",
+        _ => "",
+    }
+}
+
+/// One forwarding thread's state: UMEM, ports, flows.
+#[derive(Debug)]
+pub struct Worker {
+    chunks: Chunks,
+    ports: Vec<Port>,
+    /// The ports that receive: position in `ports`, the kernel's index of the interface.
+    inputs: Vec<(usize, u32)>,
+    fanout: Fanout,
+    /// Frames of the current batch. Its capacity is `BATCH`.
+    frames: Vec<Chunk>,
+    stats: Arc<WorkerStats>,
+}
+
+/// A socket that receives, to be put into the XSKMAP.
+#[derive(Debug, Clone, Copy)]
+pub struct ReceivingSocket {
+    /// Position in [`Plan::interfaces`].
+    pub interface: usize,
+    /// The queue.
+    pub queue: u32,
+    /// The socket, valid as long as its worker lives.
+    pub fd: RawFd,
+}
+
+impl Worker {
+    /// Registers the UMEM and binds all ports of `worker` in `mode`.
+    ///
+    /// # Errors
+    ///
+    /// The first refusal; everything bound before is released.
+    pub fn bind(
+        plan: &Plan,
+        worker: &plan::Worker,
+        mode: Mode,
+        chunk_count: u32,
+    ) -> Result<Self, SetupError> {
+        let interface = |port: &plan::Port| plan.interfaces.get(port.interface);
+        let mtu = worker
+            .ports
+            .iter()
+            .filter_map(|port| interface(port).map(|interface| interface.mtu))
+            .max()
+            .unwrap_or(0);
+        let size = if mtu + FRAME_OVERHEAD <= 2048 {
+            2048
+        } else {
+            4096
+        };
+        let chunks = Chunks::new(size, chunk_count)?;
+        let mut ports = Vec::with_capacity(worker.ports.len());
+        let mut inputs = Vec::new();
+        for port in &worker.ports {
+            let Some(interface) = interface(port) else {
+                continue;
+            };
+            if port.receives {
+                inputs.push((ports.len(), interface.index));
+            }
+            ports.push(bind_patiently(&chunks, &interface.name, port.queue, mode)?);
+        }
+        let flows = worker.flows.iter().filter_map(|&at| plan.flows.get(at));
+        let outputs = flows.map(|flow| flow.outputs.len()).sum();
+        let stats = Arc::new(WorkerStats::new(worker.flows.len(), outputs));
+        stats.chunks.total.set(chunks.total());
+        Ok(Self {
+            chunks,
+            ports,
+            inputs,
+            fanout: Fanout::new(plan, worker),
+            frames: Vec::with_capacity(BATCH),
+            stats,
+        })
+    }
+
+    /// The mode that the kernel chose. It is the same for all ports: they share the UMEM.
+    ///
+    /// # Errors
+    ///
+    /// The socket option's.
+    pub fn mode(&self) -> io::Result<Mode> {
+        self.ports.first().map_or(Ok(Mode::Copy), Port::mode)
+    }
+
+    /// The counters, which stay readable while the worker runs and after it ended.
+    #[must_use]
+    pub fn stats(&self) -> Arc<WorkerStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// The sockets that want frames, in the order of `worker`'s ports.
+    pub fn receiving_sockets(
+        &self,
+        worker: &plan::Worker,
+    ) -> impl Iterator<Item = ReceivingSocket> {
+        let pairs = worker.ports.iter().zip(&self.ports);
+        pairs
+            .filter(|(port, _)| port.receives)
+            .map(|(port, bound)| ReceivingSocket {
+                interface: port.interface,
+                queue: port.queue,
+                fd: bound.fd(),
+            })
+    }
+
+    /// Fills the FILL rings. A queue is kicked after its first fill: some drivers leave it dead otherwise.
+    ///
+    /// # Errors
+    ///
+    /// The kick's.
+    pub fn fill(&mut self) -> io::Result<()> {
+        for &(at, _) in &self.inputs {
+            if let Some(port) = self.ports.get_mut(at) {
+                port.refill(&mut self.chunks)?;
+            }
+        }
+        self.publish_chunks();
+        Ok(())
+    }
+
+    /// Forwards until `stop` is set, then forwards what has arrived, waits a moment for frames on their way,
+    /// and counts those that stay.
+    pub fn run(&mut self, stop: &AtomicBool) {
+        let mut poll_set: Vec<PollFd<'static>> = self
+            .inputs
+            .iter()
+            .filter_map(|&(at, _)| self.ports.get(at))
+            .map(|port| {
+                // SAFETY: the sockets live as long as `self`, and `poll_set` ends with this function.
+                let fd = unsafe { BorrowedFd::borrow_raw(port.fd()) };
+                PollFd::new(fd, PollFlags::POLLIN)
+            })
+            .collect();
+        while !stop.load(Relaxed) {
+            if !self.turn() {
+                self.sleep(&mut poll_set);
+            }
+        }
+        self.drain();
+    }
+
+    /// One round over all ports. Returns whether a frame came in.
+    pub fn turn(&mut self) -> bool {
+        let mut busy = false;
+        for port in &mut self.ports {
+            port.reap(&mut self.chunks);
+        }
+        for &(at, interface) in &self.inputs {
+            if let Some(port) = self.ports.get_mut(at) {
+                port.receive(&mut self.chunks, &mut self.frames);
+            }
+            busy |= !self.frames.is_empty();
+            for chunk in self.frames.drain(..) {
+                self.fanout.forward(
+                    interface,
+                    chunk,
+                    &mut self.chunks,
+                    &mut self.ports,
+                    &self.stats,
+                );
+            }
+        }
+        self.kick();
+        for &(at, _) in &self.inputs {
+            if let Some(port) = self.ports.get_mut(at) {
+                // A refused wakeup shows in `device()` at the next kick; frames are not lost by it.
+                let _ = port.refill(&mut self.chunks);
+            }
+        }
+        self.publish_chunks();
+        busy
+    }
+
+    fn kick(&mut self) {
+        for port in &mut self.ports {
+            if port.waiting() > 0 {
+                port.kick(&self.stats.outputs);
+            }
+        }
+    }
+
+    fn publish_chunks(&self) {
+        self.stats.chunks.free.set(self.chunks.free());
+        self.stats.chunks.fill.set(self.chunks.fill());
+        self.stats.chunks.in_flight.set(self.chunks.in_flight());
+    }
+
+    /// Waits for a frame, for a while that depends on what is on its way.
+    fn sleep(&self, poll_set: &mut [PollFd<'static>]) {
+        let inputs = self.inputs.iter().filter_map(|&(at, _)| self.ports.get(at));
+        if inputs.clone().any(|port| port.waiting() > 0) {
+            std::thread::sleep(WAITING);
+            return;
+        }
+        let on_their_way = self
+            .ports
+            .iter()
+            .any(|port| port.outstanding() > 0 && port.device() != Device::Gone);
+        let timeout = if on_their_way { BUSY_MS } else { IDLE_MS };
+        // An interruption is as good as a frame: the caller looks at everything again.
+        let _ = poll(poll_set, PollTimeout::from(timeout));
+    }
+
+    /// Gives frames on their way a moment to leave, then counts the rest.
+    fn drain(&mut self) {
+        let deadline = Instant::now() + DRAIN;
+        while self.turn() && Instant::now() < deadline {}
+        while Instant::now() < deadline && self.ports.iter().any(|port| port.outstanding() > 0) {
+            self.kick();
+            for port in &mut self.ports {
+                port.reap(&mut self.chunks);
+            }
+            std::thread::sleep(WAITING);
+        }
+        for port in &mut self.ports {
+            port.abandon(&self.stats.outputs);
+        }
+        self.publish_chunks();
+    }
+}
+
+/// The chunks that `worker` needs so that full FILL rings and full TX rings never compete: one for
+/// every frame that can be lent or on its way, and one batch in its hands.
+#[must_use]
+pub fn chunk_count(worker: &plan::Worker) -> u32 {
+    let of = |wanted: fn(&plan::Port) -> bool| {
+        worker.ports.iter().filter(|port| wanted(port)).count() as u32
+    };
+    of(|port| port.receives) * FILL_SIZE + of(|port| port.transmits) * TX_SIZE + BATCH as u32
+}
+
+/// Binds, and tries again for a while where a closed socket still holds the queue.
+fn bind_patiently(
+    chunks: &Chunks,
+    interface: &str,
+    queue: u32,
+    mode: Mode,
+) -> Result<Port, SetupError> {
+    let deadline = Instant::now() + BIND_PATIENCE;
+    loop {
+        match Port::bind(chunks, interface, queue, mode) {
+            Err(SetupError::Bind { error, .. })
+                if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
+}

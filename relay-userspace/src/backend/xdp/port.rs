@@ -1,0 +1,385 @@
+//! One (interface, queue): four rings, what is outstanding, and when to kick.
+//!
+//! A copy counts as sent when the kernel has taken its descriptor off the TX ring, and not before. The
+//! port therefore remembers, in the order of the ring, which output each descriptor belongs to, and
+//! reads after every kick how far the kernel came ([`Port::kick`]).
+
+use std::{
+    io,
+    os::fd::{AsRawFd, RawFd},
+};
+
+use nix::errno::Errno;
+use xsk_rs::{
+    CompQueue, FillQueue, RxQueue, Socket, TxQueue,
+    config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig},
+    umem::frame::FrameDesc,
+};
+
+use super::{
+    SetupError,
+    umem::{Chunk, Chunks, FILL_SIZE},
+};
+use crate::{
+    plan::Mode,
+    stats::{Dropped, OutputStats},
+};
+
+/// Entries of a TX ring, and the limit on what one port may have on its way.
+pub const TX_SIZE: u32 = 2048;
+/// Entries of an RX ring: as many as the FILL ring can lend, so that the FILL ring empties first and
+/// overload is dropped where it is cheapest.
+const RX_SIZE: u32 = FILL_SIZE;
+/// Frames taken from an RX ring at a time: enough to spread the cost of a kick, few enough to stay in
+/// the first-level cache.
+pub const BATCH: usize = 64;
+
+/// Bytes that the kernel may keep in socket buffers for one port before it answers `EAGAIN`. In copy mode
+/// every frame on its way is one buffer of about 2.3 KB; this allows a whole TX ring of them.
+const SEND_BUFFER: libc::c_int = 8 << 20;
+
+/// What a kick found out about the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// It takes frames.
+    Ready,
+    /// It is down; frames wait in the TX ring.
+    Down,
+    /// It is gone (`ENXIO`): deleted, or moved to another namespace. The socket is of no use any more.
+    Gone,
+}
+
+/// One AF_XDP socket and its four rings.
+#[derive(Debug)]
+pub struct Port {
+    tx: TxQueue,
+    rx: RxQueue,
+    fill: FillQueue,
+    completion: CompQueue,
+    /// Which output each descriptor in the TX ring belongs to: a ring indexed like the TX ring.
+    outputs: Box<[u32]>,
+    /// Descriptors for the next submission, in order. Its capacity is `TX_SIZE`, so it never grows.
+    staged: Vec<FrameDesc>,
+    /// Descriptors ever put on the TX ring, staged ones included.
+    queued: u32,
+    /// Of those, how many the kernel took off the ring.
+    taken: u32,
+    /// Of those, how many came back by the completion ring.
+    completed: u32,
+    /// Chunks in the FILL ring or on their way to the RX ring.
+    lent: u32,
+    device: Device,
+    /// Room for descriptors out of a ring.
+    batch: Box<[FrameDesc]>,
+}
+
+impl Port {
+    /// Binds to a queue.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, with interface, queue and mode.
+    pub fn bind(
+        chunks: &Chunks,
+        interface: &str,
+        queue: u32,
+        mode: Mode,
+    ) -> Result<Self, SetupError> {
+        let failed = |error: io::Error| SetupError::Bind {
+            interface: interface.into(),
+            queue,
+            mode,
+            error,
+        };
+        let size = |size: u32| {
+            QueueSize::new(size).map_err(|error| failed(io::Error::other(error.to_string())))
+        };
+        let mode_flag = match mode {
+            Mode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
+            Mode::Copy => BindFlags::XDP_COPY,
+        };
+        let config = SocketConfig::builder()
+            .rx_queue_size(size(RX_SIZE)?)
+            .tx_queue_size(size(TX_SIZE)?)
+            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+            .bind_flags(mode_flag | BindFlags::XDP_USE_NEED_WAKEUP)
+            .build();
+        let name: Interface = interface
+            .parse()
+            .map_err(|_| failed(io::Error::from_raw_os_error(libc::ENODEV)))?;
+        // SAFETY: each (interface, queue) is bound once, by the one worker that owns it in the plan, and
+        // the ring pair that comes with it is kept together with the socket in this `Port`.
+        let (tx, rx, rings) = unsafe { Socket::new(config, chunks.umem(), &name, queue) }
+            .map_err(|error| failed(os_error(&error)))?;
+        let (fill, completion) =
+            rings.ok_or_else(|| failed(io::Error::from_raw_os_error(libc::EBUSY)))?;
+        let port = Self {
+            tx,
+            rx,
+            fill,
+            completion,
+            outputs: vec![0; TX_SIZE as usize].into(),
+            staged: Vec::with_capacity(TX_SIZE as usize),
+            queued: 0,
+            taken: 0,
+            completed: 0,
+            lent: 0,
+            device: Device::Ready,
+            batch: vec![FrameDesc::default(); BATCH].into(),
+        };
+        port.raise_send_buffer();
+        Ok(port)
+    }
+
+    /// The socket, for the XSKMAP and for `poll`.
+    pub fn fd(&self) -> RawFd {
+        self.rx.fd().as_raw_fd()
+    }
+
+    /// The mode that the kernel chose for this socket (`XDP_OPTIONS`, `include/uapi/linux/if_xdp.h`).
+    ///
+    /// # Errors
+    ///
+    /// The socket option's.
+    pub fn mode(&self) -> io::Result<Mode> {
+        const XDP_OPTIONS: libc::c_int = 8;
+        const XDP_OPTIONS_ZEROCOPY: u32 = 1;
+        let mut options: u32 = 0;
+        let mut len = size_of::<u32>() as libc::socklen_t;
+        // SAFETY: both pointers are to locals of the sizes given.
+        let result = unsafe {
+            libc::getsockopt(
+                self.fd(),
+                libc::SOL_XDP,
+                XDP_OPTIONS,
+                (&raw mut options).cast(),
+                &raw mut len,
+            )
+        };
+        Errno::result(result)?;
+        Ok(if options & XDP_OPTIONS_ZEROCOPY != 0 {
+            Mode::ZeroCopy
+        } else {
+            Mode::Copy
+        })
+    }
+
+    /// Asks for [`SEND_BUFFER`]. Without the privilege the kernel's default stays, and back-pressure sets
+    /// in earlier; nothing is lost by that.
+    fn raise_send_buffer(&self) {
+        let size = SEND_BUFFER;
+        for option in [libc::SO_SNDBUFFORCE, libc::SO_SNDBUF] {
+            // SAFETY: the pointer is to a local of the size given.
+            let result = unsafe {
+                libc::setsockopt(
+                    self.fd(),
+                    libc::SOL_SOCKET,
+                    option,
+                    (&raw const size).cast(),
+                    size_of_val(&size) as libc::socklen_t,
+                )
+            };
+            if result == 0 {
+                return;
+            }
+        }
+    }
+
+    /// What the last kick found out.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Descriptors that have not come back.
+    #[inline]
+    pub fn outstanding(&self) -> u32 {
+        self.queued.wrapping_sub(self.completed)
+    }
+
+    /// Descriptors that the kernel has not taken yet.
+    #[inline]
+    pub fn waiting(&self) -> u32 {
+        self.queued.wrapping_sub(self.taken)
+    }
+
+    /// Whether one more frame may be queued. The limit counts what has not come back, so that neither
+    /// the TX ring nor the completion ring can overflow.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.outstanding() < TX_SIZE
+    }
+
+    /// Queues a frame for `output`, to be submitted by the next [`Port::kick`]. Only after [`Port::has_room`].
+    #[inline]
+    pub fn queue(&mut self, chunk: &Chunk, output: u32) {
+        if let Some(slot) = self.outputs.get_mut((self.queued % TX_SIZE) as usize) {
+            *slot = output;
+        }
+        self.staged.push(chunk.desc());
+        self.queued = self.queued.wrapping_add(1);
+    }
+
+    /// Submits what is queued, makes the kernel work on the TX ring, and counts what it took.
+    ///
+    /// Repeats while the kernel makes progress; it takes 32 frames a call in copy mode, and it stops at
+    /// a refused one.
+    pub fn kick(&mut self, stats: &[OutputStats]) {
+        if !self.staged.is_empty() {
+            // SAFETY: the descriptors are of chunks of this socket's UMEM that left the worker's hands by
+            // `Chunks::transmitted`, so nobody writes to them until they complete.
+            let produced = unsafe { self.tx.produce(&self.staged) };
+            debug_assert_eq!(produced, self.staged.len(), "has_room() promised the room");
+            self.staged.clear();
+        }
+        while self.waiting() > 0 && self.device != Device::Gone {
+            let before = self.taken;
+            let result = if self.tx.needs_wakeup() {
+                wake(self.tx.fd().as_raw_fd())
+            } else {
+                Ok(())
+            };
+            self.settle(stats, result == Err(Errno::EBUSY));
+            match result {
+                Ok(()) | Err(Errno::EAGAIN | Errno::ENOBUFS) => self.device = Device::Ready,
+                Err(Errno::EBUSY | Errno::EINTR) => continue,
+                Err(Errno::ENXIO | Errno::ENODEV | Errno::EBADF) => self.device = Device::Gone,
+                Err(_) => self.device = Device::Down,
+            }
+            if self.taken == before {
+                break;
+            }
+        }
+    }
+
+    /// Counts the frames that the kernel has taken since the last time as sent, the last one as refused
+    /// where it said so.
+    ///
+    /// The kernel publishes how far it came only when it sent something (`__xsk_generic_xmit`,
+    /// net/xdp/xsk.c), so a refusal right at the start shows as no progress and is one frame on.
+    fn settle(&mut self, stats: &[OutputStats], refused: bool) {
+        let on_ring = TX_SIZE.saturating_sub(self.tx.nb_free_exact());
+        let published = self.queued.wrapping_sub(on_ring);
+        let known = published.wrapping_sub(self.taken);
+        // More than is waiting means that the published number is behind a refusal counted before.
+        let known = if known > self.waiting() { 0 } else { known };
+        let new = if refused {
+            known.max(1).min(self.waiting())
+        } else {
+            known
+        };
+        for step in 0..new {
+            let slot = (self.taken.wrapping_add(step) % TX_SIZE) as usize;
+            let output = self
+                .outputs
+                .get(slot)
+                .and_then(|&at| stats.get(at as usize));
+            if let Some(output) = output {
+                if refused && step + 1 == new {
+                    output.drops.add(Dropped::DeviceRefused);
+                } else {
+                    output.sent.add(1);
+                }
+            }
+        }
+        self.taken = self.taken.wrapping_add(new);
+    }
+
+    /// Counts what the kernel never took, at the end.
+    pub fn abandon(&mut self, stats: &[OutputStats]) {
+        for step in 0..self.waiting() {
+            let slot = (self.taken.wrapping_add(step) % TX_SIZE) as usize;
+            let output = self
+                .outputs
+                .get(slot)
+                .and_then(|&at| stats.get(at as usize));
+            if let Some(output) = output {
+                output.drops.add(Dropped::UnsentAtExit);
+            }
+        }
+        self.taken = self.queued;
+    }
+
+    /// Reads the completion ring: chunks whose last descriptor came back are free again.
+    pub fn reap(&mut self, chunks: &mut Chunks) {
+        while self.outstanding() > 0 {
+            // SAFETY: the descriptors are only used to find the chunks' numbers.
+            let count = unsafe { self.completion.consume(&mut self.batch) };
+            for desc in &self.batch[..count] {
+                chunks.completed(desc);
+            }
+            self.completed = self.completed.wrapping_add(count as u32);
+            if count < self.batch.len() {
+                break;
+            }
+        }
+    }
+
+    /// Takes up to [`BATCH`] frames off the RX ring into `frames`, which must be empty.
+    #[inline]
+    pub fn receive(&mut self, chunks: &mut Chunks, frames: &mut Vec<Chunk>) {
+        // SAFETY: the descriptors become `Chunk`s right here, each once.
+        let count = unsafe { self.rx.consume(&mut self.batch) };
+        self.lent = self.lent.saturating_sub(count as u32);
+        for &desc in &self.batch[..count] {
+            // SAFETY: it came out of this UMEM's RX ring just now.
+            frames.push(unsafe { chunks.received(desc) });
+        }
+    }
+
+    /// Fills the FILL ring up with free chunks, and wakes the kernel where it waits for them.
+    ///
+    /// # Errors
+    ///
+    /// The wakeup's.
+    pub fn refill(&mut self, chunks: &mut Chunks) -> io::Result<()> {
+        while self.lent < FILL_SIZE {
+            let mut count = 0;
+            while count < self.batch.len() && self.lent + (count as u32) < FILL_SIZE {
+                let Some(chunk) = chunks.take() else { break };
+                self.batch[count] = chunk.desc();
+                chunks.filled(chunk);
+                count += 1;
+            }
+            if count == 0 {
+                break;
+            }
+            // SAFETY: the chunks left the free list just now and belong to the ring from here on. The ring has
+            // room: it holds as many as can be lent.
+            let produced = unsafe { self.fill.produce(&self.batch[..count]) };
+            debug_assert_eq!(produced, count, "the FILL ring holds all that is lent");
+            self.lent += count as u32;
+        }
+        if self.fill.needs_wakeup() {
+            self.fill.wakeup(self.rx.fd_mut(), 0)?;
+        }
+        Ok(())
+    }
+}
+
+/// One TX kick: `sendto` without data (Documentation/networking/af_xdp.rst).
+fn wake(fd: RawFd) -> Result<(), Errno> {
+    // SAFETY: no pointer is read: the length is 0 and there is no address.
+    let result = unsafe {
+        libc::sendto(
+            fd,
+            std::ptr::null(),
+            0,
+            libc::MSG_DONTWAIT,
+            std::ptr::null(),
+            0,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// The kernel's error inside one of xsk-rs.
+fn os_error(error: &(dyn std::error::Error + 'static)) -> io::Error {
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .and_then(io::Error::raw_os_error)
+        .map_or_else(
+            || io::Error::other(error.to_string()),
+            io::Error::from_raw_os_error,
+        )
+}

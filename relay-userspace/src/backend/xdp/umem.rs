@@ -1,0 +1,207 @@
+//! One worker's UMEM: the only unsafe access to its memory, the free list and the reference counts.
+//!
+//! A chunk is in exactly one of four places: the free list, a FILL ring (or an RX ring, not read yet),
+//! the worker's hands as a [`Chunk`], or in flight with a reference for each descriptor that names it.
+//! [`Chunk`] is neither `Clone` nor `Copy`, so safe code can give a chunk to one place only.
+
+use std::num::NonZeroU32;
+
+use xsk_rs::{
+    Umem,
+    config::{FrameSize, QueueSize, UmemConfig},
+    umem::frame::{DataMut, FrameDesc},
+};
+
+use super::SetupError;
+
+/// Entries of a FILL ring, and so the frames that can arrive while the worker does something else.
+pub const FILL_SIZE: u32 = 2048;
+/// Entries of a completion ring. As many as a TX ring, so that it never overflows.
+pub const COMPLETION_SIZE: u32 = super::port::TX_SIZE;
+
+/// A chunk in the worker's hands, with the frame in it.
+#[derive(Debug)]
+pub struct Chunk(FrameDesc);
+
+impl Chunk {
+    /// The descriptor to put on a ring.
+    pub(super) fn desc(&self) -> FrameDesc {
+        self.0
+    }
+}
+
+/// The chunks of one UMEM and where each of them is.
+#[derive(Debug)]
+pub struct Chunks {
+    umem: Umem,
+    /// Each chunk's own descriptor, by its number.
+    descs: Box<[FrameDesc]>,
+    /// log2 of a chunk's size: an address shifted right by it is the chunk's number.
+    shift: u32,
+    /// Numbers of the free chunks. Its capacity is the number of all chunks, so it never grows.
+    free: Vec<u32>,
+    /// Descriptors in flight, by the chunk's number.
+    references: Box<[u16]>,
+    fill: u64,
+    in_flight: u64,
+}
+
+impl Chunks {
+    /// Maps and registers `count` chunks of `size` bytes, 2048 or 4096.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not give the memory.
+    pub fn new(size: u32, count: u32) -> Result<Self, SetupError> {
+        let failed = |reason: String| SetupError::Umem {
+            size,
+            count,
+            reason,
+        };
+        let ring = |size: u32| QueueSize::new(size).map_err(|error| failed(error.to_string()));
+        let config = UmemConfig::builder()
+            .frame_size(FrameSize::new(size).map_err(|error| failed(error.to_string()))?)
+            .fill_queue_size(ring(FILL_SIZE)?)
+            .comp_queue_size(ring(COMPLETION_SIZE)?)
+            .build()
+            .map_err(|error| failed(error.to_string()))?;
+        let chunks = NonZeroU32::new(count).ok_or_else(|| failed("no chunks asked for".into()))?;
+        let (umem, descs) = Umem::new(config, chunks, false).map_err(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            failed(cause.unwrap_or_else(|| error.to_string()))
+        })?;
+        Ok(Self {
+            umem,
+            descs: descs.into(),
+            shift: size.trailing_zeros(),
+            free: (0..count).rev().collect(),
+            references: vec![0; count as usize].into(),
+            fill: 0,
+            in_flight: 0,
+        })
+    }
+
+    /// The UMEM, to bind sockets to.
+    pub(super) fn umem(&self) -> &Umem {
+        &self.umem
+    }
+
+    /// All chunks.
+    pub fn total(&self) -> u64 {
+        self.descs.len() as u64
+    }
+
+    /// Chunks in the free list.
+    pub fn free(&self) -> u64 {
+        self.free.len() as u64
+    }
+
+    /// Chunks that FILL and RX rings hold.
+    pub fn fill(&self) -> u64 {
+        self.fill
+    }
+
+    /// Chunks with at least one descriptor in flight.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    /// A free chunk into the worker's hands.
+    #[inline]
+    pub fn take(&mut self) -> Option<Chunk> {
+        let number = self.free.pop()?;
+        self.descs.get(number as usize).map(|&desc| Chunk(desc))
+    }
+
+    /// A chunk out of the worker's hands into the free list.
+    #[inline]
+    pub fn give_back(&mut self, chunk: Chunk) {
+        let number = self.number(&chunk.0);
+        self.free.push(number);
+    }
+
+    /// A chunk out of the worker's hands into a FILL ring. The ring must take the descriptor now.
+    #[inline]
+    pub(super) fn filled(&mut self, _chunk: Chunk) {
+        self.fill += 1;
+    }
+
+    /// A chunk out of an RX ring into the worker's hands.
+    ///
+    /// # Safety
+    ///
+    /// `desc` must have come out of an RX ring of this UMEM just now, once.
+    #[inline]
+    pub(super) unsafe fn received(&mut self, desc: FrameDesc) -> Chunk {
+        self.fill -= 1;
+        Chunk(desc)
+    }
+
+    /// A chunk out of the worker's hands into `descriptors` entries of TX rings, at least one.
+    #[inline]
+    pub(super) fn transmitted(&mut self, chunk: Chunk, descriptors: u16) {
+        let number = self.number(&chunk.0);
+        if let Some(references) = self.references.get_mut(number as usize) {
+            *references += descriptors;
+            self.in_flight += 1;
+        }
+    }
+
+    /// One completed descriptor: the chunk is free again with its last one.
+    #[inline]
+    pub(super) fn completed(&mut self, desc: &FrameDesc) {
+        let number = self.number(desc);
+        if let Some(references) = self.references.get_mut(number as usize)
+            && *references > 0
+        {
+            *references -= 1;
+            if *references == 0 {
+                self.in_flight -= 1;
+                self.free.push(number);
+            }
+        }
+    }
+
+    /// The frame in `chunk`.
+    #[inline]
+    pub fn frame<'a>(&'a self, chunk: &'a Chunk) -> &'a [u8] {
+        // SAFETY: `chunk` is of this UMEM and in the worker's hands, so neither the kernel nor a
+        // mutable borrow of it can write to its memory meanwhile.
+        unsafe { self.umem.data(&chunk.0) }.contents()
+    }
+
+    /// The frame in `chunk`, to write to.
+    #[inline]
+    pub fn frame_mut<'a>(&'a mut self, chunk: &'a mut Chunk) -> DataMut<'a> {
+        // SAFETY: `chunk` is of this UMEM and borrowed mutably while it is in the worker's hands.
+        unsafe { self.umem.data_mut(&mut chunk.0) }
+    }
+
+    /// Copies the first `len` bytes of the frame in `from` into the chunk `to`.
+    #[inline]
+    pub fn copy(&mut self, from: &Chunk, to: &mut Chunk, len: usize) {
+        // SAFETY: both are of this UMEM and in the worker's hands; two `Chunk`s never name the same memory.
+        let (source, mut target) =
+            unsafe { (self.umem.data(&from.0), self.umem.data_mut(&mut to.0)) };
+        target.cursor().set_pos(len);
+        let target = target.contents_mut();
+        let len = len.min(source.contents().len()).min(target.len());
+        target[..len].copy_from_slice(&source.contents()[..len]);
+    }
+
+    /// Cuts the frame in `chunk` to `len` bytes: Ethernet padding does not leave.
+    #[inline]
+    pub fn truncate(&mut self, chunk: &mut Chunk, len: usize) {
+        if len < chunk.0.lengths().data() {
+            // SAFETY: as in `frame_mut`.
+            unsafe { self.umem.data_mut(&mut chunk.0) }
+                .cursor()
+                .set_pos(len);
+        }
+    }
+
+    #[inline]
+    fn number(&self, desc: &FrameDesc) -> u32 {
+        (desc.addr() >> self.shift) as u32
+    }
+}

@@ -1,0 +1,290 @@
+//! What the relay did, as one value: the line a second, the final report and its JSON come from it.
+//!
+//! Counters are summed over workers, because a rule's frames may come in by several queues.
+
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
+
+use serde::Serialize;
+
+use crate::{
+    plan::{Mode, Plan},
+    stats::{Drops, WorkerStats},
+};
+
+/// Numbers by name.
+pub type Named = BTreeMap<&'static str, u64>;
+
+/// The relay's counters at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Seconds since the rules were opened.
+    pub uptime_seconds: f64,
+    /// Frames that reached the relay.
+    pub packets_received: u64,
+    /// Of those, frames that matched a rule.
+    pub packets_matched: u64,
+    /// Copies that left.
+    pub packets_sent: u64,
+    /// Frames and copies that did not leave, by reason; zeros included.
+    pub dropped: Named,
+    /// Every interface of the plan.
+    pub interfaces: Vec<InterfaceReport>,
+    /// Every rule of the plan.
+    pub rules: Vec<RuleReport>,
+    /// Every worker of the plan.
+    pub workers: Vec<WorkerReport>,
+}
+
+/// One interface.
+#[derive(Debug, Clone, Serialize)]
+pub struct InterfaceReport {
+    /// The name.
+    pub name: String,
+    /// The mode in use.
+    pub mode: Mode,
+    /// Why it is that mode.
+    pub reason: String,
+    /// What the XDP program counted; empty where it is not attached.
+    pub xdp: Named,
+}
+
+/// One rule.
+#[derive(Debug, Clone, Serialize)]
+pub struct RuleReport {
+    /// The name.
+    pub name: String,
+    /// Frames that matched it.
+    pub packets_matched: u64,
+    /// Its outputs, in the file's order.
+    pub outputs: Vec<OutputReport>,
+}
+
+/// One output.
+#[derive(Debug, Clone, Serialize)]
+pub struct OutputReport {
+    /// The interface's name.
+    pub interface: String,
+    /// The destination group.
+    pub group: Ipv4Addr,
+    /// The destination port.
+    pub port: u16,
+    /// Copies that left.
+    pub packets_sent: u64,
+    /// Copies that did not, by reason; only reasons that occurred.
+    pub dropped: Named,
+}
+
+/// Where one worker's chunks are. At rest the last three add up to the first.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct WorkerReport {
+    /// All chunks.
+    pub chunks_total: u64,
+    /// In the free list.
+    pub chunks_free: u64,
+    /// In FILL and RX rings.
+    pub chunks_fill: u64,
+    /// On their way out.
+    pub chunks_in_flight: u64,
+}
+
+/// A worker's counters with what the kernel counted for its sockets.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkerView<'a> {
+    /// The worker's own counters.
+    pub stats: &'a WorkerStats,
+    /// What the kernel dropped in front of its sockets.
+    pub kernel: KernelDrops,
+}
+
+/// Frames that the XDP program redirected and the kernel could not deliver (`XDP_STATISTICS`), summed over a
+/// worker's sockets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KernelDrops {
+    /// The RX ring was full: the worker is slower than the feed.
+    pub rx_ring_full: u64,
+    /// The FILL ring was empty: the worker is slower than the feed.
+    pub rx_fill_ring_empty: u64,
+    /// Any other reason, such as a frame larger than a chunk.
+    pub rx_dropped: u64,
+}
+
+impl Report {
+    /// Sums up. `workers` are in the plan's order.
+    #[must_use]
+    pub fn new(
+        plan: &Plan,
+        uptime_seconds: f64,
+        workers: &[WorkerView<'_>],
+        interfaces: Vec<InterfaceReport>,
+    ) -> Self {
+        let mut dropped = Named::new();
+        for view in workers {
+            let KernelDrops {
+                rx_ring_full,
+                rx_fill_ring_empty,
+                rx_dropped,
+            } = view.kernel;
+            *dropped.entry("rx_ring_full").or_default() += rx_ring_full;
+            *dropped.entry("rx_fill_ring_empty").or_default() += rx_fill_ring_empty;
+            *dropped.entry("rx_dropped").or_default() += rx_dropped;
+            add(&mut dropped, &view.stats.drops);
+            for output in &view.stats.outputs {
+                add(&mut dropped, &output.drops);
+            }
+        }
+        let sum = |of: fn(&WorkerStats) -> u64| workers.iter().map(|view| of(view.stats)).sum();
+        Self {
+            uptime_seconds,
+            packets_received: sum(|stats| stats.received.get()),
+            packets_matched: sum(|stats| stats.matched.get()),
+            packets_sent: sum(|stats| stats.outputs.iter().map(|output| output.sent.get()).sum()),
+            dropped,
+            interfaces,
+            rules: rules(plan, workers),
+            workers: workers
+                .iter()
+                .map(|view| WorkerReport {
+                    chunks_total: view.stats.chunks.total.get(),
+                    chunks_free: view.stats.chunks.free.get(),
+                    chunks_fill: view.stats.chunks.fill.get(),
+                    chunks_in_flight: view.stats.chunks.in_flight.get(),
+                })
+                .collect(),
+        }
+    }
+
+    /// One line for the log: totals, and the rates since `last`.
+    #[must_use]
+    pub fn line(&self, last: Option<&Self>) -> String {
+        let seconds = self.uptime_seconds - last.map_or(0.0, |last| last.uptime_seconds);
+        let rate = |of: fn(&Self) -> u64| {
+            let more = of(self).saturating_sub(last.map_or(0, of));
+            (more as f64 / seconds.max(0.001)).round()
+        };
+        let mut line = format!(
+            "received {} ({}/s), matched {} ({}/s), sent {} ({}/s), dropped {} ({}/s)",
+            self.packets_received,
+            rate(|report| report.packets_received),
+            self.packets_matched,
+            rate(|report| report.packets_matched),
+            self.packets_sent,
+            rate(|report| report.packets_sent),
+            self.total_dropped(),
+            rate(Self::total_dropped),
+        );
+        if self.total_dropped() > 0 {
+            line.push_str(": ");
+            line.push_str(&occurred(&self.dropped));
+        }
+        line
+    }
+
+    /// Frames and copies that did not leave, for all reasons together.
+    #[must_use]
+    pub fn total_dropped(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+}
+
+fn rules(plan: &Plan, workers: &[WorkerView<'_>]) -> Vec<RuleReport> {
+    let mut rules: Vec<RuleReport> = plan
+        .flows
+        .iter()
+        .map(|flow| RuleReport {
+            name: flow.rule.clone(),
+            packets_matched: 0,
+            outputs: flow
+                .outputs
+                .iter()
+                .map(|output| OutputReport {
+                    interface: plan
+                        .interfaces
+                        .get(output.interface)
+                        .map_or_else(String::new, |interface| interface.name.clone()),
+                    group: output.group,
+                    port: output.port,
+                    packets_sent: 0,
+                    dropped: Named::new(),
+                })
+                .collect(),
+        })
+        .collect();
+    for (worker, view) in plan.workers.iter().zip(workers) {
+        let mut outputs = view.stats.outputs.iter();
+        for (&flow, matched) in worker.flows.iter().zip(&view.stats.flows) {
+            let Some(rule) = rules.get_mut(flow) else {
+                continue;
+            };
+            rule.packets_matched += matched.get();
+            for (output, stats) in rule.outputs.iter_mut().zip(&mut outputs) {
+                output.packets_sent += stats.sent.get();
+                add(&mut output.dropped, &stats.drops);
+                output.dropped.retain(|_, &mut number| number > 0);
+            }
+        }
+    }
+    rules
+}
+
+fn add(sums: &mut Named, drops: &Drops) {
+    for (reason, number) in drops.iter() {
+        *sums.entry(reason.name()).or_default() += number;
+    }
+}
+
+/// `reason number` of the reasons that occurred.
+fn occurred(named: &Named) -> String {
+    let parts: Vec<String> = named
+        .iter()
+        .filter(|&(_, &number)| number > 0)
+        .map(|(name, number)| format!("{name} {number}"))
+        .collect();
+    parts.join(", ")
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "after {:.1} s: received {}, matched {}, sent {}, dropped {}",
+            self.uptime_seconds,
+            self.packets_received,
+            self.packets_matched,
+            self.packets_sent,
+            self.total_dropped(),
+        )?;
+        for (reason, number) in self.dropped.iter().filter(|&(_, &number)| number > 0) {
+            writeln!(f, "  {reason}: {number}")?;
+        }
+        for interface in &self.interfaces {
+            write!(
+                f,
+                "{}: {} mode ({})",
+                interface.name, interface.mode, interface.reason
+            )?;
+            let xdp = occurred(&interface.xdp);
+            if xdp.is_empty() {
+                writeln!(f)?;
+            } else {
+                writeln!(f, "; frames at XDP: {xdp}")?;
+            }
+        }
+        for rule in &self.rules {
+            writeln!(f, "rule {}: matched {}", rule.name, rule.packets_matched)?;
+            for output in &rule.outputs {
+                write!(
+                    f,
+                    "  {} {}:{}: sent {}",
+                    output.interface, output.group, output.port, output.packets_sent
+                )?;
+                let dropped = occurred(&output.dropped);
+                if dropped.is_empty() {
+                    writeln!(f)?;
+                } else {
+                    writeln!(f, ", dropped: {dropped}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,364 @@
+//! `relay run`: brings a plan up, watches over it, takes it down.
+//!
+//! Up: attach the program, bind the sockets, fill the rings, join the groups, start the workers, and only
+//! then let frames match. Down is the reverse, so that no frame is taken that cannot be sent: close the
+//! flows, let the workers finish, close the sockets, detach.
+
+use std::{
+    io::{self, Write},
+    os::fd::RawFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use log::{error, info, warn};
+use nix::{
+    errno::Errno,
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use relay_common::abi::Counter;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use thiserror::Error;
+
+use crate::{
+    backend::{
+        self,
+        xdp::{SetupError, Worker},
+    },
+    kernel::{Kernel, KernelError},
+    membership::{MembershipError, Memberships},
+    plan::{Mode, Plan},
+    privileges::{self, MissingPrivilege},
+    report::{InterfaceReport, KernelDrops, Report, WorkerView},
+    stats::WorkerStats,
+};
+
+/// How often the log says what happened.
+const LINE_EVERY: Duration = Duration::from_secs(1);
+/// How often the stop signals are looked at.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Why the relay did not run, or did not run to its end.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// A capability is missing.
+    #[error(transparent)]
+    Privilege(#[from] MissingPrivilege),
+    /// The XDP program could not be set up.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The sockets could not be set up.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// A group could not be joined.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    /// A system call failed that never fails on a healthy system.
+    #[error("cannot {what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's reason.
+        error: io::Error,
+    },
+    /// Workers ended by a defect of the relay.
+    #[error("{0} of the workers ended by a defect; the messages above say where. Please report them")]
+    Defect(usize),
+}
+
+/// A worker's thread, and what can be read of it from outside.
+struct Thread {
+    handle: JoinHandle<Worker>,
+    stats: Arc<WorkerStats>,
+    /// The sockets that receive, valid while the thread runs.
+    sockets: Vec<RawFd>,
+    /// What the kernel counted when last asked.
+    kernel: KernelDrops,
+    reported_dead: bool,
+}
+
+/// Runs `plan` until SIGTERM or SIGINT, then prints the final report on standard output.
+///
+/// # Errors
+///
+/// Nothing is left attached, bound or joined.
+pub fn run(plan: &Plan, json: bool) -> Result<(), RunError> {
+    privileges::check()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| {
+            RunError::System {
+                what: "handle SIGTERM and SIGINT",
+                error,
+            }
+        })?;
+    }
+    for note in &plan.notes {
+        info!("{note}");
+    }
+
+    // Locals are dropped in reverse order: sockets before the program is detached.
+    let mut kernel = Kernel::attach(plan)?;
+    let mut modes: Vec<(Mode, String)> = plan
+        .interfaces
+        .iter()
+        .map(|interface| (interface.expected_mode, String::new()))
+        .collect();
+    let workers = bind(plan, &mut kernel, &mut modes)?;
+    let _memberships = Memberships::join(plan)?;
+    let halt = Arc::new(AtomicBool::new(false));
+    let mut threads = start(plan, workers, &halt)?;
+    let opened = kernel.open(plan);
+    let started = Instant::now();
+    if opened.is_ok() {
+        let outputs: usize = plan.flows.iter().map(|flow| flow.outputs.len()).sum();
+        info!(
+            "ready: {} rules to {outputs} outputs on {} interfaces, {} workers",
+            plan.flows.len(),
+            plan.interfaces.len(),
+            plan.workers.len()
+        );
+        watch(plan, &mut kernel, &mut threads, &modes, &stop, started);
+        kernel.close(plan);
+    }
+
+    halt.store(true, Relaxed);
+    let mut ended = Vec::new();
+    let mut views = Vec::new();
+    let mut defects = 0;
+    for thread in threads {
+        let mut drops = thread.kernel;
+        match thread.handle.join() {
+            Ok(worker) => {
+                drops = kernel_drops(&thread.sockets).unwrap_or(drops);
+                ended.push(worker);
+            }
+            Err(_) => defects += 1,
+        }
+        views.push((thread.stats, drops));
+    }
+    kernel.flush_log();
+    let report = report(plan, &kernel, &modes, started, &views);
+    drop(ended);
+    drop(kernel);
+    opened?;
+    print(&report, json)?;
+    if defects > 0 {
+        return Err(RunError::Defect(defects));
+    }
+    Ok(())
+}
+
+/// Binds all workers, fills their rings and puts their sockets into the XSKMAP.
+fn bind(
+    plan: &Plan,
+    kernel: &mut Kernel,
+    modes: &mut [(Mode, String)],
+) -> Result<Vec<Worker>, RunError> {
+    let mut workers = Vec::with_capacity(plan.workers.len());
+    for planned in &plan.workers {
+        let mut bound = backend::bind(plan, planned)?;
+        bound.worker.fill().map_err(|error| RunError::System {
+            what: "fill the FILL rings",
+            error,
+        })?;
+        for socket in bound.worker.receiving_sockets(planned) {
+            kernel.set_socket(plan, socket.interface, socket.queue, socket.fd)?;
+        }
+        for port in &planned.ports {
+            if let Some(mode) = modes.get_mut(port.interface) {
+                *mode = (bound.mode, bound.reason.clone());
+            }
+        }
+        workers.push(bound.worker);
+    }
+    for (interface, (mode, reason)) in plan.interfaces.iter().zip(modes) {
+        info!("{}: {mode} mode, because {reason}", interface.name);
+    }
+    Ok(workers)
+}
+
+/// Starts a thread a worker.
+fn start(
+    plan: &Plan,
+    workers: Vec<Worker>,
+    halt: &Arc<AtomicBool>,
+) -> Result<Vec<Thread>, RunError> {
+    let mut threads: Vec<Thread> = Vec::with_capacity(workers.len());
+    for (number, (mut worker, planned)) in workers.into_iter().zip(&plan.workers).enumerate() {
+        let stats = worker.stats();
+        let sockets = worker
+            .receiving_sockets(planned)
+            .map(|socket| socket.fd)
+            .collect();
+        let (cpu, own_halt) = (planned.cpu, Arc::clone(halt));
+        let handle = thread::Builder::new()
+            .name(format!("relay-worker-{number}"))
+            .spawn(move || {
+                if let Some(cpu) = cpu {
+                    pin(number, cpu);
+                }
+                worker.run(&own_halt);
+                worker
+            });
+        match handle {
+            Ok(handle) => threads.push(Thread {
+                handle,
+                stats,
+                sockets,
+                kernel: KernelDrops::default(),
+                reported_dead: false,
+            }),
+            Err(error) => {
+                halt.store(true, Relaxed);
+                for thread in threads {
+                    let _ = thread.handle.join();
+                }
+                return Err(RunError::System {
+                    what: "start a worker's thread",
+                    error,
+                });
+            }
+        }
+    }
+    Ok(threads)
+}
+
+/// Pins this thread. A refusal costs speed, not frames, so it is only told.
+fn pin(number: usize, cpu: u32) {
+    let mut set = CpuSet::new();
+    let pinned = set
+        .set(cpu as usize)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+    match pinned {
+        Ok(()) => info!("worker {number} runs on CPU {cpu}"),
+        Err(error) => warn!(
+            "cannot pin worker {number} to CPU {cpu}: {error}; it runs unpinned. `cpus` must name CPUs this process may use"
+        ),
+    }
+}
+
+/// Writes a line a second until a stop signal comes.
+fn watch(
+    plan: &Plan,
+    kernel: &mut Kernel,
+    threads: &mut [Thread],
+    modes: &[(Mode, String)],
+    stop: &AtomicBool,
+    started: Instant,
+) {
+    let mut next = started + LINE_EVERY;
+    let mut last: Option<Report> = None;
+    while !stop.load(Relaxed) {
+        thread::sleep(TICK);
+        if Instant::now() < next {
+            continue;
+        }
+        next += LINE_EVERY;
+        kernel.flush_log();
+        for (number, thread) in threads.iter_mut().enumerate() {
+            if thread.handle.is_finished() {
+                if !thread.reported_dead {
+                    error!(
+                        "worker {number} has ended by a defect; its queues are dead, the other workers go on. Restart the relay"
+                    );
+                    thread.reported_dead = true;
+                }
+            } else if let Some(drops) = kernel_drops(&thread.sockets) {
+                thread.kernel = drops;
+            }
+        }
+        let views: Vec<_> = threads
+            .iter()
+            .map(|thread| (Arc::clone(&thread.stats), thread.kernel))
+            .collect();
+        let now = report(plan, kernel, modes, started, &views);
+        info!("{}", now.line(last.as_ref()));
+        last = Some(now);
+    }
+}
+
+fn report(
+    plan: &Plan,
+    kernel: &Kernel,
+    modes: &[(Mode, String)],
+    started: Instant,
+    workers: &[(Arc<WorkerStats>, KernelDrops)],
+) -> Report {
+    let views: Vec<WorkerView<'_>> = workers
+        .iter()
+        .map(|(stats, kernel)| WorkerView {
+            stats,
+            kernel: *kernel,
+        })
+        .collect();
+    let interfaces = plan
+        .interfaces
+        .iter()
+        .zip(modes)
+        .enumerate()
+        .map(|(at, (interface, (mode, reason)))| InterfaceReport {
+            name: interface.name.clone(),
+            mode: *mode,
+            reason: reason.clone(),
+            xdp: kernel
+                .counters(at)
+                .map(|counters| {
+                    let names = Counter::ALL.into_iter().map(Counter::name);
+                    names.zip(counters).collect()
+                })
+                .unwrap_or_default(),
+        })
+        .collect();
+    Report::new(plan, started.elapsed().as_secs_f64(), &views, interfaces)
+}
+
+fn print(report: &Report, json: bool) -> Result<(), RunError> {
+    let mut out = io::stdout().lock();
+    let printed = if json {
+        serde_json::to_writer(&mut out, report)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(out))
+    } else {
+        write!(out, "{report}")
+    };
+    match printed.and_then(|()| out.flush()) {
+        // The reader has gone; there is nobody to tell.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(RunError::System {
+            what: "print the report",
+            error,
+        }),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// What the kernel dropped in front of these sockets (`XDP_STATISTICS`, include/uapi/linux/if_xdp.h).
+fn kernel_drops(sockets: &[RawFd]) -> Option<KernelDrops> {
+    let mut sum = KernelDrops::default();
+    for &socket in sockets {
+        // SAFETY: a plain structure of integers.
+        let mut statistics: libc::xdp_statistics = unsafe { std::mem::zeroed() };
+        let mut len = size_of_val(&statistics) as libc::socklen_t;
+        // SAFETY: both pointers are to locals of the sizes given.
+        let result = unsafe {
+            libc::getsockopt(
+                socket,
+                libc::SOL_XDP,
+                libc::XDP_STATISTICS,
+                (&raw mut statistics).cast(),
+                &raw mut len,
+            )
+        };
+        Errno::result(result).ok()?;
+        sum.rx_ring_full += statistics.rx_ring_full;
+        sum.rx_fill_ring_empty += statistics.rx_fill_ring_empty_descs;
+        sum.rx_dropped += statistics.rx_dropped;
+    }
+    Some(sum)
+}

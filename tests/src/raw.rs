@@ -1,0 +1,135 @@
+//! Packet sockets of a host: sending any bytes as a frame, and keeping the frames that arrive.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::background::Background;
+use crate::inspect::{self, Datagram};
+use crate::receiver::QUIET;
+use crate::sys::{self, Batch, Hears};
+use crate::veth::Endpoint;
+
+/// Frames that a receiver keeps; later ones are counted only.
+const FRAMES_KEPT: usize = 50_000;
+
+/// Sends frames out of one interface.
+#[derive(Debug)]
+pub struct RawSender {
+    socket: OwnedFd,
+    interface: String,
+}
+
+impl RawSender {
+    /// Opens a raw packet socket on the interface.
+    pub fn open(endpoint: &Endpoint) -> Result<Self> {
+        let socket = endpoint.packet_socket(Hears::Nothing)?;
+        Ok(Self {
+            socket,
+            interface: endpoint.interface.clone(),
+        })
+    }
+
+    /// Sends one frame as it is.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        sys::send(self.socket.as_fd(), frame).with_context(|| {
+            format!(
+                "sending a frame of {} bytes on {}",
+                frame.len(),
+                self.interface
+            )
+        })
+    }
+}
+
+/// One frame that arrived.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    /// Its bytes, without a VLAN tag.
+    pub bytes: Vec<u8>,
+    /// The tag that the frame had.
+    pub vlan: Option<u16>,
+    /// The checksum is still to be completed.
+    pub partial_checksum: bool,
+}
+
+#[derive(Debug, Default)]
+struct Frames {
+    kept: Vec<Frame>,
+    count: u64,
+}
+
+/// Keeps every frame that arrives at one interface, in order.
+#[derive(Debug)]
+pub struct RawReceiver {
+    background: Background<Frames>,
+}
+
+impl RawReceiver {
+    /// Starts to listen.
+    pub fn start(endpoint: &Endpoint) -> Result<Self> {
+        let socket = endpoint.packet_socket(Hears::Arriving)?;
+        let mut batch = Batch::new(64, 10_000);
+        let sockets = vec![socket];
+        let background = Background::start(
+            &endpoint.interface,
+            sockets,
+            Frames::default(),
+            move |_, socket, frames| {
+                let count = batch.receive(socket)?;
+                let mut frames = frames.lock().unwrap_or_else(PoisonError::into_inner);
+                for message in batch.messages() {
+                    frames.count += 1;
+                    if frames.kept.len() < FRAMES_KEPT {
+                        frames.kept.push(Frame {
+                            bytes: message.bytes.to_vec(),
+                            vlan: message.vlan,
+                            partial_checksum: message.partial_checksum,
+                        });
+                    }
+                }
+                Ok(count)
+            },
+        )?;
+        Ok(Self { background })
+    }
+
+    /// Every frame so far.
+    pub fn frames(&self) -> Vec<Frame> {
+        self.background.with(|frames| frames.kept.clone())
+    }
+
+    /// Every untagged, whole UDP datagram so far.
+    pub fn datagrams(&self) -> Vec<Datagram> {
+        let frames = self.frames();
+        let untagged = frames.iter().filter(|frame| frame.vlan.is_none());
+        untagged
+            .filter_map(|f| inspect::datagram(&f.bytes, f.partial_checksum))
+            .collect()
+    }
+
+    /// Waits until at least `count` frames satisfy `wanted`; false after `timeout`.
+    pub fn wait_for(
+        &self,
+        count: usize,
+        timeout: Duration,
+        wanted: impl Fn(&Frame) -> bool,
+    ) -> bool {
+        self.background.wait_until(timeout, |frames| {
+            frames.kept.iter().filter(|f| wanted(f)).count() >= count
+        })
+    }
+
+    /// Waits until the frames so far satisfy `condition`; false after `timeout`.
+    pub fn wait_until(&self, timeout: Duration, condition: impl Fn(&[Frame]) -> bool) -> bool {
+        self.background
+            .wait_until(timeout, |frames| condition(&frames.kept))
+    }
+
+    /// Waits until nothing has arrived for [`QUIET`].
+    pub fn settle(&self) {
+        self.background.settle(QUIET, |frames| frames.count);
+    }
+}

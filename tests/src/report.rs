@@ -1,0 +1,170 @@
+//! The relay's own account of a run, and whether it agrees with the receivers.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use serde::Deserialize;
+
+/// Counts by reason.
+pub type Reasons = BTreeMap<String, u64>;
+
+/// What `relay run --json` prints at the end.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Report {
+    /// Seconds from start to stop.
+    pub uptime_seconds: f64,
+    /// Frames that the XDP program handed to user space.
+    pub packets_received: u64,
+    /// Those that a rule wanted.
+    pub packets_matched: u64,
+    /// Frames that left, one an output.
+    pub packets_sent: u64,
+    /// Frames that did not leave, by reason.
+    pub dropped: Reasons,
+    /// Every interface in use.
+    pub interfaces: Vec<InterfaceReport>,
+    /// Every rule, in the file's order.
+    pub rules: Vec<RuleReport>,
+    /// Every worker thread.
+    pub workers: Vec<WorkerReport>,
+}
+
+/// One interface.
+#[derive(Debug, Clone, Deserialize)]
+pub struct InterfaceReport {
+    /// The name.
+    pub name: String,
+    /// How frames are moved.
+    pub mode: String,
+    /// Why that way.
+    pub reason: String,
+    /// The XDP program's counters; absent where none is attached.
+    #[serde(default)]
+    pub xdp: Option<Reasons>,
+}
+
+/// One rule.
+#[derive(Debug, Clone, Deserialize)]
+pub struct RuleReport {
+    /// The name.
+    pub name: String,
+    /// Frames that matched.
+    pub packets_matched: u64,
+    /// In the file's order.
+    pub outputs: Vec<OutputReport>,
+}
+
+/// One output of a rule.
+#[derive(Debug, Clone, Deserialize)]
+pub struct OutputReport {
+    /// The interface.
+    pub interface: String,
+    /// The destination group.
+    pub group: Ipv4Addr,
+    /// The destination port.
+    pub port: u16,
+    /// Frames that left.
+    pub packets_sent: u64,
+    /// Frames that did not leave, by reason.
+    pub dropped: Reasons,
+}
+
+/// Where one worker's chunks are.
+#[derive(Debug, Clone, Deserialize)]
+pub struct WorkerReport {
+    /// In the UMEM.
+    pub chunks_total: u64,
+    /// In the free list.
+    pub chunks_free: u64,
+    /// In the FILL ring.
+    pub chunks_fill: u64,
+    /// Handed to a TX ring and not yet completed.
+    pub chunks_in_flight: u64,
+}
+
+impl Report {
+    /// Frames dropped for any reason.
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+
+    /// Frames dropped for one reason.
+    pub fn dropped_for(&self, reason: &str) -> u64 {
+        self.dropped.get(reason).copied().unwrap_or(0)
+    }
+
+    /// A counter of the XDP program on an interface, 0 if there is none.
+    pub fn xdp(&self, interface: &str, counter: &str) -> u64 {
+        let found = self.interfaces.iter().find(|i| i.name == interface);
+        found
+            .and_then(|i| i.xdp.as_ref()?.get(counter))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// Fails unless the accounts balance: totals are the sums of their parts, every matched frame
+    /// was sent or dropped for one reason at each output, and no chunk is missing.
+    #[track_caller]
+    pub fn assert_balanced(&self) {
+        let outputs = || self.rules.iter().flat_map(|rule| &rule.outputs);
+        let matched: u64 = self.rules.iter().map(|rule| rule.packets_matched).sum();
+        assert_eq!(
+            self.packets_matched, matched,
+            "matched in all and by rule: {self:#?}"
+        );
+        let sent: u64 = outputs().map(|output| output.packets_sent).sum();
+        assert_eq!(
+            self.packets_sent, sent,
+            "sent in all and by output: {self:#?}"
+        );
+        for rule in &self.rules {
+            for output in &rule.outputs {
+                let accounted = output.packets_sent + output.dropped.values().sum::<u64>();
+                assert_eq!(
+                    accounted, rule.packets_matched,
+                    "sent and dropped by {} {}:{} against matched by rule {}: {self:#?}",
+                    output.interface, output.group, output.port, rule.name
+                );
+            }
+        }
+        self.assert_no_chunk_missing();
+    }
+
+    /// Fails unless every chunk of every worker is somewhere.
+    #[track_caller]
+    pub fn assert_no_chunk_missing(&self) {
+        assert!(!self.workers.is_empty(), "no worker in {self:#?}");
+        for worker in &self.workers {
+            let found = worker.chunks_free + worker.chunks_fill + worker.chunks_in_flight;
+            assert_eq!(
+                found, worker.chunks_total,
+                "chunks that are somewhere, of all: {worker:?}"
+            );
+        }
+    }
+
+    /// Fails unless each rule matched `counts[i]` frames and sent each of them once by each of its
+    /// outputs, nothing was dropped, and the accounts balance.
+    #[track_caller]
+    pub fn assert_exact(&self, counts: &[u64]) {
+        assert_eq!(self.rules.len(), counts.len(), "rules in {self:#?}");
+        assert_eq!(self.dropped_total(), 0, "nothing is dropped: {self:#?}");
+        for (rule, &count) in self.rules.iter().zip(counts) {
+            assert_eq!(
+                rule.packets_matched, count,
+                "matched by rule {}: {self:#?}",
+                rule.name
+            );
+            for output in &rule.outputs {
+                assert_eq!(
+                    output.packets_sent, count,
+                    "sent by {} {}:{}: {self:#?}",
+                    output.interface, output.group, output.port
+                );
+            }
+        }
+        let all: u64 = counts.iter().sum();
+        assert_eq!(self.packets_received, all, "received: {self:#?}");
+        self.assert_balanced();
+    }
+}

@@ -1,0 +1,124 @@
+//! Writes rule files for tests.
+
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+
+/// The group that tests receive on unless they need more.
+pub const GROUP_IN: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 1);
+/// The port of [`GROUP_IN`].
+pub const PORT_IN: u16 = 5001;
+
+/// One output of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// The relay's interface.
+    pub interface: String,
+    /// The destination group.
+    pub group: Ipv4Addr,
+    /// The destination port.
+    pub port: u16,
+    /// The TTL as it stands in the file, if it does.
+    pub ttl: Option<String>,
+}
+
+/// One rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Its name.
+    pub name: String,
+    /// The relay's interface.
+    pub interface: String,
+    /// The group that is matched.
+    pub group: Ipv4Addr,
+    /// The port that is matched.
+    pub port: u16,
+    /// Where it goes.
+    pub outputs: Vec<Output>,
+}
+
+impl Rule {
+    /// A rule for `group`:`port` on `interface`, without outputs so far.
+    pub fn new(name: impl Into<String>, interface: &str, group: Ipv4Addr, port: u16) -> Self {
+        let interface = interface.to_owned();
+        Self {
+            name: name.into(),
+            interface,
+            group,
+            port,
+            outputs: Vec::new(),
+        }
+    }
+
+    /// The usual rule `feed` for [`GROUP_IN`] on `in0`.
+    pub fn feed() -> Self {
+        Self::new("feed", "in0", GROUP_IN, PORT_IN)
+    }
+
+    /// With one more output.
+    #[must_use]
+    pub fn output(mut self, interface: &str, group: Ipv4Addr, port: u16) -> Self {
+        let interface = interface.to_owned();
+        self.outputs.push(Output {
+            interface,
+            group,
+            port,
+            ttl: None,
+        });
+        self
+    }
+
+    /// With `count` more outputs on `interface`, each with a group and port of its own.
+    #[must_use]
+    pub fn outputs(mut self, interface: &str, count: usize) -> Self {
+        for _ in 0..count {
+            let n = self.outputs.len();
+            let (group, port) = output_destination(n);
+            self = self.output(interface, group, port);
+        }
+        self
+    }
+
+    /// The TTL of the last output, as it stands in the file: `8` or `"decrement"`.
+    #[must_use]
+    pub fn ttl(mut self, ttl: &str) -> Self {
+        if let Some(output) = self.outputs.last_mut() {
+            output.ttl = Some(ttl.to_owned());
+        }
+        self
+    }
+}
+
+/// The destination of the `n`th output that [`Rule::outputs`] gives.
+pub fn output_destination(n: usize) -> (Ipv4Addr, u16) {
+    (
+        Ipv4Addr::new(239, 2, (n / 250) as u8, (n % 250) as u8 + 1),
+        6000 + n as u16,
+    )
+}
+
+/// The rules as a file.
+pub fn to_toml(rules: &[Rule]) -> String {
+    let mut text = String::new();
+    for rule in rules {
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "[[rules]]\nname = \"{}\"\ninput = {{ interface = \"{}\", group = \"{}\", port = {} }}\noutputs = [",
+            rule.name, rule.interface, rule.group, rule.port
+        );
+        for output in &rule.outputs {
+            let ttl = output
+                .ttl
+                .as_ref()
+                .map(|ttl| format!(", ttl = {ttl}"))
+                .unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "  {{ interface = \"{}\", group = \"{}\", port = {}{ttl} }},",
+                output.interface, output.group, output.port
+            );
+        }
+        text += "]\n\n";
+    }
+    text
+}

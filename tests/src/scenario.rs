@@ -1,0 +1,195 @@
+//! The scenario that most tests are a case of: a relay with rules, traffic for every rule, and
+//! exactly that traffic at every output.
+//!
+//! The flow id of a rule's traffic is the rule's position. A receiver listens to every output of
+//! every rule, on whatever wire it leaves by, also the input's own.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::receiver::{Listen, UdpReceiver};
+use crate::relay::{RelayProcess, Stopped};
+use crate::rules::Rule;
+use crate::sender::{MAX_BURST, Traffic, UdpSender};
+use crate::tally::{Stream, Tally};
+use crate::topology::Testbed;
+use crate::veth::Endpoint;
+
+/// How long the last datagram may take to arrive on a machine that is busy with other tests.
+pub const ARRIVAL: Duration = Duration::from_secs(10);
+
+/// Frames a second that a test may put on all its outputs together: tests run side by side, and
+/// what they check is not speed.
+pub const OUTPUT_RATE: u32 = 30_000;
+
+/// Frames that may wait in the outputs' rings at once.
+const OUTPUT_BURST: u32 = 512;
+
+/// Receivers at every output of some rules.
+#[derive(Debug)]
+pub struct Receivers {
+    /// The receiver of each wire, and the rule of each of its tallies.
+    wires: Vec<(UdpReceiver, Vec<usize>)>,
+}
+
+/// The far end of the wire at the relay's `interface`.
+pub fn far_end<'a>(bed: &'a Testbed, interface: &str) -> Result<&'a Endpoint> {
+    let inputs = bed.inputs.iter().zip(&bed.sources);
+    let outputs = bed.outputs.iter().zip(&bed.receivers);
+    let mut wires = inputs.chain(outputs);
+    let wire = wires.find(|(near, _)| near.interface == interface);
+    wire.map(|(_, far)| far)
+        .with_context(|| format!("the testbed has no interface {interface}"))
+}
+
+impl Receivers {
+    /// Listens at every output of every rule.
+    pub fn start(bed: &Testbed, rules: &[Rule]) -> Result<Self> {
+        let mut wires = Vec::new();
+        for near in bed.inputs.iter().chain(&bed.outputs) {
+            let (mut listen, mut of_rule) = (Vec::new(), Vec::new());
+            for (number, rule) in rules.iter().enumerate() {
+                for output in rule
+                    .outputs
+                    .iter()
+                    .filter(|o| o.interface == near.interface)
+                {
+                    listen.push(Listen::new(output.group, output.port, number as u32));
+                    of_rule.push(number);
+                }
+            }
+            if !listen.is_empty() {
+                let far = far_end(bed, &near.interface)?;
+                wires.push((UdpReceiver::start(far, &listen)?, of_rule));
+            }
+        }
+        Ok(Self { wires })
+    }
+
+    /// The tallies of every output with the number of its rule, wire by wire.
+    pub fn tallies(&self) -> Vec<(usize, Tally)> {
+        let wire = |(receiver, rules): &(UdpReceiver, Vec<usize>)| {
+            rules
+                .iter()
+                .copied()
+                .zip(receiver.tallies())
+                .collect::<Vec<_>>()
+        };
+        self.wires.iter().flat_map(wire).collect()
+    }
+
+    /// Waits until every output has received `counts[rule]` datagrams, then for quiet.
+    pub fn wait_for(&self, counts: &[u64]) {
+        for (receiver, rules) in &self.wires {
+            receiver.wait_until(ARRIVAL, |tallies| {
+                let wanted = rules
+                    .iter()
+                    .map(|&rule| counts.get(rule).copied().unwrap_or(0));
+                tallies
+                    .iter()
+                    .zip(wanted)
+                    .all(|(tally, wanted)| tally.received >= wanted)
+            });
+        }
+        self.wires
+            .iter()
+            .for_each(|(receiver, _)| receiver.settle());
+    }
+
+    /// Waits, then fails unless every output has received exactly its rule's stream.
+    #[track_caller]
+    pub fn assert_exact(&self, streams: &[Stream]) {
+        self.wait_for(
+            &streams
+                .iter()
+                .map(|stream| stream.count)
+                .collect::<Vec<_>>(),
+        );
+        for (rule, tally) in self.tallies() {
+            match streams.get(rule) {
+                Some(stream) => tally.assert_exact(stream),
+                None => tally.assert_nothing(),
+            }
+        }
+    }
+}
+
+/// The streams of `rules`: `count` datagrams of `size` bytes for each.
+pub fn streams(rules: &[Rule], count: u64, size: usize) -> Vec<Stream> {
+    (0..rules.len())
+        .map(|rule| Stream::new(rule as u32, count, size))
+        .collect()
+}
+
+/// Sends every rule's stream from the host at the rule's input, all hosts at the same time, paced so
+/// that the outputs stay within [`OUTPUT_RATE`].
+pub fn send(bed: &Testbed, rules: &[Rule], streams: &[Stream]) -> Result<()> {
+    // Frames out for one datagram in, on average over the rules.
+    let fan_out = rules
+        .iter()
+        .map(|rule| rule.outputs.len())
+        .sum::<usize>()
+        .max(1)
+        / rules.len().max(1);
+    let fan_out = fan_out.max(1) as u32;
+    let busy = bed
+        .inputs
+        .iter()
+        .filter(|i| rules.iter().any(|r| r.interface == i.interface));
+    let sources = busy.count().max(1) as u32;
+    let rate = OUTPUT_RATE / fan_out / sources;
+    let burst = (OUTPUT_BURST / fan_out / sources).clamp(1, MAX_BURST);
+    thread::scope(|scope| {
+        let mut sending = Vec::new();
+        for (near, far) in bed.inputs.iter().zip(&bed.sources) {
+            let here = rules
+                .iter()
+                .zip(streams)
+                .filter(|(r, _)| r.interface == near.interface);
+            let traffic: Vec<_> = here
+                .map(|(r, s)| Traffic::new(r.group, r.port, *s))
+                .collect();
+            let sender = UdpSender::open(far)?;
+            sending.push(scope.spawn(move || sender.send_interleaved(&traffic, rate, burst)));
+        }
+        for thread in sending {
+            thread
+                .join()
+                .map_err(|_| anyhow!("a sending thread panicked"))??;
+        }
+        Ok(())
+    })
+}
+
+/// Runs a relay with `rules`, sends `count` datagrams of `size` bytes for each, and fails unless
+/// every output is exact, the relay counted the same, and it stopped cleanly.
+#[track_caller]
+pub fn forward_exactly(bed: &Testbed, rules: &[Rule], count: u64, size: usize) -> Result<Stopped> {
+    forward_streams_exactly(bed, rules, &streams(rules, count, size))
+}
+
+/// The same with a stream of its own for each rule.
+#[track_caller]
+pub fn forward_streams_exactly(
+    bed: &Testbed,
+    rules: &[Rule],
+    streams: &[Stream],
+) -> Result<Stopped> {
+    let receivers = Receivers::start(bed, rules)?;
+    let relay = RelayProcess::start(&bed.relay, rules)?;
+    send(bed, rules, streams)?;
+    receivers.assert_exact(streams);
+    let stopped = relay.stop()?;
+    assert!(
+        stopped.status.success(),
+        "the relay ended with {}: {}",
+        stopped.status,
+        stopped.log
+    );
+    stopped
+        .report
+        .assert_exact(&streams.iter().map(|s| s.count).collect::<Vec<_>>());
+    Ok(stopped)
+}

@@ -1,0 +1,140 @@
+//! Wires of the testbed: veth pairs between two namespaces.
+//!
+//! A pair is returned only when both ends carry: the kernel starts a device's transmit queue a
+//! moment after the link comes up, and frames sent before that are lost.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::netns::Namespace;
+use crate::sys::{self, EthtoolSwitch, Hears};
+
+/// What one end of a pair shall be.
+#[derive(Debug, Clone)]
+pub struct End {
+    /// The host that the end is in.
+    pub namespace: Arc<Namespace>,
+    /// The interface's name.
+    pub interface: String,
+    /// The hardware address.
+    pub mac: [u8; 6],
+    /// The address, in a /24; `None` leaves the interface without one.
+    pub address: Option<Ipv4Addr>,
+    /// The largest IP packet.
+    pub mtu: u32,
+    /// RX and TX queues.
+    pub queues: u32,
+}
+
+/// One end of a pair that exists.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// The host that the end is in.
+    pub namespace: Arc<Namespace>,
+    /// The interface's name.
+    pub interface: String,
+    /// The interface's index.
+    pub index: u32,
+    /// The hardware address.
+    pub mac: [u8; 6],
+    /// The address; unspecified on an interface without one.
+    pub address: Ipv4Addr,
+}
+
+/// `mac` as it is written.
+pub fn format_mac(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// Joins two hosts by a wire and waits until it carries.
+pub fn connect(a: End, b: End) -> Result<(Endpoint, Endpoint)> {
+    let side = |end: &End| {
+        format!(
+            "name {} address {} mtu {} numrxqueues {queues} numtxqueues {queues}",
+            end.interface,
+            format_mac(end.mac),
+            end.mtu,
+            queues = end.queues
+        )
+    };
+    let (netns, peer) = (b.namespace.name(), side(&b));
+    a.namespace.ip(&format!(
+        "link add {} type veth peer {peer} netns {netns}",
+        side(&a)
+    ))?;
+    for end in [&a, &b] {
+        if let Some(address) = end.address {
+            end.namespace
+                .ip(&format!("address add {address}/24 dev {}", end.interface))?;
+        }
+        end.namespace
+            .ip(&format!("link set {} up", end.interface))?;
+    }
+    Ok((finish(a)?, finish(b)?))
+}
+
+/// Waits for the carrier of one end and finds out its index.
+fn finish(end: End) -> Result<Endpoint> {
+    wait_for_carrier(&end.namespace, &end.interface)?;
+    let name = end.interface.as_str();
+    let index = end.namespace.run(|| {
+        nix::net::if_::if_nametoindex(name).with_context(|| format!("looking up interface {name}"))
+    })?;
+    Ok(Endpoint {
+        namespace: end.namespace,
+        index,
+        mac: end.mac,
+        address: end.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
+        interface: end.interface,
+    })
+}
+
+/// Waits until the interface is up with carrier. Asking for one link by name makes the kernel bring
+/// its transmit queue up to date before it answers (`linkwatch_sync_dev`).
+pub fn wait_for_carrier(namespace: &Namespace, interface: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let shown = namespace.ip(&format!("-oneline link show dev {interface}"))?;
+        if shown.contains(" state UP ") {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!(
+                "{interface} in {} has no carrier after 5 s: {shown}",
+                namespace.name()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+impl Endpoint {
+    /// With `false`, datagrams of local sockets leave with complete checksums instead of partial ones.
+    pub fn set_checksum_offload(&self, on: bool) -> Result<()> {
+        self.switch(EthtoolSwitch::TxChecksum, on)
+    }
+
+    /// With `false`, segmentation happens before the wire.
+    pub fn set_segmentation_offload(&self, on: bool) -> Result<()> {
+        self.switch(EthtoolSwitch::Gso, on)
+    }
+
+    fn switch(&self, switch: EthtoolSwitch, on: bool) -> Result<()> {
+        let name = self.interface.as_str();
+        self.namespace.run(|| {
+            sys::ethtool_switch(name, switch, on)
+                .with_context(|| format!("setting {switch:?} of {name} to {on}"))
+        })
+    }
+
+    /// Opens a raw packet socket here.
+    pub fn packet_socket(&self, hears: Hears) -> Result<std::os::fd::OwnedFd> {
+        self.namespace.run(|| {
+            sys::packet_socket(self.index, hears)
+                .with_context(|| format!("opening a packet socket on {}", self.interface))
+        })
+    }
+}
