@@ -5,6 +5,10 @@
 //! as received and once under the one thing that became of it, see [`relay_common::abi::Counter`].
 #![no_std]
 #![no_main]
+#![allow(
+    missing_docs,
+    reason = "the attribute macros generate public items without any"
+)]
 
 use aya_ebpf::{
     bindings::xdp_action,

@@ -1,12 +1,22 @@
 //! The multicast relay as a library; the binary `relay` is a thin shell around it.
 //!
-//! Read in the order a frame needs the parts: [`rules`], [`plan`], [`rewrite`], [`stats`].
+//! Read in the order in which a frame needs the parts: [`config`] reads a rule file into [`rules`], [`nic`] finds out
+//! about the interfaces, [`plan`] brings both together, [`kernel`] loads the XDP program, [`backend`] forwards with
+//! the headers of [`rewrite`], [`stats`] and [`report`] say what became of every frame.
 
 pub mod backend;
+pub mod cli;
+pub mod config;
+pub mod exit;
 pub mod kernel;
+pub mod membership;
+pub mod nic;
 pub mod plan;
 pub mod privileges;
 pub mod report;
 pub mod rewrite;
 pub mod rules;
+pub mod run;
 pub mod stats;
+#[cfg(test)]
+mod testing;

@@ -1,3 +1,16 @@
-//! The command `relay`.
+//! The command `relay`: parse, dispatch, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use relay::cli;
+
+fn main() -> ExitCode {
+    let code = match cli::parse(std::env::args_os()) {
+        Ok(command) => {
+            cli::start_log();
+            cli::report(command.run())
+        }
+        Err(code) => code,
+    };
+    ExitCode::from(code)
+}

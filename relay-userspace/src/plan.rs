@@ -3,11 +3,39 @@
 //! Building a plan is pure: it reads no file and touches no interface, so it can be printed by
 //! `relay plan` and tested without a network.
 
+mod build;
+mod mac;
+mod print;
+mod queues;
+#[cfg(test)]
+mod tests;
+
 use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
-use crate::rules::Ttl;
+pub use build::build;
+pub use mac::{Mac, of_group};
+
+use crate::{
+    config::{Document, Mistakes},
+    nic,
+    rules::Ttl,
+};
+
+/// Asks the kernel about every interface that `document` names, and builds the plan.
+///
+/// # Errors
+///
+/// Everything that stands against running the rules on this machine, with its place in the file.
+pub fn for_this_machine(document: &Document) -> Result<Plan, Mistakes> {
+    let rules = document.rules.rules.iter();
+    let names = rules.flat_map(|rule| {
+        let outputs = rule.outputs.iter().map(|output| output.interface.as_str());
+        std::iter::once(rule.input.interface.as_str()).chain(outputs)
+    });
+    build(document, &nic::facts_for(names))
+}
 
 /// What will run: interfaces, flows, and the workers that own their queues.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,6 +58,7 @@ pub struct Interface {
     /// The kernel's interface index.
     pub index: u32,
     /// The hardware address, the Ethernet source of what leaves here.
+    #[serde(serialize_with = "mac::serialize")]
     pub mac: [u8; 6],
     /// The largest IP packet in bytes.
     pub mtu: u32,
@@ -86,6 +115,7 @@ pub struct Output {
     /// The source address: the output interface's.
     pub source: Ipv4Addr,
     /// The Ethernet destination, from the group (RFC 1112, section 6.4).
+    #[serde(serialize_with = "mac::serialize")]
     pub destination_mac: [u8; 6],
 }
 
@@ -111,13 +141,4 @@ pub struct Port {
     pub receives: bool,
     /// Copies leave by this queue. A worker has at most one such port an interface.
     pub transmits: bool,
-}
-
-impl std::fmt::Display for Mode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::ZeroCopy => "zero-copy",
-            Self::Copy => "copy",
-        })
-    }
 }

@@ -170,13 +170,6 @@ impl Received {
     }
 }
 
-/// The multicast MAC address of a group (RFC 1112, section 6.4).
-#[must_use]
-pub const fn group_mac(group: Ipv4Addr) -> [u8; 6] {
-    let [_, b, c, d] = group.octets();
-    [0x01, 0x00, 0x5e, b & 0x7f, c, d]
-}
-
 #[inline]
 fn put(header: &mut [u8; IPV4_HEADERS_LEN], at: usize, value: u16) {
     header[at..at + 2].copy_from_slice(&value.to_be_bytes());
@@ -237,7 +230,7 @@ mod tests {
         let destination = Ipv4Addr::new(239, 130, 2, 2);
         Target {
             source_mac: [2, 0, 0, 0, 0, 9],
-            destination_mac: group_mac(destination),
+            destination_mac: crate::plan::of_group(destination),
             source: Ipv4Addr::new(10, 2, 0, 1),
             destination,
             port: 5002,

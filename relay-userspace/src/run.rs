@@ -30,6 +30,7 @@ use crate::{
         self,
         xdp::{SetupError, Worker},
     },
+    exit,
     kernel::{Kernel, KernelError},
     membership::{MembershipError, Memberships},
     plan::{Mode, Plan},
@@ -67,8 +68,23 @@ pub enum RunError {
         error: io::Error,
     },
     /// Workers ended by a defect of the relay.
-    #[error("{0} of the workers ended by a defect; the messages above say where. Please report them")]
+    #[error(
+        "{0} of the workers ended by a defect; the messages above say where. Please report them"
+    )]
     Defect(usize),
+}
+
+impl RunError {
+    /// The exit code that it stands for.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Privilege(_) => exit::NO_PERMISSION,
+            Self::Kernel(_) | Self::Setup(_) => exit::UNAVAILABLE,
+            Self::Membership(_) | Self::System { .. } => exit::OS_ERROR,
+            Self::Defect(_) => exit::SOFTWARE,
+        }
+    }
 }
 
 /// A worker's thread, and what can be read of it from outside.

@@ -59,6 +59,7 @@ pub struct Frame {
 struct Frames {
     kept: Vec<Frame>,
     count: u64,
+    socket_drops: u32,
 }
 
 /// Keeps every frame that arrives at one interface, in order.
@@ -79,7 +80,9 @@ impl RawReceiver {
             Frames::default(),
             move |_, socket, frames| {
                 let count = batch.receive(socket)?;
+                let socket_drops = sys::socket_drops(socket)?;
                 let mut frames = frames.lock().unwrap_or_else(PoisonError::into_inner);
+                frames.socket_drops = socket_drops;
                 for message in batch.messages() {
                     frames.count += 1;
                     if frames.kept.len() < FRAMES_KEPT {
@@ -96,8 +99,14 @@ impl RawReceiver {
         Ok(Self { background })
     }
 
-    /// Every frame so far.
+    /// Every frame so far. Fails if there were more than this receiver could keep, because a test
+    /// would take those for lost.
+    #[track_caller]
     pub fn frames(&self) -> Vec<Frame> {
+        let left_out = self.background.with(|frames| {
+            u64::from(frames.socket_drops) + frames.count - frames.kept.len() as u64
+        });
+        assert_eq!(left_out, 0, "frames that this receiver had no room for");
         self.background.with(|frames| frames.kept.clone())
     }
 

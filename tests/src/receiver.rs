@@ -18,7 +18,7 @@ use crate::veth::Endpoint;
 
 /// Enough for every datagram of the largest test, so that a receiver that is scheduled late does
 /// not look like a relay that lost something.
-const RECEIVE_BUFFER: usize = 64 << 20;
+pub(crate) const RECEIVE_BUFFER: usize = 64 << 20;
 
 /// After the last expected datagram a receiver listens on for this long, to catch surplus.
 pub const QUIET: Duration = Duration::from_millis(150);

@@ -93,6 +93,24 @@ impl Receivers {
                     .all(|(tally, wanted)| tally.received >= wanted)
             });
         }
+        self.settle();
+    }
+
+    /// Waits until `condition(number, tally)` holds for every output; false if it does not in time.
+    pub fn wait_until_each(&self, condition: impl Fn(usize, &Tally) -> bool) -> bool {
+        let mut first = 0;
+        self.wires.iter().all(|(receiver, rules)| {
+            let reached = receiver.wait_until(ARRIVAL, |tallies| {
+                let mut numbered = tallies.iter().enumerate();
+                numbered.all(|(i, tally)| condition(first + i, tally))
+            });
+            first += rules.len();
+            reached
+        })
+    }
+
+    /// Waits until nothing has arrived at any output for a while.
+    pub fn settle(&self) {
         self.wires
             .iter()
             .for_each(|(receiver, _)| receiver.settle());

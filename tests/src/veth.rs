@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::socket::sockopt;
 
 use crate::netns::Namespace;
+use crate::receiver::RECEIVE_BUFFER;
 use crate::sys::{self, EthtoolSwitch, Hears};
 
 /// What one end of a pair shall be.
@@ -133,8 +135,11 @@ impl Endpoint {
     /// Opens a raw packet socket here.
     pub fn packet_socket(&self, hears: Hears) -> Result<std::os::fd::OwnedFd> {
         self.namespace.run(|| {
-            sys::packet_socket(self.index, hears)
-                .with_context(|| format!("opening a packet socket on {}", self.interface))
+            let socket = sys::packet_socket(self.index, hears)
+                .with_context(|| format!("opening a packet socket on {}", self.interface))?;
+            nix::sys::socket::setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
+                .context("enlarging a receive buffer")?;
+            Ok(socket)
         })
     }
 }

@@ -1,0 +1,103 @@
+//! A rule file as far as it could be read: what [`super::read`] fills and [`super::check`] judges.
+//!
+//! A part that could not be read is `None` here, and its mistake is already recorded.
+
+use super::{InterfacePlaces, OutputPlaces, Place, Places, RulePlaces};
+use crate::rules::{Input, InterfaceOptions, Output, Rule, Rules};
+
+/// A value and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct At<T> {
+    pub(super) place: Place,
+    pub(super) value: T,
+}
+
+/// A file as far as it could be read.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    pub(super) rules: Vec<RuleDraft>,
+    pub(super) interfaces: Vec<InterfaceDraft>,
+    /// Every interface name in a rule, also where the rest of the rule is wrong.
+    pub(super) used: Vec<String>,
+    /// Some rule's interface could not be read, so `used` is not complete.
+    pub(super) used_incomplete: bool,
+}
+
+/// A rule as far as it could be read.
+#[derive(Debug)]
+pub(super) struct RuleDraft {
+    pub(super) place: Place,
+    /// How mistakes call this rule: by name, or by number where it has none.
+    pub(super) label: String,
+    pub(super) name: Option<At<String>>,
+    pub(super) input: Option<(At<Input>, Place)>,
+    pub(super) outputs: Vec<(At<Output>, Place)>,
+}
+
+/// An `[[interfaces]]` table as far as it could be read.
+#[derive(Debug)]
+pub(super) struct InterfaceDraft {
+    pub(super) name: Option<At<String>>,
+    pub(super) queues: Option<Vec<At<u32>>>,
+    pub(super) cpus: Option<Vec<At<u32>>>,
+}
+
+impl Draft {
+    /// The rules and their places. Whatever is incomplete is left out, so call this only when no
+    /// mistake was found.
+    pub(super) fn finish(self) -> (Rules, Places) {
+        let mut rules = Vec::new();
+        let mut interfaces = Vec::new();
+        let mut places = Places::default();
+        for draft in self.rules {
+            let (Some(name), Some((input, input_interface))) = (draft.name, draft.input) else {
+                continue;
+            };
+            let output_places = |(output, interface): &(At<Output>, Place)| OutputPlaces {
+                output: output.place,
+                interface: *interface,
+            };
+            places.rules.push(RulePlaces {
+                rule: draft.place,
+                input: input.place,
+                input_interface,
+                outputs: draft.outputs.iter().map(output_places).collect(),
+            });
+            let outputs = draft
+                .outputs
+                .into_iter()
+                .map(|(output, _)| output.value)
+                .collect();
+            rules.push(Rule {
+                name: name.value,
+                input: input.value,
+                outputs,
+            });
+        }
+        for draft in self.interfaces {
+            let Some(name) = draft.name else { continue };
+            let mut queues = draft.queues;
+            if let Some(list) = &mut queues {
+                list.sort_by_key(|queue| queue.value);
+            }
+            let places_of = |list: &Option<Vec<At<u32>>>| -> Vec<Place> {
+                list.iter().flatten().map(|entry| entry.place).collect()
+            };
+            let values_of = |list: &Option<Vec<At<u32>>>| -> Option<Vec<u32>> {
+                list.as_ref()
+                    .map(|list| list.iter().map(|entry| entry.value).collect())
+            };
+            places.interfaces.push(InterfacePlaces {
+                name: name.place,
+                queues: places_of(&queues),
+                cpus: places_of(&draft.cpus),
+            });
+            interfaces.push(InterfaceOptions {
+                name: name.value,
+                queues: values_of(&queues),
+                cpus: values_of(&draft.cpus),
+            });
+        }
+        (Rules { rules, interfaces }, places)
+    }
+}

@@ -1,0 +1,363 @@
+//! Every refusal with its place, and what a correct file becomes.
+
+use std::{fmt::Write as _, net::Ipv4Addr};
+
+use super::*;
+use crate::rules::{InterfaceOptions, Ttl};
+
+const GOOD: &str = r#"[[rules]]
+name = "feed-a"
+input = { interface = "in0", group = "239.1.1.1", port = 5001 }
+outputs = [
+  { interface = "out0", group = "239.2.2.2", port = 5002 },
+  { interface = "out0", group = "239.3.3.3", port = 0x138b, ttl = 8 },
+  { interface = "in0", group = "239.3.3.3", port = 5_004, ttl = "decrement" },
+]
+
+[[interfaces]]
+name = "in0"
+queues = [3, 1]
+cpus = [7, 2]
+"#;
+
+fn mistakes(text: &str) -> Vec<Mistake> {
+    match parse("relay.toml", text) {
+        Ok(_) => panic!("accepted:\n{text}"),
+        Err(mistakes) => mistakes.iter().cloned().collect(),
+    }
+}
+
+/// A rule on one line; `input` and `outputs` are the insides of the tables.
+fn rule(name: &str, input: &str, outputs: &[&str]) -> String {
+    let mut text = format!("[[rules]]\nname = \"{name}\"\ninput = {{ {input} }}\noutputs = [\n");
+    for output in outputs {
+        writeln!(text, "{{ {output} }},").unwrap();
+    }
+    text + "]\n"
+}
+
+fn at(interface: &str, group: &str, port: u32) -> String {
+    format!("interface = \"{interface}\", group = \"{group}\", port = {port}")
+}
+
+#[test]
+fn a_correct_file_becomes_rules_with_their_places() {
+    let document = parse("relay.toml", GOOD).unwrap();
+    let rule = &document.rules.rules[0];
+    assert_eq!(rule.name, "feed-a");
+    assert_eq!(rule.input.interface, "in0");
+    assert_eq!(rule.input.group, Ipv4Addr::new(239, 1, 1, 1));
+    assert_eq!(rule.input.port, 5001);
+    let outputs: Vec<_> = rule
+        .outputs
+        .iter()
+        .map(|o| (o.interface.as_str(), o.port, o.ttl))
+        .collect();
+    assert_eq!(
+        outputs,
+        [
+            ("out0", 5002, Ttl::DEFAULT),
+            ("out0", 5003, Ttl::Set(8)),
+            ("in0", 5004, Ttl::Decrement)
+        ]
+    );
+    let options = InterfaceOptions {
+        name: "in0".into(),
+        queues: Some(vec![1, 3]),
+        cpus: Some(vec![7, 2]),
+    };
+    assert_eq!(document.rules.interfaces, [options]);
+
+    let places = &document.places.rules[0];
+    let place = |line, column| Place { line, column };
+    assert_eq!(places.rule, place(1, 1));
+    assert_eq!(places.input, place(3, 9));
+    assert_eq!(places.input_interface, place(3, 23));
+    assert_eq!(places.outputs[1].output, place(6, 3));
+    assert_eq!(places.outputs[1].interface, place(6, 17));
+    let places = &document.places.interfaces[0];
+    assert_eq!(places.name, place(11, 8));
+    assert_eq!(
+        places.queues,
+        [place(12, 14), place(12, 11)],
+        "in the order of the queues"
+    );
+    assert_eq!(places.cpus, [place(13, 9), place(13, 12)]);
+}
+
+/// One change to [`GOOD`], and the only mistake it makes.
+#[test]
+fn each_mistake_is_reported_with_place_cause_and_remedy() {
+    #[rustfmt::skip]
+    let cases = [
+        ("port = 5001", "port = 0", "3:58", "rule `feed-a`, input: `port` 0 is out of range", "from 1 to 65535"),
+        ("port = 5001", "port = 65536", "3:58", "`port` 65536 is out of range", "from 1 to 65535"),
+        ("port = 5001", "port = -1", "3:58", "`port` -1 is out of range", "from 1 to 65535"),
+        ("port = 5001", "port = 99999999999999999999", "3:58", "is out of range", "from 1 to 65535"),
+        ("port = 5001", "port = \"5001\"", "3:58", "`port` is a string; it must be an integer", "`port = 5001`"),
+        ("port = 5001", "port = 1.5", "3:58", "`port` is a float", "`port = 5001`"),
+        (", port = 5001", "", "3:9", "rule `feed-a`, input has no `port`", "add `port`"),
+        ("port = 5001", "prot = 1, port = 5001", "3:51", "unknown key `prot`", "did you mean `port`?"),
+        ("port = 5001", "vlan = 1, port = 5001", "3:51", "unknown key `vlan`", "`interface`, `group`, `port`"),
+        ("port = 5001", "port = 5001, ttl = 3", "3:64", "input has the unknown key `ttl`", "the keys here"),
+        ("\"239.1.1.1\"", "\"10.0.0.1\"", "3:38", "is not a multicast group", "224.0.1.0 to 239.255.255.255"),
+        ("\"239.1.1.1\"", "\"224.0.0.251\"", "3:38", "link-local control group", "224.0.1.0"),
+        ("\"239.1.1.1\"", "\"ff02::1\"", "3:38", "IPv6 groups are not supported yet", "IPv4"),
+        ("\"239.1.1.1\"", "\"239.1.1.1:5001\"", "3:38", "has a port in it", "`port`"),
+        ("\"239.1.1.1\"", "\"239.1.1.0/24\"", "3:38", "range of groups", "one rule for each"),
+        ("\"239.1.1.1\"", "\"239.1.1\"", "3:38", "is not an IPv4 address", "239.1.1.1"),
+        ("\"239.2.2.2\"", "\"10.0.0.1\"", "5:33", "unicast destinations are not supported yet", "239.2.2.2"),
+        ("ttl = 8", "ttl = 0", "6:67", "rule `feed-a`, output 2: `ttl` 0 is out of range", "from 1 to 255"),
+        ("ttl = 8", "ttl = 256", "6:67", "`ttl` 256 is out of range", "from 1 to 255"),
+        ("ttl = 8", "ttl = \"inherit\"", "6:67", "`ttl` \"inherit\" is unknown", "\"decrement\""),
+        ("ttl = 8", "ttl = true", "6:67", "`ttl` is a boolean", "ttl = 64"),
+        ("ttl = 8", "tll = 8", "6:61", "output 2 has the unknown key `tll`", "did you mean `ttl`?"),
+        ("name = \"feed-a\"\n", "", "1:1", "rule 1 has no `name`", "add `name`"),
+        ("name = \"feed-a\"", "name = \" \"", "2:8", "rule 1: `name` is empty", "feed-a"),
+        ("name = \"feed-a\"", "nam = \"feed-a\"\nname = \"x\"", "2:1", "unknown key `nam`", "did you mean `name`?"),
+        ("\"out0\", group = \"239.2", "\"\", group = \"239.2", "5:17", "`interface` \"\" is empty", "ip link show"),
+        ("\"out0\", group = \"239.2", "\"a234567890123456\", group = \"239.2", "5:17", "longer than 15 bytes", "ip link"),
+        ("\"out0\", group = \"239.2", "\"out/0\", group = \"239.2", "5:17", "has a `/` or `:`", "ip link"),
+        ("\"out0\", group = \"239.2", "\"out 0\", group = \"239.2", "5:17", "has white space", "ip link"),
+        ("\"out0\", group = \"239.2", "\"..\", group = \"239.2", "5:17", "cannot be the name", "ip link"),
+        ("\"239.3.3.3\", port = 0x138b", "\"239.2.2.2\", port = 5002", "6:3", "two outputs go to 239.2.2.2:5002 on out0; the first is at line 5, column 3", "remove one"),
+        ("\"239.3.3.3\", port = 5_004", "\"239.1.1.1\", port = 5001", "7:3", "output 3: it feeds the rule's own input", "another group"),
+        ("queues = [3, 1]", "queues = []", "12:10", "`queues` is empty", "all queues are used"),
+        ("queues = [3, 1]", "queues = [3, 1, 3]", "12:17", "`queues` lists 3 twice; first at line 12, column 11", "once"),
+        ("queues = [3, 1]", "queues = 2", "12:10", "`queues` is an integer", "[0, 1]"),
+        ("queues = [3, 1]", "queues = [\"1\"]", "12:11", "`queues` is a string", "[0, 1]"),
+        ("queues = [3, 1]", "queue = [3, 1]", "12:1", "unknown key `queue`", "did you mean `queues`?"),
+        ("cpus = [7, 2]", "cpus = [7, 7]", "13:12", "`cpus` lists 7 twice", "once"),
+        ("cpus = [7, 2]", "cpus = []", "13:8", "`cpus` is empty", "not pinned"),
+        ("[[interfaces]]\nname = \"in0\"", "[[interfaces]]\nname = \"im0\"", "11:8", "no rule uses the interface `im0`", "did you mean `in0`?"),
+        ("[[interfaces]]", "[[interfaces]]\nname = \"in0\"\n[[interfaces]]", "13:8", "two [[interfaces]] tables; the first is at line 11, column 8", "one table"),
+        ("[[interfaces]]", "[[interface]]", "10:3", "unknown key `interface`", "did you mean `interfaces`?"),
+        ("[[interfaces]]", "[interfaces]", "10:1", "`interfaces` is a table", "[[interfaces]]"),
+        ("[[rules]]", "[rules]", "1:1", "`rules` is a table, not an array", "[[rules]]"),
+        ("[[rules]]", "[[rules]]\n[[rules]]", "1:1", "rule 1 has no `", "add"),
+        ("name = \"feed-a\"", "name = feed-a", "2:8", "wrong TOML syntax", "correct the syntax"),
+        ("name = \"feed-a\"", "name = \"a\"\nname = \"b\"", "3:1", "wrong TOML syntax", "correct the syntax"),
+    ];
+    for (from, to, place, cause, remedy) in cases {
+        assert!(GOOD.contains(from), "{from}");
+        let found = mistakes(&GOOD.replacen(from, to, 1));
+        let first = &found[0];
+        let shown = first.to_string();
+        assert!(
+            shown.starts_with(&format!("relay.toml:{place}: ")),
+            "{from} -> {to}:\n{shown}"
+        );
+        assert!(first.cause.contains(cause), "{from} -> {to}:\n{shown}");
+        assert!(first.remedy.contains(remedy), "{from} -> {to}:\n{shown}");
+        if !cause.contains("syntax") && !cause.contains("rule 1 has no `") {
+            assert_eq!(found.len(), 1, "{from} -> {to}: {found:#?}");
+        }
+    }
+}
+
+#[test]
+fn one_wrong_type_hides_no_other_mistake() {
+    let text = r#"
+[[rules]]
+name = 3
+input = { interface = "in0", group = 5, port = 5001 }
+outputs = []
+[[rules]]
+name = "b"
+input = { interface = "in0", group = "239.1.1.2", port = 0 }
+outputs = [{ interface = "out0", group = "10.1.1.1", port = "x", ttl = 0 }, 7]
+extra = true
+[[rules]]
+outputs = "none"
+[[interfaces]]
+nme = "in0"
+queues = [0, 0, true]
+"#;
+    let found = mistakes(text);
+    let lines: Vec<usize> = found.iter().filter_map(|m| Some(m.place?.line)).collect();
+    assert_eq!(
+        lines,
+        [3, 4, 5, 8, 9, 9, 9, 9, 10, 11, 11, 12, 13, 14, 15, 15],
+        "{found:#?}"
+    );
+    let sorted = found.is_sorted_by_key(|m| m.place);
+    assert!(sorted, "in the file's order");
+}
+
+#[test]
+fn several_syntax_errors_are_reported_together() {
+    let found = mistakes("[[rules]]\nname = \nport = 5 5\n");
+    assert!(found.len() >= 2, "{found:#?}");
+}
+
+#[test]
+fn an_empty_file_is_refused() {
+    for text in ["", "# nothing\n", "rules = []\n"] {
+        let found = mistakes(text);
+        assert_eq!(found[0].cause, "the file has no rules", "{text}");
+    }
+}
+
+#[test]
+fn duplicate_names_and_inputs_point_at_both_places() {
+    let input = at("in0", "239.1.1.1", 5001);
+    let text = rule("a", &input, &[&at("out0", "239.2.2.2", 1)])
+        + &rule("a", &input, &[&at("out0", "239.2.2.3", 1)]);
+    let found = mistakes(&text);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert_eq!(found[0].place, Some(Place { line: 8, column: 8 }));
+    assert!(
+        found[0].cause.contains("a rule at line 2, column 8 has it"),
+        "{}",
+        found[0]
+    );
+    assert_eq!(found[1].place, Some(Place { line: 9, column: 9 }));
+    assert!(
+        found[1]
+            .cause
+            .contains("the same input as rule `a` at line 3, column 9"),
+        "{}",
+        found[1]
+    );
+}
+
+#[test]
+fn the_same_group_on_another_interface_or_port_is_another_input() {
+    let text = rule(
+        "a",
+        &at("in0", "239.1.1.1", 1),
+        &[&at("out0", "239.1.1.1", 1)],
+    ) + &rule(
+        "b",
+        &at("in1", "239.1.1.1", 1),
+        &[&at("out0", "239.1.1.1", 1)],
+    ) + &rule(
+        "c",
+        &at("in0", "239.1.1.1", 2),
+        &[&at("out0", "239.1.1.1", 1)],
+    );
+    assert_eq!(parse("x", &text).unwrap().rules.rules.len(), 3);
+}
+
+#[test]
+fn a_cycle_names_its_rules_and_a_chain_is_accepted() {
+    let hop = |n: u8| at(&format!("if{n}"), &format!("239.0.1.{n}"), 5000);
+    let chain = rule("entry", &hop(9), &[&hop(1)])
+        + &rule("a", &hop(1), &[&hop(7), &hop(2)])
+        + &rule("b", &hop(2), &[&hop(3)]);
+    parse("x", &chain).unwrap();
+    let found = mistakes(&(chain + &rule("c", &hop(3), &[&hop(8), &hop(1)])));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(
+        found[0].cause,
+        "rules feed one another in a circle: rule `a` -> rule `b` -> rule `c` -> rule `a`; this \
+         output closes it"
+    );
+    assert_eq!(
+        found[0].place,
+        Some(Place {
+            line: 25,
+            column: 1
+        })
+    );
+}
+
+#[test]
+fn a_long_cycle_is_found_without_recursion_and_abridged() {
+    let hop = |n: u32| at("if0", &Ipv4Addr::from(0xef01_0000 + n).to_string(), 5000);
+    let count = 20_000;
+    let mut text = String::new();
+    for n in 0..count {
+        text += &rule(&format!("r{n}"), &hop(n), &[&hop((n + 1) % count)]);
+    }
+    let found = mistakes(&text);
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0]
+            .cause
+            .contains("rule `r11` -> 19988 more -> rule `r0`"),
+        "{}",
+        found[0]
+    );
+}
+
+#[test]
+fn the_numbers_of_rules_and_outputs_are_bounded() {
+    let found = mistakes(&"[[rules]]\n".repeat(MAX_RULES + 1));
+    let cause = format!(
+        "the file has {} rules; {MAX_RULES} are possible",
+        MAX_RULES + 1
+    );
+    assert!(found.iter().any(|m| m.cause == cause));
+
+    let outputs: Vec<String> = (0..=MAX_OUTPUTS as u32)
+        .map(|n| at("out0", "239.2.2.2", n + 1))
+        .collect();
+    let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+    let input = at("in0", "239.1.1.1", 5001);
+    let found = mistakes(&rule("a", &input, &outputs));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(
+        found[0].cause,
+        "rule `a` has 1025 outputs; 1024 are possible"
+    );
+    parse("x", &rule("a", &input, &outputs[1..])).unwrap();
+}
+
+#[test]
+fn a_rule_name_fits_on_a_line_of_a_log() {
+    let found = mistakes(&GOOD.replacen("\"feed-a\"", "\"a\\nb\"", 1));
+    assert_eq!(
+        found[0].cause,
+        "rule 1: `name` has a control character in it"
+    );
+}
+
+#[test]
+fn escapes_in_names_cannot_reach_the_terminal() {
+    let text = GOOD
+        .replacen("\"feed-a\"", "\"\\u001b[2J\"", 1)
+        .replacen("5001", "0", 1);
+    let shown = mistakes(&text)[0].to_string();
+    assert!(!shown.contains('\u{1b}'), "{shown:?}");
+}
+
+#[test]
+fn files_that_cannot_be_read_are_told_from_files_with_mistakes() {
+    let missing = load(Path::new("/nonexistent/relay.toml")).unwrap_err();
+    assert_eq!(missing.exit_code(), crate::exit::NO_INPUT);
+    assert!(
+        missing
+            .to_string()
+            .starts_with("/nonexistent/relay.toml: the rule file cannot be read")
+    );
+
+    let folder = std::env::temp_dir().join(format!("relay-config-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    assert_eq!(
+        load(&folder).unwrap_err().exit_code(),
+        crate::exit::NO_INPUT,
+        "a folder"
+    );
+    let path = folder.join("relay.toml");
+    std::fs::write(&path, b"# fine\nname = \"\xff\"\n").unwrap();
+    let found = load(&path).unwrap_err();
+    assert_eq!(found.exit_code(), crate::exit::CONFIG);
+    assert!(
+        found.to_string().contains(":2:9: the file is not UTF-8"),
+        "{found}"
+    );
+    std::fs::File::create(&path)
+        .unwrap()
+        .set_len(MAX_FILE_BYTES + 1)
+        .unwrap();
+    assert!(
+        load(&path)
+            .unwrap_err()
+            .to_string()
+            .contains("larger than 16 MiB")
+    );
+    std::fs::write(&path, GOOD).unwrap();
+    assert_eq!(load(&path).unwrap().rules.rules.len(), 1);
+    std::fs::remove_dir_all(&folder).unwrap();
+}

@@ -1,0 +1,326 @@
+//! One value at a time: its type, its range, and what is said when it is wrong.
+
+use std::{net::Ipv4Addr, ops::RangeInclusive};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{Place, draft::At, read::Reader};
+use crate::rules::Ttl;
+
+pub(super) type Value<'v> = Spanned<DeValue<'v>>;
+
+impl Reader<'_, '_> {
+    pub(super) fn group(&mut self, value: &Value<'_>, label: &str, side: Side) -> Option<Ipv4Addr> {
+        let At { place, value: text } = self.string(value, "group", label, "\"239.1.1.1\"")?;
+        let shown = text.escape_debug();
+        let Ok(group) = text.parse::<Ipv4Addr>() else {
+            let (cause, remedy) = if text.parse::<std::net::Ipv6Addr>().is_ok() {
+                (
+                    "is an IPv6 address; IPv6 groups are not supported yet",
+                    "give an IPv4 group",
+                )
+            } else if text.parse::<std::net::SocketAddr>().is_ok() {
+                (
+                    "has a port in it",
+                    "write only the address here; the port has its own key, `port`",
+                )
+            } else if text.contains('/') {
+                (
+                    "is a range of groups; that is not supported yet",
+                    "write one rule for each group",
+                )
+            } else {
+                (
+                    "is not an IPv4 address",
+                    "give a multicast group, such as \"239.1.1.1\"",
+                )
+            };
+            self.found.add(
+                place,
+                format!("{label}: `group` \"{shown}\" {cause}"),
+                remedy,
+            );
+            return None;
+        };
+        let (cause, remedy) = match side {
+            Side::Output if !group.is_multicast() => (
+                "is not a multicast group; unicast destinations are not supported yet",
+                "give a group from 224.0.0.0 to 239.255.255.255, such as \"239.2.2.2\"",
+            ),
+            Side::Input if !group.is_multicast() => (
+                "is not a multicast group, and only multicast is relayed",
+                "give a group from 224.0.1.0 to 239.255.255.255, such as \"239.1.1.1\"",
+            ),
+            // RFC 5771, section 4.
+            Side::Input if matches!(group.octets(), [224, 0, 0, _]) => (
+                "is a link-local control group (224.0.0.0/24); the protocols that use it (IGMP, OSPF, \
+                 mDNS, ...) must stay on their own link, and this host's stack needs the datagrams",
+                "give a group from 224.0.1.0 to 239.255.255.255, such as \"239.1.1.1\"",
+            ),
+            Side::Input | Side::Output => return Some(group),
+        };
+        self.found.add(
+            place,
+            format!("{label}: `group` \"{shown}\" {cause}"),
+            remedy,
+        );
+        None
+    }
+
+    pub(super) fn ttl(&mut self, value: &Value<'_>, label: &str) -> Option<Ttl> {
+        const REMEDY: &str = "give a number from 1 to 255, or \"decrement\" to send one less than \
+             what came in; the default is 64";
+        match value.get_ref() {
+            DeValue::Integer(_) => {
+                let ttl = self.integer(value, "ttl", label, 1..=255, "64")?;
+                u8::try_from(ttl.value).ok().map(Ttl::Set)
+            }
+            DeValue::String(text) if text == "decrement" => Some(Ttl::Decrement),
+            DeValue::String(text) => {
+                let place = self.found.place(&value.span());
+                let text = text.escape_debug();
+                self.found.add(
+                    place,
+                    format!("{label}: `ttl` \"{text}\" is unknown"),
+                    REMEDY,
+                );
+                None
+            }
+            _ => {
+                self.wrong_type(value, "ttl", label, "an integer or \"decrement\"", "64");
+                None
+            }
+        }
+    }
+
+    /// A list of distinct small numbers, not empty.
+    pub(super) fn numbers(
+        &mut self,
+        table: &DeTable<'_>,
+        key: &str,
+        label: &str,
+        without: &str,
+    ) -> Option<Vec<At<u32>>> {
+        let value = table.get(key)?;
+        let DeValue::Array(list) = value.get_ref() else {
+            self.wrong_type(value, key, label, "an array of integers", "[0, 1]");
+            return None;
+        };
+        if list.is_empty() {
+            let place = self.found.place(&value.span());
+            let remedy = format!("list at least one, or leave `{key}` out: then {without}");
+            self.found
+                .add(place, format!("{label}: `{key}` is empty"), remedy);
+        }
+        let mut numbers: Vec<At<u32>> = Vec::new();
+        let mut seen = std::collections::HashMap::new();
+        for value in list.iter() {
+            let Some(number) = self.integer(value, key, label, 0..=65_535, "[0, 1]") else {
+                continue;
+            };
+            if let Some(first) = seen.insert(number.value, number.place) {
+                seen.insert(number.value, first);
+                self.found.add(
+                    number.place,
+                    format!(
+                        "{label}: `{key}` lists {} twice; first at {first}",
+                        number.value
+                    ),
+                    "list each once",
+                );
+                continue;
+            }
+            numbers.push(number);
+        }
+        Some(numbers)
+    }
+
+    /// A name that the kernel accepts for an interface (`dev_valid_name` in net/core/dev.c).
+    pub(super) fn interface_name(
+        &mut self,
+        value: &Value<'_>,
+        key: &str,
+        label: &str,
+    ) -> Option<At<String>> {
+        let name = self.string(value, key, label, "\"eth0\"")?;
+        let text = &name.value;
+        let cause = if text.is_empty() {
+            "is empty"
+        } else if text.len() > 15 {
+            "is longer than 15 bytes, the most that an interface name has"
+        } else if text == "." || text == ".." {
+            "cannot be the name of an interface"
+        } else if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            "has white space in it"
+        } else if text.contains(['/', ':']) {
+            "has a `/` or `:` in it"
+        } else {
+            return Some(name);
+        };
+        let cause = format!("{label}: `{key}` \"{}\" {cause}", text.escape_debug());
+        self.found
+            .add(name.place, cause, "give the name that `ip link show` lists");
+        None
+    }
+
+    pub(super) fn string(
+        &mut self,
+        value: &Value<'_>,
+        key: &str,
+        label: &str,
+        example: &str,
+    ) -> Option<At<String>> {
+        let DeValue::String(text) = value.get_ref() else {
+            self.wrong_type(value, key, label, "a string", example);
+            return None;
+        };
+        Some(At {
+            place: self.found.place(&value.span()),
+            value: text.clone().into_owned(),
+        })
+    }
+
+    pub(super) fn integer(
+        &mut self,
+        value: &Value<'_>,
+        key: &str,
+        label: &str,
+        range: RangeInclusive<u32>,
+        example: &str,
+    ) -> Option<At<u32>> {
+        let DeValue::Integer(integer) = value.get_ref() else {
+            self.wrong_type(value, key, label, "an integer", example);
+            return None;
+        };
+        let place = self.found.place(&value.span());
+        let number = u32::from_str_radix(integer.as_str(), integer.radix());
+        if let Some(value) = number.ok().filter(|number| range.contains(number)) {
+            return Some(At { place, value });
+        }
+        self.found.add(
+            place,
+            format!("{label}: `{key}` {integer} is out of range"),
+            format!("give a number from {} to {}", range.start(), range.end()),
+        );
+        None
+    }
+
+    pub(super) fn table<'v, 'i>(
+        &mut self,
+        value: &'v Value<'i>,
+        label: &str,
+        example: &str,
+    ) -> Option<&'v DeTable<'i>> {
+        let table = value.get_ref().as_table();
+        if table.is_none() {
+            let place = self.found.place(&value.span());
+            let cause = format!("{label} is {}, not a table", article(value.get_ref()));
+            self.found.add(place, cause, format!("write {example}"));
+        }
+        table
+    }
+
+    pub(super) fn tables<'v, 'i>(
+        &mut self,
+        value: &'v Value<'i>,
+        key: &str,
+    ) -> Option<&'v [Value<'i>]> {
+        let list = value.get_ref().as_array();
+        if list.is_none() {
+            let place = self.found.place(&value.span());
+            let cause = format!(
+                "`{key}` is {}, not an array of tables",
+                article(value.get_ref())
+            );
+            self.found.add(
+                place,
+                cause,
+                format!("write [[{key}]] with two brackets, once an entry"),
+            );
+        }
+        list.map(|list| &**list)
+    }
+
+    pub(super) fn required<'v, 'i>(
+        &mut self,
+        table: &'v DeTable<'i>,
+        place: Place,
+        key: &str,
+        label: &str,
+    ) -> Option<&'v Value<'i>> {
+        let value = table.get(key);
+        if value.is_none() {
+            self.found.add(
+                place,
+                format!("{label} has no `{key}`"),
+                format!("add `{key}` to it"),
+            );
+        }
+        value
+    }
+
+    pub(super) fn wrong_type(
+        &mut self,
+        value: &Value<'_>,
+        key: &str,
+        label: &str,
+        wanted: &str,
+        example: &str,
+    ) {
+        let place = self.found.place(&value.span());
+        let got = article(value.get_ref());
+        self.found.add(
+            place,
+            format!("{label}: `{key}` is {got}; it must be {wanted}"),
+            format!("write for example `{key} = {example}`"),
+        );
+    }
+
+    pub(super) fn known_keys(&mut self, table: &DeTable<'_>, label: &str, known: &[&str]) {
+        for key in table.keys() {
+            let name: &str = key.get_ref();
+            if known.contains(&name) {
+                continue;
+            }
+            let close = known
+                .iter()
+                .map(|known| (strsim::damerau_levenshtein(known, name), known))
+                .filter(|(distance, known)| *distance <= 2.min(known.len() - 1))
+                .min();
+            let remedy = match close {
+                Some((_, close)) => format!("did you mean `{close}`?"),
+                None => format!("the keys here are `{}`", known.join("`, `")),
+            };
+            let place = self.found.place(&key.span());
+            let name = name.escape_debug();
+            self.found.add(
+                place,
+                format!("{label} has the unknown key `{name}`"),
+                remedy,
+            );
+        }
+    }
+}
+
+/// Which end of a rule a group is given for.
+#[derive(Clone, Copy)]
+pub(super) enum Side {
+    Input,
+    Output,
+}
+
+/// The type of a value in words.
+fn article(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}

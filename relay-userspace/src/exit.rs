@@ -1,0 +1,85 @@
+//! Exit codes: what a shell or a service manager learns from how `relay` ended.
+//!
+//! The numbers are those of sysexits(3); no other module writes one down.
+
+/// All went well.
+pub const OK: u8 = 0;
+/// The command line was wrong.
+pub const USAGE: u8 = 64;
+/// Input other than the rule file was wrong.
+pub const DATA: u8 = 65;
+/// The rule file cannot be opened.
+pub const NO_INPUT: u8 = 66;
+/// Something that the relay needs is not there or in use: an interface, a queue, XDP itself.
+pub const UNAVAILABLE: u8 = 69;
+/// A mistake in the relay itself.
+pub const SOFTWARE: u8 = 70;
+/// The operating system refused a call.
+pub const OS_ERROR: u8 = 71;
+/// A privilege is missing.
+pub const NO_PERMISSION: u8 = 77;
+/// The rule file has mistakes.
+pub const CONFIG: u8 = 78;
+
+/// A code fixed by the place that knows best, attached as context:
+/// `error.context(exit::Code { code: exit::NO_PERMISSION, what: "...".into() })`.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct Code {
+    /// One of the constants of this module.
+    pub code: u8,
+    /// What was tried when the error came.
+    pub what: String,
+}
+
+/// The exit code that an error stands for.
+///
+/// An attached [`Code`] decides; otherwise mistakes in the rule file, a missing privilege and a
+/// refused system call are recognised anywhere in the chain, and the rest is [`SOFTWARE`].
+#[must_use]
+pub fn code_of(error: &anyhow::Error) -> u8 {
+    if let Some(code) = error.downcast_ref::<Code>() {
+        return code.code;
+    }
+    if let Some(mistakes) = error.downcast_ref::<crate::config::Mistakes>() {
+        return mistakes.exit_code();
+    }
+    if let Some(run) = error.downcast_ref::<crate::run::RunError>() {
+        return run.exit_code();
+    }
+    let io = error
+        .chain()
+        .find_map(<dyn std::error::Error>::downcast_ref::<std::io::Error>);
+    match io.map(std::io::Error::kind) {
+        Some(std::io::ErrorKind::PermissionDenied) => NO_PERMISSION,
+        Some(_) => OS_ERROR,
+        None => SOFTWARE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context as _, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn an_attached_code_wins_over_what_the_chain_says() {
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let error = anyhow::Error::new(denied).context("opening a socket");
+        assert_eq!(code_of(&error), NO_PERMISSION);
+        let error = error.context(Code {
+            code: UNAVAILABLE,
+            what: "binding queue 0".into(),
+        });
+        assert_eq!(code_of(&error), UNAVAILABLE);
+        assert_eq!(code_of(&error.context("starting")), UNAVAILABLE);
+    }
+
+    #[test]
+    fn other_io_errors_are_the_systems_and_the_rest_is_ours() {
+        let io: Result<(), _> = Err(std::io::Error::from_raw_os_error(libc::ENOBUFS));
+        assert_eq!(code_of(&io.context("joining").unwrap_err()), OS_ERROR);
+        assert_eq!(code_of(&anyhow!("a queue was lost")), SOFTWARE);
+    }
+}

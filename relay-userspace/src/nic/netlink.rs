@@ -1,0 +1,262 @@
+//! The dumps of rtnetlink and of the generic netlink family `netdev`, reduced to what is needed.
+//!
+//! Whole dumps, filtered here: a handful of messages answer for any number of interfaces, and a
+//! dump never matches an alternative name, by which one interface could be taken for two.
+
+use std::{collections::HashMap, fmt, net::Ipv4Addr};
+
+use neli::{
+    attr::Attribute as _,
+    consts::{
+        nl::{NlmF, Nlmsg},
+        rtnl::{Arphrd, Ifa, IfaF, Iff, Ifla, RtAddrFamily, RtScope, Rtm},
+        socket::NlFamily,
+    },
+    err::RouterError,
+    genl::{Genlmsghdr, GenlmsghdrBuilder},
+    neli_enum,
+    nl::{NlPayload, NlmsghdrBuilder},
+    router::synchronous::NlRouter,
+    rtnl::{Ifaddrmsg, IfaddrmsgBuilder, Ifinfomsg, IfinfomsgBuilder},
+    socket::synchronous::NlSocketHandle,
+    utils::Groups,
+};
+
+/// Everything that is asked by netlink.
+pub(super) struct Dump {
+    pub(super) links: Vec<Link>,
+    /// Interface index and address, primary addresses first.
+    pub(super) addresses: Vec<(u32, Ipv4Addr)>,
+    /// XDP features by interface index; empty when the kernel does not tell.
+    pub(super) xdp_features: HashMap<u32, u64>,
+    /// RX and TX queues in use by interface index, for interfaces that are up; empty when the
+    /// kernel does not tell.
+    pub(super) queues: HashMap<u32, (u32, u32)>,
+}
+
+/// One interface, from `RTM_GETLINK`.
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) name: String,
+    /// `None` when the interface is not Ethernet.
+    pub(super) mac: Option<[u8; 6]>,
+    pub(super) mtu: u32,
+    pub(super) is_up: bool,
+    pub(super) is_loopback: bool,
+}
+
+/// What was tried, and what was said.
+type Failure = (&'static str, String);
+
+/// Commands of the family `netdev` (include/uapi/linux/netdev.h).
+#[neli_enum(serialized_type = "u8")]
+pub(super) enum NetdevCommand {
+    DevGet = 1,
+    QueueGet = 10,
+}
+impl neli::consts::genl::Cmd for NetdevCommand {}
+
+#[neli_enum(serialized_type = "u16")]
+pub(super) enum DevAttribute {
+    Ifindex = 1,
+    XdpFeatures = 3,
+}
+impl neli::consts::genl::NlAttrType for DevAttribute {}
+
+#[neli_enum(serialized_type = "u16")]
+pub(super) enum QueueAttribute {
+    Id = 1,
+    Ifindex = 2,
+    Type = 3,
+}
+impl neli::consts::genl::NlAttrType for QueueAttribute {}
+
+/// `NETDEV_QUEUE_TYPE_RX` and `NETDEV_QUEUE_TYPE_TX`.
+const QUEUE_RX: u32 = 0;
+const QUEUE_TX: u32 = 1;
+
+/// Asks for everything.
+pub(super) fn dump() -> Result<Dump, Failure> {
+    let (route, _) = NlRouter::connect(NlFamily::Route, None, Groups::empty())
+        .map_err(failed("opening a route netlink socket"))?;
+    let links = links(&route)?;
+    let addresses = addresses(&route)?;
+    let (xdp_features, queues) = netdev()?;
+    Ok(Dump {
+        links,
+        addresses,
+        xdp_features,
+        queues,
+    })
+}
+
+fn failed<E: fmt::Display>(what: &'static str) -> impl Fn(E) -> Failure {
+    move |error| (what, error.to_string())
+}
+
+fn links(route: &NlRouter) -> Result<Vec<Link>, Failure> {
+    const WHAT: &str = "listing the interfaces (RTM_GETLINK)";
+    let request = IfinfomsgBuilder::default()
+        .ifi_family(RtAddrFamily::Unspecified)
+        .build()
+        .map_err(failed(WHAT))?;
+    let answers = route
+        .send::<_, _, Rtm, Ifinfomsg>(Rtm::Getlink, NlmF::DUMP, NlPayload::Payload(request))
+        .map_err(failed(WHAT))?;
+    let mut links = Vec::new();
+    for answer in answers {
+        let answer = answer.map_err(failed(WHAT))?;
+        let Some(message) = answer.get_payload() else {
+            continue;
+        };
+        let attributes = message.rtattrs().get_attr_handle();
+        let Ok(name) = attributes.get_attr_payload_as_with_len::<String>(Ifla::Ifname) else {
+            continue;
+        };
+        let mac = attributes.get_attribute(Ifla::Address);
+        let mac = mac.and_then(|mac| <[u8; 6]>::try_from(mac.payload().as_ref()).ok());
+        links.push(Link {
+            index: message.ifi_index().unsigned_abs(),
+            name,
+            mac: mac.filter(|_| *message.ifi_type() == Arphrd::Ether),
+            mtu: attributes
+                .get_attr_payload_as::<u32>(Ifla::Mtu)
+                .map_err(failed(WHAT))?,
+            is_up: message.ifi_flags().contains(Iff::UP),
+            is_loopback: message.ifi_flags().contains(Iff::LOOPBACK),
+        });
+    }
+    Ok(links)
+}
+
+fn addresses(route: &NlRouter) -> Result<Vec<(u32, Ipv4Addr)>, Failure> {
+    const WHAT: &str = "listing the IPv4 addresses (RTM_GETADDR)";
+    let request = IfaddrmsgBuilder::default()
+        .ifa_family(RtAddrFamily::Inet)
+        .ifa_prefixlen(0)
+        .ifa_scope(RtScope::Universe)
+        .ifa_index(0)
+        .build()
+        .map_err(failed(WHAT))?;
+    let answers = route
+        .send::<_, _, Rtm, Ifaddrmsg>(Rtm::Getaddr, NlmF::DUMP, NlPayload::Payload(request))
+        .map_err(failed(WHAT))?;
+    let mut addresses = Vec::new();
+    for answer in answers {
+        let answer = answer.map_err(failed(WHAT))?;
+        let Some(message) = answer.get_payload() else {
+            continue;
+        };
+        let attributes = message.rtattrs().get_attr_handle();
+        // IFA_LOCAL is ours; IFA_ADDRESS is the other end's on a point-to-point interface.
+        let Some(local) = attributes.get_attribute(Ifa::Local) else {
+            continue;
+        };
+        let Ok(octets) = <[u8; 4]>::try_from(local.payload().as_ref()) else {
+            continue;
+        };
+        let secondary = message.ifa_flags().contains(IfaF::SECONDARY);
+        addresses.push((secondary, *message.ifa_index(), Ipv4Addr::from(octets)));
+    }
+    // A stable sort: within each kind the kernel's order, which is the one it chooses by, stays.
+    addresses.sort_by_key(|(secondary, ..)| *secondary);
+    Ok(addresses
+        .into_iter()
+        .map(|(_, index, address)| (index, address))
+        .collect())
+}
+
+#[expect(
+    clippy::type_complexity,
+    reason = "two maps for the only caller, which names them"
+)]
+fn netdev() -> Result<(HashMap<u32, u64>, HashMap<u32, (u32, u32)>), Failure> {
+    let (generic, _) = NlRouter::connect(NlFamily::Generic, None, Groups::empty())
+        .map_err(failed("opening a generic netlink socket"))?;
+    let family = match generic.resolve_genl_family("netdev") {
+        Ok(family) => family,
+        // The family came with 6.3.
+        Err(RouterError::Nlmsgerr(error)) if *error.error() == -libc::ENOENT => {
+            return Ok((HashMap::new(), HashMap::new()));
+        }
+        Err(error) => return Err(("looking up the netlink family `netdev`", error.to_string())),
+    };
+    let mut features = HashMap::new();
+    each::<DevAttribute>(
+        family,
+        NetdevCommand::DevGet,
+        "asking for XDP features (netdev dev-get)",
+        |message| {
+            let attributes = message.attrs().get_attr_handle();
+            let index = attributes.get_attr_payload_as::<u32>(DevAttribute::Ifindex);
+            let bits = attributes.get_attr_payload_as::<u64>(DevAttribute::XdpFeatures);
+            if let (Ok(index), Ok(bits)) = (index, bits) {
+                features.insert(index, bits);
+            }
+        },
+    )?;
+    let mut queues: HashMap<u32, (u32, u32)> = HashMap::new();
+    each::<QueueAttribute>(
+        family,
+        NetdevCommand::QueueGet,
+        "asking for the queues (netdev queue-get)",
+        |message| {
+            let attributes = message.attrs().get_attr_handle();
+            let index = attributes.get_attr_payload_as::<u32>(QueueAttribute::Ifindex);
+            let kind = attributes.get_attr_payload_as::<u32>(QueueAttribute::Type);
+            if let (Ok(index), Ok(kind)) = (index, kind) {
+                let (rx, tx) = queues.entry(index).or_default();
+                *rx += u32::from(kind == QUEUE_RX);
+                *tx += u32::from(kind == QUEUE_TX);
+            }
+        },
+    )?;
+    Ok((features, queues))
+}
+
+/// Hands every message of a dump to `take`; none when the kernel does not know the command.
+///
+/// The kernel does not mark the messages of these dumps as parts of one (NLM_F_MULTI), so the router
+/// would stop after the first; here the closing NLMSG_DONE alone counts.
+fn each<A>(
+    family: u16,
+    command: NetdevCommand,
+    what: &'static str,
+    mut take: impl FnMut(&Genlmsghdr<NetdevCommand, A>),
+) -> Result<(), Failure>
+where
+    A: neli::consts::genl::NlAttrType + fmt::Debug + 'static,
+{
+    let socket = NlSocketHandle::connect(NlFamily::Generic, None, Groups::empty())
+        .map_err(failed("opening a generic netlink socket"))?;
+    let payload = GenlmsghdrBuilder::<NetdevCommand, A, _>::default()
+        .cmd(command)
+        .version(1)
+        .build()
+        .map_err(failed(what))?;
+    let request = NlmsghdrBuilder::default()
+        .nl_type(family)
+        .nl_flags(NlmF::REQUEST | NlmF::DUMP)
+        .nl_payload(NlPayload::Payload(payload))
+        .build()
+        .map_err(failed(what))?;
+    socket.send(&request).map_err(failed(what))?;
+    loop {
+        let (messages, _) = socket
+            .recv::<u16, Genlmsghdr<NetdevCommand, A>>()
+            .map_err(failed(what))?;
+        for message in messages {
+            let message = message.map_err(failed(what))?;
+            match message.nl_payload() {
+                NlPayload::Payload(payload) => take(payload),
+                // Unknown to kernels before 6.8.
+                NlPayload::Err(error) if *error.error() == -libc::EOPNOTSUPP => return Ok(()),
+                NlPayload::Err(error) => return Err((what, error.to_string())),
+                NlPayload::Ack(_) | NlPayload::DumpExtAck(_) | NlPayload::Empty => {}
+            }
+            if u16::from(Nlmsg::Done) == *message.nl_type() {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Against the kernel: every test makes a network namespace of its own and needs root.
+
+use super::*;
+use crate::testing::{in_namespace, run};
+
+fn make_pair() {
+    run(
+        "ip link add name va numtxqueues 4 numrxqueues 4 type veth peer name vb numtxqueues 4 numrxqueues 4",
+    );
+}
+
+#[test]
+fn queues_in_use_are_counted_up_and_down_and_after_a_change() {
+    in_namespace(|| {
+        make_pair();
+        let queues = || facts("va").map(|facts| (facts.rx_queues, facts.tx_queues, facts.is_up));
+        assert_eq!(queues(), Ok((4, 4, false)));
+        run("ethtool -L va rx 2 tx 3");
+        assert_eq!(queues(), Ok((2, 3, false)), "down: by ethtool");
+        run("ip link set va up");
+        assert_eq!(queues(), Ok((2, 3, true)), "up: by netlink");
+    });
+}
+
+#[test]
+fn ethtool_and_netlink_agree_on_the_queues() {
+    in_namespace(|| {
+        make_pair();
+        run("ip link set va up");
+        run("ethtool -L va rx 3 tx 1");
+        let index = facts("va").unwrap().index;
+        let dump = netlink::dump().unwrap_or_else(|(what, error)| panic!("{what}: {error}"));
+        assert_eq!(dump.queues.get(&index), Some(&(3, 1)));
+        assert_eq!(ethtool::channels("va").unwrap(), Some((3, 1)));
+    });
+}
+
+#[test]
+fn the_facts_are_those_that_were_set() {
+    in_namespace(|| {
+        make_pair();
+        run("ip link set va address 02:00:00:00:00:07 mtu 3000");
+        run("ip addr add 10.7.0.1/24 dev va");
+        run("ip addr add 10.7.0.2/24 dev va");
+        run("ip addr add 10.8.0.1/24 dev va");
+        run("ip addr add 10.9.0.1/24 dev vb");
+        let facts = facts("va").unwrap();
+        assert_eq!(facts.mac, Some([2, 0, 0, 0, 0, 7]));
+        assert_eq!(facts.mtu, 3000);
+        assert_eq!(facts.driver, "veth");
+        let addresses: Vec<String> = facts.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            addresses,
+            ["10.7.0.1", "10.8.0.1", "10.7.0.2"],
+            "primary ones first"
+        );
+        let xdp = facts.xdp.unwrap();
+        assert!(xdp.native() && !xdp.zero_copy(), "{xdp:?}");
+    });
+}
+
+#[test]
+fn loopback_and_bridge_interfaces_have_no_native_xdp() {
+    in_namespace(|| {
+        run("ip link add name br0 type bridge");
+        run("ip link set br0 up");
+        let survey = facts_for(["lo", "br0", "lo"]);
+        assert_eq!(survey.failures, []);
+        assert_eq!(survey.interfaces.len(), 2);
+        let (lo, bridge) = (&survey.interfaces["lo"], &survey.interfaces["br0"]);
+        assert!(lo.is_loopback && lo.mac.is_none() && !lo.is_up);
+        assert!(!bridge.is_loopback && bridge.mac.is_some() && bridge.is_up);
+        for facts in [lo, bridge] {
+            assert!(!facts.xdp.unwrap().native(), "{}", facts.name);
+            assert_eq!((facts.rx_queues, facts.tx_queues), (1, 1), "{}", facts.name);
+        }
+        assert!(survey.cpus >= 1);
+    });
+}
+
+#[test]
+fn a_missing_interface_is_named_with_those_that_there_are() {
+    in_namespace(|| {
+        make_pair();
+        let error = facts("vx").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "there is no interface `vx` in this network namespace"
+        );
+        assert_eq!(error.remedy(), "`ip link show` lists: lo, vb, va");
+    });
+}
+
+#[test]
+fn an_alternative_name_is_not_another_interface() {
+    in_namespace(|| {
+        make_pair();
+        run("ip link property add dev va altname other");
+        assert!(matches!(facts("other"), Err(NicError::Missing { .. })));
+    });
+}
+
+#[test]
+fn zero_copy_takes_native_xdp_too() {
+    assert!(XdpFeatures::from_bits(0b1011).zero_copy());
+    assert!(!XdpFeatures::from_bits(0b1001).zero_copy());
+    assert!(XdpFeatures::from_bits(0b0011).native());
+    assert!(!XdpFeatures::from_bits(0b0001).native());
+}

@@ -1,0 +1,433 @@
+//! Checks the rules against the interfaces that there are, and resolves names to positions.
+//!
+//! Which worker owns which queue is decided in [`super::queues`]. Everything that cannot be is a
+//! mistake with a place in the file; everything that can be but may surprise is a note.
+
+use std::collections::HashMap;
+
+use super::{Flow, Interface, Mode, Output, Plan, mac, queues};
+use crate::{
+    config::{Document, InterfacePlaces, Mistake, Mistakes, Place},
+    nic::{Facts, Survey, XdpFeatures},
+    rules::{InterfaceOptions, Rule},
+};
+
+/// A 4096-byte chunk holds the XDP headroom (256), an Ethernet header (14), one VLAN tag (4) and
+/// the packet; more would need multi-buffer frames.
+const MAX_INPUT_MTU: u32 = 4096 - 256 - 14 - 4;
+/// What zero copy leaves of such a chunk, rounded down to 128, less 26 (xp_assign_dev in
+/// net/xdp/xsk_buff_pool.c).
+const MAX_ZERO_COPY_MTU: u32 = (4096 - 256) / 128 * 128 - 26;
+/// veth attaches a native XDP program only when the other end's MTU is at most this
+/// (veth_xdp_set in drivers/net/veth.c, with 4 KiB pages).
+const MAX_VETH_PEER_MTU: u32 = 3506;
+
+/// One interface as the rules use it, with the first place that needs it for each purpose.
+pub(super) struct Use<'a> {
+    pub(super) facts: &'a Facts,
+    pub(super) is_input: bool,
+    pub(super) is_output: bool,
+    /// The queues whose frames are relayed; empty unless an input.
+    pub(super) rx: Vec<u32>,
+    /// The queues that copies may leave by; empty unless an output.
+    pub(super) tx: Vec<u32>,
+}
+
+/// The names in the order of their first appearance, with the first place of each kind.
+struct Named<'a> {
+    name: &'a str,
+    input: Option<Place>,
+    output: Option<Place>,
+}
+
+/// Resolves `document` against the interfaces in `survey`. Reads and changes nothing else.
+///
+/// # Errors
+///
+/// Everything that stands against running the rules, with its place in the file.
+pub fn build(document: &Document, survey: &Survey) -> Result<Plan, Mistakes> {
+    let mut mistakes = Vec::new();
+    let mut notes = Vec::new();
+    let named = names(document);
+    let mut uses = Vec::with_capacity(named.len());
+    for named in &named {
+        let options = options_of(document, named.name);
+        if let Some((options, places)) = options {
+            cpus(document, options, places, survey.cpus, &mut mistakes);
+        }
+        match survey.interfaces.get(named.name) {
+            Some(facts) => {
+                suitable(document, named, facts, &mut mistakes);
+                let checked = check_queues(document, named, facts, options, &mut mistakes);
+                uses.push(checked);
+            }
+            None => mistakes.push(missing(document, named, survey)),
+        }
+    }
+    if !mistakes.is_empty() {
+        return Err(Mistakes::of(mistakes));
+    }
+    for used in &uses {
+        interface_notes(used, &mut notes);
+    }
+
+    let positions: HashMap<&str, usize> = uses
+        .iter()
+        .enumerate()
+        .map(|(position, used)| (used.facts.name.as_str(), position))
+        .collect();
+    let flows: Vec<Flow> = document
+        .rules
+        .rules
+        .iter()
+        .filter_map(|rule| flow(rule, &positions, &uses))
+        .collect();
+    mtu_notes(&flows, &uses, &mut notes);
+    let groups = queues::groups(uses.len(), &flows);
+    let modes = modes(&groups, &uses, &mut notes);
+    let workers = queues::workers(document, &groups, &flows, &uses, &mut notes);
+    let interfaces = uses
+        .into_iter()
+        .zip(modes)
+        .filter_map(|(used, mode)| interface(used, mode))
+        .collect();
+    Ok(Plan {
+        interfaces,
+        flows,
+        workers,
+        notes,
+    })
+}
+
+fn names(document: &Document) -> Vec<Named<'_>> {
+    let mut named: Vec<Named<'_>> = Vec::new();
+    let mut positions: HashMap<&str, usize> = HashMap::new();
+    let mut place_of = |name, is_input: bool, place| {
+        let position = *positions.entry(name).or_insert(named.len());
+        if position == named.len() {
+            named.push(Named {
+                name,
+                input: None,
+                output: None,
+            });
+        }
+        if let Some(named) = named.get_mut(position) {
+            let slot = if is_input {
+                &mut named.input
+            } else {
+                &mut named.output
+            };
+            slot.get_or_insert(place);
+        }
+    };
+    for (rule, places) in document.rules.rules.iter().zip(&document.places.rules) {
+        place_of(&rule.input.interface, true, places.input_interface);
+        for (output, places) in rule.outputs.iter().zip(&places.outputs) {
+            place_of(&output.interface, false, places.interface);
+        }
+    }
+    named
+}
+
+impl Named<'_> {
+    /// Where the file first names the interface.
+    fn place(&self) -> Place {
+        let places = self.input.into_iter().chain(self.output);
+        places.min().unwrap_or(Place { line: 1, column: 1 })
+    }
+}
+
+fn options_of<'a>(
+    document: &'a Document,
+    name: &str,
+) -> Option<(&'a InterfaceOptions, &'a InterfacePlaces)> {
+    let mut all = document
+        .rules
+        .interfaces
+        .iter()
+        .zip(&document.places.interfaces);
+    all.find(|(options, _)| options.name == name)
+}
+
+fn missing(document: &Document, named: &Named<'_>, survey: &Survey) -> Mistake {
+    match survey
+        .failures
+        .iter()
+        .find(|failure| failure.name() == named.name)
+    {
+        Some(failure) => document.mistake(named.place(), failure.to_string(), failure.remedy()),
+        None => document.mistake(
+            named.place(),
+            format!("there is no interface `{}`", named.name),
+            "`ip link show` lists those that there are".into(),
+        ),
+    }
+}
+
+/// What an interface must be for the relay to use it at all.
+///
+/// Native XDP is needed on inputs only: AF_XDP transmits in copy mode by any Ethernet driver.
+fn suitable(document: &Document, named: &Named<'_>, facts: &Facts, mistakes: &mut Vec<Mistake>) {
+    let name = named.name;
+    let no_native = named
+        .input
+        .filter(|_| facts.xdp.is_some_and(|xdp| !xdp.native()));
+    let lacks = if facts.is_loopback {
+        Some((
+            named.place(),
+            "is the loopback interface, which has no native XDP",
+        ))
+    } else if facts.mac.is_none() {
+        Some((
+            named.place(),
+            "is no Ethernet interface, which AF_XDP needs",
+        ))
+    } else {
+        no_native.map(|place| (place, "has no native XDP, which an input needs"))
+    };
+    if let Some((place, lacks)) = lacks {
+        let remedy = if facts.driver == "veth" {
+            "a veth has native XDP only while it has at least as many RX queues as its other end has \
+             TX queues: compare both with `ethtool -l`; the io_uring fallback is not built yet"
+        } else {
+            "the io_uring fallback is not built yet; use an interface whose driver has native XDP, \
+             and of VLANs, bridges and bonds the interface below them"
+        };
+        mistakes.push(document.mistake(
+            place,
+            format!("interface `{name}` (driver {}) {lacks}", facts.driver),
+            remedy.into(),
+        ));
+    }
+    if let Some(place) = named.output
+        && facts.addresses.is_empty()
+    {
+        mistakes.push(document.mistake(
+            place,
+            format!("the output interface `{name}` has no IPv4 address to send from"),
+            format!("give it one: `ip address add ADDRESS/LENGTH dev {name}`"),
+        ));
+    }
+    if let Some(place) = named.input
+        && facts.mtu > MAX_INPUT_MTU
+    {
+        mistakes.push(document.mistake(
+            place,
+            format!(
+                "the input interface `{name}` has MTU {}; a UMEM chunk takes at most {MAX_INPUT_MTU}",
+                facts.mtu
+            ),
+            format!("lower it: `ip link set {name} mtu {MAX_INPUT_MTU}`"),
+        ));
+    }
+}
+
+/// The queues that are used; a mistake for each that there is not.
+fn check_queues<'a>(
+    document: &Document,
+    named: &Named<'_>,
+    facts: &'a Facts,
+    options: Option<(&'a InterfaceOptions, &InterfacePlaces)>,
+    mistakes: &mut Vec<Mistake>,
+) -> Use<'a> {
+    let name = named.name;
+    let mut of_kind = |wanted: Option<Place>, kind: &str, count: u32| {
+        let Some(place) = wanted else {
+            return Vec::new();
+        };
+        if count == 0 {
+            mistakes.push(document.mistake(
+                place,
+                format!("interface `{name}` has no {kind} queue"),
+                format!("`ethtool -l {name}` shows its queues and `ethtool -L {name}` sets them"),
+            ));
+            return Vec::new();
+        }
+        let Some((Some(listed), places)) =
+            options.map(|(options, places)| (options.queues.as_ref(), places))
+        else {
+            return (0..count).collect();
+        };
+        for (queue, place) in listed.iter().zip(&places.queues) {
+            if *queue >= count {
+                mistakes.push(document.mistake(
+                    *place,
+                    format!(
+                        "interface `{name}` has no {kind} queue {queue}: it has {}",
+                        numbered(count)
+                    ),
+                    format!(
+                        "correct `queues`, or change how many there are: `ethtool -l {name}` shows \
+                         them and `ethtool -L {name}` sets them"
+                    ),
+                ));
+            }
+        }
+        listed.clone()
+    };
+    let rx = of_kind(named.input, "RX", facts.rx_queues);
+    let tx = of_kind(named.output, "TX", facts.tx_queues);
+    Use {
+        facts,
+        is_input: named.input.is_some(),
+        is_output: named.output.is_some(),
+        rx,
+        tx,
+    }
+}
+
+/// "1, queue 0" or "4, queues 0 to 3".
+fn numbered(count: u32) -> String {
+    if count == 1 {
+        "1, queue 0".into()
+    } else {
+        format!("{count}, queues 0 to {}", count - 1)
+    }
+}
+
+fn cpus(
+    document: &Document,
+    options: &InterfaceOptions,
+    places: &InterfacePlaces,
+    configured: u32,
+    mistakes: &mut Vec<Mistake>,
+) {
+    for (cpu, place) in options.cpus.iter().flatten().zip(&places.cpus) {
+        if *cpu >= configured {
+            mistakes.push(
+                document.mistake(
+                    *place,
+                    format!("there is no CPU {cpu}: this machine has {configured}, counted from 0"),
+                    "`lscpu` lists them; correct `cpus`, or leave it out to let the kernel choose"
+                        .into(),
+                ),
+            );
+        }
+    }
+}
+
+fn flow(rule: &Rule, positions: &HashMap<&str, usize>, uses: &[Use<'_>]) -> Option<Flow> {
+    let output = |output: &crate::rules::Output| {
+        let interface = *positions.get(output.interface.as_str())?;
+        Some(Output {
+            interface,
+            group: output.group,
+            port: output.port,
+            ttl: output.ttl,
+            source: *uses.get(interface)?.facts.addresses.first()?,
+            destination_mac: mac::of_group(output.group),
+        })
+    };
+    Some(Flow {
+        rule: rule.name.clone(),
+        interface: *positions.get(rule.input.interface.as_str())?,
+        group: rule.input.group,
+        port: rule.input.port,
+        outputs: rule.outputs.iter().filter_map(output).collect(),
+    })
+}
+
+fn interface(used: Use<'_>, expected_mode: Mode) -> Option<Interface> {
+    let facts = used.facts;
+    Some(Interface {
+        name: facts.name.clone(),
+        index: facts.index,
+        mac: facts.mac?,
+        mtu: facts.mtu,
+        address: facts.addresses.first().copied(),
+        driver: facts.driver.clone(),
+        is_input: used.is_input,
+        is_output: used.is_output,
+        rx_queues: used.rx,
+        expected_mode,
+    })
+}
+
+fn interface_notes(used: &Use<'_>, notes: &mut Vec<String>) {
+    let Facts {
+        name, mtu, driver, ..
+    } = used.facts;
+    if !used.facts.is_up {
+        notes.push(format!(
+            "{name} is down; nothing moves there until it is up: `ip link set {name} up`."
+        ));
+    }
+    if used.facts.xdp.is_none() {
+        notes.push(format!(
+            "The kernel does not tell what XDP can do on {name} (that came with Linux 6.3); copy mode \
+             is expected, and whether native XDP works shows when the program is attached."
+        ));
+    }
+    if used.is_input && driver == "veth" && *mtu > MAX_VETH_PEER_MTU {
+        notes.push(format!(
+            "{name} is a veth with MTU {mtu}; the kernel attaches XDP to it only if the other end's \
+             MTU is at most {MAX_VETH_PEER_MTU}."
+        ));
+    }
+    if used.is_input && used.facts.addresses.is_empty() {
+        notes.push(format!(
+            "{name} has no IPv4 address; its IGMP reports leave from 0.0.0.0, which some switches and \
+             routers ignore."
+        ));
+    }
+    let unused: Vec<u32> = (0..used.facts.rx_queues)
+        .filter(|queue| !used.rx.contains(queue))
+        .collect();
+    if used.is_input && !unused.is_empty() {
+        notes.push(format!(
+            "{name} relays from RX {} only, as `queues` says; datagrams that it steers to RX {} are \
+             not relayed. `ethtool -X {name}` or `ethtool -N {name}` steers them.",
+            queues::list(&used.rx),
+            queues::list(&unused)
+        ));
+    }
+}
+
+fn mtu_notes(flows: &[Flow], uses: &[Use<'_>], notes: &mut Vec<String>) {
+    let mut said = std::collections::HashSet::new();
+    for flow in flows {
+        for output in &flow.outputs {
+            let (Some(from), Some(to)) = (uses.get(flow.interface), uses.get(output.interface))
+            else {
+                continue;
+            };
+            let (from, to) = (from.facts, to.facts);
+            if to.mtu < from.mtu && said.insert((flow.interface, output.interface)) {
+                notes.push(format!(
+                    "{} has MTU {} and {} has MTU {}; larger datagrams from {} do not leave by {} and \
+                     are counted there as too_big.",
+                    from.name, from.mtu, to.name, to.mtu, from.name, to.name
+                ));
+            }
+        }
+    }
+}
+
+/// The mode of every interface. All of a group share UMEMs, and a UMEM is zero copy or it is not.
+fn modes(groups: &[queues::Group], uses: &[Use<'_>], notes: &mut Vec<String>) -> Vec<Mode> {
+    let can = |used: &Use<'_>| {
+        used.facts.mtu <= MAX_ZERO_COPY_MTU && used.facts.xdp.is_some_and(XdpFeatures::zero_copy)
+    };
+    let mut modes = vec![Mode::Copy; uses.len()];
+    for group in groups {
+        let (able, unable): (Vec<usize>, Vec<usize>) = group
+            .interfaces
+            .iter()
+            .partition(|position| uses.get(**position).is_some_and(can));
+        if unable.is_empty() {
+            for position in able {
+                if let Some(mode) = modes.get_mut(position) {
+                    *mode = Mode::ZeroCopy;
+                }
+            }
+        } else if !able.is_empty() {
+            notes.push(format!(
+                "Zero copy is possible on {} but not on {}; rules connect them, so they share memory \
+                 and all of them copy.",
+                queues::names(&able, uses),
+                queues::names(&unable, uses)
+            ));
+        }
+    }
+    modes
+}

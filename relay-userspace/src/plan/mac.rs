@@ -1,0 +1,27 @@
+//! Hardware addresses: how they read, and which one a group has.
+
+use std::{fmt, net::Ipv4Addr};
+
+use serde::Serializer;
+
+/// Shows a hardware address as `aa:bb:cc:dd:ee:ff`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// The Ethernet address of a group: 01:00:5e and its low 23 bits (RFC 1112, section 6.4).
+#[must_use]
+pub fn of_group(group: Ipv4Addr) -> [u8; 6] {
+    let [_, b, c, d] = group.octets();
+    [0x01, 0x00, 0x5e, b & 0x7f, c, d]
+}
+
+pub(super) fn serialize<S: Serializer>(mac: &[u8; 6], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&Mac(*mac))
+}

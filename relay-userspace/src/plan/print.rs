@@ -1,0 +1,161 @@
+//! The plan for people: what is where, in the order in which one looks for it at night.
+
+use std::fmt;
+
+use super::{Mac, Mode, Output, Plan, Worker, queues::spans};
+use crate::rules::Ttl;
+
+/// The most rule names that one worker's line shows.
+const NAMED_FLOWS: usize = 6;
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.print_interfaces(f)?;
+        self.print_workers(f)?;
+        self.print_flows(f)?;
+        if !self.notes.is_empty() {
+            writeln!(f, "\nnotes")?;
+            for note in &self.notes {
+                writeln!(f, "  - {note}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ZeroCopy => "zero copy",
+            Self::Copy => "copy",
+        })
+    }
+}
+
+impl Plan {
+    fn name(&self, interface: usize) -> &str {
+        self.interfaces
+            .get(interface)
+            .map_or("?", |interface| &interface.name)
+    }
+
+    fn print_interfaces(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "interfaces")?;
+        for interface in &self.interfaces {
+            let role = match (interface.is_input, interface.is_output) {
+                (true, true) => "input and output",
+                (true, false) => "input",
+                (false, _) => "output",
+            };
+            let address = interface
+                .address
+                .map_or("no IPv4 address".to_owned(), |a| a.to_string());
+            writeln!(
+                f,
+                "  {:<15}  {role}, AF_XDP {} expected\n  {:<15}  index {}, driver {}, {}, {address}, MTU {}",
+                interface.name,
+                interface.expected_mode,
+                "",
+                interface.index,
+                interface.driver,
+                Mac(interface.mac),
+                interface.mtu,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn print_workers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nworkers")?;
+        for (number, worker) in self.workers.iter().enumerate() {
+            let cpu = worker
+                .cpu
+                .map_or("not pinned".to_owned(), |cpu| format!("CPU {cpu}"));
+            let mut rules: Vec<&str> = worker
+                .flows
+                .iter()
+                .take(NAMED_FLOWS)
+                .filter_map(|flow| self.flows.get(*flow))
+                .map(|flow| flow.rule.as_str())
+                .collect();
+            let more = worker.flows.len().saturating_sub(NAMED_FLOWS);
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            if rules.is_empty() {
+                rules.push("none");
+            }
+            writeln!(f, "  worker {number}, {cpu}")?;
+            writeln!(
+                f,
+                "    receives from  {}",
+                self.ports(worker, |port| port.receives)
+            )?;
+            writeln!(
+                f,
+                "    transmits by   {}",
+                self.ports(worker, |port| port.transmits)
+            )?;
+            writeln!(f, "    rules          {}{more}", rules.join(", "))?;
+        }
+        Ok(())
+    }
+
+    /// "in0 queues 0, 2; in1 queue 0"
+    fn ports(&self, worker: &Worker, wanted: impl Fn(&super::Port) -> bool) -> String {
+        let mut parts: Vec<(usize, Vec<u32>)> = Vec::new();
+        for port in worker.ports.iter().filter(|port| wanted(port)) {
+            match parts.last_mut() {
+                Some((interface, queues)) if *interface == port.interface => {
+                    queues.push(port.queue);
+                }
+                _ => parts.push((port.interface, vec![port.queue])),
+            }
+        }
+        let part = |(interface, queues): &(usize, Vec<u32>)| {
+            let plural = if queues.len() == 1 { "" } else { "s" };
+            format!("{} queue{plural} {}", self.name(*interface), spans(queues))
+        };
+        if parts.is_empty() {
+            return "nothing".into();
+        }
+        parts.iter().map(part).collect::<Vec<_>>().join("; ")
+    }
+
+    fn print_flows(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nrules")?;
+        for flow in &self.flows {
+            let count = flow.outputs.len();
+            writeln!(
+                f,
+                "  {}: {}:{} on {}, {count} output{}",
+                flow.rule,
+                flow.group,
+                flow.port,
+                self.name(flow.interface),
+                if count == 1 { "" } else { "s" }
+            )?;
+            for output in &flow.outputs {
+                self.print_output(output, f)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn print_output(&self, output: &Output, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ttl = match output.ttl {
+            Ttl::Set(ttl) => format!("TTL {ttl}"),
+            Ttl::Decrement => "TTL less 1".to_owned(),
+        };
+        writeln!(
+            f,
+            "    -> {:<21} by {:<15} from {:<15} to {}, {ttl}",
+            format!("{}:{}", output.group, output.port),
+            self.name(output.interface),
+            output.source.to_string(),
+            Mac(output.destination_mac),
+        )
+    }
+}

@@ -1,0 +1,475 @@
+//! Plans over hand-made facts: who owns which queue, what is refused, what is only said.
+#![expect(clippy::type_complexity, reason = "tables are read by column")]
+
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::{
+    config,
+    nic::{Facts, NicError, Survey, XdpFeatures},
+};
+
+const NATIVE: u64 = XdpFeatures::BASIC | XdpFeatures::REDIRECT;
+const ZERO_COPY: u64 = NATIVE | XdpFeatures::XSK_ZEROCOPY;
+
+/// An interface with so many RX and TX queues; `index` also numbers its addresses.
+fn nic(name: &str, index: u8, rx: u32, tx: u32) -> Facts {
+    Facts {
+        name: name.into(),
+        index: index.into(),
+        mac: Some([2, 0, 0, 0, 0, index]),
+        mtu: 1500,
+        addresses: vec![
+            Ipv4Addr::new(10, 0, index, 1),
+            Ipv4Addr::new(10, 0, index, 2),
+        ],
+        is_up: true,
+        is_loopback: false,
+        driver: "veth".into(),
+        rx_queues: rx,
+        tx_queues: tx,
+        xdp: Some(XdpFeatures::from_bits(NATIVE)),
+    }
+}
+
+fn survey(facts: impl IntoIterator<Item = Facts>) -> Survey {
+    let interfaces = facts
+        .into_iter()
+        .map(|facts| (facts.name.clone(), facts))
+        .collect();
+    Survey {
+        interfaces,
+        failures: Vec::new(),
+        cpus: 8,
+    }
+}
+
+/// Rules "in -> out out", one a line, named r1, r2, ...; then the rest of the file.
+fn document(rules: &[&str], rest: &str) -> Document {
+    let mut text = String::new();
+    for (number, rule) in (1..).zip(rules) {
+        let (input, outputs) = rule.split_once(" -> ").unwrap();
+        let outputs: Vec<String> = (1..)
+            .zip(outputs.split(' '))
+            .map(|(o, name)| {
+                format!("{{ interface = \"{name}\", group = \"239.2.{number}.{o}\", port = 5002 }}")
+            })
+            .collect();
+        text += &format!(
+            "[[rules]]\nname = \"r{number}\"\n\
+             input = {{ interface = \"{input}\", group = \"239.129.1.{number}\", port = 5001 }}\n\
+             outputs = [{}]\n",
+            outputs.join(", ")
+        );
+    }
+    config::parse("relay.toml", &(text + rest)).unwrap()
+}
+
+fn options(name: &str, rest: &str) -> String {
+    format!("[[interfaces]]\nname = \"{name}\"\n{rest}\n")
+}
+
+/// The ports of every worker, for example `in0/0r out0/0t`, and `b` for both.
+fn ports(plan: &Plan) -> Vec<String> {
+    let port = |port: &Port| {
+        let role = match (port.receives, port.transmits) {
+            (true, true) => "b",
+            (true, false) => "r",
+            (false, true) => "t",
+            (false, false) => "?",
+        };
+        format!(
+            "{}/{}{role}",
+            plan.interfaces[port.interface].name, port.queue
+        )
+    };
+    let worker = |worker: &Worker| worker.ports.iter().map(port).collect::<Vec<_>>().join(" ");
+    plan.workers.iter().map(worker).collect()
+}
+
+#[test]
+fn every_queue_has_one_owner() {
+    let cases: &[(&str, &[&str], &str, &[Facts], &[&str])] = &[
+        (
+            "one of each",
+            &["in0 -> out0"],
+            "",
+            &[nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)],
+            &["in0/0r out0/0t"],
+        ),
+        (
+            "as many",
+            &["in0 -> out0"],
+            "",
+            &[nic("in0", 1, 2, 1), nic("out0", 2, 1, 2)],
+            &["in0/0r out0/0t", "in0/1r out0/1t"],
+        ),
+        (
+            "fewer TX",
+            &["in0 -> out0"],
+            "",
+            &[nic("in0", 1, 5, 5), nic("out0", 2, 8, 2)],
+            &["in0/0r in0/2r in0/4r out0/0t", "in0/1r in0/3r out0/1t"],
+        ),
+        (
+            "fewer RX",
+            &["in0 -> out0"],
+            "",
+            &[nic("in0", 1, 2, 9), nic("out0", 2, 1, 8)],
+            &["in0/0r out0/0t", "in0/1r out0/1t"],
+        ),
+        (
+            "the narrowest output decides",
+            &["in0 -> out0 out1"],
+            "",
+            &[
+                nic("in0", 1, 4, 4),
+                nic("out0", 2, 4, 4),
+                nic("out1", 3, 4, 2),
+            ],
+            &[
+                "in0/0r in0/2r out0/0t out1/0t",
+                "in0/1r in0/3r out0/1t out1/1t",
+            ],
+        ),
+        (
+            "an output on the input's own interface is one port",
+            &["in0 -> in0 out0"],
+            "",
+            &[nic("in0", 1, 2, 2), nic("out0", 2, 2, 2)],
+            &["in0/0b out0/0t", "in0/1b out0/1t"],
+        ),
+        (
+            "more RX than TX on one interface",
+            &["in0 -> in0"],
+            "",
+            &[nic("in0", 1, 4, 2)],
+            &["in0/0b in0/2r", "in0/1b in0/3r"],
+        ),
+        (
+            "more TX than RX on one interface",
+            &["in0 -> in0", "in1 -> in0"],
+            "",
+            &[nic("in0", 1, 1, 4), nic("in1", 2, 2, 1)],
+            &["in0/0b in1/0r", "in0/1t in1/1r"],
+        ),
+        (
+            "both directions",
+            &["a -> b", "b -> a"],
+            "",
+            &[nic("a", 1, 2, 2), nic("b", 2, 2, 2)],
+            &["a/0b b/0b", "a/1b b/1b"],
+        ),
+        (
+            "groups that share nothing have their own workers",
+            &["in0 -> out0", "in1 -> out1"],
+            "",
+            &[
+                nic("in0", 1, 2, 2),
+                nic("out0", 2, 2, 2),
+                nic("in1", 3, 1, 1),
+                nic("out1", 4, 1, 1),
+            ],
+            &["in0/0r out0/0t", "in0/1r out0/1t", "in1/0r out1/0t"],
+        ),
+        (
+            "a worker without an input's queues does not bind that input's outputs",
+            &["in0 -> out0", "in1 -> out0 out1"],
+            "",
+            &[
+                nic("in0", 1, 2, 1),
+                nic("in1", 2, 1, 1),
+                nic("out0", 3, 2, 2),
+                nic("out1", 4, 2, 2),
+            ],
+            &["in0/0r out0/0t in1/0r out1/0t", "in0/1r out0/1t"],
+        ),
+        (
+            "queues limits both directions",
+            &["in0 -> in0 out0"],
+            &(options("in0", "queues = [5, 1, 3]") + &options("out0", "queues = [2, 7]")),
+            &[nic("in0", 1, 6, 6), nic("out0", 2, 1, 8)],
+            &["in0/1b in0/5r out0/2t", "in0/3b out0/7t"],
+        ),
+    ];
+    for (name, rules, rest, facts, expected) in cases {
+        let plan = build(&document(rules, rest), &survey(facts.to_vec())).unwrap();
+        assert_eq!(ports(&plan), *expected, "{name}");
+        let mut owned: Vec<(usize, u32)> = plan
+            .workers
+            .iter()
+            .flat_map(|w| &w.ports)
+            .map(|p| (p.interface, p.queue))
+            .collect();
+        let all = owned.len();
+        owned.sort_unstable();
+        owned.dedup();
+        assert_eq!(owned.len(), all, "{name}: a queue has two owners");
+        for worker in &plan.workers {
+            for (number, flow) in plan.flows.iter().enumerate() {
+                let reads = worker
+                    .ports
+                    .iter()
+                    .any(|p| p.receives && p.interface == flow.interface);
+                assert_eq!(worker.flows.contains(&number), reads, "{name}");
+                for output in flow.outputs.iter().filter(|_| reads) {
+                    let ways = worker
+                        .ports
+                        .iter()
+                        .filter(|p| p.transmits && p.interface == output.interface);
+                    assert_eq!(ways.count(), 1, "{name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn names_become_positions_and_groups_become_addresses() {
+    let facts = [
+        nic("in0", 1, 1, 1),
+        nic("out0", 2, 1, 1),
+        nic("out1", 3, 1, 1),
+    ];
+    let plan = build(
+        &document(&["in0 -> out0 out1", "out1 -> in0"], ""),
+        &survey(facts),
+    )
+    .unwrap();
+    let names: Vec<&str> = plan.interfaces.iter().map(|i| i.name.as_str()).collect();
+    assert_eq!(names, ["in0", "out0", "out1"], "in the order of the file");
+    let roles: Vec<(bool, bool)> = plan
+        .interfaces
+        .iter()
+        .map(|i| (i.is_input, i.is_output))
+        .collect();
+    assert_eq!(roles, [(true, true), (false, true), (true, true)]);
+    assert_eq!(plan.interfaces[1].rx_queues, [0; 0]);
+    assert_eq!(plan.interfaces[2].rx_queues, [0]);
+    let flow = &plan.flows[0];
+    assert_eq!((flow.interface, flow.rule.as_str()), (0, "r1"));
+    let output = &flow.outputs[1];
+    assert_eq!(output.interface, 2);
+    assert_eq!(
+        output.source,
+        Ipv4Addr::new(10, 0, 3, 1),
+        "the primary address"
+    );
+    assert_eq!(output.destination_mac, [0x01, 0x00, 0x5e, 2, 1, 2]);
+    assert_eq!(
+        of_group(Ipv4Addr::new(239, 129, 1, 1)),
+        [0x01, 0x00, 0x5e, 1, 1, 1],
+        "23 bits"
+    );
+}
+
+#[test]
+fn what_cannot_be_is_refused_at_its_place() {
+    type Change = fn(&mut Survey);
+    fn of<'a>(survey: &'a mut Survey, name: &str) -> &'a mut Facts {
+        survey.interfaces.get_mut(name).unwrap()
+    }
+    let in0 = (3, 23);
+    let out0 = (4, 26);
+    #[rustfmt::skip]
+    let cases: &[(&str, Change, (usize, usize), &str, &str)] = &[
+        ("", |s| drop(s.interfaces.remove("in0")), in0, "there is no interface `in0`", "ip link show"),
+        ("", |s| {
+            s.interfaces.clear();
+            let missing = |name: &str| NicError::Missing { name: name.into(), present: vec!["lo".into(), "x".into()] };
+            s.failures = vec![missing("out0"), missing("in0")];
+        }, in0, "no interface `in0` in this network namespace", "lists: lo, x"),
+        ("", |s| of(s, "out0").addresses.clear(), out0, "output interface `out0` has no IPv4 address", "ip address add"),
+        ("", |s| of(s, "in0").is_loopback = true, in0, "loopback", "io_uring fallback is not built yet"),
+        ("", |s| of(s, "out0").is_loopback = true, out0, "loopback", "io_uring fallback is not built yet"),
+        ("", |s| of(s, "in0").mac = None, in0, "no Ethernet interface", "io_uring fallback is not built yet"),
+        ("", |s| of(s, "out0").mac = None, out0, "no Ethernet interface", "io_uring fallback is not built yet"),
+        ("", |s| of(s, "in0").xdp = Some(XdpFeatures::from_bits(0)), in0, "`in0` (driver veth) has no native XDP", "at least as many RX queues"),
+        ("", |s| {
+            of(s, "in0").driver = "r8169".into();
+            of(s, "in0").xdp = Some(XdpFeatures::from_bits(1));
+        }, in0, "`in0` (driver r8169) has no native XDP", "of VLANs, bridges"),
+        ("", |s| of(s, "in0").mtu = 3823, in0, "MTU 3823; a UMEM chunk takes at most 3822", "ip link set in0 mtu 3822"),
+        ("", |s| of(s, "in0").rx_queues = 0, in0, "`in0` has no RX queue", "ethtool -L"),
+        ("", |s| of(s, "out0").tx_queues = 0, out0, "`out0` has no TX queue", "ethtool -L"),
+        ("[[interfaces]]\nname = \"in0\"\nqueues = [0, 2]", |_| (), (7, 14), "`in0` has no RX queue 2: it has 2, queues 0 to 1", "ethtool -L in0"),
+        ("[[interfaces]]\nname = \"out0\"\nqueues = [0, 3]", |_| (), (7, 14), "`out0` has no TX queue 3: it has 3, queues 0 to 2", "ethtool -L out0"),
+        ("[[interfaces]]\nname = \"in0\"\ncpus = [7, 8]", |_| (), (7, 12), "there is no CPU 8: this machine has 8", "lscpu"),
+    ];
+    for (rest, change, (line, column), cause, remedy) in cases {
+        let mut survey = survey([nic("in0", 1, 2, 1), nic("out0", 2, 1, 3)]);
+        change(&mut survey);
+        let mistakes = build(&document(&["in0 -> out0"], rest), &survey).unwrap_err();
+        let first = mistakes.iter().next().unwrap();
+        let place = first.place.unwrap();
+        assert_eq!((place.line, place.column), (*line, *column), "{first}");
+        assert!(first.cause.contains(cause), "{first}");
+        assert!(first.remedy.contains(remedy), "{first}");
+        assert_eq!(mistakes.exit_code(), crate::exit::CONFIG);
+    }
+}
+
+#[test]
+fn an_output_needs_no_native_xdp() {
+    let mut out0 = nic("out0", 2, 1, 1);
+    out0.xdp = Some(XdpFeatures::from_bits(0));
+    let survey = survey([nic("in0", 1, 1, 1), out0]);
+    let plan = build(&document(&["in0 -> out0"], ""), &survey).unwrap();
+    assert_eq!(plan.interfaces[1].expected_mode, Mode::Copy);
+    build(&document(&["in0 -> out0", "out0 -> in0"], ""), &survey).unwrap_err();
+}
+
+#[test]
+fn all_that_cannot_be_is_refused_in_one_go() {
+    let mut out1 = nic("out1", 3, 1, 1);
+    out1.addresses.clear();
+    let rest = options("in0", "queues = [4]\ncpus = [99]");
+    let document = document(&["in0 -> out0 out1", "in0 -> out1"], &rest);
+    let mistakes = build(&document, &survey([nic("in0", 1, 2, 1), out1])).unwrap_err();
+    let shown = mistakes.to_string();
+    assert_eq!(mistakes.iter().count(), 4, "{shown}");
+    for part in [
+        "no interface `out0`",
+        "`out1` has no IPv4",
+        "no RX queue 4",
+        "no CPU 99",
+        "4 mistakes",
+    ] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+}
+
+#[test]
+fn what_may_be_but_may_surprise_is_said() {
+    type Change = fn(&mut Facts, &mut Facts);
+    #[rustfmt::skip]
+    let cases: &[(&[&str], &str, Change, &[&str])] = &[
+        (&["in0 -> out0"], "", |_, _| (), &[]),
+        (&["in0 -> out0"], "", |i, _| i.is_up = false, &["in0 is down; nothing moves there until it is up: `ip link set in0 up`."]),
+        (&["in0 -> out0"], "", |i, _| i.addresses.clear(), &["in0 has no IPv4 address; its IGMP reports leave from 0.0.0.0"]),
+        (&["in0 -> out0"], "", |i, _| i.xdp = None, &["The kernel does not tell what XDP can do on in0"]),
+        (&["in0 -> out0"], "", |i, _| i.mtu = 1400, &[]),
+        (&["in0 -> out0", "in0 -> out0"], "", |_, o| o.mtu = 1400, &["in0 has MTU 1500 and out0 has MTU 1400; larger datagrams from in0 do not leave by out0"]),
+        (&["in0 -> out0"], "", |i, o| (i.mtu, o.mtu) = (3507, 9000), &["in0 is a veth with MTU 3507; the kernel attaches XDP to it only if"]),
+        (&["in0 -> out0"], "", |i, o| (i.mtu, o.mtu, i.driver) = (3800, 9000, "ice".into()), &[]),
+        (&["in0 -> out0"], "", |i, _| i.rx_queues = 5, &["in0 has 5 RX queues and 2 workers, because out0 has 2 TX queues: worker 0 reads queues 0, 2, 4, worker 1 reads queues 1, 3."]),
+        (&["in0 -> out0"], "", |_, o| o.tx_queues = 6, &["out0 has 6 TX queues for 2 workers: queues 0, 1 are used."]),
+        (&["in0 -> out0"], "", |i, _| i.rx_queues = 1, &["out0 has 2 TX queues for 1 worker: queue 0 is used."]),
+        (&["in0 -> out0"], "[[interfaces]]\nname = \"in0\"\nqueues = [1]", |i, o| (i.rx_queues, o.tx_queues) = (4, 1), &["in0 relays from RX queue 1 only, as `queues` says; datagrams that it steers to RX queues 0, 2, 3 are not relayed."]),
+        (&["in0 -> out0"], "[[interfaces]]\nname = \"in0\"\ncpus = [1, 2, 3]", |_, _| (), &["in0 names 3 CPUs for 2 workers; the last is not used."]),
+        (&["in0 -> out0"], "[[interfaces]]\nname = \"in0\"\ncpus = [1]", |_, _| (), &["in0 names 1 CPU for 2 workers; the last is not pinned."]),
+        (&["in0 -> out0"], "[[interfaces]]\nname = \"out0\"\ncpus = [1]", |_, _| (), &["The `cpus` of out0 are not used: workers follow the queues of an input, and out0 is only an output."]),
+        (&["in0 -> in0", "out0 -> out0"], "[[interfaces]]\nname = \"in0\"\ncpus = [3, 4]\n[[interfaces]]\nname = \"out0\"\ncpus = [4, 3]", |_, _| (), &["Workers 0, 3 are pinned to the same CPU 3", "Workers 1, 2 are pinned to the same CPU 4"]),
+        (&["in0 -> out0", "out0 -> in0"], "[[interfaces]]\nname = \"out0\"\ncpus = [3, 4]\n[[interfaces]]\nname = \"in0\"\ncpus = [5, 6]", |_, _| (), &["The `cpus` of in0 are not used: its workers are pinned by those of out0."]),
+        (&["in0 -> out0", "out0 -> in0"], "", |i, _| i.rx_queues = 1, &["in0 has 1 RX queue for 2 workers: only worker 0 reads from it."]),
+        (&["in0 -> out0"], "", |i, _| i.xdp = Some(XdpFeatures::from_bits(ZERO_COPY)), &["Zero copy is possible on in0 but not on out0; rules connect them"]),
+    ];
+    for (rules, rest, change, expected) in cases {
+        let (mut input, mut output) = (nic("in0", 1, 2, 2), nic("out0", 2, 2, 2));
+        change(&mut input, &mut output);
+        let plan = build(&document(rules, rest), &survey([input, output])).unwrap();
+        assert_eq!(plan.notes.len(), expected.len(), "{:#?}", plan.notes);
+        for (note, expected) in plan.notes.iter().zip(*expected) {
+            assert!(note.starts_with(expected), "{note}\n{expected}");
+        }
+    }
+}
+
+#[test]
+fn workers_are_pinned_in_the_order_of_the_cpus() {
+    let facts = [
+        nic("in0", 1, 2, 2),
+        nic("in1", 2, 2, 2),
+        nic("out0", 3, 2, 2),
+    ];
+    let rest = options("in1", "cpus = [7, 3]");
+    let plan = build(
+        &document(&["in0 -> out0", "in1 -> out0"], &rest),
+        &survey(facts),
+    )
+    .unwrap();
+    let cpus: Vec<_> = plan.workers.iter().map(|worker| worker.cpu).collect();
+    assert_eq!(cpus, [Some(7), Some(3)]);
+}
+
+#[test]
+fn zero_copy_is_expected_only_where_the_whole_group_can() {
+    let modes = |mtu: u32, bits: [u64; 4]| -> Vec<Mode> {
+        let names = ["in0", "out0", "in1", "out1"];
+        let facts = names
+            .iter()
+            .zip(bits)
+            .zip(1..)
+            .map(|((name, bits), index)| Facts {
+                xdp: Some(XdpFeatures::from_bits(bits)),
+                mtu,
+                driver: "ice".into(),
+                ..nic(name, index, 1, 1)
+            });
+        let document = document(&["in0 -> out0", "in1 -> out1"], "");
+        let plan = build(&document, &survey(facts)).unwrap();
+        plan.interfaces
+            .iter()
+            .map(|interface| interface.expected_mode)
+            .collect()
+    };
+    use Mode::{Copy, ZeroCopy};
+    assert_eq!(modes(3814, [ZERO_COPY; 4]), [ZeroCopy; 4]);
+    assert_eq!(
+        modes(3815, [ZERO_COPY; 4]),
+        [Copy; 4],
+        "a frame would not fit"
+    );
+    assert_eq!(modes(1500, [NATIVE; 4]), [Copy; 4]);
+    assert_eq!(
+        modes(1500, [ZERO_COPY, ZERO_COPY, ZERO_COPY, NATIVE]),
+        [ZeroCopy, ZeroCopy, Copy, Copy]
+    );
+}
+
+#[test]
+fn a_printed_plan_shows_all_that_matters() {
+    let facts = [nic("in0", 1, 4, 1), nic("out0", 2, 1, 2)];
+    let rest = options("in0", "cpus = [1]");
+    let plan = build(&document(&["in0 -> out0 out0"], &rest), &survey(facts)).unwrap();
+    let expected = "\
+interfaces
+  in0              input, AF_XDP copy expected
+                   index 1, driver veth, 02:00:00:00:00:01, 10.0.1.1, MTU 1500
+  out0             output, AF_XDP copy expected
+                   index 2, driver veth, 02:00:00:00:00:02, 10.0.2.1, MTU 1500
+
+workers
+  worker 0, CPU 1
+    receives from  in0 queues 0, 2
+    transmits by   out0 queue 0
+    rules          r1
+  worker 1, not pinned
+    receives from  in0 queues 1, 3
+    transmits by   out0 queue 1
+    rules          r1
+
+rules
+  r1: 239.129.1.1:5001 on in0, 2 outputs
+    -> 239.2.1.1:5002        by out0            from 10.0.2.1        to 01:00:5e:02:01:01, TTL 64
+    -> 239.2.1.2:5002        by out0            from 10.0.2.1        to 01:00:5e:02:01:02, TTL 64
+
+notes
+  - in0 names 1 CPU for 2 workers; the last is not pinned.
+  - in0 has 4 RX queues and 2 workers, because out0 has 2 TX queues: worker 0 reads queues 0, 2, worker 1 reads queues 1, 3.
+";
+    assert_eq!(plan.to_string(), expected);
+}
+
+#[test]
+fn json_has_hardware_addresses_as_people_write_them() {
+    let facts = [nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)];
+    let plan = build(&document(&["in0 -> out0"], ""), &survey(facts)).unwrap();
+    let json = serde_json::to_value(&plan).unwrap();
+    assert_eq!(json["interfaces"][0]["mac"], "02:00:00:00:00:01");
+    assert_eq!(json["interfaces"][0]["expected_mode"], "copy");
+    let output = &json["flows"][0]["outputs"][0];
+    assert_eq!(output["destination_mac"], "01:00:5e:02:01:01");
+    assert_eq!(output["source"], "10.0.2.1");
+    assert_eq!(output["ttl"], serde_json::json!({ "set": 64 }));
+}

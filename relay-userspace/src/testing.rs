@@ -1,0 +1,33 @@
+//! What the unit tests that touch the kernel share.
+
+use std::process::Command;
+
+/// Runs `test` on a thread in a fresh network namespace, which dies with the thread.
+///
+/// Neither `/sys` nor `/proc` is mounted anew, as after a plain setns(2).
+pub(crate) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+                .expect("a network namespace needs CAP_SYS_ADMIN: run the tests as root");
+            test()
+        });
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Runs a command in the calling thread's network namespace; it must succeed.
+pub(crate) fn run(command: &str) {
+    let mut words = command.split(' ');
+    let output = Command::new(words.next().unwrap())
+        .args(words)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{command}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

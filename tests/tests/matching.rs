@@ -1,0 +1,508 @@
+//! Matching and rewriting: what a rule takes and what it leaves alone, and what the headers and
+//! checksums of its copies are on the wire.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use relay_tests::frames::{self, Checksum, UdpFrame};
+use relay_tests::inspect::{Datagram, Membership, UdpChecksum, memberships};
+use relay_tests::payload::payload;
+use relay_tests::raw::{RawReceiver, RawSender};
+use relay_tests::receiver::{Listen, UdpReceiver};
+use relay_tests::relay::{RelayProcess, Stopped};
+use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, output_destination};
+use relay_tests::scenario::{ARRIVAL, Receivers};
+use relay_tests::sender::{Traffic, UdpSender};
+use relay_tests::tally::Stream;
+use relay_tests::topology::Testbed;
+
+const OTHER_GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 2);
+const OTHER_PORT: u16 = 5002;
+
+#[test]
+fn f7_datagrams_that_match_no_rule_reach_the_local_stack() -> Result<()> {
+    let bed = Testbed::new()?;
+    let rules = [Rule::feed().outputs("out0", 2)];
+    // A program on the relay's own host that wants another group, and the same group's other port.
+    let listen = [
+        Listen::new(OTHER_GROUP, PORT_IN, 7),
+        Listen::new(GROUP_IN, OTHER_PORT, 8),
+    ];
+    let local = UdpReceiver::start(&bed.inputs[0], &listen)?;
+    let receivers = Receivers::start(&bed, &rules)?;
+    let relay = RelayProcess::start(&bed.relay, &rules)?;
+    let traffic = [
+        Traffic::new(OTHER_GROUP, PORT_IN, Stream::new(7, 1000, 900)),
+        Traffic::new(GROUP_IN, OTHER_PORT, Stream::new(8, 1000, 900)),
+        Traffic::new(GROUP_IN, PORT_IN, Stream::new(0, 1000, 900)),
+    ];
+    UdpSender::open(&bed.sources[0])?.send_interleaved(&traffic, 10_000, 64)?;
+    local.assert_all_exact(&Stream::new(0, 1000, 900), ARRIVAL);
+    receivers.assert_exact(&[Stream::new(0, 1000, 900)]);
+    let report = relay.stop()?.report;
+    report.assert_exact(&[1000]);
+    assert_eq!(report.xdp("in0", "pass_no_rule"), 2000, "{report:#?}");
+    Ok(())
+}
+
+#[test]
+fn f7_arp_icmp_igmp_tcp_options_fragments_and_tags_reach_the_local_stack_untouched() -> Result<()> {
+    let bed = Testbed::new()?;
+    let rules = [Rule::feed().outputs("out0", 2)];
+    let relay = RelayProcess::start(&bed.relay, &rules)?;
+    let local = RawReceiver::start(&bed.inputs[0])?;
+    let out = RawReceiver::start(&bed.receivers[0])?;
+    let (source, near) = (&bed.sources[0], &bed.inputs[0]);
+    let datagram = |n: u64| UdpFrame::new(source, GROUP_IN, PORT_IN, payload(0, n, 256));
+    let with_options = UdpFrame {
+        options: vec![1, 1, 1, 0],
+        ..datagram(0)
+    };
+    let first_fragment = UdpFrame {
+        fragment: (0, true),
+        ..datagram(1)
+    };
+    let later_fragment = UdpFrame {
+        fragment: (33, false),
+        ..datagram(2)
+    };
+    let mut ipv6 = datagram(3).build()?;
+    ipv6[12..14].copy_from_slice(&[0x86, 0xdd]);
+    ipv6[14] = 0x60;
+    let cases = [
+        (
+            "ARP request",
+            "pass_not_ip",
+            frames::arp_request(source, near),
+        ),
+        (
+            "ICMP echo",
+            "pass_not_udp",
+            frames::icmp_echo(source, near, 5, b"are you there")?,
+        ),
+        (
+            "IGMP report",
+            "pass_ip_options",
+            frames::igmp_report(source, GROUP_IN)?,
+        ),
+        ("TCP", "pass_not_udp", frames::tcp_syn(source, near, 9)?),
+        ("IP options", "pass_ip_options", with_options.build()?),
+        ("first fragment", "pass_fragment", first_fragment.build()?),
+        ("later fragment", "pass_fragment", later_fragment.build()?),
+        ("IPv6", "pass_ipv6", ipv6),
+    ];
+    let sender = RawSender::open(source)?;
+    for (_, _, frame) in &cases {
+        sender.send(frame)?;
+    }
+    for (what, _, frame) in &cases {
+        assert!(
+            local.wait_for(1, ARRIVAL, |f| f.bytes == *frame),
+            "{what} arrives untouched"
+        );
+    }
+    // The tag is kept beside the frame, so this one is told by its tag.
+    sender.send(
+        &UdpFrame {
+            vlan: Some(9),
+            ..datagram(4)
+        }
+        .build()?,
+    )?;
+    assert!(
+        local.wait_for(1, ARRIVAL, |f| f.vlan == Some(9)),
+        "a tagged frame arrives"
+    );
+    out.settle();
+    assert_eq!(out.datagrams(), [], "nothing of this leaves");
+    let report = relay.stop()?.report;
+    report.assert_exact(&[0]);
+    for counter in [
+        "pass_not_ip",
+        "pass_not_udp",
+        "pass_ip_options",
+        "pass_fragment",
+        "pass_ipv6",
+        "pass_vlan",
+    ] {
+        assert!(report.xdp("in0", counter) >= 1, "{counter}: {report:#?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn f7_the_relays_host_answers_arp_ping_and_tcp_on_its_input_interface() -> Result<()> {
+    let bed = Testbed::new()?;
+    let relay = RelayProcess::start(&bed.relay, &[Rule::feed().outputs("out0", 1)])?;
+    let answers = RawReceiver::start(&bed.sources[0])?;
+    let ping = frames::icmp_echo(&bed.sources[0], &bed.inputs[0], 77, b"are you there")?;
+    RawSender::open(&bed.sources[0])?.send(&ping)?;
+    // An echo reply (type 0) with the same identifier.
+    let reply = |frame: &[u8]| {
+        frame.get(23) == Some(&1)
+            && frame.get(34) == Some(&0)
+            && frame.get(38..40) == Some(&[0, 77])
+    };
+    assert!(
+        answers.wait_for(1, ARRIVAL, |f| reply(&f.bytes)),
+        "the ping is answered"
+    );
+
+    let address = (bed.inputs[0].address, 7777);
+    let listener = bed
+        .relay
+        .run(|| TcpListener::bind(address).context("listening"))?;
+    let mut client = bed.sources[0].namespace.run(|| {
+        // Without an entry in the neighbour table: the connection needs ARP, too.
+        TcpStream::connect_timeout(&address.into(), ARRIVAL).context("connecting")
+    })?;
+    let (mut server, _) = listener.accept()?;
+    client.write_all(b"hello")?;
+    let mut heard = [0; 5];
+    server.read_exact(&mut heard)?;
+    assert_eq!(&heard, b"hello");
+    relay.stop()?;
+    Ok(())
+}
+
+/// What the receiving host sees of a run: raw datagrams, and the relay's end.
+struct Seen {
+    datagrams: Vec<Datagram>,
+    stopped: Stopped,
+}
+
+/// Runs a relay with three outputs on `out0`, lets `send` send `count` datagrams of flow 0, and
+/// checks that three times as many arrive with sound headers.
+fn relay_to_three(count: usize, send: impl FnOnce(&Testbed) -> Result<()>) -> Result<Seen> {
+    let bed = Testbed::new()?;
+    let rules = [Rule::feed().outputs("out0", 3)];
+    let relay = RelayProcess::start(&bed.relay, &rules)?;
+    let raw = RawReceiver::start(&bed.receivers[0])?;
+    send(&bed)?;
+    raw.wait_until(ARRIVAL, |frames| {
+        frames
+            .iter()
+            .filter(|f| f.bytes.get(23) == Some(&17))
+            .count()
+            >= 3 * count
+    });
+    raw.settle();
+    let (datagrams, stopped) = (raw.datagrams(), relay.stop()?);
+    assert_eq!(
+        datagrams.len(),
+        3 * count,
+        "datagrams at the receiver: {:?}",
+        stopped.report
+    );
+    for (n, datagram) in datagrams.iter().enumerate() {
+        let (group, port) = output_destination(usize::from(datagram.port) % 6000);
+        assert!(datagram.ip_checksum_valid, "{n}: {datagram:?}");
+        assert_eq!(
+            (datagram.destination, datagram.port),
+            (group, port),
+            "{n}: {datagram:?}"
+        );
+        assert_eq!(
+            datagram.destination_mac,
+            frames::group_mac(group),
+            "{n}: {datagram:?}"
+        );
+        assert_eq!(datagram.source_mac, bed.outputs[0].mac, "{n}: {datagram:?}");
+        assert_eq!(datagram.source, bed.outputs[0].address, "{n}: {datagram:?}");
+        assert_eq!(datagram.ttl, 64, "{n}: {datagram:?}");
+    }
+    for output in 0..3 {
+        let (_, port) = output_destination(output);
+        let there = datagrams.iter().filter(|d| d.port == port).count();
+        assert_eq!(there, count, "datagrams of output {output}");
+    }
+    stopped.report.assert_exact(&[count as u64]);
+    Ok(Seen { datagrams, stopped })
+}
+
+/// Fails unless the payloads at every output are those of flow 0 in order.
+#[track_caller]
+fn assert_payloads(datagrams: &[Datagram], size: impl Fn(u64) -> usize) {
+    for output in 0..3 {
+        let (_, port) = output_destination(output);
+        for (n, datagram) in (0..).zip(datagrams.iter().filter(|d| d.port == port)) {
+            assert!(
+                datagram.payload == payload(0, n, size(n)),
+                "output {output}, datagram {n}"
+            );
+        }
+    }
+}
+
+#[test]
+fn f9_partial_checksums_leave_complete_and_valid() -> Result<()> {
+    let sizes = [0, 1, 2, 17, 46, 333, 1001, 1472];
+    let size = |n: u64| sizes[n as usize % sizes.len()];
+    let seen = relay_to_three(800, |bed| {
+        let sender = UdpSender::open(&bed.sources[0])?;
+        for n in 0..800 {
+            sender.send_one(GROUP_IN, PORT_IN, &payload(0, n, size(n)))?;
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        Ok(())
+    })?;
+    assert!(
+        seen.datagrams
+            .iter()
+            .all(|d| d.checksum == UdpChecksum::Valid),
+        "{:?}",
+        seen.stopped
+    );
+    assert_payloads(&seen.datagrams, size);
+    Ok(())
+}
+
+#[test]
+fn f9_complete_checksums_leave_valid_and_the_identification_and_source_port_are_kept() -> Result<()>
+{
+    let seen = relay_to_three(1000, |bed| {
+        let sender = RawSender::open(&bed.sources[0])?;
+        for n in 0..1000 {
+            let mut frame = UdpFrame::new(&bed.sources[0], GROUP_IN, PORT_IN, payload(0, n, 333));
+            frame.identification = n as u16 + 7;
+            frame.source_port = 40_000 + n as u16;
+            sender.send(&frame.build()?)?;
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        Ok(())
+    })?;
+    assert!(
+        seen.datagrams
+            .iter()
+            .all(|d| d.checksum == UdpChecksum::Valid),
+        "{:?}",
+        seen.stopped
+    );
+    assert_payloads(&seen.datagrams, |_| 333);
+    for output in 0..3 {
+        let (_, port) = output_destination(output);
+        for (n, datagram) in (0..).zip(seen.datagrams.iter().filter(|d| d.port == port)) {
+            assert_eq!(
+                (datagram.identification, datagram.source_port),
+                (n + 7, 40_000 + n)
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn f9_checksums_that_the_sending_host_completed_leave_valid() -> Result<()> {
+    let seen = relay_to_three(500, |bed| {
+        bed.sources[0].set_checksum_offload(false)?;
+        let stream = Stream::new(0, 500, 801);
+        UdpSender::open(&bed.sources[0])?.send(&Traffic::new(GROUP_IN, PORT_IN, stream), 8000)
+    })?;
+    assert!(
+        seen.datagrams
+            .iter()
+            .all(|d| d.checksum == UdpChecksum::Valid),
+        "{:?}",
+        seen.stopped
+    );
+    assert_payloads(&seen.datagrams, |_| 801);
+    Ok(())
+}
+
+#[test]
+fn f9_datagrams_without_checksum_leave_without_one_or_with_a_valid_one() -> Result<()> {
+    let seen = relay_to_three(500, |bed| {
+        let sender = UdpSender::open(&bed.sources[0])?;
+        sender.without_checksum()?;
+        sender.send(
+            &Traffic::new(GROUP_IN, PORT_IN, Stream::new(0, 500, 400)),
+            8000,
+        )
+    })?;
+    for datagram in &seen.datagrams {
+        let sound = matches!(datagram.checksum, UdpChecksum::Zero | UdpChecksum::Valid);
+        assert!(sound, "{datagram:?}");
+    }
+    assert_payloads(&seen.datagrams, |_| 400);
+    Ok(())
+}
+
+#[test]
+fn f9_a_wrong_checksum_is_never_repaired() -> Result<()> {
+    let seen = relay_to_three(500, |bed| {
+        let sender = RawSender::open(&bed.sources[0])?;
+        for n in 0..500 {
+            let mut frame = UdpFrame::new(&bed.sources[0], GROUP_IN, PORT_IN, payload(0, n, 400));
+            if n % 2 == 0 {
+                frame.checksum = Checksum::Wrong;
+                sender.send(&frame.build()?)?;
+            } else {
+                // Damaged on the way: the checksum was right before.
+                let mut bytes = frame.build()?;
+                bytes[42 + (n as usize % 400)] ^= 1;
+                sender.send(&bytes)?;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        Ok(())
+    })?;
+    assert!(
+        seen.datagrams
+            .iter()
+            .all(|d| d.checksum == UdpChecksum::Wrong),
+        "{:?}",
+        seen.stopped
+    );
+    Ok(())
+}
+
+#[test]
+fn m1_only_the_exact_group_port_and_interface_leave() -> Result<()> {
+    let bed = Testbed::builder().inputs(2).build()?;
+    let rules = [Rule::feed().outputs("out0", 2)];
+    let receivers = Receivers::start(&bed, &rules)?;
+    let wire = RawReceiver::start(&bed.receivers[0])?;
+    let relay = RelayProcess::start(&bed.relay, &rules)?;
+    let stream = |flow| Stream::new(flow, 500, 300);
+    let traffic = [
+        Traffic::new(GROUP_IN, OTHER_PORT, stream(1)),
+        Traffic::new(OTHER_GROUP, PORT_IN, stream(2)),
+        Traffic::new(GROUP_IN, PORT_IN, stream(0)),
+        // The same Ethernet group address as GROUP_IN: only the IP address tells them apart.
+        Traffic::new(Ipv4Addr::new(238, 129, 1, 1), PORT_IN, stream(3)),
+        // The output's own destination, arriving at the input.
+        Traffic::new(output_destination(0).0, output_destination(0).1, stream(4)),
+    ];
+    UdpSender::open(&bed.sources[0])?.send_interleaved(&traffic, 10_000, 64)?;
+    let elsewhere = [Traffic::new(GROUP_IN, PORT_IN, stream(5))];
+    UdpSender::open(&bed.sources[1])?.send_interleaved(&elsewhere, 10_000, 64)?;
+    receivers.assert_exact(&[stream(0)]);
+    let udp = wire.datagrams();
+    assert_eq!(udp.len(), 1000, "nothing but the copies is on the wire");
+    relay.stop()?.report.assert_exact(&[500]);
+    Ok(())
+}
+
+#[test]
+fn m1_rules_for_neighbouring_groups_and_ports_go_their_own_ways() -> Result<()> {
+    let bed = Testbed::builder().outputs(2).build()?;
+    let inputs = [
+        (GROUP_IN, PORT_IN),
+        (GROUP_IN, OTHER_PORT),
+        (OTHER_GROUP, PORT_IN),
+    ];
+    let rules: Vec<_> = inputs
+        .iter()
+        .enumerate()
+        .map(|(n, &(group, port))| {
+            let (out_group, out_port) = output_destination(n);
+            Rule::new(format!("feed-{n}"), "in0", group, port).output(
+                ["out0", "out1"][n % 2],
+                out_group,
+                out_port,
+            )
+        })
+        .collect();
+    relay_tests::scenario::forward_exactly(&bed, &rules, 1000, 500)?;
+    Ok(())
+}
+
+#[test]
+fn m5_ttl_is_64_a_fixed_value_or_one_less_than_it_came() -> Result<()> {
+    let bed = Testbed::new()?;
+    let rules = [Rule::feed()
+        .outputs("out0", 1)
+        .outputs("out0", 1)
+        .ttl("8")
+        .outputs("out0", 1)
+        .ttl("\"decrement\"")];
+    let relay = RelayProcess::start(&bed.relay, &rules)?;
+    let wire = RawReceiver::start(&bed.receivers[0])?;
+    let sender = RawSender::open(&bed.sources[0])?;
+    let ttls = [1u8, 2, 64, 255];
+    for (n, ttl) in ttls.iter().enumerate() {
+        let mut frame = UdpFrame::new(&bed.sources[0], GROUP_IN, PORT_IN, payload(0, n as u64, 64));
+        frame.ttl = *ttl;
+        sender.send(&frame.build()?)?;
+    }
+    wire.wait_for(11, ARRIVAL, |_| true);
+    wire.settle();
+    let seen = wire.datagrams();
+    let of = |output: usize| -> Vec<u8> {
+        let (_, port) = output_destination(output);
+        seen.iter()
+            .filter(|d| d.port == port)
+            .map(|d| d.ttl)
+            .collect()
+    };
+    assert_eq!(of(0), [64; 4]);
+    assert_eq!(of(1), [8; 4]);
+    assert_eq!(of(2), [1, 63, 254], "what came with 1 does not leave");
+    assert!(
+        seen.iter()
+            .all(|d| d.checksum == UdpChecksum::Valid && d.ip_checksum_valid)
+    );
+    let report = relay.stop()?.report;
+    report.assert_balanced();
+    assert_eq!(report.dropped_for("ttl_expired"), 1, "{report:#?}");
+    assert_eq!(report.dropped_total(), 1, "{report:#?}");
+    Ok(())
+}
+
+#[test]
+fn m8_every_input_group_is_joined_on_the_wire_and_left_at_exit() -> Result<()> {
+    let bed = Testbed::builder().inputs(2).build()?;
+    // More than the 20 groups that the kernel allows one socket.
+    let group = |n: usize| Ipv4Addr::new(239, 7, 0, n as u8 + 1);
+    let rules: Vec<_> = (0..60)
+        .map(|n| {
+            let (out_group, out_port) = output_destination(n);
+            Rule::new(
+                format!("feed-{n}"),
+                &format!("in{}", n % 2),
+                group(n),
+                PORT_IN,
+            )
+            .output("out0", out_group, out_port)
+        })
+        .collect();
+    let wires = [
+        RawReceiver::start(&bed.sources[0])?,
+        RawReceiver::start(&bed.sources[1])?,
+    ];
+    let heard = |frames: &[relay_tests::raw::Frame]| -> BTreeSet<Membership> {
+        frames.iter().flat_map(|f| memberships(&f.bytes)).collect()
+    };
+    let wanted = |n: usize, what: fn(Ipv4Addr) -> Membership| -> BTreeSet<_> {
+        (0..60)
+            .filter(|i| i % 2 == n)
+            .map(|i| what(group(i)))
+            .collect()
+    };
+    let relay = RelayProcess::start(&bed.relay, &rules)?;
+    for (n, wire) in wires.iter().enumerate() {
+        let joins = wanted(n, Membership::Join);
+        let joined = wire.wait_until(ARRIVAL, |frames| heard(frames).is_superset(&joins));
+        assert!(joined, "joins on in{n}: {:?}", heard(&wire.frames()));
+        let of_others = wanted(1 - n, Membership::Join);
+        assert!(
+            heard(&wire.frames()).is_disjoint(&of_others),
+            "in{n} joins only its own groups"
+        );
+        let leaves = wanted(n, Membership::Leave);
+        assert!(
+            heard(&wire.frames()).is_disjoint(&leaves),
+            "groups are held while the relay runs"
+        );
+    }
+    relay.stop()?;
+    for (n, wire) in wires.iter().enumerate() {
+        let leaves = wanted(n, Membership::Leave);
+        let left = wire.wait_until(ARRIVAL, |frames| heard(frames).is_superset(&leaves));
+        assert!(left, "leaves on in{n}: {:?}", heard(&wire.frames()));
+    }
+    Ok(())
+}

@@ -1,0 +1,513 @@
+//! Operating: mistakes in the rule file, missing privileges, two relays in each other's way, and a
+//! stop that leaves nothing behind.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use relay_tests::netns::Namespace;
+use relay_tests::relay::{Finished, RelayProcess, RuleFile, binary, finish, relay};
+use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml};
+use relay_tests::scenario::{Receivers, forward_exactly, send, streams};
+use relay_tests::sender::{Traffic, UdpSender};
+use relay_tests::tally::Stream;
+use relay_tests::topology::Testbed;
+use relay_tests::veth::{End, connect};
+
+/// Fails unless `finished` reports a mistake at `line` of `file` that says every one of `words`, and
+/// a remedy in the line after it.
+#[track_caller]
+fn assert_mistake(finished: &Finished, file: &RuleFile, line: usize, words: &[&str]) {
+    let text = format!("{}{}", finished.stdout, finished.stderr);
+    let place = format!("{}:{line}:", file.path().display());
+    let mut lines = text.lines();
+    let message = lines.find(|l| l.contains(&place) && words.iter().all(|word| l.contains(word)));
+    assert!(
+        message.is_some(),
+        "a message with `{place}` and {words:?} in:\n{text}"
+    );
+    let remedy = lines.next().unwrap_or_default();
+    assert!(
+        remedy.starts_with("    ") && remedy.trim().len() > 10,
+        "a remedy after {message:?}:\n{text}"
+    );
+}
+
+const HEAD: &str = "[[rules]]\nname = \"a\"\n";
+
+#[test]
+fn o3_every_mistake_in_a_rule_file_is_refused_with_its_line_and_a_remedy() -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let input = "input = { interface = \"in0\", group = \"239.1.1.1\", port = 5001 }\n";
+    let outputs = "outputs = [{ interface = \"out0\", group = \"239.2.2.2\", port = 5002 }]\n";
+    let whole = format!("{HEAD}{input}{outputs}");
+    let second =
+        |input: &str, outputs: &str| format!("{whole}[[rules]]\nname = \"b\"\n{input}{outputs}");
+    // (what, file, line of the mistake, words that its message has)
+    let cases: Vec<(&str, String, usize, &[&str])> = vec![
+        (
+            "unknown key",
+            format!("{HEAD}{input}{outputs}colour = \"red\"\n"),
+            5,
+            &["colour"],
+        ),
+        (
+            "wrong type",
+            whole.replace("5001", "\"5001\""),
+            3,
+            &["port"],
+        ),
+        (
+            "unicast input",
+            whole.replace("239.1.1.1", "10.1.0.1"),
+            3,
+            &["10.1.0.1", "multicast"],
+        ),
+        (
+            "unicast output",
+            whole.replace("239.2.2.2", "10.1.0.1"),
+            4,
+            &["10.1.0.1", "multicast"],
+        ),
+        (
+            "no address",
+            whole.replace("239.1.1.1", "239.1.1"),
+            3,
+            &["239.1.1"],
+        ),
+        (
+            "input port 0",
+            whole.replace("5001", "0"),
+            3,
+            &["port", "0"],
+        ),
+        (
+            "output port 0",
+            whole.replace("5002", "0"),
+            4,
+            &["port", "0"],
+        ),
+        (
+            "port too large",
+            whole.replace("5001", "65536"),
+            3,
+            &["65536"],
+        ),
+        (
+            "no outputs",
+            format!("{HEAD}{input}outputs = []\n"),
+            4,
+            &["outputs"],
+        ),
+        (
+            "TTL 0",
+            whole.replace("5002 }", "5002, ttl = 0 }"),
+            4,
+            &["ttl"],
+        ),
+        ("no input", format!("{HEAD}{outputs}"), 1, &["input"]),
+        ("syntax", format!("{HEAD}input = {{ interface = \n"), 3, &[]),
+        (
+            "duplicate input",
+            second(input, outputs),
+            7,
+            &["same input"],
+        ),
+        (
+            "duplicate name",
+            format!("{whole}{}", whole.replace("5001", "5003")),
+            6,
+            &["name", "`a`"],
+        ),
+        (
+            "output feeds its own input",
+            whole.replace(
+                "\"out0\", group = \"239.2.2.2\", port = 5002",
+                "\"in0\", group = \"239.1.1.1\", port = 5001",
+            ),
+            4,
+            &["in0"],
+        ),
+        (
+            "cycle through two rules",
+            second(
+                "input = { interface = \"out0\", group = \"239.2.2.2\", port = 5002 }\n",
+                "outputs = [{ interface = \"in0\", group = \"239.1.1.1\", port = 5001 }]\n",
+            ),
+            8,
+            &["circle"],
+        ),
+    ];
+    for (what, text, line, words) in cases {
+        let file = RuleFile::new(&text)?;
+        let path = file.path().display().to_string();
+        for command in ["check", "run"] {
+            let finished = relay(&bed.relay, &[command, &path])?;
+            assert_eq!(
+                finished.code,
+                Some(78),
+                "`relay {command}` with {what}: {finished:?}"
+            );
+            assert_mistake(&finished, &file, line, words);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn o3_all_mistakes_are_reported_in_one_go() -> Result<()> {
+    let namespace = Namespace::new("check")?;
+    let file = RuleFile::new(
+        "[[rules]]\n\
+         name = \"a\"\n\
+         input = { interface = \"in0\", group = \"10.1.1.1\", port = 0 }\n\
+         outputs = [\n  { interface = \"out0\", group = \"239.2.2.2\", port = 5002, ttl = 0 },\n]\n\
+         color = 1\n",
+    )?;
+    let finished = relay(&namespace, &["check", &file.path().display().to_string()])?;
+    assert_eq!(finished.code, Some(78), "{finished:?}");
+    assert_mistake(&finished, &file, 3, &["10.1.1.1"]);
+    assert_mistake(&finished, &file, 3, &["port"]);
+    assert_mistake(&finished, &file, 5, &["ttl"]);
+    assert_mistake(&finished, &file, 7, &["color"]);
+    Ok(())
+}
+
+#[test]
+fn o3_missing_and_unfit_interfaces_are_refused_with_their_line_and_a_remedy() -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let other = Arc::new(Namespace::new("other")?);
+    let end = |namespace: &Arc<Namespace>, interface: &str, last: u8| End {
+        namespace: Arc::clone(namespace),
+        interface: interface.to_owned(),
+        mac: [0x02, 0, 10, 9, 0, last],
+        address: None,
+        mtu: 1500,
+        queues: 1,
+    };
+    connect(end(&bed.relay, "bare0", 1), end(&other, "bare1", 2))?;
+    let whole = to_toml(&[Rule::feed().outputs("out0", 1)]);
+    let cases = [
+        (
+            "missing input",
+            whole.replace("in0", "nowhere0"),
+            3,
+            "nowhere0",
+        ),
+        (
+            "missing output",
+            whole.replace("out0", "nowhere1"),
+            5,
+            "nowhere1",
+        ),
+        (
+            "output without address",
+            whole.replace("out0", "bare0"),
+            5,
+            "bare0",
+        ),
+        ("loopback", whole.replace("out0", "lo"), 5, "lo"),
+    ];
+    for (what, text, line, word) in cases {
+        let file = RuleFile::new(&text)?;
+        let path = file.path().display().to_string();
+        for command in ["plan", "run"] {
+            let finished = relay(&bed.relay, &[command, &path])?;
+            assert_eq!(
+                finished.code,
+                Some(78),
+                "`relay {command}` with {what}: {finished:?}"
+            );
+            assert_mistake(&finished, &file, line, &[word]);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn o3_a_correct_file_is_accepted_and_the_plan_touches_nothing() -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let file = RuleFile::of(&[Rule::feed().outputs("out0", 4)])?;
+    let path = file.path().display().to_string();
+    let before = bed.relay.ip("-details address")?;
+    for arguments in [
+        &["check", &path][..],
+        &["plan", &path],
+        &["plan", &path, "--json"],
+    ] {
+        let finished = relay(&bed.relay, arguments)?;
+        assert_eq!(finished.code, Some(0), "{arguments:?}: {finished:?}");
+        if arguments.len() == 3 {
+            let plan: serde_json::Value = serde_json::from_str(&finished.stdout)?;
+            assert_eq!(
+                plan["flows"][0]["outputs"].as_array().map(Vec::len),
+                Some(4),
+                "{plan}"
+            );
+        }
+    }
+    assert_eq!(before, bed.relay.ip("-details address")?);
+    Ok(())
+}
+
+/// The relay binary in a folder that every user can read; removed on drop.
+struct PublicCopy(PathBuf);
+
+impl PublicCopy {
+    fn new(name: &str) -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("relay-{name}-{}", std::process::id()));
+        fs::copy(binary()?, &path).with_context(|| format!("copying to {}", path.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for PublicCopy {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// `relay run --json FILE` as another user with `capabilities` (as `CAP_...`) and no others.
+fn as_user(bed: &Testbed, copy: &PublicCopy, file: &RuleFile, capabilities: &[String]) -> Command {
+    let names = capabilities
+        .iter()
+        .map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()));
+    let list = format!("-all{}", names.collect::<String>());
+    let mut command = bed.relay.command("setpriv");
+    command
+        .args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--no-new-privs",
+        ])
+        .arg(format!("--inh-caps={list}"))
+        .arg(format!("--ambient-caps={list}"))
+        .arg(format!("--bounding-set={list}"))
+        .arg(&copy.0)
+        .args(["run", "--json"])
+        .arg(file.path());
+    command
+}
+
+/// Every `CAP_...` in `text`, once.
+fn capabilities_in(text: &str) -> Vec<String> {
+    let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_');
+    let mut found: Vec<_> = words
+        .filter(|w| w.starts_with("CAP_"))
+        .map(str::to_owned)
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+#[test]
+fn o5_an_unprivileged_user_learns_which_capabilities_are_missing_and_runs_with_just_those()
+-> Result<()> {
+    let bed = Testbed::new()?;
+    let rules = [Rule::feed().outputs("out0", 2)];
+    let file = RuleFile::of(&rules)?;
+    let copy = PublicCopy::new("o5")?;
+    let finished = finish(as_user(&bed, &copy, &file, &[]))?;
+    assert_eq!(finished.code, Some(77), "{finished:?}");
+    let capabilities = capabilities_in(&finished.stderr);
+    for needed in ["CAP_BPF", "CAP_NET_ADMIN", "CAP_NET_RAW"] {
+        assert!(
+            capabilities.iter().any(|name| name == needed),
+            "{needed}: {}",
+            finished.stderr
+        );
+    }
+    assert!(
+        finished.stderr.contains("setcap"),
+        "how to grant them: {}",
+        finished.stderr
+    );
+
+    let receivers = Receivers::start(&bed, &rules)?;
+    let relay = RelayProcess::start_command(as_user(&bed, &copy, &file, &capabilities))?;
+    let streams = streams(&rules, 500, 1000);
+    send(&bed, &rules, &streams)?;
+    receivers.assert_exact(&streams);
+    relay.stop()?.report.assert_exact(&[500]);
+    Ok(())
+}
+
+#[test]
+fn o5_each_single_missing_capability_is_named() -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let file = RuleFile::of(&[Rule::feed().outputs("out0", 1)])?;
+    let copy = PublicCopy::new("o5-single")?;
+    let all = ["CAP_BPF", "CAP_NET_ADMIN", "CAP_NET_RAW"];
+    for missing in all {
+        let others: Vec<_> = all
+            .iter()
+            .chain(&["CAP_IPC_LOCK"])
+            .filter(|name| **name != missing)
+            .map(|name| (*name).to_owned())
+            .collect();
+        let finished = finish(as_user(&bed, &copy, &file, &others))?;
+        assert_eq!(finished.code, Some(77), "without {missing}: {finished:?}");
+        assert!(
+            finished.stderr.contains(missing),
+            "without {missing}: {}",
+            finished.stderr
+        );
+    }
+    Ok(())
+}
+
+/// Whether an XDP program is on the relay's interface.
+fn has_xdp(bed: &Testbed, interface: &str) -> Result<bool> {
+    Ok(bed
+        .relay
+        .ip(&format!("-details link show dev {interface}"))?
+        .contains("xdp"))
+}
+
+/// Whether the relay's interface has joined `group`.
+fn has_joined(bed: &Testbed, interface: &str, group: Ipv4Addr) -> Result<bool> {
+    let shown = bed.relay.ip(&format!("maddress show dev {interface}"))?;
+    Ok(shown
+        .split_whitespace()
+        .any(|word| word == group.to_string()))
+}
+
+fn stops_cleanly_by(signal: Signal) -> Result<()> {
+    let bed = Testbed::new()?;
+    let rules = [Rule::feed().outputs("out0", 4)];
+    let receivers = Receivers::start(&bed, &rules)?;
+    let before = bed.relay.ip("-details link")?;
+    let relay = RelayProcess::start(&bed.relay, &rules)?;
+    assert!(
+        has_xdp(&bed, "in0")? && has_joined(&bed, "in0", GROUP_IN)?,
+        "attached and joined"
+    );
+
+    // Stopped while the traffic runs on.
+    let over = AtomicBool::new(false);
+    let sender = UdpSender::open(&bed.sources[0])?;
+    let stopped = thread::scope(|scope| -> Result<_> {
+        let sending = scope.spawn(|| -> Result<()> {
+            let mut first = 0;
+            while !over.load(Ordering::Relaxed) {
+                let stream = Stream {
+                    first,
+                    ..Stream::new(0, 100, 500)
+                };
+                sender.send(&Traffic::new(GROUP_IN, PORT_IN, stream), 5000)?;
+                first += 100;
+            }
+            Ok(())
+        });
+        let flowing = receivers.wait_until_each(|_, tally| tally.received >= 500);
+        let stopped = relay.stop_by(signal);
+        over.store(true, Ordering::Relaxed);
+        let sent = sending.join();
+        assert!(matches!(sent, Ok(Ok(()))), "{sent:?}");
+        assert!(flowing, "traffic flows before the stop");
+        stopped
+    })?;
+    assert!(
+        stopped.took < Duration::from_secs(1),
+        "took {:?}",
+        stopped.took
+    );
+    assert_eq!(stopped.status.code(), Some(0), "{}", stopped.log);
+    assert!(
+        !has_xdp(&bed, "in0")? && !has_xdp(&bed, "out0")?,
+        "no XDP program stays"
+    );
+    assert!(!has_joined(&bed, "in0", GROUP_IN)?, "the group is left");
+    assert_eq!(
+        before.contains("PROMISC"),
+        bed.relay.ip("-details link")?.contains("PROMISC")
+    );
+
+    // What it says it sent is what arrived, to the frame.
+    receivers.settle();
+    stopped.report.assert_balanced();
+    for ((_, tally), output) in receivers
+        .tallies()
+        .iter()
+        .zip(&stopped.report.rules[0].outputs)
+    {
+        assert_eq!(
+            tally.received, output.packets_sent,
+            "{tally} against {output:?}"
+        );
+        assert_eq!(tally.unique, tally.received, "{tally}");
+    }
+    assert!(stopped.report.uptime_seconds > 0.0);
+    Ok(())
+}
+
+#[test]
+fn o6_sigterm_under_traffic_ends_within_a_second_and_leaves_the_interfaces_clean() -> Result<()> {
+    stops_cleanly_by(Signal::SIGTERM)
+}
+
+#[test]
+fn o6_sigint_under_traffic_ends_within_a_second_and_leaves_the_interfaces_clean() -> Result<()> {
+    stops_cleanly_by(Signal::SIGINT)
+}
+
+#[test]
+fn o6_a_relay_without_traffic_ends_within_a_second() -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let stopped = RelayProcess::start(&bed.relay, &[Rule::feed().outputs("out0", 1)])?.stop()?;
+    assert!(
+        stopped.took < Duration::from_secs(1),
+        "took {:?}",
+        stopped.took
+    );
+    stopped.report.assert_exact(&[0]);
+    Ok(())
+}
+
+#[test]
+fn o7_a_second_relay_on_the_interface_learns_who_holds_it_and_disturbs_nothing() -> Result<()> {
+    let bed = Testbed::new()?;
+    let rules = [Rule::feed().outputs("out0", 2)];
+    let receivers = Receivers::start(&bed, &rules)?;
+    let mut first = RelayProcess::start(&bed.relay, &rules)?;
+    let file =
+        RuleFile::of(&[Rule::new("other", "in0", GROUP_IN, PORT_IN + 1).outputs("out0", 1)])?;
+    let streams = streams(&rules, 4000, 500);
+    let second = thread::scope(|scope| -> Result<_> {
+        let sending = scope.spawn(|| send(&bed, &rules, &streams));
+        let second = relay(&bed.relay, &["run", &file.path().display().to_string()]);
+        let sent = sending.join();
+        assert!(matches!(sent, Ok(Ok(()))), "{sent:?}");
+        second
+    })?;
+    assert_eq!(second.code, Some(69), "{second:?}");
+    assert!(
+        second.stderr.contains("in0"),
+        "which interface: {}",
+        second.stderr
+    );
+    let holder = format!("process {}", first.id());
+    assert!(
+        second.stderr.contains(&holder),
+        "`{holder}` in: {}",
+        second.stderr
+    );
+    assert!(first.is_running());
+    receivers.assert_exact(&streams);
+    first.stop()?.report.assert_exact(&[4000]);
+    // The interface is free again.
+    drop(receivers);
+    forward_exactly(&bed, &rules, 200, 500)?;
+    Ok(())
+}
