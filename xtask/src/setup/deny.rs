@@ -1,7 +1,4 @@
 //! cargo-deny: licences, sources and known vulnerabilities of what we depend on.
-//!
-//! It runs once per test run and for under a second, so it is built unoptimised: in a third of the
-//! time.
 
 use std::{fs, path::PathBuf};
 
@@ -22,15 +19,6 @@ pub fn cargo_deny(ws: &Workspace) -> Result<PathBuf> {
     println!("  building cargo-deny {VERSION} (checks licences and sources of dependencies)");
     let mut cargo = cargo_install(ws, "cargo-deny", VERSION);
     cargo.arg("--no-default-features");
-    for (setting, value) in [
-        ("OPT_LEVEL", "0"),
-        ("LTO", "off"),
-        ("CODEGEN_UNITS", "256"),
-        ("DEBUG", "false"),
-        ("STRIP", "true"),
-    ] {
-        cargo.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
-    }
     let log = ws.tools().join("log/cargo-deny.log");
     process::long("cargo install cargo-deny", &mut cargo, &log, None)?;
     remove_build(ws);

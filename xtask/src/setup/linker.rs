@@ -159,6 +159,7 @@ pub fn remove_build(ws: &Workspace) {
 }
 
 /// `cargo install` of a tool into target/tools, without what a user's environment would do to it.
+/// Unoptimised: that halves the time to build, and our tools run for a second at most.
 pub fn cargo_install(ws: &Workspace, name: &str, version: &str) -> Command {
     let mut cargo = ws.cargo();
     cargo
@@ -177,6 +178,15 @@ pub fn cargo_install(ws: &Workspace, name: &str, version: &str) -> Command {
         "CARGO_BUILD_TARGET",
     ] {
         cargo.env_remove(name);
+    }
+    for (setting, value) in [
+        ("OPT_LEVEL", "0"),
+        ("LTO", "off"),
+        ("CODEGEN_UNITS", "256"),
+        ("DEBUG", "false"),
+        ("STRIP", "debuginfo"),
+    ] {
+        cargo.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
     }
     cargo
 }
