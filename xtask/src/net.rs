@@ -138,7 +138,7 @@ pub fn check_native_xdp(ws: &Workspace) -> Result<()> {
 
 fn attach(name: &str, object: &str) -> Result<()> {
     ip(&[
-        "-n", name, "link", "add", "a", "type", "veth", "peer", "name", "b",
+        "-n", name, "link", "add", "name", "a", "type", "veth", "peer", "name", "b",
     ])
     .context("veth pairs cannot be made here")?;
     let link = ["-n", name, "link", "set", "dev", "a"];
