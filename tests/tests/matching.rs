@@ -97,7 +97,7 @@ fn f7_arp_icmp_igmp_tcp_options_fragments_and_tags_reach_the_local_stack_untouch
         ("IP options", "pass_ip_options", with_options.build()?),
         ("first fragment", "pass_fragment", first_fragment.build()?),
         ("later fragment", "pass_fragment", later_fragment.build()?),
-        ("IPv6", "pass_unsupported", ipv6),
+        ("IPv6", "pass_ipv6", ipv6),
     ];
     let sender = RawSender::open(source)?;
     for (_, _, frame) in &cases {
@@ -134,7 +134,7 @@ fn f7_arp_icmp_igmp_tcp_options_fragments_and_tags_reach_the_local_stack_untouch
         );
     }
     assert!(
-        report.xdp("in0", "pass_no_rule") >= 1,
+        report.xdp("in0", "pass_vlan") >= 1,
         "the tagged frame: {report:#?}"
     );
     Ok(())
