@@ -7,7 +7,7 @@ use anyhow::Result;
 use relay_tests::frames::UdpFrame;
 use relay_tests::netns::Namespace;
 use relay_tests::payload::payload;
-use relay_tests::raw::RawSender;
+use relay_tests::raw::{RawReceiver, RawSender};
 use relay_tests::receiver::{Listen, UdpReceiver};
 use relay_tests::relay::RelayProcess;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, output_destination};
@@ -222,10 +222,11 @@ fn f6_a_datagram_larger_than_one_outputs_mtu_is_dropped_there_and_leaves_by_the_
 }
 
 #[test]
-fn f6_ethernet_padding_behind_a_small_datagram_is_not_taken_for_payload() -> Result<()> {
+fn f6_ethernet_padding_behind_a_small_datagram_does_not_leave() -> Result<()> {
     let bed = Testbed::new()?;
     let rules = [Rule::feed().outputs("out0", 3)];
     let receivers = Receivers::start(&bed, &rules)?;
+    let wire = RawReceiver::start(&bed.receivers[0])?;
     let relay = RelayProcess::start(&bed.relay, &rules)?;
     let sender = RawSender::open(&bed.sources[0])?;
     for sequence in 0..200 {
@@ -236,6 +237,16 @@ fn f6_ethernet_padding_behind_a_small_datagram_is_not_taken_for_payload() -> Res
         sender.send(&bytes)?;
     }
     receivers.assert_exact(&[Stream::new(0, 200, 4)]);
+    let frames = wire.frames();
+    let udp: Vec<_> = frames
+        .iter()
+        .filter(|f| f.bytes.get(23) == Some(&17))
+        .collect();
+    assert_eq!(udp.len(), 600);
+    assert!(
+        udp.iter().all(|f| f.bytes.len() == 46),
+        "the padding itself does not leave"
+    );
     relay.stop()?.report.assert_exact(&[200]);
     Ok(())
 }
