@@ -102,27 +102,29 @@ pub enum Counter {
     Redirected = 1,
     /// Matched, but no socket serves its queue: the frame went to the Linux stack instead.
     PassNoSocket = 2,
-    /// Multicast UDP that no rule names.
+    /// Untagged multicast UDP that no rule names.
     PassNoRule = 3,
+    /// Multicast UDP with a VLAN tag that no rule names, or [`Skip::DoubleTag`].
+    PassVlan = 4,
     /// [`Skip::NotIp`].
-    PassNotIp = 4,
-    /// [`Skip::Unsupported`].
-    PassUnsupported = 5,
+    PassNotIp = 5,
+    /// [`Skip::Ipv6`].
+    PassIpv6 = 6,
     /// [`Skip::IpOptions`].
-    PassIpOptions = 6,
+    PassIpOptions = 7,
     /// [`Skip::Fragment`].
-    PassFragment = 7,
+    PassFragment = 8,
     /// [`Skip::NotUdp`].
-    PassNotUdp = 8,
+    PassNotUdp = 9,
     /// [`Skip::NotMulticast`].
-    PassNotMulticast = 9,
+    PassNotMulticast = 10,
     /// [`Skip::Malformed`].
-    PassMalformed = 10,
+    PassMalformed = 11,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: u32 = 11;
+    pub const COUNT: u32 = 12;
 
     /// All of them, in order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -130,14 +132,26 @@ impl Counter {
         Self::Redirected,
         Self::PassNoSocket,
         Self::PassNoRule,
+        Self::PassVlan,
         Self::PassNotIp,
-        Self::PassUnsupported,
+        Self::PassIpv6,
         Self::PassIpOptions,
         Self::PassFragment,
         Self::PassNotUdp,
         Self::PassNotMulticast,
         Self::PassMalformed,
     ];
+
+    /// What a datagram counts as that no rule matches.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unmatched(datagram: &Datagram) -> Self {
+        if datagram.vlan == Datagram::UNTAGGED {
+            Self::PassNoRule
+        } else {
+            Self::PassVlan
+        }
+    }
 
     /// The name in logs and reports.
     #[must_use]
@@ -147,8 +161,9 @@ impl Counter {
             Self::Redirected => "redirected",
             Self::PassNoSocket => "pass_no_socket",
             Self::PassNoRule => "pass_no_rule",
+            Self::PassVlan => "pass_vlan",
             Self::PassNotIp => "pass_not_ip",
-            Self::PassUnsupported => "pass_unsupported",
+            Self::PassIpv6 => "pass_ipv6",
             Self::PassIpOptions => "pass_ip_options",
             Self::PassFragment => "pass_fragment",
             Self::PassNotUdp => "pass_not_udp",
@@ -163,7 +178,8 @@ impl From<Skip> for Counter {
     fn from(skip: Skip) -> Self {
         match skip {
             Skip::NotIp => Self::PassNotIp,
-            Skip::Unsupported => Self::PassUnsupported,
+            Skip::Ipv6 => Self::PassIpv6,
+            Skip::DoubleTag => Self::PassVlan,
             Skip::IpOptions => Self::PassIpOptions,
             Skip::Fragment => Self::PassFragment,
             Skip::NotUdp => Self::PassNotUdp,

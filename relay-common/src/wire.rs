@@ -100,8 +100,10 @@ impl Bytes for [u8] {
 pub enum Skip {
     /// Neither IPv4 nor IPv6: ARP, LLDP, PTP over Ethernet and so on, or a frame shorter than an Ethernet header.
     NotIp,
-    /// IPv6, or anything that follows a second VLAN tag.
-    Unsupported,
+    /// IPv6.
+    Ipv6,
+    /// Two VLAN tags, whatever follows.
+    DoubleTag,
     /// An IPv4 header with options, which a forwarder may not ignore (RFC 791).
     IpOptions,
     /// A fragment: only the first one has ports, so none can be matched.
@@ -164,7 +166,7 @@ pub fn decode<B: Bytes + ?Sized>(frame: &B) -> Result<Datagram, Skip> {
     };
     match u16::from_be_bytes(ethertype) {
         TYPE_IPV4 => decode_ipv4::<ETHERNET_LEN, B>(frame, Datagram::UNTAGGED),
-        TYPE_IPV6 => Err(Skip::Unsupported),
+        TYPE_IPV6 => Err(Skip::Ipv6),
         TYPE_VLAN => {
             let (Some(tci), Some(ethertype)) = (
                 frame.read::<2>(field::ethernet::TCI),
@@ -175,11 +177,12 @@ pub fn decode<B: Bytes + ?Sized>(frame: &B) -> Result<Datagram, Skip> {
             let vlan = u16::from_be_bytes(tci) & 0x0fff;
             match u16::from_be_bytes(ethertype) {
                 TYPE_IPV4 => decode_ipv4::<{ ETHERNET_LEN + VLAN_LEN }, B>(frame, vlan),
-                TYPE_IPV6 | TYPE_VLAN | TYPE_QINQ => Err(Skip::Unsupported),
+                TYPE_IPV6 => Err(Skip::Ipv6),
+                TYPE_VLAN | TYPE_QINQ => Err(Skip::DoubleTag),
                 _ => Err(Skip::NotIp),
             }
         }
-        TYPE_QINQ => Err(Skip::Unsupported),
+        TYPE_QINQ => Err(Skip::DoubleTag),
         _ => Err(Skip::NotIp),
     }
 }

@@ -109,7 +109,7 @@ fn decide(ctx: &XdpContext, interface: u32, value: InterfaceValue) -> (u32, Coun
     let key = FlowKey::new(interface, &datagram);
     // SAFETY: the value is not read.
     if unsafe { FLOWS.get(key) }.is_none() {
-        return (xdp_action::XDP_PASS, Counter::PassNoRule);
+        return (xdp_action::XDP_PASS, Counter::unmatched(&datagram));
     }
     let queue = ctx.rx_queue_index();
     let redirected = value.socket(queue).and_then(|socket| {

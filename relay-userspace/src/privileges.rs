@@ -15,11 +15,12 @@ pub struct Capability {
     pub purpose: &'static str,
 }
 
-/// `CAP_SYS_ADMIN` stands in for `CAP_BPF` on every kernel.
+/// `CAP_SYS_ADMIN` stands in for the capabilities that were split off from it.
 const SYS_ADMIN: u32 = 21;
+const SPLIT_OFF: [u32; 2] = [38, 39];
 
 /// What `relay run` needs.
-pub const NEEDED: [Capability; 4] = [
+pub const NEEDED: [Capability; 5] = [
     Capability {
         number: 12,
         name: "CAP_NET_ADMIN",
@@ -34,6 +35,11 @@ pub const NEEDED: [Capability; 4] = [
         number: 14,
         name: "CAP_IPC_LOCK",
         purpose: "pin packet memory",
+    },
+    Capability {
+        number: 38,
+        name: "CAP_PERFMON",
+        purpose: "pass the verifier: the program computes with pointers to write log messages",
     },
     Capability {
         number: 39,
@@ -104,7 +110,7 @@ fn missing(effective: u64) -> Vec<Capability> {
     NEEDED
         .into_iter()
         .filter(|capability| {
-            !(has(capability.number) || capability.name == "CAP_BPF" && has(SYS_ADMIN))
+            !(has(capability.number) || SPLIT_OFF.contains(&capability.number) && has(SYS_ADMIN))
         })
         .collect()
 }
@@ -121,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn each_missing_capability_is_named_and_sys_admin_stands_for_bpf() {
+    fn each_missing_capability_is_named_and_sys_admin_stands_for_two() {
         assert!(missing(u64::MAX).is_empty());
         let names = |effective| {
             missing(effective)
@@ -131,9 +137,18 @@ mod tests {
         };
         assert_eq!(
             names(0),
-            ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_BPF"]
+            [
+                "CAP_NET_ADMIN",
+                "CAP_NET_RAW",
+                "CAP_IPC_LOCK",
+                "CAP_PERFMON",
+                "CAP_BPF"
+            ]
         );
         assert_eq!(names(1 << 12 | 1 << 13 | 1 << SYS_ADMIN), ["CAP_IPC_LOCK"]);
-        assert_eq!(names(1 << 12 | 1 << 14 | 1 << 39), ["CAP_NET_RAW"]);
+        assert_eq!(
+            names(1 << 12 | 1 << 14 | 1 << 38 | 1 << 39),
+            ["CAP_NET_RAW"]
+        );
     }
 }

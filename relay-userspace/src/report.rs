@@ -74,9 +74,11 @@ pub struct OutputReport {
     pub dropped: Named,
 }
 
-/// Where one worker's chunks are. At rest the last three add up to the first.
+/// One worker, and where its chunks are. At rest the last three add up to the total.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct WorkerReport {
+    /// Frames that reached it.
+    pub packets_received: u64,
     /// All chunks.
     pub chunks_total: u64,
     /// In the free list.
@@ -144,6 +146,7 @@ impl Report {
             workers: workers
                 .iter()
                 .map(|view| WorkerReport {
+                    packets_received: view.stats.received.get(),
                     chunks_total: view.stats.chunks.total.get(),
                     chunks_free: view.stats.chunks.free.get(),
                     chunks_fill: view.stats.chunks.fill.get(),

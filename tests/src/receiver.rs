@@ -122,6 +122,11 @@ impl UdpReceiver {
             .settle(QUIET, |tallies| tallies.iter().map(|t| t.received).sum());
     }
 
+    /// Looks at the counts so far without copying them.
+    pub fn look(&self, look: impl FnOnce(&[Tally])) {
+        self.background.with(|tallies| look(tallies));
+    }
+
     /// The counts so far, one an entry of `listen`.
     pub fn tallies(&self) -> Vec<Tally> {
         self.background.with(Vec::clone)

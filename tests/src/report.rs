@@ -72,6 +72,8 @@ pub struct OutputReport {
 /// Where one worker's chunks are.
 #[derive(Debug, Clone, Deserialize)]
 pub struct WorkerReport {
+    /// Frames that reached it.
+    pub packets_received: u64,
     /// In the UMEM.
     pub chunks_total: u64,
     /// In the free list.

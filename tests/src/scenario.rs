@@ -4,6 +4,7 @@
 //! The flow id of a rule's traffic is the rule's position. A receiver listens to every output of
 //! every rule, on whatever wire it leaves by, also the input's own.
 
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use anyhow::{Context, Result, anyhow};
 use crate::receiver::{Listen, UdpReceiver};
 use crate::relay::{RelayProcess, Stopped};
 use crate::rules::Rule;
-use crate::sender::{MAX_BURST, Traffic, UdpSender};
+use crate::sender::{MAX_BURST, Traffic, UdpSender, Window};
 use crate::tally::{Stream, Tally};
 use crate::topology::Testbed;
 use crate::veth::Endpoint;
@@ -26,6 +27,9 @@ pub const OUTPUT_RATE: u32 = 30_000;
 
 /// Frames that may wait in the outputs' rings at once.
 const OUTPUT_BURST: u32 = 512;
+
+/// Frames that may be on their way to the receivers at once: less than any ring holds.
+const OUTPUT_WINDOW: u32 = 1024;
 
 /// Receivers at every output of some rules.
 #[derive(Debug)]
@@ -109,6 +113,20 @@ impl Receivers {
         })
     }
 
+    /// Datagrams that have arrived at every output of their rule, over all rules.
+    pub fn progress(&self) -> u64 {
+        let mut slowest: BTreeMap<usize, u64> = BTreeMap::new();
+        for (receiver, rules) in &self.wires {
+            receiver.look(|tallies| {
+                for (tally, &rule) in tallies.iter().zip(rules) {
+                    let least = slowest.entry(rule).or_insert(u64::MAX);
+                    *least = tally.received.min(*least);
+                }
+            });
+        }
+        slowest.values().sum()
+    }
+
     /// Waits until nothing has arrived at any output for a while.
     pub fn settle(&self) {
         self.wires
@@ -142,16 +160,17 @@ pub fn streams(rules: &[Rule], count: u64, size: usize) -> Vec<Stream> {
 }
 
 /// Sends every rule's stream from the host at the rule's input, all hosts at the same time, paced so
-/// that the outputs stay within [`OUTPUT_RATE`].
-pub fn send(bed: &Testbed, rules: &[Rule], streams: &[Stream]) -> Result<()> {
+/// that the outputs stay within [`OUTPUT_RATE`] and never far ahead of what has arrived at every
+/// output according to `progress`.
+pub fn send(
+    bed: &Testbed,
+    rules: &[Rule],
+    streams: &[Stream],
+    progress: impl Fn() -> u64 + Sync,
+) -> Result<()> {
     // Frames out for one datagram in, on average over the rules.
-    let fan_out = rules
-        .iter()
-        .map(|rule| rule.outputs.len())
-        .sum::<usize>()
-        .max(1)
-        / rules.len().max(1);
-    let fan_out = fan_out.max(1) as u32;
+    let outputs = rules.iter().map(|rule| rule.outputs.len()).sum::<usize>();
+    let fan_out = (outputs / rules.len().max(1)).max(1) as u32;
     let busy = bed
         .inputs
         .iter()
@@ -159,6 +178,8 @@ pub fn send(bed: &Testbed, rules: &[Rule], streams: &[Stream]) -> Result<()> {
     let sources = busy.count().max(1) as u32;
     let rate = OUTPUT_RATE / fan_out / sources;
     let burst = (OUTPUT_BURST / fan_out / sources).clamp(1, MAX_BURST);
+    let window = Window::new(u64::from((OUTPUT_WINDOW / fan_out).max(2)), progress);
+    let window = &window;
     thread::scope(|scope| {
         let mut sending = Vec::new();
         for (near, far) in bed.inputs.iter().zip(&bed.sources) {
@@ -170,7 +191,8 @@ pub fn send(bed: &Testbed, rules: &[Rule], streams: &[Stream]) -> Result<()> {
                 .map(|(r, s)| Traffic::new(r.group, r.port, *s))
                 .collect();
             let sender = UdpSender::open(far)?;
-            sending.push(scope.spawn(move || sender.send_interleaved(&traffic, rate, burst)));
+            sending
+                .push(scope.spawn(move || sender.send_interleaved(&traffic, rate, burst, window)));
         }
         for thread in sending {
             thread
@@ -197,7 +219,7 @@ pub fn forward_streams_exactly(
 ) -> Result<Stopped> {
     let receivers = Receivers::start(bed, rules)?;
     let relay = RelayProcess::start(&bed.relay, rules)?;
-    send(bed, rules, streams)?;
+    send(bed, rules, streams, || receivers.progress())?;
     receivers.assert_exact(streams);
     let stopped = relay.stop()?;
     assert!(

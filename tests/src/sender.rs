@@ -5,6 +5,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,9 @@ use crate::veth::Endpoint;
 
 /// Datagrams that may be sent at once after a pause.
 pub const MAX_BURST: u32 = 64;
+
+/// Receivers that see nothing new for this long have lost something.
+const STALL: Duration = Duration::from_secs(1);
 
 /// A token bucket: `rate` a second, at most `burst` at once.
 #[derive(Debug)]
@@ -51,6 +55,55 @@ impl Pacer {
             self.next = self.next.max(oldest);
         }
         self.next += self.interval;
+    }
+}
+
+/// How far senders may run ahead of the receivers, so that a machine that is busy with something
+/// else makes a test slow instead of making the relay's rings overflow.
+///
+/// Shared by all senders of a test. When the receivers make no progress for a second (something was
+/// lost, and the test will say what), it opens for good.
+pub struct Window<'a> {
+    size: u64,
+    /// Datagrams that have arrived everywhere.
+    progress: Box<dyn Fn() -> u64 + Sync + 'a>,
+    sent: AtomicU64,
+    arrived: AtomicU64,
+    open: AtomicBool,
+}
+
+impl<'a> Window<'a> {
+    /// At most `size` datagrams sent and not yet counted by `progress`.
+    pub fn new(size: u64, progress: impl Fn() -> u64 + Sync + 'a) -> Self {
+        Self {
+            size,
+            progress: Box::new(progress),
+            sent: AtomicU64::new(0),
+            arrived: AtomicU64::new(0),
+            open: AtomicBool::new(false),
+        }
+    }
+
+    /// No limit.
+    pub fn unlimited() -> Self {
+        Self::new(u64::MAX, || 0)
+    }
+
+    /// Waits until `count` more datagrams may be sent, and counts them as sent.
+    pub fn take(&self, count: u64) {
+        let sent = self.sent.fetch_add(count, Ordering::Relaxed) + count;
+        let fits = |arrived: u64| sent.saturating_sub(arrived) <= self.size;
+        let mut last_progress = Instant::now();
+        while !fits(self.arrived.load(Ordering::Relaxed)) && !self.open.load(Ordering::Relaxed) {
+            let arrived = (self.progress)();
+            if self.arrived.fetch_max(arrived, Ordering::Relaxed) < arrived {
+                last_progress = Instant::now();
+            } else if last_progress.elapsed() > STALL {
+                self.open.store(true, Ordering::Relaxed);
+            } else {
+                thread::sleep(Duration::from_micros(200));
+            }
+        }
     }
 }
 
@@ -159,12 +212,23 @@ impl UdpSender {
 
     /// Sends one stream at `rate` datagrams a second.
     pub fn send(&self, traffic: &Traffic, rate: u32) -> Result<()> {
-        self.send_interleaved(std::slice::from_ref(traffic), rate, MAX_BURST)
+        self.send_interleaved(
+            std::slice::from_ref(traffic),
+            rate,
+            MAX_BURST,
+            &Window::unlimited(),
+        )
     }
 
     /// Sends all streams, one datagram of each in turn, at `rate` datagrams a second in all and at
-    /// most `burst` at once.
-    pub fn send_interleaved(&self, traffic: &[Traffic], rate: u32, burst: u32) -> Result<()> {
+    /// most `burst` at once, within `window`.
+    pub fn send_interleaved(
+        &self,
+        traffic: &[Traffic],
+        rate: u32,
+        burst: u32,
+        window: &Window<'_>,
+    ) -> Result<()> {
         let mut pacer = Pacer::new(rate, burst);
         let most = traffic.iter().map(|t| t.stream.count).max().unwrap_or(0);
         let mut buffer = Vec::new();
@@ -181,6 +245,7 @@ impl UdpSender {
                 buffer.resize(stream.size, 0);
                 payload::fill(stream.flow, stream.first + n, &mut buffer);
                 pacer.wait();
+                window.take(1);
                 self.send_one(*group, *port, &buffer)?;
             }
         }
@@ -188,8 +253,14 @@ impl UdpSender {
     }
 
     /// Sends a stream with UDP segmentation offload: `joined` datagrams in one system call, cut
-    /// apart by the kernel or the device. `rate` counts datagrams.
-    pub fn send_segmented(&self, traffic: &Traffic, joined: u32, rate: u32) -> Result<()> {
+    /// apart by the kernel or the device. `rate` and `window` count datagrams.
+    pub fn send_segmented(
+        &self,
+        traffic: &Traffic,
+        joined: u32,
+        rate: u32,
+        window: &Window<'_>,
+    ) -> Result<()> {
         let Traffic {
             group,
             port,
@@ -208,6 +279,7 @@ impl UdpSender {
                 .flat_map(|n| payload::payload(stream.flow, n, stream.size))
                 .collect();
             pacer.wait();
+            window.take(upto - next);
             self.send_one(*group, *port, &bytes)?;
             next = upto;
         }

@@ -64,7 +64,7 @@ pub struct Tally {
     pub bytes: u64,
     /// The hash of all payloads in order of arrival.
     pub hash: OrderedHash,
-    /// Who sent; at most [`SOURCES_KEPT`].
+    /// Who sent; a bounded number of them.
     pub sources: BTreeSet<SocketAddrV4>,
     /// Datagrams that the receiver's own socket had no room for.
     pub socket_drops: u64,

@@ -21,7 +21,7 @@ fn x3_after_kill_9_the_interface_is_clean_and_a_new_start_works_at_once() -> Res
         let receivers = Receivers::start(&bed, &rules)?;
         let relay = RelayProcess::start(&bed.relay, &rules)?;
         let streams = streams(&rules, 500, 1000);
-        send(&bed, &rules, &streams)?;
+        send(&bed, &rules, &streams, || receivers.progress())?;
         receivers.assert_exact(&streams);
         relay.kill()?;
         // The link is closed with the process; nobody removes anything by hand.
@@ -119,7 +119,7 @@ fn x6_malformed_frames_never_leave_and_the_traffic_beside_them_is_exact() -> Res
     let frames = malformed(&bed)?;
     let raw = RawSender::open(&bed.sources[0])?;
     thread::scope(|scope| -> Result<()> {
-        let sending = scope.spawn(|| send(&bed, &rules, &streams));
+        let sending = scope.spawn(|| send(&bed, &rules, &streams, || receivers.progress()));
         let mut pacer = Pacer::new(4000, 16);
         for _ in 0..2 {
             for (_, frame) in &frames {

@@ -12,7 +12,7 @@ use relay_tests::receiver::{Listen, UdpReceiver};
 use relay_tests::relay::RelayProcess;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, output_destination};
 use relay_tests::scenario::{self, ARRIVAL, Receivers, forward_exactly, forward_streams_exactly};
-use relay_tests::sender::{Traffic, UdpSender};
+use relay_tests::sender::{Traffic, UdpSender, Window};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 use relay_tests::veth::{End, connect};
@@ -256,8 +256,14 @@ fn f10_datagrams_sent_with_segmentation_offload_arrive_with_their_boundaries() -
     let receivers = Receivers::start(&bed, &rules)?;
     let relay = RelayProcess::start(&bed.relay, &rules)?;
     let stream = Stream::new(0, 8000, 1000);
+    let window = Window::new(256, || receivers.progress());
     let sender = UdpSender::open(&bed.sources[0])?;
-    sender.send_segmented(&Traffic::new(GROUP_IN, PORT_IN, stream), 16, 10_000)?;
+    sender.send_segmented(
+        &Traffic::new(GROUP_IN, PORT_IN, stream),
+        16,
+        10_000,
+        &window,
+    )?;
     receivers.assert_exact(&[stream]);
     relay.stop()?.report.assert_exact(&[8000]);
     Ok(())
@@ -291,7 +297,15 @@ fn f11_two_relays_in_a_row_are_exact() -> Result<()> {
     let receiver = UdpReceiver::start(&last, &listen)?;
 
     let stream = [Stream::new(0, 5000, 1000)];
-    scenario::send(&bed, &[Rule::feed().outputs("out0", 6)], &stream)?;
+    let progress = || {
+        receiver
+            .tallies()
+            .iter()
+            .map(|tally| tally.received)
+            .min()
+            .unwrap_or(0)
+    };
+    scenario::send(&bed, &[Rule::feed().outputs("out0", 6)], &stream, progress)?;
     receiver.assert_all_exact(&stream[0], ARRIVAL);
     first.stop()?.report.assert_exact(&[5000]);
     second.stop()?.report.assert_exact(&[5000]);

@@ -12,7 +12,7 @@ use relay_tests::netns::Namespace;
 use relay_tests::payload::payload;
 use relay_tests::raw::{RawReceiver, RawSender};
 use relay_tests::receiver::{Listen, UdpReceiver};
-use relay_tests::sender::{Traffic, UdpSender};
+use relay_tests::sender::{Traffic, UdpSender, Window};
 use relay_tests::tally::{Stream, Tally};
 use relay_tests::topology::Testbed;
 
@@ -60,7 +60,7 @@ fn two_hundred_and_fifty_groups_on_one_interface_are_told_apart() -> Result<()> 
     let traffic: Vec<_> = (0..250)
         .map(|n| Traffic::new(group(n), PORT, Stream::new(n, 20, 100)))
         .collect();
-    sender.send_interleaved(&traffic, 20_000, 64)?;
+    sender.send_interleaved(&traffic, 20_000, 64, &Window::unlimited())?;
     receiver.assert_all_exact(&Stream::new(0, 20, 100), WAIT);
     Ok(())
 }
@@ -71,7 +71,12 @@ fn segmented_datagrams_arrive_with_their_boundaries() -> Result<()> {
     let receiver = UdpReceiver::start(&bed.inputs[0], &[Listen::new(GROUP, PORT, 2)])?;
     let sender = UdpSender::open(&bed.sources[0])?;
     let stream = Stream::new(2, 1000, 900);
-    sender.send_segmented(&Traffic::new(GROUP, PORT, stream), 16, 10_000)?;
+    sender.send_segmented(
+        &Traffic::new(GROUP, PORT, stream),
+        16,
+        10_000,
+        &Window::unlimited(),
+    )?;
     receiver.assert_all_exact(&stream, WAIT);
     Ok(())
 }

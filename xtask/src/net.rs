@@ -137,12 +137,13 @@ pub fn check_native_xdp(ws: &Workspace) -> Result<()> {
 }
 
 fn attach(name: &str, object: &str) -> Result<()> {
-    let pair = ["name", "probe0", "type", "veth", "peer", "name", "probe1"];
-    ip(&[&["-n", name, "link", "add"], &pair[..]].concat())
-        .context("veth pairs cannot be made here")?;
+    ip(&[
+        "-n", name, "link", "add", "name", "a", "type", "veth", "peer", "name", "b",
+    ])
+    .context("veth pairs cannot be made here")?;
+    let link = ["-n", name, "link", "set", "dev", "a"];
     let program = ["xdpdrv", "object", object, "section", "xdp"];
-    ip(&[&["-n", name, "link", "set", "dev", "probe0"], &program[..]].concat())
-        .context("native XDP cannot be attached to a veth here")
+    ip(&[&link[..], &program[..]].concat()).context("native XDP cannot be attached to a veth here")
 }
 
 fn ip(args: &[&str]) -> Result<()> {

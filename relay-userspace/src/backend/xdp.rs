@@ -135,9 +135,11 @@ impl Worker {
         chunk_count: u32,
     ) -> Result<Self, SetupError> {
         let interface = |port: &plan::Port| plan.interfaces.get(port.interface);
+        // Nothing longer than what comes in ever leaves.
         let mtu = worker
             .ports
             .iter()
+            .filter(|port| port.receives)
             .filter_map(|port| interface(port).map(|interface| interface.mtu))
             .max()
             .unwrap_or(0);

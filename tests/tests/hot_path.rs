@@ -1,0 +1,242 @@
+//! The forwarding loop itself, run inside the test's process where what it does to memory can be seen:
+//! it allocates nothing, it shares one chunk between identical outputs, it survives without free chunks,
+//! and every chunk comes home.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use relay::backend::xdp::{self, Worker};
+use relay::kernel::Kernel;
+use relay::membership::Memberships;
+use relay::plan::{Mode, Plan};
+use relay::stats::{Dropped, WorkerStats};
+use relay::{config, plan};
+use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml};
+use relay_tests::scenario::{Receivers, streams};
+use relay_tests::sender::{Traffic, UdpSender, Window};
+use relay_tests::tally::Stream;
+use relay_tests::topology::Testbed;
+
+/// Counts what a thread allocates that has asked for it.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static COUNTED: Cell<bool> = const { Cell::new(false) };
+}
+
+fn count() {
+    if COUNTED.get() {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+    }
+}
+
+// SAFETY: passes every call on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count();
+        // SAFETY: as the caller promised.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as the caller promised.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A relay with one worker in this process, in the testbed's relay host.
+struct InProcess {
+    stats: Arc<WorkerStats>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Worker>>,
+    _memberships: Memberships,
+    _kernel: Kernel,
+}
+
+impl InProcess {
+    /// `chunks` as the plan asks for, or as few as the test wants. With `counted` the worker's allocations
+    /// are counted from its first round on.
+    fn start(bed: &Testbed, rules: &[Rule], chunks: Option<u32>, counted: bool) -> Result<Self> {
+        let text = to_toml(rules);
+        let (plan, kernel, memberships, mut worker): (Plan, _, _, _) = bed.relay.run(|| {
+            let document = config::parse("test.toml", &text).map_err(|error| anyhow!("{error}"))?;
+            let plan = plan::for_this_machine(&document).map_err(|error| anyhow!("{error}"))?;
+            let mut kernel = Kernel::attach(&plan)?;
+            let planned = plan.workers.first().context("a worker")?;
+            let chunks = chunks.unwrap_or_else(|| xdp::chunk_count(planned));
+            let mut worker = Worker::bind(&plan, planned, Mode::Copy, chunks)?;
+            worker.fill()?;
+            for socket in worker.receiving_sockets(planned) {
+                kernel.set_socket(&plan, socket.interface, socket.queue, socket.fd)?;
+            }
+            let memberships = Memberships::join(&plan)?;
+            kernel.open(&plan)?;
+            Ok((plan, kernel, memberships, worker))
+        })?;
+        assert_eq!(plan.workers.len(), 1);
+        let (stats, stop) = (worker.stats(), Arc::new(AtomicBool::new(false)));
+        let own_stop = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            COUNTED.set(counted);
+            worker.run(&own_stop);
+            COUNTED.set(false);
+            worker
+        });
+        Ok(Self {
+            stats,
+            stop,
+            thread: Some(thread),
+            _memberships: memberships,
+            _kernel: kernel,
+        })
+    }
+
+    fn wait_for_matched(&self, count: u64) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.stats.matched.get() < count && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(self.stats.matched.get(), count);
+    }
+
+    fn dropped(&self, output: usize, reason: Dropped) -> u64 {
+        let drops = &self.stats.outputs[output].drops;
+        drops
+            .iter()
+            .find(|(dropped, _)| *dropped == reason)
+            .map_or(0, |(_, count)| count)
+    }
+
+    /// Ends the worker and asserts where its chunks are.
+    fn stop(mut self) -> Result<Worker> {
+        self.stop.store(true, Relaxed);
+        let worker = self
+            .thread
+            .take()
+            .context("still running")?
+            .join()
+            .map_err(|_| anyhow!("the worker panicked"))?;
+        let chunks = &self.stats.chunks;
+        assert_eq!(chunks.in_flight.get(), 0, "{chunks:?}");
+        assert_eq!(
+            chunks.free.get() + chunks.fill.get(),
+            chunks.total.get(),
+            "{chunks:?}"
+        );
+        Ok(worker)
+    }
+}
+
+impl Drop for InProcess {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn send(bed: &Testbed, stream: Stream) -> Result<()> {
+    UdpSender::open(&bed.sources[0])?.send(&Traffic::new(GROUP_IN, PORT_IN, stream), 10_000)
+}
+
+/// Sends the next datagram when the last one has been matched, so that no chunk but the one just received is
+/// outside the FILL ring.
+fn send_one_by_one(bed: &Testbed, stream: Stream, relay: &InProcess) -> Result<()> {
+    let traffic = Traffic::new(GROUP_IN, PORT_IN, stream);
+    let window = Window::new(1, || relay.stats.matched.get());
+    UdpSender::open(&bed.sources[0])?.send_interleaved(&[traffic], 2_000, 1, &window)?;
+    relay.wait_for_matched(stream.count);
+    Ok(())
+}
+
+#[test]
+fn forwarding_allocates_nothing_however_many_frames_there_are() -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = [Rule::feed().outputs("out0", 4)];
+    let relay = InProcess::start(&bed, &rules, None, true)?;
+    send(&bed, Stream::new(0, 100, 1000))?;
+    relay.wait_for_matched(100);
+    let at_the_start = ALLOCATIONS.load(Relaxed);
+    assert!(at_the_start > 0, "the counter sees what run() sets up");
+    send(&bed, Stream::new(0, 20_000, 1000))?;
+    relay.wait_for_matched(20_100);
+    let now = ALLOCATIONS.load(Relaxed);
+    assert_eq!(now - at_the_start, 0, "allocations for 20,000 frames");
+    let stats = Arc::clone(&relay.stats);
+    relay.stop()?;
+    let sent: u64 = stats.outputs.iter().map(|output| output.sent.get()).sum();
+    assert_eq!(sent, 4 * 20_100);
+    Ok(())
+}
+
+/// As many chunks as leave none for a copy: all of them are lent to the FILL ring.
+const NO_CHUNK_FOR_COPIES: u32 = 64;
+
+#[test]
+fn without_a_free_chunk_every_copy_is_counted_and_the_last_output_still_leaves() -> Result<()> {
+    let bed = Testbed::builder().outputs(2).without_capture().build()?;
+    let rules = [Rule::feed()
+        .outputs("out0", 1)
+        .output("out1", [239, 9, 9, 9].into(), 5009)];
+    let receivers = Receivers::start(&bed, &rules)?;
+    let relay = InProcess::start(&bed, &rules, Some(NO_CHUNK_FOR_COPIES), false)?;
+    let stream = streams(&rules, 200, 1000)[0];
+    send_one_by_one(&bed, stream, &relay)?;
+    let exhausted = relay.dropped(0, Dropped::BufferExhaustion);
+    receivers.settle();
+    let tallies = receivers.tallies();
+    assert!(exhausted > 0, "no copy was ever short of a chunk");
+    assert_eq!(tallies[0].1.received + exhausted, 200, "one or the other");
+    assert_eq!(
+        tallies[1].1.received, 200,
+        "the last output leaves in place"
+    );
+    assert_eq!(relay.dropped(1, Dropped::BufferExhaustion), 0);
+    relay.stop()?;
+    Ok(())
+}
+
+#[test]
+fn identical_outputs_share_one_chunk_and_need_no_copy() -> Result<()> {
+    let bed = Testbed::builder().outputs(2).without_capture().build()?;
+    // Two interfaces with one MAC and one address: their frames are the same to the last byte.
+    let (first, second) = (&bed.outputs[0], &bed.outputs[1]);
+    let mac = relay_tests::veth::format_mac(first.mac);
+    bed.relay.ip(&format!("link set dev out1 address {mac}"))?;
+    bed.relay
+        .ip(&format!("address del {}/24 dev out1", second.address))?;
+    bed.relay
+        .ip(&format!("address add {}/32 dev out1", first.address))?;
+    let rules = [Rule::feed()
+        .output("out0", [239, 9, 9, 9].into(), 5009)
+        .output("out1", [239, 9, 9, 9].into(), 5009)];
+    let receivers = Receivers::start(&bed, &rules)?;
+    let relay = InProcess::start(&bed, &rules, Some(NO_CHUNK_FOR_COPIES), false)?;
+    let stream = streams(&rules, 200, 1000)[0];
+    send_one_by_one(&bed, stream, &relay)?;
+    receivers.settle();
+    receivers.assert_exact(&[stream]);
+    for output in 0..2 {
+        assert_eq!(relay.dropped(output, Dropped::BufferExhaustion), 0);
+    }
+    relay.stop()?;
+    Ok(())
+}

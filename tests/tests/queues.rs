@@ -1,0 +1,104 @@
+//! Several queues: each belongs to one worker, whatever the numbers, and a frame on a queue that the relay
+//! does not use is left to the stack and counted.
+
+use std::net::Ipv4Addr;
+
+use anyhow::Result;
+use relay_tests::relay::{RelayProcess, RuleFile, binary};
+use relay_tests::report::Report;
+use relay_tests::rules::{Rule, to_toml};
+use relay_tests::scenario::{Receivers, forward_exactly, send, streams};
+use relay_tests::tally::Stream;
+use relay_tests::topology::Testbed;
+
+/// Feeds enough that the hash of a multi-queue sender reaches every queue: with 32 feeds on 2 queues it misses
+/// one in 1 of 2^31 runs.
+const FEEDS: u16 = 32;
+const COUNT: u64 = 50;
+
+fn feeds() -> Vec<Rule> {
+    (0..FEEDS)
+        .map(|n| {
+            let group = |block: u8| Ipv4Addr::new(239, block, 0, n as u8 + 1);
+            Rule::new(format!("feed-{n}"), "in0", group(1), 5001 + n)
+                .output("out0", group(2), 5001 + n)
+                .output("out0", group(3), 5001 + n)
+        })
+        .collect()
+}
+
+/// Runs the relay with `feeds` and more configuration, and expects exactness.
+fn forward_with(bed: &Testbed, more: &str) -> Result<Report> {
+    let rules = feeds();
+    let file = RuleFile::new(&format!("{}{more}", to_toml(&rules)))?;
+    let receivers = Receivers::start(bed, &rules)?;
+    let relay = start(bed, &file)?;
+    let streams = streams(&rules, COUNT, 500);
+    send(bed, &rules, &streams, || receivers.progress())?;
+    receivers.assert_exact(&streams);
+    let report = relay.stop()?.report;
+    report.assert_exact(&[COUNT; FEEDS as usize]);
+    Ok(report)
+}
+
+fn start(bed: &Testbed, file: &RuleFile) -> Result<RelayProcess> {
+    let mut command = bed.relay.command(binary()?);
+    command.args(["run", "--json"]).arg(file.path());
+    RelayProcess::start_command(command)
+}
+
+fn worker_loads(report: &Report) -> Vec<u64> {
+    report
+        .workers
+        .iter()
+        .map(|worker| worker.packets_received)
+        .collect()
+}
+
+#[test]
+fn two_queues_have_two_workers_and_all_feeds_are_exact() -> Result<()> {
+    let bed = Testbed::builder().queues(2).without_capture().build()?;
+    let report = forward_exactly(&bed, &feeds(), COUNT, 500)?.report;
+    let loads = worker_loads(&report);
+    assert_eq!(loads.len(), 2, "{loads:?}");
+    assert!(loads.iter().all(|&load| load > 0), "{loads:?}");
+    Ok(())
+}
+
+#[test]
+fn four_input_queues_and_one_output_queue_have_one_worker_and_are_exact() -> Result<()> {
+    let bed = Testbed::builder().queues(4).without_capture().build()?;
+    let report = forward_with(&bed, "\n[[interfaces]]\nname = \"out0\"\nqueues = [2]\n")?;
+    assert_eq!(worker_loads(&report), [u64::from(FEEDS) * COUNT]);
+    Ok(())
+}
+
+#[test]
+fn workers_pinned_to_cpus_are_exact() -> Result<()> {
+    let bed = Testbed::builder().queues(2).without_capture().build()?;
+    let report = forward_with(&bed, "\n[[interfaces]]\nname = \"in0\"\ncpus = [1, 0]\n")?;
+    assert_eq!(report.workers.len(), 2);
+    Ok(())
+}
+
+#[test]
+fn frames_on_a_queue_that_is_not_listed_are_counted_and_said() -> Result<()> {
+    let bed = Testbed::builder().queues(2).without_capture().build()?;
+    let rules = feeds();
+    let only_one = "\n[[interfaces]]\nname = \"in0\"\nqueues = [1]\n";
+    let file = RuleFile::new(&format!("{}{only_one}", to_toml(&rules)))?;
+    let receivers = Receivers::start(&bed, &rules)?;
+    let relay = start(&bed, &file)?;
+    let streams: Vec<Stream> = streams(&rules, COUNT, 500);
+    let sent = u64::from(FEEDS) * COUNT;
+    send(&bed, &rules, &streams, || sent)?;
+    receivers.settle();
+    let stopped = relay.stop()?;
+    let (report, log) = (stopped.report, stopped.log);
+    let missed = report.xdp("in0", "pass_no_socket");
+    assert!(missed > 0 && report.packets_received > 0, "{report:#?}");
+    assert_eq!(missed + report.packets_received, sent, "{report:#?}");
+    report.assert_balanced();
+    assert!(log.contains("queue 0, which no socket"), "{log}");
+    Ok(())
+}
