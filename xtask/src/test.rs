@@ -88,7 +88,7 @@ impl Run {
                 ran => format!("{ran} tests"),
             };
             text += &format!(
-                "{:<24} {result:<8} {:>6.1} s  {tests}\n",
+                "{:<26} {result:<8} {:>6.1} s  {tests}\n",
                 step.name,
                 step.time.as_secs_f32()
             );
