@@ -29,23 +29,23 @@ pub struct Bound {
 /// When the last rung of the ladder is refused as well.
 pub fn bind(plan: &Plan, worker: &plan::Worker) -> Result<Bound, SetupError> {
     let chunks = xdp::chunk_count(worker);
-    let without = worker
+    let mut without: Vec<String> = worker
         .ports
         .iter()
         .filter_map(|port| plan.interfaces.get(port.interface))
-        .find(|interface| interface.expected_mode == Mode::Copy);
-    let reason = match without {
-        Some(interface) => format!(
-            "the driver of {} ({}) has no zero copy",
-            interface.name, interface.driver
-        ),
-        None => match Worker::bind(plan, worker, Mode::ZeroCopy, chunks) {
-            Ok(bound) => return Ok(confirm(bound, "all drivers have it".into())),
+        .filter(|interface| !interface.zero_copy)
+        .map(|interface| format!("{} ({})", interface.name, interface.driver))
+        .collect();
+    without.dedup();
+    let reason = match &without[..] {
+        [] => match Worker::bind(plan, worker, Mode::ZeroCopy, chunks) {
+            Ok(bound) => return Ok(confirm(bound, "all drivers offer it".into())),
             Err(error) => {
                 warn!("{error}; trying copy mode");
                 format!("zero copy was refused: {error}")
             }
         },
+        without => format!("there is no zero copy on {}", without.join(", ")),
     };
     Worker::bind(plan, worker, Mode::Copy, chunks).map(|worker| confirm(worker, reason))
 }

@@ -147,6 +147,7 @@ mod tests {
             is_input: true,
             is_output: false,
             rx_queues: vec![0],
+            zero_copy: false,
             expected_mode: Mode::Copy,
         };
         let flow = |(interface, group, port): &(usize, Ipv4Addr, u16)| Flow {

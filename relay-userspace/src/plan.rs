@@ -72,7 +72,10 @@ pub struct Interface {
     pub is_output: bool,
     /// The RX queues whose frames are relayed, ascending; empty on an interface that is only an output.
     pub rx_queues: Vec<u32>,
-    /// The mode that the driver's features promise; the one in use is known after the bind.
+    /// The driver offers zero copy, for this MTU.
+    pub zero_copy: bool,
+    /// The mode to expect: zero copy where all interfaces that rules connect offer it. The one in use is known
+    /// after the bind.
     pub expected_mode: Mode,
 }
 

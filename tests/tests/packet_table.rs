@@ -1,7 +1,11 @@
 //! One table of packets through the XDP program in the kernel (`BPF_PROG_TEST_RUN`) and through the decoder in
 //! user space: both must give the expected verdict for each packet, and the same verdict for ten thousand
 //! damaged ones.
-#![expect(clippy::expect_used, clippy::panic, reason = "a table of frames in memory, in a test")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a table of frames in memory, in a test"
+)]
 
 use std::collections::HashSet;
 

@@ -339,6 +339,7 @@ fn interface(used: Use<'_>, expected_mode: Mode) -> Option<Interface> {
         is_input: used.is_input,
         is_output: used.is_output,
         rx_queues: used.rx,
+        zero_copy: can_zero_copy(facts),
         expected_mode,
     })
 }
@@ -403,11 +404,13 @@ fn mtu_notes(flows: &[Flow], uses: &[Use<'_>], notes: &mut Vec<String>) {
     }
 }
 
+fn can_zero_copy(facts: &Facts) -> bool {
+    facts.mtu <= MAX_ZERO_COPY_MTU && facts.xdp.is_some_and(XdpFeatures::zero_copy)
+}
+
 /// The mode of every interface. All of a group share UMEMs, and a UMEM is zero copy or it is not.
 fn modes(groups: &[queues::Group], uses: &[Use<'_>], notes: &mut Vec<String>) -> Vec<Mode> {
-    let can = |used: &Use<'_>| {
-        used.facts.mtu <= MAX_ZERO_COPY_MTU && used.facts.xdp.is_some_and(XdpFeatures::zero_copy)
-    };
+    let can = |used: &Use<'_>| can_zero_copy(used.facts);
     let mut modes = vec![Mode::Copy; uses.len()];
     for group in groups {
         let (able, unable): (Vec<usize>, Vec<usize>) = group
