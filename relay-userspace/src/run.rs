@@ -17,7 +17,6 @@ use std::{
 
 use log::{error, info, warn};
 use nix::{
-    errno::Errno,
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
@@ -28,7 +27,7 @@ use thiserror::Error;
 use crate::{
     backend::{
         self,
-        xdp::{SetupError, Worker},
+        xdp::{SetupError, Worker, sockopt},
     },
     exit,
     kernel::{Kernel, KernelError},
@@ -354,27 +353,14 @@ fn print(report: &Report, json: bool) -> Result<(), RunError> {
     }
 }
 
-/// What the kernel dropped in front of these sockets (`XDP_STATISTICS`, include/uapi/linux/if_xdp.h).
+/// What the kernel dropped in front of these sockets; `None` once one of them is closed.
 fn kernel_drops(sockets: &[RawFd]) -> Option<KernelDrops> {
     let mut sum = KernelDrops::default();
     for &socket in sockets {
-        // SAFETY: a plain structure of integers.
-        let mut statistics: libc::xdp_statistics = unsafe { std::mem::zeroed() };
-        let mut len = size_of_val(&statistics) as libc::socklen_t;
-        // SAFETY: both pointers are to locals of the sizes given.
-        let result = unsafe {
-            libc::getsockopt(
-                socket,
-                libc::SOL_XDP,
-                libc::XDP_STATISTICS,
-                (&raw mut statistics).cast(),
-                &raw mut len,
-            )
-        };
-        Errno::result(result).ok()?;
-        sum.rx_ring_full += statistics.rx_ring_full;
-        sum.rx_fill_ring_empty += statistics.rx_fill_ring_empty_descs;
-        sum.rx_dropped += statistics.rx_dropped;
+        let drops = sockopt::drops(socket).ok()?;
+        sum.rx_ring_full += drops.rx_ring_full;
+        sum.rx_fill_ring_empty += drops.rx_fill_ring_empty;
+        sum.rx_dropped += drops.rx_dropped;
     }
     Some(sum)
 }

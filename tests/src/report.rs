@@ -104,10 +104,25 @@ impl Report {
             .unwrap_or(0)
     }
 
-    /// Fails unless the accounts balance: totals are the sums of their parts, every matched frame
-    /// was sent or dropped for one reason at each output, and no chunk is missing.
+    /// Fails unless the accounts balance: every frame that was redirected was received or dropped by the
+    /// kernel, totals are the sums of their parts, every matched frame was sent or dropped for one
+    /// reason at each output, and no chunk is missing.
     #[track_caller]
     pub fn assert_balanced(&self) {
+        let redirected: u64 = self
+            .interfaces
+            .iter()
+            .map(|interface| self.xdp(&interface.name, "redirected"))
+            .sum();
+        let in_the_kernel: u64 = ["rx_ring_full", "rx_fill_ring_empty", "rx_dropped"]
+            .iter()
+            .map(|reason| self.dropped_for(reason))
+            .sum();
+        assert_eq!(
+            redirected,
+            self.packets_received + in_the_kernel,
+            "redirected against received and dropped in the kernel: {self:#?}"
+        );
         let outputs = || self.rules.iter().flat_map(|rule| &rule.outputs);
         let matched: u64 = self.rules.iter().map(|rule| rule.packets_matched).sum();
         assert_eq!(

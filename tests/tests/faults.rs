@@ -10,8 +10,10 @@ use relay_tests::raw::{RawReceiver, RawSender};
 use relay_tests::relay::RelayProcess;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule};
 use relay_tests::scenario::{Receivers, forward_exactly, send, streams};
-use relay_tests::sender::Pacer;
+use relay_tests::sender::{Pacer, Traffic, UdpSender};
+use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
+use relay_tests::veth::wait_for_carrier;
 
 #[test]
 fn x3_after_kill_9_the_interface_is_clean_and_a_new_start_works_at_once() -> Result<()> {
@@ -31,6 +33,51 @@ fn x3_after_kill_9_the_interface_is_clean_and_a_new_start_works_at_once() -> Res
         }
     }
     forward_exactly(&bed, &rules, 2000, 1000)?;
+    Ok(())
+}
+
+#[test]
+fn x4_frames_for_a_dead_peer_are_counted_at_their_output_and_the_other_loses_nothing() -> Result<()>
+{
+    const EACH: u64 = 500;
+    let bed = Testbed::builder().outputs(2).without_capture().build()?;
+    let rules = [Rule::feed().outputs("out0", 2).outputs("out1", 2)];
+    let receivers = Receivers::start(&bed, &rules)?;
+    let relay = RelayProcess::start(&bed.relay, &rules)?;
+    let sender = UdpSender::open(&bed.sources[0])?;
+    let whole = streams(&rules, 3 * EACH, 1000)[0];
+    let part = |n: u64| {
+        let stream = Stream {
+            first: whole.first + n * EACH,
+            count: EACH,
+            ..whole
+        };
+        sender.send(&Traffic::new(GROUP_IN, PORT_IN, stream), 5_000)?;
+        receivers.settle();
+        Ok::<_, anyhow::Error>(())
+    };
+    let dead = &bed.receivers[0];
+    part(0)?;
+    dead.namespace
+        .ip(&format!("link set {} down", dead.interface))?;
+    part(1)?;
+    dead.namespace
+        .ip(&format!("link set {} up", dead.interface))?;
+    wait_for_carrier(&dead.namespace, &dead.interface)?;
+    part(2)?;
+    let report = relay.stop()?.report;
+    report.assert_balanced();
+    assert_eq!(report.packets_received, 3 * EACH, "{report:#?}");
+    for ((_, tally), output) in receivers.tallies().iter().zip(&report.rules[0].outputs) {
+        let refused = output.dropped.get("device_refused").copied().unwrap_or(0);
+        if output.interface == "out0" {
+            assert_eq!(refused, EACH, "all that the dead peer refused: {output:?}");
+            assert_eq!(tally.received, 2 * EACH, "{tally}");
+        } else {
+            tally.assert_exact(&whole);
+        }
+        assert_eq!(tally.received, output.packets_sent, "{tally}, {output:?}");
+    }
     Ok(())
 }
 

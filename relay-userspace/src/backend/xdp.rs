@@ -11,6 +11,7 @@
 
 mod fanout;
 mod port;
+pub mod sockopt;
 mod umem;
 
 use std::{
@@ -180,7 +181,9 @@ impl Worker {
     ///
     /// The socket option's.
     pub fn mode(&self) -> io::Result<Mode> {
-        self.ports.first().map_or(Ok(Mode::Copy), Port::mode)
+        self.ports
+            .first()
+            .map_or(Ok(Mode::Copy), |port| sockopt::mode(port.fd()))
     }
 
     /// The counters, which stay readable while the worker runs and after it ended.

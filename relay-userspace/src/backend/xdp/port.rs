@@ -17,7 +17,7 @@ use xsk_rs::{
 };
 
 use super::{
-    SetupError,
+    SetupError, sockopt,
     umem::{Chunk, Chunks, FILL_SIZE},
 };
 use crate::{
@@ -127,62 +127,13 @@ impl Port {
             device: Device::Ready,
             batch: vec![FrameDesc::default(); BATCH].into(),
         };
-        port.raise_send_buffer();
+        sockopt::set_send_buffer(port.fd(), SEND_BUFFER);
         Ok(port)
     }
 
     /// The socket, for the XSKMAP and for `poll`.
     pub fn fd(&self) -> RawFd {
         self.rx.fd().as_raw_fd()
-    }
-
-    /// The mode that the kernel chose for this socket (`XDP_OPTIONS`, `include/uapi/linux/if_xdp.h`).
-    ///
-    /// # Errors
-    ///
-    /// The socket option's.
-    pub fn mode(&self) -> io::Result<Mode> {
-        const XDP_OPTIONS: libc::c_int = 8;
-        const XDP_OPTIONS_ZEROCOPY: u32 = 1;
-        let mut options: u32 = 0;
-        let mut len = size_of::<u32>() as libc::socklen_t;
-        // SAFETY: both pointers are to locals of the sizes given.
-        let result = unsafe {
-            libc::getsockopt(
-                self.fd(),
-                libc::SOL_XDP,
-                XDP_OPTIONS,
-                (&raw mut options).cast(),
-                &raw mut len,
-            )
-        };
-        Errno::result(result)?;
-        Ok(if options & XDP_OPTIONS_ZEROCOPY != 0 {
-            Mode::ZeroCopy
-        } else {
-            Mode::Copy
-        })
-    }
-
-    /// Asks for [`SEND_BUFFER`]. Without the privilege the kernel's default stays, and back-pressure sets
-    /// in earlier; nothing is lost by that.
-    fn raise_send_buffer(&self) {
-        let size = SEND_BUFFER;
-        for option in [libc::SO_SNDBUFFORCE, libc::SO_SNDBUF] {
-            // SAFETY: the pointer is to a local of the size given.
-            let result = unsafe {
-                libc::setsockopt(
-                    self.fd(),
-                    libc::SOL_SOCKET,
-                    option,
-                    (&raw const size).cast(),
-                    size_of_val(&size) as libc::socklen_t,
-                )
-            };
-            if result == 0 {
-                return;
-            }
-        }
     }
 
     /// What the last kick found out.

@@ -1,0 +1,86 @@
+//! The options of an AF_XDP socket that xsk-rs does not offer (include/uapi/linux/if_xdp.h).
+
+use std::{io, os::fd::RawFd};
+
+use nix::errno::Errno;
+
+use crate::{plan::Mode, report::KernelDrops};
+
+const XDP_OPTIONS_ZEROCOPY: u32 = 1;
+
+/// The mode that the kernel chose.
+///
+/// # Errors
+///
+/// The system call's.
+pub fn mode(socket: RawFd) -> io::Result<Mode> {
+    let options: u32 = get(socket, libc::XDP_OPTIONS)?;
+    Ok(if options & XDP_OPTIONS_ZEROCOPY != 0 {
+        Mode::ZeroCopy
+    } else {
+        Mode::Copy
+    })
+}
+
+/// What the kernel dropped in front of the socket since it was bound, each frame under one reason.
+///
+/// In copy mode the kernel counts a frame that found the FILL ring empty twice, as dropped and as an empty ring
+/// (`__xsk_rcv` and `__xp_alloc`, net/xdp). In zero copy an empty ring is a driver's attempt to refill, and no
+/// frame. So an empty ring is a reason for as many frames as were dropped, and no more.
+///
+/// # Errors
+///
+/// The system call's.
+pub fn drops(socket: RawFd) -> io::Result<KernelDrops> {
+    // struct xdp_statistics of Linux 5.9; three of its counters are not of frames received.
+    let [dropped, _, _, rx_ring_full, fill_ring_empty, _]: [u64; 6] =
+        get(socket, libc::XDP_STATISTICS)?;
+    let rx_fill_ring_empty = fill_ring_empty.min(dropped);
+    Ok(KernelDrops {
+        rx_ring_full,
+        rx_fill_ring_empty,
+        rx_dropped: dropped - rx_fill_ring_empty,
+    })
+}
+
+/// Lets the kernel keep `bytes` in socket buffers for this socket. Without the privilege to exceed the
+/// system's limit, up to that limit; nothing is lost by that, back-pressure sets in earlier.
+pub fn set_send_buffer(socket: RawFd, bytes: libc::c_int) {
+    for option in [libc::SO_SNDBUFFORCE, libc::SO_SNDBUF] {
+        // SAFETY: the pointer is to a local of the size given.
+        let result = unsafe {
+            libc::setsockopt(
+                socket,
+                libc::SOL_SOCKET,
+                option,
+                (&raw const bytes).cast(),
+                size_of_val(&bytes) as libc::socklen_t,
+            )
+        };
+        if result == 0 {
+            return;
+        }
+    }
+}
+
+/// Plain numbers that an option can be read into, whatever the kernel writes.
+trait Plain: Copy + Default {}
+impl Plain for u32 {}
+impl Plain for [u64; 6] {}
+
+fn get<T: Plain>(socket: RawFd, option: libc::c_int) -> io::Result<T> {
+    let mut value = T::default();
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: both pointers are to locals of the sizes given, and `T` is valid for every bit pattern.
+    let result = unsafe {
+        libc::getsockopt(
+            socket,
+            libc::SOL_XDP,
+            option,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    Errno::result(result)?;
+    Ok(value)
+}
