@@ -36,7 +36,7 @@ pub enum KernelError {
     NotEmbedded,
     /// The program was refused, or one of its maps.
     #[error(
-        "cannot load the XDP program: {0}; `RUST_LOG=debug` shows the verifier's words. Linux 5.18 or later is needed"
+        "cannot load the XDP program: {0}; `RUST_LOG=debug` shows the verifier's words. Linux 5.10 or later is needed"
     )]
     Load(String),
     /// A map is not as this program expects: the object is of another version.
