@@ -133,12 +133,13 @@ pub fn run(plan: &Plan, json: bool) -> Result<(), RunError> {
     if opened.is_ok() {
         let outputs: usize = plan.flows.iter().map(|flow| flow.outputs.len()).sum();
         info!(
-            "ready: {} rules to {outputs} outputs on {} interfaces, {} workers",
+            "ready: rules {}, outputs {outputs}, interfaces {}, workers {}",
             plan.flows.len(),
             plan.interfaces.len(),
             plan.workers.len()
         );
         watch(plan, &mut kernel, &mut threads, &modes, &stop, started);
+        info!("stopping: no more frames are taken, those on their way still leave");
         kernel.close(plan);
     }
 
