@@ -20,6 +20,20 @@ struct Seen {
     stopped: Stopped,
 }
 
+impl Seen {
+    #[track_caller]
+    fn assert_valid_checksums(&self) {
+        for datagram in &self.datagrams {
+            assert_eq!(
+                datagram.checksum,
+                UdpChecksum::Valid,
+                "{datagram:?}, {:?}",
+                self.stopped
+            );
+        }
+    }
+}
+
 /// Runs a relay with three outputs on `out0`, lets `send` send `count` datagrams of flow 0, and
 /// checks that three times as many arrive with sound headers.
 fn relay_to_three(count: usize, send: impl FnOnce(&Testbed) -> Result<()>) -> Result<Seen> {
@@ -95,13 +109,7 @@ fn f9_partial_checksums_leave_complete_and_valid() -> Result<()> {
         }
         Ok(())
     })?;
-    assert!(
-        seen.datagrams
-            .iter()
-            .all(|d| d.checksum == UdpChecksum::Valid),
-        "{:?}",
-        seen.stopped
-    );
+    seen.assert_valid_checksums();
     assert_payloads(&seen.datagrams, size);
     Ok(())
 }
@@ -120,13 +128,7 @@ fn f9_complete_checksums_leave_valid_and_the_identification_and_source_port_are_
         }
         Ok(())
     })?;
-    assert!(
-        seen.datagrams
-            .iter()
-            .all(|d| d.checksum == UdpChecksum::Valid),
-        "{:?}",
-        seen.stopped
-    );
+    seen.assert_valid_checksums();
     assert_payloads(&seen.datagrams, |_| 333);
     for output in 0..3 {
         let (_, port) = output_destination(output);
@@ -147,13 +149,7 @@ fn f9_checksums_that_the_sending_host_completed_leave_valid() -> Result<()> {
         let stream = Stream::new(0, 500, 801);
         UdpSender::open(&bed.sources[0])?.send(&Traffic::new(GROUP_IN, PORT_IN, stream), 8000)
     })?;
-    assert!(
-        seen.datagrams
-            .iter()
-            .all(|d| d.checksum == UdpChecksum::Valid),
-        "{:?}",
-        seen.stopped
-    );
+    seen.assert_valid_checksums();
     assert_payloads(&seen.datagrams, |_| 801);
     Ok(())
 }

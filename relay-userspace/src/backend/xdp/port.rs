@@ -163,6 +163,7 @@ impl Port {
     /// Queues a frame for `output`, to be submitted by the next [`Port::kick`]. Only after [`Port::has_room`].
     #[inline]
     pub fn queue(&mut self, chunk: &Chunk, output: u32) {
+        // The index stays right when the numbers wrap, because TX_SIZE is a power of two.
         if let Some(slot) = self.outputs.get_mut((self.queued % TX_SIZE) as usize) {
             *slot = output;
         }
@@ -219,12 +220,7 @@ impl Port {
             known
         };
         for step in 0..new {
-            let slot = (self.taken.wrapping_add(step) % TX_SIZE) as usize;
-            let output = self
-                .outputs
-                .get(slot)
-                .and_then(|&at| stats.get(at as usize));
-            if let Some(output) = output {
+            if let Some(output) = self.output_of(self.taken.wrapping_add(step), stats) {
                 if refused && step + 1 == new {
                     output.drops.add(Dropped::DeviceRefused);
                 } else {
@@ -235,15 +231,17 @@ impl Port {
         self.taken = self.taken.wrapping_add(new);
     }
 
+    /// The counters of the output that a descriptor on the TX ring belongs to.
+    #[inline]
+    fn output_of<'a>(&self, descriptor: u32, stats: &'a [OutputStats]) -> Option<&'a OutputStats> {
+        let at = *self.outputs.get((descriptor % TX_SIZE) as usize)?;
+        stats.get(at as usize)
+    }
+
     /// Counts what the kernel never took, at the end.
     pub fn abandon(&mut self, stats: &[OutputStats]) {
         for step in 0..self.waiting() {
-            let slot = (self.taken.wrapping_add(step) % TX_SIZE) as usize;
-            let output = self
-                .outputs
-                .get(slot)
-                .and_then(|&at| stats.get(at as usize));
-            if let Some(output) = output {
+            if let Some(output) = self.output_of(self.taken.wrapping_add(step), stats) {
                 output.drops.add(Dropped::UnsentAtExit);
             }
         }
