@@ -60,7 +60,7 @@ struct Member {
 }
 
 impl Fanout {
-    /// Lays out the flows of a worker. `ports` are the worker's, in its order.
+    /// Lays out the flows of a worker. The ports given to [`Fanout::forward`] must be the worker's, in its order.
     #[must_use]
     pub fn new(plan: &Plan, worker: &plan::Worker) -> Self {
         let mut fanout = Self {
@@ -137,16 +137,19 @@ impl Fanout {
     ) {
         stats.received.add(1);
         let frame = chunks.frame(&chunk);
-        let decoded = wire::decode(frame).ok();
-        let Some((datagram, received)) =
-            decoded.and_then(|datagram| Some((datagram, Received::read(frame, &datagram)?)))
-        else {
+        let Ok(datagram) = wire::decode(frame) else {
             stats.drops.add(Dropped::Malformed);
             chunks.give_back(chunk);
             return;
         };
         let Some(flow) = self.look_up(FlowKey::new(interface, &datagram)) else {
             stats.drops.add(Dropped::NoRule);
+            chunks.give_back(chunk);
+            return;
+        };
+        // Only now: a partial checksum makes this read the whole payload.
+        let Some(received) = Received::read(frame, &datagram) else {
+            stats.drops.add(Dropped::Malformed);
             chunks.give_back(chunk);
             return;
         };
