@@ -6,7 +6,7 @@
 
 mod occupant;
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -183,7 +183,7 @@ impl Kernel {
                 queue,
             })?;
         self.sockets
-            .set(index, Raw(socket), 0)
+            .set(index, socket, 0)
             .map_err(|error| KernelError::MapWrite {
                 map: abi::SOCKETS,
                 what: format!("the socket of queue {queue} of {}", name()),
@@ -358,13 +358,4 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = cause.source();
     }
     text
-}
-
-/// A descriptor that somebody else keeps open.
-struct Raw(RawFd);
-
-impl AsRawFd for Raw {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0
-    }
 }

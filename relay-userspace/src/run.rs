@@ -145,7 +145,7 @@ pub fn run(plan: &Plan, json: bool) -> Result<(), RunError> {
 
     halt.store(true, Relaxed);
     let mut ended = Vec::new();
-    let mut views = Vec::new();
+    let mut counters = Vec::new();
     let mut defects = 0;
     for thread in threads {
         let mut drops = thread.kernel;
@@ -156,8 +156,15 @@ pub fn run(plan: &Plan, json: bool) -> Result<(), RunError> {
             }
             Err(_) => defects += 1,
         }
-        views.push((thread.stats, drops));
+        counters.push((thread.stats, drops));
     }
+    let views: Vec<_> = counters
+        .iter()
+        .map(|(stats, drops)| WorkerView {
+            stats,
+            kernel: *drops,
+        })
+        .collect();
     kernel.flush_log();
     let report = report(plan, &kernel, &modes, started, &views);
     drop(ended);
@@ -291,7 +298,10 @@ fn watch(
         }
         let views: Vec<_> = threads
             .iter()
-            .map(|thread| (Arc::clone(&thread.stats), thread.kernel))
+            .map(|thread| WorkerView {
+                stats: &thread.stats,
+                kernel: thread.kernel,
+            })
             .collect();
         let now = report(plan, kernel, modes, started, &views);
         info!("{}", now.line(last.as_ref()));
@@ -304,15 +314,8 @@ fn report(
     kernel: &Kernel,
     modes: &[(Mode, String)],
     started: Instant,
-    workers: &[(Arc<WorkerStats>, KernelDrops)],
+    workers: &[WorkerView<'_>],
 ) -> Report {
-    let views: Vec<WorkerView<'_>> = workers
-        .iter()
-        .map(|(stats, kernel)| WorkerView {
-            stats,
-            kernel: *kernel,
-        })
-        .collect();
     let interfaces = plan
         .interfaces
         .iter()
@@ -331,7 +334,7 @@ fn report(
                 .unwrap_or_default(),
         })
         .collect();
-    Report::new(plan, started.elapsed().as_secs_f64(), &views, interfaces)
+    Report::new(plan, started.elapsed().as_secs_f64(), workers, interfaces)
 }
 
 fn print(report: &Report, json: bool) -> Result<(), RunError> {
