@@ -6,8 +6,6 @@
 pub const OK: u8 = 0;
 /// The command line was wrong.
 pub const USAGE: u8 = 64;
-/// Input other than the rule file was wrong.
-pub const DATA: u8 = 65;
 /// The rule file cannot be opened.
 pub const NO_INPUT: u8 = 66;
 /// Something that the relay needs is not there or in use: an interface, a queue, XDP itself.
@@ -21,26 +19,12 @@ pub const NO_PERMISSION: u8 = 77;
 /// The rule file has mistakes.
 pub const CONFIG: u8 = 78;
 
-/// A code fixed by the place that knows best, attached as context:
-/// `error.context(exit::Code { code: exit::NO_PERMISSION, what: "...".into() })`.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}")]
-pub struct Code {
-    /// One of the constants of this module.
-    pub code: u8,
-    /// What was tried when the error came.
-    pub what: String,
-}
-
 /// The exit code that an error stands for.
 ///
-/// An attached [`Code`] decides; otherwise mistakes in the rule file, a missing privilege and a
+/// Mistakes in the rule file and what ended a run know their own; otherwise a missing privilege and a
 /// refused system call are recognised anywhere in the chain, and the rest is [`SOFTWARE`].
 #[must_use]
 pub fn code_of(error: &anyhow::Error) -> u8 {
-    if let Some(code) = error.downcast_ref::<Code>() {
-        return code.code;
-    }
     if let Some(mistakes) = error.downcast_ref::<crate::config::Mistakes>() {
         return mistakes.exit_code();
     }
@@ -62,16 +46,19 @@ mod tests {
     use anyhow::{Context as _, anyhow};
 
     use super::*;
+    use crate::{backend::xdp::SetupError, plan::Mode, run::RunError};
 
     #[test]
-    fn an_attached_code_wins_over_what_the_chain_says() {
-        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
-        let error = anyhow::Error::new(denied).context("opening a socket");
+    fn what_ended_a_run_wins_over_what_the_chain_says() {
+        let denied = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let error = anyhow::Error::new(denied()).context("opening a socket");
         assert_eq!(code_of(&error), NO_PERMISSION);
-        let error = error.context(Code {
-            code: UNAVAILABLE,
-            what: "binding queue 0".into(),
-        });
+        let error = anyhow::Error::new(RunError::Setup(SetupError::Bind {
+            interface: "in0".into(),
+            queue: 0,
+            mode: Mode::Copy,
+            error: denied(),
+        }));
         assert_eq!(code_of(&error), UNAVAILABLE);
         assert_eq!(code_of(&error.context("starting")), UNAVAILABLE);
     }
