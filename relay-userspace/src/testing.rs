@@ -1,8 +1,8 @@
-//! What the unit tests that touch the kernel share.
+//! What the tests that touch the kernel share: the unit tests and `tests/cli.rs`, which includes this file.
 
 use std::process::Command;
 
-/// Runs `test` on a thread in a fresh network namespace, which dies with the thread.
+/// Runs `test` on a thread in a fresh network namespace, which its children inherit and which ends with them.
 ///
 /// Neither `/sys` nor `/proc` is mounted anew, as after a plain setns(2).
 pub(crate) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
@@ -18,8 +18,8 @@ pub(crate) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Runs a command in the calling thread's network namespace; it must succeed.
-pub(crate) fn run(command: &str) {
+/// Runs a command in the calling thread's network namespace; it must succeed. Returns what it printed.
+pub(crate) fn run(command: &str) -> String {
     let mut words = command.split(' ');
     let output = Command::new(words.next().unwrap())
         .args(words)
@@ -30,4 +30,5 @@ pub(crate) fn run(command: &str) {
         "{command}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -5,11 +5,16 @@
     reason = "the helpers of a test may fail it like the test itself"
 )]
 
+#[path = "../src/testing.rs"]
+mod testing;
+
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
+
+use testing::{in_namespace, run};
 
 fn relay(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_relay"));
@@ -68,34 +73,6 @@ impl Drop for File {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
-}
-
-/// Runs `test` on a thread in a fresh network namespace, which its children inherit.
-fn in_namespace(test: impl FnOnce() + Send) {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-                .expect("a network namespace needs CAP_SYS_ADMIN: run the tests as root");
-            test();
-        });
-        thread
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    });
-}
-
-fn run(command: &str) -> String {
-    let mut words = command.split(' ');
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{command}: {}",
-        text(&output.stderr)
-    );
-    text(&output.stdout)
 }
 
 /// `in0` with 3 RX queues and `out0` with 2 TX queues.

@@ -170,13 +170,6 @@ impl UdpSender {
         })
     }
 
-    /// The TTL of what is sent from now on.
-    pub fn set_ttl(&self, ttl: u32) -> Result<()> {
-        self.socket
-            .set_multicast_ttl_v4(ttl)
-            .context("setting the multicast TTL")
-    }
-
     /// Datagrams leave with UDP checksum 0 from now on.
     pub fn without_checksum(&self) -> Result<()> {
         let one: libc::c_int = 1;

@@ -141,25 +141,19 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// The `ethtool` commands that take one value (linux/ethtool.h).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum EthtoolSwitch {
-    /// `ETHTOOL_STXCSUM`: off makes the kernel complete every checksum before the device.
-    TxChecksum = 0x17,
-    /// `ETHTOOL_SGSO`: off makes the kernel segment before the device.
-    Gso = 0x24,
-}
+/// `ETHTOOL_STXCSUM` (linux/ethtool.h).
+const TX_CHECKSUM: u32 = 0x17;
 
-/// Turns an offload of `interface` on or off, in the calling thread's namespace.
-pub fn ethtool_switch(interface: &str, switch: EthtoolSwitch, on: bool) -> io::Result<()> {
+/// Turns checksum offload of `interface` on or off, in the calling thread's namespace. Off makes the kernel
+/// complete every checksum before the device.
+pub fn set_checksum_offload(interface: &str, on: bool) -> io::Result<()> {
     #[repr(C)]
     struct Value {
         command: u32,
         data: u32,
     }
     let mut value = Value {
-        command: switch as u32,
+        command: TX_CHECKSUM,
         data: u32::from(on),
     };
     // SAFETY: all-zero bytes are a valid `ifreq`.

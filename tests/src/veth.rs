@@ -12,7 +12,7 @@ use nix::sys::socket::sockopt;
 
 use crate::netns::Namespace;
 use crate::receiver::RECEIVE_BUFFER;
-use crate::sys::{self, EthtoolSwitch, Hears};
+use crate::sys::{self, Hears};
 
 /// What one end of a pair shall be.
 #[derive(Debug, Clone)]
@@ -116,19 +116,10 @@ pub fn wait_for_carrier(namespace: &Namespace, interface: &str) -> Result<()> {
 impl Endpoint {
     /// With `false`, datagrams of local sockets leave with complete checksums instead of partial ones.
     pub fn set_checksum_offload(&self, on: bool) -> Result<()> {
-        self.switch(EthtoolSwitch::TxChecksum, on)
-    }
-
-    /// With `false`, segmentation happens before the wire.
-    pub fn set_segmentation_offload(&self, on: bool) -> Result<()> {
-        self.switch(EthtoolSwitch::Gso, on)
-    }
-
-    fn switch(&self, switch: EthtoolSwitch, on: bool) -> Result<()> {
         let name = self.interface.as_str();
         self.namespace.run(|| {
-            sys::ethtool_switch(name, switch, on)
-                .with_context(|| format!("setting {switch:?} of {name} to {on}"))
+            sys::set_checksum_offload(name, on)
+                .with_context(|| format!("setting checksum offload of {name} to {on}"))
         })
     }
 
