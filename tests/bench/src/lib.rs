@@ -1,0 +1,4 @@
+//! The benchmark: the relay and real peers, side by side on the same wires.
+
+pub mod contender;
+pub mod job;
