@@ -1,8 +1,8 @@
 //! The seam: what moves the frames of a worker, and the ladder that chooses it.
 //!
-//! Zero copy is tried where the drivers of all of a worker's interfaces promise it: its ports share one
-//! UMEM, and a UMEM is one or the other. Otherwise, and where the kernel refuses, the worker runs in copy
-//! mode. Which it is, and why, is logged and reported.
+//! Zero copy is tried where the drivers of all interfaces that a worker binds sockets on promise it: they
+//! share one UMEM, and a UMEM is one or the other. Otherwise, and where the kernel refuses, the worker runs in
+//! copy mode, and its copies leave by what is fastest then. Which it is, and why, is logged and reported.
 
 pub mod xdp;
 
@@ -16,6 +16,8 @@ use xdp::{SetupError, Worker};
 pub struct Bound {
     /// The worker.
     pub worker: Worker,
+    /// What it was bound for: the planned one, or that in copy mode.
+    pub planned: plan::Worker,
     /// The mode that the kernel confirmed.
     pub mode: Mode,
     /// Why it is that mode.
@@ -28,7 +30,6 @@ pub struct Bound {
 ///
 /// When the last rung of the ladder is refused as well.
 pub fn bind(plan: &Plan, worker: &plan::Worker) -> Result<Bound, SetupError> {
-    let chunks = xdp::chunk_count(worker);
     let mut without: Vec<String> = worker
         .ports
         .iter()
@@ -38,8 +39,14 @@ pub fn bind(plan: &Plan, worker: &plan::Worker) -> Result<Bound, SetupError> {
         .collect();
     without.dedup();
     let reason = match &without[..] {
-        [] => match Worker::bind(plan, worker, Mode::ZeroCopy, chunks) {
-            Ok(bound) => return Ok(confirm(bound, "all drivers offer it".into())),
+        [] => match Worker::bind(plan, worker, Mode::ZeroCopy, xdp::chunk_count(worker)) {
+            Ok(bound) => {
+                return Ok(confirm(
+                    bound,
+                    worker.clone(),
+                    "all drivers offer it".into(),
+                ));
+            }
             Err(error) => {
                 warn!("{error}; trying copy mode");
                 format!("zero copy was refused: {error}")
@@ -47,21 +54,24 @@ pub fn bind(plan: &Plan, worker: &plan::Worker) -> Result<Bound, SetupError> {
         },
         without => format!("there is no zero copy on {}", without.join(", ")),
     };
-    Worker::bind(plan, worker, Mode::Copy, chunks).map(|worker| confirm(worker, reason))
+    let worker = worker.in_copy_mode(plan);
+    let bound = Worker::bind(plan, &worker, Mode::Copy, xdp::chunk_count(&worker))?;
+    Ok(confirm(bound, worker, reason))
 }
 
 /// Asks the kernel which mode it is: a promise is not enough.
-fn confirm(worker: Worker, reason: String) -> Bound {
-    match worker.mode() {
-        Ok(mode) => Bound {
-            worker,
-            mode,
-            reason,
-        },
-        Err(error) => Bound {
-            worker,
-            mode: Mode::Copy,
-            reason: format!("{reason}; the kernel does not tell the mode ({error})"),
-        },
+fn confirm(worker: Worker, planned: plan::Worker, reason: String) -> Bound {
+    let (mode, reason) = match worker.mode() {
+        Ok(mode) => (mode, reason),
+        Err(error) => (
+            Mode::Copy,
+            format!("{reason}; the kernel does not tell the mode ({error})"),
+        ),
+    };
+    Bound {
+        worker,
+        planned,
+        mode,
+        reason,
     }
 }

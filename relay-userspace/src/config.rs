@@ -76,6 +76,8 @@ pub struct InterfacePlaces {
     pub queues: Vec<Place>,
     /// One a CPU.
     pub cpus: Vec<Place>,
+    /// The value of `transmit`.
+    pub transmit: Option<Place>,
 }
 
 impl Document {

@@ -128,6 +128,8 @@ pub struct Survey {
     pub failures: Vec<NicError>,
     /// The CPUs that are configured; valid numbers are below this.
     pub cpus: u32,
+    /// Packet sockets take UDP super-frames (`VIRTIO_NET_HDR_GSO_UDP_L4`), and the kernel or the NIC cuts them apart.
+    pub super_frames: bool,
 }
 
 /// The facts about one interface.
@@ -151,6 +153,7 @@ pub fn facts(name: &str) -> Result<Facts, NicError> {
 pub fn facts_for<'a>(names: impl IntoIterator<Item = &'a str>) -> Survey {
     let mut survey = Survey {
         cpus: configured_cpus(),
+        super_frames: kernel_version() >= SUPER_FRAMES_SINCE,
         ..Survey::default()
     };
     let mut names: Vec<&str> = names.into_iter().collect();
@@ -230,6 +233,21 @@ fn queues(name: &str, link: &netlink::Link, dump: &netlink::Dump) -> Result<(u32
         error: error.to_string(),
     })?;
     Ok(channels.unwrap_or((1, 1)))
+}
+
+/// The first kernel whose packet sockets take UDP super-frames (include/linux/virtio_net.h).
+const SUPER_FRAMES_SINCE: (u32, u32) = (6, 2);
+
+/// The running kernel's version, (0, 0) where it cannot be read.
+fn kernel_version() -> (u32, u32) {
+    let release = nix::sys::utsname::uname().ok();
+    let mut numbers = release
+        .as_ref()
+        .and_then(|name| name.release().to_str())
+        .unwrap_or_default()
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|number| number.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn configured_cpus() -> u32 {

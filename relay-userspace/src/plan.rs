@@ -4,6 +4,7 @@
 //! `relay plan` and tested without a network.
 
 mod build;
+mod engines;
 mod mac;
 mod print;
 mod queues;
@@ -20,7 +21,7 @@ pub use mac::{Mac, of_group};
 use crate::{
     config::{Document, Mistakes},
     nic,
-    rules::Ttl,
+    rules::{Transmit, Ttl},
 };
 
 /// Asks the kernel about every interface that `document` names, and builds the plan.
@@ -46,6 +47,9 @@ pub struct Plan {
     pub flows: Vec<Flow>,
     /// The threads that will run.
     pub workers: Vec<Worker>,
+    /// The kernel takes super-frames.
+    #[serde(skip)]
+    pub super_frames: bool,
     /// What the user should know about this plan, a sentence each.
     pub notes: Vec<String>,
 }
@@ -74,9 +78,25 @@ pub struct Interface {
     pub rx_queues: Vec<u32>,
     /// The driver offers zero copy, for this MTU.
     pub zero_copy: bool,
-    /// The mode to expect: zero copy where all interfaces that rules connect offer it. The one in use is known
-    /// after the bind.
-    pub expected_mode: Mode,
+    /// The mode to expect of its AF_XDP sockets. The one in use is known after the bind. `None` where there are
+    /// none: on an output whose engine does without.
+    pub expected_mode: Option<Mode>,
+    /// How copies shall leave, as the file says.
+    #[serde(skip)]
+    pub transmit: Transmit,
+    /// How copies leave; `None` on an interface that is only an input.
+    pub engine: Option<Engine>,
+}
+
+/// How copies leave by an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// By the TX rings of AF_XDP sockets.
+    Xsk,
+    /// By packet sockets: what one receive batch brought of a flow leaves as super-frames, which the kernel or the
+    /// NIC cuts apart.
+    Segmented,
 }
 
 /// How AF_XDP moves a frame between the interface and user space.
@@ -129,6 +149,8 @@ pub struct Worker {
     pub cpu: Option<u32>,
     /// Every (interface, queue) this worker binds, receiving, transmitting or both.
     pub ports: Vec<Port>,
+    /// The interfaces that copies leave by in super-frames, positions in [`Plan::interfaces`], ascending.
+    pub segmented: Vec<usize>,
     /// The flows it can meet, positions in [`Plan::flows`].
     pub flows: Vec<usize>,
 }
@@ -144,4 +166,38 @@ pub struct Port {
     pub receives: bool,
     /// Copies leave by this queue. A worker has at most one such port an interface.
     pub transmits: bool,
+}
+
+impl Worker {
+    /// The same worker for copy mode, where super-frames are the faster way out: of all outputs whose engine the
+    /// file leaves open.
+    #[must_use]
+    pub fn in_copy_mode(&self, plan: &Plan) -> Self {
+        let mut worker = self.clone();
+        for port in &mut worker.ports {
+            let open = plan
+                .interfaces
+                .get(port.interface)
+                .is_some_and(|interface| interface.transmit == Transmit::Auto);
+            if port.transmits && open && plan.super_frames {
+                port.transmits = false;
+                worker.segmented.push(port.interface);
+            }
+        }
+        worker.ports.retain(|port| port.receives || port.transmits);
+        worker.segmented.sort_unstable();
+        worker
+    }
+
+    /// How its copies leave by an interface, a position in [`Plan::interfaces`]; `None` where none do.
+    #[must_use]
+    pub fn engine(&self, interface: usize) -> Option<Engine> {
+        if self.segmented.contains(&interface) {
+            return Some(Engine::Segmented);
+        }
+        let mut ports = self.ports.iter();
+        ports
+            .any(|port| port.transmits && port.interface == interface)
+            .then_some(Engine::Xsk)
+    }
 }

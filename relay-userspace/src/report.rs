@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
 use serde::Serialize;
 
 use crate::{
-    plan::{Mode, Plan},
+    plan::{Engine, Mode, Plan},
     stats::{Drops, WorkerStats},
 };
 
@@ -40,12 +40,35 @@ pub struct Report {
 pub struct InterfaceReport {
     /// The name.
     pub name: String,
-    /// The mode in use.
-    pub mode: Mode,
-    /// Why it is that mode.
-    pub reason: String,
+    /// How frames move there.
+    #[serde(flatten)]
+    pub way: Way,
     /// What the XDP program counted; empty where it is not attached.
     pub xdp: Named,
+}
+
+/// How frames move between an interface and the relay.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Way {
+    /// The mode of its AF_XDP sockets; `None` where it has none.
+    pub mode: Option<Mode>,
+    /// Why it is that mode; empty where there is none.
+    pub reason: String,
+    /// How copies leave; `None` where none do.
+    pub engine: Option<Engine>,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(mode) = self.mode {
+            write!(f, "{mode} mode, because {}", self.reason)?;
+        }
+        if let Some(engine) = self.engine {
+            let and = if self.mode.is_some() { "; " } else { "" };
+            write!(f, "{and}transmits by {engine}")?;
+        }
+        Ok(())
+    }
 }
 
 /// One rule.
@@ -260,11 +283,7 @@ impl fmt::Display for Report {
             writeln!(f, "  {reason}: {number}")?;
         }
         for interface in &self.interfaces {
-            write!(
-                f,
-                "{}: {} mode ({})",
-                interface.name, interface.mode, interface.reason
-            )?;
+            write!(f, "{}: {}", interface.name, interface.way)?;
             let xdp = occurred(&interface.xdp);
             if xdp.is_empty() {
                 writeln!(f)?;

@@ -4,6 +4,10 @@
 //! frame a [`Received`] is read once, and then each output costs one header write and two folds. The
 //! UDP checksum is derived from the one that came in, so a payload damaged upstream stays
 //! detectably damaged.
+//!
+//! Datagrams that differ only in payload and identification may also leave as one super-frame, which the
+//! kernel or the NIC cuts apart and computes the checksums of ([`Template::write_joined`]). That would hide
+//! damage, so only payloads whose checksum was found right may be joined ([`Received::vouches_for`]).
 
 use std::net::Ipv4Addr;
 
@@ -15,6 +19,8 @@ use relay_common::wire::{
 use crate::rules::Ttl;
 
 const PROTOCOL_UDP: u32 = 17;
+/// The flag of datagrams that no router may fragment (RFC 791).
+const DONT_FRAGMENT: u16 = 0x4000;
 
 /// Where the IPv4 header starts in what leaves.
 const IP: usize = ETHERNET_LEN;
@@ -31,6 +37,7 @@ pub struct Template {
     /// Sum of the words that the UDP checksum covers and that this output rewrites: both addresses
     /// and the destination port.
     udp_sum: u32,
+    port: u16,
 }
 
 /// What an output is rewritten to.
@@ -69,6 +76,7 @@ impl Template {
             ttl: target.ttl,
             ip_sum: addresses + 0x4500 + PROTOCOL_UDP,
             udp_sum: addresses + u32::from(target.port),
+            port: target.port,
         }
     }
 
@@ -82,11 +90,53 @@ impl Template {
         }
     }
 
-    /// Writes the headers of this output's copy of `received`. What follows them must be its payload.
+    /// Writes the headers of this output's copy of `received`. What follows them must be its payload, and
+    /// `udp_sum` what [`Received::udp_sum`] says for it.
     #[inline]
-    pub fn write(&self, header: &mut [u8; IPV4_HEADERS_LEN], received: &Received, ttl: u8) {
+    pub fn write(
+        &self,
+        header: &mut [u8; IPV4_HEADERS_LEN],
+        received: &Received,
+        ttl: u8,
+        udp_sum: Option<u32>,
+    ) {
+        let checksum = match udp_sum {
+            Some(kept) => nonzero(!fold(kept + self.udp_sum)),
+            None => 0,
+        };
+        self.write_with(header, received, ttl, received.udp_len, checksum);
+    }
+
+    /// Writes the headers of a super-frame of this output's copies of `received` and datagrams that
+    /// [follow](Received::is_followed_by) it, with `payload_len` bytes of payload in all.
+    ///
+    /// Its UDP checksum is the folded sum of the pseudo-header, not complemented, as whoever completes it
+    /// expects (Linux `CHECKSUM_PARTIAL`, `VIRTIO_NET_HDR_F_NEEDS_CSUM`).
+    #[inline]
+    pub fn write_joined(
+        &self,
+        header: &mut [u8; IPV4_HEADERS_LEN],
+        received: &Received,
+        ttl: u8,
+        payload_len: u16,
+    ) {
+        let udp_len = payload_len + UDP_LEN as u16;
+        let addresses = self.udp_sum - u32::from(self.port);
+        let checksum = fold(addresses + PROTOCOL_UDP + u32::from(udp_len));
+        self.write_with(header, received, ttl, udp_len, checksum);
+    }
+
+    #[inline]
+    fn write_with(
+        &self,
+        header: &mut [u8; IPV4_HEADERS_LEN],
+        received: &Received,
+        ttl: u8,
+        udp_len: u16,
+        checksum: u16,
+    ) {
         *header = self.header;
-        let total_len = received.udp_len + IPV4_LEN as u16;
+        let total_len = udp_len + IPV4_LEN as u16;
         header[IP + ipv4::TOS] = received.tos;
         put(header, IP + ipv4::TOTAL_LEN, total_len);
         put(header, IP + ipv4::ID, received.id);
@@ -100,11 +150,7 @@ impl Template {
             + (u32::from(ttl) << 8);
         put(header, IP + ipv4::CHECKSUM, !fold(ip_sum));
         put(header, UDP + udp::SOURCE, received.source_port);
-        put(header, UDP + udp::LEN, received.udp_len);
-        let checksum = match received.udp_sum {
-            Some(kept) => nonzero(!fold(kept + self.udp_sum)),
-            None => 0,
-        };
+        put(header, UDP + udp::LEN, udp_len);
         put(header, UDP + udp::CHECKSUM, checksum);
     }
 }
@@ -118,18 +164,26 @@ pub struct Received {
     flags: u16,
     source_port: u16,
     udp_len: u16,
-    /// Sum of everything that the UDP checksum covers and no output changes; `None` when the sender
-    /// sent no checksum, which is legal over IPv4 (RFC 768).
-    udp_sum: Option<u32>,
+    checksum: Checksum,
+}
+
+/// What the UDP checksum field of a received datagram is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Checksum {
+    /// The sender sent none, which is legal over IPv4 (RFC 768).
+    Absent,
+    /// The sender left it to the hardware, and no hardware has touched the frame: a local socket over veth.
+    Partial,
+    /// Complete. `kept` is the sum of everything that it covers and no output changes.
+    Complete { kept: u16 },
 }
 
 impl Received {
-    /// Reads what the outputs need from the frame that `datagram` was decoded from.
+    /// Reads what the outputs need from the headers of the frame that `datagram` was decoded from.
     ///
-    /// The payload is read only where the checksum is partial: the sender left it to the hardware,
-    /// and no hardware has touched the frame (a local socket over veth). Such a field holds the folded
-    /// sum of the pseudo-header, not complemented (Linux `CHECKSUM_PARTIAL`). A complete checksum that has this
-    /// value by chance, 1 in 65535, is computed anew, which gives the same value for an intact payload.
+    /// A partial checksum is known by its value: the folded sum of the pseudo-header, not complemented
+    /// (Linux `CHECKSUM_PARTIAL`). A complete checksum that has this value by chance, 1 in 65535, is computed
+    /// anew, which gives the same value for an intact payload.
     ///
     /// `None` when the frame is not as long as `datagram` says, which a decoded one never is.
     #[inline]
@@ -140,22 +194,17 @@ impl Received {
             .first_chunk::<{ IPV4_LEN + UDP_LEN }>()?;
         let field = |at: usize| u16::from_be_bytes([headers[at], headers[at + 1]]);
         let udp_len = field(IPV4_LEN + udp::LEN);
-        let source_port = field(IPV4_LEN + udp::SOURCE);
         let addresses = sum_words(&headers[ipv4::SOURCE..IPV4_LEN]);
-        let udp_sum = match field(IPV4_LEN + udp::CHECKSUM) {
-            0 => None,
+        let checksum = match field(IPV4_LEN + udp::CHECKSUM) {
+            0 => Checksum::Absent,
             partial if partial == fold(addresses + PROTOCOL_UDP + u32::from(udp_len)) => {
-                let payload = frame.get(datagram.payload()..datagram.end())?;
-                Some(
-                    u32::from(sum_payload(payload))
-                        + PROTOCOL_UDP
-                        + 2 * u32::from(udp_len)
-                        + u32::from(source_port),
-                )
+                Checksum::Partial
             }
             complete => {
                 let old = addresses + u32::from(datagram.port);
-                Some(u32::from(!complete) + u32::from(!fold(old)))
+                Checksum::Complete {
+                    kept: fold(u32::from(!complete) + u32::from(!fold(old))),
+                }
             }
         };
         Some(Self {
@@ -163,10 +212,57 @@ impl Received {
             ttl: headers[ipv4::TTL],
             id: field(ipv4::ID),
             flags: field(ipv4::FRAGMENT),
-            source_port,
+            source_port: field(IPV4_LEN + udp::SOURCE),
             udp_len,
-            udp_sum,
+            checksum,
         })
+    }
+
+    /// The sum of everything that the UDP checksum covers and no output changes; `None` when the datagram
+    /// leaves without a checksum, as it came. Reads the payload only where the checksum is partial.
+    #[inline]
+    #[must_use]
+    pub fn udp_sum(&self, payload: &[u8]) -> Option<u32> {
+        match self.checksum {
+            Checksum::Absent => None,
+            Checksum::Partial => Some(self.computed(payload)),
+            Checksum::Complete { kept } => Some(u32::from(kept)),
+        }
+    }
+
+    /// Whether a checksum computed anew over `payload` says nothing that the received one did not: it is right,
+    /// or there was none to be wrong. Reads the payload only where the checksum is complete.
+    #[inline]
+    #[must_use]
+    pub fn vouches_for(&self, payload: &[u8]) -> bool {
+        match self.checksum {
+            Checksum::Absent | Checksum::Partial => true,
+            Checksum::Complete { kept } => nonzero(kept) == nonzero(fold(self.computed(payload))),
+        }
+    }
+
+    /// Whether `next` may leave right behind this one in one super-frame. Its payload must be as long, or
+    /// shorter and the last.
+    ///
+    /// Whoever cuts a super-frame apart numbers the datagrams on from the first. So the identifications must
+    /// follow, unless the datagrams are atomic: then nobody may read them (RFC 6864, section 4.1).
+    #[inline]
+    #[must_use]
+    pub fn is_followed_by(&self, next: &Self) -> bool {
+        self.source_port == next.source_port
+            && self.tos == next.tos
+            && self.ttl == next.ttl
+            && self.flags == next.flags
+            && (self.flags & DONT_FRAGMENT != 0 || self.id.wrapping_add(1) == next.id)
+    }
+
+    /// What `udp_sum` is for an intact `payload`.
+    #[inline]
+    fn computed(&self, payload: &[u8]) -> u32 {
+        u32::from(sum_payload(payload))
+            + PROTOCOL_UDP
+            + 2 * u32::from(self.udp_len)
+            + u32::from(self.source_port)
     }
 }
 
@@ -255,7 +351,8 @@ mod tests {
         let received = Received::read(frame, &datagram).unwrap();
         let template = Template::new(&target(ttl));
         let ttl = template.ttl(&received)?;
-        template.write(frame.first_chunk_mut().unwrap(), &received, ttl);
+        let udp_sum = received.udp_sum(&frame[datagram.payload()..datagram.end()]);
+        template.write(frame.first_chunk_mut().unwrap(), &received, ttl, udp_sum);
         Some(())
     }
 
@@ -354,5 +451,75 @@ mod tests {
         assert!(rewrite(&mut frame(b"payload", 2), Ttl::Decrement).is_some());
         assert!(rewrite(&mut frame(b"payload", 1), Ttl::Decrement).is_none());
         assert!(rewrite(&mut frame(b"payload", 0), Ttl::Decrement).is_none());
+    }
+
+    fn received(frame: &[u8]) -> Received {
+        Received::read(frame, &wire::decode(frame).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_complete_checksum_vouches_for_its_payload_and_for_no_other() {
+        for payload in payloads() {
+            let frame = frame(&payload, 1);
+            let received = received(&frame);
+            assert!(received.vouches_for(&payload), "{} bytes", payload.len());
+            for at in 0..payload.len() {
+                let mut damaged = payload.clone();
+                damaged[at] ^= 1;
+                assert!(!received.vouches_for(&damaged), "byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_datagram_follows_the_one_before_it_and_no_other() {
+        let frame = |change: fn(&mut [u8])| {
+            let mut frame = frame(b"payload", 9);
+            frame[18..20].copy_from_slice(&[0xff, 0xff]);
+            change(&mut frame);
+            frame[24..26].fill(0);
+            let sum = !fold(sum_words(&frame[14..34]));
+            put(frame.first_chunk_mut().unwrap(), 24, sum);
+            received(&frame)
+        };
+        let first = frame(|_| ());
+        let next = |change: fn(&mut [u8])| first.is_followed_by(&frame(change));
+        assert!(next(|frame| frame[18..20].fill(0)));
+        assert!(!next(|_| ()), "the same identification");
+        assert!(!next(|frame| frame[18..20].copy_from_slice(&[0, 1])));
+        assert!(!next(|frame| {
+            frame[18..20].fill(0);
+            frame[15] = 0xb8;
+        }));
+        assert!(!next(|frame| {
+            frame[18..20].fill(0);
+            frame[22] = 8;
+        }));
+        assert!(!next(|frame| {
+            frame[18..20].fill(0);
+            frame[20] = 0x40;
+        }));
+        assert!(!next(|frame| {
+            frame[18..20].fill(0);
+            frame[35] ^= 1;
+        }));
+        let atomic = frame(|frame| frame[20] = 0x40);
+        assert!(atomic.is_followed_by(&atomic));
+    }
+
+    #[test]
+    fn a_super_frame_has_the_length_of_all_and_the_sum_of_its_pseudo_header() {
+        let received = received(&frame(b"payload", 1));
+        let template = Template::new(&target(Ttl::DEFAULT));
+        let mut header = [0; IPV4_HEADERS_LEN];
+        template.write_joined(&mut header, &received, 64, 3000);
+        let (ip, rest) = etherparse::Ipv4Header::from_slice(&header[14..]).unwrap();
+        assert_eq!(ip.total_len, 3028);
+        assert_eq!(ip.calc_header_checksum(), ip.header_checksum);
+        let udp = UdpHeaderSlice::from_slice(rest).unwrap();
+        assert_eq!(udp.length(), 3008);
+        assert_eq!(udp.destination_port(), 5002);
+        let pseudo = sum_words(&header[26..34]) + 17 + 3008;
+        assert_eq!(udp.checksum(), fold(pseudo));
     }
 }

@@ -73,4 +73,18 @@ pub struct InterfaceOptions {
     pub queues: Option<Vec<u32>>,
     /// The CPUs to pin this interface's workers to, in order of the workers; `None` means unpinned.
     pub cpus: Option<Vec<u32>>,
+    /// How copies leave by this interface.
+    pub transmit: Transmit,
+}
+
+/// How copies leave by an interface, as far as the user fixed it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Transmit {
+    /// By what is fastest there.
+    #[default]
+    Auto,
+    /// By the TX rings of AF_XDP sockets.
+    Xsk,
+    /// By packet sockets, in super-frames that the kernel or the NIC cuts apart.
+    Segmented,
 }

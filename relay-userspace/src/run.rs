@@ -32,9 +32,9 @@ use crate::{
     exit,
     kernel::{Kernel, KernelError},
     membership::{MembershipError, Memberships},
-    plan::{Mode, Plan},
+    plan::Plan,
     privileges::{self, MissingPrivilege},
-    report::{InterfaceReport, KernelDrops, Report, WorkerView},
+    report::{InterfaceReport, KernelDrops, Report, Way, WorkerView},
     stats::WorkerStats,
 };
 
@@ -119,12 +119,8 @@ pub fn run(plan: &Plan, json: bool) -> Result<(), RunError> {
 
     // Locals are dropped in reverse order: sockets before the program is detached.
     let mut kernel = Kernel::attach(plan)?;
-    let mut modes: Vec<(Mode, String)> = plan
-        .interfaces
-        .iter()
-        .map(|interface| (interface.expected_mode, String::new()))
-        .collect();
-    let workers = bind(plan, &mut kernel, &mut modes)?;
+    let mut ways = vec![Way::default(); plan.interfaces.len()];
+    let workers = bind(plan, &mut kernel, &mut ways)?;
     let _memberships = Memberships::join(plan)?;
     let halt = Arc::new(AtomicBool::new(false));
     let mut threads = start(plan, workers, &halt)?;
@@ -138,7 +134,7 @@ pub fn run(plan: &Plan, json: bool) -> Result<(), RunError> {
             plan.interfaces.len(),
             plan.workers.len()
         );
-        watch(plan, &mut kernel, &mut threads, &modes, &stop, started);
+        watch(plan, &mut kernel, &mut threads, &ways, &stop, started);
         info!("stopping: no more frames are taken, those on their way still leave");
         kernel.close(plan);
     }
@@ -166,7 +162,7 @@ pub fn run(plan: &Plan, json: bool) -> Result<(), RunError> {
         })
         .collect();
     kernel.flush_log();
-    let report = report(plan, &kernel, &modes, started, &views);
+    let report = report(plan, &kernel, &ways, started, &views);
     drop(ended);
     drop(kernel);
     opened?;
@@ -178,11 +174,7 @@ pub fn run(plan: &Plan, json: bool) -> Result<(), RunError> {
 }
 
 /// Binds all workers, fills their rings and puts their sockets into the XSKMAP.
-fn bind(
-    plan: &Plan,
-    kernel: &mut Kernel,
-    modes: &mut [(Mode, String)],
-) -> Result<Vec<Worker>, RunError> {
+fn bind(plan: &Plan, kernel: &mut Kernel, ways: &mut [Way]) -> Result<Vec<Worker>, RunError> {
     let mut workers = Vec::with_capacity(plan.workers.len());
     for planned in &plan.workers {
         let mut bound = backend::bind(plan, planned)?;
@@ -190,18 +182,22 @@ fn bind(
             what: "fill the FILL rings",
             error,
         })?;
-        for socket in bound.worker.receiving_sockets(planned) {
+        for socket in bound.worker.receiving_sockets() {
             kernel.set_socket(plan, socket.interface, socket.queue, socket.fd)?;
         }
-        for port in &planned.ports {
-            if let Some(mode) = modes.get_mut(port.interface) {
-                *mode = (bound.mode, bound.reason.clone());
+        for port in &bound.planned.ports {
+            if let Some(way) = ways.get_mut(port.interface) {
+                way.mode = Some(bound.mode);
+                way.reason.clone_from(&bound.reason);
             }
+        }
+        for (at, way) in ways.iter_mut().enumerate() {
+            way.engine = way.engine.or(bound.planned.engine(at));
         }
         workers.push(bound.worker);
     }
-    for (interface, (mode, reason)) in plan.interfaces.iter().zip(modes) {
-        info!("{}: {mode} mode, because {reason}", interface.name);
+    for (interface, way) in plan.interfaces.iter().zip(ways) {
+        info!("{}: {way}", interface.name);
     }
     Ok(workers)
 }
@@ -215,10 +211,7 @@ fn start(
     let mut threads: Vec<Thread> = Vec::with_capacity(workers.len());
     for (number, (mut worker, planned)) in workers.into_iter().zip(&plan.workers).enumerate() {
         let stats = worker.stats();
-        let sockets = worker
-            .receiving_sockets(planned)
-            .map(|socket| socket.fd)
-            .collect();
+        let sockets = worker.receiving_sockets().map(|socket| socket.fd).collect();
         let (cpu, own_halt) = (planned.cpu, Arc::clone(halt));
         let handle = thread::Builder::new()
             .name(format!("relay-worker-{number}"))
@@ -271,7 +264,7 @@ fn watch(
     plan: &Plan,
     kernel: &mut Kernel,
     threads: &mut [Thread],
-    modes: &[(Mode, String)],
+    ways: &[Way],
     stop: &AtomicBool,
     started: Instant,
 ) {
@@ -303,7 +296,7 @@ fn watch(
                 kernel: thread.kernel,
             })
             .collect();
-        let now = report(plan, kernel, modes, started, &views);
+        let now = report(plan, kernel, ways, started, &views);
         info!("{}", now.line(last.as_ref()));
         last = Some(now);
     }
@@ -312,19 +305,18 @@ fn watch(
 fn report(
     plan: &Plan,
     kernel: &Kernel,
-    modes: &[(Mode, String)],
+    ways: &[Way],
     started: Instant,
     workers: &[WorkerView<'_>],
 ) -> Report {
     let interfaces = plan
         .interfaces
         .iter()
-        .zip(modes)
+        .zip(ways)
         .enumerate()
-        .map(|(at, (interface, (mode, reason)))| InterfaceReport {
+        .map(|(at, (interface, way))| InterfaceReport {
             name: interface.name.clone(),
-            mode: *mode,
-            reason: reason.clone(),
+            way: way.clone(),
             xdp: kernel
                 .counters(at)
                 .map(|counters| {

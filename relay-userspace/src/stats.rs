@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub enum Dropped {
     /// No free chunk for the copy.
     BufferExhaustion,
-    /// The output has as many frames on their way as its rings hold: its device is slower than the feed.
+    /// The output has as many frames on their way as its rings or socket buffer hold: its device is slower than
+    /// the feed.
     RingFull,
     /// Larger than the output interface's MTU.
     TooBig,
     /// `ttl = "decrement"`, and the datagram came with 1 or 0.
     TtlExpired,
-    /// The kernel took the frame, and the device refused it (`EBUSY`): its peer is down or has no room.
+    /// The kernel took the frame, and the device refused it: it is down, its peer is, or has no room.
     DeviceRefused,
     /// Still waiting for the device when the relay ended.
     UnsentAtExit,
@@ -89,10 +90,10 @@ impl Count {
 pub struct Drops([Count; Dropped::COUNT]);
 
 impl Drops {
-    /// Counts one.
+    /// Counts some.
     #[inline]
-    pub fn add(&self, reason: Dropped) {
-        self.0[reason as usize].add(1);
+    pub fn add(&self, reason: Dropped, more: u64) {
+        self.0[reason as usize].add(more);
     }
 
     /// The reasons with their numbers, zeros included.

@@ -35,7 +35,8 @@ pub struct InterfaceReport {
     /// The name.
     pub name: String,
     /// How frames are moved.
-    pub mode: String,
+    pub mode: Option<String>,
+    pub engine: Option<String>,
     /// Why that way.
     pub reason: String,
     /// The XDP program's counters; absent where none is attached.

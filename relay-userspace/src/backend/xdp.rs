@@ -1,16 +1,22 @@
-//! The AF_XDP loop: reap, receive, rewrite, transmit, kick, refill.
+//! The AF_XDP loop: reap, receive, sort, transmit, kick, refill.
 //!
 //! ```text
-//!   RX ring --> Fanout --> TX ring of each output --> kernel --> completion ring
-//!      ^          | copies come from the free list                    |
-//!      +-- FILL ring <----------------- free list <-------------------+
+//!              +--> senders: one super-frame a run and output --> kernel --> (copied) --+
+//!              |                                                                       |
+//!   RX ring --> batch --> fanout --> TX ring of each output --> completion ring --+     |
+//!      ^                    | copies come from the free list                      |     |
+//!      +-- FILL ring <----------------- free list <-------------------------------+-----+
 //! ```
 //!
 //! One [`Worker`] is one thread with one UMEM. Nothing in [`Worker::run`] allocates, locks or logs; the only
-//! system calls are the TX kick and, when there is nothing to do, `poll`.
+//! system calls are `sendmmsg`, the TX kick and, when there is nothing to do, `poll`.
 
+mod batch;
 mod fanout;
+mod flows;
 mod port;
+mod segmented;
+mod senders;
 pub mod sockopt;
 mod umem;
 
@@ -29,8 +35,10 @@ use thiserror::Error;
 
 pub use self::port::Device;
 use self::{
-    fanout::Fanout,
+    batch::Batch,
+    flows::Flows,
     port::{BATCH, Port, TX_SIZE},
+    senders::Senders,
     umem::{Chunk, Chunks, FILL_SIZE},
 };
 use crate::{
@@ -83,6 +91,16 @@ pub enum SetupError {
         /// The kernel's reason.
         error: io::Error,
     },
+    /// A packet socket could not be set up.
+    #[error("cannot {what} on {interface}: {error}{}", remedy(error))]
+    Sender {
+        /// The interface's name.
+        interface: String,
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's reason.
+        error: io::Error,
+    },
 }
 
 /// What to do about a refused bind.
@@ -104,12 +122,24 @@ fn remedy(error: &io::Error) -> &'static str {
 pub struct Worker {
     chunks: Chunks,
     ports: Vec<Port>,
-    /// The ports that receive: position in `ports`, the kernel's index of the interface.
-    inputs: Vec<(usize, u32)>,
-    fanout: Fanout,
-    /// Frames of the current batch. Its capacity is `BATCH`.
-    frames: Vec<Chunk>,
+    inputs: Vec<Input>,
+    flows: Flows,
+    batch: Batch,
+    senders: Senders,
+    /// What one port received. Its capacity is `BATCH`.
+    received: Vec<Chunk>,
     stats: Arc<WorkerStats>,
+}
+
+/// A port that receives.
+#[derive(Debug, Clone, Copy)]
+struct Input {
+    /// Its position in the worker's ports.
+    port: usize,
+    /// The kernel's index of the interface.
+    index: u32,
+    /// Where the plan has it.
+    planned: plan::Port,
 }
 
 /// A socket that receives, to be put into the XSKMAP.
@@ -157,7 +187,11 @@ impl Worker {
                 continue;
             };
             if port.receives {
-                inputs.push((ports.len(), interface.index));
+                inputs.push(Input {
+                    port: ports.len(),
+                    index: interface.index,
+                    planned: *port,
+                });
             }
             ports.push(bind_patiently(&chunks, &interface.name, port.queue, mode)?);
         }
@@ -165,12 +199,15 @@ impl Worker {
         let outputs = flows.map(|flow| flow.outputs.len()).sum();
         let stats = Arc::new(WorkerStats::new(worker.flows.len(), outputs));
         stats.chunks.total.set(chunks.total());
+        let flows = Flows::new(plan, worker);
         Ok(Self {
             chunks,
             ports,
             inputs,
-            fanout: Fanout::new(plan, worker),
-            frames: Vec::with_capacity(BATCH),
+            batch: Batch::new(BATCH, flows.len()),
+            flows,
+            senders: Senders::open(plan, worker)?,
+            received: Vec::with_capacity(BATCH),
             stats,
         })
     }
@@ -192,19 +229,15 @@ impl Worker {
         Arc::clone(&self.stats)
     }
 
-    /// The sockets that want frames, in the order of `worker`'s ports.
-    pub fn receiving_sockets(
-        &self,
-        worker: &plan::Worker,
-    ) -> impl Iterator<Item = ReceivingSocket> {
-        let pairs = worker.ports.iter().zip(&self.ports);
-        pairs
-            .filter(|(port, _)| port.receives)
-            .map(|(port, bound)| ReceivingSocket {
-                interface: port.interface,
-                queue: port.queue,
-                fd: bound.fd(),
+    /// The sockets that want frames.
+    pub fn receiving_sockets(&self) -> impl Iterator<Item = ReceivingSocket> {
+        self.inputs.iter().filter_map(|input| {
+            Some(ReceivingSocket {
+                interface: input.planned.interface,
+                queue: input.planned.queue,
+                fd: self.ports.get(input.port)?.fd(),
             })
+        })
     }
 
     /// Fills the FILL rings. A queue is kicked after its first fill: some drivers leave it dead otherwise.
@@ -213,8 +246,8 @@ impl Worker {
     ///
     /// The kick's.
     pub fn fill(&mut self) -> io::Result<()> {
-        for &(at, _) in &self.inputs {
-            if let Some(port) = self.ports.get_mut(at) {
+        for input in &self.inputs {
+            if let Some(port) = self.ports.get_mut(input.port) {
                 port.refill(&mut self.chunks)?;
             }
         }
@@ -228,7 +261,7 @@ impl Worker {
         let mut poll_set: Vec<PollFd<'static>> = self
             .inputs
             .iter()
-            .filter_map(|&(at, _)| self.ports.get(at))
+            .filter_map(|input| self.ports.get(input.port))
             .map(|port| {
                 // SAFETY: the sockets live as long as `self`, and `poll_set` ends with this function.
                 let fd = unsafe { BorrowedFd::borrow_raw(port.fd()) };
@@ -249,24 +282,31 @@ impl Worker {
         for port in &mut self.ports {
             port.reap(&mut self.chunks);
         }
-        for &(at, interface) in &self.inputs {
-            if let Some(port) = self.ports.get_mut(at) {
-                port.receive(&mut self.chunks, &mut self.frames);
+        for input in &self.inputs {
+            let Self {
+                chunks,
+                ports,
+                flows,
+                batch,
+                stats,
+                ..
+            } = self;
+            if let Some(port) = ports.get_mut(input.port) {
+                port.receive(chunks, &mut self.received);
             }
-            busy |= !self.frames.is_empty();
-            for chunk in self.frames.drain(..) {
-                self.fanout.forward(
-                    interface,
-                    chunk,
-                    &mut self.chunks,
-                    &mut self.ports,
-                    &self.stats,
-                );
+            busy |= !self.received.is_empty();
+            for chunk in self.received.drain(..) {
+                batch.add(input.index, chunk, chunks, flows, stats);
+            }
+            self.senders.send(batch, flows, chunks, stats);
+            // Only now: the last copy takes the received chunk itself.
+            for frame in batch.end() {
+                fanout::forward(frame, flows, chunks, ports, stats);
             }
         }
         self.kick();
-        for &(at, _) in &self.inputs {
-            if let Some(port) = self.ports.get_mut(at) {
+        for input in &self.inputs {
+            if let Some(port) = self.ports.get_mut(input.port) {
                 // A refused wakeup shows in `device()` at the next kick; frames are not lost by it.
                 let _ = port.refill(&mut self.chunks);
             }
@@ -291,7 +331,10 @@ impl Worker {
 
     /// Waits for a frame, for a while that depends on what is on its way.
     fn sleep(&self, poll_set: &mut [PollFd<'static>]) {
-        let inputs = self.inputs.iter().filter_map(|&(at, _)| self.ports.get(at));
+        let inputs = self
+            .inputs
+            .iter()
+            .filter_map(|input| self.ports.get(input.port));
         if inputs.clone().any(|port| port.waiting() > 0) {
             std::thread::sleep(WAITING);
             return;

@@ -3,7 +3,7 @@
 //! A part that could not be read is `None` here, and its mistake is already recorded.
 
 use super::{InterfacePlaces, OutputPlaces, Place, Places, RulePlaces};
-use crate::rules::{Input, InterfaceOptions, Output, Rule, Rules};
+use crate::rules::{Input, InterfaceOptions, Output, Rule, Rules, Transmit};
 
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,7 @@ pub(super) struct InterfaceDraft {
     pub(super) name: Option<At<String>>,
     pub(super) queues: Option<Vec<At<u32>>>,
     pub(super) cpus: Option<Vec<At<u32>>>,
+    pub(super) transmit: Option<At<Transmit>>,
 }
 
 impl Draft {
@@ -91,11 +92,15 @@ impl Draft {
                 name: name.place,
                 queues: places_of(&queues),
                 cpus: places_of(&draft.cpus),
+                transmit: draft.transmit.as_ref().map(|transmit| transmit.place),
             });
             interfaces.push(InterfaceOptions {
                 name: name.value,
                 queues: values_of(&queues),
                 cpus: values_of(&draft.cpus),
+                transmit: draft
+                    .transmit
+                    .map_or(Transmit::Auto, |transmit| transmit.value),
             });
         }
         (Rules { rules, interfaces }, places)

@@ -43,7 +43,7 @@ const ROOT_KEYS: &[&str] = &["rules", "interfaces"];
 const RULE_KEYS: &[&str] = &["name", "input", "outputs"];
 const INPUT_KEYS: &[&str] = &["interface", "group", "port"];
 const OUTPUT_KEYS: &[&str] = &["interface", "group", "port", "ttl"];
-const INTERFACE_KEYS: &[&str] = &["name", "queues", "cpus"];
+const INTERFACE_KEYS: &[&str] = &["name", "queues", "cpus", "transmit"];
 
 const RULE_EXAMPLE: &str = "write a [[rules]] table with `name`, `input` and `outputs`";
 
@@ -272,8 +272,14 @@ impl Reader<'_, '_> {
         self.known_keys(table, &label, INTERFACE_KEYS);
         let queues = self.numbers(table, "queues", &label, "all queues are used");
         let cpus = self.numbers(table, "cpus", &label, "workers are not pinned");
-        self.draft
-            .interfaces
-            .push(InterfaceDraft { name, queues, cpus });
+        let transmit = table
+            .get("transmit")
+            .and_then(|value| self.transmit(value, &label));
+        self.draft.interfaces.push(InterfaceDraft {
+            name,
+            queues,
+            cpus,
+            transmit,
+        });
     }
 }

@@ -65,6 +65,7 @@ fn a_correct_file_becomes_rules_with_their_places() {
         name: "in0".into(),
         queues: Some(vec![1, 3]),
         cpus: Some(vec![7, 2]),
+        transmit: Transmit::Auto,
     };
     assert_eq!(document.rules.interfaces, [options]);
 

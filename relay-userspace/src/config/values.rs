@@ -8,7 +8,7 @@ use toml::{
 };
 
 use super::{Place, draft::At, read::Reader};
-use crate::rules::Ttl;
+use crate::rules::{Transmit, Ttl};
 
 pub(super) type Value<'v> = Spanned<DeValue<'v>>;
 
@@ -94,6 +94,25 @@ impl Reader<'_, '_> {
                 None
             }
         }
+    }
+
+    pub(super) fn transmit(&mut self, value: &Value<'_>, label: &str) -> Option<At<Transmit>> {
+        let At { place, value: text } = self.string(value, "transmit", label, "\"auto\"")?;
+        let value = match text.as_str() {
+            "auto" => Transmit::Auto,
+            "xsk" => Transmit::Xsk,
+            "segmented" => Transmit::Segmented,
+            _ => {
+                let text = text.escape_debug();
+                self.found.add(
+                    place,
+                    format!("{label}: `transmit` \"{text}\" is unknown"),
+                    "give \"auto\", \"xsk\" or \"segmented\"; the default is \"auto\"",
+                );
+                return None;
+            }
+        };
+        Some(At { place, value })
     }
 
     /// A list of distinct small numbers, not empty.

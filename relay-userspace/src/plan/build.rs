@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 
-use super::{Flow, Interface, Mode, Output, Plan, mac, queues};
+use super::{Engine, Flow, Interface, Mode, Output, Plan, engines, mac, queues};
 use crate::{
     config::{Document, InterfacePlaces, Mistake, Mistakes, Place},
     nic::{Facts, Survey, XdpFeatures},
-    rules::{InterfaceOptions, Rule},
+    rules::{InterfaceOptions, Rule, Transmit},
 };
 
 /// A 4096-byte chunk holds the XDP headroom (256), an Ethernet header (14), one VLAN tag (4) and
@@ -31,6 +31,17 @@ pub(super) struct Use<'a> {
     pub(super) rx: Vec<u32>,
     /// The queues that copies may leave by; empty unless an output.
     pub(super) tx: Vec<u32>,
+    /// What the file says of how copies leave.
+    pub(super) transmit: Transmit,
+    /// How they leave; `None` unless an output.
+    pub(super) engine: Option<Engine>,
+}
+
+impl Use<'_> {
+    /// Whether AF_XDP sockets are bound here.
+    pub(super) fn has_sockets(&self) -> bool {
+        self.is_input || self.engine == Some(Engine::Xsk)
+    }
 }
 
 /// The names in the order of their first appearance, with the first place of each kind.
@@ -58,6 +69,7 @@ pub fn build(document: &Document, survey: &Survey) -> Result<Plan, Mistakes> {
         match survey.interfaces.get(named.name) {
             Some(facts) => {
                 suitable(document, named, facts, &mut mistakes);
+                super_frames(document, options, survey, &mut mistakes);
                 let checked = check_queues(document, named, facts, options, &mut mistakes);
                 uses.push(checked);
             }
@@ -84,7 +96,7 @@ pub fn build(document: &Document, survey: &Survey) -> Result<Plan, Mistakes> {
         .collect();
     mtu_notes(&flows, &uses, &mut notes);
     let groups = queues::groups(uses.len(), &flows);
-    let modes = modes(&groups, &uses, &mut notes);
+    let modes = engines::choose(&groups, &mut uses, survey.super_frames, &mut notes);
     let workers = queues::workers(document, &groups, &flows, &uses, &mut notes);
     let interfaces = uses
         .into_iter()
@@ -95,6 +107,7 @@ pub fn build(document: &Document, survey: &Survey) -> Result<Plan, Mistakes> {
         interfaces,
         flows,
         workers,
+        super_frames: survey.super_frames,
         notes,
     })
 }
@@ -273,6 +286,8 @@ fn check_queues<'a>(
         is_output: named.output.is_some(),
         rx,
         tx,
+        transmit: options.map_or(Transmit::Auto, |(options, _)| options.transmit),
+        engine: None,
     }
 }
 
@@ -282,6 +297,26 @@ fn numbered(count: u32) -> String {
         "1, queue 0".into()
     } else {
         format!("{count}, queues 0 to {}", count - 1)
+    }
+}
+
+/// A mistake where the file asks for super-frames and the kernel does not take them.
+fn super_frames(
+    document: &Document,
+    options: Option<(&InterfaceOptions, &InterfacePlaces)>,
+    survey: &Survey,
+    mistakes: &mut Vec<Mistake>,
+) {
+    if let Some((options, places)) = options
+        && let Some(place) = places.transmit
+        && options.transmit == Transmit::Segmented
+        && !survey.super_frames
+    {
+        mistakes.push(document.mistake(
+            place,
+            "`transmit` \"segmented\" needs Linux 6.2, whose packet sockets take UDP super-frames".into(),
+            "leave `transmit` out, or use a newer kernel".into(),
+        ));
     }
 }
 
@@ -327,8 +362,9 @@ fn flow(rule: &Rule, positions: &HashMap<&str, usize>, uses: &[Use<'_>]) -> Opti
     })
 }
 
-fn interface(used: Use<'_>, expected_mode: Mode) -> Option<Interface> {
+fn interface(used: Use<'_>, mode: Mode) -> Option<Interface> {
     let facts = used.facts;
+    let has_sockets = used.has_sockets();
     Some(Interface {
         name: facts.name.clone(),
         index: facts.index,
@@ -340,7 +376,9 @@ fn interface(used: Use<'_>, expected_mode: Mode) -> Option<Interface> {
         is_output: used.is_output,
         rx_queues: used.rx,
         zero_copy: can_zero_copy(facts),
-        expected_mode,
+        expected_mode: has_sockets.then_some(mode),
+        transmit: used.transmit,
+        engine: used.engine,
     })
 }
 
@@ -348,6 +386,11 @@ fn interface_notes(used: &Use<'_>, notes: &mut Vec<String>) {
     let Facts {
         name, mtu, driver, ..
     } = used.facts;
+    if !used.is_output && used.transmit != Transmit::Auto {
+        notes.push(format!(
+            "The `transmit` of {name} is not used: no copy leaves there."
+        ));
+    }
     if !used.facts.is_up {
         notes.push(format!(
             "{name} is down; nothing moves there until it is up: `ip link set {name} up`."
@@ -404,33 +447,6 @@ fn mtu_notes(flows: &[Flow], uses: &[Use<'_>], notes: &mut Vec<String>) {
     }
 }
 
-fn can_zero_copy(facts: &Facts) -> bool {
+pub(super) fn can_zero_copy(facts: &Facts) -> bool {
     facts.mtu <= MAX_ZERO_COPY_MTU && facts.xdp.is_some_and(XdpFeatures::zero_copy)
-}
-
-/// The mode of every interface. All of a group share UMEMs, and a UMEM is zero copy or it is not.
-fn modes(groups: &[queues::Group], uses: &[Use<'_>], notes: &mut Vec<String>) -> Vec<Mode> {
-    let can = |used: &Use<'_>| can_zero_copy(used.facts);
-    let mut modes = vec![Mode::Copy; uses.len()];
-    for group in groups {
-        let (able, unable): (Vec<usize>, Vec<usize>) = group
-            .interfaces
-            .iter()
-            .partition(|position| uses.get(**position).is_some_and(can));
-        if unable.is_empty() {
-            for position in able {
-                if let Some(mode) = modes.get_mut(position) {
-                    *mode = Mode::ZeroCopy;
-                }
-            }
-        } else if !able.is_empty() {
-            notes.push(format!(
-                "Zero copy is possible on {} but not on {}; rules connect them, so they share memory \
-                 and all of them copy.",
-                queues::names(&able, uses),
-                queues::names(&unable, uses)
-            ));
-        }
-    }
-    modes
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Mac, Mode, Output, Plan, Worker, queues::spans};
+use super::{Engine, Mac, Mode, Output, Plan, Worker, queues::spans};
 use crate::rules::Ttl;
 
 /// The most rule names that one worker's line shows.
@@ -32,6 +32,15 @@ impl fmt::Display for Mode {
     }
 }
 
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Xsk => "AF_XDP TX rings",
+            Self::Segmented => "super-frames",
+        })
+    }
+}
+
 impl Plan {
     fn name(&self, interface: usize) -> &str {
         self.interfaces
@@ -50,11 +59,18 @@ impl Plan {
             let address = interface
                 .address
                 .map_or("no IPv4 address".to_owned(), |a| a.to_string());
+            let mut ways = Vec::new();
+            if let Some(mode) = interface.expected_mode {
+                ways.push(format!("AF_XDP {mode} expected"));
+            }
+            if let Some(engine) = interface.engine {
+                ways.push(format!("transmits by {engine}"));
+            }
             writeln!(
                 f,
-                "  {:<15}  {role}, AF_XDP {} expected\n  {:<15}  index {}, driver {}, {}, {address}, MTU {}",
+                "  {:<15}  {role}, {}\n  {:<15}  index {}, driver {}, {}, {address}, MTU {}",
                 interface.name,
-                interface.expected_mode,
+                ways.join(", "),
                 "",
                 interface.index,
                 interface.driver,
@@ -93,11 +109,7 @@ impl Plan {
                 "    receives from  {}",
                 self.ports(worker, |port| port.receives)
             )?;
-            writeln!(
-                f,
-                "    transmits by   {}",
-                self.ports(worker, |port| port.transmits)
-            )?;
+            writeln!(f, "    transmits by   {}", self.transmitters(worker))?;
             writeln!(f, "    rules          {}{more}", rules.join(", "))?;
         }
         Ok(())
@@ -122,6 +134,21 @@ impl Plan {
             return "nothing".into();
         }
         parts.iter().map(part).collect::<Vec<_>>().join("; ")
+    }
+
+    /// "out0 queue 0; out1 in super-frames"
+    fn transmitters(&self, worker: &Worker) -> String {
+        let mut parts = Vec::new();
+        if worker.ports.iter().any(|port| port.transmits) {
+            parts.push(self.ports(worker, |port| port.transmits));
+        }
+        for &interface in &worker.segmented {
+            parts.push(format!("{} in super-frames", self.name(interface)));
+        }
+        if parts.is_empty() {
+            return "nothing".into();
+        }
+        parts.join("; ")
     }
 
     fn print_flows(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,12 +1,12 @@
 //! Which worker owns which queue.
 //!
 //! Interfaces that rules connect form a group, and a group has as many workers as every worker can
-//! have a TX queue of its own on every output interface, and an RX queue to read. So no two workers
-//! ever share a queue, and a frame is received and sent by one thread.
+//! have an RX queue to read, and a TX queue of its own on every output interface whose copies leave by TX
+//! rings. So no two workers ever share a queue, and a frame is received and sent by one thread.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Flow, Port, Worker, build::Use};
+use super::{Engine, Flow, Port, Worker, build::Use};
 use crate::config::Document;
 
 /// Interfaces that rules connect, directly or through others.
@@ -79,11 +79,10 @@ pub(super) fn workers(
                 .filter_map(|position| uses.get(*position))
         };
         let narrowest = members()
-            .filter(|used| used.is_output)
+            .filter(|used| used.engine == Some(Engine::Xsk))
             .min_by_key(|used| used.tx.len());
         let most_rx = members().map(|used| used.rx.len()).max().unwrap_or(0);
-        let Some(narrowest) = narrowest else { continue };
-        let count = narrowest.tx.len().min(most_rx);
+        let count = narrowest.map_or(most_rx, |used| used.tx.len().min(most_rx));
         let first = workers.len();
         for worker in 0..count {
             workers.push(self::worker(worker, count, group, flows, uses));
@@ -131,17 +130,24 @@ fn worker(number: usize, count: usize, group: &Group, flows: &[Flow], uses: &[Us
         .iter()
         .filter_map(|flow| flows.get(*flow))
         .flat_map(|flow| &flow.outputs);
+    let mut segmented = Vec::new();
     for interface in outputs
         .map(|output| output.interface)
         .collect::<BTreeSet<_>>()
     {
-        if let Some(&queue) = uses.get(interface).and_then(|used| used.tx.get(number)) {
+        let Some(used) = uses.get(interface) else {
+            continue;
+        };
+        if used.engine == Some(Engine::Segmented) {
+            segmented.push(interface);
+        } else if let Some(&queue) = used.tx.get(number) {
             port(&mut ports, interface, queue).transmits = true;
         }
     }
     Worker {
         cpu: None,
         ports: ports.into_values().collect(),
+        segmented,
         flows: my_flows,
     }
 }
@@ -214,14 +220,16 @@ fn pin(
 fn queue_notes<'a>(
     first: usize,
     count: usize,
-    narrowest: &Use<'_>,
+    narrowest: Option<&Use<'_>>,
     members: impl Iterator<Item = &'a Use<'a>>,
     notes: &mut Vec<String>,
 ) {
     for used in members {
         let name = &used.facts.name;
         let (rx, tx) = (used.rx.len(), used.tx.len());
-        if rx > count {
+        if rx > count
+            && let Some(narrowest) = narrowest
+        {
             let owners = (0..count).map(|worker| {
                 let own: Vec<u32> = used
                     .rx
@@ -252,7 +260,7 @@ fn queue_notes<'a>(
                 }
             ));
         }
-        if tx > count {
+        if tx > count && used.engine == Some(Engine::Xsk) {
             notes.push(format!(
                 "{name} has {} for {}: {} used.",
                 counted(tx, "TX queue"),

@@ -41,6 +41,7 @@ fn survey(facts: impl IntoIterator<Item = Facts>) -> Survey {
         interfaces,
         failures: Vec::new(),
         cpus: 8,
+        super_frames: true,
     }
 }
 

@@ -222,7 +222,7 @@ impl Port {
         for step in 0..new {
             if let Some(output) = self.output_of(self.taken.wrapping_add(step), stats) {
                 if refused && step + 1 == new {
-                    output.drops.add(Dropped::DeviceRefused);
+                    output.drops.add(Dropped::DeviceRefused, 1);
                 } else {
                     output.sent.add(1);
                 }
@@ -242,7 +242,7 @@ impl Port {
     pub fn abandon(&mut self, stats: &[OutputStats]) {
         for step in 0..self.waiting() {
             if let Some(output) = self.output_of(self.taken.wrapping_add(step), stats) {
-                output.drops.add(Dropped::UnsentAtExit);
+                output.drops.add(Dropped::UnsentAtExit, 1);
             }
         }
         self.taken = self.queued;

@@ -1,4 +1,4 @@
-//! The options of an AF_XDP socket that xsk-rs does not offer (include/uapi/linux/if_xdp.h).
+//! The socket options that xsk-rs does not offer (include/uapi/linux/if_xdp.h), and those of packet sockets.
 
 use std::{io, os::fd::RawFd};
 
@@ -47,20 +47,34 @@ pub fn drops(socket: RawFd) -> io::Result<KernelDrops> {
 /// system's limit, up to that limit; nothing is lost by that, back-pressure sets in earlier.
 pub fn set_send_buffer(socket: RawFd, bytes: libc::c_int) {
     for option in [libc::SO_SNDBUFFORCE, libc::SO_SNDBUF] {
-        // SAFETY: the pointer is to a local of the size given.
-        let result = unsafe {
-            libc::setsockopt(
-                socket,
-                libc::SOL_SOCKET,
-                option,
-                (&raw const bytes).cast(),
-                size_of_val(&bytes) as libc::socklen_t,
-            )
-        };
-        if result == 0 {
+        if set(socket, libc::SOL_SOCKET, option, bytes).is_ok() {
             return;
         }
     }
+}
+
+/// Sets an option that is an `int`.
+///
+/// # Errors
+///
+/// The system call's.
+pub fn set(
+    socket: RawFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> Result<(), Errno> {
+    // SAFETY: the pointer is to a local of the size given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket,
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop)
 }
 
 /// Plain numbers that an option can be read into, whatever the kernel writes.
