@@ -1,4 +1,14 @@
 //! The benchmark: the relay and real peers, side by side on the same wires.
 
 pub mod contender;
+pub mod cpu;
+pub mod generator;
+pub mod histogram;
 pub mod job;
+pub mod load;
+pub mod programs;
+pub mod relay;
+pub mod sink;
+pub mod template;
+pub mod trial;
+pub mod wire;
