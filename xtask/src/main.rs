@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Command::Run { args } => build::run(&ws, &args),
         Command::Demo { seconds } => demo::run(&ws, seconds),
         Command::Test { filter } => test::run(&ws, filter.as_deref()),
+        Command::RecordInstructions => test::instructions::record(&ws),
         Command::Ci => test::run(&ws, None),
         Command::CleanNet => net::clean(),
     });
