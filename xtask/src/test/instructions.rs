@@ -59,7 +59,7 @@ pub fn record(ws: &Workspace) -> Result<std::process::ExitCode> {
 }
 
 fn path(ws: &Workspace) -> PathBuf {
-    ws.root.join("relay-userspace/benches/instructions.json")
+    ws.root.join("tests/instructions/baseline.json")
 }
 
 /// Builds and runs the benchmarks.
@@ -68,8 +68,7 @@ fn measure(ws: &Workspace) -> Result<Instructions> {
     let bench = || {
         let mut cargo = ws.cargo();
         cargo
-            .args(["bench", "--package", "relay-userspace"])
-            .args(["--bench", "instructions", "--locked"])
+            .args(["bench", "--package", "relay-instructions", "--locked"])
             .env("GUNGRAUN_RUNNER", &runner)
             // Other flags, such as another target CPU, give other instructions.
             .env_remove("RUSTFLAGS")

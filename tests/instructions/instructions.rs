@@ -2,7 +2,7 @@
 //!
 //! One group for each step of the way of a frame: decode it, find its flow, read what its outputs have in common,
 //! write each output's headers. A count does not depend on the machine's load, so `cargo xtask test` compares
-//! it with `instructions.json`. Only the call under test is counted: set-up leaks what it makes, so that
+//! it with `baseline.json`. Only the call under test is counted: set-up leaks what it makes, so that
 //! nothing is freed inside a count.
 
 #![expect(
