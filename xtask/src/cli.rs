@@ -45,6 +45,8 @@ pub enum Command {
         /// A part of the names of the tests to run
         filter: Option<String>,
     },
+    /// Count the instructions of the benchmarks anew and make that the baseline of `test`
+    RecordInstructions,
     /// What continuous integration runs: the same as `test`
     Ci,
     /// Remove the network namespaces that a killed run left behind

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Demo { seconds } => demo::run(&ws, seconds),
         Command::Bench { args } => bench::run(&ws, &args),
         Command::Test { filter } => test::run(&ws, filter.as_deref()),
+        Command::RecordInstructions => test::instructions::record(&ws),
         Command::Ci => test::run(&ws, None),
         Command::CleanNet => net::clean(),
     });

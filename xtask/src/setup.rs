@@ -4,15 +4,18 @@
 //! that a command installs only what it uses: the demo needs no licence checker.
 
 mod compiler;
-mod deny;
 mod linker;
 mod packages;
+mod tools;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-pub use self::{compiler::Compiler, deny::cargo_deny};
+pub use self::{
+    compiler::Compiler,
+    tools::{cargo_deny, gungraun_runner},
+};
 use crate::workspace::Workspace;
 
 /// A compiler for the kernel program and the linker that fits it.
@@ -35,6 +38,7 @@ pub fn all(ws: &Workspace) -> Result<ExitCode> {
         toolchain.linker.flavour
     );
     println!("  cargo-deny: {}", ws.shown(&cargo_deny(ws)?));
+    println!("  gungraun-runner: {}", ws.shown(&gungraun_runner(ws)?));
     println!("Everything is there. Next: cargo xtask demo");
     Ok(ExitCode::SUCCESS)
 }

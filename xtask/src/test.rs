@@ -4,6 +4,7 @@
 //! test fails, and so does a run in which no test ran. A failed step does not keep the others
 //! from running.
 
+pub mod instructions;
 mod steps;
 mod summary;
 
@@ -142,6 +143,9 @@ pub fn run(ws: &Workspace, filter: Option<&str>) -> Result<ExitCode> {
         run.step("documentation", || steps::documentation(ws));
     }
     run.step("unit tests", || steps::unit(ws, filter));
+    if filter.is_none() {
+        run.step("instruction counts", || instructions::compare(ws));
+    }
     run.step("end-to-end tests", || {
         if !built {
             bail!("not run, because the relay was not built");

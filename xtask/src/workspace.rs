@@ -9,7 +9,8 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use serde::Deserialize;
 
 use crate::process;
 
@@ -43,12 +44,11 @@ impl Workspace {
                 .arg("--manifest-path")
                 .arg(root.join("Cargo.toml")),
         )?;
-        let Some(target) = target_directory(&metadata) else {
-            bail!("`cargo metadata` names no target directory: is cargo older than 1.95?");
-        };
+        let metadata: Metadata = serde_json::from_str(&metadata)
+            .context("reading the target directory that `cargo metadata` names")?;
         Ok(Self {
             root,
-            target: PathBuf::from(target),
+            target: metadata.target_directory,
         })
     }
 
@@ -96,37 +96,8 @@ fn cargo_program() -> PathBuf {
     env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
 }
 
-/// The value of `target_directory` in the output of `cargo metadata`. A JSON parser for one
-/// string would triple the time to compile xtask.
-fn target_directory(metadata: &str) -> Option<String> {
-    let (_, rest) = metadata.split_once("\"target_directory\":\"")?;
-    let mut value = String::new();
-    let mut chars = rest.chars();
-    loop {
-        match chars.next()? {
-            '"' => return Some(value),
-            '\\' => match chars.next()? {
-                c @ ('"' | '\\' | '/') => value.push(c),
-                _ => return None,
-            },
-            c => value.push(c),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_target_directory_is_read_from_the_metadata() {
-        let metadata = r#"{"resolve":null,"target_directory":"/a \"b\"/c\\d","version":1}"#;
-        assert_eq!(target_directory(metadata).unwrap(), r#"/a "b"/c\d"#);
-    }
-
-    #[test]
-    fn metadata_without_an_end_gives_no_directory() {
-        assert_eq!(target_directory(r#"{"target_directory":"/a"#), None);
-        assert_eq!(target_directory("{}"), None);
-    }
+/// What `cargo metadata` says, as far as it matters.
+#[derive(Debug, Deserialize)]
+struct Metadata {
+    target_directory: PathBuf,
 }

@@ -136,6 +136,15 @@ const NEEDS: &[Need] = &[
         fedora: "ethtool",
         arch: "ethtool",
     },
+    Need {
+        what: "valgrind",
+        why: "the tests count the instructions of the forwarding loop with it",
+        purpose: Purpose::Test,
+        probe: Probe::Program(&["valgrind"]),
+        debian: "valgrind",
+        fedora: "valgrind",
+        arch: "valgrind",
+    },
 ];
 
 /// A family of distributions.
