@@ -133,6 +133,7 @@ mod tests {
     use super::*;
     use crate::{
         plan::{Flow, Interface, Mode},
+        rules::Transmit,
         testing::{in_namespace, run},
     };
 
@@ -148,7 +149,9 @@ mod tests {
             is_output: false,
             rx_queues: vec![0],
             zero_copy: false,
-            expected_mode: Mode::Copy,
+            expected_mode: Some(Mode::Copy),
+            transmit: Transmit::Auto,
+            engine: None,
         };
         let flow = |(interface, group, port): &(usize, Ipv4Addr, u16)| Flow {
             rule: String::new(),
@@ -161,6 +164,7 @@ mod tests {
             interfaces: names.iter().map(interface).collect(),
             flows: flows.iter().map(flow).collect(),
             workers: Vec::new(),
+            super_frames: true,
             notes: Vec::new(),
         }
     }

@@ -475,7 +475,7 @@ mod tests {
     fn a_datagram_follows_the_one_before_it_and_no_other() {
         let frame = |change: fn(&mut [u8])| {
             let mut frame = frame(b"payload", 9);
-            frame[18..20].copy_from_slice(&[0xff, 0xff]);
+            frame[18..22].copy_from_slice(&[0xff, 0xff, 0, 0]);
             change(&mut frame);
             frame[24..26].fill(0);
             let sum = !fold(sum_words(&frame[14..34]));

@@ -34,8 +34,9 @@ pub struct Report {
 pub struct InterfaceReport {
     /// The name.
     pub name: String,
-    /// How frames are moved.
+    /// The mode of its AF_XDP sockets; absent where it has none.
     pub mode: Option<String>,
+    /// How copies leave; absent where none do.
     pub engine: Option<String>,
     /// Why that way.
     pub reason: String,

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, net::Ipv4Addr};
 
 use super::*;
-use crate::rules::{InterfaceOptions, Ttl};
+use crate::rules::{InterfaceOptions, Transmit, Ttl};
 
 const GOOD: &str = r#"[[rules]]
 name = "feed-a"
@@ -18,6 +18,7 @@ outputs = [
 name = "in0"
 queues = [3, 1]
 cpus = [7, 2]
+transmit = "segmented"
 "#;
 
 fn mistakes(text: &str) -> Vec<Mistake> {
@@ -65,7 +66,7 @@ fn a_correct_file_becomes_rules_with_their_places() {
         name: "in0".into(),
         queues: Some(vec![1, 3]),
         cpus: Some(vec![7, 2]),
-        transmit: Transmit::Auto,
+        transmit: Transmit::Segmented,
     };
     assert_eq!(document.rules.interfaces, [options]);
 
@@ -84,6 +85,7 @@ fn a_correct_file_becomes_rules_with_their_places() {
         "in the order of the queues"
     );
     assert_eq!(places.cpus, [place(13, 9), place(13, 12)]);
+    assert_eq!(places.transmit, Some(place(14, 12)));
 }
 
 /// One change to [`GOOD`], and the only mistake it makes.
@@ -129,6 +131,8 @@ fn each_mistake_is_reported_with_place_cause_and_remedy() {
         ("queues = [3, 1]", "queues = [\"1\"]", "12:11", "`queues` is a string", "[0, 1]"),
         ("queues = [3, 1]", "queue = [3, 1]", "12:1", "unknown key `queue`", "did you mean `queues`?"),
         ("cpus = [7, 2]", "cpus = [7, 7]", "13:12", "`cpus` lists 7 twice", "once"),
+        ("\"segmented\"", "\"fast\"", "14:12", "interface `in0`: `transmit` \"fast\" is unknown", "\"auto\", \"xsk\" or \"segmented\""),
+        ("\"segmented\"", "1", "14:12", "`transmit` is an integer; it must be a string", "transmit = \"auto\""),
         ("cpus = [7, 2]", "cpus = []", "13:8", "`cpus` is empty", "not pinned"),
         ("[[interfaces]]\nname = \"in0\"", "[[interfaces]]\nname = \"im0\"", "11:8", "no rule uses the interface `im0`", "did you mean `in0`?"),
         ("[[interfaces]]", "[[interfaces]]\nname = \"in0\"\n[[interfaces]]", "13:8", "two [[interfaces]] tables; the first is at line 11, column 8", "one table"),

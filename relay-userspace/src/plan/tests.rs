@@ -32,6 +32,7 @@ fn nic(name: &str, index: u8, rx: u32, tx: u32) -> Facts {
     }
 }
 
+/// Of a kernel without super-frames: all copies leave by TX rings.
 fn survey(facts: impl IntoIterator<Item = Facts>) -> Survey {
     let interfaces = facts
         .into_iter()
@@ -41,7 +42,7 @@ fn survey(facts: impl IntoIterator<Item = Facts>) -> Survey {
         interfaces,
         failures: Vec::new(),
         cpus: 8,
-        super_frames: true,
+        super_frames: false,
     }
 }
 
@@ -316,7 +317,7 @@ fn an_output_needs_no_native_xdp() {
     out0.xdp = Some(XdpFeatures::from_bits(0));
     let survey = survey([nic("in0", 1, 1, 1), out0]);
     let plan = build(&document(&["in0 -> out0"], ""), &survey).unwrap();
-    assert_eq!(plan.interfaces[1].expected_mode, Mode::Copy);
+    assert_eq!(plan.interfaces[1].expected_mode, Some(Mode::Copy));
     build(&document(&["in0 -> out0", "out0 -> in0"], ""), &survey).unwrap_err();
 }
 
@@ -363,6 +364,7 @@ fn what_may_be_but_may_surprise_is_said() {
         (&["in0 -> in0", "out0 -> out0"], "[[interfaces]]\nname = \"in0\"\ncpus = [3, 4]\n[[interfaces]]\nname = \"out0\"\ncpus = [4, 3]", |_, _| (), &["Workers 0, 3 are pinned to the same CPU 3", "Workers 1, 2 are pinned to the same CPU 4"]),
         (&["in0 -> out0", "out0 -> in0"], "[[interfaces]]\nname = \"out0\"\ncpus = [3, 4]\n[[interfaces]]\nname = \"in0\"\ncpus = [5, 6]", |_, _| (), &["The `cpus` of in0 are not used: its workers are pinned by those of out0."]),
         (&["in0 -> out0", "out0 -> in0"], "", |i, _| i.rx_queues = 1, &["in0 has 1 RX queue for 2 workers: only worker 0 reads from it."]),
+        (&["in0 -> out0"], "[[interfaces]]\nname = \"in0\"\ntransmit = \"xsk\"", |_, _| (), &["The `transmit` of in0 is not used: no copy leaves there."]),
         (&["in0 -> out0"], "", |i, _| i.xdp = Some(XdpFeatures::from_bits(ZERO_COPY)), &["Zero copy is possible on in0 but not on out0; rules connect them"]),
     ];
     for (rules, rest, change, expected) in cases {
@@ -395,7 +397,7 @@ fn workers_are_pinned_in_the_order_of_the_cpus() {
 
 #[test]
 fn zero_copy_is_expected_only_where_the_whole_group_can() {
-    let modes = |mtu: u32, bits: [u64; 4]| -> Vec<Mode> {
+    let modes = |mtu: u32, bits: [u64; 4]| -> Vec<Option<Mode>> {
         let names = ["in0", "out0", "in1", "out1"];
         let facts = names
             .iter()
@@ -414,18 +416,103 @@ fn zero_copy_is_expected_only_where_the_whole_group_can() {
             .map(|interface| interface.expected_mode)
             .collect()
     };
-    use Mode::{Copy, ZeroCopy};
-    assert_eq!(modes(3814, [ZERO_COPY; 4]), [ZeroCopy; 4]);
+    let (copy, zero_copy) = (Some(Mode::Copy), Some(Mode::ZeroCopy));
+    assert_eq!(modes(3814, [ZERO_COPY; 4]), [zero_copy; 4]);
     assert_eq!(
         modes(3815, [ZERO_COPY; 4]),
-        [Copy; 4],
+        [copy; 4],
         "a frame would not fit"
     );
-    assert_eq!(modes(1500, [NATIVE; 4]), [Copy; 4]);
+    assert_eq!(modes(1500, [NATIVE; 4]), [copy; 4]);
     assert_eq!(
         modes(1500, [ZERO_COPY, ZERO_COPY, ZERO_COPY, NATIVE]),
-        [ZeroCopy, ZeroCopy, Copy, Copy]
+        [zero_copy, zero_copy, copy, copy]
     );
+}
+
+/// Of a kernel with super-frames; the input and the outputs have the given XDP features.
+fn with_super_frames(bits: &[(&str, u64)]) -> Survey {
+    let facts = bits.iter().zip(1..).map(|((name, bits), index)| Facts {
+        xdp: Some(XdpFeatures::from_bits(*bits)),
+        ..nic(name, index, 2, 1)
+    });
+    Survey {
+        super_frames: true,
+        ..survey(facts)
+    }
+}
+
+#[test]
+fn copies_leave_by_tx_rings_in_zero_copy_and_as_super_frames_otherwise() {
+    use Engine::{Segmented, Xsk};
+    let (copy, zero_copy) = (Some(Mode::Copy), Some(Mode::ZeroCopy));
+    let xsk = options("out0", "transmit = \"xsk\"");
+    let segmented = options("out0", "transmit = \"segmented\"");
+    #[rustfmt::skip]
+    let cases: &[(&str, [u64; 3], &str, [(Option<Mode>, Option<Engine>); 3])] = &[
+        ("no zero copy", [NATIVE; 3], "", [(copy, None), (None, Some(Segmented)), (None, Some(Segmented))]),
+        ("zero copy", [ZERO_COPY; 3], "", [(zero_copy, None), (zero_copy, Some(Xsk)), (zero_copy, Some(Xsk))]),
+        ("an output without does not hinder", [ZERO_COPY, ZERO_COPY, 0], "", [(zero_copy, None), (zero_copy, Some(Xsk)), (None, Some(Segmented))]),
+        ("an input without does", [NATIVE, ZERO_COPY, ZERO_COPY], "", [(copy, None), (None, Some(Segmented)), (None, Some(Segmented))]),
+        ("so does a TX ring that is asked for", [ZERO_COPY, NATIVE, ZERO_COPY], &xsk, [(copy, None), (copy, Some(Xsk)), (None, Some(Segmented))]),
+        ("super-frames may be asked for", [ZERO_COPY; 3], &segmented, [(zero_copy, None), (None, Some(Segmented)), (zero_copy, Some(Xsk))]),
+    ];
+    for (name, bits, rest, expected) in cases {
+        let [input, first, second] = *bits;
+        let survey = with_super_frames(&[("in0", input), ("out0", first), ("out1", second)]);
+        let plan = build(&document(&["in0 -> out0 out1"], rest), &survey).unwrap();
+        let ways = plan.interfaces.iter();
+        let ways: Vec<_> = ways.map(|i| (i.expected_mode, i.engine)).collect();
+        assert_eq!(ways, expected, "{name}");
+        for worker in &plan.workers {
+            let engines = (0..3).map(|at| worker.engine(at));
+            assert!(engines.eq(expected.iter().map(|way| way.1)), "{name}");
+        }
+    }
+}
+
+#[test]
+fn super_frames_need_no_queue_of_their_own() {
+    let survey = with_super_frames(&[("in0", NATIVE), ("out0", NATIVE)]);
+    let plan = build(&document(&["in0 -> out0"], ""), &survey).unwrap();
+    assert_eq!(ports(&plan), ["in0/0r", "in0/1r"]);
+    assert!(plan.workers.iter().all(|worker| worker.segmented == [1]));
+    assert_eq!(plan.notes, [""; 0]);
+    let shown = plan.to_string();
+    assert!(
+        shown.contains("out0             output, transmits by super-frames\n"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("transmits by   out0 in super-frames\n"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_worker_that_falls_back_to_copy_mode_leaves_tx_rings_where_it_may() {
+    let bits = [("in0", ZERO_COPY), ("out0", ZERO_COPY), ("out1", ZERO_COPY)];
+    let rest = options("out0", "transmit = \"xsk\"");
+    let document = document(&["in0 -> out0 out1"], &rest);
+    let mut survey = with_super_frames(&bits);
+    let plan = build(&document, &survey).unwrap();
+    let worker = plan.workers[0].in_copy_mode(&plan);
+    let engines = [0, 1, 2].map(|at| worker.engine(at));
+    assert_eq!(engines, [None, Some(Engine::Xsk), Some(Engine::Segmented)]);
+    assert!(worker.ports.iter().all(|port| port.interface != 2));
+    survey.super_frames = false;
+    let plan = build(&document, &survey).unwrap();
+    assert_eq!(plan.workers[0].in_copy_mode(&plan), plan.workers[0]);
+}
+
+#[test]
+fn super_frames_are_refused_on_a_kernel_without_them() {
+    let rest = options("out0", "transmit = \"segmented\"");
+    let survey = survey([nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)]);
+    let mistakes = build(&document(&["in0 -> out0"], &rest), &survey).unwrap_err();
+    let first = mistakes.iter().next().unwrap();
+    assert_eq!(first.place.unwrap().line, 7);
+    assert!(first.cause.contains("needs Linux 6.2"), "{first}");
 }
 
 #[test]
@@ -437,7 +524,7 @@ fn a_printed_plan_shows_all_that_matters() {
 interfaces
   in0              input, AF_XDP copy expected
                    index 1, driver veth, 02:00:00:00:00:01, 10.0.1.1, MTU 1500
-  out0             output, AF_XDP copy expected
+  out0             output, AF_XDP copy expected, transmits by AF_XDP TX rings
                    index 2, driver veth, 02:00:00:00:00:02, 10.0.2.1, MTU 1500
 
 workers

@@ -352,9 +352,12 @@ fn conclude(stream: &Stream, tallies: &[Tally], stopped: &Stopped) -> bool {
         }
     }
     for interface in &report.interfaces {
+        let mode = interface.mode.as_deref().unwrap_or("-");
+        let engine = interface.engine.as_deref();
+        let engine = engine.map_or_else(String::new, |engine| format!("transmit: {engine} "));
         println!(
-            "  {:<22}{:>12}  {}",
-            interface.name, interface.mode, interface.reason
+            "  {:<22}{mode:>12}  {engine}{}",
+            interface.name, interface.reason
         );
     }
     if stream.count == 0 {
