@@ -7,6 +7,7 @@
 pub mod backend;
 pub mod cli;
 pub mod config;
+pub mod device_drops;
 pub mod exit;
 pub mod kernel;
 pub mod membership;

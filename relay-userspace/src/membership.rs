@@ -152,6 +152,9 @@ mod tests {
             expected_mode: Some(Mode::Copy),
             transmit: Transmit::Auto,
             engine: None,
+            super_frames: false,
+            segments_udp: false,
+            queueless: false,
         };
         let flow = |(interface, group, port): &(usize, Ipv4Addr, u16)| Flow {
             rule: String::new(),
@@ -164,7 +167,6 @@ mod tests {
             interfaces: names.iter().map(interface).collect(),
             flows: flows.iter().map(flow).collect(),
             workers: Vec::new(),
-            super_frames: true,
             notes: Vec::new(),
         }
     }

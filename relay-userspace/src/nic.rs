@@ -33,6 +33,11 @@ pub struct Facts {
     pub rx_queues: u32,
     /// The TX queues in use now, not those allocated.
     pub tx_queues: u32,
+    /// It takes UDP super-frames whole (`tx-udp-segmentation`): the hardware cuts them apart, or whoever receives
+    /// them. Otherwise the kernel does right before the driver.
+    pub segments_udp: bool,
+    /// It has no queueing discipline, as most virtual interfaces: what the kernel gives it is sent or dropped at once.
+    pub queueless: bool,
     /// What the driver can do with XDP; `None` when the kernel does not tell (before 6.3).
     pub xdp: Option<XdpFeatures>,
 }
@@ -149,6 +154,18 @@ pub fn facts(name: &str) -> Result<Facts, NicError> {
     }
 }
 
+/// Frames that every interface was given and did not send, by index; empty when the kernel does not tell.
+#[must_use]
+pub fn tx_dropped() -> HashMap<u32, u64> {
+    netlink::all_tx_dropped().unwrap_or_default()
+}
+
+/// Whether an interface takes UDP super-frames whole now; see [`Facts::segments_udp`].
+#[must_use]
+pub fn segments_udp(name: &str) -> bool {
+    ethtool::segments_udp(name).unwrap_or(false)
+}
+
 /// The facts about all of `names`, each once, and what could not be found out.
 pub fn facts_for<'a>(names: impl IntoIterator<Item = &'a str>) -> Survey {
     let mut survey = Survey {
@@ -198,6 +215,11 @@ fn one(name: &str, dump: &netlink::Dump) -> Result<Facts, NicError> {
         })?
         .unwrap_or_else(|| "unknown".to_owned());
     let (rx_queues, tx_queues) = queues(name, link, dump)?;
+    let segments_udp = ethtool::segments_udp(name).map_err(|error| NicError::Refused {
+        name: name.to_owned(),
+        what: "asking for its features (ETHTOOL_GFEATURES)",
+        error: error.to_string(),
+    })?;
     let of_link = |(index, address): &(u32, Ipv4Addr)| (*index == link.index).then_some(*address);
     Ok(Facts {
         name: name.to_owned(),
@@ -207,9 +229,12 @@ fn one(name: &str, dump: &netlink::Dump) -> Result<Facts, NicError> {
         addresses: dump.addresses.iter().filter_map(of_link).collect(),
         is_up: link.is_up,
         is_loopback: link.is_loopback,
-        driver,
         rx_queues,
         tx_queues,
+        segments_udp,
+        // While it is down, an interface has no discipline of its own.
+        queueless: link.qdisc == "noqueue" || (link.qdisc == "noop" && driver == "veth"),
+        driver,
         xdp: dump
             .xdp_features
             .get(&link.index)

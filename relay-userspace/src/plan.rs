@@ -47,9 +47,6 @@ pub struct Plan {
     pub flows: Vec<Flow>,
     /// The threads that will run.
     pub workers: Vec<Worker>,
-    /// The kernel takes super-frames.
-    #[serde(skip)]
-    pub super_frames: bool,
     /// What the user should know about this plan, a sentence each.
     pub notes: Vec<String>,
 }
@@ -86,6 +83,15 @@ pub struct Interface {
     pub transmit: Transmit,
     /// How copies leave; `None` on an interface that is only an input.
     pub engine: Option<Engine>,
+    /// Copies can leave by it in super-frames.
+    #[serde(skip)]
+    pub super_frames: bool,
+    /// It takes super-frames whole.
+    #[serde(skip)]
+    pub segments_udp: bool,
+    /// It has no queueing discipline.
+    #[serde(skip)]
+    pub queueless: bool,
 }
 
 /// How copies leave by an interface.
@@ -178,8 +184,10 @@ impl Worker {
             let open = plan
                 .interfaces
                 .get(port.interface)
-                .is_some_and(|interface| interface.transmit == Transmit::Auto);
-            if port.transmits && open && plan.super_frames {
+                .is_some_and(|interface| {
+                    interface.transmit == Transmit::Auto && interface.super_frames
+                });
+            if port.transmits && open {
                 port.transmits = false;
                 worker.segmented.push(port.interface);
             }

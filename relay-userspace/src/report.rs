@@ -43,6 +43,9 @@ pub struct InterfaceReport {
     /// How frames move there.
     #[serde(flatten)]
     pub way: Way,
+    /// Frames that its device dropped after the kernel had cut them from super-frames. The outputs' own numbers
+    /// have them as sent, because nobody can tell whose they were.
+    pub device_dropped: u64,
     /// What the XDP program counted; empty where it is not attached.
     pub xdp: Named,
 }
@@ -157,12 +160,19 @@ impl Report {
                 add(&mut dropped, &output.drops);
             }
         }
+        let device_dropped = interfaces
+            .iter()
+            .map(|interface| interface.device_dropped)
+            .sum();
+        dropped.insert("device_dropped", device_dropped);
+        let given = workers.iter().flat_map(|view| &view.stats.outputs);
+        let given: u64 = given.map(|output| output.sent.get()).sum();
         let sum = |of: fn(&WorkerStats) -> u64| workers.iter().map(|view| of(view.stats)).sum();
         Self {
             uptime_seconds,
             packets_received: sum(|stats| stats.received.get()),
             packets_matched: sum(|stats| stats.matched.get()),
-            packets_sent: sum(|stats| stats.outputs.iter().map(|output| output.sent.get()).sum()),
+            packets_sent: given.saturating_sub(device_dropped),
             dropped,
             interfaces,
             rules: rules(plan, workers),
@@ -284,6 +294,9 @@ impl fmt::Display for Report {
         }
         for interface in &self.interfaces {
             write!(f, "{}: {}", interface.name, interface.way)?;
+            if interface.device_dropped > 0 {
+                write!(f, "; dropped by the device: {}", interface.device_dropped)?;
+            }
             let xdp = occurred(&interface.xdp);
             if xdp.is_empty() {
                 writeln!(f)?;

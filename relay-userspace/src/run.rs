@@ -29,6 +29,7 @@ use crate::{
         self,
         xdp::{SetupError, Worker, sockopt},
     },
+    device_drops::DeviceDrops,
     exit,
     kernel::{Kernel, KernelError},
     membership::{MembershipError, Memberships},
@@ -97,6 +98,13 @@ struct Thread {
     reported_dead: bool,
 }
 
+/// What is known of the interfaces while the relay runs.
+struct Status {
+    /// By position in the plan.
+    ways: Vec<Way>,
+    device_drops: DeviceDrops,
+}
+
 /// Runs `plan` until SIGTERM or SIGINT, then prints the final report on standard output.
 ///
 /// # Errors
@@ -119,8 +127,11 @@ pub fn run(plan: &Plan, json: bool) -> Result<(), RunError> {
 
     // Locals are dropped in reverse order: sockets before the program is detached.
     let mut kernel = Kernel::attach(plan)?;
-    let mut ways = vec![Way::default(); plan.interfaces.len()];
-    let workers = bind(plan, &mut kernel, &mut ways)?;
+    let mut status = Status {
+        ways: vec![Way::default(); plan.interfaces.len()],
+        device_drops: DeviceDrops::default(),
+    };
+    let workers = bind(plan, &mut kernel, &mut status)?;
     let _memberships = Memberships::join(plan)?;
     let halt = Arc::new(AtomicBool::new(false));
     let mut threads = start(plan, workers, &halt)?;
@@ -134,7 +145,7 @@ pub fn run(plan: &Plan, json: bool) -> Result<(), RunError> {
             plan.interfaces.len(),
             plan.workers.len()
         );
-        watch(plan, &mut kernel, &mut threads, &ways, &stop, started);
+        watch(plan, &mut kernel, &mut threads, &mut status, &stop, started);
         info!("stopping: no more frames are taken, those on their way still leave");
         kernel.close(plan);
     }
@@ -162,7 +173,8 @@ pub fn run(plan: &Plan, json: bool) -> Result<(), RunError> {
         })
         .collect();
     kernel.flush_log();
-    let report = report(plan, &kernel, &ways, started, &views);
+    status.device_drops.refresh();
+    let report = report(plan, &kernel, &status, started, &views);
     drop(ended);
     drop(kernel);
     opened?;
@@ -174,7 +186,8 @@ pub fn run(plan: &Plan, json: bool) -> Result<(), RunError> {
 }
 
 /// Binds all workers, fills their rings and puts their sockets into the XSKMAP.
-fn bind(plan: &Plan, kernel: &mut Kernel, ways: &mut [Way]) -> Result<Vec<Worker>, RunError> {
+fn bind(plan: &Plan, kernel: &mut Kernel, status: &mut Status) -> Result<Vec<Worker>, RunError> {
+    let Status { ways, device_drops } = status;
     let mut workers = Vec::with_capacity(plan.workers.len());
     for planned in &plan.workers {
         let mut bound = backend::bind(plan, planned)?;
@@ -194,8 +207,17 @@ fn bind(plan: &Plan, kernel: &mut Kernel, ways: &mut [Way]) -> Result<Vec<Worker
         for (at, way) in ways.iter_mut().enumerate() {
             way.engine = way.engine.or(bound.planned.engine(at));
         }
+        for (&interface, flag) in bound
+            .planned
+            .segmented
+            .iter()
+            .zip(bound.worker.cut_by_kernel())
+        {
+            device_drops.watch(plan, interface, flag);
+        }
         workers.push(bound.worker);
     }
+    device_drops.refresh();
     for (interface, way) in plan.interfaces.iter().zip(ways) {
         info!("{}: {way}", interface.name);
     }
@@ -219,7 +241,7 @@ fn start(
                 if let Some(cpu) = cpu {
                     pin(number, cpu);
                 }
-                worker.run(&own_halt);
+                worker.run(&own_halt, cpu.is_some());
                 worker
             });
         match handle {
@@ -264,7 +286,7 @@ fn watch(
     plan: &Plan,
     kernel: &mut Kernel,
     threads: &mut [Thread],
-    ways: &[Way],
+    status: &mut Status,
     stop: &AtomicBool,
     started: Instant,
 ) {
@@ -296,7 +318,8 @@ fn watch(
                 kernel: thread.kernel,
             })
             .collect();
-        let now = report(plan, kernel, ways, started, &views);
+        status.device_drops.refresh();
+        let now = report(plan, kernel, status, started, &views);
         info!("{}", now.line(last.as_ref()));
         last = Some(now);
     }
@@ -305,18 +328,19 @@ fn watch(
 fn report(
     plan: &Plan,
     kernel: &Kernel,
-    ways: &[Way],
+    status: &Status,
     started: Instant,
     workers: &[WorkerView<'_>],
 ) -> Report {
     let interfaces = plan
         .interfaces
         .iter()
-        .zip(ways)
+        .zip(&status.ways)
         .enumerate()
         .map(|(at, (interface, way))| InterfaceReport {
             name: interface.name.clone(),
             way: way.clone(),
+            device_dropped: status.device_drops.of(at),
             xdp: kernel
                 .counters(at)
                 .map(|counters| {

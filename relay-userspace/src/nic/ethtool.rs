@@ -1,4 +1,4 @@
-//! The two ethtool ioctls that netlink has no equally old replacement for.
+//! The ethtool ioctls that netlink has no equally old replacement for.
 //!
 //! The socket decides the network namespace, so the answers are about the caller's.
 
@@ -14,7 +14,14 @@ use nix::{
 
 /// include/uapi/linux/ethtool.h
 const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_GSTRINGS: u32 = 0x1b;
+const ETHTOOL_GSSET_INFO: u32 = 0x37;
+const ETHTOOL_GFEATURES: u32 = 0x3a;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
+/// The string set of the names of features.
+const ETH_SS_FEATURES: u32 = 4;
+/// The name of cutting UDP super-frames apart (`NETIF_F_GSO_UDP_L4`, net/ethtool/common.c).
+const SEGMENTATION: &[u8] = b"tx-udp-segmentation";
 
 /// `struct ethtool_drvinfo`
 #[repr(C)]
@@ -36,7 +43,38 @@ struct Channels {
     combined: u32,
 }
 
+/// `struct ethtool_sset_info` for one set
+#[repr(C)]
+struct SetInfo {
+    command: u32,
+    reserved: u32,
+    mask: u64,
+    count: u32,
+}
+
+/// The most features that there is room for; Linux 7 has 64.
+const FEATURES: usize = 128;
+
+/// `struct ethtool_gstrings`
+#[repr(C)]
+struct FeatureNames {
+    command: u32,
+    set: u32,
+    len: u32,
+    names: [[u8; 32]; FEATURES],
+}
+
+/// `struct ethtool_gfeatures`
+#[repr(C)]
+struct Features {
+    command: u32,
+    blocks: u32,
+    /// available, requested, active, never changed; 32 features a block
+    features: [[u32; 4]; FEATURES / 32],
+}
+
 const _: () = assert!(size_of::<DriverInfo>() == 196 && size_of::<Channels>() == 36);
+const _: () = assert!(size_of::<SetInfo>() == 24 && size_of::<FeatureNames>() == 12 + 32 * 128);
 
 /// Marks the structures that start with a command and that [`call`] may hand to the kernel.
 ///
@@ -48,6 +86,14 @@ unsafe trait Request {}
 unsafe impl Request for DriverInfo {}
 // SAFETY: the layout is that of `struct ethtool_channels`, as the assertion above checks.
 unsafe impl Request for Channels {}
+
+// SAFETY: the layout is that of `struct ethtool_sset_info` with room for one count, and one set is asked for.
+unsafe impl Request for SetInfo {}
+// SAFETY: the layout is that of `struct ethtool_gstrings`; the kernel writes as many names as the set has, which is
+// asked before.
+unsafe impl Request for FeatureNames {}
+// SAFETY: the layout is that of `struct ethtool_gfeatures`; the kernel writes no more blocks than asked for.
+unsafe impl Request for Features {}
 
 nix::ioctl_readwrite_bad!(siocethtool, libc::SIOCETHTOOL, libc::ifreq);
 
@@ -82,6 +128,42 @@ pub(super) fn channels(name: &str) -> io::Result<Option<(u32, u32)>> {
         channels.rx + channels.combined,
         channels.tx + channels.combined,
     )))
+}
+
+/// Whether the interface takes UDP super-frames whole, to be cut apart by the hardware or by whoever receives them.
+pub(super) fn segments_udp(name: &str) -> io::Result<bool> {
+    let mut set = SetInfo {
+        command: ETHTOOL_GSSET_INFO,
+        reserved: 0,
+        mask: 1 << ETH_SS_FEATURES,
+        count: 0,
+    };
+    if !call(name, &mut set)? || set.count as usize > FEATURES {
+        return Ok(false);
+    }
+    let mut names = FeatureNames {
+        command: ETHTOOL_GSTRINGS,
+        set: ETH_SS_FEATURES,
+        len: set.count,
+        names: [[0; 32]; FEATURES],
+    };
+    let mut features = Features {
+        command: ETHTOOL_GFEATURES,
+        blocks: (FEATURES / 32) as u32,
+        features: [[0; 4]; FEATURES / 32],
+    };
+    if !call(name, &mut names)? || !call(name, &mut features)? {
+        return Ok(false);
+    }
+    let is_it = |name: &[u8; 32]| {
+        name.strip_prefix(SEGMENTATION)
+            .is_some_and(|rest| rest[0] == 0)
+    };
+    let at = names.names.iter().position(is_it);
+    Ok(at.is_some_and(|at| {
+        let block = features.features.get(at / 32);
+        block.is_some_and(|[_, _, active, _]| active & (1 << (at % 32)) != 0)
+    }))
 }
 
 /// False when the driver does not implement the command.

@@ -43,6 +43,10 @@ pub(super) struct Link {
     pub(super) mtu: u32,
     pub(super) is_up: bool,
     pub(super) is_loopback: bool,
+    /// The queueing discipline's name.
+    pub(super) qdisc: String,
+    /// Frames that the device was given and did not send.
+    pub(super) tx_dropped: u64,
 }
 
 /// What was tried, and what was said.
@@ -124,9 +128,33 @@ fn links(route: &NlRouter) -> Result<Vec<Link>, Failure> {
                 .map_err(failed(WHAT))?,
             is_up: message.ifi_flags().contains(Iff::UP),
             is_loopback: message.ifi_flags().contains(Iff::LOOPBACK),
+            qdisc: attributes
+                .get_attr_payload_as_with_len::<String>(Ifla::Qdisc)
+                .unwrap_or_default(),
+            tx_dropped: attributes
+                .get_attribute(Ifla::Stats64)
+                .and_then(|stats| tx_dropped(stats.payload().as_ref()))
+                .unwrap_or(0),
         });
     }
     Ok(links)
+}
+
+/// The eighth number of `struct rtnl_link_stats64` (include/uapi/linux/if_link.h).
+fn tx_dropped(stats: &[u8]) -> Option<u64> {
+    let number = stats.chunks_exact(8).nth(7)?;
+    number.try_into().ok().map(u64::from_ne_bytes)
+}
+
+/// What `Link::tx_dropped` says of every interface now, by index.
+pub(super) fn all_tx_dropped() -> Result<HashMap<u32, u64>, Failure> {
+    let (route, _) = NlRouter::connect(NlFamily::Route, None, Groups::empty())
+        .map_err(failed("opening a route netlink socket"))?;
+    let links = links(&route)?;
+    Ok(links
+        .iter()
+        .map(|link| (link.index, link.tx_dropped))
+        .collect())
 }
 
 fn addresses(route: &NlRouter) -> Result<Vec<(u32, Ipv4Addr)>, Failure> {

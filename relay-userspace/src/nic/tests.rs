@@ -23,6 +23,20 @@ fn queues_in_use_are_counted_up_and_down_and_after_a_change() {
 }
 
 #[test]
+fn a_veth_takes_super_frames_whole_until_it_is_told_not_to() {
+    in_namespace(|| {
+        make_pair();
+        run("ip link set va up");
+        let facts = facts("va").unwrap();
+        assert!(facts.segments_udp && facts.queueless);
+        run("ethtool -K va tx-udp-segmentation off");
+        assert!(!segments_udp("va"));
+        run("tc qdisc add dev va root pfifo");
+        assert!(!super::facts("va").unwrap().queueless);
+    });
+}
+
+#[test]
 fn ethtool_and_netlink_agree_on_the_queues() {
     in_namespace(|| {
         make_pair();

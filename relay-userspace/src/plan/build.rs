@@ -69,7 +69,7 @@ pub fn build(document: &Document, survey: &Survey) -> Result<Plan, Mistakes> {
         match survey.interfaces.get(named.name) {
             Some(facts) => {
                 suitable(document, named, facts, &mut mistakes);
-                super_frames(document, options, survey, &mut mistakes);
+                super_frames(document, options, facts, survey, &mut mistakes);
                 let checked = check_queues(document, named, facts, options, &mut mistakes);
                 uses.push(checked);
             }
@@ -101,13 +101,12 @@ pub fn build(document: &Document, survey: &Survey) -> Result<Plan, Mistakes> {
     let interfaces = uses
         .into_iter()
         .zip(modes)
-        .filter_map(|(used, mode)| interface(used, mode))
+        .filter_map(|(used, mode)| interface(used, mode, survey.super_frames))
         .collect();
     Ok(Plan {
         interfaces,
         flows,
         workers,
-        super_frames: survey.super_frames,
         notes,
     })
 }
@@ -300,22 +299,39 @@ fn numbered(count: u32) -> String {
     }
 }
 
-/// A mistake where the file asks for super-frames and the kernel does not take them.
+/// A mistake where the file asks for super-frames and they cannot leave.
 fn super_frames(
     document: &Document,
     options: Option<(&InterfaceOptions, &InterfacePlaces)>,
+    facts: &Facts,
     survey: &Survey,
     mistakes: &mut Vec<Mistake>,
 ) {
-    if let Some((options, places)) = options
-        && let Some(place) = places.transmit
-        && options.transmit == Transmit::Segmented
-        && !survey.super_frames
-    {
+    let Some((options, places)) = options else {
+        return;
+    };
+    let Some(place) = places
+        .transmit
+        .filter(|_| options.transmit == Transmit::Segmented)
+    else {
+        return;
+    };
+    let name = &facts.name;
+    if !survey.super_frames {
         mistakes.push(document.mistake(
             place,
-            "`transmit` \"segmented\" needs Linux 6.2, whose packet sockets take UDP super-frames".into(),
+            "`transmit` \"segmented\" needs Linux 6.2, whose packet sockets take UDP super-frames"
+                .into(),
             "leave `transmit` out, or use a newer kernel".into(),
+        ));
+    } else if !engines::takes_super_frames(facts) {
+        mistakes.push(document.mistake(
+            place,
+            format!("`transmit` \"segmented\": interface `{name}` does not take UDP super-frames"),
+            format!(
+                "`ethtool -k {name}` shows `tx-udp-segmentation`, and `ethtool -K {name} tx-udp-segmentation on` \
+                 sets it where the driver can; otherwise leave `transmit` out"
+            ),
         ));
     }
 }
@@ -362,7 +378,7 @@ fn flow(rule: &Rule, positions: &HashMap<&str, usize>, uses: &[Use<'_>]) -> Opti
     })
 }
 
-fn interface(used: Use<'_>, mode: Mode) -> Option<Interface> {
+fn interface(used: Use<'_>, mode: Mode, super_frames: bool) -> Option<Interface> {
     let facts = used.facts;
     let has_sockets = used.has_sockets();
     Some(Interface {
@@ -379,6 +395,9 @@ fn interface(used: Use<'_>, mode: Mode) -> Option<Interface> {
         expected_mode: has_sockets.then_some(mode),
         transmit: used.transmit,
         engine: used.engine,
+        super_frames: super_frames && engines::takes_super_frames(facts),
+        segments_udp: facts.segments_udp,
+        queueless: facts.queueless,
     })
 }
 

@@ -3,14 +3,20 @@
 //! A UMEM is zero copy or it is not, for all of its sockets. So what hinders zero copy is an interface that
 //! needs a socket and does not offer it; an output that does not offer it need not have a socket: its copies
 //! leave as super-frames straight from the UMEM. In copy mode super-frames are the faster way out in any case
-//! (docs/performance.md).
+//! (docs/performance.md), where an interface takes them: whole, or at once without a queue. With a queueing
+//! discipline in between nobody could tell what became of the parts of a super-frame that the kernel cut apart.
 
 use super::{
     Engine, Mode,
     build::{Use, can_zero_copy},
     queues,
 };
-use crate::rules::Transmit;
+use crate::{nic::Facts, rules::Transmit};
+
+/// Whether copies can leave by an interface in super-frames, on a kernel that takes them.
+pub(super) fn takes_super_frames(facts: &Facts) -> bool {
+    facts.segments_udp || facts.queueless
+}
 
 /// Sets the engine of every output, and returns the mode of every interface.
 pub(super) fn choose(
@@ -20,8 +26,9 @@ pub(super) fn choose(
     notes: &mut Vec<String>,
 ) -> Vec<Mode> {
     let mut modes = vec![Mode::Copy; uses.len()];
+    let super_frames = |used: &Use<'_>| super_frames && takes_super_frames(used.facts);
     let needs_socket =
-        |used: &Use<'_>| used.is_input || used.transmit == Transmit::Xsk || !super_frames;
+        |used: &Use<'_>| used.is_input || used.transmit == Transmit::Xsk || !super_frames(used);
     for group in groups {
         let (able, unable): (Vec<usize>, Vec<usize>) = group
             .interfaces
@@ -52,7 +59,7 @@ pub(super) fn choose(
             used.engine = used.is_output.then_some(match used.transmit {
                 Transmit::Xsk => Engine::Xsk,
                 Transmit::Segmented => Engine::Segmented,
-                Transmit::Auto if offered || !super_frames => Engine::Xsk,
+                Transmit::Auto if offered || !super_frames(used) => Engine::Xsk,
                 Transmit::Auto => Engine::Segmented,
             });
         }

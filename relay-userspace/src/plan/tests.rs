@@ -28,6 +28,8 @@ fn nic(name: &str, index: u8, rx: u32, tx: u32) -> Facts {
         driver: "veth".into(),
         rx_queues: rx,
         tx_queues: tx,
+        segments_udp: true,
+        queueless: true,
         xdp: Some(XdpFeatures::from_bits(NATIVE)),
     }
 }
@@ -513,6 +515,37 @@ fn super_frames_are_refused_on_a_kernel_without_them() {
     let first = mistakes.iter().next().unwrap();
     assert_eq!(first.place.unwrap().line, 7);
     assert!(first.cause.contains("needs Linux 6.2"), "{first}");
+}
+
+#[test]
+fn super_frames_leave_by_no_queue_that_the_kernel_would_cut_them_for() {
+    let rest = options("out0", "transmit = \"segmented\"");
+    for (segments_udp, queueless) in [(true, false), (false, true), (false, false)] {
+        let mut survey = with_super_frames(&[("in0", NATIVE), ("out0", NATIVE)]);
+        let out0 = survey.interfaces.get_mut("out0").unwrap();
+        (out0.segments_udp, out0.queueless) = (segments_udp, queueless);
+        let forced = build(&document(&["in0 -> out0"], &rest), &survey);
+        let plan = build(&document(&["in0 -> out0"], ""), &survey).unwrap();
+        if segments_udp || queueless {
+            assert!(forced.is_ok());
+            assert_eq!(plan.interfaces[1].engine, Some(Engine::Segmented));
+        } else {
+            let mistakes = forced.unwrap_err();
+            let first = mistakes.iter().next().unwrap();
+            assert!(
+                first
+                    .cause
+                    .contains("`out0` does not take UDP super-frames"),
+                "{first}"
+            );
+            assert!(
+                first
+                    .remedy
+                    .contains("ethtool -K out0 tx-udp-segmentation on")
+            );
+            assert_eq!(plan.interfaces[1].engine, Some(Engine::Xsk));
+        }
+    }
 }
 
 #[test]

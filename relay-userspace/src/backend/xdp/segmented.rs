@@ -9,13 +9,22 @@
 //!
 //! A [`Sender`] is the socket of one interface; the [`Queue`] collects messages for one sender at a time.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::{
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use nix::errno::Errno;
 use relay_common::wire::{ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, field::udp};
 
 use super::{SetupError, batch::MAX_JOINED, sockopt};
-use crate::stats::{Dropped, OutputStats};
+use crate::{
+    plan::Interface,
+    stats::{Dropped, OutputStats},
+};
 
 /// Messages of one `sendmmsg`: enough to spread the cost of the call, few enough to stay in the
 /// first-level cache.
@@ -193,10 +202,9 @@ impl Queue {
                         Errno::ENETDOWN | Errno::ENXIO => self.len - done,
                         _ => 1,
                     };
-                    let reason = reason(error);
                     for &(output, count) in self.counts.iter().skip(done).take(refused) {
                         if let Some(output) = stats.get(output as usize) {
-                            output.drops.add(reason, u64::from(count));
+                            sender.refused(error, count, output);
                         }
                     }
                     done += refused;
@@ -208,15 +216,6 @@ impl Queue {
     }
 }
 
-/// What a refused message counts under.
-fn reason(error: Errno) -> Dropped {
-    match error {
-        Errno::EAGAIN => Dropped::RingFull,
-        Errno::EMSGSIZE => Dropped::TooBig,
-        _ => Dropped::DeviceRefused,
-    }
-}
-
 /// One `sendmmsg`: how many of the messages the kernel took, at least one.
 #[inline]
 fn send_messages(sender: &Sender, messages: &mut [libc::mmsghdr]) -> Result<usize, Errno> {
@@ -224,7 +223,7 @@ fn send_messages(sender: &Sender, messages: &mut [libc::mmsghdr]) -> Result<usiz
     // `Queue::push`'s caller keeps.
     let sent = unsafe {
         libc::sendmmsg(
-            sender.0.as_raw_fd(),
+            sender.socket.as_raw_fd(),
             messages.as_mut_ptr(),
             messages.len() as libc::c_uint,
             libc::MSG_DONTWAIT,
@@ -239,17 +238,21 @@ fn send_messages(sender: &Sender, messages: &mut [libc::mmsghdr]) -> Result<usiz
 
 /// The packet socket that copies leave one interface by. It receives nothing.
 #[derive(Debug)]
-pub struct Sender(OwnedFd);
+pub struct Sender {
+    socket: OwnedFd,
+    /// Whether the kernel cuts super-frames apart in front of the device; see [`Sender::refused`].
+    cut_by_kernel: Arc<AtomicBool>,
+}
 
 impl Sender {
-    /// Opens a socket on the interface with this name and index.
+    /// Opens a socket on an interface.
     ///
     /// # Errors
     ///
     /// The kernel's refusal, with the interface.
-    pub fn open(interface: &str, index: u32) -> Result<Self, SetupError> {
+    pub fn open(interface: &Interface) -> Result<Self, SetupError> {
         let failed = |what: &'static str| {
-            let interface = interface.to_owned();
+            let interface = interface.name.clone();
             move |error: Errno| SetupError::Sender {
                 interface,
                 what,
@@ -263,13 +266,17 @@ impl Sender {
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         let set = |option| sockopt::set(socket.as_raw_fd(), libc::SOL_PACKET, option, 1);
         set(libc::PACKET_VNET_HDR).map_err(failed("set PACKET_VNET_HDR"))?;
-        // A queueing discipline would only add a queue in front of the device's; relay counts what does not fit.
-        set(libc::PACKET_QDISC_BYPASS).map_err(failed("set PACKET_QDISC_BYPASS"))?;
+        if !interface.queueless {
+            // Past the queueing discipline, which may drop without a word. Without one there is nothing to get past,
+            // and the direct way refuses what the kernel would have to cut apart (`__dev_direct_xmit`,
+            // net/core/dev.c): a veth takes super-frames whole until somebody attaches XDP to its other end.
+            set(libc::PACKET_QDISC_BYPASS).map_err(failed("set PACKET_QDISC_BYPASS"))?;
+        }
         sockopt::set_send_buffer(socket.as_raw_fd(), SEND_BUFFER);
         let address = libc::sockaddr_ll {
             sll_family: libc::AF_PACKET as libc::sa_family_t,
             sll_protocol: 0,
-            sll_ifindex: index as libc::c_int,
+            sll_ifindex: interface.index as libc::c_int,
             sll_hatype: 0,
             sll_pkttype: 0,
             sll_halen: 0,
@@ -284,6 +291,32 @@ impl Sender {
             )
         };
         Errno::result(bound).map_err(failed("bind a packet socket"))?;
-        Ok(Self(socket))
+        Ok(Self {
+            socket,
+            cut_by_kernel: Arc::new(AtomicBool::new(!interface.segments_udp)),
+        })
+    }
+
+    /// Whether the kernel cuts super-frames apart in front of the device, to be kept true by whoever watches the
+    /// interface.
+    pub fn cut_by_kernel(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.cut_by_kernel)
+    }
+
+    /// Counts `count` frames that were refused in one message.
+    ///
+    /// `ENOBUFS` is the device's own refusal. A super-frame that it takes whole it also refuses whole. Of one that
+    /// the kernel cut apart some frames may have left, and the kernel's answer is about the last one; so these
+    /// count as given to the device, whose own counter of drops is exact there.
+    fn refused(&self, error: Errno, count: u16, output: &OutputStats) {
+        let count_of = u64::from(count);
+        match error {
+            Errno::ENOBUFS if self.cut_by_kernel.load(Relaxed) => {
+                output.sent.add(count_of);
+            }
+            Errno::EAGAIN => output.drops.add(Dropped::RingFull, count_of),
+            Errno::EMSGSIZE => output.drops.add(Dropped::TooBig, count_of),
+            _ => output.drops.add(Dropped::DeviceRefused, count_of),
+        }
     }
 }

@@ -3,6 +3,8 @@
 //! The messages of one interface go out together, whatever flows they are of, and nothing is kept for the
 //! next batch: what came in one batch has left, or is counted, when [`Senders::send`] returns.
 
+use std::sync::{Arc, atomic::AtomicBool};
+
 use super::{
     SetupError,
     batch::{Batch, Frame, Frames, Run},
@@ -32,12 +34,17 @@ impl Senders {
         let interfaces = worker.segmented.iter();
         let senders = interfaces
             .filter_map(|&at| plan.interfaces.get(at))
-            .map(|interface| Sender::open(&interface.name, interface.index))
+            .map(Sender::open)
             .collect::<Result<_, _>>()?;
         Ok(Self {
             senders,
             queue: Queue::new(),
         })
+    }
+
+    /// What each sender believes of its interface, in the worker's order; see [`Sender::cut_by_kernel`].
+    pub fn cut_by_kernel(&self) -> impl Iterator<Item = Arc<AtomicBool>> {
+        self.senders.iter().map(Sender::cut_by_kernel)
     }
 
     /// Sends every run of `batch` by all legs of its flow.
