@@ -5,15 +5,62 @@
 //! and reported as `device_dropped`. While a device takes super-frames whole, refusals are counted where they
 //! happen, and its counter is left alone.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use crate::{nic, plan::Plan};
+use crate::{
+    nic,
+    plan::{self, Plan},
+};
+
+/// Whether the kernel cuts super-frames apart in front of a device: what its watcher and a sender tell each other.
+#[derive(Debug)]
+pub struct Cut {
+    index: u32,
+    is: AtomicBool,
+    /// The device's counter of drops when it began; the drops before were counted where they happened.
+    since: AtomicU64,
+    /// Drops in the device's counter that the sender was told of, and has counted.
+    told: AtomicU64,
+}
+
+impl Cut {
+    /// As the plan has it.
+    #[must_use]
+    pub fn new(interface: &plan::Interface) -> Self {
+        let cut = Self {
+            index: interface.index,
+            is: AtomicBool::new(false),
+            since: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+        };
+        cut.set(!interface.segments_udp);
+        cut
+    }
+
+    /// Whether it does.
+    #[inline]
+    pub fn is_cut(&self) -> bool {
+        self.is.load(Ordering::Acquire)
+    }
+
+    /// The sender was told of one drop. Only the sender calls this.
+    pub fn was_told(&self) {
+        let told = self.told.load(Ordering::Relaxed);
+        self.told.store(told + 1, Ordering::Relaxed);
+    }
+
+    /// Sets whether it does. Asks the kernel for the device's counter where it begins to.
+    pub fn set(&self, cut: bool) {
+        if cut && !self.is_cut() {
+            let now = nic::tx_dropped().get(&self.index).copied();
+            self.since.store(now.unwrap_or(0), Ordering::Relaxed);
+        }
+        self.is.store(cut, Ordering::Release);
+    }
+}
 
 /// The interfaces that super-frames leave by.
 #[derive(Debug, Default)]
@@ -26,27 +73,28 @@ struct Watched {
     /// Position in [`Plan::interfaces`].
     interface: usize,
     name: String,
-    index: u32,
-    /// Told to every worker that sends here.
-    cut_by_kernel: Vec<Arc<AtomicBool>>,
-    /// The device's counter when last read.
+    /// Of every sender here.
+    cuts: Vec<Arc<Cut>>,
+    /// The device's counter when last read, while the kernel cuts.
     last: Option<u64>,
+    /// The sum of what its senders had been told then.
+    told: u64,
     dropped: u64,
 }
 
 impl DeviceDrops {
-    /// Watches an interface, a position in the plan; `cut_by_kernel` is what one sender believes of it.
-    pub fn watch(&mut self, plan: &Plan, interface: usize, cut_by_kernel: Arc<AtomicBool>) {
+    /// Watches an interface, a position in the plan; `cut` is what one sender believes of it.
+    pub fn watch(&mut self, plan: &Plan, interface: usize, cut: Arc<Cut>) {
         let mut watched = self.watched.iter_mut();
         if let Some(watched) = watched.find(|watched| watched.interface == interface) {
-            watched.cut_by_kernel.push(cut_by_kernel);
+            watched.cuts.push(cut);
         } else if let Some(facts) = plan.interfaces.get(interface) {
             self.watched.push(Watched {
                 interface,
                 name: facts.name.clone(),
-                index: facts.index,
-                cut_by_kernel: vec![cut_by_kernel],
+                cuts: vec![cut],
                 last: None,
+                told: 0,
                 dropped: 0,
             });
         }
@@ -58,20 +106,27 @@ impl DeviceDrops {
         if self.watched.is_empty() {
             return;
         }
-        let counters: HashMap<u32, u64> = nic::tx_dropped();
+        let counters = nic::tx_dropped();
         for watched in &mut self.watched {
-            let was_cut = watched.is_cut();
-            let is_cut = !nic::segments_udp(&watched.name);
-            for flag in &watched.cut_by_kernel {
-                flag.store(is_cut, Relaxed);
+            let began = watched.cuts.iter().filter(|cut| cut.is_cut());
+            let began = began.map(|cut| cut.since.load(Ordering::Relaxed)).min();
+            let told = watched.cuts.iter();
+            let told = told.map(|cut| cut.told.load(Ordering::Relaxed)).sum();
+            let index = watched.cuts.first().map(|cut| cut.index);
+            if let (Some(began), Some(&now)) = (began, index.and_then(|index| counters.get(&index)))
+            {
+                let last = watched.last.unwrap_or(began);
+                watched.dropped += now.saturating_sub(last).saturating_sub(told - watched.told);
+                watched.last = Some(now);
             }
-            let Some(&now) = counters.get(&watched.index) else {
-                continue;
-            };
-            if let Some(last) = watched.last.filter(|_| was_cut) {
-                watched.dropped += now.saturating_sub(last);
+            watched.told = told;
+            let cut = !nic::segments_udp(&watched.name);
+            if !cut {
+                watched.last = None;
             }
-            watched.last = Some(now);
+            for known in &watched.cuts {
+                known.set(cut);
+            }
         }
     }
 
@@ -82,11 +137,5 @@ impl DeviceDrops {
         watched
             .find(|watched| watched.interface == interface)
             .map_or(0, |watched| watched.dropped)
-    }
-}
-
-impl Watched {
-    fn is_cut(&self) -> bool {
-        self.cut_by_kernel.iter().any(|flag| flag.load(Relaxed))
     }
 }

@@ -8,7 +8,7 @@ mod netlink;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::{collections::HashMap, net::Ipv4Addr, os::fd::BorrowedFd};
 
 /// One interface as the kernel describes it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +158,13 @@ pub fn facts(name: &str) -> Result<Facts, NicError> {
 #[must_use]
 pub fn tx_dropped() -> HashMap<u32, u64> {
     netlink::all_tx_dropped().unwrap_or_default()
+}
+
+/// Whether an interface is up and has a carrier, as far as the kernel has acted upon it (`IFF_RUNNING`). One system
+/// call, on any socket of the interface's namespace.
+#[must_use]
+pub fn has_carrier(socket: BorrowedFd<'_>, name: &str) -> bool {
+    ethtool::has_carrier(socket, name)
 }
 
 /// Whether an interface takes UDP super-frames whole now; see [`Facts::segments_udp`].

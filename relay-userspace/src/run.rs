@@ -211,7 +211,7 @@ fn bind(plan: &Plan, kernel: &mut Kernel, status: &mut Status) -> Result<Vec<Wor
             .planned
             .segmented
             .iter()
-            .zip(bound.worker.cut_by_kernel())
+            .zip(bound.worker.segmented_devices())
         {
             device_drops.watch(plan, interface, flag);
         }

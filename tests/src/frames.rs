@@ -45,6 +45,8 @@ pub struct UdpFrame {
     pub ttl: u8,
     /// IP identification.
     pub identification: u16,
+    /// No router may fragment it.
+    pub dont_fragment: bool,
     /// IP options, a multiple of four bytes.
     pub options: Vec<u8>,
     /// Fragment offset in units of eight bytes, and whether more fragments follow.
@@ -73,6 +75,7 @@ impl UdpFrame {
             port,
             ttl: 8,
             identification: 1,
+            dont_fragment: true,
             options: Vec::new(),
             fragment: (0, false),
             payload,
@@ -92,6 +95,7 @@ impl UdpFrame {
         )
         .context("IPv4 payload length")?;
         ip.identification = self.identification;
+        ip.dont_fragment = self.dont_fragment;
         ip.fragment_offset = IpFragOffset::try_new(self.fragment.0).context("fragment offset")?;
         ip.more_fragments = self.fragment.1;
         ip.options = self.options.as_slice().try_into().context("IPv4 options")?;

@@ -265,7 +265,11 @@ pub struct RelayProcess {
 impl RelayProcess {
     /// Runs the relay with `rules` in `namespace` and waits until it forwards.
     pub fn start(namespace: &Namespace, rules: &[Rule]) -> Result<Self> {
-        let file = RuleFile::of(rules)?;
+        Self::start_file(namespace, RuleFile::of(rules)?)
+    }
+
+    /// The same with any file.
+    pub fn start_file(namespace: &Namespace, file: RuleFile) -> Result<Self> {
         let mut command = namespace.command(binary()?);
         command.args(["run", "--json"]).arg(file.path());
         let mut relay = Self::start_command(command)?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use anyhow::{Context, Result};
 use serde::Deserialize;
 
 /// Counts by reason.
@@ -95,6 +96,14 @@ impl Report {
     /// Frames dropped for one reason.
     pub fn dropped_for(&self, reason: &str) -> u64 {
         self.dropped.get(reason).copied().unwrap_or(0)
+    }
+
+    /// What is said of an interface.
+    pub fn interface(&self, name: &str) -> Result<&InterfaceReport> {
+        let mut interfaces = self.interfaces.iter();
+        interfaces
+            .find(|interface| interface.name == name)
+            .with_context(|| format!("the report has no interface {name}: {self:?}"))
     }
 
     /// A counter of the XDP program on an interface, 0 if there is none.

@@ -1,5 +1,6 @@
 //! Writes rule files for tests.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
@@ -94,6 +95,14 @@ pub fn output_destination(n: usize) -> (Ipv4Addr, u16) {
         Ipv4Addr::new(239, 2, (n / 250) as u8, (n % 250) as u8 + 1),
         6000 + n as u16,
     )
+}
+
+/// The `[[interfaces]]` tables that make all outputs of `rules` leave by `transmit`: `xsk` or `segmented`.
+pub fn transmit_by(rules: &[Rule], transmit: &str) -> String {
+    let outputs = rules.iter().flat_map(|rule| &rule.outputs);
+    let names: BTreeSet<&str> = outputs.map(|output| output.interface.as_str()).collect();
+    let table = |name| format!("[[interfaces]]\nname = \"{name}\"\ntransmit = \"{transmit}\"\n\n");
+    names.into_iter().map(table).collect()
 }
 
 /// The rules as a file.

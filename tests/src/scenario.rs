@@ -11,8 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 
 use crate::receiver::{Listen, UdpReceiver};
-use crate::relay::{RelayProcess, Stopped};
-use crate::rules::Rule;
+use crate::relay::{RelayProcess, RuleFile, Stopped};
+use crate::rules::{Rule, to_toml, transmit_by};
 use crate::sender::{MAX_BURST, Traffic, UdpSender, Window};
 use crate::tally::{Stream, Tally};
 use crate::topology::Testbed;
@@ -203,8 +203,12 @@ pub fn send(
     })
 }
 
+/// The ways in which copies can leave.
+pub const TRANSMIT: [&str; 2] = ["xsk", "segmented"];
+
 /// Runs a relay with `rules`, sends `count` datagrams of `size` bytes for each, and fails unless
-/// every output is exact, the relay counted the same, and it stopped cleanly.
+/// every output is exact, the relay counted the same, and it stopped cleanly: once by each way of
+/// [`TRANSMIT`]. Returns how the last one ended.
 #[track_caller]
 pub fn forward_exactly(bed: &Testbed, rules: &[Rule], count: u64, size: usize) -> Result<Stopped> {
     forward_streams_exactly(bed, rules, &streams(rules, count, size))
@@ -217,8 +221,21 @@ pub fn forward_streams_exactly(
     rules: &[Rule],
     streams: &[Stream],
 ) -> Result<Stopped> {
+    let [first, last] = TRANSMIT;
+    forward_by(first, bed, rules, streams)?;
+    forward_by(last, bed, rules, streams)
+}
+
+#[track_caller]
+fn forward_by(
+    transmit: &str,
+    bed: &Testbed,
+    rules: &[Rule],
+    streams: &[Stream],
+) -> Result<Stopped> {
     let receivers = Receivers::start(bed, rules)?;
-    let relay = RelayProcess::start(&bed.relay, rules)?;
+    let file = to_toml(rules) + &transmit_by(rules, transmit);
+    let relay = RelayProcess::start_file(&bed.relay, RuleFile::new(&file)?)?;
     send(bed, rules, streams, || receivers.progress())?;
     receivers.assert_exact(streams);
     let stopped = relay.stop()?;
@@ -228,6 +245,14 @@ pub fn forward_streams_exactly(
         stopped.status,
         stopped.log
     );
+    for name in rules
+        .iter()
+        .flat_map(|rule| &rule.outputs)
+        .map(|output| &output.interface)
+    {
+        let engine = &stopped.report.interface(name)?.engine;
+        assert_eq!(engine.as_deref(), Some(transmit), "{name}");
+    }
     stopped
         .report
         .assert_exact(&streams.iter().map(|s| s.count).collect::<Vec<_>>());

@@ -2,6 +2,8 @@
 //! it allocates nothing, it shares one chunk between identical outputs, it survives without free chunks,
 //! and every chunk comes home.
 
+mod in_process;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -10,14 +12,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use relay::backend::xdp::{self, Worker};
-use relay::kernel::Kernel;
-use relay::membership::Memberships;
-use relay::plan::{Mode, Plan};
+use in_process::{Feeds, SetUp};
+use relay::backend::xdp::Worker;
 use relay::stats::{Dropped, WorkerStats};
-use relay::{config, plan};
-use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml};
-use relay_tests::scenario::{Receivers, streams};
+use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml, transmit_by};
+use relay_tests::scenario::{Receivers, TRANSMIT, streams};
 use relay_tests::sender::{Traffic, UdpSender, Window};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
@@ -66,36 +65,26 @@ struct InProcess {
     stats: Arc<WorkerStats>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Worker>>,
-    _memberships: Memberships,
-    _kernel: Kernel,
+    _feeds: Feeds,
 }
 
 impl InProcess {
     /// `chunks` as the plan asks for, or as few as the test wants. With `counted` the worker's allocations
     /// are counted from its first round on.
-    fn start(bed: &Testbed, rules: &[Rule], chunks: Option<u32>, counted: bool) -> Result<Self> {
-        let text = to_toml(rules);
-        let (plan, kernel, memberships, mut worker): (Plan, _, _, _) = bed.relay.run(|| {
-            let document = config::parse("test.toml", &text).map_err(|error| anyhow!("{error}"))?;
-            let plan = plan::for_this_machine(&document).map_err(|error| anyhow!("{error}"))?;
-            let mut kernel = Kernel::attach(&plan)?;
-            let planned = plan.workers.first().context("a worker")?;
-            let chunks = chunks.unwrap_or_else(|| xdp::chunk_count(planned));
-            let mut worker = Worker::bind(&plan, planned, Mode::Copy, chunks)?;
-            worker.fill()?;
-            for socket in worker.receiving_sockets(planned) {
-                kernel.set_socket(&plan, socket.interface, socket.queue, socket.fd)?;
-            }
-            let memberships = Memberships::join(&plan)?;
-            kernel.open(&plan)?;
-            Ok((plan, kernel, memberships, worker))
-        })?;
-        assert_eq!(plan.workers.len(), 1);
+    fn start(
+        bed: &Testbed,
+        rules: &[Rule],
+        transmit: &str,
+        chunks: Option<u32>,
+        counted: bool,
+    ) -> Result<Self> {
+        let text = to_toml(rules) + &transmit_by(rules, transmit);
+        let SetUp { mut worker, feeds } = SetUp::new(bed, &text, chunks)?;
         let (stats, stop) = (worker.stats(), Arc::new(AtomicBool::new(false)));
         let own_stop = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             COUNTED.set(counted);
-            worker.run(&own_stop);
+            worker.run(&own_stop, false);
             COUNTED.set(false);
             worker
         });
@@ -103,8 +92,7 @@ impl InProcess {
             stats,
             stop,
             thread: Some(thread),
-            _memberships: memberships,
-            _kernel: kernel,
+            _feeds: feeds,
         })
     }
 
@@ -169,21 +157,25 @@ fn send_one_by_one(bed: &Testbed, stream: Stream, relay: &InProcess) -> Result<(
 
 #[test]
 fn forwarding_allocates_nothing_however_many_frames_there_are() -> Result<()> {
-    let bed = Testbed::builder().without_capture().build()?;
-    let rules = [Rule::feed().outputs("out0", 4)];
-    let relay = InProcess::start(&bed, &rules, None, true)?;
-    send(&bed, Stream::new(0, 100, 1000))?;
-    relay.wait_for_matched(100);
-    let at_the_start = ALLOCATIONS.load(Relaxed);
-    assert!(at_the_start > 0, "the counter sees what run() sets up");
-    send(&bed, Stream::new(0, 20_000, 1000))?;
-    relay.wait_for_matched(20_100);
-    let now = ALLOCATIONS.load(Relaxed);
-    assert_eq!(now - at_the_start, 0, "allocations for 20,000 frames");
-    let stats = Arc::clone(&relay.stats);
-    relay.stop()?;
-    let sent: u64 = stats.outputs.iter().map(|output| output.sent.get()).sum();
-    assert_eq!(sent, 4 * 20_100);
+    // One after the other: they share the counter.
+    for transmit in TRANSMIT {
+        let bed = Testbed::builder().without_capture().build()?;
+        let rules = [Rule::feed().outputs("out0", 4)];
+        let before = ALLOCATIONS.load(Relaxed);
+        let relay = InProcess::start(&bed, &rules, transmit, None, true)?;
+        send(&bed, Stream::new(0, 100, 1000))?;
+        relay.wait_for_matched(100);
+        let at_the_start = ALLOCATIONS.load(Relaxed);
+        assert!(at_the_start > before, "the counter sees what run() sets up");
+        send(&bed, Stream::new(0, 20_000, 1000))?;
+        relay.wait_for_matched(20_100);
+        let now = ALLOCATIONS.load(Relaxed);
+        assert_eq!(now - at_the_start, 0, "{transmit}: for 20,000 frames");
+        let stats = Arc::clone(&relay.stats);
+        relay.stop()?;
+        let sent: u64 = stats.outputs.iter().map(|output| output.sent.get()).sum();
+        assert_eq!(sent, 4 * 20_100, "{transmit}");
+    }
     Ok(())
 }
 
@@ -197,7 +189,7 @@ fn without_a_free_chunk_every_copy_is_counted_and_the_last_output_still_leaves()
         .outputs("out0", 1)
         .output("out1", [239, 9, 9, 9].into(), 5009)];
     let receivers = Receivers::start(&bed, &rules)?;
-    let relay = InProcess::start(&bed, &rules, Some(NO_CHUNK_FOR_COPIES), false)?;
+    let relay = InProcess::start(&bed, &rules, "xsk", Some(NO_CHUNK_FOR_COPIES), false)?;
     let stream = streams(&rules, 200, 1000)[0];
     send_one_by_one(&bed, stream, &relay)?;
     let exhausted = relay.dropped(0, Dropped::BufferExhaustion);
@@ -229,7 +221,7 @@ fn identical_outputs_share_one_chunk_and_need_no_copy() -> Result<()> {
         .output("out0", [239, 9, 9, 9].into(), 5009)
         .output("out1", [239, 9, 9, 9].into(), 5009)];
     let receivers = Receivers::start(&bed, &rules)?;
-    let relay = InProcess::start(&bed, &rules, Some(NO_CHUNK_FOR_COPIES), false)?;
+    let relay = InProcess::start(&bed, &rules, "xsk", Some(NO_CHUNK_FOR_COPIES), false)?;
     let stream = streams(&rules, 200, 1000)[0];
     send_one_by_one(&bed, stream, &relay)?;
     receivers.settle();

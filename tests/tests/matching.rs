@@ -177,6 +177,7 @@ fn f7_the_relays_host_answers_arp_ping_and_tcp_on_its_input_interface() -> Resul
 #[test]
 fn m1_only_the_exact_group_port_and_interface_leave() -> Result<()> {
     let bed = Testbed::builder().inputs(2).build()?;
+    bed.outputs[0].set_checksum_offload(false)?; // frames, not super-frames
     let rules = [Rule::feed().outputs("out0", 2)];
     let receivers = Receivers::start(&bed, &rules)?;
     let wire = RawReceiver::start(&bed.receivers[0])?;

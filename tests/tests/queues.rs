@@ -68,8 +68,23 @@ fn two_queues_have_two_workers_and_all_feeds_are_exact() -> Result<()> {
 #[test]
 fn four_input_queues_and_one_output_queue_have_one_worker_and_are_exact() -> Result<()> {
     let bed = Testbed::builder().queues(4).without_capture().build()?;
-    let report = forward_with(&bed, "\n[[interfaces]]\nname = \"out0\"\nqueues = [2]\n")?;
+    let report = forward_with(
+        &bed,
+        "\n[[interfaces]]\nname = \"out0\"\nqueues = [2]\ntransmit = \"xsk\"\n",
+    )?;
     assert_eq!(worker_loads(&report), [u64::from(FEEDS) * COUNT]);
+    Ok(())
+}
+
+#[test]
+fn super_frames_of_four_workers_leave_by_one_interface_and_are_exact() -> Result<()> {
+    let bed = Testbed::builder().queues(4).without_capture().build()?;
+    let report = forward_with(&bed, "\n[[interfaces]]\nname = \"out0\"\nqueues = [2]\n")?;
+    assert_eq!(report.workers.len(), 4);
+    assert_eq!(
+        report.interface("out0")?.engine.as_deref(),
+        Some("segmented")
+    );
     Ok(())
 }
 

@@ -42,6 +42,7 @@ use self::{
     umem::{Chunk, Chunks, FILL_SIZE},
 };
 use crate::{
+    device_drops::Cut,
     plan::{self, Mode, Plan},
     stats::WorkerStats,
 };
@@ -244,10 +245,9 @@ impl Worker {
         })
     }
 
-    /// What it believes of the interfaces that super-frames leave by, in the order of [`plan::Worker::segmented`]:
-    /// whether the kernel cuts them apart.
-    pub fn cut_by_kernel(&self) -> impl Iterator<Item = Arc<AtomicBool>> {
-        self.senders.cut_by_kernel()
+    /// What it believes of the devices that super-frames leave by, in the order of [`plan::Worker::segmented`].
+    pub fn segmented_devices(&self) -> impl Iterator<Item = Arc<Cut>> {
+        self.senders.devices()
     }
 
     /// Fills the FILL rings. A queue is kicked after its first fill: some drivers leave it dead otherwise.

@@ -1,10 +1,10 @@
-//! The ethtool ioctls that netlink has no equally old replacement for.
+//! The ioctls that netlink has no equally old, or equally quick, replacement for: those of ethtool, and flags.
 //!
 //! The socket decides the network namespace, so the answers are about the caller's.
 
 use std::{
     io,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
 };
 
 use nix::{
@@ -96,6 +96,7 @@ unsafe impl Request for FeatureNames {}
 unsafe impl Request for Features {}
 
 nix::ioctl_readwrite_bad!(siocethtool, libc::SIOCETHTOOL, libc::ifreq);
+nix::ioctl_readwrite_bad!(siocgifflags, libc::SIOCGIFFLAGS, libc::ifreq);
 
 /// The driver's name, `None` where the interface has no such notion.
 pub(super) fn driver(name: &str) -> io::Result<Option<String>> {
@@ -166,6 +167,31 @@ pub(super) fn segments_udp(name: &str) -> io::Result<bool> {
     }))
 }
 
+/// Whether the flag `IFF_RUNNING` is set; not where the interface is gone.
+pub(super) fn has_carrier(socket: BorrowedFd<'_>, name: &str) -> bool {
+    let mut ifreq = libc::ifreq {
+        ifr_name: c_name(name),
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: 0 },
+    };
+    // SAFETY: the kernel reads the name and writes the flags, both inside the local structure.
+    if unsafe { siocgifflags(socket.as_raw_fd(), &raw mut ifreq) }.is_err() {
+        return false;
+    }
+    // SAFETY: the kernel has written the flags, and any bits are valid ones.
+    let flags = unsafe { ifreq.ifr_ifru.ifru_flags };
+    i32::from(flags) & libc::IFF_RUNNING != 0
+}
+
+fn c_name(name: &str) -> [libc::c_char; libc::IFNAMSIZ] {
+    let mut c_name = [0; libc::IFNAMSIZ];
+    // The last byte stays 0: the kernel reads a C string.
+    let bytes = c_name.iter_mut().take(libc::IFNAMSIZ - 1);
+    for (to, from) in bytes.zip(name.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    c_name
+}
+
 /// False when the driver does not implement the command.
 fn call<T: Request>(name: &str, request: &mut T) -> io::Result<bool> {
     let socket = socket(
@@ -174,18 +200,9 @@ fn call<T: Request>(name: &str, request: &mut T) -> io::Result<bool> {
         SockFlag::SOCK_CLOEXEC,
         None,
     )?;
-    let mut ifr_name = [0; libc::IFNAMSIZ];
-    // The last byte stays 0: the kernel reads a C string.
-    for (to, from) in ifr_name
-        .iter_mut()
-        .take(libc::IFNAMSIZ - 1)
-        .zip(name.bytes())
-    {
-        *to = libc::c_char::from_ne_bytes([from]);
-    }
     let data = std::ptr::from_mut(request).cast();
     let mut ifreq = libc::ifreq {
-        ifr_name,
+        ifr_name: c_name(name),
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: data },
     };
     // SAFETY: `ifru_data` points to a `Request`, which is as large as what the kernel writes for

@@ -10,11 +10,9 @@
 //! A [`Sender`] is the socket of one interface; the [`Queue`] collects messages for one sender at a time.
 
 use std::{
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use nix::errno::Errno;
@@ -22,6 +20,8 @@ use relay_common::wire::{ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, field::udp};
 
 use super::{SetupError, batch::MAX_JOINED, sockopt};
 use crate::{
+    device_drops::Cut,
+    nic,
     plan::Interface,
     stats::{Dropped, OutputStats},
 };
@@ -34,6 +34,10 @@ const PARTS: usize = 1 + MAX_JOINED;
 /// Bytes that the kernel may keep in socket buffers for one interface before it answers `EAGAIN`: 128 of the
 /// largest super-frames.
 const SEND_BUFFER: libc::c_int = 8 << 20;
+
+/// How often refusals make a sender ask about its device at most: a dead one refuses everything, and the answer
+/// costs some microseconds that are the other outputs'.
+const ASK_EVERY: Duration = Duration::from_millis(1);
 
 const VIRTIO_NET_HDR_F_NEEDS_CSUM: u8 = 1;
 const VIRTIO_NET_HDR_GSO_NONE: u8 = 0;
@@ -180,7 +184,8 @@ impl Queue {
     }
 
     /// Sends all messages by `sender`, and counts each frame as sent or under the reason why not.
-    pub fn send(&mut self, sender: &Sender, stats: &[OutputStats]) {
+    pub fn send(&mut self, sender: &mut Sender, stats: &[OutputStats]) {
+        sender.follow_device();
         let mut done = 0;
         while done < self.len {
             let Some(rest) = self.messages.get_mut(done..self.len) else {
@@ -188,31 +193,42 @@ impl Queue {
             };
             match send_messages(sender, rest) {
                 Ok(sent) => {
-                    for &(output, count) in self.counts.iter().skip(done).take(sent) {
-                        if let Some(output) = stats.get(output as usize) {
-                            output.sent.add(u64::from(count));
-                        }
-                    }
+                    self.count(done, sent, stats, |output, frames| output.sent.add(frames));
                     done += sent;
                 }
                 Err(Errno::EINTR) => {}
+                Err(Errno::ENOBUFS) if sender.finds_itself_cut() => {}
                 Err(error) => {
                     // A device that is down or gone refuses them all.
                     let refused = match error {
                         Errno::ENETDOWN | Errno::ENXIO => self.len - done,
                         _ => 1,
                     };
-                    for &(output, count) in self.counts.iter().skip(done).take(refused) {
-                        if let Some(output) = stats.get(output as usize) {
-                            sender.refused(error, count, output);
-                        }
-                    }
+                    self.count(done, refused, stats, |output, frames| {
+                        sender.count_refused(error, output, frames);
+                    });
                     done += refused;
                 }
             }
         }
         self.len = 0;
         self.parts_used = 0;
+    }
+
+    /// Counts the frames of `messages` messages from number `first` on.
+    #[inline]
+    fn count(
+        &self,
+        first: usize,
+        messages: usize,
+        stats: &[OutputStats],
+        add: impl Fn(&OutputStats, u64),
+    ) {
+        for &(output, frames) in self.counts.iter().skip(first).take(messages) {
+            if let Some(output) = stats.get(output as usize) {
+                add(output, u64::from(frames));
+            }
+        }
     }
 }
 
@@ -237,11 +253,22 @@ fn send_messages(sender: &Sender, messages: &mut [libc::mmsghdr]) -> Result<usiz
 }
 
 /// The packet socket that copies leave one interface by. It receives nothing.
+///
+/// It has two ways. While the device takes super-frames whole, they go straight to it, and every refusal is
+/// told. The direct way refuses what the kernel would have to cut apart (`__dev_direct_xmit`, net/core/dev.c).
+/// So where the kernel cuts, they go by way of the queueing discipline; only interfaces that have none are used
+/// like that. Then the kernel's answer is about the last part only, but the device's own counter of drops is exact,
+/// one a frame ([`crate::device_drops`]). Without a carrier this way swallows everything without a word
+/// (`noop_qdisc`), and the direct one is taken, which refuses it.
 #[derive(Debug)]
 pub struct Sender {
     socket: OwnedFd,
-    /// Whether the kernel cuts super-frames apart in front of the device; see [`Sender::refused`].
-    cut_by_kernel: Arc<AtomicBool>,
+    name: String,
+    queueless: bool,
+    direct: bool,
+    /// When a refusal last made it ask about the device.
+    asked: Option<Instant>,
+    device: Arc<Cut>,
 }
 
 impl Sender {
@@ -264,15 +291,11 @@ impl Sender {
         let fd = Errno::result(fd).map_err(failed("open a packet socket"))?;
         // SAFETY: the descriptor was opened just now and has no other owner.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        let set = |option| sockopt::set(socket.as_raw_fd(), libc::SOL_PACKET, option, 1);
-        set(libc::PACKET_VNET_HDR).map_err(failed("set PACKET_VNET_HDR"))?;
-        if !interface.queueless {
-            // Past the queueing discipline, which may drop without a word. Without one there is nothing to get past,
-            // and the direct way refuses what the kernel would have to cut apart (`__dev_direct_xmit`,
-            // net/core/dev.c): a veth takes super-frames whole until somebody attaches XDP to its other end.
-            set(libc::PACKET_QDISC_BYPASS).map_err(failed("set PACKET_QDISC_BYPASS"))?;
-        }
-        sockopt::set_send_buffer(socket.as_raw_fd(), SEND_BUFFER);
+        sockopt::set(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)
+            .map_err(failed("set PACKET_VNET_HDR"))?;
+        sockopt::set(fd, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)
+            .map_err(failed("set PACKET_QDISC_BYPASS"))?;
+        sockopt::set_send_buffer(fd, SEND_BUFFER);
         let address = libc::sockaddr_ll {
             sll_family: libc::AF_PACKET as libc::sa_family_t,
             sll_protocol: 0,
@@ -285,7 +308,7 @@ impl Sender {
         // SAFETY: the pointer is to a local of the size given.
         let bound = unsafe {
             libc::bind(
-                socket.as_raw_fd(),
+                fd,
                 (&raw const address).cast(),
                 size_of_val(&address) as libc::socklen_t,
             )
@@ -293,30 +316,73 @@ impl Sender {
         Errno::result(bound).map_err(failed("bind a packet socket"))?;
         Ok(Self {
             socket,
-            cut_by_kernel: Arc::new(AtomicBool::new(!interface.segments_udp)),
+            name: interface.name.clone(),
+            queueless: interface.queueless,
+            direct: true,
+            asked: None,
+            device: Arc::new(Cut::new(interface)),
         })
     }
 
-    /// Whether the kernel cuts super-frames apart in front of the device, to be kept true by whoever watches the
-    /// interface.
-    pub fn cut_by_kernel(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.cut_by_kernel)
+    /// What it believes of its device, to be kept true by whoever watches the interface.
+    pub fn device(&self) -> Arc<Cut> {
+        Arc::clone(&self.device)
     }
 
-    /// Counts `count` frames that were refused in one message.
-    ///
-    /// `ENOBUFS` is the device's own refusal. A super-frame that it takes whole it also refuses whole. Of one that
-    /// the kernel cut apart some frames may have left, and the kernel's answer is about the last one; so these
-    /// count as given to the device, whose own counter of drops is exact there.
-    fn refused(&self, error: Errno, count: u16, output: &OutputStats) {
-        let count_of = u64::from(count);
+    /// Takes the way that suits what is known of the device now.
+    #[inline]
+    fn follow_device(&mut self) {
+        let cut = self.queueless && self.device.is_cut();
+        let direct = !(cut && nic::has_carrier(self.socket.as_fd(), &self.name));
+        if direct != self.direct {
+            self.go(direct);
+        }
+    }
+
+    #[cold]
+    fn go(&mut self, direct: bool) {
+        // A refusal changes nothing: super-frames go on being refused, and counted.
+        let _ = sockopt::set(
+            self.socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_QDISC_BYPASS,
+            direct.into(),
+        );
+        self.direct = direct;
+    }
+
+    /// After a refusal on the direct way: whether the kernel must cut now what the device took whole before.
+    /// Nothing of the refused message has left then, and it can be sent again the other way.
+    #[cold]
+    fn finds_itself_cut(&mut self) -> bool {
+        if !self.queueless || self.device.is_cut() {
+            return false;
+        }
+        let now = Instant::now();
+        if self.asked.is_some_and(|asked| now - asked < ASK_EVERY) {
+            return false;
+        }
+        self.asked = Some(now);
+        if nic::segments_udp(&self.name) {
+            return false;
+        }
+        self.device.set(true);
+        self.go(false);
+        true
+    }
+
+    /// Counts frames that were refused in one message.
+    #[cold]
+    fn count_refused(&self, error: Errno, output: &OutputStats, frames: u64) {
+        if error == Errno::ENOBUFS && self.direct && self.device.is_cut() {
+            self.device.was_told();
+        }
         match error {
-            Errno::ENOBUFS if self.cut_by_kernel.load(Relaxed) => {
-                output.sent.add(count_of);
-            }
-            Errno::EAGAIN => output.drops.add(Dropped::RingFull, count_of),
-            Errno::EMSGSIZE => output.drops.add(Dropped::TooBig, count_of),
-            _ => output.drops.add(Dropped::DeviceRefused, count_of),
+            // The device's own counter has those that did not leave.
+            Errno::ENOBUFS if !self.direct => output.sent.add(frames),
+            Errno::EAGAIN => output.drops.add(Dropped::RingFull, frames),
+            Errno::EMSGSIZE => output.drops.add(Dropped::TooBig, frames),
+            _ => output.drops.add(Dropped::DeviceRefused, frames),
         }
     }
 }

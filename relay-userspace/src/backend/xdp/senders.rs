@@ -3,7 +3,7 @@
 //! The messages of one interface go out together, whatever flows they are of, and nothing is kept for the
 //! next batch: what came in one batch has left, or is counted, when [`Senders::send`] returns.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::Arc;
 
 use super::{
     SetupError,
@@ -13,6 +13,7 @@ use super::{
     umem::Chunks,
 };
 use crate::{
+    device_drops::Cut,
     plan::{self, Plan},
     stats::{Dropped, WorkerStats},
 };
@@ -42,9 +43,9 @@ impl Senders {
         })
     }
 
-    /// What each sender believes of its interface, in the worker's order; see [`Sender::cut_by_kernel`].
-    pub fn cut_by_kernel(&self) -> impl Iterator<Item = Arc<AtomicBool>> {
-        self.senders.iter().map(Sender::cut_by_kernel)
+    /// What each sender believes of its device, in the worker's order.
+    pub fn devices(&self) -> impl Iterator<Item = Arc<Cut>> {
+        self.senders.iter().map(Sender::device)
     }
 
     /// Sends every run of `batch` by all legs of its flow.
@@ -52,7 +53,7 @@ impl Senders {
     pub fn send(&mut self, batch: &mut Batch, flows: &Flows, chunks: &Chunks, stats: &WorkerStats) {
         let Self { senders, queue } = self;
         let (runs, frames) = batch.runs();
-        for (number, sender) in senders.iter().enumerate() {
+        for (number, sender) in senders.iter_mut().enumerate() {
             for run in &mut *runs {
                 let legs = flows.legs(run.flow).get(run.leg..).unwrap_or(&[]);
                 let mine = legs.partition_point(|leg| leg.sender == number);
