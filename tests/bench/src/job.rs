@@ -4,6 +4,7 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use relay_tests::netns::Namespace;
+use serde::{Deserialize, Serialize};
 
 /// One trial's work, in the words of no particular contender.
 #[derive(Debug, Clone)]
@@ -19,7 +20,7 @@ pub struct Job {
 }
 
 /// One feed and its copies.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
     /// The group it comes to.
     pub group: Ipv4Addr,
@@ -30,7 +31,7 @@ pub struct Flow {
 }
 
 /// One copy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output {
     /// The interface it leaves by.
     pub interface: String,
@@ -38,4 +39,24 @@ pub struct Output {
     pub group: Ipv4Addr,
     /// The destination port it goes to; a contender that cannot rewrite keeps the flow's.
     pub port: u16,
+}
+
+/// A job as the benchmark's own programs read it, as JSON. They are started where the namespace and
+/// the CPU say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// The interface that the feeds come in by.
+    pub input: String,
+    /// The feeds.
+    pub flows: Vec<Flow>,
+}
+
+impl Job {
+    /// What a program has to know that was started in the right place.
+    pub fn work(&self) -> Work {
+        Work {
+            input: self.input.clone(),
+            flows: self.flows.clone(),
+        }
+    }
 }

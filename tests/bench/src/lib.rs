@@ -2,3 +2,4 @@
 
 pub mod contender;
 pub mod job;
+pub mod peer;
