@@ -1,7 +1,7 @@
 //! What every contender of one trial has to do: take the same feeds off the same wire, and send the same
 //! copies, on the same core.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
 use relay_tests::netns::Namespace;
 use serde::{Deserialize, Serialize};
@@ -58,5 +58,11 @@ impl Job {
             input: self.input.clone(),
             flows: self.flows.clone(),
         }
+    }
+
+    /// The interfaces that copies leave by, each once.
+    pub fn output_interfaces(&self) -> BTreeSet<&str> {
+        let outputs = self.flows.iter().flat_map(|flow| &flow.outputs);
+        outputs.map(|output| output.interface.as_str()).collect()
     }
 }
