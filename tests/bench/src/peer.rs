@@ -142,7 +142,8 @@ fn open_feed(input: &str, flow: &Flow) -> Result<Socket> {
 pub fn open_output(output: &Output) -> Result<Socket> {
     let opened = || -> Result<Socket> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-        setsockopt(&socket.as_fd(), sockopt::SndBuf, &BUFFER).context("enlarging the buffer")?;
+        setsockopt(&socket.as_fd(), sockopt::SndBufForce, &BUFFER)
+            .context("enlarging the buffer")?;
         socket.set_multicast_if_v4(&address_of(&output.interface)?)?;
         socket.set_multicast_ttl_v4(64)?;
         socket.set_multicast_loop_v4(false)?;

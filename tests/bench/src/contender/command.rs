@@ -24,6 +24,9 @@ use crate::job::Job;
 /// How long a contender may take until it forwards. DPDK takes seconds; 10,000 rules, too.
 pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A program that gives up writes the reason, and ends a moment later.
+const GRACE: Duration = Duration::from_millis(200);
+
 /// How long it may take to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -74,7 +77,7 @@ pub fn wait_for_log(process: &mut Process, text: &str) -> Result<()> {
 
 /// The message about a program that did not do what was waited for.
 pub fn not_ready(process: &mut Process, what: &str) -> Result<String> {
-    let ended = process.wait(Duration::ZERO)?;
+    let ended = process.wait(GRACE)?;
     let state = ended.map_or("it still runs".to_owned(), |s| format!("it ended with {s}"));
     Ok(format!(
         "waited in vain for `{what}`; {state}, and its log is:\n{}",

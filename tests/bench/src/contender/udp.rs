@@ -16,7 +16,8 @@ use crate::{
 
 pub(super) const SOCAT: &str = "socat";
 
-/// `SO_RCVBUFFORCE` (asm-generic/socket.h), for socat, which has no name for it.
+/// `SO_RCVBUFFORCE` (asm-generic/socket.h), for socat, which has no name for it. It has to be set by
+/// `setsockopt-listen`: `setsockopt-int` is for sockets that connect.
 const SO_RCVBUFFORCE: u32 = 33;
 
 struct Udp {
@@ -52,7 +53,7 @@ pub(super) fn start_socat(job: &Job) -> Result<Box<dyn Active>> {
     command.args(["-d", "-d", "-u", "-b", "2048"]);
     command.arg(format!(
         "UDP4-RECV:{port},bind={group},reuseaddr,ip-add-membership={group}:{input},\
-         setsockopt-int={level}:{SO_RCVBUFFORCE}:{buffer}",
+         setsockopt-listen={level}:{SO_RCVBUFFORCE}:i{buffer}",
         port = flow.port,
         group = flow.group,
         input = job.input,
