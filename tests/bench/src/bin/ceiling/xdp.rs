@@ -25,8 +25,11 @@ use crate::{
     measure,
 };
 
-/// Entries of every ring, and chunks of the UMEM.
+/// Entries of the RX, TX and completion rings, and chunks of the UMEM.
 const RING: u32 = 2048;
+/// Entries of the FILL ring. Twice the chunks, because the kernel shows frames on the RX ring a moment before it
+/// gives back the room on the FILL ring (`xsk_flush`, net/xdp/xsk.c).
+const FILL_RING: u32 = 2 * RING;
 /// Bytes of a chunk.
 const CHUNK: u32 = 2048;
 /// How long to wait for the first frame, and for a pause in the middle, in milliseconds.
@@ -48,7 +51,7 @@ fn bind(interface: &str, flags: LibxdpFlags) -> Result<Port> {
     let ring = QueueSize::new(RING)?;
     let config = UmemConfig::builder()
         .frame_size(FrameSize::new(CHUNK)?)
-        .fill_queue_size(ring)
+        .fill_queue_size(QueueSize::new(FILL_RING)?)
         .comp_queue_size(ring)
         .build()?;
     let count = NonZeroU32::new(RING).context("no chunks")?;
