@@ -34,6 +34,12 @@ pub enum Command {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
         seconds: u32,
     },
+    /// Compare the relay with other programs on the same wires; ARGS are a scenario's name and options
+    Bench {
+        /// Arguments of the benchmark, see `cargo xtask bench --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Check and test everything, or only the tests whose name contains FILTER
     Test {
         /// A part of the names of the tests to run

@@ -37,12 +37,5 @@ pub fn run(ws: &Workspace, seconds: u32) -> Result<ExitCode> {
         .arg("--relay")
         .arg(relay)
         .args(["--rules", RULES, "--seconds", &seconds.to_string()]);
-    let status = process::status(&mut demo)?;
-    Ok(exit_code(status.code()))
-}
-
-/// A demo that a signal ended has no code of its own.
-fn exit_code(code: Option<i32>) -> ExitCode {
-    code.and_then(|code| u8::try_from(code).ok())
-        .map_or(ExitCode::FAILURE, ExitCode::from)
+    Ok(process::exit_code(process::status(&mut demo)?))
 }

@@ -1,7 +1,8 @@
-//! Compiles the XDP program to `target/ebpf/relay.o`.
+//! Compiles the kernel programs: the relay's to `target/ebpf/relay.o`, the benchmark's to
+//! `target/ebpf/bench.o`.
 //!
-//! It has its own target directory, so that its settings and those of user space never make each
-//! other rebuild; and the object is replaced only when its bytes change, so that user space is not
+//! They have their own target directory, so that its settings and those of user space never make each
+//! other rebuild; and an object is replaced only when its bytes change, so that user space is not
 //! rebuilt for nothing.
 
 use std::{
@@ -20,13 +21,23 @@ use crate::{
 
 const TARGET: &str = "bpfel-unknown-none";
 
-/// Compiles and says which object there is now.
+/// Compiles the relay's XDP program and says which object there is now.
 pub fn build(ws: &Workspace) -> Result<PathBuf> {
+    compile(ws, "relay-ebpf", ws.ebpf_object())
+}
+
+/// Compiles the benchmark's programs and says which object there is now.
+pub fn build_bench(ws: &Workspace) -> Result<PathBuf> {
+    compile(ws, "relay-bench-ebpf", ws.bench_object())
+}
+
+/// Compiles the binary of `package` to `object`.
+fn compile(ws: &Workspace, package: &str, object: PathBuf) -> Result<PathBuf> {
     setup::system(setup::Purpose::Build)?;
     let toolchain = setup::ebpf(ws, Report::Installs)?;
     let folder = ws.target.join("ebpf-build");
-    process::run(&mut cargo_build(ws, &toolchain, &folder))?;
-    let built = folder.join(TARGET).join("release").join("relay-ebpf");
+    process::run(&mut cargo_build(ws, package, &toolchain, &folder))?;
+    let built = folder.join(TARGET).join("release").join(package);
     let bytes = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
     ensure!(
         has_btf(&bytes),
@@ -34,17 +45,21 @@ pub fn build(ws: &Workspace) -> Result<PathBuf> {
          --btf?",
         built.display()
     );
-    let object = ws.ebpf_object();
     replace(&object, &bytes)?;
     println!("{} ({} KiB)", ws.shown(&object), bytes.len() / 1024);
     Ok(object)
 }
 
-fn cargo_build(ws: &Workspace, toolchain: &EbpfToolchain, folder: &Path) -> Command {
+fn cargo_build(
+    ws: &Workspace,
+    package: &str,
+    toolchain: &EbpfToolchain,
+    folder: &Path,
+) -> Command {
     let EbpfToolchain { compiler, linker } = toolchain;
     let mut cargo = ws.cargo();
     cargo
-        .args(["build", "--release", "--locked", "--package", "relay-ebpf"])
+        .args(["build", "--release", "--locked", "--package", package])
         .args(["--target", TARGET, "-Z", "build-std=core"])
         .arg("--target-dir")
         .arg(folder)

@@ -3,6 +3,7 @@
 //! One file per command. Each command does what it needs of the earlier ones by itself, so that
 //! `cargo xtask demo` and `cargo xtask test` work on a clean clone of a fresh machine.
 
+mod bench;
 mod build;
 mod cli;
 mod demo;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Build => build::relay(&ws).map(|_| ExitCode::SUCCESS),
         Command::Run { args } => build::run(&ws, &args),
         Command::Demo { seconds } => demo::run(&ws, seconds),
+        Command::Bench { args } => bench::run(&ws, &args),
         Command::Test { filter } => test::run(&ws, filter.as_deref()),
         Command::Ci => test::run(&ws, None),
         Command::CleanNet => net::clean(),

@@ -7,7 +7,7 @@ use std::{
     fs::File,
     io::{BufRead, BufReader, IsTerminal, Write},
     path::Path,
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, Command, ExitCode, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -37,6 +37,14 @@ pub fn run(command: &mut Command) -> Result<()> {
         bail!("`{}` failed with {status}", line(command));
     }
     Ok(())
+}
+
+/// The exit code of a program that we stand for. One that a signal ended has none of its own.
+pub fn exit_code(status: ExitStatus) -> ExitCode {
+    status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// Runs silently; any exit status is fine.

@@ -67,6 +67,11 @@ impl Workspace {
         self.target.join("ebpf").join("relay.o")
     }
 
+    /// The benchmark's compiled kernel programs.
+    pub fn bench_object(&self) -> PathBuf {
+        self.target.join("ebpf").join("bench.o")
+    }
+
     /// A binary of the release profile.
     pub fn release(&self, name: &str) -> PathBuf {
         self.target.join("release").join(name)

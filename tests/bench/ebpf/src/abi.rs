@@ -1,0 +1,150 @@
+//! What the kernel programs and user space agree on: the stamp in every payload, and the values of the maps.
+//!
+//! Both sides compile this one file. Numbers are in the byte order of the machine unless said: frames never leave it.
+
+/// Ethernet, IPv4 without options, UDP.
+pub const HEADERS_LEN: usize = 42;
+/// The headers as 16-bit words, the unit of Internet checksums.
+pub const HEADER_WORDS: usize = HEADERS_LEN / 2;
+/// The bytes of a [`Stamp`], and so the smallest payload.
+pub const STAMP_LEN: usize = 24;
+/// The words of headers and stamp, all that the generator writes into a frame.
+pub const FRAME_WORDS: usize = (HEADERS_LEN + STAMP_LEN) / 2;
+/// The first field of every stamp.
+pub const MAGIC: u32 = 0x5e1a_7b3c;
+
+/// The most flows of one run of the generator.
+pub const MAX_FLOWS: u32 = 1024;
+/// The most (flow, output) pairs that a sink counts.
+pub const MAX_SLOTS: u32 = 16384;
+/// The most segments of one super-frame (`UDP_MAX_SEGMENTS`).
+pub const MAX_SEGMENTS: u32 = 128;
+
+/// How many bits of [`Pace::interval`] are a fraction of a nanosecond.
+pub const INTERVAL_FRACTION_BITS: u32 = 16;
+
+/// The first bytes of every payload.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Stamp {
+    /// [`MAGIC`].
+    pub magic: u32,
+    /// The flow that the frame belongs to.
+    pub flow: u32,
+    /// The frame's number in its flow, from 0.
+    pub sequence: u64,
+    /// When it was made, in nanoseconds of the monotonic clock.
+    pub sent_ns: u64,
+}
+
+/// One run of the generator. User space writes it before the run and reads it after.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pace {
+    /// The index of the interface that frames leave by.
+    pub interface: u32,
+    /// The flows, taken in turn.
+    pub flows: u32,
+    /// The frames that leave together; the clock is looked at before each such batch.
+    pub batch: u32,
+    /// Frames of the present batch that are made.
+    pub in_batch: u32,
+    /// From one frame to the next, in nanoseconds with [`INTERVAL_FRACTION_BITS`].
+    pub interval: u64,
+    /// Frames made.
+    pub count: u64,
+    /// The sequence number of the next frame.
+    pub sequence: u64,
+    /// When the first frame was due; later if the generator fell behind.
+    pub start_ns: u64,
+    /// When the first frame was made.
+    pub first_ns: u64,
+    /// When the last frame was made.
+    pub last_ns: u64,
+    /// The flow of the next frame.
+    pub flow: u32,
+    /// Nothing.
+    pub padding: u32,
+}
+
+/// What all frames of a flow have in common.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Template {
+    /// The headers with IPv4 identification and both checksums 0.
+    pub headers: [u16; HEADER_WORDS],
+    /// Nothing.
+    pub padding: u16,
+    /// The sum of the IPv4 header's words.
+    pub ip_sum: u32,
+    /// The sum of the words of pseudo-header, UDP header and payload, with sequence and time 0.
+    pub udp_sum: u32,
+}
+
+/// Where a copy is expected.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SlotKey {
+    /// The index of the sink's interface.
+    pub interface: u32,
+    /// The IPv4 destination, in network order.
+    pub group: [u8; 4],
+    /// The UDP destination port, in network order.
+    pub port: [u8; 2],
+    /// Nothing.
+    pub padding: [u8; 2],
+}
+
+/// What is expected there.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Slot {
+    /// The place of its [`SlotState`].
+    pub index: u32,
+    /// The flow.
+    pub flow: u32,
+    /// Bytes of payload of each datagram.
+    pub payload: u32,
+}
+
+/// What came. Not atomic: one CPU sends one output's frames, and the sink runs on that CPU.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SlotState {
+    /// The sequence number that is next.
+    pub next: u64,
+    /// Datagrams with the right stamp, duplicates among them.
+    pub received: u64,
+    /// Sequence numbers that were skipped.
+    pub missing: u64,
+    /// Datagrams with a number below the one that was next: out of order, or duplicates.
+    pub late: u64,
+    /// Datagrams with another length, flow or stamp.
+    pub bad: u64,
+}
+
+/// The bits of a latency that its bucket keeps, after the first one: errors are below 1/32.
+const LATENCY_BITS: u32 = 5;
+const LINEAR: u64 = 1 << LATENCY_BITS;
+/// Latencies of 2^40 ns (18 minutes) and more go into the last bucket.
+pub const BUCKETS: usize = (LINEAR as usize) * (40 - LATENCY_BITS as usize + 1);
+
+/// How many datagrams had which latency.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Latencies {
+    /// By [`bucket`].
+    pub buckets: [u64; BUCKETS],
+}
+
+/// The bucket of a latency: exact below 32 ns, then 32 to every power of two.
+#[inline(always)]
+pub fn bucket(ns: u64) -> usize {
+    if ns < LINEAR {
+        return ns as usize;
+    }
+    let exponent = 63 - ns.leading_zeros() - LATENCY_BITS;
+    let within = (ns >> exponent) - LINEAR;
+    let index = LINEAR * (u64::from(exponent) + 1) + within;
+    (index as usize).min(BUCKETS - 1)
+}

@@ -1,0 +1,186 @@
+//! The source of every trial: frames made in the kernel, at a rate, onto a wire.
+//!
+//! `BPF_PROG_TEST_RUN` with live frames calls the program `generate` for each frame and redirects it to the wire. It
+//! is the only sender that never is the slowest part of a comparison.
+
+use std::{net::Ipv4Addr, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use aya::{
+    Ebpf,
+    maps::Array,
+    programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp},
+};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use relay_tests::veth::Endpoint;
+
+use crate::{
+    programs::{
+        self, Data,
+        abi::{INTERVAL_FRACTION_BITS, MAX_FLOWS, Pace, STAMP_LEN},
+    },
+    template::{self, Feed},
+};
+
+/// Frames that leave together, at most.
+const MAX_BATCH: u64 = 64;
+/// The clock is looked at so many times a second, if the rate is high enough.
+const BATCHES_PER_SECOND: u64 = 20_000;
+
+/// What to send.
+#[derive(Debug, Clone)]
+pub struct Traffic {
+    /// Frames a second, all flows together.
+    pub rate: u64,
+    /// For how long.
+    pub seconds: f64,
+    /// Bytes of UDP payload.
+    pub payload: usize,
+    /// Group and port of each flow; they take turns.
+    pub flows: Vec<(Ipv4Addr, u16)>,
+}
+
+/// What was sent.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// Frames in all.
+    pub frames: u64,
+    /// Frames of each flow.
+    pub per_flow: Vec<u64>,
+    /// From the first frame to the end of the last one's turn.
+    pub seconds: f64,
+}
+
+impl Sent {
+    /// Frames a second that were really offered.
+    pub fn rate(&self) -> f64 {
+        self.frames as f64 / self.seconds
+    }
+}
+
+/// The generator at one end of a wire.
+#[derive(Debug)]
+pub struct Generator {
+    ebpf: Ebpf,
+    from: Endpoint,
+    cpu: usize,
+}
+
+impl Generator {
+    /// Loads the program. It will run on `cpu`.
+    pub fn new(object: &Path, from: &Endpoint, cpu: usize) -> Result<Self> {
+        let mut ebpf = programs::load(object)?;
+        program(&mut ebpf)?
+            .load()
+            .context("loading the generator")?;
+        let from = from.clone();
+        Ok(Self { ebpf, from, cpu })
+    }
+
+    /// Sends, and returns when all is sent.
+    pub fn run(&mut self, traffic: &Traffic) -> Result<Sent> {
+        let frames = self.prepare(traffic)?;
+        let first = traffic.flows.first().context("no flow to send")?;
+        let feed = Feed::new(&self.from, *first, traffic.payload);
+        let frame = template::frame(&feed, 0)?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&frame);
+        options.repeat = frames;
+        options.attrs = TestRunAttrs::new().xdp_live_frames(batch(traffic.rate) as u32);
+        let program: &Xdp = program(&mut self.ebpf)?;
+        let cpu = self.cpu;
+        self.from.namespace.run(|| {
+            let mut cpus = CpuSet::new();
+            cpus.set(cpu)?;
+            sched_setaffinity(Pid::from_raw(0), &cpus)
+                .with_context(|| format!("pinning the generator to CPU {cpu}"))?;
+            program
+                .test_run(options)
+                .context("generating frames (BPF_PROG_TEST_RUN with live frames, Linux 5.18)")?;
+            Ok(())
+        })?;
+        self.sent(traffic)
+    }
+
+    /// Writes what the program reads, and says how many frames there will be.
+    fn prepare(&mut self, traffic: &Traffic) -> Result<u32> {
+        let flows = traffic.flows.len();
+        ensure!(
+            (1..=MAX_FLOWS as usize).contains(&flows),
+            "{flows} flows: there can be 1 to {MAX_FLOWS}"
+        );
+        ensure!(
+            traffic.payload >= STAMP_LEN,
+            "a payload of {} bytes has no room for the stamp of {STAMP_LEN}",
+            traffic.payload
+        );
+        // The program cannot wait longer than that for one frame.
+        ensure!(
+            traffic.rate >= 100,
+            "the lowest rate is 100 frames a second"
+        );
+        let frames = (traffic.rate as f64 * traffic.seconds).round();
+        ensure!(
+            (1.0..=f64::from(u32::MAX)).contains(&frames),
+            "{frames} frames: one run can have 1 to {}",
+            u32::MAX
+        );
+        let mut templates: Array<Data<'_>, _> = programs::map(&mut self.ebpf, "TEMPLATES")?;
+        for (index, flow) in (0..).zip(&traffic.flows) {
+            let feed = Feed::new(&self.from, *flow, traffic.payload);
+            templates.set(index, template::template(&feed, index)?, 0)?;
+        }
+        let mut pace: Array<Data<'_>, Pace> = programs::map(&mut self.ebpf, "PACE")?;
+        let start = Pace {
+            interface: self.from.index,
+            flows: flows as u32,
+            batch: batch(traffic.rate) as u32,
+            interval: (1_000_000_000 << INTERVAL_FRACTION_BITS) / traffic.rate,
+            ..Pace::default()
+        };
+        pace.set(0, start, 0)?;
+        Ok(frames as u32)
+    }
+
+    /// Reads what the program did.
+    fn sent(&mut self, traffic: &Traffic) -> Result<Sent> {
+        let pace: Array<Data<'_>, Pace> = programs::map(&mut self.ebpf, "PACE")?;
+        let pace = pace.get(&0, 0)?;
+        let per_flow = (0..pace.flows)
+            .map(|flow| pace.sequence + u64::from(flow < pace.flow))
+            .collect();
+        let between = pace.last_ns.saturating_sub(pace.first_ns) as f64 / 1e9;
+        Ok(Sent {
+            frames: pace.count,
+            per_flow,
+            seconds: between + 1.0 / traffic.rate as f64,
+        })
+    }
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
+    ebpf.program_mut("generate")
+        .context("the object has no program `generate`")?
+        .try_into()
+        .context("`generate` is no XDP program")
+}
+
+/// How many frames leave together at a rate.
+fn batch(rate: u64) -> u64 {
+    (rate / BATCHES_PER_SECOND).clamp(1, MAX_BATCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_feeds_leave_frame_by_frame_and_fast_ones_in_bounded_bursts() {
+        assert_eq!(batch(100), 1);
+        assert_eq!(batch(100_000), 5);
+        assert_eq!(batch(10_000_000), 64);
+    }
+}

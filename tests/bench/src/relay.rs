@@ -1,0 +1,83 @@
+//! The relay as one of those that are compared: its rule file, pinned to the job's CPU.
+
+use std::{fmt::Write as _, path::Path};
+
+use anyhow::{Context, Result};
+use relay_tests::{
+    relay::{RelayProcess, RuleFile, Stopped},
+    rules::{Rule, to_toml},
+};
+
+use crate::job::Job;
+
+/// The relay at work on a job.
+#[derive(Debug)]
+pub struct Relay {
+    process: RelayProcess,
+    _file: RuleFile,
+}
+
+impl Relay {
+    /// Starts it and waits until it forwards. `transmit` is the key of that name for its output interfaces.
+    pub fn start(binary: &Path, job: &Job, transmit: Option<&str>) -> Result<Self> {
+        let file = RuleFile::new(&rule_file(job, transmit))?;
+        // Threads that a CPU is not asked for, such as the one that reports, must not run beside the worker.
+        let mut command = job.namespace.command("taskset");
+        command
+            .args(["--cpu-list", &job.cpu.to_string()])
+            .arg(binary)
+            .args(["run", "--json"])
+            .arg(file.path());
+        let process = RelayProcess::start_command(command)
+            .with_context(|| format!("starting {}", binary.display()))?;
+        Ok(Self {
+            process,
+            _file: file,
+        })
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Ends it and returns its report.
+    pub fn stop(self) -> Result<Stopped> {
+        self.process.stop()
+    }
+}
+
+fn rule_file(job: &Job, transmit: Option<&str>) -> String {
+    let rules: Vec<Rule> = (0..)
+        .zip(&job.flows)
+        .map(|(n, flow)| rule(job, n, flow))
+        .collect();
+    let mut text = to_toml(&rules);
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        text,
+        "[[interfaces]]\nname = \"{}\"\ncpus = [{}]",
+        job.input, job.cpu
+    );
+    let Some(transmit) = transmit else {
+        return text;
+    };
+    let outputs = job.flows.iter().flat_map(|flow| &flow.outputs);
+    let mut names: Vec<&str> = outputs.map(|output| output.interface.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let _ = writeln!(
+            text,
+            "\n[[interfaces]]\nname = \"{name}\"\ntransmit = \"{transmit}\""
+        );
+    }
+    text
+}
+
+fn rule(job: &Job, n: usize, flow: &crate::job::Flow) -> Rule {
+    let rule = Rule::new(format!("feed-{n}"), &job.input, flow.group, flow.port);
+    flow.outputs.iter().fold(rule, |rule, output| {
+        rule.output(&output.interface, output.group, output.port)
+    })
+}

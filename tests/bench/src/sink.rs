@@ -1,0 +1,208 @@
+//! The far end of every trial: programs that count and check what arrives before any stack touches it.
+
+use std::{
+    net::Ipv4Addr,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, PerCpuArray, PerCpuValues},
+    programs::{
+        SchedClassifier, TcAttachType, Xdp, XdpMode, links::LinkOrder, tc::TcAttachOptions,
+    },
+};
+use relay_tests::veth::Endpoint;
+
+use crate::{
+    histogram::Histogram,
+    programs::{
+        self, Data,
+        abi::{BUCKETS, Latencies, MAX_SLOTS, Slot, SlotKey, SlotState},
+    },
+};
+
+/// Counts that have not changed for so long will not.
+const QUIET: Duration = Duration::from_millis(60);
+/// What has not arrived by then is lost.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What receives at the far end of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum NextHop {
+    /// A host without XDP: super-frames arrive whole.
+    Host,
+    /// A host with a native XDP program: the kernel cuts super-frames up in front of it.
+    Xdp,
+}
+
+/// One output of one flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// The position of the wire among the sinks.
+    pub wire: usize,
+    /// The group it goes to.
+    pub group: Ipv4Addr,
+    /// The port it goes to.
+    pub port: u16,
+    /// The position of the flow in the generator's traffic.
+    pub flow: u32,
+}
+
+/// What arrived.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// By slot, in the order of [`Sink::expect`].
+    pub slots: Vec<SlotState>,
+    /// Of all datagrams.
+    pub latency: Histogram,
+}
+
+/// The sinks at all outputs' far ends.
+#[derive(Debug)]
+pub struct Sink {
+    ebpf: Ebpf,
+    ends: Vec<Endpoint>,
+    slots: u32,
+}
+
+impl Sink {
+    /// Loads and attaches.
+    pub fn attach(object: &Path, ends: &[Endpoint], next_hop: NextHop) -> Result<Self> {
+        let mut ebpf = programs::load(object)?;
+        for end in ends {
+            let name = end.interface.as_str();
+            end.namespace
+                .run(|| match next_hop {
+                    NextHop::Host => attach_skb(&mut ebpf, name),
+                    NextHop::Xdp => attach_xdp(&mut ebpf, name),
+                })
+                .with_context(|| format!("attaching a sink to {name}"))?;
+        }
+        let ends = ends.to_vec();
+        Ok(Self {
+            ebpf,
+            ends,
+            slots: 0,
+        })
+    }
+
+    /// Says what shall arrive, each datagram with `payload` bytes, instead of what was said before.
+    pub fn expect(&mut self, expected: &[Expected], payload: usize) -> Result<()> {
+        ensure!(
+            expected.len() <= MAX_SLOTS as usize,
+            "{} flows and outputs: there can be {MAX_SLOTS}",
+            expected.len()
+        );
+        let mut slots: HashMap<Data<'_>, SlotKey, Slot> = programs::map(&mut self.ebpf, "SLOTS")?;
+        let old: Vec<SlotKey> = slots.keys().collect::<Result<_, _>>()?;
+        for key in old {
+            slots.remove(&key)?;
+        }
+        for (index, one) in (0..).zip(expected) {
+            let end = self
+                .ends
+                .get(one.wire)
+                .with_context(|| format!("there is no sink {}", one.wire))?;
+            let key = SlotKey {
+                interface: end.index,
+                group: one.group.octets(),
+                port: one.port.to_be_bytes(),
+                padding: [0; 2],
+            };
+            let slot = Slot {
+                index,
+                flow: one.flow,
+                payload: payload as u32,
+            };
+            // BPF_NOEXIST: two outputs that look the same could not be told apart.
+            slots.insert(key, slot, 1).with_context(|| {
+                format!(
+                    "{}:{} is expected twice at {}",
+                    one.group, one.port, end.interface
+                )
+            })?;
+        }
+        self.slots = expected.len() as u32;
+        self.reset()
+    }
+
+    /// Starts counting anew. Only while nothing arrives.
+    pub fn reset(&mut self) -> Result<()> {
+        let mut states: Array<Data<'_>, SlotState> = programs::map(&mut self.ebpf, "STATES")?;
+        for index in 0..self.slots {
+            states.set(index, SlotState::default(), 0)?;
+        }
+        let mut latencies: PerCpuArray<Data<'_>, Latencies> =
+            programs::map(&mut self.ebpf, "LATENCIES")?;
+        let none = Latencies {
+            buckets: [0; BUCKETS],
+        };
+        let cpus = latencies.get(&0, 0)?.len();
+        latencies.set(0, PerCpuValues::try_from(vec![none; cpus])?, 0)?;
+        Ok(())
+    }
+
+    /// Waits until nothing more arrives.
+    pub fn settle(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let mut last = self.states()?;
+        while start.elapsed() < PATIENCE {
+            std::thread::sleep(QUIET);
+            let now = self.states()?;
+            if now == last {
+                break;
+            }
+            last = now;
+        }
+        Ok(())
+    }
+
+    /// What has arrived so far.
+    pub fn read(&mut self) -> Result<Received> {
+        let slots = self.states()?;
+        let latencies: PerCpuArray<Data<'_>, Latencies> =
+            programs::map(&mut self.ebpf, "LATENCIES")?;
+        let mut latency = Histogram::default();
+        for counted in latencies.get(&0, 0)?.iter() {
+            latency.add(counted);
+        }
+        Ok(Received { slots, latency })
+    }
+
+    fn states(&mut self) -> Result<Vec<SlotState>> {
+        let count = self.slots;
+        let states: Array<Data<'_>, SlotState> = programs::map(&mut self.ebpf, "STATES")?;
+        let states: Result<Vec<_>, _> = (0..count).map(|index| states.get(&index, 0)).collect();
+        Ok(states?)
+    }
+}
+
+fn attach_skb(ebpf: &mut Ebpf, interface: &str) -> Result<()> {
+    let program: &mut SchedClassifier = ebpf
+        .program_mut("count_skb")
+        .context("the object has no program `count_skb`")?
+        .try_into()?;
+    if program.fd().is_err() {
+        program.load().context("loading `count_skb`")?;
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    program
+        .attach_with_options(interface, TcAttachType::Ingress, options)
+        .context("TCX needs Linux 6.6")?;
+    Ok(())
+}
+
+fn attach_xdp(ebpf: &mut Ebpf, interface: &str) -> Result<()> {
+    let program: &mut Xdp = ebpf
+        .program_mut("count_xdp")
+        .context("the object has no program `count_xdp`")?
+        .try_into()?;
+    if program.fd().is_err() {
+        program.load().context("loading `count_xdp`")?;
+    }
+    program.attach(interface, XdpMode::Driver)?;
+    Ok(())
+}

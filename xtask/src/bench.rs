@@ -1,0 +1,44 @@
+//! `cargo xtask bench`: builds all and hands over to the benchmark.
+
+use std::{
+    ffi::OsString,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    build, ebpf, process,
+    setup::{self, Purpose},
+    workspace::Workspace,
+};
+
+/// Runs `relay-bench` with `args`; the exit code is its own.
+pub fn run(ws: &Workspace, args: &[OsString]) -> Result<ExitCode> {
+    if !process::is_root() {
+        bail!(
+            "the benchmark needs root: it makes network namespaces and attaches XDP programs. \
+             Run it as root: sudo -E env PATH=\"$PATH\" cargo xtask bench"
+        );
+    }
+    setup::system(Purpose::Test)?;
+    let relay = build::relay(ws)?;
+    let programs = ebpf::build_bench(ws)?;
+    process::run(ws.cargo().args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "relay-bench",
+    ]))?;
+    let mut bench = Command::new(ws.release("relay-bench"));
+    process::without_own_environment(&mut bench)
+        .current_dir(&ws.root)
+        .arg("compare")
+        .arg("--relay")
+        .arg(relay)
+        .arg("--programs")
+        .arg(programs)
+        .args(args);
+    Ok(process::exit_code(process::status(&mut bench)?))
+}
