@@ -24,13 +24,10 @@ pub fn run(ws: &Workspace, args: &[OsString]) -> Result<ExitCode> {
     setup::system(Purpose::Test)?;
     let relay = build::relay(ws)?;
     let programs = ebpf::build_bench(ws)?;
-    process::run(ws.cargo().args([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "relay-bench",
-    ]))?;
+    process::run(
+        ws.cargo()
+            .args(["build", "--release", "--locked", "--package", "relay-bench"]),
+    )?;
     let mut bench = Command::new(ws.release("relay-bench"));
     process::without_own_environment(&mut bench)
         .current_dir(&ws.root)

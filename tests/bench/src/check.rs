@@ -55,7 +55,7 @@ fn one(contender: &Contender, net: &Testbed, cpu: u32) -> Result<String> {
     };
     // AF_XDP forwarders take the checksum as it is: it has to be complete when it leaves the source.
     net.sources[0].set_checksum_offload(false)?;
-    let receivers = receivers(contender, job, net)?;
+    let receivers = receivers(&contender.delivered(job), net)?;
     let running = contender.start(job)?;
     send(job, net)?;
     let expected = Stream::new(0, COUNT, PAYLOAD);
@@ -116,7 +116,7 @@ fn jobs(net: &Testbed, cpu: u32) -> Vec<Job> {
 }
 
 /// A receiver on every output's far end, for all copies that leave by it.
-fn receivers(contender: &Contender, job: &Job, net: &Testbed) -> Result<Vec<UdpReceiver>> {
+fn receivers(job: &Job, net: &Testbed) -> Result<Vec<UdpReceiver>> {
     net.outputs
         .iter()
         .zip(&net.receivers)
@@ -125,7 +125,7 @@ fn receivers(contender: &Contender, job: &Job, net: &Testbed) -> Result<Vec<UdpR
                 .flows
                 .iter()
                 .enumerate()
-                .flat_map(|(flow, f)| contender.copies(f).into_iter().map(move |c| (flow, c)))
+                .flat_map(|(flow, f)| f.outputs.iter().map(move |copy| (flow, copy)))
                 .filter(|(_, copy)| copy.interface == output.interface)
                 .map(|(flow, copy)| Listen::new(copy.group, copy.port, flow as u32))
                 .collect();

@@ -10,12 +10,16 @@ mod relay;
 mod testpmd;
 mod udp;
 
-use std::{collections::BTreeMap, env, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    env,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 
 use self::links::Links;
-use crate::job::{Flow, Job, Output};
+use crate::job::Job;
 
 /// What was lost, by the place that counted it.
 pub type Drops = BTreeMap<String, u64>;
@@ -61,6 +65,22 @@ trait Active: Send {
 }
 
 impl Contender {
+    /// Every contender; the relay, which is `binary`, as it chooses itself.
+    pub fn all(binary: &Path) -> Vec<Self> {
+        vec![
+            Self::Relay {
+                binary: binary.to_owned(),
+                transmit: None,
+            },
+            Self::TwoThreads,
+            Self::Sendmmsg,
+            Self::Socat,
+            Self::MulticastRouting { threaded: false },
+            Self::MulticastRouting { threaded: true },
+            Self::Testpmd,
+        ]
+    }
+
     /// What tables call it.
     pub fn name(&self) -> String {
         match self {
@@ -83,15 +103,17 @@ impl Contender {
         !matches!(self, Self::MulticastRouting { .. } | Self::Testpmd)
     }
 
-    /// The copies of `flow` as they leave.
-    pub fn copies(&self, flow: &Flow) -> Vec<Output> {
-        let mut copies = flow.outputs.clone();
+    /// `job` with the groups and ports that its copies really arrive with: what a sink has to expect.
+    pub fn delivered(&self, job: &Job) -> Job {
+        let mut delivered = job.clone();
         if !self.rewrites() {
-            for copy in &mut copies {
-                (copy.group, copy.port) = (flow.group, flow.port);
+            for flow in &mut delivered.flows {
+                for output in &mut flow.outputs {
+                    (output.group, output.port) = (flow.group, flow.port);
+                }
             }
         }
-        copies
+        delivered
     }
 
     /// Whether it can do this job; else why not.

@@ -4,17 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::{ifaddrs::getifaddrs, time::ClockId};
-use relay_bench::{job::Output, peer};
+use relay_bench::{
+    job::Output,
+    peer,
+    programs::abi::{MAGIC, STAMP_LEN},
+};
 use relay_tests::frames::{Checksum, UdpFrame};
-
-/// Ethernet, IPv4 and UDP.
-pub const HEADERS_LEN: usize = 42;
-
-/// Magic number, flow, sequence number, time: what the sink looks at.
-pub const STAMP_LEN: usize = 24;
-
-/// The first field of a stamp.
-const MAGIC: u32 = 0x5e1a_7b3c;
 
 /// A frame to `output` without a checksum and with `payload` bytes of payload, of flow 0.
 pub fn build(output: &Output, payload: usize) -> Result<Vec<u8>> {

@@ -13,13 +13,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
-use relay_bench::{ceiling::Measured, job::Output, peer::BUFFER};
+use relay_bench::{ceiling::Measured, job::Output, peer::BUFFER, programs::abi::HEADERS_LEN};
 use relay_tests::sys::{self, Hears};
 
-use crate::{
-    frame::{self, HEADERS_LEN},
-    measure,
-};
+use crate::{frame, measure};
 
 /// Options of packet sockets (linux/if_packet.h).
 const PACKET_VNET_HDR: c_int = 15;

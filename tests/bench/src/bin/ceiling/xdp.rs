@@ -13,6 +13,7 @@ use relay_bench::{
     ceiling::Measured,
     job::Output,
     peer::{BATCH, BUFFER},
+    programs::abi::HEADERS_LEN,
 };
 use xsk_rs::{
     CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem,
@@ -20,10 +21,7 @@ use xsk_rs::{
     umem::frame::FrameDesc,
 };
 
-use crate::{
-    frame::{self, HEADERS_LEN},
-    measure,
-};
+use crate::{frame, measure};
 
 /// Entries of the RX, TX and completion rings, and chunks of the UMEM.
 const RING: u32 = 2048;
