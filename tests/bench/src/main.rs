@@ -2,9 +2,11 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use relay_bench::{
+    check,
+    contender::Contender,
     generator::{Generator, Traffic},
     load::Load,
     relay::Relay,
@@ -30,6 +32,14 @@ struct Cli {
 enum Command {
     /// One trial of the relay
     Trial(TrialArgs),
+    /// Start every contender, send a little through it, and see that every byte arrives
+    Check {
+        /// The relay's binary
+        #[arg(long)]
+        relay: PathBuf,
+        /// A part of the contender's name; all if absent
+        name: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -73,9 +83,24 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Command::Trial(args) => trial(&args),
+        Command::Check { relay, name } => check(relay, name.as_deref()),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn check(relay: PathBuf, name: Option<&str>) -> Result<ExitCode> {
+    let contenders: Vec<_> = Contender::all(&relay)
+        .into_iter()
+        .filter(|contender| name.is_none_or(|name| contender.name().contains(name)))
+        .collect();
+    ensure!(!contenders.is_empty(), "no contender has such a name");
+    let failed = check::all(&contenders, CONTENDER_CPU)?;
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
         ExitCode::FAILURE
     })
 }
