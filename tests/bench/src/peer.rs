@@ -18,7 +18,7 @@ use nix::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
         resource::{Resource, getrlimit, setrlimit},
         signal::{SigSet, Signal},
-        socket::{setsockopt, sockopt},
+        socket::{SockaddrIn, setsockopt, sockopt},
     },
 };
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
@@ -53,7 +53,7 @@ pub fn address_of(interface: &str) -> Result<Ipv4Addr> {
     getifaddrs()
         .context("listing the interfaces")?
         .filter(|entry| entry.interface_name == interface)
-        .find_map(|entry| entry.address?.as_sockaddr_in().map(|address| address.ip()))
+        .find_map(|entry| entry.address?.as_sockaddr_in().map(SockaddrIn::ip))
         .with_context(|| format!("{interface} has no IPv4 address; give it one"))
 }
 
