@@ -21,7 +21,7 @@ pub fn run(ws: &Workspace, args: &[OsString]) -> Result<ExitCode> {
              Run it as root: sudo -E env PATH=\"$PATH\" cargo xtask bench"
         );
     }
-    setup::system(Purpose::Test)?;
+    setup::system(Purpose::Bench)?;
     let relay = build::relay(ws)?;
     let programs = ebpf::build_bench(ws)?;
     process::run(

@@ -148,7 +148,7 @@ impl Contender {
             }
             Self::Socat => (udp::SOCAT, "socat"),
             Self::MulticastRouting { .. } => (multicast_routing::SMCROUTED, "smcroute"),
-            Self::Testpmd => (testpmd::TESTPMD, "dpdk-dev librte-net-af-xdp23"),
+            Self::Testpmd => (testpmd::TESTPMD, "dpdk-dev librte-meta-net"),
         };
         (!on_path(program))
             .then(|| format!("{program} is not installed; on Debian: apt-get install {package}"))

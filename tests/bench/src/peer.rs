@@ -18,7 +18,7 @@ use nix::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
         resource::{Resource, getrlimit, setrlimit},
         signal::{SigSet, Signal},
-        socket::{setsockopt, sockopt},
+        socket::{SockaddrIn, setsockopt, sockopt},
     },
 };
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
@@ -53,11 +53,11 @@ pub fn address_of(interface: &str) -> Result<Ipv4Addr> {
     getifaddrs()
         .context("listing the interfaces")?
         .filter(|entry| entry.interface_name == interface)
-        .find_map(|entry| entry.address?.as_sockaddr_in().map(|address| address.ip()))
+        .find_map(|entry| entry.address?.as_sockaddr_in().map(SockaddrIn::ip))
         .with_context(|| format!("{interface} has no IPv4 address; give it one"))
 }
 
-/// Allows as many sockets as the system does: one a feed, one an output.
+/// Allows as many files as the system does: one a feed, one an output.
 pub fn allow_many_sockets() -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("reading the limit of files")?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising the limit of files")
@@ -102,10 +102,9 @@ impl Feeds {
 
     /// Waits for feeds that have something, and calls `serve` with the number and the socket of each. A single feed is
     /// served at once: its socket blocks.
-    pub fn serve(&mut self, mut serve: impl FnMut(usize, &Socket)) -> Result<()> {
+    pub fn serve(&mut self, mut serve: impl FnMut(usize, &Socket) -> Result<()>) -> Result<()> {
         let Some(epoll) = &self.epoll else {
-            self.sockets.iter().for_each(|socket| serve(0, socket));
-            return Ok(());
+            return self.sockets.iter().try_for_each(|socket| serve(0, socket));
         };
         let count = epoll
             .wait(&mut self.events, EpollTimeout::NONE)
@@ -113,7 +112,7 @@ impl Feeds {
         for event in self.events.iter().take(count) {
             let number = event.data() as usize;
             if let Some(socket) = self.sockets.get(number) {
-                serve(number, socket);
+                serve(number, socket)?;
             }
         }
         Ok(())
@@ -138,8 +137,47 @@ fn open_feed(input: &str, flow: &Flow) -> Result<Socket> {
     Ok(socket)
 }
 
+/// The sockets that copies leave by. Those of a flow are opened with its first datagram, because a rule without
+/// traffic should cost nothing, and a process may not have enough files for ten thousand of them.
+#[derive(Debug)]
+pub struct Outputs(Vec<OutputsOfFlow>);
+
+#[derive(Debug)]
+struct OutputsOfFlow {
+    wanted: Vec<Output>,
+    open: Vec<Socket>,
+}
+
+impl Outputs {
+    /// Of all flows, none open yet.
+    pub fn new(flows: &[Flow]) -> Self {
+        let of_flow = |flow: &Flow| OutputsOfFlow {
+            wanted: flow.outputs.clone(),
+            open: Vec::new(),
+        };
+        Self(flows.iter().map(of_flow).collect())
+    }
+
+    /// The sockets of one flow, in the order of its outputs.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be opened.
+    pub fn of(&mut self, flow: usize) -> Result<&[Socket]> {
+        let outputs = self.0.get_mut(flow).context("there is no such flow")?;
+        if outputs.open.is_empty() {
+            outputs.open = outputs
+                .wanted
+                .iter()
+                .map(open_output)
+                .collect::<Result<_>>()?;
+        }
+        Ok(&outputs.open)
+    }
+}
+
 /// A socket that sends to one output.
-pub fn open_output(output: &Output) -> Result<Socket> {
+fn open_output(output: &Output) -> Result<Socket> {
     let opened = || -> Result<Socket> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         setsockopt(&socket.as_fd(), sockopt::SndBufForce, &BUFFER)

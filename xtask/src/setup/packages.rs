@@ -3,14 +3,14 @@
 //! What counts is whether the thing itself is there (a program on the path, a header), not whether
 //! a package manager knows of it; so a machine with its own builds passes, too.
 
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+mod needs;
+mod probe;
+
+use std::{fmt::Write as _, path::Path, process::Command};
 
 use anyhow::{Result, bail};
 
+use self::needs::{NEEDS, Need};
 use crate::process;
 
 /// What the machine has to be able to do.
@@ -20,123 +20,9 @@ pub enum Purpose {
     Build,
     /// Run the demo and the tests as well.
     Test,
+    /// Run what the benchmark compares the relay with as well.
+    Bench,
 }
-
-/// How to see that something is there.
-#[derive(Clone, Copy, Debug)]
-enum Probe {
-    /// Any of these programs.
-    Program(&'static [&'static str]),
-    /// A header below /usr/include.
-    Header(&'static str),
-    /// A libclang that bindgen can load.
-    Libclang,
-}
-
-/// One thing that is needed.
-#[derive(Debug)]
-struct Need {
-    what: &'static str,
-    why: &'static str,
-    purpose: Purpose,
-    probe: Probe,
-    debian: &'static str,
-    fedora: &'static str,
-    arch: &'static str,
-}
-
-const NEEDS: &[Need] = &[
-    Need {
-        what: "C compiler and binutils",
-        why: "libxdp and libbpf are C",
-        purpose: Purpose::Build,
-        probe: Probe::Program(&["cc"]),
-        debian: "gcc libc6-dev",
-        fedora: "gcc glibc-devel",
-        arch: "gcc",
-    },
-    Need {
-        what: "make",
-        why: "builds libbpf",
-        purpose: Purpose::Build,
-        probe: Probe::Program(&["make"]),
-        debian: "make",
-        fedora: "make",
-        arch: "make",
-    },
-    Need {
-        what: "pkg-config",
-        why: "libbpf finds libelf and zlib with it",
-        purpose: Purpose::Build,
-        probe: Probe::Program(&["pkg-config"]),
-        debian: "pkg-config",
-        fedora: "pkgconf-pkg-config",
-        arch: "pkgconf",
-    },
-    Need {
-        what: "m4",
-        why: "libxdp generates a source file with it",
-        purpose: Purpose::Build,
-        probe: Probe::Program(&["m4"]),
-        debian: "m4",
-        fedora: "m4",
-        arch: "m4",
-    },
-    Need {
-        what: "clang",
-        why: "compiles the XDP dispatcher of libxdp",
-        purpose: Purpose::Build,
-        probe: Probe::Program(&["clang"]),
-        debian: "clang",
-        fedora: "clang",
-        arch: "clang",
-    },
-    Need {
-        what: "libclang",
-        why: "bindgen reads the headers of libxdp with it",
-        purpose: Purpose::Build,
-        probe: Probe::Libclang,
-        debian: "libclang-dev",
-        fedora: "clang-devel",
-        arch: "clang",
-    },
-    Need {
-        what: "libelf headers",
-        why: "libbpf reads ELF objects",
-        purpose: Purpose::Build,
-        probe: Probe::Header("libelf.h"),
-        debian: "libelf-dev",
-        fedora: "elfutils-libelf-devel",
-        arch: "libelf",
-    },
-    Need {
-        what: "zlib headers",
-        why: "libelf and libbpf decompress with it",
-        purpose: Purpose::Build,
-        probe: Probe::Header("zlib.h"),
-        debian: "zlib1g-dev",
-        fedora: "zlib-devel",
-        arch: "zlib",
-    },
-    Need {
-        what: "ip",
-        why: "the demo and the tests make network namespaces and veth pairs",
-        purpose: Purpose::Test,
-        probe: Probe::Program(&["ip"]),
-        debian: "iproute2",
-        fedora: "iproute",
-        arch: "iproute2",
-    },
-    Need {
-        what: "ethtool",
-        why: "the tests switch checksum and segmentation offloads",
-        purpose: Purpose::Test,
-        probe: Probe::Program(&["ethtool"]),
-        debian: "ethtool",
-        fedora: "ethtool",
-        arch: "ethtool",
-    },
-];
 
 /// A family of distributions.
 #[derive(Clone, Copy, Debug)]
@@ -257,65 +143,6 @@ fn has_candidate(policy: &str) -> bool {
         .any(|candidate| candidate.trim() != "(none)")
 }
 
-impl Probe {
-    fn is_there(self) -> bool {
-        match self {
-            Self::Program(names) => names.iter().any(|name| process::on_path(name)),
-            Self::Header(name) => header_folders()
-                .iter()
-                .any(|folder| folder.join(name).is_file()),
-            Self::Libclang => {
-                std::env::var_os("LIBCLANG_PATH").is_some()
-                    || libclang_folders().iter().any(|folder| has_libclang(folder))
-            }
-        }
-    }
-}
-
-fn header_folders() -> Vec<PathBuf> {
-    let mut folders = vec![PathBuf::from("/usr/include"), "/usr/local/include".into()];
-    // Debian's place for headers that differ by architecture.
-    folders.push(format!("/usr/include/{}-linux-gnu", std::env::consts::ARCH).into());
-    folders
-}
-
-/// Where bindgen looks.
-fn libclang_folders() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = ["/usr/lib64", "/usr/lib", "/usr/local/lib"]
-        .map(PathBuf::from)
-        .into();
-    folders.push(format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH).into());
-    for entry in std::fs::read_dir("/usr/lib")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        if entry.file_name().to_string_lossy().starts_with("llvm") {
-            folders.push(entry.path().join("lib"));
-        }
-    }
-    folders
-}
-
-fn has_libclang(folder: &Path) -> bool {
-    std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .any(|entry| is_libclang(&entry.file_name().to_string_lossy()))
-}
-
-/// `libclang.so`, `libclang.so.14`, `libclang-14.so`, `libclang-14.so.14.0.6`; not libclang-cpp.
-fn is_libclang(file: &str) -> bool {
-    let Some((stem, _)) = file.split_once(".so") else {
-        return false;
-    };
-    stem == "libclang"
-        || stem
-            .strip_prefix("libclang-")
-            .is_some_and(|v| v.starts_with(|c: char| c.is_ascii_digit()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,17 +182,14 @@ mod tests {
     }
 
     #[test]
-    fn every_name_of_libclang_is_recognised_and_the_cpp_library_is_not() {
-        for name in ["libclang.so", "libclang.so.19.1", "libclang-14.so.1"] {
-            assert!(is_libclang(name), "{name}");
-        }
-        for name in [
-            "libclang-cpp.so.14",
-            "libclang.a",
-            "libclangAST.so",
-            "libLLVM.so",
-        ] {
-            assert!(!is_libclang(name), "{name}");
+    fn only_the_benchmark_needs_what_it_compares_with() {
+        let names = |purpose| {
+            let needs: Vec<&Need> = NEEDS.iter().filter(|n| n.purpose <= purpose).collect();
+            Family::Debian.packages(&needs)
+        };
+        for name in ["socat", "smcroute", "dpdk-dev", "librte-meta-net"] {
+            assert!(!names(Purpose::Test).contains(name), "{name}");
+            assert!(names(Purpose::Bench).contains(name), "{name}");
         }
     }
 

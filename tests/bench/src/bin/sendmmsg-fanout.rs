@@ -15,8 +15,8 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result};
-use relay_bench::peer::{self, BATCH, Feeds};
+use anyhow::Result;
+use relay_bench::peer::{self, BATCH, Feeds, Outputs};
 use socket2::Socket;
 
 /// The largest UDP payload on Ethernet, rounded up.
@@ -27,15 +27,11 @@ fn main() -> Result<()> {
     peer::allow_many_sockets()?;
     peer::hold_termination()?;
     let feeds = Feeds::open(&work.input, &work.flows)?;
-    let outputs = work
-        .flows
-        .iter()
-        .map(|flow| flow.outputs.iter().map(peer::open_output).collect())
-        .collect::<Result<Vec<Vec<Socket>>>>()?;
+    let outputs = Outputs::new(&work.flows);
     let failed = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&failed);
     thread::spawn(move || {
-        if let Err(error) = forward(feeds, &outputs, &counter) {
+        if let Err(error) = forward(feeds, outputs, &counter) {
             eprintln!("sendmmsg-fanout: {error:#}");
             std::process::exit(1);
         }
@@ -43,19 +39,18 @@ fn main() -> Result<()> {
     peer::until_terminated(|| BTreeMap::from([("send_failed", failed.load(Ordering::Relaxed))]))
 }
 
-fn forward(mut feeds: Feeds, outputs: &[Vec<Socket>], failed: &AtomicU64) -> Result<()> {
+fn forward(mut feeds: Feeds, mut outputs: Outputs, failed: &AtomicU64) -> Result<()> {
     let mut buffers = vec![[0u8; PAYLOAD]; BATCH];
     let mut batch = Batch::new(&mut buffers);
     loop {
-        feeds
-            .serve(|feed, socket| {
-                let count = batch.receive(socket);
-                for output in &outputs[feed] {
-                    let lost = batch.send(output, count);
-                    failed.fetch_add(lost, Ordering::Relaxed);
-                }
-            })
-            .context("receiving")?;
+        feeds.serve(|feed, socket| {
+            let count = batch.receive(socket);
+            for output in outputs.of(feed)? {
+                let lost = batch.send(output, count);
+                failed.fetch_add(lost, Ordering::Relaxed);
+            }
+            Ok(())
+        })?;
     }
 }
 

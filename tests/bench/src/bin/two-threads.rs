@@ -14,12 +14,8 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result};
-use relay_bench::{
-    job::Work,
-    peer::{self, Feeds},
-};
-use socket2::Socket;
+use anyhow::Result;
+use relay_bench::peer::{self, Feeds, Outputs};
 
 /// Copies that may wait for the sending thread: more than a second of what it can send. A channel without
 /// a bound would hide the loss in memory that grows.
@@ -28,8 +24,12 @@ const CHANNEL: usize = 1 << 19;
 /// The largest UDP payload on Ethernet.
 const PAYLOAD: usize = 2048;
 
-/// A copy and the number of its socket.
-type Copy = (usize, Vec<u8>);
+/// A copy on its way to its output's socket.
+struct Copy {
+    flow: usize,
+    output: usize,
+    payload: Vec<u8>,
+}
 
 #[derive(Debug, Default)]
 struct Lost {
@@ -42,18 +42,14 @@ fn main() -> Result<()> {
     peer::allow_many_sockets()?;
     peer::hold_termination()?;
     let feeds = Feeds::open(&work.input, &work.flows)?;
-    let (sockets, numbers) = outputs(&work)?;
+    let copies: Vec<usize> = work.flows.iter().map(|flow| flow.outputs.len()).collect();
+    let outputs = Outputs::new(&work.flows);
     let lost = Arc::new(Lost::default());
     let (sender, receiver) = sync_channel(CHANNEL);
     let egress = Arc::clone(&lost);
-    thread::spawn(move || send(&receiver, &sockets, &egress));
+    thread::spawn(move || report(send(&receiver, outputs, &egress)));
     let ingress = Arc::clone(&lost);
-    thread::spawn(move || {
-        if let Err(error) = receive(feeds, &numbers, &sender, &ingress) {
-            eprintln!("two-threads: {error:#}");
-            std::process::exit(1);
-        }
-    });
+    thread::spawn(move || report(receive(feeds, &copies, &sender, &ingress)));
     peer::until_terminated(|| {
         BTreeMap::from([
             ("channel_full", lost.channel_full.load(Ordering::Relaxed)),
@@ -62,52 +58,51 @@ fn main() -> Result<()> {
     })
 }
 
-/// One socket an output, and the numbers of each flow's.
-fn outputs(work: &Work) -> Result<(Vec<Socket>, Vec<Vec<usize>>)> {
-    let mut sockets = Vec::new();
-    let mut numbers = Vec::new();
-    for flow in &work.flows {
-        let mut of_flow = Vec::new();
-        for output in &flow.outputs {
-            of_flow.push(sockets.len());
-            sockets.push(peer::open_output(output)?);
-        }
-        numbers.push(of_flow);
+/// Neither thread ends but by an error, and without it the program is of no use.
+fn report(ended: Result<()>) {
+    if let Err(error) = ended {
+        eprintln!("two-threads: {error:#}");
+        std::process::exit(1);
     }
-    Ok((sockets, numbers))
 }
 
 fn receive(
     mut feeds: Feeds,
-    numbers: &[Vec<usize>],
+    copies: &[usize],
     channel: &SyncSender<Copy>,
     lost: &Lost,
 ) -> Result<()> {
     let mut buffer = vec![0; PAYLOAD];
     let turn = feeds.turn();
     loop {
-        feeds
-            .serve(|feed, mut socket| {
-                for _ in 0..turn {
-                    let Ok(length) = socket.read(&mut buffer) else {
-                        break;
+        feeds.serve(|flow, mut socket| {
+            for _ in 0..turn {
+                let Ok(length) = socket.read(&mut buffer) else {
+                    break;
+                };
+                for output in 0..copies[flow] {
+                    let payload = buffer[..length].to_vec();
+                    let copy = Copy {
+                        flow,
+                        output,
+                        payload,
                     };
-                    for &output in &numbers[feed] {
-                        let copy = buffer[..length].to_vec();
-                        if let Err(TrySendError::Full(_)) = channel.try_send((output, copy)) {
-                            lost.channel_full.fetch_add(1, Ordering::Relaxed);
-                        }
+                    if let Err(TrySendError::Full(_)) = channel.try_send(copy) {
+                        lost.channel_full.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-            })
-            .context("receiving")?;
+            }
+            Ok(())
+        })?;
     }
 }
 
-fn send(channel: &Receiver<Copy>, sockets: &[Socket], lost: &Lost) {
-    for (output, payload) in channel {
-        if sockets[output].send(&payload).is_err() {
+fn send(channel: &Receiver<Copy>, mut outputs: Outputs, lost: &Lost) -> Result<()> {
+    for copy in channel {
+        let socket = &outputs.of(copy.flow)?[copy.output];
+        if socket.send(&copy.payload).is_err() {
             lost.send_failed.fetch_add(1, Ordering::Relaxed);
         }
     }
+    Ok(())
 }
