@@ -98,6 +98,11 @@ impl Contender {
         }
     }
 
+    /// Whether it works on the job's core, and on no other: else its highest rate says nothing.
+    pub fn has_own_core(&self) -> bool {
+        !matches!(self, Self::MulticastRouting { threaded: false })
+    }
+
     /// Whether copies get the group and port of their output; else they keep those of their flow.
     pub fn rewrites(&self) -> bool {
         !matches!(self, Self::MulticastRouting { .. } | Self::Testpmd)

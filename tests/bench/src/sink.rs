@@ -30,7 +30,8 @@ const QUIET: Duration = Duration::from_millis(60);
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What receives at the far end of an output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum NextHop {
     /// A host without XDP: super-frames arrive whole.
     Host,
