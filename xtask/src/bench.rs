@@ -30,7 +30,6 @@ pub fn run(ws: &Workspace, args: &[OsString]) -> Result<ExitCode> {
     )?;
     let mut bench = Command::new(ws.release("relay-bench"));
     process::without_own_environment(&mut bench)
-        .current_dir(&ws.root)
         .arg("compare")
         .arg("--relay")
         .arg(relay)

@@ -76,9 +76,9 @@ impl Bed {
 
     /// Runs one trial: `rate` frames a second for some seconds. `processes` are the contender's.
     pub fn trial(&mut self, rate: u64, seconds: f64, processes: &[u32]) -> Result<Trial> {
+        self.sink.drain()?;
         self.send(rate, WARM_UP)?;
-        self.sink.settle()?;
-        self.sink.reset()?;
+        self.sink.drain()?;
         let refused = self.wires.refused()?;
         let used = cpu_ns(processes)?;
         let sent = self.send(rate, seconds)?;

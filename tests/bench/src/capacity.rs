@@ -10,9 +10,9 @@ const LOWEST: u64 = 500;
 const HIGHEST: u64 = 20_000_000;
 /// How close the bounds come before the search ends, and how far it steps back from a rate that does not last.
 const STEP: f64 = 1.03;
-/// How often a rate may fail before it counts as too high. A burst of other work on the machine is no limit of
-/// the contender's; the last trial, which is longer, has to pass without that.
-const ATTEMPTS: usize = 2;
+/// How often a rate is tried before it counts as too high, for the contender or the generator. A burst of other work on
+/// the machine is a limit of neither; the last trial, which is longer, has to pass without that.
+const ATTEMPTS: usize = 3;
 /// A generator that offers less than this part of what it was asked for is at its limit.
 const OFFERED: f64 = 0.9;
 /// How often the search steps back before it gives up: to less than half of what it found.
@@ -25,6 +25,12 @@ pub struct Step {
     pub exact: bool,
     /// Frames a second that were really offered.
     pub offered: f64,
+}
+
+impl Step {
+    fn is_short_of(&self, rate: u64) -> bool {
+        self.offered < rate as f64 * OFFERED
+    }
 }
 
 /// The result of a search.
@@ -44,7 +50,7 @@ pub fn search(mut run: impl FnMut(u64) -> Result<Step>) -> Result<Found> {
         let step = attempt(rate, &mut run)?;
         if !step.exact {
             high = Some(rate);
-        } else if step.offered < rate as f64 * OFFERED {
+        } else if step.is_short_of(rate) {
             return Ok(Found {
                 rate,
                 by_generator: true,
@@ -70,7 +76,7 @@ pub fn search(mut run: impl FnMut(u64) -> Result<Step>) -> Result<Found> {
 fn attempt(rate: u64, run: &mut impl FnMut(u64) -> Result<Step>) -> Result<Step> {
     let mut last = run(rate)?;
     for _ in 1..ATTEMPTS {
-        if last.exact {
+        if last.exact && !last.is_short_of(rate) {
             break;
         }
         last = run(rate)?;
@@ -135,14 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn one_stray_loss_does_not_end_the_search() {
+    fn a_stray_loss_and_a_stray_pause_do_not_end_the_search() {
         let (mut calls, mut steady) = (0, limits(100_000, u64::MAX));
         let found = search(|rate| {
             calls += 1;
             let step = steady(rate)?;
             Ok(Step {
                 exact: step.exact && calls != 3,
-                ..step
+                offered: if calls == 5 { 0.0 } else { step.offered },
             })
         });
         assert!(found.unwrap().rate > 97_000);

@@ -125,7 +125,7 @@ fn capacity(
     measures.loss_free_out = Some(best.received_rate());
     measures.limited_by_generator = found.by_generator;
     measures.cpu_ns_per_copy = Some(best.cpu_ns_per_copy());
-    measures.overload_out = Some(run(rate * OVERLOAD, TRIAL_SECONDS)?.received_rate());
     measures.latency_half = Latency::of(&run(rate / 2, TRIAL_SECONDS)?.latency);
+    measures.overload_out = Some(run(rate * OVERLOAD, TRIAL_SECONDS)?.received_rate());
     Ok(())
 }
