@@ -1,10 +1,10 @@
 //! What this machine can do at most in one direction, with nothing of a relay between: the yardstick beside which
 //! a contender's numbers are read. Measured by the program `ceiling` (src/bin/ceiling).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use relay_tests::process::Process;
+use relay_tests::{netns::Namespace, process::Process};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -44,6 +44,8 @@ pub struct Measured {
 pub struct Measuring {
     process: Process,
     seconds: u32,
+    namespace: Arc<Namespace>,
+    input: String,
     _scratch: Scratch,
 }
 
@@ -83,6 +85,8 @@ impl Ceiling {
         Ok(Measuring {
             process,
             seconds,
+            namespace: Arc::clone(&job.namespace),
+            input: job.input.clone(),
             _scratch: scratch,
         })
     }
@@ -105,5 +109,11 @@ impl Measuring {
         }
         let answer = self.process.stdout();
         serde_json::from_str(&answer).with_context(|| format!("reading the result `{answer}`"))
+    }
+}
+
+impl Drop for Measuring {
+    fn drop(&mut self) {
+        command::detach_xdp(&self.namespace, &self.input);
     }
 }

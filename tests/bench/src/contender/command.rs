@@ -17,7 +17,7 @@ use nix::{
     sys::signal::Signal,
     unistd::Pid,
 };
-use relay_tests::process::Process;
+use relay_tests::{netns::Namespace, process::Process};
 
 use crate::job::Job;
 
@@ -95,6 +95,12 @@ pub fn terminate(process: &mut Process) -> Result<()> {
             process.log()
         )),
     }
+}
+
+/// Takes an XDP program off that a killed process left behind: what libxdp attaches stays.
+pub fn detach_xdp(namespace: &Namespace, interface: &str) {
+    // Usually there is none, and a namespace that is gone needs none taken off.
+    let _ = namespace.ip(&format!("link set dev {interface} xdp off"));
 }
 
 /// A folder of one contender, removed on drop.

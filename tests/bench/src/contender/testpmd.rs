@@ -1,10 +1,10 @@
 //! DPDK's testpmd over AF_XDP as a contender: it hands every frame from one port to the other and looks at none,
 //! so it is the least that a user-space forwarder over AF_XDP can cost.
 
-use std::process::Stdio;
+use std::{process::Stdio, sync::Arc};
 
 use anyhow::{Context, Result};
-use relay_tests::process::Process;
+use relay_tests::{netns::Namespace, process::Process};
 
 use super::{Active, Drops, command};
 use crate::job::Job;
@@ -16,6 +16,8 @@ const READY: &str = "Press enter to exit";
 
 struct Testpmd {
     process: Process,
+    namespace: Arc<Namespace>,
+    ports: [String; 2],
 }
 
 /// Frames go from a port to its neighbour.
@@ -30,6 +32,7 @@ pub(super) fn can(job: &Job) -> Result<(), String> {
 
 pub(super) fn start(job: &Job) -> Result<Box<dyn Active>> {
     let cpu = job.cpu;
+    let input = job.input.as_str();
     let output = job
         .output_interfaces()
         .into_iter()
@@ -43,7 +46,7 @@ pub(super) fn start(job: &Job) -> Result<Box<dyn Active>> {
     command.arg("--no-telemetry");
     command.arg(format!("--lcores=0@{cpu},1@{cpu}"));
     // Busy polling needs a NAPI id, which a veth does not have.
-    for (port, interface) in [job.input.as_str(), output].into_iter().enumerate() {
+    for (port, interface) in [input, output].into_iter().enumerate() {
         command.arg(format!(
             "--vdev=net_af_xdp{port},iface={interface},busy_budget=0"
         ));
@@ -52,9 +55,13 @@ pub(super) fn start(job: &Job) -> Result<Box<dyn Active>> {
     command.args(["--no-lsc-interrupt", "--burst=64"]);
     command.args(["--rxd=2048", "--txd=2048", "--total-num-mbufs=16384"]);
     command.stdin(Stdio::piped());
-    let mut process = Process::spawn_logging(command)?;
-    command::wait_for_log(&mut process, READY)?;
-    Ok(Box::new(Testpmd { process }))
+    let mut testpmd = Testpmd {
+        process: Process::spawn_logging(command)?,
+        namespace: Arc::clone(&job.namespace),
+        ports: [input.to_owned(), output.to_owned()],
+    };
+    command::wait_for_log(&mut testpmd.process, READY)?;
+    Ok(Box::new(testpmd))
 }
 
 impl Active for Testpmd {
@@ -73,6 +80,14 @@ impl Active for Testpmd {
             ("receive_dropped".to_owned(), number(all, "RX-dropped:")?),
             ("transmit_dropped".to_owned(), number(all, "TX-dropped:")?),
         ]))
+    }
+}
+
+impl Drop for Testpmd {
+    fn drop(&mut self) {
+        for port in &self.ports {
+            command::detach_xdp(&self.namespace, port);
+        }
     }
 }
 
