@@ -13,6 +13,7 @@ pub mod frames;
 pub mod inspect;
 pub mod netns;
 pub mod payload;
+pub mod process;
 pub mod raw;
 pub mod receiver;
 pub mod relay;

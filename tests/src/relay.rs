@@ -2,22 +2,17 @@
 
 use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
-use crate::background::eventually;
 use crate::capture::target_directory;
 use crate::netns::Namespace;
+use crate::process::Process;
 use crate::report::Report;
 use crate::rules::{Rule, to_toml};
 
@@ -108,11 +103,8 @@ pub fn relay(namespace: &Namespace, arguments: &[&str]) -> Result<Finished> {
 
 /// Runs a command to its end, at most 20 s.
 pub fn finish(mut command: Command) -> Result<Finished> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut running = Running::spawn(command)?;
+    command.stdin(Stdio::null());
+    let mut running = Process::spawn(command)?;
     let Some(status) = running.wait(START_TIMEOUT)? else {
         bail!(
             "the command was still running after {START_TIMEOUT:?}: {}",
@@ -125,121 +117,6 @@ pub fn finish(mut command: Command) -> Result<Finished> {
         stdout,
         stderr: running.log(),
     })
-}
-
-#[derive(Debug, Default)]
-struct Log {
-    text: String,
-    ended: bool,
-}
-
-/// A child whose output is collected; killed on drop.
-#[derive(Debug)]
-struct Running {
-    child: Child,
-    log: Arc<(Mutex<Log>, Condvar)>,
-    stdout: Option<JoinHandle<String>>,
-    stderr: Option<JoinHandle<()>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Running {
-    fn spawn(mut command: Command) -> Result<Self> {
-        // A Ctrl-C at a terminal must not stop the relay before its sender.
-        command.process_group(0);
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("starting {command:?}"))?;
-        let log = Arc::new((Mutex::new(Log::default()), Condvar::new()));
-        let stderr = child.stderr.take().map(|pipe| {
-            let log = Arc::clone(&log);
-            thread::spawn(move || {
-                let mut pipe = BufReader::new(pipe);
-                let mut line = Vec::new();
-                while pipe.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-                    lock(&log.0).text += &String::from_utf8_lossy(&line);
-                    log.1.notify_all();
-                    line.clear();
-                }
-                lock(&log.0).ended = true;
-                log.1.notify_all();
-            })
-        });
-        let stdout = child.stdout.take().map(|mut pipe| {
-            thread::spawn(move || {
-                let mut bytes = Vec::new();
-                let _ = pipe.read_to_end(&mut bytes);
-                String::from_utf8_lossy(&bytes).into_owned()
-            })
-        });
-        Ok(Self {
-            child,
-            log,
-            stdout,
-            stderr,
-        })
-    }
-
-    fn log(&self) -> String {
-        lock(&self.log.0).text.clone()
-    }
-
-    /// Waits until the log holds `text`; false if it ends or time runs out before.
-    fn wait_for_log(&self, text: &str, timeout: Duration) -> bool {
-        let waiting = |log: &mut Log| !log.ended && !log.text.contains(text);
-        let waited = self
-            .log
-            .1
-            .wait_timeout_while(lock(&self.log.0), timeout, waiting);
-        waited
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .text
-            .contains(text)
-    }
-
-    /// Waits for the end of the process and of its log.
-    fn wait(&mut self, timeout: Duration) -> Result<Option<ExitStatus>> {
-        let mut result = Ok(None);
-        eventually(timeout, || {
-            result = self.child.try_wait();
-            !matches!(result, Ok(None))
-        });
-        let status = result.context("waiting for the process")?;
-        if status.is_some()
-            && let Some(thread) = self.stderr.take()
-        {
-            let _ = thread.join();
-        }
-        Ok(status)
-    }
-
-    fn stdout(&mut self) -> String {
-        self.stdout
-            .take()
-            .and_then(|thread| thread.join().ok())
-            .unwrap_or_default()
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = i32::try_from(self.child.id()).map_err(|_| anyhow!("process id"))?;
-        kill(Pid::from_raw(pid), signal).with_context(|| format!("sending {signal} to {pid}"))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if !matches!(self.child.try_wait(), Ok(Some(_))) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-        if thread::panicking() {
-            eprintln!("log of the relay:\n{}", self.log());
-        }
-    }
 }
 
 /// How a relay that was told to stop has ended.
@@ -258,7 +135,7 @@ pub struct Stopped {
 /// A relay that forwards; killed on drop.
 #[derive(Debug)]
 pub struct RelayProcess {
-    running: Running,
+    running: Process,
     _file: Option<RuleFile>,
 }
 
@@ -279,11 +156,8 @@ impl RelayProcess {
 
     /// Runs `command`, which ends in `relay run --json FILE`, and waits until it forwards.
     pub fn start_command(mut command: Command) -> Result<Self> {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut running = Running::spawn(command)?;
+        command.stdin(Stdio::null());
+        let mut running = Process::spawn(command)?;
         if !running.wait_for_log("ready:", START_TIMEOUT) {
             let status = running.wait(Duration::ZERO)?;
             let ended = status.map_or("is still running".to_owned(), |s| format!("ended with {s}"));
@@ -305,12 +179,12 @@ impl RelayProcess {
 
     /// The process id.
     pub fn id(&self) -> u32 {
-        self.running.child.id()
+        self.running.id()
     }
 
     /// True while the process runs.
     pub fn is_running(&mut self) -> bool {
-        matches!(self.running.child.try_wait(), Ok(None))
+        self.running.is_running()
     }
 
     /// Sends SIGTERM and waits for the report.
@@ -344,10 +218,8 @@ impl RelayProcess {
     /// Kills it as `kill -9` does and waits until the process is gone.
     pub fn kill(mut self) -> Result<()> {
         self.running.signal(Signal::SIGKILL)?;
-        self.running
-            .child
-            .wait()
-            .context("waiting for the killed relay")?;
+        let ended = self.running.wait(STOP_TIMEOUT)?;
+        anyhow::ensure!(ended.is_some(), "the killed relay is still there");
         Ok(())
     }
 }

@@ -21,19 +21,15 @@ pub fn run(ws: &Workspace, args: &[OsString]) -> Result<ExitCode> {
              Run it as root: sudo -E env PATH=\"$PATH\" cargo xtask bench"
         );
     }
-    setup::system(Purpose::Test)?;
+    setup::system(Purpose::Bench)?;
     let relay = build::relay(ws)?;
     let programs = ebpf::build_bench(ws)?;
-    process::run(ws.cargo().args([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "relay-bench",
-    ]))?;
+    process::run(
+        ws.cargo()
+            .args(["build", "--release", "--locked", "--package", "relay-bench"]),
+    )?;
     let mut bench = Command::new(ws.release("relay-bench"));
     process::without_own_environment(&mut bench)
-        .current_dir(&ws.root)
         .arg("compare")
         .arg("--relay")
         .arg(relay)

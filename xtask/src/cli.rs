@@ -36,7 +36,7 @@ pub enum Command {
     },
     /// Compare the relay with other programs on the same wires; ARGS are a scenario's name and options
     Bench {
-        /// Arguments of the benchmark, see `cargo xtask bench --help`
+        /// Arguments of the benchmark: see `cargo xtask bench -- --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
@@ -71,6 +71,16 @@ mod tests {
             panic!("{cli:?}");
         };
         assert_eq!(args, ["check", "--json", "f.toml"]);
+    }
+
+    #[test]
+    fn the_benchmark_gets_its_options() {
+        let cli = Cli::try_parse_from(["xtask", "bench", "1-16", "--json", "f"]).unwrap();
+        let Command::Bench { args } = cli.command else {
+            panic!("{cli:?}");
+        };
+        assert_eq!(args, ["1-16", "--json", "f"]);
+        assert!(Cli::try_parse_from(["xtask", "bench", "--quick"]).is_ok());
     }
 
     #[test]

@@ -50,12 +50,7 @@ fn compile(ws: &Workspace, package: &str, object: PathBuf) -> Result<PathBuf> {
     Ok(object)
 }
 
-fn cargo_build(
-    ws: &Workspace,
-    package: &str,
-    toolchain: &EbpfToolchain,
-    folder: &Path,
-) -> Command {
+fn cargo_build(ws: &Workspace, package: &str, toolchain: &EbpfToolchain, folder: &Path) -> Command {
     let EbpfToolchain { compiler, linker } = toolchain;
     let mut cargo = ws.cargo();
     cargo

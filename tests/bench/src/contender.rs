@@ -1,1 +1,221 @@
-//! The programs that are compared.
+//! The programs that are compared: the relay, and what else moves multicast on Linux.
+//!
+//! Every contender does the same [`Job`] on the same core. One that is returned by [`Contender::start`]
+//! forwards already, and whatever way its value goes, nothing of it stays behind.
+
+pub(crate) mod command;
+mod links;
+mod multicast_routing;
+mod relay;
+mod testpmd;
+mod udp;
+
+use std::{
+    collections::BTreeMap,
+    env,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use self::links::Links;
+use crate::job::Job;
+
+/// What was lost, by the place that counted it.
+pub type Drops = BTreeMap<String, u64>;
+
+/// A program that can be given a [`Job`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contender {
+    /// The relay.
+    Relay {
+        /// The program.
+        binary: PathBuf,
+        /// The way out that the rule file asks for; `None` leaves the choice to the relay.
+        transmit: Option<String>,
+    },
+    /// One thread that receives, one that sends, a channel between them.
+    TwoThreads,
+    /// One thread, `recvmmsg` and `sendmmsg`.
+    Sendmmsg,
+    /// socat.
+    Socat,
+    /// The kernel's multicast routing, set up by smcroute.
+    MulticastRouting {
+        /// Forwards in a kernel thread that is pinned to the job's core. Otherwise the kernel forwards wherever the
+        /// frame arrives, which is the generator's core: right for latency, and no measure of capacity.
+        threaded: bool,
+    },
+    /// DPDK's testpmd over AF_XDP.
+    Testpmd,
+}
+
+/// A contender at work; killed on drop.
+pub struct Running {
+    active: Box<dyn Active>,
+    links: Links,
+}
+
+/// A contender's own part of [`Running`].
+trait Active: Send {
+    /// Processes and kernel threads whose CPU time is the contender's.
+    fn pids(&self) -> Vec<u32>;
+    /// Ends it, and says what it knows to be lost.
+    fn stop(self: Box<Self>) -> Result<Drops>;
+}
+
+impl Contender {
+    /// Every contender; the relay, which is `binary`, as it chooses itself.
+    pub fn all(binary: &Path) -> Vec<Self> {
+        vec![
+            Self::Relay {
+                binary: binary.to_owned(),
+                transmit: None,
+            },
+            Self::TwoThreads,
+            Self::Sendmmsg,
+            Self::Socat,
+            Self::MulticastRouting { threaded: false },
+            Self::MulticastRouting { threaded: true },
+            Self::Testpmd,
+        ]
+    }
+
+    /// What tables call it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Relay { transmit: None, .. } => "relay".into(),
+            Self::Relay {
+                transmit: Some(way),
+                ..
+            } => format!("relay ({way})"),
+            Self::TwoThreads => "two-threads".into(),
+            Self::Sendmmsg => "sendmmsg-fanout".into(),
+            Self::Socat => "socat".into(),
+            Self::MulticastRouting { threaded: false } => "kernel-multicast".into(),
+            Self::MulticastRouting { threaded: true } => "kernel-multicast (threaded)".into(),
+            Self::Testpmd => "dpdk-testpmd".into(),
+        }
+    }
+
+    /// Whether it works on the job's core, and on no other: else its highest rate says nothing.
+    pub fn has_own_core(&self) -> bool {
+        !matches!(self, Self::MulticastRouting { threaded: false })
+    }
+
+    /// Whether copies get the group and port of their output; else they keep those of their flow.
+    pub fn rewrites(&self) -> bool {
+        !matches!(self, Self::MulticastRouting { .. } | Self::Testpmd)
+    }
+
+    /// `job` with the groups and ports that its copies really arrive with: what a sink has to expect.
+    pub fn delivered(&self, job: &Job) -> Job {
+        let mut delivered = job.clone();
+        if !self.rewrites() {
+            for flow in &mut delivered.flows {
+                for output in &mut flow.outputs {
+                    (output.group, output.port) = (flow.group, flow.port);
+                }
+            }
+        }
+        delivered
+    }
+
+    /// Whether it can do this job; else why not.
+    ///
+    /// # Errors
+    ///
+    /// The reason, as the end of "it cannot do this, because".
+    pub fn can(&self, job: &Job) -> Result<(), String> {
+        match self {
+            Self::Relay { .. } | Self::TwoThreads | Self::Sendmmsg => Ok(()),
+            Self::Socat => udp::socat_can(job),
+            Self::MulticastRouting { .. } => multicast_routing::can(job),
+            Self::Testpmd => testpmd::can(job),
+        }
+    }
+
+    /// What has to be installed before it can start.
+    pub fn missing(&self) -> Option<String> {
+        let (program, package) = match self {
+            Self::Relay { binary, .. } => {
+                let advice = "build it: cargo xtask build";
+                return (!binary.is_file())
+                    .then(|| format!("there is no {}; {advice}", binary.display()));
+            }
+            Self::TwoThreads | Self::Sendmmsg => {
+                return command::own(self.program()).err().map(|e| e.to_string());
+            }
+            Self::Socat => (udp::SOCAT, "socat"),
+            Self::MulticastRouting { .. } => (multicast_routing::SMCROUTED, "smcroute"),
+            Self::Testpmd => (testpmd::TESTPMD, "dpdk-dev librte-meta-net"),
+        };
+        (!on_path(program))
+            .then(|| format!("{program} is not installed; on Debian: apt-get install {package}"))
+    }
+
+    /// The benchmark's own program of that contender.
+    fn program(&self) -> &'static str {
+        match self {
+            Self::TwoThreads => "two-threads",
+            _ => "sendmmsg-fanout",
+        }
+    }
+
+    /// Starts it, and waits until it forwards.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot do the job, is not there, or was not ready in time; with its log.
+    pub fn start(&self, job: &Job) -> Result<Running> {
+        self.can(job).map_err(|why| anyhow!("{why}"))?;
+        if let Some(missing) = self.missing() {
+            bail!("{missing}");
+        }
+        let links = Links::new(job)?;
+        let active: Result<Box<dyn Active>> = match self {
+            Self::Relay { binary, transmit } => relay::start(job, binary, transmit.as_deref()),
+            Self::TwoThreads | Self::Sendmmsg => udp::start_own(job, self.program()),
+            Self::Socat => udp::start_socat(job),
+            Self::MulticastRouting { threaded } => multicast_routing::start(job, *threaded),
+            Self::Testpmd => testpmd::start(job),
+        };
+        let active = active.with_context(|| format!("starting {}", self.name()))?;
+        Ok(Running { active, links })
+    }
+}
+
+impl Running {
+    /// Processes and kernel threads whose CPU time is the contender's. Empty where the kernel forwards in
+    /// somebody else's.
+    pub fn pids(&self) -> Vec<u32> {
+        self.active.pids()
+    }
+
+    /// Ends the contender and says what was lost since it started: by its own account, by the kernel's
+    /// for its sockets, and by its interfaces.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end, or its account cannot be read.
+    pub fn stop(self) -> Result<Drops> {
+        let lost_by_links = self.links.drops()?;
+        let mut drops = self.active.stop()?;
+        drops.extend(lost_by_links);
+        Ok(drops)
+    }
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running")
+            .field("pids", &self.pids())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether a program can be started by its name. smcrouted is where only root looks.
+fn on_path(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}

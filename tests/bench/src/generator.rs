@@ -3,7 +3,7 @@
 //! `BPF_PROG_TEST_RUN` with live frames calls the program `generate` for each frame and redirects it to the wire. It
 //! is the only sender that never is the slowest part of a comparison.
 
-use std::{net::Ipv4Addr, path::Path};
+use std::{io, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use aya::{
@@ -93,10 +93,8 @@ impl Generator {
         let program: &Xdp = program(&mut self.ebpf)?;
         let cpu = self.cpu;
         self.from.namespace.run(|| {
-            let mut cpus = CpuSet::new();
-            cpus.set(cpu)?;
-            sched_setaffinity(Pid::from_raw(0), &cpus)
-                .with_context(|| format!("pinning the generator to CPU {cpu}"))?;
+            only_for_us(cpu)
+                .with_context(|| format!("taking CPU {cpu} for the generator, are you root?"))?;
             program
                 .test_run(options)
                 .context("generating frames (BPF_PROG_TEST_RUN with live frames, Linux 5.18)")?;
@@ -166,6 +164,20 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
         .context("the object has no program `generate`")?
         .try_into()
         .context("`generate` is no XDP program")
+}
+
+/// Moves the calling thread to `cpu` and before all other work there: a wire does not wait for the machine either.
+fn only_for_us(cpu: usize) -> Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus)?;
+    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the pointer is to a whole `sched_param` that outlives the call.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
+    if result < 0 {
+        return Err(io::Error::last_os_error()).context("asking for real-time scheduling");
+    }
+    Ok(())
 }
 
 /// How many frames leave together at a rate.

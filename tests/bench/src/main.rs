@@ -1,24 +1,22 @@
 //! The program behind `cargo xtask bench`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use relay_bench::{
-    generator::{Generator, Traffic},
+    bed::{Bed, CONTENDER_CPU},
+    check,
+    compare::{self, Comparison},
+    contender::Contender,
     load::Load,
-    relay::Relay,
-    sink::{NextHop, Sink},
-    trial::{Ends, Trial, expected},
-    wire::{Shape, Wires},
+    scenario::{self, Scenario},
+    sink::NextHop,
+    table,
+    trial::Trial,
 };
 
-/// The CPU of the contender, and of the sinks.
-const CONTENDER_CPU: u32 = 0;
-/// The CPU of the generator, and of the input's interrupts.
-const GENERATOR_CPU: usize = 1;
-
-/// Compare the relay with other programs on the same wires.
+/// The relay and its peers, side by side on the same wires.
 #[derive(Debug, Parser)]
 #[command(name = "relay-bench")]
 struct Cli {
@@ -28,8 +26,39 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Compare the relay with other programs
+    Compare(CompareArgs),
     /// One trial of the relay
     Trial(TrialArgs),
+    /// Start every contender, send a little through it, and see that every byte arrives
+    Check {
+        /// The relay's binary
+        #[arg(long)]
+        relay: PathBuf,
+        /// A part of the contender's name; all if absent
+        name: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct CompareArgs {
+    /// The relay's binary
+    #[arg(long)]
+    relay: PathBuf,
+    /// The benchmark's kernel programs
+    #[arg(long)]
+    programs: PathBuf,
+    /// A scenario, a part of the names of some, or `ceilings`; everything if absent
+    scenario: Option<String>,
+    /// Also write everything that was found to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// How often everything is measured
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: u8,
+    /// One round, and rates need to be without loss for one second only: for a try
+    #[arg(long, conflicts_with = "rounds")]
+    quick: bool,
 }
 
 #[derive(Debug, Args)]
@@ -70,44 +99,82 @@ struct TrialArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let done = match cli.command {
-        Command::Trial(args) => trial(&args),
+    let done = match Cli::parse().command {
+        Command::Compare(args) => compare(args),
+        Command::Trial(args) => trial(args),
+        Command::Check { relay, name } => check(relay, name.as_deref()),
     };
-    done.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::FAILURE
-    })
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-fn trial(args: &TrialArgs) -> Result<ExitCode> {
-    let wires = Wires::new(Shape {
-        interfaces: args.interfaces,
-        mtu: 1500,
+fn compare(args: CompareArgs) -> Result<bool> {
+    let wanted = args.scenario.as_deref();
+    let scenarios = scenario::named(wanted);
+    let ceilings = wanted.is_none_or(|part| scenario::CEILINGS.contains(part));
+    ensure!(
+        ceilings || !scenarios.is_empty(),
+        "no scenario has `{}` in its name; there are: {}, {}",
+        wanted.unwrap_or_default(),
+        scenario::ALL.map(|scenario| scenario.name).join(", "),
+        scenario::CEILINGS
+    );
+    let results = compare::run(&Comparison {
+        relay: args.relay,
+        programs: args.programs,
+        scenarios,
+        ceilings,
+        rounds: if args.quick { 1 } else { args.rounds.into() },
+        confirm_seconds: if args.quick { 1.0 } else { 10.0 },
     })?;
-    let load = Load {
-        outputs: args.outputs,
-        flows: args.flows,
-        rules: args.rules.max(args.flows),
-    };
-    let job = load.job(&wires, CONTENDER_CPU)?;
-    let mut ends = Ends {
-        generator: Generator::new(&args.programs, &wires.source, GENERATOR_CPU)?,
-        sink: Sink::attach(&args.programs, &wires.sinks, args.next_hop)?,
-    };
-    let traffic = Traffic {
-        rate: args.rate,
-        seconds: args.seconds,
+    println!("{}", table::of(&results));
+    if let Some(path) = args.json {
+        let text = serde_json::to_string_pretty(&results).context("writing the results as JSON")?;
+        fs::write(&path, text + "\n").with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(results.failures.is_empty())
+}
+
+fn check(relay: PathBuf, name: Option<&str>) -> Result<bool> {
+    let contenders: Vec<_> = Contender::all(&relay)
+        .into_iter()
+        .filter(|contender| name.is_none_or(|name| contender.name().contains(name)))
+        .collect();
+    ensure!(!contenders.is_empty(), "no contender has such a name");
+    Ok(check::all(&contenders, CONTENDER_CPU)? == 0)
+}
+
+fn trial(args: TrialArgs) -> Result<bool> {
+    let scenario = Scenario {
+        name: "trial",
+        load: Load {
+            outputs: args.outputs,
+            flows: args.flows,
+            rules: args.rules.max(args.flows),
+        },
+        interfaces: args.interfaces,
         payload: args.payload,
-        flows: load.traffic(&job),
+        next_hop: args.next_hop,
     };
-    let slots = expected(&job, &wires, args.flows)?;
-    let relay = Relay::start(&args.relay, &job, args.transmit.as_deref())?;
-    let trial = ends.trial(&wires, &traffic, &slots, &[relay.id()])?;
-    let report = relay.stop()?.report;
+    let relay = Contender::Relay {
+        binary: args.relay,
+        transmit: args.transmit,
+    };
+    let mut bed = Bed::new(&scenario, &args.programs)?;
+    bed.expect(&relay.delivered(&bed.job))?;
+    let running = relay.start(&bed.job)?;
+    let trial = bed.trial(args.rate, args.seconds, &running.pids())?;
+    let drops = running.stop()?;
     println!("{}", line(&trial));
-    println!("the relay's drops: {:?}", report.dropped);
-    Ok(ExitCode::SUCCESS)
+    let some: Vec<_> = drops.iter().filter(|(_, count)| **count > 0).collect();
+    println!("dropped, warm-up included: {some:?}");
+    Ok(true)
 }
 
 fn line(trial: &Trial) -> String {

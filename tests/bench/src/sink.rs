@@ -25,12 +25,15 @@ use crate::{
 };
 
 /// Counts that have not changed for so long will not.
-const QUIET: Duration = Duration::from_millis(60);
-/// What has not arrived by then is lost.
-const PATIENCE: Duration = Duration::from_millis(500);
+const QUIET: Duration = Duration::from_millis(100);
+/// What has not arrived so long after the last frame was sent is lost.
+const LOST_AFTER: Duration = Duration::from_millis(500);
+/// A contender that was offered too much may have seconds of it in its queues.
+const DRAINED_AFTER: Duration = Duration::from_secs(10);
 
 /// What receives at the far end of an output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum NextHop {
     /// A host without XDP: super-frames arrive whole.
     Host,
@@ -130,7 +133,7 @@ impl Sink {
     }
 
     /// Starts counting anew. Only while nothing arrives.
-    pub fn reset(&mut self) -> Result<()> {
+    fn reset(&mut self) -> Result<()> {
         let mut states: Array<Data<'_>, SlotState> = programs::map(&mut self.ebpf, "STATES")?;
         for index in 0..self.slots {
             states.set(index, SlotState::default(), 0)?;
@@ -145,11 +148,21 @@ impl Sink {
         Ok(())
     }
 
-    /// Waits until nothing more arrives.
+    /// Waits until nothing more arrives that counts.
     pub fn settle(&mut self) -> Result<()> {
+        self.wait_until_quiet(LOST_AFTER)
+    }
+
+    /// Waits until nothing of earlier traffic is left that could be taken for later traffic, and starts counting anew.
+    pub fn drain(&mut self) -> Result<()> {
+        self.wait_until_quiet(DRAINED_AFTER)?;
+        self.reset()
+    }
+
+    fn wait_until_quiet(&mut self, at_most: Duration) -> Result<()> {
         let start = Instant::now();
         let mut last = self.states()?;
-        while start.elapsed() < PATIENCE {
+        while start.elapsed() < at_most {
             std::thread::sleep(QUIET);
             let now = self.states()?;
             if now == last {

@@ -3,14 +3,14 @@
 //! What counts is whether the thing itself is there (a program on the path, a header), not whether
 //! a package manager knows of it; so a machine with its own builds passes, too.
 
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+mod needs;
+mod probe;
+
+use std::{fmt::Write as _, path::Path, process::Command};
 
 use anyhow::{Result, bail};
 
+use self::needs::{NEEDS, Need};
 use crate::process;
 
 /// What the machine has to be able to do.
@@ -20,8 +20,11 @@ pub enum Purpose {
     Build,
     /// Run the demo and the tests as well.
     Test,
+    /// Run what the benchmark compares the relay with as well.
+    Bench,
 }
 
+<<<<<<< HEAD
 /// How to see that something is there.
 #[derive(Clone, Copy, Debug)]
 enum Probe {
@@ -147,6 +150,8 @@ const NEEDS: &[Need] = &[
     },
 ];
 
+=======
+>>>>>>> traffic
 /// A family of distributions.
 #[derive(Clone, Copy, Debug)]
 enum Family {
@@ -266,65 +271,6 @@ fn has_candidate(policy: &str) -> bool {
         .any(|candidate| candidate.trim() != "(none)")
 }
 
-impl Probe {
-    fn is_there(self) -> bool {
-        match self {
-            Self::Program(names) => names.iter().any(|name| process::on_path(name)),
-            Self::Header(name) => header_folders()
-                .iter()
-                .any(|folder| folder.join(name).is_file()),
-            Self::Libclang => {
-                std::env::var_os("LIBCLANG_PATH").is_some()
-                    || libclang_folders().iter().any(|folder| has_libclang(folder))
-            }
-        }
-    }
-}
-
-fn header_folders() -> Vec<PathBuf> {
-    let mut folders = vec![PathBuf::from("/usr/include"), "/usr/local/include".into()];
-    // Debian's place for headers that differ by architecture.
-    folders.push(format!("/usr/include/{}-linux-gnu", std::env::consts::ARCH).into());
-    folders
-}
-
-/// Where bindgen looks.
-fn libclang_folders() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = ["/usr/lib64", "/usr/lib", "/usr/local/lib"]
-        .map(PathBuf::from)
-        .into();
-    folders.push(format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH).into());
-    for entry in std::fs::read_dir("/usr/lib")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        if entry.file_name().to_string_lossy().starts_with("llvm") {
-            folders.push(entry.path().join("lib"));
-        }
-    }
-    folders
-}
-
-fn has_libclang(folder: &Path) -> bool {
-    std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .any(|entry| is_libclang(&entry.file_name().to_string_lossy()))
-}
-
-/// `libclang.so`, `libclang.so.14`, `libclang-14.so`, `libclang-14.so.14.0.6`; not libclang-cpp.
-fn is_libclang(file: &str) -> bool {
-    let Some((stem, _)) = file.split_once(".so") else {
-        return false;
-    };
-    stem == "libclang"
-        || stem
-            .strip_prefix("libclang-")
-            .is_some_and(|v| v.starts_with(|c: char| c.is_ascii_digit()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,17 +310,14 @@ mod tests {
     }
 
     #[test]
-    fn every_name_of_libclang_is_recognised_and_the_cpp_library_is_not() {
-        for name in ["libclang.so", "libclang.so.19.1", "libclang-14.so.1"] {
-            assert!(is_libclang(name), "{name}");
-        }
-        for name in [
-            "libclang-cpp.so.14",
-            "libclang.a",
-            "libclangAST.so",
-            "libLLVM.so",
-        ] {
-            assert!(!is_libclang(name), "{name}");
+    fn only_the_benchmark_needs_what_it_compares_with() {
+        let names = |purpose| {
+            let needs: Vec<&Need> = NEEDS.iter().filter(|n| n.purpose <= purpose).collect();
+            Family::Debian.packages(&needs)
+        };
+        for name in ["socat", "smcroute", "dpdk-dev", "librte-meta-net"] {
+            assert!(!names(Purpose::Test).contains(name), "{name}");
+            assert!(names(Purpose::Bench).contains(name), "{name}");
         }
     }
 

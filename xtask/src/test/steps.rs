@@ -9,8 +9,10 @@ use std::{
 use anyhow::{Result, bail};
 
 use super::summary::Counts;
-use crate::{build, process, setup, workspace::Workspace};
+use crate::{build, ebpf, process, setup, workspace::Workspace};
 
+/// The kernel programs compile for another target only.
+const NO_KERNEL_PROGRAMS: [&str; 4] = ["--exclude", "relay-ebpf", "--exclude", "relay-bench-ebpf"];
 /// How long fetching the advisory database may take.
 const ADVISORIES_LIMIT: Duration = Duration::from_secs(60);
 
@@ -19,27 +21,30 @@ pub fn format(ws: &Workspace) -> Result<Counts> {
     quiet(ws.cargo().args(["fmt", "--all", "--check"]))
 }
 
-/// The XDP program and the relay, as the end-to-end tests run it.
+/// The kernel programs and the relay, as the end-to-end tests run them.
 pub fn build(ws: &Workspace) -> Result<Counts> {
     build::relay(ws)?;
+    ebpf::build_bench(ws)?;
     Ok(Counts::default())
 }
 
-/// All targets but the kernel program.
+/// All targets but the kernel programs.
 pub fn clippy(ws: &Workspace) -> Result<Counts> {
     quiet(
         ws.cargo()
-            .args(["clippy", "--workspace", "--exclude", "relay-ebpf"])
+            .args(["clippy", "--workspace"])
+            .args(NO_KERNEL_PROGRAMS)
             .args(["--all-targets", "--locked", "--", "-D", "warnings"]),
     )
 }
 
-/// The kernel program, on the host: that finds the same mistakes and needs no sources of `core`.
+/// The kernel programs, on the host: that finds the same mistakes and needs no sources of `core`.
 pub fn clippy_ebpf(ws: &Workspace) -> Result<Counts> {
     quiet(
         ws.cargo()
-            .args(["clippy", "--package", "relay-ebpf", "--locked"])
-            // It has no panic machinery to unwind with.
+            .args(["clippy", "--package", "relay-ebpf"])
+            .args(["--package", "relay-bench-ebpf", "--locked"])
+            // They have no panic machinery to unwind with.
             .args(["--config", "profile.dev.panic=\"abort\""])
             .arg("--target-dir")
             .arg(ws.target.join("ebpf-clippy"))
@@ -88,7 +93,8 @@ fn not_fetched(said: &str) -> bool {
 pub fn documentation(ws: &Workspace) -> Result<Counts> {
     quiet(
         ws.cargo()
-            .args(["doc", "--workspace", "--exclude", "relay-ebpf"])
+            .args(["doc", "--workspace"])
+            .args(NO_KERNEL_PROGRAMS)
             .args(["--no-deps", "--locked"])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )
@@ -97,8 +103,8 @@ pub fn documentation(ws: &Workspace) -> Result<Counts> {
 /// The tests inside the crates.
 pub fn unit(ws: &Workspace, filter: Option<&str>) -> Result<Counts> {
     let mut cargo = ws.cargo();
-    cargo.args(["test", "--workspace", "--exclude", "relay-ebpf"]);
-    cargo.args(["--exclude", "relay-tests"]);
+    cargo.args(["test", "--workspace"]).args(NO_KERNEL_PROGRAMS);
+    cargo.args(["--exclude", "relay-tests", "--exclude", "relay-bench"]);
     tests(&mut cargo, filter)
 }
 
@@ -107,6 +113,7 @@ pub fn end_to_end(ws: &Workspace, filter: Option<&str>) -> Result<Counts> {
     let mut cargo = ws.cargo();
     cargo
         .args(["test", "--package", "relay-tests"])
+        .args(["--package", "relay-bench"])
         .env("RELAY_BIN", ws.release("relay"));
     tests(&mut cargo, filter)
 }

@@ -292,10 +292,16 @@ impl Port {
             if count == 0 {
                 break;
             }
-            // SAFETY: the chunks left the free list just now and belong to the ring from here on. The ring has
-            // room: it holds as many as can be lent.
+            // SAFETY: the chunks left the free list just now, and belong to the ring if it takes them.
             let produced = unsafe { self.fill.produce(&self.batch[..count]) };
-            debug_assert_eq!(produced, count, "the FILL ring holds all that is lent");
+            if produced == 0 {
+                // All or nothing. The kernel publishes what it received before what it took off the FILL ring
+                // (`xsk_flush`, net/xdp/xsk.c), so for a moment the ring may be fuller than it must be.
+                for desc in &self.batch[..count] {
+                    chunks.unfilled(desc);
+                }
+                break;
+            }
             self.lent += count as u32;
         }
         if self.fill.needs_wakeup() {

@@ -126,6 +126,13 @@ impl Chunks {
         self.fill += 1;
     }
 
+    /// A chunk that a FILL ring did not take after all, back into the free list.
+    #[inline]
+    pub(super) fn unfilled(&mut self, desc: &FrameDesc) {
+        self.fill -= 1;
+        self.free.push(self.number(desc));
+    }
+
     /// A chunk out of an RX ring into the worker's hands.
     ///
     /// # Safety

@@ -39,7 +39,8 @@ impl Counter<'_> {
     /// The counter of the slot that a frame with these headers belongs to.
     #[inline(always)]
     fn of(interface: u32, headers: &[u8; HEADERS_LEN]) -> Option<Self> {
-        let is_udp = headers[12] == 8 && headers[13] == 0 && headers[14] == 0x45 && headers[23] == 17;
+        let is_udp =
+            headers[12] == 8 && headers[13] == 0 && headers[14] == 0x45 && headers[23] == 17;
         if !is_udp {
             return None;
         }
@@ -107,7 +108,11 @@ fn count_segments(ctx: &TcContext) -> Option<()> {
     let mut offset = HEADERS_LEN as u32;
     for _ in 0..MAX_SEGMENTS {
         let rest = end.saturating_sub(offset);
-        let payload = if segment == 0 { rest } else { rest.min(segment) };
+        let payload = if segment == 0 {
+            rest
+        } else {
+            rest.min(segment)
+        };
         let mut stamp = Stamp {
             magic: 0,
             flow: 0,

@@ -87,12 +87,7 @@ fn wait_until_due(pace: &mut Pace) {
     } else if now < due {
         // SAFETY: the callback gets `due`, which outlives the call.
         unsafe {
-            bpf_loop(
-                MOST_LOOKS,
-                is_due as *mut c_void,
-                (&raw mut due).cast(),
-                0,
-            );
+            bpf_loop(MOST_LOOKS, is_due as *mut c_void, (&raw mut due).cast(), 0);
         }
     }
 }

@@ -1,0 +1,61 @@
+//! The frames that are transmitted: as the relay would send them, with the stamp that the sink counts by.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::{ifaddrs::getifaddrs, time::ClockId};
+use relay_bench::{
+    job::Output,
+    peer,
+    programs::abi::{MAGIC, STAMP_LEN},
+};
+use relay_tests::frames::{Checksum, UdpFrame};
+
+/// A frame to `output` without a checksum and with `payload` bytes of payload, of flow 0.
+pub fn build(output: &Output, payload: usize) -> Result<Vec<u8>> {
+    ensure!(
+        payload >= STAMP_LEN,
+        "a payload of {payload} bytes has no room for the stamp of {STAMP_LEN}"
+    );
+    let mut bytes = vec![0; payload];
+    set_stamp(&mut bytes, 0);
+    let frame = UdpFrame {
+        source_mac: mac_of(&output.interface)?,
+        vlan: None,
+        source: peer::address_of(&output.interface)?,
+        group: output.group,
+        source_port: 40_000,
+        port: output.port,
+        ttl: 64,
+        identification: 0,
+        options: Vec::new(),
+        fragment: (0, false),
+        payload: bytes,
+        checksum: Checksum::Zero,
+    };
+    frame
+        .build()
+        .with_context(|| format!("building a frame to {}", output.group))
+}
+
+/// Stamps a payload with its sequence number and the time; flow 0.
+pub fn set_stamp(payload: &mut [u8], sequence: u64) {
+    payload[..4].copy_from_slice(&MAGIC.to_ne_bytes());
+    payload[4..8].copy_from_slice(&0u32.to_ne_bytes());
+    payload[8..16].copy_from_slice(&sequence.to_ne_bytes());
+    payload[16..STAMP_LEN].copy_from_slice(&now_ns().to_ne_bytes());
+}
+
+/// The monotonic clock in nanoseconds, as kernel programs see it.
+fn now_ns() -> u64 {
+    let now = nix::time::clock_gettime(ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| Duration::from(now).as_nanos() as u64)
+}
+
+fn mac_of(interface: &str) -> Result<[u8; 6]> {
+    getifaddrs()
+        .context("listing the interfaces")?
+        .filter(|entry| entry.interface_name == interface)
+        .find_map(|entry| entry.address?.as_link_addr()?.addr())
+        .with_context(|| format!("{interface} has no MAC address"))
+}

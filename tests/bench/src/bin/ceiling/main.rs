@@ -1,0 +1,81 @@
+//! Measures what one core of this machine can transmit or receive at most, and prints it as JSON.
+//!
+//! Usage: `ceiling WORK.json --seconds N xdp-tx|xdp-rx|segmented-tx`, in the namespace and on the CPU that are
+//! to be measured.
+
+mod frame;
+mod segmented;
+mod xdp;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use relay_bench::{ceiling::Measured, peer};
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// What to do, as JSON.
+    work: PathBuf,
+    /// How long to measure.
+    #[arg(long, default_value_t = 1)]
+    seconds: u32,
+    #[command(subcommand)]
+    way: Way,
+}
+
+#[derive(Debug, Subcommand)]
+enum Way {
+    /// AF_XDP in copy mode, transmit only.
+    XdpTx {
+        /// Bytes of payload of each frame.
+        #[arg(long)]
+        payload: usize,
+    },
+    /// AF_XDP in copy mode, receive only.
+    XdpRx,
+    /// AF_PACKET with UDP segmentation, transmit only.
+    SegmentedTx {
+        /// Bytes of payload of each frame.
+        #[arg(long)]
+        payload: usize,
+        /// Payloads of one super-frame.
+        #[arg(long)]
+        joined: usize,
+    },
+}
+
+fn main() -> Result<()> {
+    let Arguments { work, seconds, way } = Arguments::parse();
+    let work = peer::work_of(&work)?;
+    let time = Duration::from_secs(seconds.into());
+    let flow = work.flows.first().context("the work has no flows")?;
+    let measured = match way {
+        Way::XdpTx { payload } => xdp::transmit(&flow.outputs, payload, time)?,
+        Way::XdpRx => xdp::receive(&work.input, time)?,
+        Way::SegmentedTx { payload, joined } => {
+            segmented::transmit(&flow.outputs, payload, joined, time)?
+        }
+    };
+    serde_json::to_writer(std::io::stdout(), &measured).context("printing the result")
+}
+
+/// Says that everything is open, and calls `step`, which returns how many frames it moved, for `time`.
+fn measure(time: Duration, mut step: impl FnMut() -> Result<u64>) -> Result<Measured> {
+    eprintln!("{}", peer::READY);
+    let start = Instant::now();
+    let mut frames = 0;
+    loop {
+        frames += step()?;
+        let elapsed = start.elapsed();
+        if elapsed >= time {
+            return Ok(Measured {
+                frames,
+                seconds: elapsed.as_secs_f64(),
+            });
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The highest rate without loss, found by trials.
+
+use anyhow::{Result, ensure};
+
+/// The first rate that is tried, in frames a second.
+const FIRST: u64 = 10_000;
+/// Below this nobody is asked, in frames a second.
+const LOWEST: u64 = 500;
+/// Above this nobody is asked, in frames a second.
+const HIGHEST: u64 = 20_000_000;
+/// How close the bounds come before the search ends, and how far it steps back from a rate that does not last.
+const STEP: f64 = 1.03;
+/// How often a rate is tried before it counts as too high, for the contender or the generator. A burst of other work on
+/// the machine is a limit of neither; the last trial, which is longer, has to pass without that.
+const ATTEMPTS: usize = 3;
+/// A generator that offers less than this part of what it was asked for is at its limit.
+const OFFERED: f64 = 0.9;
+/// How often the search steps back before it gives up: to less than half of what it found.
+const STEPS_BACK: usize = 25;
+
+/// How a rate fared.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// Nothing was lost, and nothing arrived out of order or wrong.
+    pub exact: bool,
+    /// Frames a second that were really offered.
+    pub offered: f64,
+}
+
+impl Step {
+    fn is_short_of(&self, rate: u64) -> bool {
+        self.offered < rate as f64 * OFFERED
+    }
+}
+
+/// The result of a search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Frames a second, as asked of the generator; 0 if each of them lost something.
+    pub rate: u64,
+    /// The generator, and not the contender, set the limit.
+    pub by_generator: bool,
+}
+
+/// Doubles or halves a rate until it has bounds, and bisects between them.
+pub fn search(mut run: impl FnMut(u64) -> Result<Step>) -> Result<Found> {
+    let (mut low, mut high) = (None, None);
+    let mut rate = FIRST;
+    while (LOWEST..=HIGHEST).contains(&rate) {
+        let step = attempt(rate, &mut run)?;
+        if !step.exact {
+            high = Some(rate);
+        } else if step.is_short_of(rate) {
+            return Ok(Found {
+                rate,
+                by_generator: true,
+            });
+        } else {
+            low = Some(rate);
+        }
+        rate = match (low, high) {
+            (Some(low), None) => low * 2,
+            (None, Some(high)) => high / 2,
+            (Some(low), Some(high)) if high as f64 / low as f64 > STEP => {
+                (low as f64 * high as f64).sqrt() as u64
+            }
+            _ => break,
+        };
+    }
+    Ok(Found {
+        rate: low.unwrap_or(0),
+        by_generator: rate > HIGHEST,
+    })
+}
+
+fn attempt(rate: u64, run: &mut impl FnMut(u64) -> Result<Step>) -> Result<Step> {
+    let mut last = run(rate)?;
+    for _ in 1..ATTEMPTS {
+        if last.exact && !last.is_short_of(rate) {
+            break;
+        }
+        last = run(rate)?;
+    }
+    Ok(last)
+}
+
+/// Steps back from `rate` until one trial is exact; returns that trial, by `run`, and the rate.
+pub fn confirm<T>(rate: u64, mut run: impl FnMut(u64) -> Result<(bool, T)>) -> Result<(u64, T)> {
+    let mut now = rate;
+    for _ in 0..STEPS_BACK {
+        if let (true, trial) = run(now)? {
+            return Ok((now, trial));
+        }
+        now = (now as f64 / STEP) as u64;
+        ensure!(
+            now >= LOWEST,
+            "not even {LOWEST} frames a second are without loss"
+        );
+    }
+    anyhow::bail!(
+        "{rate} frames a second were once without loss, but no rate from that down to {now} was in the longer trial: \
+         has the machine other work?"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A contender that keeps up to a limit, behind a generator with a limit of its own.
+    fn limits(contender: u64, generator: u64) -> impl FnMut(u64) -> Result<Step> {
+        move |rate| {
+            let offered = rate.min(generator);
+            Ok(Step {
+                exact: offered <= contender,
+                offered: offered as f64,
+            })
+        }
+    }
+
+    #[test]
+    fn the_limit_is_found_to_three_per_cent() {
+        for limit in [700, 9_999, 10_000, 123_456, 3_000_000] {
+            let found = search(limits(limit, u64::MAX)).unwrap();
+            assert!(!found.by_generator);
+            let ratio = limit as f64 / found.rate as f64;
+            assert!((1.0..=1.031).contains(&ratio), "{limit}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_contender_that_always_loses_has_no_rate() {
+        assert_eq!(search(limits(10, u64::MAX)).unwrap().rate, 0);
+    }
+
+    #[test]
+    fn the_generators_limit_is_told_from_the_contenders() {
+        let found = search(limits(u64::MAX, 1_000_000)).unwrap();
+        assert!(found.by_generator);
+        assert!(found.rate >= 1_000_000);
+    }
+
+    #[test]
+    fn a_stray_loss_and_a_stray_pause_do_not_end_the_search() {
+        let (mut calls, mut steady) = (0, limits(100_000, u64::MAX));
+        let found = search(|rate| {
+            calls += 1;
+            let step = steady(rate)?;
+            Ok(Step {
+                exact: step.exact && calls != 3,
+                offered: if calls == 5 { 0.0 } else { step.offered },
+            })
+        });
+        assert!(found.unwrap().rate > 97_000);
+    }
+
+    #[test]
+    fn a_rate_that_does_not_last_is_stepped_back_from() {
+        let (rate, trial) = confirm(1000, |rate| Ok((rate < 950, rate))).unwrap();
+        assert_eq!(rate, trial);
+        assert!((920..950).contains(&rate));
+        assert!(confirm(100_000, |_| Ok((false, ()))).is_err());
+    }
+}

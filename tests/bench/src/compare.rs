@@ -1,0 +1,151 @@
+//! `relay-bench compare`: every contender in every scenario, round by round, so that what the machine does meanwhile
+//! meets all of them alike.
+
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    bed,
+    contender::Contender,
+    limits,
+    machine::Machine,
+    measure::{Measures, Outcome, measure},
+    results::{ContenderResult, Results, ScenarioResult, Summary},
+    scenario::Scenario,
+};
+
+/// What to do.
+#[derive(Debug)]
+pub struct Comparison {
+    /// The relay's binary.
+    pub relay: PathBuf,
+    /// The object of the benchmark's kernel programs.
+    pub programs: PathBuf,
+    /// The scenarios.
+    pub scenarios: Vec<Scenario>,
+    /// Whether to measure the machine's limits.
+    pub ceilings: bool,
+    /// How often everything is measured.
+    pub rounds: usize,
+    /// For how long, in seconds, a rate has to be without loss.
+    pub confirm_seconds: f64,
+}
+
+/// Does it, with a line of progress for each step.
+pub fn run(comparison: &Comparison) -> Result<Results> {
+    let machine = Machine::here()?;
+    ensure!(
+        machine.cores > bed::GENERATOR_CPU,
+        "the benchmark needs two CPUs, one for the generator and one for a contender; this machine has {}",
+        machine.cores
+    );
+    println!(
+        "{}, kernel {}, {} CPUs, load {} before the start",
+        machine.cpu, machine.kernel, machine.cores, machine.load_before
+    );
+    let mut failures = Vec::new();
+    let mut contenders = Contender::all(&comparison.relay);
+    contenders.retain(|contender| match contender.missing() {
+        None => true,
+        Some(missing) => {
+            failures.push(format!("{} was left out: {missing}", contender.name()));
+            false
+        }
+    });
+    let mut results = Results {
+        machine,
+        rounds: comparison.rounds,
+        confirm_seconds: comparison.confirm_seconds,
+        ceilings: Vec::new(),
+        scenarios: Vec::new(),
+        failures,
+    };
+    if comparison.ceilings {
+        ceilings(comparison, &mut results);
+    }
+    for scenario in &comparison.scenarios {
+        let result = rounds(comparison, scenario, &contenders, &mut results.failures);
+        results.scenarios.push(result);
+    }
+    Ok(results)
+}
+
+fn ceilings(comparison: &Comparison, results: &mut Results) {
+    let all = limits::all();
+    results.ceilings = limits::results(&all);
+    for round in 1..=comparison.rounds {
+        for (ceiling, result) in all.iter().zip(&mut results.ceilings) {
+            let what = format!("ceilings, round {round}, {}", result.name);
+            match limits::measure(*ceiling, &comparison.programs) {
+                Ok(rate) => {
+                    println!("{what}: {:.0} kpps", rate / 1e3);
+                    limits::add(result, rate);
+                }
+                Err(error) => failed(&what, &error, &mut results.failures),
+            }
+        }
+    }
+}
+
+fn rounds(
+    comparison: &Comparison,
+    scenario: &Scenario,
+    contenders: &[Contender],
+    failures: &mut Vec<String>,
+) -> ScenarioResult {
+    let empty = |contender: &Contender| ContenderResult {
+        name: contender.name(),
+        reference: !matches!(contender, Contender::Relay { .. }),
+        cannot: None,
+        rounds: Vec::new(),
+        summary: Summary::default(),
+    };
+    let mut results: Vec<_> = contenders.iter().map(empty).collect();
+    for round in 1..=comparison.rounds {
+        for (contender, result) in contenders.iter().zip(&mut results) {
+            if result.cannot.is_some() {
+                continue;
+            }
+            let what = format!("{}, round {round}, {}", scenario.name, result.name);
+            let started = Instant::now();
+            let programs = &comparison.programs;
+            match measure(scenario, contender, programs, comparison.confirm_seconds) {
+                Ok(Outcome::Measured(measures)) => {
+                    let seconds = started.elapsed().as_secs();
+                    println!("{what}: {} ({seconds} s)", shortly(&measures));
+                    result.rounds.push(*measures);
+                }
+                Ok(Outcome::Cannot(why)) => {
+                    println!("{what}: no job for it: {why}");
+                    result.cannot = Some(why);
+                }
+                Err(error) => failed(&what, &error, failures),
+            }
+        }
+    }
+    for result in &mut results {
+        result.summary = Summary::of(&result.rounds);
+    }
+    ScenarioResult {
+        scenario: *scenario,
+        contenders: results,
+    }
+}
+
+fn failed(what: &str, error: &anyhow::Error, failures: &mut Vec<String>) {
+    let failure = format!("{what}: {error:#}");
+    println!("FAILED: {failure}");
+    failures.push(failure);
+}
+
+fn shortly(measures: &Measures) -> String {
+    match (measures.loss_free_in, measures.loss_free_out) {
+        (Some(frames), Some(copies)) => format!(
+            "{:.1} kpps in and {:.1} kpps out without loss",
+            frames / 1e3,
+            copies / 1e3
+        ),
+        _ => "latency only".to_owned(),
+    }
+}

@@ -1,0 +1,29 @@
+//! The relay as a contender.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use super::{Active, Drops};
+use crate::{job::Job, relay::Relay};
+
+pub(super) fn start(job: &Job, binary: &Path, transmit: Option<&str>) -> Result<Box<dyn Active>> {
+    Ok(Box::new(Relay::start(binary, job, transmit)?))
+}
+
+impl Active for Relay {
+    fn pids(&self) -> Vec<u32> {
+        vec![self.id()]
+    }
+
+    fn stop(self: Box<Self>) -> Result<Drops> {
+        let stopped = (*self).stop()?;
+        ensure!(
+            stopped.status.success(),
+            "the relay ended with {}; its log is:\n{}",
+            stopped.status,
+            stopped.log
+        );
+        Ok(stopped.report.dropped)
+    }
+}

@@ -1,0 +1,131 @@
+//! What is measured of one contender in one scenario, in one round.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::{
+    bed::Bed,
+    capacity::{self, Step},
+    contender::{Contender, Drops},
+    histogram::Histogram,
+    scenario::Scenario,
+    trial::Trial,
+};
+
+/// The rate of the first latency, in frames a second: far from anybody's limit.
+pub const LOW_RATE: u64 = 10_000;
+/// How many times the loss-free rate is offered to see what is left under overload.
+const OVERLOAD: u64 = 3;
+/// The trials of the search, in seconds.
+const SEARCH_SECONDS: f64 = 1.0;
+/// The other trials, in seconds.
+const TRIAL_SECONDS: f64 = 2.0;
+
+/// Latencies from the generator to the sinks, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Latency {
+    /// Half of the datagrams are not above it.
+    pub p50: f64,
+    /// 99 of 100.
+    pub p99: f64,
+    /// 999 of 1000.
+    pub p999: f64,
+}
+
+impl Latency {
+    /// `None` if nothing arrived.
+    pub fn of(histogram: &Histogram) -> Option<Self> {
+        let us = |per_mille| Some(histogram.per_mille(per_mille)? as f64 / 1e3);
+        Some(Self {
+            p50: us(500.0)?,
+            p99: us(990.0)?,
+            p999: us(999.0)?,
+        })
+    }
+}
+
+/// The numbers. Rates are in frames a second.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Measures {
+    /// The highest rate of input without loss; `None` where the contender shares a core with the generator.
+    pub loss_free_in: Option<f64>,
+    /// Copies out at that rate.
+    pub loss_free_out: Option<f64>,
+    /// The generator, and not the contender, was the limit.
+    pub limited_by_generator: bool,
+    /// Copies out while three times that rate is offered.
+    pub overload_out: Option<f64>,
+    /// Nanoseconds of CPU time of the contender's processes for a copy, at the loss-free rate.
+    pub cpu_ns_per_copy: Option<f64>,
+    /// At [`LOW_RATE`].
+    pub latency_low: Option<Latency>,
+    /// At half of the loss-free rate.
+    pub latency_half: Option<Latency>,
+    /// All that was dropped over all trials, overload among them, by the place that counted it.
+    pub drops: Drops,
+}
+
+/// What came of a contender.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It did the job.
+    Measured(Box<Measures>),
+    /// The job is not of its kind; with the reason.
+    Cannot(String),
+}
+
+/// Starts the contender on wires of its own, and measures. `confirm_seconds` is how long the loss-free rate has to last.
+pub fn measure(
+    scenario: &Scenario,
+    contender: &Contender,
+    programs: &Path,
+    confirm_seconds: f64,
+) -> Result<Outcome> {
+    let mut bed = Bed::new(scenario, programs)?;
+    if let Err(why) = contender.can(&bed.job) {
+        return Ok(Outcome::Cannot(why));
+    }
+    bed.expect(&contender.delivered(&bed.job))?;
+    let running = contender.start(&bed.job)?;
+    let pids = running.pids();
+    let mut run = |rate, seconds| bed.trial(rate, seconds, &pids);
+    let mut measures = Measures::default();
+    let low = run(LOW_RATE, TRIAL_SECONDS)?;
+    measures.latency_low = Latency::of(&low.latency);
+    if contender.has_own_core() {
+        capacity(&mut measures, confirm_seconds, &mut run)?;
+        if pids.is_empty() {
+            measures.cpu_ns_per_copy = None;
+        }
+    }
+    measures.drops = running.stop()?;
+    Ok(Outcome::Measured(Box::new(measures)))
+}
+
+fn capacity(
+    measures: &mut Measures,
+    confirm_seconds: f64,
+    run: &mut impl FnMut(u64, f64) -> Result<Trial>,
+) -> Result<()> {
+    let found = capacity::search(|rate| {
+        let trial = run(rate, SEARCH_SECONDS)?;
+        Ok(Step {
+            exact: trial.is_exact(),
+            offered: trial.offered_rate,
+        })
+    })?;
+    let (rate, best) = capacity::confirm(found.rate, |rate| {
+        let trial = run(rate, confirm_seconds)?;
+        Ok((trial.is_exact(), trial))
+    })
+    .context("confirming the highest rate without loss")?;
+    measures.loss_free_in = Some(best.offered_rate);
+    measures.loss_free_out = Some(best.received_rate());
+    measures.limited_by_generator = found.by_generator;
+    measures.cpu_ns_per_copy = Some(best.cpu_ns_per_copy());
+    measures.latency_half = Latency::of(&run(rate / 2, TRIAL_SECONDS)?.latency);
+    measures.overload_out = Some(run(rate * OVERLOAD, TRIAL_SECONDS)?.received_rate());
+    Ok(())
+}

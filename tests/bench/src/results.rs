@@ -1,0 +1,192 @@
+//! All that was found: every round of every contender, and the medians over the rounds.
+
+use serde::Serialize;
+
+use crate::{
+    machine::Machine,
+    measure::{Latency, Measures},
+    scenario::Scenario,
+};
+
+/// What `--json` writes.
+#[derive(Debug, Clone, Serialize)]
+pub struct Results {
+    /// Where.
+    pub machine: Machine,
+    /// How often everything was measured.
+    pub rounds: usize,
+    /// For how long, in seconds, a rate had to be without loss.
+    pub confirm_seconds: f64,
+    /// The machine's limits, if they were measured.
+    pub ceilings: Vec<CeilingResult>,
+    /// By scenario.
+    pub scenarios: Vec<ScenarioResult>,
+    /// What could not be measured and should have been, one sentence each.
+    pub failures: Vec<String>,
+}
+
+/// One of the machine's limits.
+#[derive(Debug, Clone, Serialize)]
+pub struct CeilingResult {
+    /// What was done.
+    pub name: String,
+    /// Frames a second, by round.
+    pub rounds: Vec<f64>,
+    /// Over the rounds.
+    pub rate: Option<Spread>,
+}
+
+/// One scenario.
+#[derive(Debug, Clone, Serialize)]
+pub struct ScenarioResult {
+    /// What was set up.
+    pub scenario: Scenario,
+    /// By contender.
+    pub contenders: Vec<ContenderResult>,
+}
+
+/// One contender in one scenario.
+#[derive(Debug, Clone, Serialize)]
+pub struct ContenderResult {
+    /// What it goes by.
+    pub name: String,
+    /// It is something to measure the relay against.
+    pub reference: bool,
+    /// Why this job is none for it, if so.
+    pub cannot: Option<String>,
+    /// By round.
+    pub rounds: Vec<Measures>,
+    /// Over the rounds.
+    pub summary: Summary,
+}
+
+/// A number over the rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    /// The middle one; the mean of the middle two if the rounds are even.
+    pub median: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// `None` of nothing.
+    pub fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        let upper = values.get(values.len() / 2)?;
+        let lower = values.get((values.len() - 1) / 2)?;
+        Some(Self {
+            median: lower.midpoint(*upper),
+            min,
+            max,
+        })
+    }
+}
+
+/// Latencies over the rounds, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LatencySpread {
+    /// Of the medians of datagrams.
+    pub p50: Spread,
+    /// Of the 99th percentiles.
+    pub p99: Spread,
+    /// Of the 99.9th.
+    pub p999: Spread,
+}
+
+/// The same as [`Measures`], over the rounds.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Summary {
+    /// The highest rate of input without loss.
+    pub loss_free_in: Option<Spread>,
+    /// Copies out at that rate.
+    pub loss_free_out: Option<Spread>,
+    /// The generator was the limit in some round.
+    pub limited_by_generator: bool,
+    /// Copies out under overload.
+    pub overload_out: Option<Spread>,
+    /// CPU time of a copy.
+    pub cpu_ns_per_copy: Option<Spread>,
+    /// At the low rate.
+    pub latency_low: Option<LatencySpread>,
+    /// At half of the loss-free rate.
+    pub latency_half: Option<LatencySpread>,
+}
+
+impl Summary {
+    /// Of some rounds.
+    pub fn of(rounds: &[Measures]) -> Self {
+        let spread = |value: fn(&Measures) -> Option<f64>| {
+            Spread::of(rounds.iter().filter_map(value).collect())
+        };
+        Self {
+            loss_free_in: spread(|m| m.loss_free_in),
+            loss_free_out: spread(|m| m.loss_free_out),
+            limited_by_generator: rounds.iter().any(|m| m.limited_by_generator),
+            overload_out: spread(|m| m.overload_out),
+            cpu_ns_per_copy: spread(|m| m.cpu_ns_per_copy),
+            latency_low: latency(rounds, |m| m.latency_low),
+            latency_half: latency(rounds, |m| m.latency_half),
+        }
+    }
+}
+
+fn latency(rounds: &[Measures], which: fn(&Measures) -> Option<Latency>) -> Option<LatencySpread> {
+    let spread = |value: fn(Latency) -> f64| {
+        Spread::of(rounds.iter().filter_map(which).map(value).collect())
+    };
+    Some(LatencySpread {
+        p50: spread(|l| l.p50)?,
+        p99: spread(|l| l.p99)?,
+        p999: spread(|l| l.p999)?,
+    })
+}
+
+impl ScenarioResult {
+    /// The highest loss-free rate of a reference.
+    pub fn best_reference(&self) -> Option<f64> {
+        let references = self.contenders.iter().filter(|one| one.reference);
+        references
+            .filter_map(|one| Some(one.summary.loss_free_in?.median))
+            .max_by(f64::total_cmp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        let of = |values: &[f64]| Spread::of(values.to_vec());
+        let spread = |median, min, max| Some(Spread { median, min, max });
+        assert_eq!(of(&[3.0, 1.0, 2.0]), spread(2.0, 1.0, 3.0));
+        assert_eq!(of(&[4.0, 1.0]), spread(2.5, 1.0, 4.0));
+        assert_eq!(of(&[7.0]), spread(7.0, 7.0, 7.0));
+        assert_eq!(of(&[]), None);
+    }
+
+    #[test]
+    fn only_references_set_the_mark() {
+        let one = |reference, rate| ContenderResult {
+            name: "x".into(),
+            reference,
+            cannot: None,
+            rounds: Vec::new(),
+            summary: Summary {
+                loss_free_in: Spread::of(vec![rate]),
+                ..Summary::default()
+            },
+        };
+        let result = |contenders| ScenarioResult {
+            scenario: crate::scenario::ALL[0],
+            contenders,
+        };
+        let all = vec![one(false, 9.0), one(true, 2.0), one(true, 3.0)];
+        assert_eq!(result(all).best_reference(), Some(3.0));
+        assert_eq!(result(vec![one(false, 9.0)]).best_reference(), None);
+    }
+}

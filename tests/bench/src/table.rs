@@ -1,0 +1,149 @@
+//! The results as a person reads them.
+
+use std::fmt::Write as _;
+
+use crate::{
+    measure::LOW_RATE,
+    results::{ContenderResult, LatencySpread, Results, ScenarioResult, Spread},
+};
+
+/// Everything as text.
+pub fn of(results: &Results) -> String {
+    let mut text = format!(
+        "\nMedians of {} rounds; least and most in brackets. A rate without loss was so for {} s. \"x\" compares it with the \
+         best reference's.\nLatency is in us, p50 / p99 / p99.9, at {LOW_RATE} frames a second and at half of the rate without \
+         loss. \"overload\" is what comes out while three times that rate is offered.\n",
+        results.rounds, results.confirm_seconds
+    );
+    if !results.ceilings.is_empty() {
+        text += "\nceilings, one core, kpps\n";
+        let rows = results.ceilings.iter();
+        let rows = rows.map(|one| vec![one.name.clone(), range(one.rate, 1e3)]);
+        text += &align(rows.collect());
+    }
+    for result in &results.scenarios {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "\n{}", heading(result));
+        let head = [
+            "contender",
+            "kpps in",
+            "kpps out",
+            "x",
+            "overload",
+            "CPU ns/copy",
+            "latency, low rate",
+            "latency, half rate",
+        ];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        let best = result.best_reference();
+        let able = result.contenders.iter().filter(|one| one.cannot.is_none());
+        rows.extend(able.map(|one| row(one, best)));
+        text += &align(rows);
+    }
+    for failure in &results.failures {
+        let _ = writeln!(text, "\nFAILED: {failure}");
+    }
+    text
+}
+
+fn heading(result: &ScenarioResult) -> String {
+    let scenario = &result.scenario;
+    format!(
+        "{}: {} flows, {} outputs on {} interfaces, {} rules, {} B of payload, next hop {:?}",
+        scenario.name,
+        scenario.load.flows,
+        scenario.load.outputs,
+        scenario.interfaces,
+        scenario.load.rules,
+        scenario.payload,
+        scenario.next_hop
+    )
+}
+
+fn row(one: &ContenderResult, best: Option<f64>) -> Vec<String> {
+    let summary = &one.summary;
+    let ratio = summary.loss_free_in.zip(best);
+    // The generator's limit is not the contender's: it may be able to do more.
+    let bound = if summary.limited_by_generator {
+        ">"
+    } else {
+        ""
+    };
+    vec![
+        one.name.clone(),
+        format!("{bound}{}", range(summary.loss_free_in, 1e3)),
+        format!("{bound}{}", range(summary.loss_free_out, 1e3)),
+        ratio.map_or("-".to_owned(), |(own, best)| {
+            format!("{:.2}", own.median / best)
+        }),
+        range(summary.overload_out, 1e3),
+        range(summary.cpu_ns_per_copy, 1.0),
+        latency(summary.latency_low),
+        latency(summary.latency_half),
+    ]
+}
+
+fn range(spread: Option<Spread>, unit: f64) -> String {
+    let number = |value: f64| {
+        let value = value / unit;
+        let digits = usize::from(value < 100.0);
+        format!("{value:.digits$}")
+    };
+    spread.map_or("-".to_owned(), |spread| {
+        let median = number(spread.median);
+        if spread.min < spread.max {
+            format!("{median} ({}..{})", number(spread.min), number(spread.max))
+        } else {
+            median
+        }
+    })
+}
+
+fn latency(spread: Option<LatencySpread>) -> String {
+    spread.map_or("-".to_owned(), |spread| {
+        let medians = [spread.p50, spread.p99, spread.p999].map(|s| format!("{:.0}", s.median));
+        medians.join(" / ")
+    })
+}
+
+/// Columns as wide as their widest cell.
+fn align(rows: Vec<Vec<String>>) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let cell = |row: &'_ [String], column: usize| row.get(column).map_or(0, |c| c.chars().count());
+    let width = |column| rows.iter().map(|row| cell(row, column)).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:<width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text += "  ";
+        text += line.trim_end();
+        text += "\n";
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = vec![
+            vec!["a".into(), "bb".into()],
+            vec!["ccc".into(), "d".into()],
+        ];
+        assert_eq!(align(rows), "  a    bb\n  ccc  d\n");
+    }
+
+    #[test]
+    fn a_spread_shows_its_bounds_only_if_it_has_some() {
+        let spread = |values: &[f64]| Spread::of(values.to_vec());
+        assert_eq!(range(spread(&[1500.0]), 1e3), "1.5");
+        assert_eq!(range(spread(&[1e5, 2e5, 4e5]), 1e3), "200 (100..400)");
+        assert_eq!(range(None, 1.0), "-");
+    }
+}
