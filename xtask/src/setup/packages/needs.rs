@@ -116,6 +116,15 @@ pub const NEEDS: &[Need] = &[
     // What the benchmark compares with was tried on Debian only. The other names are the projects' own, which those
     // distributions use for what they have.
     Need {
+        what: "valgrind",
+        why: "the tests count the instructions of the forwarding loop with it",
+        purpose: Purpose::Test,
+        probe: Probe::Program(&["valgrind"]),
+        debian: "valgrind",
+        fedora: "valgrind",
+        arch: "valgrind",
+    },
+    Need {
         what: "socat",
         why: "the benchmark compares with it",
         purpose: Purpose::Bench,

@@ -28,6 +28,7 @@ pub fn build(output: &Output, payload: usize) -> Result<Vec<u8>> {
         port: output.port,
         ttl: 64,
         identification: 0,
+        dont_fragment: true,
         options: Vec::new(),
         fragment: (0, false),
         payload: bytes,
