@@ -47,6 +47,8 @@ use crate::{
     stats::WorkerStats,
 };
 
+/// How many frames ahead the headers are fetched: far enough for a miss of all caches.
+const AHEAD: usize = 8;
 /// How long a worker with a CPU of its own looks for frames before it sleeps. Waking up costs tens of
 /// microseconds, which a feed of 5,000 frames a second and more is spared by this; slower ones are not worth
 /// a busy CPU.
@@ -310,7 +312,11 @@ impl Worker {
                 port.receive(chunks, &mut self.received);
             }
             busy |= !self.received.is_empty();
-            for chunk in self.received.drain(..) {
+            while let Some(chunk) = self.received.pop() {
+                let ahead = self.received.len().checked_sub(AHEAD);
+                if let Some(ahead) = ahead.and_then(|ahead| self.received.get(ahead)) {
+                    chunks.prefetch(ahead);
+                }
                 batch.add(input.index, chunk, chunks, flows, stats);
             }
             self.senders.send(batch, flows, chunks, stats);

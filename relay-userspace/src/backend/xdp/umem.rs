@@ -14,8 +14,9 @@ use xsk_rs::{
 
 use super::SetupError;
 
-/// Entries of a FILL ring, and so the frames that can arrive while the worker does something else.
-pub const FILL_SIZE: u32 = 2048;
+/// Entries of a FILL ring, and so the frames that can arrive while the worker does something else: 8 ms at a
+/// million frames a second. With 2048 a scheduler's hiccup of 2 ms lost frames at that rate.
+pub const FILL_SIZE: u32 = 8192;
 /// Entries of a completion ring. As many as a TX ring, so that it never overflows.
 pub const COMPLETION_SIZE: u32 = super::port::TX_SIZE;
 
@@ -175,6 +176,21 @@ impl Chunks {
         // SAFETY: `chunk` is of this UMEM and in the worker's hands, so neither the kernel nor a
         // mutable borrow of it can write to its memory meanwhile.
         unsafe { self.umem.data(&chunk.0) }.contents()
+    }
+
+    /// Has the processor fetch the headers of the frame in `chunk`, which another processor wrote. No effect but on
+    /// time, and none at all where Rust has no such instruction yet.
+    #[inline]
+    pub fn prefetch(&self, chunk: &Chunk) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let frame = self.frame(chunk).as_ptr();
+            // SAFETY: a prefetch reads nothing, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(frame.cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = chunk;
     }
 
     /// The frame in `chunk`, to write to.
