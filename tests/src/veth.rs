@@ -123,6 +123,19 @@ impl Endpoint {
         })
     }
 
+    /// Frames that have arrived here since the interface exists.
+    pub fn frames_received(&self) -> Result<u64> {
+        let name = &self.interface;
+        let shown = self.namespace.ip(&format!("-stats link show dev {name}"))?;
+        let mut lines = shown
+            .lines()
+            .skip_while(|line| !line.trim().starts_with("RX:"));
+        let numbers = lines.nth(1).and_then(|line| line.split_whitespace().nth(1));
+        numbers
+            .and_then(|packets| packets.parse().ok())
+            .with_context(|| format!("no count of frames received in: {shown}"))
+    }
+
     /// Opens a raw packet socket here.
     pub fn packet_socket(&self, hears: Hears) -> Result<std::os::fd::OwnedFd> {
         self.namespace.run(|| {
