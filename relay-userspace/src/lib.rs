@@ -2,7 +2,7 @@
 //!
 //! Read in the order in which a frame needs the parts: [`config`] reads a rule file into [`rules`], [`nic`] finds out
 //! about the interfaces, [`plan`] brings both together, [`kernel`] loads the XDP program, [`backend`] forwards with
-//! the headers of [`rewrite`], [`stats`] and [`report`] say what became of every frame.
+//! the headers of [`rewrite`], [`stats`], [`device_drops`] and [`report`] say what became of every frame.
 
 pub mod backend;
 pub mod cli;
