@@ -83,12 +83,15 @@ struct Watched {
 }
 
 impl DeviceDrops {
-    /// Watches an interface, a position in the plan; `cut` is what one sender believes of it.
+    /// Watches an interface, a position in the plan; `cut` is what one sender believes of it. Where there is a queueing
+    /// discipline, senders go past it, nothing is cut apart, and there is nothing to watch.
     pub fn watch(&mut self, plan: &Plan, interface: usize, cut: Arc<Cut>) {
         let mut watched = self.watched.iter_mut();
         if let Some(watched) = watched.find(|watched| watched.interface == interface) {
             watched.cuts.push(cut);
-        } else if let Some(facts) = plan.interfaces.get(interface) {
+        } else if let Some(facts) = plan.interfaces.get(interface)
+            && facts.queueless
+        {
             self.watched.push(Watched {
                 interface,
                 name: facts.name.clone(),
