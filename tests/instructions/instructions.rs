@@ -1,9 +1,10 @@
-//! Instructions that the arithmetic of the forwarding loop costs, counted by callgrind.
+//! Instructions that the forwarding loop costs, counted by callgrind: everything but the system calls.
 //!
 //! One group for each step of the way of a frame: decode it, find its flow, read what its outputs have in common,
-//! write each output's headers. A count does not depend on the machine's load, so `cargo xtask test` compares
-//! it with `baseline.json`. Only the call under test is counted: set-up leaks what it makes, so that
-//! nothing is freed inside a count.
+//! write each output's headers; and the group `turn` for the way as a whole, from frames in chunks to messages
+//! for `sendmmsg`. A count does not depend on the machine's load, so `cargo xtask test` compares it with
+//! `baseline.json`. Only the call under test is counted: set-up leaks what it makes, so that nothing is freed
+//! inside a count.
 
 #![expect(
     missing_docs,
@@ -15,11 +16,18 @@
     reason = "a set-up that does not give what the benchmark is named after must stop the run"
 )]
 
+mod frames;
+mod worker;
+
 use std::{hint::black_box, net::Ipv4Addr};
 
-use etherparse::PacketBuilder;
+use frames::{
+    Checksum::{Complete, Partial},
+    decoded, tagged, untagged,
+};
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use relay::{
+    backend::xdp::flows::Flows,
     rewrite::{Received, Target, Template},
     rules::Ttl,
 };
@@ -27,38 +35,7 @@ use relay_common::{
     abi::FlowKey,
     wire::{Datagram, IPV4_HEADERS_LEN, Skip},
 };
-use rustc_hash::FxHashMap;
-
-/// Frames that a look-up benchmark looks up, each of the next flow: feeds that interleave.
-const LOOK_UPS: u32 = 64;
-
-/// A received frame with `payload` bytes behind its headers and a complete checksum, as a NIC delivers it.
-fn frame(payload: usize) -> &'static mut [u8] {
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [1, 0, 0x5e, 1, 1, 1])
-        .ipv4([10, 1, 0, 2], [239, 1, 1, 1], 16)
-        .udp(40_000, 5001)
-        .write(&mut frame, &vec![0x5a; payload])
-        .unwrap();
-    frame.leak()
-}
-
-/// A frame of 1000 bytes, its header included.
-fn untagged() -> &'static [u8] {
-    let frame = frame(1000 - IPV4_HEADERS_LEN);
-    assert_eq!(frame.len(), 1000);
-    assert!(relay_common::wire::decode(frame).is_ok());
-    frame
-}
-
-/// The same with an 802.1Q tag, and 4 bytes of payload less.
-fn tagged() -> &'static [u8] {
-    let mut frame = untagged().to_vec();
-    frame.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
-    let frame = frame.leak();
-    assert_eq!(relay_common::wire::decode(frame).unwrap().vlan, 7);
-    frame
-}
+use worker::{FRAMES, Worker, received, sent, sorted};
 
 #[library_benchmark]
 #[bench::untagged(untagged())]
@@ -69,71 +46,78 @@ fn decode(frame: &'static [u8]) -> Result<Datagram, Skip> {
 
 library_benchmark_group!(name = wire, benchmarks = [decode]);
 
-/// The flows of a worker as the loop keeps them, and the keys of the frames that come in.
-type LookUp = (
-    &'static FxHashMap<FlowKey, u32>,
-    &'static [FlowKey; LOOK_UPS as usize],
-);
+/// The flows of a worker, and the keys of the frames that come in.
+type LookUp = (&'static mut Flows, &'static mut [FlowKey; FRAMES as usize]);
 
-/// `flows` groups on one interface, counted up from 239.1.0.0, and look-ups spread over them.
-fn among(flows: u32) -> LookUp {
-    let key = |flow: u32| FlowKey {
-        interface: 3,
-        group: (0xef01_0000 | flow).to_be_bytes(),
-        port: 5001,
-        vlan: Datagram::UNTAGGED,
-    };
-    let by_key = (0..flows).map(|flow| (key(flow), flow)).collect();
+/// Look-ups of the same flow but for the first, among a hundred.
+fn hit() -> LookUp {
+    let (flows, keys) = cycle(100);
+    keys.fill(worker::key(7));
+    (flows, keys)
+}
+
+/// Look-ups each of another flow than the one before, spread over all.
+fn cycle(flows: u32) -> LookUp {
     // The stride has no divisor in common with the numbers of flows.
-    let keys = std::array::from_fn(|at| key(at as u32 * 37 % flows));
-    (Box::leak(Box::new(by_key)), Box::leak(Box::new(keys)))
+    let keys = std::array::from_fn(|at| worker::key(at as u32 * 37 % flows));
+    let flows = worker::flows(flows, 1);
+    (Box::leak(Box::new(flows)), Box::leak(Box::new(keys)))
 }
 
 #[library_benchmark]
-#[bench::in_1(among(1))]
-#[bench::in_100(among(100))]
-#[bench::in_10000(among(10_000))]
-fn look_up_64((by_key, keys): LookUp) {
+#[bench::hit(hit())]
+#[bench::cycle_100(cycle(100))]
+#[bench::cycle_10000(cycle(10_000))]
+fn look_up_64((flows, keys): LookUp) {
     for key in keys {
-        black_box(by_key.get(black_box(key)));
+        black_box(flows.look_up(black_box(*key)));
     }
 }
 
 library_benchmark_group!(name = flows, benchmarks = [look_up_64]);
 
-/// A frame with `payload` bytes whose checksum is complete, decoded.
-fn complete(payload: usize) -> (&'static [u8], Datagram) {
-    let frame = frame(payload);
-    (frame, relay_common::wire::decode(frame).unwrap())
-}
-
-/// The same with a partial checksum, as a local socket sends it over veth: the folded sum of the pseudo-header.
-fn partial(payload: usize) -> (&'static [u8], Datagram) {
-    let frame = frame(payload);
-    let pseudo: u32 = frame[26..34]
-        .chunks_exact(2)
-        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
-        .sum::<u32>()
-        + 17
-        + payload as u32
-        + 8;
-    let folded = (pseudo & 0xffff) + (pseudo >> 16);
-    frame[40..42].copy_from_slice(&u16::try_from(folded).unwrap().to_be_bytes());
-    (frame, relay_common::wire::decode(frame).unwrap())
-}
-
 #[library_benchmark]
-#[bench::bytes_1000(complete(1000))]
-fn read_complete((frame, datagram): (&'static [u8], Datagram)) -> Option<Received> {
+#[bench::complete(decoded(1000, Complete))]
+#[bench::partial(decoded(1000, Partial))]
+fn read((frame, datagram): (&'static [u8], Datagram)) -> Option<Received> {
     Received::read(black_box(frame), black_box(&datagram))
 }
 
+/// What was read of a frame, and its payload.
+type Read = (Received, &'static [u8]);
+
+fn read_partial(payload: usize) -> Read {
+    let (frame, datagram) = decoded(payload, Partial);
+    let received = Received::read(frame, &datagram).unwrap();
+    assert_ne!(
+        received.udp_sum(&frame[IPV4_HEADERS_LEN..]),
+        received.udp_sum(&[])
+    );
+    (received, &frame[IPV4_HEADERS_LEN..])
+}
+
 #[library_benchmark]
-#[bench::bytes_64(partial(64))]
-#[bench::bytes_1000(partial(1000))]
-#[bench::bytes_1400(partial(1400))]
-fn read_partial((frame, datagram): (&'static [u8], Datagram)) -> Option<Received> {
-    Received::read(black_box(frame), black_box(&datagram))
+#[bench::bytes_64(read_partial(64))]
+#[bench::bytes_1000(read_partial(1000))]
+#[bench::bytes_1400(read_partial(1400))]
+fn udp_sum_partial((received, payload): Read) -> Option<u32> {
+    black_box(&received).udp_sum(black_box(payload))
+}
+
+fn read_complete(payload: usize) -> Read {
+    let (frame, datagram) = decoded(payload, Complete);
+    let received = Received::read(frame, &datagram).unwrap();
+    assert!(received.vouches_for(&frame[IPV4_HEADERS_LEN..]));
+    assert!(!received.vouches_for(&[]));
+    (received, &frame[IPV4_HEADERS_LEN..])
+}
+
+#[library_benchmark]
+#[bench::bytes_64(read_complete(64))]
+#[bench::bytes_1000(read_complete(1000))]
+#[bench::bytes_1400(read_complete(1400))]
+fn vouches_for_complete((received, payload): Read) -> bool {
+    black_box(&received).vouches_for(black_box(payload))
 }
 
 /// The templates of some outputs, a received datagram, and where each output's headers go.
@@ -145,19 +129,17 @@ type Outputs = (
 
 fn outputs(count: u8) -> Outputs {
     let template = |output: u8| {
-        let group = Ipv4Addr::new(239, 2, 2, output);
         Template::new(&Target {
             source_mac: [2, 0, 0, 0, 0, 9],
             destination_mac: [1, 0, 0x5e, 2, 2, output],
             source: Ipv4Addr::new(10, 2, 0, 1),
-            destination: group,
+            destination: Ipv4Addr::new(239, 2, 2, output),
             port: 5002,
             ttl: Ttl::Decrement,
         })
     };
     let templates: Vec<Template> = (0..count).map(template).collect();
-    let (frame, datagram) = complete(1000);
-    let received = Received::read(frame, &datagram).unwrap();
+    let (received, _) = read_complete(1000);
     let headers = vec![[0; IPV4_HEADERS_LEN]; usize::from(count)];
     (
         templates.leak(),
@@ -171,17 +153,81 @@ fn outputs(count: u8) -> Outputs {
 #[bench::outputs_4(outputs(4))]
 #[bench::outputs_16(outputs(16))]
 fn write((templates, received, headers): Outputs) {
+    let udp_sum = received.udp_sum(&[]);
     for (template, header) in templates.iter().zip(headers) {
         let received = black_box(received);
         if let Some(ttl) = template.ttl(received) {
-            template.write(black_box(header), received, ttl);
+            template.write(black_box(header), received, ttl, black_box(udp_sum));
+        }
+    }
+}
+
+#[library_benchmark]
+#[bench::outputs_1(outputs(1))]
+#[bench::outputs_4(outputs(4))]
+#[bench::outputs_16(outputs(16))]
+fn write_joined((templates, received, headers): Outputs) {
+    for (template, header) in templates.iter().zip(headers) {
+        let received = black_box(received);
+        if let Some(ttl) = template.ttl(received) {
+            template.write_joined(black_box(header), received, ttl, black_box(64_000));
         }
     }
 }
 
 library_benchmark_group!(
     name = rewrite,
-    benchmarks = [read_complete, read_partial, write]
+    benchmarks = [
+        read,
+        udp_sum_partial,
+        vouches_for_complete,
+        write,
+        write_joined
+    ]
 );
 
-main!(library_benchmark_groups = wire, flows, rewrite);
+#[library_benchmark]
+#[bench::of_1_flow(received(1, 1, Complete))]
+#[bench::of_1_flow_partial(received(1, 1, Partial))]
+#[bench::of_64_flows(received(64, 1, Complete))]
+fn sort_64_frames(worker: &'static mut Worker) {
+    black_box(worker).sort();
+}
+
+#[library_benchmark]
+#[bench::to_1_output(sorted(1, 1))]
+#[bench::to_4_outputs(sorted(1, 4))]
+#[bench::to_16_outputs(sorted(1, 16))]
+fn make_1_run_of_64(worker: &'static mut Worker) {
+    black_box(worker).make(|messages| {
+        black_box(messages);
+    });
+}
+
+#[library_benchmark]
+#[bench::to_1_output(sorted(64, 1))]
+#[bench::to_4_outputs(sorted(64, 4))]
+#[bench::to_16_outputs(sorted(64, 16))]
+fn make_64_runs_of_1(worker: &'static mut Worker) {
+    black_box(worker).make(|messages| {
+        black_box(messages);
+    });
+}
+
+#[library_benchmark]
+#[bench::segmented(sent())]
+fn end_64_frames(worker: &'static mut Worker) {
+    black_box(worker).end();
+}
+
+library_benchmark_group!(
+    name = turn,
+    benchmarks = [
+        sort_64_frames,
+        make_1_run_of_64,
+        make_64_runs_of_1,
+        end_64_frames
+    ]
+);
+
+main!(library_benchmark_groups = wire, flows, rewrite, turn);

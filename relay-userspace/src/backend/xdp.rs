@@ -11,14 +11,16 @@
 //! One [`Worker`] is one thread with one UMEM. Nothing in [`Worker::run`] allocates, locks or logs; the only
 //! system calls are `sendmmsg`, the TX kick and, when there is nothing to do, `poll`.
 
-mod batch;
-mod fanout;
-mod flows;
+pub mod batch;
+pub mod copies;
+pub mod fanout;
+pub mod flows;
+pub mod messages;
 mod port;
 mod segmented;
 mod senders;
 pub mod sockopt;
-mod umem;
+pub mod umem;
 
 use std::{
     io,
@@ -47,8 +49,6 @@ use crate::{
     stats::WorkerStats,
 };
 
-/// How many frames ahead the headers are fetched: far enough for a miss of all caches.
-const AHEAD: usize = 8;
 /// How long a worker with a CPU of its own looks for frames before it sleeps. Waking up costs tens of
 /// microseconds, which a feed of 5,000 frames a second and more is spared by this; slower ones are not worth
 /// a busy CPU.
@@ -312,13 +312,7 @@ impl Worker {
                 port.receive(chunks, &mut self.received);
             }
             busy |= !self.received.is_empty();
-            while let Some(chunk) = self.received.pop() {
-                let ahead = self.received.len().checked_sub(AHEAD);
-                if let Some(ahead) = ahead.and_then(|ahead| self.received.get(ahead)) {
-                    chunks.prefetch(ahead);
-                }
-                batch.add(input.index, chunk, chunks, flows, stats);
-            }
+            batch.add_all(input.index, &mut self.received, chunks, flows, stats);
             self.senders.send(batch, flows, chunks, stats);
             // Only now: the last copy takes the received chunk itself.
             for frame in batch.end() {

@@ -25,6 +25,8 @@ pub const MAX_JOINED: usize = 64;
 /// The most bytes of payload in a run: the super-frame, Ethernet header included, stays below 64 KiB, which
 /// is as much as devices promise to cut apart (`GSO_LEGACY_MAX_SIZE`, include/linux/netdevice.h).
 const MAX_PAYLOAD: u32 = 65_535 - IPV4_HEADERS_LEN as u32;
+/// How many frames ahead the headers are fetched: far enough for a miss of all caches.
+const AHEAD: usize = 8;
 /// No position.
 const NONE: u32 = u32::MAX;
 
@@ -72,7 +74,7 @@ impl Frame {
 
     /// Length of the frame in bytes, padding left out.
     #[inline]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         usize::from(self.end)
     }
 }
@@ -106,10 +108,29 @@ impl Batch {
         }
     }
 
-    /// Takes the frame in `chunk`, which came in by `interface` (the kernel's index), into the batch, or counts
-    /// why not and gives the chunk back.
+    /// Takes all frames of `received`, which came in by `interface` (the kernel's index), the last one first: into the
+    /// batch, or counts why not and gives the chunk back.
     #[inline]
-    pub fn add(
+    pub fn add_all(
+        &mut self,
+        interface: u32,
+        received: &mut Vec<Chunk>,
+        chunks: &mut Chunks,
+        flows: &mut Flows,
+        stats: &WorkerStats,
+    ) {
+        while let Some(chunk) = received.pop() {
+            let ahead = received.len().checked_sub(AHEAD);
+            if let Some(ahead) = ahead.and_then(|ahead| received.get(ahead)) {
+                chunks.prefetch(ahead);
+            }
+            self.add(interface, chunk, chunks, flows, stats);
+        }
+    }
+
+    /// Takes the frame in `chunk`.
+    #[inline]
+    fn add(
         &mut self,
         interface: u32,
         mut chunk: Chunk,

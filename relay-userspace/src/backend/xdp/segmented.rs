@@ -7,7 +7,7 @@
 //! straight from the chunks that they were received in: user space copies none, and the chunks are free when
 //! the call returns.
 //!
-//! A [`Sender`] is the socket of one interface; the [`Queue`] collects messages for one sender at a time.
+//! A [`Sender`] is the socket of one interface.
 
 use std::{
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
@@ -16,9 +16,8 @@ use std::{
 };
 
 use nix::errno::Errno;
-use relay_common::wire::{ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, field::udp};
 
-use super::{SetupError, batch::MAX_JOINED, sockopt};
+use super::{SetupError, messages::Messages, sockopt};
 use crate::{
     device_drops::Cut,
     nic,
@@ -26,11 +25,6 @@ use crate::{
     stats::{Dropped, OutputStats},
 };
 
-/// Messages of one `sendmmsg`: enough to spread the cost of the call, few enough to stay in the
-/// first-level cache.
-const MESSAGES: usize = 32;
-/// The most parts of one message: the headers and a payload each.
-const PARTS: usize = 1 + MAX_JOINED;
 /// Bytes that the kernel may keep in socket buffers for one interface before it answers `EAGAIN`: 128 of the
 /// largest super-frames.
 const SEND_BUFFER: libc::c_int = 8 << 20;
@@ -38,219 +32,6 @@ const SEND_BUFFER: libc::c_int = 8 << 20;
 /// How often refusals make a sender ask about its device at most: a dead one refuses everything, and the answer
 /// costs some microseconds that are the other outputs'.
 const ASK_EVERY: Duration = Duration::from_millis(1);
-
-const VIRTIO_NET_HDR_F_NEEDS_CSUM: u8 = 1;
-const VIRTIO_NET_HDR_GSO_NONE: u8 = 0;
-const VIRTIO_NET_HDR_GSO_UDP_L4: u8 = 5;
-
-/// What a message begins with: `struct virtio_net_hdr` (include/uapi/linux/virtio_net.h), in the byte order of
-/// the machine, and the headers of the frame.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub struct Head {
-    flags: u8,
-    gso_type: u8,
-    hdr_len: u16,
-    gso_size: u16,
-    csum_start: u16,
-    csum_offset: u16,
-    /// Ethernet, IPv4 and UDP.
-    headers: Headers,
-}
-
-/// The headers of a frame.
-pub type Headers = [u8; IPV4_HEADERS_LEN];
-
-const _: () = assert!(size_of::<Head>() == 10 + IPV4_HEADERS_LEN);
-
-impl Head {
-    const EMPTY: Self = Self {
-        flags: 0,
-        gso_type: VIRTIO_NET_HDR_GSO_NONE,
-        hdr_len: 0,
-        gso_size: 0,
-        csum_start: 0,
-        csum_offset: 0,
-        headers: [0; IPV4_HEADERS_LEN],
-    };
-
-    /// Of a frame that leaves as it is.
-    #[inline]
-    pub fn single(&mut self) -> &mut Headers {
-        *self = Self::EMPTY;
-        &mut self.headers
-    }
-
-    /// Of a super-frame that is cut into datagrams of `payload_len` bytes, the last may be shorter.
-    #[inline]
-    pub fn joined(&mut self, payload_len: u16) -> &mut Headers {
-        self.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
-        self.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
-        self.hdr_len = IPV4_HEADERS_LEN as u16;
-        self.gso_size = payload_len;
-        self.csum_start = (ETHERNET_LEN + IPV4_LEN) as u16;
-        self.csum_offset = udp::CHECKSUM as u16;
-        &mut self.headers
-    }
-}
-
-/// Messages for one sender, not sent yet.
-pub struct Queue {
-    heads: Box<[Head]>,
-    parts: Box<[libc::iovec]>,
-    messages: Box<[libc::mmsghdr]>,
-    /// Of each message: the output it counts for, and how many frames it is.
-    counts: Box<[(u32, u16)]>,
-    len: usize,
-    parts_used: usize,
-}
-
-// SAFETY: the pointers in `parts` and `messages` lead into the boxes of the same `Queue`, or to payloads that
-// only `Queue::push`'s caller vouches for, and are followed by `Queue::send` only. No thread shares them.
-unsafe impl Send for Queue {}
-
-impl std::fmt::Debug for Queue {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Queue").field("len", &self.len).finish()
-    }
-}
-
-impl Queue {
-    /// An empty one.
-    pub fn new() -> Self {
-        let part = libc::iovec {
-            iov_base: std::ptr::null_mut(),
-            iov_len: 0,
-        };
-        // SAFETY: all zeros is a valid `mmsghdr`: no name, no parts, no control data.
-        let message: libc::mmsghdr = unsafe { std::mem::zeroed() };
-        Self {
-            heads: vec![Head::EMPTY; MESSAGES].into(),
-            parts: vec![part; MESSAGES * PARTS].into(),
-            messages: vec![message; MESSAGES].into(),
-            counts: vec![(0, 0); MESSAGES].into(),
-            len: 0,
-            parts_used: 0,
-        }
-    }
-
-    /// Whether [`Queue::send`] must come before the next message.
-    #[inline]
-    pub fn is_full(&self) -> bool {
-        self.len == MESSAGES
-    }
-
-    /// Adds a message of `count` frames of `output`: `write` fills in the head, `payloads` follow it, at most
-    /// [`MAX_JOINED`]. Only when the queue is not full.
-    ///
-    /// # Safety
-    ///
-    /// The payloads must stay where they are, and unwritten, until [`Queue::send`] has returned.
-    #[inline]
-    pub unsafe fn push<'a>(
-        &mut self,
-        output: u32,
-        count: u16,
-        write: impl FnOnce(&mut Head),
-        payloads: impl Iterator<Item = &'a [u8]>,
-    ) {
-        let (Some(head), Some(message), Some(counts), Some(parts)) = (
-            self.heads.get_mut(self.len),
-            self.messages.get_mut(self.len),
-            self.counts.get_mut(self.len),
-            self.parts.get_mut(self.parts_used..self.parts_used + PARTS),
-        ) else {
-            return;
-        };
-        write(head);
-        let mut used = 0;
-        let head = libc::iovec {
-            iov_base: std::ptr::from_mut(head).cast(),
-            iov_len: size_of::<Head>(),
-        };
-        let payloads = payloads.map(|payload| libc::iovec {
-            iov_base: payload.as_ptr().cast_mut().cast(),
-            iov_len: payload.len(),
-        });
-        for (slot, part) in parts.iter_mut().zip(std::iter::once(head).chain(payloads)) {
-            *slot = part;
-            used += 1;
-        }
-        message.msg_hdr.msg_iov = parts.as_mut_ptr();
-        message.msg_hdr.msg_iovlen = used;
-        *counts = (output, count);
-        self.parts_used += used;
-        self.len += 1;
-    }
-
-    /// Sends all messages by `sender`, and counts each frame as sent or under the reason why not.
-    pub fn send(&mut self, sender: &mut Sender, stats: &[OutputStats]) {
-        sender.follow_device();
-        let mut done = 0;
-        while done < self.len {
-            let Some(rest) = self.messages.get_mut(done..self.len) else {
-                break;
-            };
-            match send_messages(sender, rest) {
-                Ok(sent) => {
-                    self.count(done, sent, stats, |output, frames| output.sent.add(frames));
-                    done += sent;
-                }
-                Err(Errno::EINTR) => {}
-                Err(Errno::ENOBUFS) if sender.finds_itself_cut() => {}
-                Err(error) => {
-                    // A device that is down or gone refuses them all.
-                    let refused = match error {
-                        Errno::ENETDOWN | Errno::ENXIO => self.len - done,
-                        _ => 1,
-                    };
-                    self.count(done, refused, stats, |output, frames| {
-                        sender.count_refused(error, output, frames);
-                    });
-                    done += refused;
-                }
-            }
-        }
-        self.len = 0;
-        self.parts_used = 0;
-    }
-
-    /// Counts the frames of `messages` messages from number `first` on.
-    #[inline]
-    fn count(
-        &self,
-        first: usize,
-        messages: usize,
-        stats: &[OutputStats],
-        add: impl Fn(&OutputStats, u64),
-    ) {
-        for &(output, frames) in self.counts.iter().skip(first).take(messages) {
-            if let Some(output) = stats.get(output as usize) {
-                add(output, u64::from(frames));
-            }
-        }
-    }
-}
-
-/// One `sendmmsg`: how many of the messages the kernel took, at least one.
-#[inline]
-fn send_messages(sender: &Sender, messages: &mut [libc::mmsghdr]) -> Result<usize, Errno> {
-    // SAFETY: every message points to parts in a `Queue`, and these to a head in it and to payloads that
-    // `Queue::push`'s caller keeps.
-    let sent = unsafe {
-        libc::sendmmsg(
-            sender.socket.as_raw_fd(),
-            messages.as_mut_ptr(),
-            messages.len() as libc::c_uint,
-            libc::MSG_DONTWAIT,
-        )
-    };
-    match Errno::result(sent)? {
-        // The kernel never says so; taken for a refusal, it cannot become an endless loop.
-        0 => Err(Errno::EIO),
-        sent => Ok(sent as usize),
-    }
-}
 
 /// The packet socket that copies leave one interface by. It receives nothing.
 ///
@@ -324,6 +105,32 @@ impl Sender {
         })
     }
 
+    /// Sends the messages, and counts each frame as sent or under the reason why not.
+    pub fn send(&mut self, mut messages: Messages<'_>, stats: &[OutputStats]) {
+        self.follow_device();
+        let mut done = 0;
+        while done < messages.len() {
+            let (refusal, answered) = match send_messages(&self.socket, messages.from(done)) {
+                Ok(sent) => (None, sent),
+                Err(Errno::EINTR) => continue,
+                Err(Errno::ENOBUFS) if self.finds_itself_cut() => continue,
+                // A device that is down or gone refuses them all.
+                Err(error @ (Errno::ENETDOWN | Errno::ENXIO)) => {
+                    (Some(error), messages.len() - done)
+                }
+                Err(error) => (Some(error), 1),
+            };
+            for (output, frames) in messages.frames(done, answered) {
+                match (stats.get(output as usize), refusal) {
+                    (Some(output), None) => output.sent.add(frames),
+                    (Some(output), Some(error)) => self.count_refused(error, output, frames),
+                    (None, _) => {}
+                }
+            }
+            done += answered;
+        }
+    }
+
     /// What it believes of its device, to be kept true by whoever watches the interface.
     pub fn device(&self) -> Arc<Cut> {
         Arc::clone(&self.device)
@@ -384,5 +191,24 @@ impl Sender {
             Errno::EMSGSIZE => output.drops.add(Dropped::TooBig, frames),
             _ => output.drops.add(Dropped::DeviceRefused, frames),
         }
+    }
+}
+
+/// One `sendmmsg`: how many of the messages the kernel took, at least one.
+#[inline]
+fn send_messages(socket: &OwnedFd, messages: &mut [libc::mmsghdr]) -> Result<usize, Errno> {
+    // SAFETY: the messages are of `Messages`, whose pointers are all valid.
+    let sent = unsafe {
+        libc::sendmmsg(
+            socket.as_raw_fd(),
+            messages.as_mut_ptr(),
+            messages.len() as libc::c_uint,
+            libc::MSG_DONTWAIT,
+        )
+    };
+    match Errno::result(sent)? {
+        // The kernel never says so; taken for a refusal, it cannot become an endless loop.
+        0 => Err(Errno::EIO),
+        sent => Ok(sent as usize),
     }
 }

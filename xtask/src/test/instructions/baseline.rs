@@ -126,7 +126,7 @@ fn change(recorded: u64, count: u64) -> String {
 
 fn row(name: &str, recorded: &str, now: &str, change: &str) -> String {
     let mut row = String::new();
-    let _ = writeln!(row, "{name:<36} {recorded:>9} {now:>9} {change:>10}");
+    let _ = writeln!(row, "{name:<40} {recorded:>9} {now:>9} {change:>10}");
     row
 }
 

@@ -1,0 +1,207 @@
+//! Messages for `sendmmsg`, laid out in memory that is theirs for good.
+//!
+//! A message is a [`Head`] and the payloads that follow it, each where it was received. A [`Queue`] collects messages
+//! and hands them over as [`Messages`]; it knows nothing of sockets. What messages point to outlives them: whoever
+//! pushes vouches for the payloads until the queue has been handed over.
+
+use relay_common::wire::{ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, field::udp};
+
+use super::batch::MAX_JOINED;
+
+/// Messages of one `sendmmsg`: enough to spread the cost of the call, few enough to stay in the
+/// first-level cache.
+const MESSAGES: usize = 32;
+/// The most parts of one message: the headers and a payload each.
+const PARTS: usize = 1 + MAX_JOINED;
+
+const VIRTIO_NET_HDR_F_NEEDS_CSUM: u8 = 1;
+const VIRTIO_NET_HDR_GSO_NONE: u8 = 0;
+const VIRTIO_NET_HDR_GSO_UDP_L4: u8 = 5;
+
+/// What a message begins with: `struct virtio_net_hdr` (include/uapi/linux/virtio_net.h), in the byte order of
+/// the machine, and the headers of the frame.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Head {
+    flags: u8,
+    gso_type: u8,
+    hdr_len: u16,
+    gso_size: u16,
+    csum_start: u16,
+    csum_offset: u16,
+    /// Ethernet, IPv4 and UDP.
+    headers: Headers,
+}
+
+/// The headers of a frame.
+pub type Headers = [u8; IPV4_HEADERS_LEN];
+
+const _: () = assert!(size_of::<Head>() == 10 + IPV4_HEADERS_LEN);
+
+impl Head {
+    const EMPTY: Self = Self {
+        flags: 0,
+        gso_type: VIRTIO_NET_HDR_GSO_NONE,
+        hdr_len: 0,
+        gso_size: 0,
+        csum_start: 0,
+        csum_offset: 0,
+        headers: [0; IPV4_HEADERS_LEN],
+    };
+
+    /// Of a frame that leaves as it is.
+    #[inline]
+    pub fn single(&mut self) -> &mut Headers {
+        *self = Self::EMPTY;
+        &mut self.headers
+    }
+
+    /// Of a super-frame that is cut into datagrams of `payload_len` bytes, the last may be shorter.
+    #[inline]
+    pub fn joined(&mut self, payload_len: u16) -> &mut Headers {
+        self.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+        self.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
+        self.hdr_len = IPV4_HEADERS_LEN as u16;
+        self.gso_size = payload_len;
+        self.csum_start = (ETHERNET_LEN + IPV4_LEN) as u16;
+        self.csum_offset = udp::CHECKSUM as u16;
+        &mut self.headers
+    }
+}
+
+/// Messages not handed over yet.
+pub struct Queue {
+    heads: Box<[Head]>,
+    parts: Box<[libc::iovec]>,
+    messages: Box<[libc::mmsghdr]>,
+    /// Of each message: the output it counts for, and how many frames it is.
+    counts: Box<[(u32, u16)]>,
+    len: usize,
+    parts_used: usize,
+}
+
+// SAFETY: the pointers in `parts` and `messages` lead into the boxes of the same `Queue`, or to payloads that
+// only `Queue::push`'s caller vouches for, and nothing here follows them. No thread shares them.
+unsafe impl Send for Queue {}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("len", &self.len).finish()
+    }
+}
+
+impl Default for Queue {
+    /// An empty one.
+    fn default() -> Self {
+        let part = libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        };
+        // SAFETY: all zeros is a valid `mmsghdr`: no name, no parts, no control data.
+        let message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        Self {
+            heads: vec![Head::EMPTY; MESSAGES].into(),
+            parts: vec![part; MESSAGES * PARTS].into(),
+            messages: vec![message; MESSAGES].into(),
+            counts: vec![(0, 0); MESSAGES].into(),
+            len: 0,
+            parts_used: 0,
+        }
+    }
+}
+
+impl Queue {
+    /// Whether [`Queue::hand_over`] must come before the next message.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.len == MESSAGES
+    }
+
+    /// Adds a message of `count` frames of `output`: `write` fills in the head, `payloads` follow it, at most
+    /// [`MAX_JOINED`]. Only when the queue is not full.
+    ///
+    /// # Safety
+    ///
+    /// The payloads must stay where they are, and unwritten, until [`Queue::hand_over`] has returned.
+    #[inline]
+    pub unsafe fn push<'a>(
+        &mut self,
+        output: u32,
+        count: u16,
+        write: impl FnOnce(&mut Head),
+        payloads: impl Iterator<Item = &'a [u8]>,
+    ) {
+        let (Some(head), Some(message), Some(counts), Some(parts)) = (
+            self.heads.get_mut(self.len),
+            self.messages.get_mut(self.len),
+            self.counts.get_mut(self.len),
+            self.parts.get_mut(self.parts_used..self.parts_used + PARTS),
+        ) else {
+            return;
+        };
+        write(head);
+        let mut used = 0;
+        let head = libc::iovec {
+            iov_base: std::ptr::from_mut(head).cast(),
+            iov_len: size_of::<Head>(),
+        };
+        let payloads = payloads.map(|payload| libc::iovec {
+            iov_base: payload.as_ptr().cast_mut().cast(),
+            iov_len: payload.len(),
+        });
+        for (slot, part) in parts.iter_mut().zip(std::iter::once(head).chain(payloads)) {
+            *slot = part;
+            used += 1;
+        }
+        message.msg_hdr.msg_iov = parts.as_mut_ptr();
+        message.msg_hdr.msg_iovlen = used;
+        *counts = (output, count);
+        self.parts_used += used;
+        self.len += 1;
+    }
+
+    /// Hands all messages to `take`, if there are any, and is empty then.
+    #[inline]
+    pub fn hand_over(&mut self, take: impl FnOnce(Messages<'_>)) {
+        let len = std::mem::take(&mut self.len);
+        self.parts_used = 0;
+        if let (Some(messages), Some(counts)) =
+            (self.messages.get_mut(..len), self.counts.get(..len))
+            && len > 0
+        {
+            take(Messages { messages, counts });
+        }
+    }
+}
+
+/// Messages to send now.
+#[derive(Debug)]
+pub struct Messages<'a> {
+    messages: &'a mut [libc::mmsghdr],
+    counts: &'a [(u32, u16)],
+}
+
+impl Messages<'_> {
+    /// How many, at least one.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Those from number `first` on, as `sendmmsg` takes them. Every pointer in them is valid.
+    #[inline]
+    pub(super) fn from(&mut self, first: usize) -> &mut [libc::mmsghdr] {
+        self.messages.get_mut(first..).unwrap_or_default()
+    }
+
+    /// The outputs of `count` messages from number `first` on, each with how many frames of it the message is.
+    #[inline]
+    pub(super) fn frames(
+        &self,
+        first: usize,
+        count: usize,
+    ) -> impl Iterator<Item = (u32, u64)> + '_ {
+        let counts = self.counts.iter().skip(first).take(count);
+        counts.map(|&(output, frames)| (output, u64::from(frames)))
+    }
+}

@@ -1,0 +1,53 @@
+//! The frames that the benchmarks read, as a NIC or a local socket delivers them.
+
+use etherparse::PacketBuilder;
+use relay_common::wire::{self, Datagram};
+
+/// How a frame's UDP checksum is.
+#[derive(Debug, Clone, Copy)]
+pub enum Checksum {
+    /// Complete, as a NIC delivers it.
+    Complete,
+    /// The folded sum of the pseudo-header, as a local socket sends it over veth.
+    Partial,
+}
+
+/// A frame for the group `group`, with `payload` bytes behind its headers.
+pub fn frame(group: [u8; 4], payload: usize, checksum: Checksum) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [1, 0, 0x5e, 1, 1, 1])
+        .ipv4([10, 1, 0, 2], group, 16)
+        .udp(40_000, 5001)
+        .write(&mut frame, &vec![0x5a; payload])
+        .unwrap();
+    if let Checksum::Partial = checksum {
+        let addresses = frame[26..34]
+            .chunks_exact(2)
+            .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+        let sum = addresses.sum::<u32>() + 17 + payload as u32 + 8;
+        let folded = (sum & 0xffff) + (sum >> 16);
+        frame[40..42].copy_from_slice(&u16::try_from(folded).unwrap().to_be_bytes());
+    }
+    frame
+}
+
+/// The same, decoded, for 239.1.1.1.
+pub fn decoded(payload: usize, checksum: Checksum) -> (&'static [u8], Datagram) {
+    let frame = frame([239, 1, 1, 1], payload, checksum).leak();
+    (frame, wire::decode(frame).unwrap())
+}
+
+/// A frame of 1000 bytes, its headers included.
+pub fn untagged() -> &'static [u8] {
+    let (frame, _) = decoded(1000 - wire::IPV4_HEADERS_LEN, Checksum::Complete);
+    assert_eq!(frame.len(), 1000);
+    frame
+}
+
+/// The same with an 802.1Q tag.
+pub fn tagged() -> &'static [u8] {
+    let mut frame = untagged().to_vec();
+    frame.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
+    assert_eq!(wire::decode(&frame[..]).unwrap().vlan, 7);
+    frame.leak()
+}
