@@ -5,6 +5,7 @@ use std::{net::Ipv4Addr, path::Path};
 use anyhow::{Context, Result};
 
 use crate::{
+    account::Balance,
     cpu,
     generator::{Generator, Sent, Traffic},
     job::Job,
@@ -33,6 +34,7 @@ pub struct Bed {
     flows: Vec<(Ipv4Addr, u16)>,
     expected: Vec<Expected>,
     payload: usize,
+    offered: u64,
 }
 
 impl Bed {
@@ -49,6 +51,7 @@ impl Bed {
             flows: scenario.load.traffic(&job),
             expected: Vec::new(),
             payload: scenario.payload,
+            offered: 0,
             job,
             wires,
         })
@@ -91,11 +94,29 @@ impl Bed {
 
     /// Only sends.
     pub fn send(&mut self, rate: u64, seconds: f64) -> Result<Sent> {
-        self.generator.run(&Traffic {
+        let sent = self.generator.run(&Traffic {
             rate,
             seconds,
             payload: self.payload,
             flows: self.flows.clone(),
+        })?;
+        self.offered += sent.frames;
+        Ok(sent)
+    }
+
+    /// Waits until nothing is under way any more. A contender must not be ended before: it could not account for what
+    /// it still has.
+    pub fn drain(&mut self) -> Result<()> {
+        self.sink.drain()
+    }
+
+    /// What went in and what came out since the wires are there.
+    pub fn balance(&mut self) -> Result<Balance> {
+        Ok(Balance {
+            offered: self.offered,
+            refused: self.wires.refused()?,
+            outputs: (self.expected.len() / self.flows.len()) as u64,
+            arrived: self.sink.arrived()?,
         })
     }
 }

@@ -6,13 +6,17 @@ use anyhow::{Result, ensure};
 const FIRST: u64 = 10_000;
 /// Below this nobody is asked, in frames a second.
 const LOWEST: u64 = 500;
+/// How far the first steps of a search go whose result is not known at all.
+const FAR: f64 = 2.0;
+/// How far they go from the result of an earlier search.
+const NEAR: f64 = 1.25;
 /// Above this nobody is asked, in frames a second.
 const HIGHEST: u64 = 20_000_000;
 /// How close the bounds come before the search ends, and how far it steps back from a rate that does not last.
 const STEP: f64 = 1.03;
 /// How often a rate is tried before it counts as too high, for the contender or the generator. A burst of other work on
 /// the machine is a limit of neither; the last trial, which is longer, has to pass without that.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 2;
 /// A generator that offers less than this part of what it was asked for is at its limit.
 const OFFERED: f64 = 0.9;
 /// How often the search steps back before it gives up: to less than half of what it found.
@@ -42,10 +46,10 @@ pub struct Found {
     pub by_generator: bool,
 }
 
-/// Doubles or halves a rate until it has bounds, and bisects between them.
-pub fn search(mut run: impl FnMut(u64) -> Result<Step>) -> Result<Found> {
+/// Raises or lowers a rate until it has bounds, and bisects between them. `known` is what an earlier search found.
+pub fn search(known: Option<f64>, mut run: impl FnMut(u64) -> Result<Step>) -> Result<Found> {
     let (mut low, mut high) = (None, None);
-    let mut rate = FIRST;
+    let (mut rate, factor) = known.map_or((FIRST, FAR), |rate| (rate as u64, NEAR));
     while (LOWEST..=HIGHEST).contains(&rate) {
         let step = attempt(rate, &mut run)?;
         if !step.exact {
@@ -59,8 +63,8 @@ pub fn search(mut run: impl FnMut(u64) -> Result<Step>) -> Result<Found> {
             low = Some(rate);
         }
         rate = match (low, high) {
-            (Some(low), None) => low * 2,
-            (None, Some(high)) => high / 2,
+            (Some(low), None) => (low as f64 * factor) as u64,
+            (None, Some(high)) => (high as f64 / factor) as u64,
             (Some(low), Some(high)) if high as f64 / low as f64 > STEP => {
                 (low as f64 * high as f64).sqrt() as u64
             }
@@ -121,21 +125,37 @@ mod tests {
     #[test]
     fn the_limit_is_found_to_three_per_cent() {
         for limit in [700, 9_999, 10_000, 123_456, 3_000_000] {
-            let found = search(limits(limit, u64::MAX)).unwrap();
-            assert!(!found.by_generator);
-            let ratio = limit as f64 / found.rate as f64;
-            assert!((1.0..=1.031).contains(&ratio), "{limit}: {found:?}");
+            for known in [None, Some(20_000.0), Some(limit as f64 * 1.02)] {
+                let found = search(known, limits(limit, u64::MAX)).unwrap();
+                assert!(!found.by_generator);
+                let ratio = limit as f64 / found.rate as f64;
+                assert!((1.0..=1.031).contains(&ratio), "{limit}: {found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_search_from_a_known_rate_takes_five_rates() {
+        for limit in [90_000, 105_000, 120_000] {
+            let (mut rates, mut steady) =
+                (std::collections::BTreeSet::new(), limits(limit, u64::MAX));
+            let found = search(Some(100_000.0), |rate| {
+                rates.insert(rate);
+                steady(rate)
+            });
+            assert!(found.unwrap().rate > limit * 97 / 100);
+            assert!(rates.len() <= 5, "{limit}: {rates:?}");
         }
     }
 
     #[test]
     fn a_contender_that_always_loses_has_no_rate() {
-        assert_eq!(search(limits(10, u64::MAX)).unwrap().rate, 0);
+        assert_eq!(search(None, limits(10, u64::MAX)).unwrap().rate, 0);
     }
 
     #[test]
     fn the_generators_limit_is_told_from_the_contenders() {
-        let found = search(limits(u64::MAX, 1_000_000)).unwrap();
+        let found = search(None, limits(u64::MAX, 1_000_000)).unwrap();
         assert!(found.by_generator);
         assert!(found.rate >= 1_000_000);
     }
@@ -143,7 +163,7 @@ mod tests {
     #[test]
     fn a_stray_loss_and_a_stray_pause_do_not_end_the_search() {
         let (mut calls, mut steady) = (0, limits(100_000, u64::MAX));
-        let found = search(|rate| {
+        let found = search(None, |rate| {
             calls += 1;
             let step = steady(rate)?;
             Ok(Step {

@@ -63,7 +63,7 @@ fn one(contender: &Contender, net: &Testbed, cpu: u32) -> Result<String> {
         receiver.wait_for(COUNT, PATIENCE);
         receiver.settle();
     }
-    let drops = running.stop()?;
+    let drops = running.stop()?.all();
     let mut faults = Vec::new();
     let mut copies = 0;
     for tally in receivers.iter().flat_map(UdpReceiver::tallies) {

@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 
 use crate::{
     bed,
@@ -65,7 +65,9 @@ pub fn run(comparison: &Comparison) -> Result<Results> {
         ceilings(comparison, &mut results);
     }
     for scenario in &comparison.scenarios {
-        let result = rounds(comparison, scenario, &contenders, &mut results.failures);
+        let cast = contenders.iter().filter(|one| one.is_in(scenario.cast));
+        let cast: Vec<_> = cast.collect();
+        let result = rounds(comparison, scenario, &cast, &mut results.failures);
         results.scenarios.push(result);
     }
     Ok(results)
@@ -91,12 +93,12 @@ fn ceilings(comparison: &Comparison, results: &mut Results) {
 fn rounds(
     comparison: &Comparison,
     scenario: &Scenario,
-    contenders: &[Contender],
+    contenders: &[&Contender],
     failures: &mut Vec<String>,
 ) -> ScenarioResult {
-    let empty = |contender: &Contender| ContenderResult {
+    let empty = |contender: &&Contender| ContenderResult {
         name: contender.name(),
-        reference: !matches!(contender, Contender::Relay { .. }),
+        reference: !contender.is_relay(),
         cannot: None,
         rounds: Vec::new(),
         summary: Summary::default(),
@@ -110,10 +112,15 @@ fn rounds(
             let what = format!("{}, round {round}, {}", scenario.name, result.name);
             let started = Instant::now();
             let programs = &comparison.programs;
-            match measure(scenario, contender, programs, comparison.confirm_seconds) {
+            let seconds = comparison.confirm_seconds;
+            let known = result.rounds.last().and_then(|last| last.loss_free_in);
+            match measure(scenario, contender, programs, seconds, known) {
                 Ok(Outcome::Measured(measures)) => {
                     let seconds = started.elapsed().as_secs();
                     println!("{what}: {} ({seconds} s)", shortly(&measures));
+                    if let Some(error) = unaccounted(&measures) {
+                        failed(&what, &error, failures);
+                    }
                     result.rounds.push(*measures);
                 }
                 Ok(Outcome::Cannot(why)) => {
@@ -131,6 +138,13 @@ fn rounds(
         scenario: *scenario,
         contenders: results,
     }
+}
+
+fn unaccounted(measures: &Measures) -> Option<anyhow::Error> {
+    let copies = measures.unaccounted.filter(|copies| *copies != 0)?;
+    Some(anyhow!(
+        "{copies} copies are unaccounted for: what arrived and what its report has as dropped is not what was offered"
+    ))
 }
 
 fn failed(what: &str, error: &anyhow::Error, failures: &mut Vec<String>) {

@@ -19,10 +19,26 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 
 use self::links::Links;
-use crate::job::Job;
+use crate::{job::Job, scenario::Cast};
 
 /// What was lost, by the place that counted it.
 pub type Drops = BTreeMap<String, u64>;
+
+/// All that is known of what a contender lost.
+#[derive(Debug, Clone, Default)]
+pub struct Lost {
+    /// By its own account, and by the kernel's for its sockets.
+    pub own: Drops,
+    /// By its interfaces. Some of it may be in the contender's own account too.
+    pub links: Drops,
+}
+
+impl Lost {
+    /// Everything.
+    pub fn all(self) -> Drops {
+        self.own.into_iter().chain(self.links).collect()
+    }
+}
 
 /// A program that can be given a [`Job`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,13 +81,15 @@ trait Active: Send {
 }
 
 impl Contender {
-    /// Every contender; the relay, which is `binary`, as it chooses itself.
+    /// Every contender; the relay, which is `binary`, as it chooses itself and as an AF_XDP sender.
     pub fn all(binary: &Path) -> Vec<Self> {
+        let relay = |transmit: Option<&str>| Self::Relay {
+            binary: binary.to_owned(),
+            transmit: transmit.map(str::to_owned),
+        };
         vec![
-            Self::Relay {
-                binary: binary.to_owned(),
-                transmit: None,
-            },
+            relay(None),
+            relay(Some("xsk")),
             Self::TwoThreads,
             Self::Sendmmsg,
             Self::Socat,
@@ -88,7 +106,7 @@ impl Contender {
             Self::Relay {
                 transmit: Some(way),
                 ..
-            } => format!("relay ({way})"),
+            } => format!("relay-{way}"),
             Self::TwoThreads => "two-threads".into(),
             Self::Sendmmsg => "sendmmsg-fanout".into(),
             Self::Socat => "socat".into(),
@@ -101,6 +119,20 @@ impl Contender {
     /// Whether it works on the job's core, and on no other: else its highest rate says nothing.
     pub fn has_own_core(&self) -> bool {
         !matches!(self, Self::MulticastRouting { threaded: false })
+    }
+
+    /// Whether it is the relay; all others are what the relay is measured against.
+    pub fn is_relay(&self) -> bool {
+        matches!(self, Self::Relay { .. })
+    }
+
+    /// Whether it takes part in a scenario with this cast.
+    pub fn is_in(&self, cast: Cast) -> bool {
+        match self {
+            Self::Relay { transmit: None, .. } => true,
+            Self::Relay { .. } => cast == Cast::BothEngines,
+            _ => cast != Cast::RelayAlone,
+        }
     }
 
     /// Whether copies get the group and port of their output; else they keep those of their flow.
@@ -198,11 +230,10 @@ impl Running {
     /// # Errors
     ///
     /// When it does not end, or its account cannot be read.
-    pub fn stop(self) -> Result<Drops> {
-        let lost_by_links = self.links.drops()?;
-        let mut drops = self.active.stop()?;
-        drops.extend(lost_by_links);
-        Ok(drops)
+    pub fn stop(self) -> Result<Lost> {
+        let links = self.links.drops()?;
+        let own = self.active.stop()?;
+        Ok(Lost { own, links })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The benchmark: the relay and real peers, side by side on the same wires.
 
+pub mod account;
 pub mod bed;
 pub mod capacity;
 pub mod ceiling;
@@ -24,3 +25,4 @@ pub mod table;
 pub mod template;
 pub mod trial;
 pub mod wire;
+pub mod yardstick;

@@ -38,7 +38,7 @@ pub fn results(ceilings: &[Ceiling]) -> Vec<CeilingResult> {
 
 /// Frames a second of one of them.
 pub fn measure(ceiling: Ceiling, programs: &Path) -> Result<f64> {
-    let scenarios = scenario::named(Some(ON));
+    let scenarios = scenario::named(ON);
     let on = scenarios.first().context("no scenario for the ceilings")?;
     let mut bed = Bed::new(on, programs)?;
     bed.expect(&bed.job.clone())?;

@@ -10,7 +10,7 @@ use relay_bench::{
     compare::{self, Comparison},
     contender::Contender,
     load::Load,
-    scenario::{self, Scenario},
+    scenario::{self, Cast, Scenario, Selection},
     sink::NextHop,
     table,
     trial::Trial,
@@ -48,7 +48,7 @@ struct CompareArgs {
     /// The benchmark's kernel programs
     #[arg(long)]
     programs: PathBuf,
-    /// A scenario, a part of the names of some, or `ceilings`; everything if absent
+    /// Scenarios, or parts of their names, or `ceilings`, with commas between them; everything if absent
     scenario: Option<String>,
     /// Also write everything that was found to this file
     #[arg(long)]
@@ -115,16 +115,10 @@ fn main() -> ExitCode {
 }
 
 fn compare(args: CompareArgs) -> Result<bool> {
-    let wanted = args.scenario.as_deref();
-    let scenarios = scenario::named(wanted);
-    let ceilings = wanted.is_none_or(|part| scenario::CEILINGS.contains(part));
-    ensure!(
-        ceilings || !scenarios.is_empty(),
-        "no scenario has `{}` in its name; there are: {}, {}",
-        wanted.unwrap_or_default(),
-        scenario::ALL.map(|scenario| scenario.name).join(", "),
-        scenario::CEILINGS
-    );
+    let Selection {
+        scenarios,
+        ceilings,
+    } = scenario::select(args.scenario.as_deref())?;
     let results = compare::run(&Comparison {
         relay: args.relay,
         programs: args.programs,
@@ -161,6 +155,7 @@ fn trial(args: TrialArgs) -> Result<bool> {
         interfaces: args.interfaces,
         payload: args.payload,
         next_hop: args.next_hop,
+        cast: Cast::RelayAlone,
     };
     let relay = Contender::Relay {
         binary: args.relay,
@@ -170,11 +165,14 @@ fn trial(args: TrialArgs) -> Result<bool> {
     bed.expect(&relay.delivered(&bed.job))?;
     let running = relay.start(&bed.job)?;
     let trial = bed.trial(args.rate, args.seconds, &running.pids())?;
-    let drops = running.stop()?;
+    bed.drain()?;
+    let lost = running.stop()?;
+    let unaccounted = bed.balance()?.unaccounted(&lost.own);
+    let drops = lost.all();
     println!("{}", line(&trial));
     let some: Vec<_> = drops.iter().filter(|(_, count)| **count > 0).collect();
-    println!("dropped, warm-up included: {some:?}");
-    Ok(true)
+    println!("dropped, warm-up included: {some:?}; {unaccounted} copies are unaccounted for");
+    Ok(unaccounted == 0)
 }
 
 fn line(trial: &Trial) -> String {

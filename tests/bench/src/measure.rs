@@ -19,9 +19,9 @@ pub const LOW_RATE: u64 = 10_000;
 /// How many times the loss-free rate is offered to see what is left under overload.
 const OVERLOAD: u64 = 3;
 /// The trials of the search, in seconds.
-const SEARCH_SECONDS: f64 = 1.0;
+const SEARCH_SECONDS: f64 = 0.4;
 /// The other trials, in seconds.
-const TRIAL_SECONDS: f64 = 2.0;
+const TRIAL_SECONDS: f64 = 1.0;
 
 /// Latencies from the generator to the sinks, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -65,6 +65,9 @@ pub struct Measures {
     pub latency_half: Option<Latency>,
     /// All that was dropped over all trials, overload among them, by the place that counted it.
     pub drops: Drops,
+    /// Copies, over all trials, of which nobody knows where they are: 0 unless something is wrong. `None` where a
+    /// contender keeps no account.
+    pub unaccounted: Option<i64>,
 }
 
 /// What came of a contender.
@@ -76,12 +79,14 @@ pub enum Outcome {
     Cannot(String),
 }
 
-/// Starts the contender on wires of its own, and measures. `confirm_seconds` is how long the loss-free rate has to last.
+/// Starts the contender on wires of its own, and measures. `confirm_seconds` is how long the loss-free rate has to last;
+/// `known` is that rate as an earlier round found it.
 pub fn measure(
     scenario: &Scenario,
     contender: &Contender,
     programs: &Path,
     confirm_seconds: f64,
+    known: Option<f64>,
 ) -> Result<Outcome> {
     let mut bed = Bed::new(scenario, programs)?;
     if let Err(why) = contender.can(&bed.job) {
@@ -95,21 +100,26 @@ pub fn measure(
     let low = run(LOW_RATE, TRIAL_SECONDS)?;
     measures.latency_low = Latency::of(&low.latency);
     if contender.has_own_core() {
-        capacity(&mut measures, confirm_seconds, &mut run)?;
+        capacity(&mut measures, confirm_seconds, known, &mut run)?;
         if pids.is_empty() {
             measures.cpu_ns_per_copy = None;
         }
     }
-    measures.drops = running.stop()?;
+    bed.drain()?;
+    let lost = running.stop()?;
+    let balance = bed.balance()?;
+    measures.unaccounted = contender.is_relay().then(|| balance.unaccounted(&lost.own));
+    measures.drops = lost.all();
     Ok(Outcome::Measured(Box::new(measures)))
 }
 
 fn capacity(
     measures: &mut Measures,
     confirm_seconds: f64,
+    known: Option<f64>,
     run: &mut impl FnMut(u64, f64) -> Result<Trial>,
 ) -> Result<()> {
-    let found = capacity::search(|rate| {
+    let found = capacity::search(known, |rate| {
         let trial = run(rate, SEARCH_SECONDS)?;
         Ok(Step {
             exact: trial.is_exact(),

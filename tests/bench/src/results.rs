@@ -114,6 +114,8 @@ pub struct Summary {
     pub latency_low: Option<LatencySpread>,
     /// At half of the loss-free rate.
     pub latency_half: Option<LatencySpread>,
+    /// Copies of which nobody knows where they are, of the round with most of them.
+    pub unaccounted: Option<i64>,
 }
 
 impl Summary {
@@ -130,6 +132,10 @@ impl Summary {
             cpu_ns_per_copy: spread(|m| m.cpu_ns_per_copy),
             latency_low: latency(rounds, |m| m.latency_low),
             latency_half: latency(rounds, |m| m.latency_half),
+            unaccounted: rounds
+                .iter()
+                .filter_map(|m| m.unaccounted)
+                .max_by_key(|n| n.unsigned_abs()),
         }
     }
 }
@@ -145,16 +151,6 @@ fn latency(rounds: &[Measures], which: fn(&Measures) -> Option<Latency>) -> Opti
     })
 }
 
-impl ScenarioResult {
-    /// The highest loss-free rate of a reference.
-    pub fn best_reference(&self) -> Option<f64> {
-        let references = self.contenders.iter().filter(|one| one.reference);
-        references
-            .filter_map(|one| Some(one.summary.loss_free_in?.median))
-            .max_by(f64::total_cmp)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,26 +163,5 @@ mod tests {
         assert_eq!(of(&[4.0, 1.0]), spread(2.5, 1.0, 4.0));
         assert_eq!(of(&[7.0]), spread(7.0, 7.0, 7.0));
         assert_eq!(of(&[]), None);
-    }
-
-    #[test]
-    fn only_references_set_the_mark() {
-        let one = |reference, rate| ContenderResult {
-            name: "x".into(),
-            reference,
-            cannot: None,
-            rounds: Vec::new(),
-            summary: Summary {
-                loss_free_in: Spread::of(vec![rate]),
-                ..Summary::default()
-            },
-        };
-        let result = |contenders| ScenarioResult {
-            scenario: crate::scenario::ALL[0],
-            contenders,
-        };
-        let all = vec![one(false, 9.0), one(true, 2.0), one(true, 3.0)];
-        assert_eq!(result(all).best_reference(), Some(3.0));
-        assert_eq!(result(vec![one(false, 9.0)]).best_reference(), None);
     }
 }

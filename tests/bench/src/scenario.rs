@@ -1,6 +1,7 @@
 //! The situations that are compared. Each differs in one thing from one of the first two: one feed of 1000 byte
 //! datagrams, to one output or to sixteen, by one interface, to a plain host, by one rule.
 
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::{load::Load, sink::NextHop};
@@ -18,7 +19,24 @@ pub struct Scenario {
     pub payload: usize,
     /// What receives.
     pub next_hop: NextHop,
+    /// Who takes part.
+    pub cast: Cast,
 }
+
+/// The contenders of a scenario.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cast {
+    /// Everybody, and the relay as it chooses itself.
+    Usual,
+    /// Everybody, and the relay by both of its transmit engines.
+    BothEngines,
+    /// Only the relay: it is compared with itself in [`ONE_RULE`].
+    RelayAlone,
+}
+
+/// What the scenarios with many rules differ from in nothing else.
+pub const ONE_RULE: &str = "1-1";
 
 /// The scenario with all other things as usual.
 const fn usual(name: &'static str, outputs: usize) -> Scenario {
@@ -32,6 +50,7 @@ const fn usual(name: &'static str, outputs: usize) -> Scenario {
         interfaces: 1,
         payload: 1000,
         next_hop: NextHop::Host,
+        cast: Cast::Usual,
     }
 }
 
@@ -60,35 +79,81 @@ impl Scenario {
         self.next_hop = NextHop::Xdp;
         self
     }
+
+    const fn cast(mut self, cast: Cast) -> Self {
+        self.cast = cast;
+        self
+    }
 }
 
 /// All scenarios.
 pub const ALL: [Scenario; 14] = [
-    usual("1-1", 1),
+    usual(ONE_RULE, 1).cast(Cast::BothEngines),
     usual("1-4", 4),
-    usual("1-16", 16),
+    usual("1-16", 16).cast(Cast::BothEngines),
     usual("1-64", 64),
     usual("1-16-64B", 16).payload(64),
     usual("1-16-1400B", 16).payload(1400),
     usual("1-1-100flows", 1).flows(100),
-    usual("1-16-100flows", 16).flows(100),
+    usual("1-16-100flows", 16)
+        .flows(100)
+        .cast(Cast::BothEngines),
     // One copy an interface is all that the kernel's multicast routing can do.
     usual("1-4-4if", 4).interfaces(4),
     usual("1-16-4if", 16).interfaces(4),
     usual("1-1-xdp", 1).xdp(),
-    usual("1-16-xdp", 16).xdp(),
-    usual("rules-100", 1).rules(100),
-    usual("rules-10000", 1).rules(10_000),
+    usual("1-16-xdp", 16).xdp().cast(Cast::BothEngines),
+    usual("rules-100", 1).rules(100).cast(Cast::RelayAlone),
+    usual("rules-10000", 1).rules(10_000).cast(Cast::RelayAlone),
 ];
 
 /// What the measurement of this machine's limits goes by. It is no scenario: nothing forwards.
 pub const CEILINGS: &str = "ceilings";
 
-/// The scenario with exactly this name, or else all that have it in theirs.
-pub fn named(part: Option<&str>) -> Vec<Scenario> {
-    let Some(part) = part else {
-        return ALL.to_vec();
+/// What is to be measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    /// The scenarios, in the order of [`ALL`].
+    pub scenarios: Vec<Scenario>,
+    /// The machine's limits too.
+    pub ceilings: bool,
+}
+
+/// What names with commas between them select: each is that of one scenario, or a part of the names of some. All is
+/// selected if there are none.
+///
+/// # Errors
+///
+/// A name that selects nothing.
+pub fn select(names: Option<&str>) -> Result<Selection> {
+    let Some(names) = names else {
+        return Ok(Selection {
+            scenarios: ALL.to_vec(),
+            ceilings: true,
+        });
     };
+    let mut selection = Selection {
+        scenarios: Vec::new(),
+        ceilings: false,
+    };
+    for part in names.split(',').map(str::trim) {
+        let found = named(part);
+        let ceilings = part == CEILINGS;
+        ensure!(
+            ceilings || !(part.is_empty() || found.is_empty()),
+            "no scenario has `{part}` in its name; there are: {}, {CEILINGS}",
+            ALL.map(|scenario| scenario.name).join(", "),
+        );
+        selection.scenarios.extend(found);
+        selection.ceilings |= ceilings;
+    }
+    let wanted = selection.scenarios;
+    selection.scenarios = ALL.into_iter().filter(|one| wanted.contains(one)).collect();
+    Ok(selection)
+}
+
+/// The scenario with exactly this name, or else all that have it in theirs.
+pub fn named(part: &str) -> Vec<Scenario> {
     let of = |wanted: &dyn Fn(&str) -> bool| {
         let all = ALL.iter().filter(|scenario| wanted(scenario.name));
         all.copied().collect::<Vec<_>>()
@@ -105,18 +170,38 @@ pub fn named(part: Option<&str>) -> Vec<Scenario> {
 mod tests {
     use super::*;
 
+    fn names(selected: Option<&str>) -> Vec<&'static str> {
+        let selection = select(selected).unwrap();
+        selection.scenarios.iter().map(|one| one.name).collect()
+    }
+
     #[test]
     fn names_are_unique() {
         for scenario in ALL {
-            assert_eq!(named(Some(scenario.name)), [scenario]);
+            assert_eq!(named(scenario.name), [scenario]);
         }
     }
 
     #[test]
     fn a_part_of_a_name_selects_all_that_have_it() {
-        let names = |part| named(part).iter().map(|s| s.name).collect::<Vec<_>>();
         assert_eq!(names(Some("xdp")), ["1-1-xdp", "1-16-xdp"]);
-        assert_eq!(names(Some("nothing")), Vec::<&str>::new());
         assert_eq!(names(None).len(), ALL.len());
+    }
+
+    #[test]
+    fn several_names_select_each_scenario_once() {
+        assert_eq!(
+            names(Some("xdp, 1-1,1-1-xdp")),
+            ["1-1", "1-1-xdp", "1-16-xdp"]
+        );
+        let selection = select(Some("ceilings,1-4")).unwrap();
+        assert!(selection.ceilings && selection.scenarios.len() == 1);
+    }
+
+    #[test]
+    fn a_name_that_selects_nothing_is_told() {
+        for wrong in ["nothing", "1-1,nothing", "1-1,", ""] {
+            assert!(select(Some(wrong)).is_err(), "{wrong}");
+        }
     }
 }

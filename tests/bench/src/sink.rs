@@ -69,6 +69,8 @@ pub struct Sink {
     ebpf: Ebpf,
     ends: Vec<Endpoint>,
     slots: u32,
+    /// Copies that arrived and are no longer in the map.
+    before: u64,
 }
 
 impl Sink {
@@ -89,6 +91,7 @@ impl Sink {
             ebpf,
             ends,
             slots: 0,
+            before: 0,
         })
     }
 
@@ -134,6 +137,7 @@ impl Sink {
 
     /// Starts counting anew. Only while nothing arrives.
     fn reset(&mut self) -> Result<()> {
+        self.before = self.arrived()?;
         let mut states: Array<Data<'_>, SlotState> = programs::map(&mut self.ebpf, "STATES")?;
         for index in 0..self.slots {
             states.set(index, SlotState::default(), 0)?;
@@ -171,6 +175,12 @@ impl Sink {
             last = now;
         }
         Ok(())
+    }
+
+    /// Copies that have arrived since the sinks are there, whatever was reset meanwhile.
+    pub fn arrived(&mut self) -> Result<u64> {
+        let now = self.states()?;
+        Ok(self.before + now.iter().map(|state| state.received).sum::<u64>())
     }
 
     /// What has arrived so far.

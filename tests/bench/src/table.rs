@@ -5,14 +5,17 @@ use std::fmt::Write as _;
 use crate::{
     measure::LOW_RATE,
     results::{ContenderResult, LatencySpread, Results, ScenarioResult, Spread},
+    yardstick::{self, Yardstick},
 };
 
 /// Everything as text.
 pub fn of(results: &Results) -> String {
     let mut text = format!(
-        "\nMedians of {} rounds; least and most in brackets. A rate without loss was so for {} s. \"x\" compares it with the \
-         best reference's.\nLatency is in us, p50 / p99 / p99.9, at {LOW_RATE} frames a second and at half of the rate without \
-         loss. \"overload\" is what comes out while three times that rate is offered.\n",
+        "\nMedians of {} rounds; least and most in brackets. A rate without loss was so for {} s. \"relay x\" is how many \
+         times a row's copies without loss the relay's are.\nLatency is in us, p50 / p99 / p99.9, at {LOW_RATE} frames a \
+         second and at half of the rate without loss. \"overload\" is what comes out while three times that rate is \
+         offered.\n\"unaccounted\" is how many copies of all trials neither arrived nor are in the relay's report as \
+         dropped.\n",
         results.rounds, results.confirm_seconds
     );
     if !results.ceilings.is_empty() {
@@ -28,16 +31,18 @@ pub fn of(results: &Results) -> String {
             "contender",
             "kpps in",
             "kpps out",
-            "x",
+            "relay x",
             "overload",
             "CPU ns/copy",
             "latency, low rate",
             "latency, half rate",
+            "unaccounted",
         ];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
-        let best = result.best_reference();
         let able = result.contenders.iter().filter(|one| one.cannot.is_none());
-        rows.extend(able.map(|one| row(one, best)));
+        rows.extend(able.map(|one| row(result, one)));
+        let others = yardstick::others(results, result);
+        rows.extend(others.iter().map(|one| other_row(result, one)));
         text += &align(rows);
     }
     for failure in &results.failures {
@@ -60,9 +65,8 @@ fn heading(result: &ScenarioResult) -> String {
     )
 }
 
-fn row(one: &ContenderResult, best: Option<f64>) -> Vec<String> {
+fn row(result: &ScenarioResult, one: &ContenderResult) -> Vec<String> {
     let summary = &one.summary;
-    let ratio = summary.loss_free_in.zip(best);
     // The generator's limit is not the contender's: it may be able to do more.
     let bound = if summary.limited_by_generator {
         ">"
@@ -73,14 +77,30 @@ fn row(one: &ContenderResult, best: Option<f64>) -> Vec<String> {
         one.name.clone(),
         format!("{bound}{}", range(summary.loss_free_in, 1e3)),
         format!("{bound}{}", range(summary.loss_free_out, 1e3)),
-        ratio.map_or("-".to_owned(), |(own, best)| {
-            format!("{:.2}", own.median / best)
-        }),
+        ratio(result, summary.loss_free_out),
         range(summary.overload_out, 1e3),
         range(summary.cpu_ns_per_copy, 1.0),
         latency(summary.latency_low),
         latency(summary.latency_half),
+        summary
+            .unaccounted
+            .map_or("-".to_owned(), |n| n.to_string()),
     ]
+}
+
+/// What is no contender has a rate and nothing else.
+fn other_row(result: &ScenarioResult, other: &Yardstick) -> Vec<String> {
+    let rate = Some(other.rate);
+    let cells = [range(rate, 1e3), ratio(result, rate)];
+    [other.name.clone(), "-".to_owned()]
+        .into_iter()
+        .chain(cells)
+        .collect()
+}
+
+fn ratio(result: &ScenarioResult, rate: Option<Spread>) -> String {
+    let times = yardstick::relay_to(result, rate);
+    times.map_or("-".to_owned(), |times| format!("{times:.2}"))
 }
 
 fn range(spread: Option<Spread>, unit: f64) -> String {

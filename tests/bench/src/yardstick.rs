@@ -1,0 +1,129 @@
+//! What the relay's rate in a scenario is read beside: every other contender, and what is no contender.
+
+use crate::{
+    ceiling::Ceiling,
+    results::{Results, ScenarioResult, Spread},
+    scenario::{Cast, ONE_RULE},
+};
+
+/// The scenario with the same wires and load as the ceiling of receiving.
+const RECEIVES: &str = "1-1";
+/// The same for transmitting.
+const TRANSMITS: &str = "1-16";
+
+/// A rate that no contender of the scenario has reached.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Yardstick {
+    /// What it is.
+    pub name: String,
+    /// Frames a second, to compare with copies out.
+    pub rate: Spread,
+}
+
+/// How many times `rate` the relay does without loss: copies out, medians of the rounds.
+pub fn relay_to(result: &ScenarioResult, rate: Option<Spread>) -> Option<f64> {
+    Some(relay(result)?.median / rate?.median)
+}
+
+/// What there is for this scenario, as far as it was measured.
+pub fn others(results: &Results, result: &ScenarioResult) -> Vec<Yardstick> {
+    let scenario = &result.scenario;
+    let mut found = Vec::new();
+    let ceiling = match scenario.name {
+        RECEIVES => Some(Ceiling::XdpReceive),
+        TRANSMITS => Some(Ceiling::XdpTransmit),
+        _ => None,
+    };
+    if let Some(name) = ceiling.map(|ceiling| ceiling.name()) {
+        let measured = results.ceilings.iter().find(|one| one.name == name);
+        found.extend(measured.and_then(|one| {
+            Some(Yardstick {
+                name: format!("ceiling {name}"),
+                rate: one.rate?,
+            })
+        }));
+    }
+    if scenario.cast == Cast::RelayAlone {
+        let mut all = results.scenarios.iter();
+        let one_rule = all.find(|one| one.scenario.name == ONE_RULE);
+        found.extend(one_rule.and_then(relay).map(|rate| Yardstick {
+            name: format!("relay in {ONE_RULE}"),
+            rate,
+        }));
+    }
+    found
+}
+
+fn relay(result: &ScenarioResult) -> Option<Spread> {
+    let relay = result.contenders.iter().find(|one| !one.reference)?;
+    relay.summary.loss_free_out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        machine::Machine,
+        results::{CeilingResult, ContenderResult, Summary},
+        scenario,
+    };
+
+    fn result(name: &str, rate: f64) -> ScenarioResult {
+        let one = |reference, rate| ContenderResult {
+            name: "x".into(),
+            reference,
+            cannot: None,
+            rounds: Vec::new(),
+            summary: Summary {
+                loss_free_out: Spread::of(vec![rate]),
+                ..Summary::default()
+            },
+        };
+        ScenarioResult {
+            scenario: scenario::named(name)[0],
+            contenders: vec![one(true, 2.0), one(false, rate)],
+        }
+    }
+
+    fn results(scenarios: Vec<ScenarioResult>) -> Results {
+        let ceiling = |name: &str, rate| CeilingResult {
+            name: name.into(),
+            rounds: vec![rate],
+            rate: Spread::of(vec![rate]),
+        };
+        Results {
+            machine: Machine::here().unwrap(),
+            rounds: 1,
+            confirm_seconds: 1.0,
+            ceilings: vec![ceiling("xdp-tx", 20.0), ceiling("xdp-rx", 40.0)],
+            scenarios,
+            failures: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_relay_is_compared_with_what_fits() {
+        let all = results(vec![result("1-1", 8.0), result("1-16", 10.0)]);
+        let ratio = |name: &str| {
+            let result = result(name, 4.0);
+            let others = others(&all, &result);
+            let [one] = &others[..] else {
+                panic!("{others:?}");
+            };
+            (one.name.clone(), relay_to(&result, Some(one.rate)))
+        };
+        assert_eq!(ratio("1-1"), ("ceiling xdp-rx".into(), Some(0.1)));
+        assert_eq!(ratio("1-16"), ("ceiling xdp-tx".into(), Some(0.2)));
+        assert_eq!(ratio("rules-100"), ("relay in 1-1".into(), Some(0.5)));
+        assert!(others(&all, &result("1-64", 1.0)).is_empty());
+    }
+
+    #[test]
+    fn what_was_not_measured_is_left_out() {
+        let mut none = results(Vec::new());
+        none.ceilings.clear();
+        assert!(others(&none, &result("1-1", 1.0)).is_empty());
+        assert!(others(&none, &result("rules-100", 1.0)).is_empty());
+        assert_eq!(relay_to(&result("1-1", 1.0), None), None);
+    }
+}
