@@ -180,11 +180,11 @@ fn plan_shows_this_machine() {
         let shown = text(&output.stdout);
         for part in [
             "input, AF_XDP copy expected",
-            "receives from  in0 queues 0, 2\n    transmits by   out0 queue 0\n",
-            "receives from  in0 queue 1\n    transmits by   out0 queue 1\n",
+            "output, transmits by super-frames",
+            "receives from  in0 queue 0\n    transmits by   out0 in super-frames\n",
+            "receives from  in0 queue 2\n    transmits by   out0 in super-frames\n",
             "feed-a: 239.1.1.1:5001 on in0, 4 outputs",
             "-> 239.2.2.4:5005        by out0            from 10.2.0.1        to 01:00:5e:02:02:04, TTL 64",
-            "in0 has 3 RX queues and 2 workers, because out0 has 2 TX queues",
         ] {
             assert!(shown.contains(part), "{part}\nis not in\n{shown}");
         }
@@ -194,7 +194,8 @@ fn plan_shows_this_machine() {
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(json["interfaces"][0]["name"], "in0");
         assert_eq!(json["interfaces"][1]["address"], "10.2.0.1");
-        assert_eq!(json["workers"].as_array().unwrap().len(), 2);
+        assert_eq!(json["workers"].as_array().unwrap().len(), 3);
+        assert_eq!(json["interfaces"][1]["engine"], "segmented");
         assert_eq!(
             json["flows"][0]["outputs"][3]["destination_mac"],
             "01:00:5e:02:02:04"

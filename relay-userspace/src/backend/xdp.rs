@@ -297,7 +297,7 @@ impl Worker {
     pub fn turn(&mut self) -> bool {
         let mut busy = false;
         for port in &mut self.ports {
-            port.reap(&mut self.chunks);
+            port.begin_round(&mut self.chunks);
         }
         for input in &self.inputs {
             let Self {

@@ -35,6 +35,7 @@ pub fn forward(
     let (len, received, chunk) = (frame.len(), frame.received, frame.chunk);
     for group in others {
         let members = flows.members(group);
+        make_room(members, chunks, ports, stats);
         let Some(ttl) = admit(group, members, &received, len, ports, stats) else {
             continue;
         };
@@ -52,6 +53,7 @@ pub fn forward(
         transmit(&header, members, copy, len, chunks, ports, stats);
     }
     let members = flows.members(last);
+    make_room(members, chunks, ports, stats);
     match admit(last, members, &received, len, ports, stats) {
         Some(ttl) => {
             let header = Header {
@@ -63,6 +65,15 @@ pub fn forward(
             transmit(&header, members, chunk, len, chunks, ports, stats);
         }
         None => chunks.give_back(chunk),
+    }
+}
+
+#[inline]
+fn make_room(members: &[Member], chunks: &mut Chunks, ports: &mut [Port], stats: &WorkerStats) {
+    for member in members {
+        if let Some(port) = ports.get_mut(member.port) {
+            port.make_room(chunks, &stats.outputs);
+        }
     }
 }
 

@@ -68,6 +68,8 @@ pub struct Port {
     completed: u32,
     /// Chunks in the FILL ring or on their way to the RX ring.
     lent: u32,
+    /// A kick made no room in this round; another one would be a system call for nothing.
+    full: bool,
     device: Device,
     /// Room for descriptors out of a ring.
     batch: Box<[FrameDesc]>,
@@ -124,6 +126,7 @@ impl Port {
             taken: 0,
             completed: 0,
             lent: 0,
+            full: false,
             device: Device::Ready,
             batch: vec![FrameDesc::default(); BATCH].into(),
         };
@@ -158,6 +161,24 @@ impl Port {
     #[inline]
     pub fn has_room(&self) -> bool {
         self.outstanding() < TX_SIZE
+    }
+
+    /// Kicks for room where there is none: one batch may bring more frames than the ring holds. Once in vain is
+    /// enough until the next [`Port::begin_round`].
+    #[inline]
+    pub fn make_room(&mut self, chunks: &mut Chunks, stats: &[OutputStats]) {
+        if !self.has_room() && !self.full {
+            self.kick(stats);
+            self.reap(chunks);
+            self.full = !self.has_room();
+        }
+    }
+
+    /// Begins a round: what was full may have room again.
+    #[inline]
+    pub fn begin_round(&mut self, chunks: &mut Chunks) {
+        self.full = false;
+        self.reap(chunks);
     }
 
     /// Queues a frame for `output`, to be submitted by the next [`Port::kick`]. Only after [`Port::has_room`].
