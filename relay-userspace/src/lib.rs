@@ -19,5 +19,6 @@ pub mod rewrite;
 pub mod rules;
 pub mod run;
 pub mod stats;
+pub mod stop;
 #[cfg(test)]
 mod testing;

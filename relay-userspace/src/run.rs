@@ -21,7 +21,6 @@ use nix::{
     unistd::Pid,
 };
 use relay_common::abi::Counter;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use thiserror::Error;
 
 use crate::{
@@ -37,12 +36,11 @@ use crate::{
     privileges::{self, MissingPrivilege},
     report::{InterfaceReport, KernelDrops, Report, Way, WorkerView},
     stats::WorkerStats,
+    stop::Stop,
 };
 
 /// How often the log says what happened.
 const LINE_EVERY: Duration = Duration::from_secs(1);
-/// How often the stop signals are looked at.
-const TICK: Duration = Duration::from_millis(20);
 
 /// Why the relay did not run, or did not run to its end.
 #[derive(Debug, Error)]
@@ -112,15 +110,10 @@ struct Status {
 /// Nothing is left attached, bound or joined.
 pub fn run(plan: &Plan, json: bool) -> Result<(), RunError> {
     privileges::check()?;
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| {
-            RunError::System {
-                what: "handle SIGTERM and SIGINT",
-                error,
-            }
-        })?;
-    }
+    let stop = Stop::on_signals().map_err(|error| RunError::System {
+        what: "handle SIGTERM and SIGINT",
+        error,
+    })?;
     for note in &plan.notes {
         info!("{note}");
     }
@@ -287,16 +280,12 @@ fn watch(
     kernel: &mut Kernel,
     threads: &mut [Thread],
     status: &mut Status,
-    stop: &AtomicBool,
+    stop: &Stop,
     started: Instant,
 ) {
     let mut next = started + LINE_EVERY;
     let mut last: Option<Report> = None;
-    while !stop.load(Relaxed) {
-        thread::sleep(TICK);
-        if Instant::now() < next {
-            continue;
-        }
+    while !stop.comes_before(next) {
         next += LINE_EVERY;
         kernel.flush_log();
         for (number, thread) in threads.iter_mut().enumerate() {
