@@ -3,7 +3,7 @@
 //! Every contender does the same [`Job`] on the same core. One that is returned by [`Contender::start`]
 //! forwards already, and whatever way its value goes, nothing of it stays behind.
 
-pub(crate) mod command;
+pub mod command;
 mod links;
 mod multicast_routing;
 mod relay;

@@ -8,7 +8,7 @@ use relay_tests::{
     rules::{Rule, to_toml},
 };
 
-use crate::job::Job;
+use crate::{contender::command, job::Job};
 
 /// The relay at work on a job.
 #[derive(Debug)]
@@ -21,13 +21,8 @@ impl Relay {
     /// Starts it and waits until it forwards. `transmit` is the key of that name for its output interfaces.
     pub fn start(binary: &Path, job: &Job, transmit: Option<&str>) -> Result<Self> {
         let file = RuleFile::new(&rule_file(job, transmit))?;
-        // Threads that a CPU is not asked for, such as the one that reports, must not run beside the worker.
-        let mut command = job.namespace.command("taskset");
-        command
-            .args(["--cpu-list", &job.cpu.to_string()])
-            .arg(binary)
-            .args(["run", "--json"])
-            .arg(file.path());
+        let mut command = command::pinned(job, binary)?;
+        command.args(["run", "--json"]).arg(file.path());
         let process = RelayProcess::start_command(command)
             .with_context(|| format!("starting {}", binary.display()))?;
         Ok(Self {

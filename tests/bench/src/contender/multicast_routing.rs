@@ -143,6 +143,8 @@ impl NapiThread {
             let raw = i32::try_from(pid).context("process id")?;
             sched_setaffinity(Pid::from_raw(raw), &command::only(job.cpu)?)
                 .with_context(|| format!("pinning the kernel thread {pid}"))?;
+            command::undisturb(pid)
+                .with_context(|| format!("the priority of kernel thread {pid}"))?;
             thread.pid = pid;
         }
         Ok(thread)
