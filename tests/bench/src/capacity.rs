@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 /// The first rate that is tried, in frames a second.
-const FIRST: u64 = 10_000;
+const FIRST: u64 = 40_000;
 /// Below this nobody is asked, in frames a second.
 const LOWEST: u64 = 500;
 /// How far the first steps of a search go whose result is not known at all.
@@ -12,15 +12,15 @@ const FAR: f64 = 2.0;
 const NEAR: f64 = 1.25;
 /// Above this nobody is asked, in frames a second.
 const HIGHEST: u64 = 20_000_000;
-/// How close the bounds come before the search ends, and how far it steps back from a rate that does not last.
+/// How close the bounds come before the search ends, and how far it first steps back from a rate that does not last.
 const STEP: f64 = 1.03;
 /// How often a rate is tried before it counts as too high, for the contender or the generator. A burst of other work on
 /// the machine is a limit of neither; the last trial, which is longer, has to pass without that.
 const ATTEMPTS: usize = 2;
 /// A generator that offers less than this part of what it was asked for is at its limit.
 const OFFERED: f64 = 0.9;
-/// How often the search steps back before it gives up: to less than half of what it found.
-const STEPS_BACK: usize = 25;
+/// How often the search steps back before it gives up, each time further: to less than a third of what it found.
+const STEPS_BACK: usize = 8;
 
 /// How a rate fared.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -90,12 +90,13 @@ fn attempt(rate: u64, run: &mut impl FnMut(u64) -> Result<Step>) -> Result<Step>
 
 /// Steps back from `rate` until one trial is exact; returns that trial, by `run`, and the rate.
 pub fn confirm<T>(rate: u64, mut run: impl FnMut(u64) -> Result<(bool, T)>) -> Result<(u64, T)> {
-    let mut now = rate;
+    let (mut now, mut step) = (rate, STEP);
     for _ in 0..STEPS_BACK {
         if let (true, trial) = run(now)? {
             return Ok((now, trial));
         }
-        now = (now as f64 / STEP) as u64;
+        now = (now as f64 / step) as u64;
+        step *= STEP;
         ensure!(
             now >= LOWEST,
             "not even {LOWEST} frames a second are without loss"
@@ -178,7 +179,7 @@ mod tests {
     fn a_rate_that_does_not_last_is_stepped_back_from() {
         let (rate, trial) = confirm(1000, |rate| Ok((rate < 950, rate))).unwrap();
         assert_eq!(rate, trial);
-        assert!((920..950).contains(&rate));
+        assert!((900..950).contains(&rate));
         assert!(confirm(100_000, |_| Ok((false, ()))).is_err());
     }
 }
