@@ -17,9 +17,9 @@ use std::{
 use anyhow::Result;
 use relay_bench::peer::{self, Feeds, Outputs};
 
-/// Copies that may wait for the sending thread: more than a second of what it can send. A channel without
-/// a bound would hide the loss in memory that grows.
-const CHANNEL: usize = 1 << 19;
+/// Copies that may wait for the sending thread: 50 ms and more of what it can send, and as many as the relay's
+/// rings hold frames for one output. A channel without a bound would hide the loss in memory that grows.
+const CHANNEL: usize = 1 << 13;
 
 /// The largest UDP payload on Ethernet.
 const PAYLOAD: usize = 2048;
