@@ -12,13 +12,15 @@ const FAR: f64 = 2.0;
 const NEAR: f64 = 1.25;
 /// Above this nobody is asked, in frames a second.
 const HIGHEST: u64 = 20_000_000;
-/// How close the bounds come before the search ends, and how far it first steps back from a rate that does not last.
+/// How close the bounds come before the search ends, in proportion.
 const STEP: f64 = 1.03;
 /// How often a rate is tried before it counts as too high, for the contender or the generator. A burst of other work on
 /// the machine is a limit of neither; the last trial, which is longer, has to pass without that.
 const ATTEMPTS: usize = 2;
 /// A generator that offers less than this part of what it was asked for is at its limit.
 const OFFERED: f64 = 0.9;
+/// How far below the rate that was found the longer trial is: what lasts for half a second often does not for ten.
+const MARGIN: f64 = 1.05;
 /// How often the search steps back before it gives up, each time further: to less than a third of what it found.
 const STEPS_BACK: usize = 8;
 
@@ -88,22 +90,23 @@ fn attempt(rate: u64, run: &mut impl FnMut(u64) -> Result<Step>) -> Result<Step>
     Ok(last)
 }
 
-/// Steps back from `rate` until one trial is exact; returns that trial, by `run`, and the rate.
+/// Steps back from just below `rate` until one trial is exact; returns that trial, by `run`, and the rate.
 pub fn confirm<T>(rate: u64, mut run: impl FnMut(u64) -> Result<(bool, T)>) -> Result<(u64, T)> {
-    let (mut now, mut step) = (rate, STEP);
+    let (mut now, mut step) = (rate as f64 / MARGIN, MARGIN);
     for _ in 0..STEPS_BACK {
-        if let (true, trial) = run(now)? {
-            return Ok((now, trial));
+        let asked = now as u64;
+        if let (true, trial) = run(asked)? {
+            return Ok((asked, trial));
         }
-        now = (now as f64 / step) as u64;
-        step *= STEP;
+        now /= step;
+        step *= MARGIN;
         ensure!(
-            now >= LOWEST,
+            now as u64 >= LOWEST,
             "not even {LOWEST} frames a second are without loss"
         );
     }
     anyhow::bail!(
-        "{rate} frames a second were once without loss, but no rate from that down to {now} was in the longer trial: \
+        "{rate} frames a second were once without loss, but no rate from that down to {now:.0} was in the longer trial: \
          has the machine other work?"
     )
 }
@@ -177,9 +180,9 @@ mod tests {
 
     #[test]
     fn a_rate_that_does_not_last_is_stepped_back_from() {
-        let (rate, trial) = confirm(1000, |rate| Ok((rate < 950, rate))).unwrap();
+        let (rate, trial) = confirm(1000, |rate| Ok((rate < 940, rate))).unwrap();
         assert_eq!(rate, trial);
-        assert!((900..950).contains(&rate));
+        assert!((900..940).contains(&rate));
         assert!(confirm(100_000, |_| Ok((false, ()))).is_err());
     }
 }
