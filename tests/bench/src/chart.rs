@@ -13,13 +13,17 @@ use plotters::{
 const WIDTH: u32 = 960;
 /// Pixels of a bar with its share of the gap to the next.
 const BAR: u32 = 15;
-const LEFT: u32 = 180;
+const LEFT: u32 = 190;
 /// For the number behind the longest bar.
 const RIGHT: u32 = 70;
 const TITLE: u32 = 36;
 const LEGEND: u32 = 26;
-const AXIS: u32 = 46;
-const SMALL: i32 = 12;
+const AXIS: u32 = 48;
+const BOTTOM: u32 = 8;
+/// Font sizes are in a unit of which 5 are about 4 pixels.
+const SMALL: i32 = 15;
+/// Pixels of an average character of that size.
+const CHARACTER: f64 = 6.4;
 /// One for each series, told apart also by who cannot tell red from green (Okabe and Ito). The first is the relay's.
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
@@ -90,7 +94,7 @@ impl Chart {
             .max_by(f64::total_cmp)
             .context("the results have no such number")?;
         let rows = self.rows();
-        let height = TITLE + LEGEND + AXIS + rows * BAR;
+        let height = TITLE + LEGEND + AXIS + BOTTOM + rows * BAR;
         let mut svg = String::new();
         {
             let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
@@ -121,13 +125,14 @@ impl Chart {
     ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
         root.fill(&WHITE)?;
         let text = |size| ("sans-serif", size).into_font().color(&BLACK);
-        root.draw(&Text::new(self.title.clone(), (12, 12), text(17)))?;
+        root.draw(&Text::new(self.title.clone(), (12, 12), text(21)))?;
         self.draw_legend(root, &text(SMALL))?;
         let (_, rest) = root.split_vertically(TITLE + LEGEND);
         let mut chart = ChartBuilder::on(&rest)
             .set_label_area_size(LabelAreaPosition::Left, LEFT)
             .set_label_area_size(LabelAreaPosition::Bottom, AXIS)
             .margin_right(RIGHT)
+            .margin_bottom(BOTTOM)
             // The first row is at the top.
             .build_cartesian_2d(0.0..most, f64::from(rows)..0.0)?;
         let tick = |at: &f64| match self.scale {
@@ -179,12 +184,17 @@ impl Chart {
         text: &TextStyle<'_>,
     ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
         let (mut x, y) = (12, TITLE as i32 + 2);
+        let bars = self.groups.iter().flat_map(|group| &group.bars);
+        let is_used = |series| bars.clone().any(|(used, _)| *used == series);
         for (series, name) in self.series.iter().enumerate() {
+            if !is_used(series) {
+                continue;
+            }
             let square = [(x, y), (x + 11, y + 11)];
             root.draw(&Rectangle::new(square, colour(series).filled()))?;
             root.draw(&Text::new(name.clone(), (x + 15, y), text.clone()))?;
             // No font is asked how wide it is: this is about right for all of them.
-            x += 30 + name.len() as i32 * SMALL * 53 / 100;
+            x += 30 + (name.len() as f64 * CHARACTER) as i32;
         }
         Ok(())
     }

@@ -126,8 +126,21 @@ fn capacity(
             offered: trial.offered_rate,
         })
     })?;
+    let mut failed = false;
     let (rate, best) = capacity::confirm(found.rate, |rate| {
-        let trial = run(rate, confirm_seconds)?;
+        // On the way back most rates fail soon: a short trial tells it in less time.
+        let mut trial = run(
+            rate,
+            if failed {
+                TRIAL_SECONDS
+            } else {
+                confirm_seconds
+            },
+        )?;
+        if failed && trial.is_exact() {
+            trial = run(rate, confirm_seconds)?;
+        }
+        failed |= !trial.is_exact();
         Ok((trial.is_exact(), trial))
     })
     .context("confirming the highest rate without loss")?;
