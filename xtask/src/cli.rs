@@ -1,6 +1,6 @@
 //! The command line of `cargo xtask`.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 
@@ -39,6 +39,11 @@ pub enum Command {
         /// Arguments of the benchmark: see `cargo xtask bench -- --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
+    },
+    /// Draw what `bench --json FILE` found into docs/performance, and print its tables as Markdown
+    Charts {
+        /// The file
+        results: PathBuf,
     },
     /// Check and test everything, or only the tests whose name contains FILTER
     Test {

@@ -5,6 +5,7 @@
 
 mod bench;
 mod build;
+mod charts;
 mod cli;
 mod demo;
 mod ebpf;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Run { args } => build::run(&ws, &args),
         Command::Demo { seconds } => demo::run(&ws, seconds),
         Command::Bench { args } => bench::run(&ws, &args),
+        Command::Charts { results } => charts::run(&ws, &results),
         Command::Test { filter } => test::run(&ws, filter.as_deref()),
         Command::RecordInstructions => test::instructions::record(&ws),
         Command::Ci => test::run(&ws, None),

@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use anyhow::{Result, ensure};
 use relay_tests::rules::output_destination;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     job::{Flow, Job, Output},
@@ -17,7 +17,7 @@ const PORT: u16 = 5001;
 const MAX_RULES: usize = 50_000;
 
 /// How large a job is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
     /// Copies of each datagram.
     pub outputs: usize,

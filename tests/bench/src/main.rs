@@ -1,15 +1,21 @@
 //! The program behind `cargo xtask bench`.
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use relay_bench::{
     bed::{Bed, CONTENDER_CPU},
-    check,
+    charts, check,
     compare::{self, Comparison},
     contender::Contender,
     load::Load,
+    markdown,
+    results::Results,
     scenario::{self, Cast, Scenario, Selection},
     sink::NextHop,
     table,
@@ -28,6 +34,14 @@ struct Cli {
 enum Command {
     /// Compare the relay with other programs
     Compare(CompareArgs),
+    /// Draw charts of what `compare` wrote with --json, and print it as Markdown
+    Charts {
+        /// The file
+        results: PathBuf,
+        /// The folder that the charts are written to
+        #[arg(long)]
+        to: PathBuf,
+    },
     /// One trial of the relay
     Trial(TrialArgs),
     /// Start every contender, send a little through it, and see that every byte arrives
@@ -101,6 +115,7 @@ struct TrialArgs {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Compare(args) => compare(args),
+        Command::Charts { results, to } => charts(&results, &to),
         Command::Trial(args) => trial(args),
         Command::Check { relay, name } => check(relay, name.as_deref()),
     };
@@ -133,6 +148,19 @@ fn compare(args: CompareArgs) -> Result<bool> {
         fs::write(&path, text + "\n").with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(results.failures.is_empty())
+}
+
+fn charts(file: &Path, folder: &Path) -> Result<bool> {
+    let text = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+    let results: Results = serde_json::from_slice(&text).with_context(|| {
+        format!(
+            "reading {}: is it from `cargo xtask bench --json`?",
+            file.display()
+        )
+    })?;
+    charts::write(&results, folder)?;
+    print!("{}", markdown::of(&results));
+    Ok(true)
 }
 
 fn check(relay: PathBuf, name: Option<&str>) -> Result<bool> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     bed::Bed,
@@ -24,7 +24,7 @@ const SEARCH_SECONDS: f64 = 0.4;
 const TRIAL_SECONDS: f64 = 1.0;
 
 /// Latencies from the generator to the sinks, in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     /// Half of the datagrams are not above it.
     pub p50: f64,
@@ -47,7 +47,7 @@ impl Latency {
 }
 
 /// The numbers. Rates are in frames a second.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Measures {
     /// The highest rate of input without loss; `None` where the contender shares a core with the generator.
     pub loss_free_in: Option<f64>,
@@ -126,8 +126,21 @@ fn capacity(
             offered: trial.offered_rate,
         })
     })?;
+    let mut failed = false;
     let (rate, best) = capacity::confirm(found.rate, |rate| {
-        let trial = run(rate, confirm_seconds)?;
+        // On the way back most rates fail soon: a short trial tells it in less time.
+        let mut trial = run(
+            rate,
+            if failed {
+                TRIAL_SECONDS
+            } else {
+                confirm_seconds
+            },
+        )?;
+        if failed && trial.is_exact() {
+            trial = run(rate, confirm_seconds)?;
+        }
+        failed |= !trial.is_exact();
         Ok((trial.is_exact(), trial))
     })
     .context("confirming the highest rate without loss")?;

@@ -1,6 +1,6 @@
 //! All that was found: every round of every contender, and the medians over the rounds.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     machine::Machine,
@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What `--json` writes.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Results {
     /// Where.
     pub machine: Machine,
@@ -26,7 +26,7 @@ pub struct Results {
 }
 
 /// One of the machine's limits.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CeilingResult {
     /// What was done.
     pub name: String,
@@ -37,7 +37,7 @@ pub struct CeilingResult {
 }
 
 /// One scenario.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ScenarioResult {
     /// What was set up.
     pub scenario: Scenario,
@@ -46,7 +46,7 @@ pub struct ScenarioResult {
 }
 
 /// One contender in one scenario.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContenderResult {
     /// What it goes by.
     pub name: String,
@@ -61,7 +61,7 @@ pub struct ContenderResult {
 }
 
 /// A number over the rounds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The middle one; the mean of the middle two if the rounds are even.
     pub median: f64,
@@ -87,7 +87,7 @@ impl Spread {
 }
 
 /// Latencies over the rounds, in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LatencySpread {
     /// Of the medians of datagrams.
     pub p50: Spread,
@@ -98,7 +98,7 @@ pub struct LatencySpread {
 }
 
 /// The same as [`Measures`], over the rounds.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Summary {
     /// The highest rate of input without loss.
     pub loss_free_in: Option<Spread>,

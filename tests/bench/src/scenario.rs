@@ -2,15 +2,19 @@
 //! datagrams, to one output or to sixteen, by one interface, to a plain host, by one rule.
 
 use anyhow::{Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{load::Load, sink::NextHop};
 
+/// A scenario's name. An alias, because serde takes every field that is written as a reference to borrow from the file.
+type Name = &'static str;
+
 /// One situation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scenario {
     /// What it goes by.
-    pub name: &'static str,
+    #[serde(deserialize_with = "known")]
+    pub name: Name,
     /// Flows, outputs and rules.
     pub load: Load,
     /// The wires that the outputs leave by.
@@ -24,7 +28,7 @@ pub struct Scenario {
 }
 
 /// The contenders of a scenario.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cast {
     /// Everybody, and the relay as it chooses itself.
@@ -37,6 +41,14 @@ pub enum Cast {
 
 /// What the scenarios with many rules differ from in nothing else.
 pub const ONE_RULE: &str = "1-1";
+
+/// A scenario's name from a file. What an older benchmark knew and this one does not cannot be compared.
+fn known<'de, D: Deserializer<'de>>(file: D) -> Result<&'static str, D::Error> {
+    let name = String::deserialize(file)?;
+    let mut all = ALL.iter().map(|scenario| scenario.name);
+    all.find(|known| *known == name)
+        .ok_or_else(|| D::Error::custom(format!("there is no scenario `{name}`")))
+}
 
 /// The scenario with all other things as usual.
 const fn usual(name: &'static str, outputs: usize) -> Scenario {

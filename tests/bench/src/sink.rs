@@ -32,7 +32,9 @@ const LOST_AFTER: Duration = Duration::from_millis(500);
 const DRAINED_AFTER: Duration = Duration::from_secs(10);
 
 /// What receives at the far end of an output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum NextHop {
     /// A host without XDP: super-frames arrive whole.

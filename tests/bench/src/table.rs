@@ -27,23 +27,7 @@ pub fn of(results: &Results) -> String {
     for result in &results.scenarios {
         // Writing to a string does not fail.
         let _ = writeln!(text, "\n{}", heading(result));
-        let head = [
-            "contender",
-            "kpps in",
-            "kpps out",
-            "relay x",
-            "overload",
-            "CPU ns/copy",
-            "latency, low rate",
-            "latency, half rate",
-            "unaccounted",
-        ];
-        let mut rows = vec![head.map(str::to_owned).to_vec()];
-        let able = result.contenders.iter().filter(|one| one.cannot.is_none());
-        rows.extend(able.map(|one| row(result, one)));
-        let others = yardstick::others(results, result);
-        rows.extend(others.iter().map(|one| other_row(result, one)));
-        text += &align(rows);
+        text += &align(rows(results, result));
     }
     for failure in &results.failures {
         let _ = writeln!(text, "\nFAILED: {failure}");
@@ -51,7 +35,29 @@ pub fn of(results: &Results) -> String {
     text
 }
 
-fn heading(result: &ScenarioResult) -> String {
+/// A scenario's table, its head first.
+pub fn rows(results: &Results, result: &ScenarioResult) -> Vec<Vec<String>> {
+    let head = [
+        "contender",
+        "kpps in",
+        "kpps out",
+        "relay x",
+        "overload",
+        "CPU ns/copy",
+        "latency, low rate",
+        "latency, half rate",
+        "unaccounted",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    let able = result.contenders.iter().filter(|one| one.cannot.is_none());
+    rows.extend(able.map(|one| row(result, one)));
+    let others = yardstick::others(results, result);
+    rows.extend(others.iter().map(|one| other_row(result, one)));
+    rows
+}
+
+/// What was set up.
+pub fn heading(result: &ScenarioResult) -> String {
     let scenario = &result.scenario;
     format!(
         "{}: {} flows, {} outputs on {} interfaces, {} rules, {} B of payload, next hop {:?}",
@@ -103,7 +109,8 @@ fn ratio(result: &ScenarioResult, rate: Option<Spread>) -> String {
     times.map_or("-".to_owned(), |times| format!("{times:.2}"))
 }
 
-fn range(spread: Option<Spread>, unit: f64) -> String {
+/// The median, and the bounds if there are some, in a unit.
+pub fn range(spread: Option<Spread>, unit: f64) -> String {
     let number = |value: f64| {
         let value = value / unit;
         let digits = usize::from(value < 100.0);
