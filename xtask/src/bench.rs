@@ -24,12 +24,8 @@ pub fn run(ws: &Workspace, args: &[OsString]) -> Result<ExitCode> {
     setup::system(Purpose::Bench)?;
     let relay = build::relay(ws)?;
     let programs = ebpf::build_bench(ws)?;
-    process::run(
-        ws.cargo()
-            .args(["build", "--release", "--locked", "--package", "relay-bench"]),
-    )?;
-    let mut bench = Command::new(ws.release("relay-bench"));
-    process::without_own_environment(&mut bench)
+    let mut bench = program(ws)?;
+    bench
         .arg("compare")
         .arg("--relay")
         .arg(relay)
@@ -37,4 +33,15 @@ pub fn run(ws: &Workspace, args: &[OsString]) -> Result<ExitCode> {
         .arg(programs)
         .args(args);
     Ok(process::exit_code(process::status(&mut bench)?))
+}
+
+/// Builds `relay-bench`; returns the command without arguments.
+pub fn program(ws: &Workspace) -> Result<Command> {
+    process::run(
+        ws.cargo()
+            .args(["build", "--release", "--locked", "--package", "relay-bench"]),
+    )?;
+    let mut program = Command::new(ws.release("relay-bench"));
+    process::without_own_environment(&mut program);
+    Ok(program)
 }

@@ -1,27 +1,21 @@
 //! `cargo xtask charts`: what a benchmark found, as charts and as Markdown.
 
-use std::{
-    path::Path,
-    process::{Command, ExitCode},
-};
+use std::{path::Path, process::ExitCode};
 
 use anyhow::Result;
 
 use crate::{
-    process,
+    bench, process,
     setup::{self, Purpose},
     workspace::Workspace,
 };
 
 /// Draws `results` into docs/performance and prints its tables; the exit code is that of `relay-bench`.
 pub fn run(ws: &Workspace, results: &Path) -> Result<ExitCode> {
-    setup::system(Purpose::Bench)?;
-    process::run(
-        ws.cargo()
-            .args(["build", "--release", "--locked", "--package", "relay-bench"]),
-    )?;
-    let mut charts = Command::new(ws.release("relay-bench"));
-    process::without_own_environment(&mut charts)
+    // The programs that are compared are not needed to draw.
+    setup::system(Purpose::Build)?;
+    let mut charts = bench::program(ws)?;
+    charts
         .arg("charts")
         .arg("--to")
         .arg(ws.root.join("docs/performance"))
