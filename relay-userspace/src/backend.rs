@@ -4,12 +4,21 @@
 //! share one UMEM, and a UMEM is one or the other. Otherwise, and where the kernel refuses, the worker runs in
 //! copy mode, and its copies leave by what is fastest then. Which it is, and why, is logged and reported.
 
+pub mod batch;
+pub mod copies;
+mod error;
+pub mod flows;
+pub mod head;
+pub mod outlet;
+pub mod sockopt;
+pub mod uring;
 pub mod xdp;
 
 use log::warn;
 
+pub use self::error::SetupError;
+use self::xdp::Worker;
 use crate::plan::{self, Mode, Plan};
-use xdp::{SetupError, Worker};
 
 /// A worker with its sockets bound.
 #[derive(Debug)]

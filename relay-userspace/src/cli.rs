@@ -12,7 +12,10 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, error::ErrorKind};
 
-use crate::{config, exit, plan};
+use crate::{
+    config, exit,
+    plan::{self, Backend},
+};
 
 const EXIT_CODES: &str = "\
 Exit codes (sysexits.h):
@@ -59,6 +62,9 @@ pub enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// What moves the frames; without it XDP where it can, else io_uring
+        #[arg(long)]
+        backend: Option<Backend>,
     },
     /// Relay in the foreground until SIGINT or SIGTERM
     Run {
@@ -67,6 +73,9 @@ pub enum Command {
         /// Print the final report as JSON
         #[arg(long)]
         json: bool,
+        /// What moves the frames; without it XDP where it can, else io_uring
+        #[arg(long)]
+        backend: Option<Backend>,
     },
 }
 
@@ -100,8 +109,16 @@ impl Cli {
     pub fn run(&self) -> anyhow::Result<()> {
         match &self.command {
             Command::Check { file } => check(file),
-            Command::Plan { file, json } => show_plan(file, *json),
-            Command::Run { file, json } => {
+            Command::Plan {
+                file,
+                json,
+                backend: _,
+            } => show_plan(file, *json),
+            Command::Run {
+                file,
+                json,
+                backend: _,
+            } => {
                 let plan = plan::for_this_machine(&config::load(file)?)?;
                 Ok(crate::run::run(&plan, *json)?)
             }

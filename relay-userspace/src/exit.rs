@@ -46,7 +46,7 @@ mod tests {
     use anyhow::{Context as _, anyhow};
 
     use super::*;
-    use crate::{backend::xdp::SetupError, plan::Mode, run::RunError};
+    use crate::{backend::SetupError, plan::Mode, run::RunError};
 
     #[test]
     fn what_ended_a_run_wins_over_what_the_chain_says() {

@@ -132,7 +132,7 @@ fn join(socket: &Socket, group: Ipv4Addr, index: u32) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::{
-        plan::{Flow, Interface, Mode},
+        plan::{Backend, Flow, Interface, Mode},
         rules::Transmit,
         testing::{in_namespace, run},
     };
@@ -145,6 +145,7 @@ mod tests {
             mtu: 1500,
             address: None,
             driver: "veth".into(),
+            backend: Backend::Xdp,
             is_input: true,
             is_output: false,
             rx_queues: vec![0],

@@ -67,6 +67,8 @@ pub struct Interface {
     pub address: Option<Ipv4Addr>,
     /// The driver's name, `unknown` where the kernel does not tell.
     pub driver: String,
+    /// What moves the frames of its workers.
+    pub backend: Backend,
     /// A rule receives here.
     pub is_input: bool,
     /// A rule transmits here.
@@ -94,6 +96,16 @@ pub struct Interface {
     pub queueless: bool,
 }
 
+/// What moves the frames of a worker. All interfaces that rules connect have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// An XDP program, AF_XDP sockets and a UMEM.
+    Xdp,
+    /// A packet socket with a socket filter, read and written by io_uring.
+    IoUring,
+}
+
 /// How copies leave by an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -103,6 +115,8 @@ pub enum Engine {
     /// By packet sockets: what one receive batch brought of a flow leaves as super-frames, which the kernel or the
     /// NIC cuts apart.
     Segmented,
+    /// By packet sockets, frame by frame: the io_uring backend's way where super-frames cannot leave.
+    Frames,
 }
 
 /// How AF_XDP moves a frame between the interface and user space.
@@ -151,12 +165,17 @@ pub struct Output {
 /// One thread and what it owns. No other worker touches its ports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Worker {
+    /// What moves its frames.
+    pub backend: Backend,
     /// The CPU to pin to.
     pub cpu: Option<u32>,
-    /// Every (interface, queue) this worker binds, receiving, transmitting or both.
+    /// Every (interface, queue) this worker binds an AF_XDP socket to, receiving, transmitting or both. None on io_uring.
     pub ports: Vec<Port>,
-    /// The interfaces that copies leave by in super-frames, positions in [`Plan::interfaces`], ascending.
-    pub segmented: Vec<usize>,
+    /// On io_uring, the interface that it receives from by a packet socket, a position in [`Plan::interfaces`].
+    /// Several workers with the same one share its flows out among them (`PACKET_FANOUT`).
+    pub input: Option<usize>,
+    /// The interfaces that copies leave by through packet sockets, positions in [`Plan::interfaces`], ascending.
+    pub senders: Vec<usize>,
     /// The flows it can meet, positions in [`Plan::flows`].
     pub flows: Vec<usize>,
 }
@@ -189,19 +208,24 @@ impl Worker {
                 });
             if port.transmits && open {
                 port.transmits = false;
-                worker.segmented.push(port.interface);
+                worker.senders.push(port.interface);
             }
         }
         worker.ports.retain(|port| port.receives || port.transmits);
-        worker.segmented.sort_unstable();
+        worker.senders.sort_unstable();
         worker
     }
 
     /// How its copies leave by an interface, a position in [`Plan::interfaces`]; `None` where none do.
     #[must_use]
-    pub fn engine(&self, interface: usize) -> Option<Engine> {
-        if self.segmented.contains(&interface) {
-            return Some(Engine::Segmented);
+    pub fn engine(&self, plan: &Plan, interface: usize) -> Option<Engine> {
+        if self.senders.contains(&interface) {
+            let super_frames = plan.interfaces.get(interface)?.super_frames;
+            return Some(if super_frames {
+                Engine::Segmented
+            } else {
+                Engine::Frames
+            });
         }
         let mut ports = self.ports.iter();
         ports

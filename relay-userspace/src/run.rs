@@ -24,10 +24,7 @@ use relay_common::abi::Counter;
 use thiserror::Error;
 
 use crate::{
-    backend::{
-        self,
-        xdp::{SetupError, Worker, sockopt},
-    },
+    backend::{self, SetupError, sockopt, xdp::Worker},
     device_drops::DeviceDrops,
     exit,
     kernel::{Kernel, KernelError},
@@ -198,11 +195,11 @@ fn bind(plan: &Plan, kernel: &mut Kernel, status: &mut Status) -> Result<Vec<Wor
             }
         }
         for (at, way) in ways.iter_mut().enumerate() {
-            way.engine = way.engine.or(bound.planned.engine(at));
+            way.engine = way.engine.or(bound.planned.engine(plan, at));
         }
         for (&interface, flag) in bound
             .planned
-            .segmented
+            .senders
             .iter()
             .zip(bound.worker.segmented_devices())
         {

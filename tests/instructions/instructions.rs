@@ -27,7 +27,7 @@ use frames::{
 };
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use relay::{
-    backend::xdp::flows::Flows,
+    backend::flows::Flows,
     rewrite::{Received, Target, Template},
     rules::Ttl,
 };

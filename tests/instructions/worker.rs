@@ -4,14 +4,18 @@
 use std::net::Ipv4Addr;
 
 use relay::{
-    backend::xdp::{
+    backend::{
         batch::Batch,
-        copies, fanout,
+        copies,
         flows::Flows,
-        messages::{Messages, Queue},
-        umem::{Chunk, Chunks},
+        xdp::{
+            fanout,
+            messages::{HandOver, Messages, Queue},
+            receive,
+            umem::{Chunk, Chunks},
+        },
     },
-    plan::{self, Engine, Plan},
+    plan::{self, Backend, Engine, Plan},
     rules::{Transmit, Ttl},
     stats::WorkerStats,
 };
@@ -70,6 +74,7 @@ fn plan(flows: u32, outputs: u8) -> Plan {
         ],
         flows: (0..flows).map(flow).collect(),
         workers: vec![plan::Worker {
+            backend: Backend::Xdp,
             cpu: None,
             ports: vec![plan::Port {
                 interface: 0,
@@ -77,7 +82,8 @@ fn plan(flows: u32, outputs: u8) -> Plan {
                 receives: true,
                 transmits: false,
             }],
-            segmented: vec![1],
+            input: None,
+            senders: vec![1],
             flows: (0..flows as usize).collect(),
         }],
         notes: Vec::new(),
@@ -92,6 +98,7 @@ fn interface(name: &str, index: u32, engine: Option<Engine>) -> plan::Interface 
         mtu: 1500,
         address: engine.map(|_| Ipv4Addr::new(10, 2, 0, 1)),
         driver: "veth".into(),
+        backend: Backend::Xdp,
         is_input: engine.is_none(),
         is_output: engine.is_some(),
         rx_queues: vec![0],
@@ -109,7 +116,7 @@ fn interface(name: &str, index: u32, engine: Option<Engine>) -> plan::Interface 
 pub struct Worker {
     chunks: Chunks,
     flows: Flows,
-    batch: Batch,
+    batch: Batch<Chunk>,
     queue: Queue,
     received: Vec<Chunk>,
     stats: WorkerStats,
@@ -157,9 +164,10 @@ pub fn sent() -> &'static mut Worker {
 impl Worker {
     /// Decodes, looks up, reads and sorts what was received.
     pub fn sort(&mut self) {
-        self.batch.add_all(
+        receive::add_all(
             INPUT,
             &mut self.received,
+            &mut self.batch,
             &mut self.chunks,
             &mut self.flows,
             &self.stats,
@@ -167,15 +175,18 @@ impl Worker {
     }
 
     /// Makes the messages of the one sender.
-    pub fn make(&mut self, send: impl FnMut(Messages<'_>)) {
+    pub fn make(&mut self, take: impl FnMut(Messages<'_>)) {
+        let mut outbox = HandOver {
+            queue: &mut self.queue,
+            take,
+        };
         copies::make(
             0,
             &mut self.batch,
             &self.flows,
             &self.chunks,
             &self.stats,
-            &mut self.queue,
-            send,
+            &mut outbox,
         );
     }
 

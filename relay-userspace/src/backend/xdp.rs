@@ -11,15 +11,11 @@
 //! One [`Worker`] is one thread with one UMEM. Nothing in [`Worker::run`] allocates, locks or logs; the only
 //! system calls are `sendmmsg`, the TX kick and, when there is nothing to do, `poll`.
 
-pub mod batch;
-pub mod copies;
 pub mod fanout;
-pub mod flows;
 pub mod messages;
 mod port;
-mod segmented;
+pub mod receive;
 mod senders;
-pub mod sockopt;
 pub mod umem;
 
 use std::{
@@ -33,16 +29,14 @@ use std::{
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use thiserror::Error;
 
 pub use self::port::Device;
 use self::{
-    batch::Batch,
-    flows::Flows,
     port::{BATCH, Port, TX_SIZE},
     senders::Senders,
     umem::{Chunk, Chunks, FILL_SIZE},
 };
+use super::{SetupError, batch::Batch, flows::Flows, sockopt};
 use crate::{
     device_drops::Cut,
     plan::{self, Mode, Plan},
@@ -67,63 +61,6 @@ const BIND_PATIENCE: Duration = Duration::from_secs(2);
 /// XDP headroom and the longest Ethernet header in front of the IP packet of a received frame.
 const FRAME_OVERHEAD: u32 = 256 + 18;
 
-/// Why a worker could not be set up.
-#[derive(Debug, Error)]
-pub enum SetupError {
-    /// The UMEM could not be registered.
-    #[error(
-        "cannot register a UMEM of {count} chunks of {size} bytes: {reason}; it counts as locked memory: grant CAP_IPC_LOCK \
-         or raise `ulimit -l`"
-    )]
-    Umem {
-        /// Bytes a chunk.
-        size: u32,
-        /// Chunks.
-        count: u32,
-        /// The kernel's reason.
-        reason: String,
-    },
-    /// A socket could not be bound.
-    #[error(
-        "cannot bind an AF_XDP socket to queue {queue} of {interface} in {mode} mode: {error}{}",
-        remedy(error)
-    )]
-    Bind {
-        /// The interface's name.
-        interface: String,
-        /// The queue.
-        queue: u32,
-        /// The mode asked for.
-        mode: Mode,
-        /// The kernel's reason.
-        error: io::Error,
-    },
-    /// A packet socket could not be set up.
-    #[error("cannot {what} on {interface}: {error}{}", remedy(error))]
-    Sender {
-        /// The interface's name.
-        interface: String,
-        /// What was tried.
-        what: &'static str,
-        /// The kernel's reason.
-        error: io::Error,
-    },
-}
-
-/// What to do about a refused bind.
-fn remedy(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EBUSY) => {
-            "; another program uses this queue: stop it, or leave the queue out with `queues`"
-        }
-        Some(libc::EINVAL) => "; look at the interface's queues with `ethtool -l` and at its MTU",
-        Some(libc::EPERM | libc::EACCES) => "; CAP_NET_RAW is needed",
-        Some(libc::ENODEV) => "; the interface has gone: `ip link show` lists what there is",
-        Some(libc::ENOMEM | libc::ENOBUFS) => "; memory is short: use fewer `queues`",
-        _ => "",
-    }
-}
-
 /// One forwarding thread's state: UMEM, ports, flows.
 #[derive(Debug)]
 pub struct Worker {
@@ -131,7 +68,7 @@ pub struct Worker {
     ports: Vec<Port>,
     inputs: Vec<Input>,
     flows: Flows,
-    batch: Batch,
+    batch: Batch<Chunk>,
     senders: Senders,
     /// What one port received. Its capacity is `BATCH`.
     received: Vec<Chunk>,
@@ -247,7 +184,7 @@ impl Worker {
         })
     }
 
-    /// What it believes of the devices that super-frames leave by, in the order of [`plan::Worker::segmented`].
+    /// What it believes of the devices that super-frames leave by, in the order of [`plan::Worker::senders`].
     pub fn segmented_devices(&self) -> impl Iterator<Item = Arc<Cut>> {
         self.senders.devices()
     }
@@ -312,7 +249,7 @@ impl Worker {
                 port.receive(chunks, &mut self.received);
             }
             busy |= !self.received.is_empty();
-            batch.add_all(input.index, &mut self.received, chunks, flows, stats);
+            receive::add_all(input.index, &mut self.received, batch, chunks, flows, stats);
             self.senders.send(batch, flows, chunks, stats);
             // Only now: the last copy takes the received chunk itself.
             for frame in batch.end() {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::{Engine, Flow, Interface, Mode, Output, Plan, engines, mac, queues};
+use super::{Backend, Engine, Flow, Interface, Mode, Output, Plan, engines, mac, queues};
 use crate::{
     config::{Document, InterfacePlaces, Mistake, Mistakes, Place},
     nic::{Facts, Survey, XdpFeatures},
@@ -388,6 +388,7 @@ fn interface(used: Use<'_>, mode: Mode, super_frames: bool) -> Option<Interface>
         mtu: facts.mtu,
         address: facts.addresses.first().copied(),
         driver: facts.driver.clone(),
+        backend: Backend::Xdp,
         is_input: used.is_input,
         is_output: used.is_output,
         rx_queues: used.rx,

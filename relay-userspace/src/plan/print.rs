@@ -37,6 +37,7 @@ impl fmt::Display for Engine {
         f.write_str(match self {
             Self::Xsk => "AF_XDP TX rings",
             Self::Segmented => "super-frames",
+            Self::Frames => "packet sockets",
         })
     }
 }
@@ -142,7 +143,7 @@ impl Plan {
         if worker.ports.iter().any(|port| port.transmits) {
             parts.push(self.ports(worker, |port| port.transmits));
         }
-        for &interface in &worker.segmented {
+        for &interface in &worker.senders {
             parts.push(format!("{} in super-frames", self.name(interface)));
         }
         if parts.is_empty() {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Engine, Flow, Port, Worker, build::Use};
+use super::{Backend, Engine, Flow, Port, Worker, build::Use};
 use crate::config::Document;
 
 /// Interfaces that rules connect, directly or through others.
@@ -130,7 +130,7 @@ fn worker(number: usize, count: usize, group: &Group, flows: &[Flow], uses: &[Us
         .iter()
         .filter_map(|flow| flows.get(*flow))
         .flat_map(|flow| &flow.outputs);
-    let mut segmented = Vec::new();
+    let mut senders = Vec::new();
     for interface in outputs
         .map(|output| output.interface)
         .collect::<BTreeSet<_>>()
@@ -139,15 +139,17 @@ fn worker(number: usize, count: usize, group: &Group, flows: &[Flow], uses: &[Us
             continue;
         };
         if used.engine == Some(Engine::Segmented) {
-            segmented.push(interface);
+            senders.push(interface);
         } else if let Some(&queue) = used.tx.get(number) {
             port(&mut ports, interface, queue).transmits = true;
         }
     }
     Worker {
+        backend: Backend::Xdp,
         cpu: None,
         ports: ports.into_values().collect(),
-        segmented,
+        input: None,
+        senders,
         flows: my_flows,
     }
 }

@@ -467,7 +467,7 @@ fn copies_leave_by_tx_rings_in_zero_copy_and_as_super_frames_otherwise() {
         let ways: Vec<_> = ways.map(|i| (i.expected_mode, i.engine)).collect();
         assert_eq!(ways, expected, "{name}");
         for worker in &plan.workers {
-            let engines = (0..3).map(|at| worker.engine(at));
+            let engines = (0..3).map(|at| worker.engine(&plan, at));
             assert!(engines.eq(expected.iter().map(|way| way.1)), "{name}");
         }
     }
@@ -478,7 +478,7 @@ fn super_frames_need_no_queue_of_their_own() {
     let survey = with_super_frames(&[("in0", NATIVE), ("out0", NATIVE)]);
     let plan = build(&document(&["in0 -> out0"], ""), &survey).unwrap();
     assert_eq!(ports(&plan), ["in0/0r", "in0/1r"]);
-    assert!(plan.workers.iter().all(|worker| worker.segmented == [1]));
+    assert!(plan.workers.iter().all(|worker| worker.senders == [1]));
     assert_eq!(plan.notes, [""; 0]);
     let shown = plan.to_string();
     assert!(
@@ -499,7 +499,7 @@ fn a_worker_that_falls_back_to_copy_mode_leaves_tx_rings_where_it_may() {
     let mut survey = with_super_frames(&bits);
     let plan = build(&document, &survey).unwrap();
     let worker = plan.workers[0].in_copy_mode(&plan);
-    let engines = [0, 1, 2].map(|at| worker.engine(at));
+    let engines = [0, 1, 2].map(|at| worker.engine(&plan, at));
     assert_eq!(engines, [None, Some(Engine::Xsk), Some(Engine::Segmented)]);
     assert!(worker.ports.iter().all(|port| port.interface != 2));
     survey.super_frames = false;

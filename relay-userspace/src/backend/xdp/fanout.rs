@@ -8,12 +8,14 @@
 use relay_common::wire::IPV4_HEADERS_LEN;
 
 use super::{
-    batch::Frame,
-    flows::{Flows, Group, Member},
     port::Port,
     umem::{Chunk, Chunks},
 };
 use crate::{
+    backend::{
+        batch::Frame,
+        flows::{Flows, Group, Member},
+    },
     rewrite::Received,
     stats::{Dropped, OutputStats, WorkerStats},
 };
@@ -21,18 +23,18 @@ use crate::{
 /// Queues one copy of `frame` a member of its flow's groups, and ends the frame's use of its chunk.
 #[inline]
 pub fn forward(
-    frame: Frame,
+    frame: Frame<Chunk>,
     flows: &Flows,
     chunks: &mut Chunks,
     ports: &mut [Port],
     stats: &WorkerStats,
 ) {
     let Some((last, others)) = flows.groups(frame.flow).split_last() else {
-        chunks.give_back(frame.chunk);
+        chunks.give_back(frame.place);
         return;
     };
     let udp_sum = frame.received.udp_sum(frame.payload(chunks));
-    let (len, received, chunk) = (frame.len(), frame.received, frame.chunk);
+    let (len, received, chunk) = (frame.len(), frame.received, frame.place);
     for group in others {
         let members = flows.members(group);
         make_room(members, chunks, ports, stats);

@@ -4,70 +4,18 @@
 //! and hands them over as [`Messages`]; it knows nothing of sockets. What messages point to outlives them: whoever
 //! pushes vouches for the payloads until the queue has been handed over.
 
-use relay_common::wire::{ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, field::udp};
-
-use super::batch::MAX_JOINED;
+use super::umem::Chunks;
+use crate::backend::{
+    batch::{Frame, MAX_JOINED, Memory},
+    copies::Outbox,
+    head::Head,
+};
 
 /// Messages of one `sendmmsg`: enough to spread the cost of the call, few enough to stay in the
 /// first-level cache.
 const MESSAGES: usize = 32;
 /// The most parts of one message: the headers and a payload each.
 const PARTS: usize = 1 + MAX_JOINED;
-
-const VIRTIO_NET_HDR_F_NEEDS_CSUM: u8 = 1;
-const VIRTIO_NET_HDR_GSO_NONE: u8 = 0;
-const VIRTIO_NET_HDR_GSO_UDP_L4: u8 = 5;
-
-/// What a message begins with: `struct virtio_net_hdr` (include/uapi/linux/virtio_net.h), in the byte order of
-/// the machine, and the headers of the frame.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub struct Head {
-    flags: u8,
-    gso_type: u8,
-    hdr_len: u16,
-    gso_size: u16,
-    csum_start: u16,
-    csum_offset: u16,
-    /// Ethernet, IPv4 and UDP.
-    headers: Headers,
-}
-
-/// The headers of a frame.
-pub type Headers = [u8; IPV4_HEADERS_LEN];
-
-const _: () = assert!(size_of::<Head>() == 10 + IPV4_HEADERS_LEN);
-
-impl Head {
-    const EMPTY: Self = Self {
-        flags: 0,
-        gso_type: VIRTIO_NET_HDR_GSO_NONE,
-        hdr_len: 0,
-        gso_size: 0,
-        csum_start: 0,
-        csum_offset: 0,
-        headers: [0; IPV4_HEADERS_LEN],
-    };
-
-    /// Of a frame that leaves as it is.
-    #[inline]
-    pub fn single(&mut self) -> &mut Headers {
-        *self = Self::EMPTY;
-        &mut self.headers
-    }
-
-    /// Of a super-frame that is cut into datagrams of `payload_len` bytes, the last may be shorter.
-    #[inline]
-    pub fn joined(&mut self, payload_len: u16) -> &mut Headers {
-        self.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
-        self.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
-        self.hdr_len = IPV4_HEADERS_LEN as u16;
-        self.gso_size = payload_len;
-        self.csum_start = (ETHERNET_LEN + IPV4_LEN) as u16;
-        self.csum_offset = udp::CHECKSUM as u16;
-        &mut self.headers
-    }
-}
 
 /// Messages not handed over yet.
 pub struct Queue {
@@ -203,5 +151,38 @@ impl Messages<'_> {
     ) -> impl Iterator<Item = (u32, u64)> + '_ {
         let counts = self.counts.iter().skip(first).take(count);
         counts.map(|&(output, frames)| (output, u64::from(frames)))
+    }
+}
+
+/// An outbox that hands full queues to `take`. Its queue is empty before and after.
+#[derive(Debug)]
+pub struct HandOver<'a, T> {
+    /// Room for the messages.
+    pub queue: &'a mut Queue,
+    /// What sends them before it returns.
+    pub take: T,
+}
+
+impl<T: FnMut(Messages<'_>)> Outbox<Chunks> for HandOver<'_, T> {
+    #[inline]
+    unsafe fn post<'a>(
+        &mut self,
+        output: u32,
+        count: u16,
+        write: impl FnOnce(&mut Head),
+        frames: impl Iterator<Item = &'a Frame<<Chunks as Memory>::Place>>,
+        chunks: &'a Chunks,
+    ) {
+        if self.queue.is_full() {
+            self.queue.hand_over(&mut self.take);
+        }
+        let payloads = frames.map(|frame| frame.payload(chunks));
+        // SAFETY: the payloads stay until `finish` has handed the queue over.
+        unsafe { self.queue.push(output, count, write, payloads) };
+    }
+
+    #[inline]
+    fn finish(&mut self) {
+        self.queue.hand_over(&mut self.take);
     }
 }

@@ -16,11 +16,9 @@ use xsk_rs::{
     umem::frame::FrameDesc,
 };
 
-use super::{
-    SetupError, sockopt,
-    umem::{Chunk, Chunks, FILL_SIZE},
-};
+use super::umem::{Chunk, Chunks, FILL_SIZE};
 use crate::{
+    backend::{SetupError, sockopt},
     plan::Mode,
     stats::{Dropped, OutputStats},
 };

@@ -4,7 +4,7 @@
 //! the worker's hands as a [`Chunk`], or in flight with a reference for each descriptor that names it.
 //! [`Chunk`] is neither `Clone` nor `Copy`, so safe code can give a chunk to one place only.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, ops::Range};
 
 use xsk_rs::{
     Umem,
@@ -12,7 +12,7 @@ use xsk_rs::{
     umem::frame::{DataMut, FrameDesc},
 };
 
-use super::SetupError;
+use crate::backend::{SetupError, batch::Memory};
 
 /// Entries of a FILL ring, and so the frames that can arrive while the worker does something else: 8 ms at a
 /// million frames a second. With 2048 a scheduler's hiccup of 2 ms lost frames at that rate.
@@ -226,5 +226,14 @@ impl Chunks {
     #[inline]
     fn number(&self, desc: &FrameDesc) -> u32 {
         (desc.addr() >> self.shift) as u32
+    }
+}
+
+impl Memory for Chunks {
+    type Place = Chunk;
+
+    #[inline]
+    fn bytes<'a>(&'a self, chunk: &'a Chunk, range: Range<usize>) -> &'a [u8] {
+        self.frame(chunk).get(range).unwrap_or(&[])
     }
 }

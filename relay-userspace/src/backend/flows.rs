@@ -1,7 +1,7 @@
 //! Everything a worker needs to know of its flows, laid out flat, and the look-up.
 //!
-//! A flow's outputs are either [`Group`]s, which leave by AF_XDP TX rings, or [`Leg`]s, which leave as
-//! super-frames. Both are ranges of one array a worker, so that the loop walks memory in order.
+//! A flow's outputs are either [`Group`]s, which leave by AF_XDP TX rings, or [`Leg`]s, which leave by packet sockets,
+//! as super-frames where the interface takes them. Both are ranges of one array a worker, so that the loop walks memory in order.
 
 use std::ops::Range;
 
@@ -52,13 +52,15 @@ pub struct Member {
     pub max_len: usize,
 }
 
-/// One output that leaves as super-frames.
+/// One output that leaves by a packet socket.
 #[derive(Debug)]
 pub struct Leg {
     /// Its headers.
     pub template: Template,
     /// Position of its sender in the worker.
     pub sender: usize,
+    /// Whether its interface takes super-frames; else every frame leaves for itself.
+    pub joins: bool,
     /// Position of its counters in [`crate::stats::WorkerStats::outputs`].
     pub output: u32,
     /// The largest frame its interface takes, in bytes from the Ethernet header on.
@@ -93,10 +95,11 @@ impl Flows {
                     ttl: output.ttl,
                 });
                 let max_len = ETHERNET_LEN + interface.mtu as usize;
-                match way(worker, output.interface) {
-                    Some(Way::Sender(sender)) => legs.push(Leg {
+                match way(plan, worker, output.interface) {
+                    Some(Way::Sender { sender, joins }) => legs.push(Leg {
                         template,
                         sender,
+                        joins,
                         output: number,
                         max_len,
                     }),
@@ -143,7 +146,7 @@ impl Flows {
 
     /// How many there are.
     #[must_use]
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.flows.len()
     }
 
@@ -189,20 +192,19 @@ impl Flows {
 /// How a worker's copies leave by an interface.
 enum Way {
     Port(usize),
-    Sender(usize),
+    Sender { sender: usize, joins: bool },
 }
 
-fn way(worker: &plan::Worker, interface: usize) -> Option<Way> {
-    match worker.engine(interface)? {
-        Engine::Segmented => {
-            let mut senders = worker.segmented.iter();
-            senders.position(|&at| at == interface).map(Way::Sender)
-        }
-        Engine::Xsk => {
-            let mut ports = worker.ports.iter();
-            ports
-                .position(|port| port.transmits && port.interface == interface)
-                .map(Way::Port)
-        }
+fn way(plan: &Plan, worker: &plan::Worker, interface: usize) -> Option<Way> {
+    let engine = worker.engine(plan, interface)?;
+    if engine == Engine::Xsk {
+        let mut ports = worker.ports.iter();
+        return ports
+            .position(|port| port.transmits && port.interface == interface)
+            .map(Way::Port);
     }
+    let mut senders = worker.senders.iter();
+    let sender = senders.position(|&at| at == interface)?;
+    let joins = engine == Engine::Segmented;
+    Some(Way::Sender { sender, joins })
 }

@@ -3,21 +3,21 @@
 //! A packet socket with `PACKET_VNET_HDR` takes a super-frame: one header and the payloads of many datagrams.
 //! The NIC, or the kernel right before the driver, cuts it into frames, numbers them and computes their
 //! checksums (Documentation/networking/segmentation-offloads.rst, `SKB_GSO_UDP_L4`). So the way through
-//! the kernel is paid once a run and not once a frame. `sendmmsg` gathers header and payloads, the payloads
-//! straight from the chunks that they were received in: user space copies none, and the chunks are free when
-//! the call returns.
+//! the kernel is paid once a run and not once a frame. The kernel gathers header and payloads, the payloads
+//! straight from where they were received: user space copies none.
 //!
-//! A [`Sender`] is the socket of one interface.
+//! An [`Outlet`] is the socket of one interface, and what is known of its device. How messages get there is the
+//! backends' matter: `sendmmsg` or io_uring.
 
 use std::{
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use nix::errno::Errno;
 
-use super::{SetupError, messages::Messages, sockopt};
+use super::{SetupError, sockopt};
 use crate::{
     device_drops::Cut,
     nic,
@@ -42,7 +42,7 @@ const ASK_EVERY: Duration = Duration::from_millis(1);
 /// one a frame ([`crate::device_drops`]). Without a carrier this way swallows everything without a word
 /// (`noop_qdisc`), and the direct one is taken, which refuses it.
 #[derive(Debug)]
-pub struct Sender {
+pub struct Outlet {
     socket: OwnedFd,
     name: String,
     queueless: bool,
@@ -52,7 +52,7 @@ pub struct Sender {
     device: Arc<Cut>,
 }
 
-impl Sender {
+impl Outlet {
     /// Opens a socket on an interface.
     ///
     /// # Errors
@@ -61,7 +61,7 @@ impl Sender {
     pub fn open(interface: &Interface) -> Result<Self, SetupError> {
         let failed = |what: &'static str| {
             let interface = interface.name.clone();
-            move |error: Errno| SetupError::Sender {
+            move |error: Errno| SetupError::Socket {
                 interface,
                 what,
                 error: error.into(),
@@ -105,30 +105,9 @@ impl Sender {
         })
     }
 
-    /// Sends the messages, and counts each frame as sent or under the reason why not.
-    pub fn send(&mut self, mut messages: Messages<'_>, stats: &[OutputStats]) {
-        self.follow_device();
-        let mut done = 0;
-        while done < messages.len() {
-            let (refusal, answered) = match send_messages(&self.socket, messages.from(done)) {
-                Ok(sent) => (None, sent),
-                Err(Errno::EINTR) => continue,
-                Err(Errno::ENOBUFS) if self.finds_itself_cut() => continue,
-                // A device that is down or gone refuses them all.
-                Err(error @ (Errno::ENETDOWN | Errno::ENXIO)) => {
-                    (Some(error), messages.len() - done)
-                }
-                Err(error) => (Some(error), 1),
-            };
-            for (output, frames) in messages.frames(done, answered) {
-                match (stats.get(output as usize), refusal) {
-                    (Some(output), None) => output.sent.add(frames),
-                    (Some(output), Some(error)) => self.count_refused(error, output, frames),
-                    (None, _) => {}
-                }
-            }
-            done += answered;
-        }
+    /// The socket. Whoever sends by it does so without waiting (`MSG_DONTWAIT`).
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// What it believes of its device, to be kept true by whoever watches the interface.
@@ -136,9 +115,9 @@ impl Sender {
         Arc::clone(&self.device)
     }
 
-    /// Takes the way that suits what is known of the device now.
+    /// Takes the way that suits what is known of the device now. Before every batch.
     #[inline]
-    fn follow_device(&mut self) {
+    pub fn follow_device(&mut self) {
         let cut = self.queueless && self.device.is_cut();
         let direct = !(cut && nic::has_carrier(self.socket.as_fd(), &self.name));
         if direct != self.direct {
@@ -158,10 +137,10 @@ impl Sender {
         self.direct = direct;
     }
 
-    /// After a refusal on the direct way: whether the kernel must cut now what the device took whole before.
+    /// After `ENOBUFS`, which is a refusal on the direct way: whether the kernel must cut now what the device took whole before.
     /// Nothing of the refused message has left then, and it can be sent again the other way.
     #[cold]
-    fn finds_itself_cut(&mut self) -> bool {
+    pub fn finds_itself_cut(&mut self) -> bool {
         if !self.queueless || self.device.is_cut() {
             return false;
         }
@@ -178,9 +157,9 @@ impl Sender {
         true
     }
 
-    /// Counts frames that were refused in one message.
+    /// Counts the frames of one message that the kernel refused.
     #[cold]
-    fn count_refused(&self, error: Errno, output: &OutputStats, frames: u64) {
+    pub fn count_refused(&self, error: Errno, output: &OutputStats, frames: u64) {
         if error == Errno::ENOBUFS && self.direct && self.device.is_cut() {
             self.device.was_told();
         }
@@ -191,24 +170,5 @@ impl Sender {
             Errno::EMSGSIZE => output.drops.add(Dropped::TooBig, frames),
             _ => output.drops.add(Dropped::DeviceRefused, frames),
         }
-    }
-}
-
-/// One `sendmmsg`: how many of the messages the kernel took, at least one.
-#[inline]
-fn send_messages(socket: &OwnedFd, messages: &mut [libc::mmsghdr]) -> Result<usize, Errno> {
-    // SAFETY: the messages are of `Messages`, whose pointers are all valid.
-    let sent = unsafe {
-        libc::sendmmsg(
-            socket.as_raw_fd(),
-            messages.as_mut_ptr(),
-            messages.len() as libc::c_uint,
-            libc::MSG_DONTWAIT,
-        )
-    };
-    match Errno::result(sent)? {
-        // The kernel never says so; taken for a refusal, it cannot become an endless loop.
-        0 => Err(Errno::EIO),
-        sent => Ok(sent as usize),
     }
 }

@@ -5,19 +5,12 @@
 //! follow each other in the order of their first datagrams. So whoever sends the runs in order keeps the
 //! order of every flow, whatever other flows came between.
 
-use relay_common::{
-    abi::FlowKey,
-    wire::{self, IPV4_HEADERS_LEN},
-};
+use std::ops::Range;
 
-use super::{
-    flows::Flows,
-    umem::{Chunk, Chunks},
-};
-use crate::{
-    rewrite::Received,
-    stats::{Dropped, WorkerStats},
-};
+use relay_common::wire::IPV4_HEADERS_LEN;
+
+use super::flows::Flows;
+use crate::{rewrite::Received, stats::WorkerStats};
 
 /// The most datagrams in a run: more saves nothing measurable, and this many of 1000 bytes still fit
 /// into the second-level cache.
@@ -25,57 +18,77 @@ pub const MAX_JOINED: usize = 64;
 /// The most bytes of payload in a run: the super-frame, Ethernet header included, stays below 64 KiB, which
 /// is as much as devices promise to cut apart (`GSO_LEGACY_MAX_SIZE`, include/linux/netdevice.h).
 const MAX_PAYLOAD: u32 = 65_535 - IPV4_HEADERS_LEN as u32;
-/// How many frames ahead the headers are fetched: far enough for a miss of all caches.
-const AHEAD: usize = 8;
 /// No position.
 const NONE: u32 = u32::MAX;
 
-/// The frames of one receive batch that belong to a flow.
+/// The memory that frames are received into, and how a worker names a place in it.
+pub trait Memory {
+    /// A place, owned by whoever holds the value.
+    type Place: std::fmt::Debug;
+
+    /// The bytes in `range` of `place`; none where the range leaves it.
+    fn bytes<'a>(&'a self, place: &'a Self::Place, range: Range<usize>) -> &'a [u8];
+}
+
+/// The frames of one receive batch that belong to a flow. `P` is a [`Memory::Place`].
 #[derive(Debug)]
-pub struct Batch {
+pub struct Batch<P> {
     /// Its capacity is the largest batch, so it never grows.
-    frames: Vec<Frame>,
+    frames: Vec<Frame<P>>,
     /// Its capacity is the largest batch: in the worst case every frame is a run of its own.
     runs: Vec<Run>,
     /// By flow: the position of its last run, or `NONE`.
     open: Box<[u32]>,
 }
 
-/// One frame.
+/// One datagram.
 #[derive(Debug)]
-pub struct Frame {
+pub struct Frame<P> {
     /// Where it is.
-    pub chunk: Chunk,
+    pub place: P,
     /// What its outputs have in common.
     pub received: Received,
     /// Its flow.
     pub flow: u32,
-    /// Where its payload starts, in bytes from the start of the frame.
-    payload: u16,
-    /// Where it ends, padding left out.
-    end: u16,
+    /// Where its payload starts, in bytes from the start of its place.
+    payload: u32,
+    /// Bytes of payload, padding left out.
+    payload_len: u16,
     /// The position of the next frame of its run, or `NONE`.
     next: u32,
 }
 
-impl Frame {
+impl<P> Frame<P> {
+    /// A datagram of `flow` whose payload is the range `payload` of `place`.
+    #[inline]
+    pub fn new(place: P, received: Received, flow: u32, payload: Range<usize>) -> Self {
+        Self {
+            place,
+            received,
+            flow,
+            payload: payload.start as u32,
+            payload_len: payload.len() as u16,
+            next: NONE,
+        }
+    }
+
     /// Its payload.
     #[inline]
-    pub fn payload<'a>(&'a self, chunks: &'a Chunks) -> &'a [u8] {
-        let range = usize::from(self.payload)..usize::from(self.end);
-        chunks.frame(&self.chunk).get(range).unwrap_or(&[])
+    pub fn payload<'a, M: Memory<Place = P>>(&'a self, memory: &'a M) -> &'a [u8] {
+        let start = self.payload as usize;
+        memory.bytes(&self.place, start..start + usize::from(self.payload_len))
     }
 
     /// Length of its payload in bytes.
     #[inline]
     pub fn payload_len(&self) -> u16 {
-        self.end - self.payload
+        self.payload_len
     }
 
-    /// Length of the frame in bytes, padding left out.
+    /// Length of the frame that leaves in bytes, from the Ethernet header on.
     #[inline]
     pub(super) fn len(&self) -> usize {
-        usize::from(self.end)
+        IPV4_HEADERS_LEN + usize::from(self.payload_len)
     }
 }
 
@@ -98,7 +111,7 @@ pub struct Run {
     vouched: bool,
 }
 
-impl Batch {
+impl<P> Batch<P> {
     /// Room for `size` frames of so many flows.
     pub fn new(size: usize, flows: usize) -> Self {
         Self {
@@ -108,75 +121,35 @@ impl Batch {
         }
     }
 
-    /// Takes all frames of `received`, which came in by `interface` (the kernel's index), the last one first: into the
-    /// batch, or counts why not and gives the chunk back.
+    /// Whether [`Batch::end`] must come before the next frame.
     #[inline]
-    pub fn add_all(
-        &mut self,
-        interface: u32,
-        received: &mut Vec<Chunk>,
-        chunks: &mut Chunks,
-        flows: &mut Flows,
-        stats: &WorkerStats,
-    ) {
-        while let Some(chunk) = received.pop() {
-            let ahead = received.len().checked_sub(AHEAD);
-            if let Some(ahead) = ahead.and_then(|ahead| received.get(ahead)) {
-                chunks.prefetch(ahead);
-            }
-            self.add(interface, chunk, chunks, flows, stats);
-        }
+    pub fn is_full(&self) -> bool {
+        self.frames.len() == self.frames.capacity()
     }
 
-    /// Takes the frame in `chunk`.
+    /// Takes a frame. Only when the batch is not full.
     #[inline]
-    fn add(
+    pub fn add<M: Memory<Place = P>>(
         &mut self,
-        interface: u32,
-        mut chunk: Chunk,
-        chunks: &mut Chunks,
-        flows: &mut Flows,
+        frame: Frame<P>,
+        memory: &M,
+        flows: &Flows,
         stats: &WorkerStats,
     ) {
-        stats.received.add(1);
-        let frame = chunks.frame(&chunk);
-        let Ok(datagram) = wire::decode(frame) else {
-            stats.drops.add(Dropped::Malformed, 1);
-            chunks.give_back(chunk);
-            return;
-        };
-        let Some(flow) = flows.look_up(FlowKey::new(interface, &datagram)) else {
-            stats.drops.add(Dropped::NoRule, 1);
-            chunks.give_back(chunk);
-            return;
-        };
-        let Some(received) = Received::read(frame, &datagram) else {
-            stats.drops.add(Dropped::Malformed, 1);
-            chunks.give_back(chunk);
-            return;
-        };
         stats.matched.add(1);
-        if let Some(matched) = stats.flows.get(flow as usize) {
+        if let Some(matched) = stats.flows.get(frame.flow as usize) {
             matched.add(1);
         }
-        chunks.truncate(&mut chunk, datagram.end());
-        let at = self.frames.len() as u32;
-        self.frames.push(Frame {
-            chunk,
-            received,
-            flow,
-            payload: datagram.payload() as u16,
-            end: datagram.end() as u16,
-            next: NONE,
-        });
+        let (at, flow) = (self.frames.len() as u32, frame.flow);
+        self.frames.push(frame);
         if !flows.legs(flow).is_empty() {
-            self.join(at, chunks);
+            self.join(at, memory);
         }
     }
 
     /// Puts the frame at `at` into its flow's last run, or into a new one.
     #[inline]
-    fn join(&mut self, at: u32, chunks: &Chunks) {
+    fn join<M: Memory<Place = P>>(&mut self, at: u32, memory: &M) {
         let Some(frame) = self.frames.get(at as usize) else {
             return;
         };
@@ -186,7 +159,7 @@ impl Batch {
         };
         if let Some(run) = self.runs.get_mut(*open as usize)
             && run.open
-            && run.takes(frame, &self.frames, chunks)
+            && run.takes(frame, &self.frames, memory)
         {
             run.count += 1;
             run.payload_len += payload_len;
@@ -211,13 +184,13 @@ impl Batch {
 
     /// The runs, in order, and the frames they refer to.
     #[inline]
-    pub fn runs(&mut self) -> (&mut [Run], Frames<'_>) {
+    pub fn runs(&mut self) -> (&mut [Run], Frames<'_, P>) {
         (&mut self.runs, Frames(&self.frames))
     }
 
     /// Ends the batch: hands out its frames in the order in which they came.
     #[inline]
-    pub fn end(&mut self) -> impl Iterator<Item = Frame> + '_ {
+    pub fn end(&mut self) -> impl Iterator<Item = Frame<P>> + '_ {
         for run in self.runs.drain(..) {
             if let Some(open) = self.open.get_mut(run.flow as usize) {
                 *open = NONE;
@@ -230,7 +203,12 @@ impl Batch {
 impl Run {
     /// Whether `frame` may leave right behind the last one. Closes the run where nothing can follow any more.
     #[inline]
-    fn takes(&mut self, frame: &Frame, frames: &[Frame], chunks: &Chunks) -> bool {
+    fn takes<P, M: Memory<Place = P>>(
+        &mut self,
+        frame: &Frame<P>,
+        frames: &[Frame<P>],
+        memory: &M,
+    ) -> bool {
         let (Some(first), Some(last)) = (
             frames.get(self.first as usize),
             frames.get(self.last as usize),
@@ -244,15 +222,18 @@ impl Run {
             && u32::from(self.payload_len) + u32::from(len) <= MAX_PAYLOAD
             && last.received.is_followed_by(&frame.received);
         // Cutting apart computes checksums anew, and would repair a damaged payload.
-        self.vouched = self.vouched || fits && first.received.vouches_for(first.payload(chunks));
-        let takes = fits && self.vouched && frame.received.vouches_for(frame.payload(chunks));
+        self.vouched = self.vouched || fits && first.received.vouches_for(first.payload(memory));
+        let takes = fits && self.vouched && frame.received.vouches_for(frame.payload(memory));
         self.open = takes && len == first.payload_len();
         takes
     }
 
     /// Its frames, in order.
     #[inline]
-    pub fn frames<'a>(&self, frames: Frames<'a>) -> impl Iterator<Item = &'a Frame> + use<'a> {
+    pub fn frames<'a, P>(
+        &self,
+        frames: Frames<'a, P>,
+    ) -> impl Iterator<Item = &'a Frame<P>> + use<'a, P> {
         let mut next = self.first;
         std::iter::from_fn(move || {
             let frame = frames.0.get(next as usize)?;
@@ -263,5 +244,14 @@ impl Run {
 }
 
 /// The frames that runs refer to.
-#[derive(Debug, Clone, Copy)]
-pub struct Frames<'a>(&'a [Frame]);
+#[derive(Debug)]
+pub struct Frames<'a, P>(&'a [Frame<P>]);
+
+// Not derived: a place need not be `Copy`.
+impl<P> Clone for Frames<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P> Copy for Frames<'_, P> {}

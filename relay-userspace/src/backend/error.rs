@@ -1,0 +1,64 @@
+//! Why a worker could not be set up: what was tried, on what, and what to do.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::plan::Mode;
+
+/// Why a worker could not be set up.
+#[derive(Debug, Error)]
+pub enum SetupError {
+    /// The UMEM could not be registered.
+    #[error(
+        "cannot register a UMEM of {count} chunks of {size} bytes: {reason}; it counts as locked memory: grant CAP_IPC_LOCK \
+         or raise `ulimit -l`"
+    )]
+    Umem {
+        /// Bytes a chunk.
+        size: u32,
+        /// Chunks.
+        count: u32,
+        /// The kernel's reason.
+        reason: String,
+    },
+    /// A socket could not be bound.
+    #[error(
+        "cannot bind an AF_XDP socket to queue {queue} of {interface} in {mode} mode: {error}{}",
+        remedy(error)
+    )]
+    Bind {
+        /// The interface's name.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// The mode asked for.
+        mode: Mode,
+        /// The kernel's reason.
+        error: io::Error,
+    },
+    /// A packet socket could not be set up.
+    #[error("cannot {what} on {interface}: {error}{}", remedy(error))]
+    Socket {
+        /// The interface's name.
+        interface: String,
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's reason.
+        error: io::Error,
+    },
+}
+
+/// What to do about a refused bind.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            "; another program uses this queue: stop it, or leave the queue out with `queues`"
+        }
+        Some(libc::EINVAL) => "; look at the interface's queues with `ethtool -l` and at its MTU",
+        Some(libc::EPERM | libc::EACCES) => "; CAP_NET_RAW is needed",
+        Some(libc::ENODEV) => "; the interface has gone: `ip link show` lists what there is",
+        Some(libc::ENOMEM | libc::ENOBUFS) => "; memory is short: use fewer `queues`",
+        _ => "",
+    }
+}

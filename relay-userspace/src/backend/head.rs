@@ -1,0 +1,59 @@
+//! What a message on a packet socket begins with: how the kernel shall treat it, and the frame's headers.
+
+use relay_common::wire::{ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, field::udp};
+
+const VIRTIO_NET_HDR_F_NEEDS_CSUM: u8 = 1;
+const VIRTIO_NET_HDR_GSO_NONE: u8 = 0;
+const VIRTIO_NET_HDR_GSO_UDP_L4: u8 = 5;
+
+/// What a message begins with: `struct virtio_net_hdr` (include/uapi/linux/virtio_net.h), in the byte order of
+/// the machine, and the headers of the frame.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Head {
+    flags: u8,
+    gso_type: u8,
+    hdr_len: u16,
+    gso_size: u16,
+    csum_start: u16,
+    csum_offset: u16,
+    /// Ethernet, IPv4 and UDP.
+    headers: Headers,
+}
+
+/// The headers of a frame.
+pub type Headers = [u8; IPV4_HEADERS_LEN];
+
+const _: () = assert!(size_of::<Head>() == 10 + IPV4_HEADERS_LEN);
+
+impl Head {
+    /// All zeros: nothing to be done to the frame.
+    pub const EMPTY: Self = Self {
+        flags: 0,
+        gso_type: VIRTIO_NET_HDR_GSO_NONE,
+        hdr_len: 0,
+        gso_size: 0,
+        csum_start: 0,
+        csum_offset: 0,
+        headers: [0; IPV4_HEADERS_LEN],
+    };
+
+    /// Of a frame that leaves as it is.
+    #[inline]
+    pub fn single(&mut self) -> &mut Headers {
+        *self = Self::EMPTY;
+        &mut self.headers
+    }
+
+    /// Of a super-frame that is cut into datagrams of `payload_len` bytes, the last may be shorter.
+    #[inline]
+    pub fn joined(&mut self, payload_len: u16) -> &mut Headers {
+        self.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+        self.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
+        self.hdr_len = IPV4_HEADERS_LEN as u16;
+        self.gso_size = payload_len;
+        self.csum_start = (ETHERNET_LEN + IPV4_LEN) as u16;
+        self.csum_offset = udp::CHECKSUM as u16;
+        &mut self.headers
+    }
+}
