@@ -126,8 +126,21 @@ pub struct WorkerStats {
     pub flows: Box<[Count]>,
     /// Outputs of all flows, one flow after the other.
     pub outputs: Box<[OutputStats]>,
-    /// Where the UMEM's chunks are.
+    /// Where the UMEM's chunks are; on io_uring the receive buffers.
     pub chunks: ChunkStats,
+    /// How the receive of io_uring went.
+    pub receive: ReceiveStats,
+}
+
+/// What io_uring's receive met. None of it loses a frame: meanwhile they wait in the socket's buffer.
+#[derive(Debug, Default)]
+pub struct ReceiveStats {
+    /// It ended because all buffers were in use (`ENOBUFS`).
+    pub out_of_buffers: Count,
+    /// It ended for another reason: the interface went down.
+    pub interrupted: Count,
+    /// The completion queue was full for a moment.
+    pub overflows: Count,
 }
 
 /// Where the chunks of a worker's UMEM are. At rest the three states add up to the total.
@@ -154,6 +167,7 @@ impl WorkerStats {
             flows: (0..flows).map(|_| Count::default()).collect(),
             outputs: (0..outputs).map(|_| OutputStats::default()).collect(),
             chunks: ChunkStats::default(),
+            receive: ReceiveStats::default(),
         }
     }
 }
