@@ -48,6 +48,11 @@ use crate::{
 pub const BUFFERS: u16 = 1024;
 /// Frames of a batch. A super-frame is many.
 const BATCH: usize = 1024;
+/// Where the kernel brings as many frames at once as it ever does (`MULTISHOT_MAX_RETRY`, io_uring/net.c), more of them
+/// are waiting.
+const AT_ONCE: usize = 32;
+/// So many frames are a batch, however many more are waiting. The rest of the buffers can be filled meanwhile.
+const ENOUGH: usize = 512;
 /// How long a worker with a CPU of its own looks for frames before it sleeps, as on the XDP backend.
 const SPIN: Duration = Duration::from_micros(200);
 /// How long a worker sleeps at most before it looks whether it should stop.
@@ -173,9 +178,16 @@ impl Worker {
     /// frame came in. The first call makes the ring the calling thread's.
     pub fn turn(&mut self) -> bool {
         self.io.arm();
-        // What was not submitted stays in the queue until the next round.
-        let _ = self.io.enter();
-        self.io.collect(&self.buffers, &self.stats);
+        loop {
+            let before = self.io.arrivals.len();
+            // What was not submitted stays in the queue until the next round.
+            let _ = self.io.enter();
+            self.io.collect(&self.buffers, &self.stats);
+            let now = self.io.arrivals.len();
+            if now < before + AT_ONCE || now >= ENOUGH {
+                break;
+            }
+        }
         let busy = !self.io.arrivals.is_empty();
         self.forward();
         if busy {
