@@ -18,6 +18,8 @@ mod mapping;
 mod outbox;
 mod probe;
 mod receive;
+#[cfg(test)]
+mod tests;
 
 use std::{
     os::fd::{BorrowedFd, RawFd},
@@ -93,14 +95,24 @@ impl Worker {
         buffers: u16,
         attach: &dyn Fn(BorrowedFd<'_>) -> Result<(), KernelError>,
     ) -> Result<Self, SetupError> {
+        let completions = completions(worker, buffers);
+        Self::with_ring(completions, plan, worker, buffers, attach)
+    }
+
+    /// The same with so many entries of the completion queue.
+    fn with_ring(
+        completions: u32,
+        plan: &Plan,
+        worker: &plan::Worker,
+        buffers: u16,
+        attach: &dyn Fn(BorrowedFd<'_>) -> Result<(), KernelError>,
+    ) -> Result<Self, SetupError> {
         let interface = |at: usize| plan.interfaces.get(at);
         let interfaces = worker.senders.iter().filter_map(|&at| interface(at));
         let outlets: Vec<_> = interfaces.map(Outlet::open).collect::<Result<_, _>>()?;
         let Some(input) = worker.input.and_then(interface) else {
             return Err(SetupError::NoInput);
         };
-        // One for every buffer, every slot, and the ends of the receive: the queue never overflows.
-        let completions = u32::from(buffers) + outlets.len() as u32 * flights::PER_OUTLET + 8;
         let ring = io::ring(completions).map_err(probe::explain)?;
         // SAFETY: `Drop` closes nothing before the kernel is done with the buffers, or leaks them.
         let buffers =
@@ -276,6 +288,12 @@ impl Drop for Worker {
             self.io.leak();
         }
     }
+}
+
+/// Entries of the completion queue: one for every buffer, every slot, and the ends of the receive, so that it never
+/// overflows.
+fn completions(worker: &plan::Worker, buffers: u16) -> u32 {
+    u32::from(buffers) + worker.senders.len() as u32 * flights::PER_OUTLET + 8
 }
 
 /// Posts the copies of a batch, and ends it: what lies in its buffers is held by the messages alone.

@@ -150,6 +150,13 @@ impl Buffers {
         }
     }
 
+    /// Whether `len` bytes at `address` are in one of the buffers.
+    #[cfg(test)]
+    pub fn has(&self, address: usize, len: usize) -> bool {
+        let at = address.wrapping_sub(self.memory.start().addr().get());
+        at / SIZE < self.holds.len() && at % SIZE + len <= SIZE
+    }
+
     #[inline]
     fn start(&self, number: u16) -> NonNull<u8> {
         // SAFETY: every number is below the count of buffers, which `memory` has room for.

@@ -91,7 +91,7 @@ impl Message {
     }
 }
 
-/// A ring that is enabled by the thread that works with it.
+/// A ring that is enabled by the thread that works with it, with so many completions, and at least one a submission.
 ///
 /// # Errors
 ///
@@ -103,7 +103,7 @@ pub fn ring(completions: u32) -> io::Result<IoUring> {
         .setup_taskrun_flag()
         .setup_submit_all()
         .setup_r_disabled()
-        .setup_cqsize(completions)
+        .setup_cqsize(completions.max(SUBMISSIONS))
         .build(SUBMISSIONS)
 }
 
