@@ -47,14 +47,14 @@ use crate::{
 };
 
 /// Receive buffers. What arrives beyond them waits in the socket's own buffer.
-pub const BUFFERS: u16 = 1024;
+pub const BUFFERS: u16 = 2048;
 /// Frames of a batch. A super-frame is many.
 const BATCH: usize = 1024;
 /// Where the kernel brings as many frames at once as it ever does (`MULTISHOT_MAX_RETRY`, io_uring/net.c), more of them
 /// are waiting.
 const AT_ONCE: usize = 32;
 /// So many frames are a batch, however many more are waiting. The rest of the buffers can be filled meanwhile.
-const ENOUGH: usize = 512;
+const ENOUGH: usize = 1024;
 /// How long a worker with a CPU of its own looks for frames before it sleeps, as on the XDP backend.
 const SPIN: Duration = Duration::from_micros(200);
 /// How long a worker sleeps at most before it looks whether it should stop.
