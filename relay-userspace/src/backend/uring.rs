@@ -13,6 +13,15 @@ use crate::{
     stats::WorkerStats,
 };
 
+/// Whether this kernel and this sandbox let the process use io_uring.
+///
+/// # Errors
+///
+/// What forbids it.
+pub fn probe() -> Result<(), SetupError> {
+    Ok(())
+}
+
 /// One forwarding thread's state.
 #[derive(Debug)]
 pub struct Worker {
