@@ -116,7 +116,7 @@ pub struct OutputStats {
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct WorkerStats {
-    /// Frames that came out of the RX rings.
+    /// Frames that came out of the RX rings, or of the packet socket.
     pub received: Count,
     /// Frames that matched a rule.
     pub matched: Count,
@@ -143,14 +143,14 @@ pub struct ReceiveStats {
     pub overflows: Count,
 }
 
-/// Where the chunks of a worker's UMEM are. At rest the three states add up to the total.
+/// Where the chunks of a worker's UMEM are, or its receive buffers. At rest the three states add up to the total.
 #[derive(Debug, Default)]
 pub struct ChunkStats {
     /// All chunks.
     pub total: Count,
     /// In the free list.
     pub free: Count,
-    /// In FILL rings, or received and not read yet.
+    /// In FILL rings, or received and not read yet; on io_uring with the kernel, to receive into.
     pub fill: Count,
     /// In TX rings or with the kernel, until their completions are read.
     pub in_flight: Count,

@@ -42,7 +42,8 @@ pub struct InterfaceReport {
     /// Why that way.
     pub reason: String,
     /// The XDP program's counters; absent where none is attached.
-    #[serde(default)]
+    /// The kernel program's counters; absent where there is none.
+    #[serde(default, rename = "filter")]
     pub xdp: Option<Reasons>,
 }
 

@@ -27,11 +27,7 @@ type Counts = [u64; Counter::COUNT as usize];
 fn plan_on(backend: Backend) -> Result<Plan> {
     let text = to_toml(&[Rule::feed().outputs("out0", 1)]);
     let document = relay::config::parse("test.toml", &text).map_err(|e| anyhow!("{e}"))?;
-    let mut plan = plan::for_this_machine(&document).map_err(|e| anyhow!("{e}"))?;
-    for interface in &mut plan.interfaces {
-        interface.backend = backend;
-    }
-    Ok(plan)
+    plan::for_this_machine(&document, Some(backend)).map_err(|e| anyhow!("{e}"))
 }
 
 /// A packet socket of the relay's host with the filter on it.

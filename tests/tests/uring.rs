@@ -18,16 +18,8 @@ struct SetUp {
 fn set_up(bed: &Testbed, text: &str, buffers: u16) -> Result<SetUp> {
     bed.relay.run(|| {
         let document = config::parse("test.toml", text).map_err(|error| anyhow!("{error}"))?;
-        let mut plan = plan::for_this_machine(&document).map_err(|error| anyhow!("{error}"))?;
-        assert_eq!(plan.workers.len(), 1);
-        for worker in &mut plan.workers {
-            worker.backend = Backend::IoUring;
-            worker.ports.clear();
-            worker.input = Some(0);
-            worker.senders = (0..plan.interfaces.len())
-                .filter(|&at| plan.interfaces[at].is_output)
-                .collect();
-        }
+        let plan = plan::for_this_machine(&document, Some(Backend::IoUring))
+            .map_err(|error| anyhow!("{error}"))?;
         let worker = Worker::bind(&plan, &plan.workers[0], buffers, &|_| Ok(()))?;
         assert_eq!(plan.workers[0].engine(&plan, 1), Some(Engine::Segmented));
         let _memberships = Memberships::join(&plan)?;

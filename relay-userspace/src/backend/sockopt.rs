@@ -40,7 +40,20 @@ pub fn drops(socket: RawFd) -> io::Result<KernelDrops> {
         rx_ring_full,
         rx_fill_ring_empty,
         rx_dropped: dropped - rx_fill_ring_empty,
+        rx_socket_full: 0,
     })
+}
+
+/// What a packet socket dropped since this was last asked: the kernel begins anew at every answer. A super-frame
+/// counts once.
+///
+/// # Errors
+///
+/// The system call's.
+pub fn packet_drops(socket: RawFd) -> io::Result<u64> {
+    // struct tpacket_stats: packets, drops among them included, and drops.
+    let [_, drops]: [u32; 2] = get(socket, libc::SOL_PACKET, libc::PACKET_STATISTICS)?;
+    Ok(drops.into())
 }
 
 /// Lets the kernel keep `bytes` in socket buffers for this socket. Without the privilege to exceed the

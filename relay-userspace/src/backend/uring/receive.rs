@@ -6,7 +6,10 @@
 //! buffer.
 
 use io_uring::types::RecvMsgOut;
-use relay_common::{abi::FlowKey, wire};
+use relay_common::{
+    abi::FlowKey,
+    wire::{self, StrippedTag},
+};
 
 use super::buffers::{Buffers, Held};
 use crate::{
@@ -85,11 +88,9 @@ impl Datagrams {
         }
         let (told, frame) = head::Told::split(out.payload_data()).ok_or(MALFORMED)?;
         let size = usize::from(told.segment_len.ok_or(MALFORMED)?);
-        let mut datagram = wire::decode(frame).map_err(|_| MALFORMED)?;
+        let tag = stripped_tag(out.control_data());
+        let datagram = wire::decode_stripped(frame, tag).map_err(|_| MALFORMED)?;
         let payload_len = usize::from(datagram.payload_len);
-        if let Some(vlan) = stripped_tag(out.control_data()) {
-            datagram.vlan = vlan;
-        }
         let flow = flows
             .look_up(FlowKey::new(interface, &datagram))
             .ok_or((Dropped::NoRule, count(payload_len, size)))?;
@@ -143,9 +144,9 @@ fn count(payload_len: usize, size: usize) -> u64 {
     }
 }
 
-/// The VLAN identifier of a tag that the kernel or the NIC has taken out of the frame (`PACKET_AUXDATA`).
+/// The VLAN tag that the kernel or the NIC has taken out of the frame (`PACKET_AUXDATA`).
 #[inline]
-fn stripped_tag(control: &[u8]) -> Option<u16> {
+fn stripped_tag(control: &[u8]) -> Option<StrippedTag> {
     let field = |at: usize| -> Option<[u8; 4]> { control.get(at..)?.first_chunk().copied() };
     const LEVEL: usize = size_of::<usize>();
     const TYPE: usize = LEVEL + 4;
@@ -156,7 +157,9 @@ fn stripped_tag(control: &[u8]) -> Option<u16> {
     }
     // struct tpacket_auxdata (include/uapi/linux/if_packet.h): status, len, snaplen, mac, net, vlan_tci, vlan_tpid.
     let status = u32::from_ne_bytes(field(HEADER_LEN)?);
-    let [low, high, _, _] = field(HEADER_LEN + 16)?;
-    let vlan = u16::from_ne_bytes([low, high]) & 0x0fff;
-    (status & libc::TP_STATUS_VLAN_VALID != 0).then_some(vlan)
+    let [tci, tci_, tpid, tpid_] = field(HEADER_LEN + 16)?;
+    (status & libc::TP_STATUS_VLAN_VALID != 0).then_some(StrippedTag {
+        tpid: u16::from_ne_bytes([tpid, tpid_]),
+        tci: u16::from_ne_bytes([tci, tci_]),
+    })
 }

@@ -100,14 +100,7 @@ impl Bench {
 }
 
 fn plan(document: &config::Document) -> Plan {
-    let mut plan = plan::for_this_machine(document).unwrap();
-    for worker in &mut plan.workers {
-        worker.backend = Backend::IoUring;
-        worker.ports.clear();
-        worker.input = Some(0);
-        worker.senders = vec![1];
-    }
-    plan
+    plan::for_this_machine(document, Some(Backend::IoUring)).unwrap()
 }
 
 /// Payloads that are told apart, of lengths that cannot all be joined.
