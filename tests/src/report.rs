@@ -41,7 +41,6 @@ pub struct InterfaceReport {
     pub engine: Option<String>,
     /// Why that way.
     pub reason: String,
-    /// The XDP program's counters; absent where none is attached.
     /// The kernel program's counters; absent where there is none.
     #[serde(default, rename = "filter")]
     pub xdp: Option<Reasons>,
