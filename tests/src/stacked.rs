@@ -1,4 +1,4 @@
-//! Devices on top of a wire's end: macvlan, bridge, VLAN. They have no native XDP.
+//! Devices on top of a wire's end: macvlan and bridge. They have no native XDP.
 //!
 //! A device takes over the address of the end that it is made on, so that it can stand in its place in a
 //! [`crate::topology::Testbed`]. It is removed with its namespace.
@@ -18,17 +18,6 @@ pub fn macvlan(wire: &Endpoint, name: &str) -> Result<Endpoint> {
         name,
         &format!("link {link} name {name}"),
         "macvlan mode bridge",
-    )
-}
-
-/// A VLAN device `name` on `wire`: what it sends is tagged with `id`, and what arrives so tagged is its own.
-pub fn vlan(wire: &Endpoint, name: &str, id: u16) -> Result<Endpoint> {
-    let link = &wire.interface;
-    create(
-        wire,
-        name,
-        &format!("link {link} name {name}"),
-        &format!("vlan id {id}"),
     )
 }
 

@@ -10,7 +10,6 @@ use relay_tests::backend::Backend;
 use relay_tests::payload::payload;
 use relay_tests::receiver::{Listen, UdpReceiver};
 use relay_tests::relay::{Finished, RelayProcess, RuleFile, binary, finish, relay, run_arguments};
-use relay_tests::report::Report;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, feeds, to_toml};
 use relay_tests::scenario::{ARRIVAL, Receivers, forward_exactly, forward_exactly_by, streams};
 use relay_tests::sender::{Pacer, UdpSender};
@@ -27,24 +26,6 @@ fn one_to_four(bed: &Testbed) -> [Rule; 1] {
     [Rule::new("feed", input, GROUP_IN, PORT_IN).outputs(output, 4)]
 }
 
-/// Whether `text` gives the reason for io_uring on `interface`: that it has no XDP.
-fn gives_the_reason(text: &str, interface: &str) -> bool {
-    let text = text.replace("io_uring", "io-uring");
-    [interface, "io-uring", "XDP"]
-        .iter()
-        .all(|word| text.contains(word))
-}
-
-/// Every string in a JSON value.
-fn strings(value: &Value) -> Vec<&str> {
-    match value {
-        Value::String(text) => vec![text],
-        Value::Array(values) => values.iter().flat_map(strings).collect(),
-        Value::Object(values) => values.values().flat_map(strings).collect(),
-        _ => Vec::new(),
-    }
-}
-
 /// The plan for `file`.
 fn plan(bed: &Testbed, file: &RuleFile) -> Result<Value> {
     let path = file.path().display().to_string();
@@ -53,67 +34,70 @@ fn plan(bed: &Testbed, file: &RuleFile) -> Result<Value> {
     serde_json::from_str(&planned.stdout).context("reading the plan")
 }
 
-/// The backend of an interface in a plan.
-fn planned<'a>(plan: &'a Value, interface: &str) -> Option<&'a str> {
-    let interfaces = plan["interfaces"].as_array()?;
-    let found = interfaces.iter().find(|i| i["name"] == interface)?;
-    found["backend"].as_str()
+/// What a plan says of an interface.
+fn planned<'a>(plan: &'a Value, interface: &str) -> Result<&'a Value> {
+    let mut interfaces = plan["interfaces"].as_array().into_iter().flatten();
+    let found = interfaces.find(|i| i["name"] == interface);
+    found.with_context(|| format!("no {interface} in {plan:#}"))
 }
 
-/// Forwards from one to four without `--backend`, and fails unless the relay takes io_uring, says why, and is exact.
-fn falls_back_at_start(bed: &Testbed, size: usize) -> Result<()> {
-    let input = &bed.inputs[0].interface;
+/// Whether `text` says `because`, as far as it is a string.
+fn says(text: &Value, because: &str) -> bool {
+    text.as_str().is_some_and(|text| text.contains(because))
+}
+
+/// Forwards from one to four without `--backend`, and fails unless it is exact, by io_uring, and the log and the
+/// report say `because`.
+fn falls_back(bed: &Testbed, because: &str, size: usize) -> Result<()> {
     let rules = one_to_four(bed);
     let relay = RelayProcess::start_unforced(&bed.relay, RuleFile::of(&rules)?)?;
     let relay = relay.expecting(Backend::IoUring);
     let log = relay.log();
-    assert!(
-        log.lines().any(|line| gives_the_reason(line, input)),
-        "why {input} is on io_uring: {log}"
-    );
     let stopped = forward_exactly_by(relay, bed, &rules, &streams(&rules, 2000, size))?;
-    let interface = stopped.report.interface(input)?;
-    assert!(interface.reason.contains("XDP"), "{interface:?}");
+    // What rules connect is on one backend for one reason.
+    for endpoint in bed.inputs.iter().chain(&bed.outputs) {
+        let name = endpoint.interface.as_str();
+        let mut lines = log.lines();
+        let said = lines.any(|line| [name, "io_uring", because].iter().all(|w| line.contains(w)));
+        assert!(said, "why {name} is on io_uring: {log}");
+        let interface = stopped.report.interface(name)?;
+        assert!(interface.reason.contains(because), "{interface:?}");
+    }
     Ok(())
 }
 
-/// The same where the plan knows it.
-fn falls_back_by_plan(bed: &Testbed, size: usize) -> Result<()> {
-    let input = &bed.inputs[0].interface;
+/// The same where the plan knows it already.
+fn falls_back_by_plan(bed: &Testbed, because: &str, size: usize) -> Result<()> {
     let plan = plan(bed, &RuleFile::of(&one_to_four(bed))?)?;
     for endpoint in bed.inputs.iter().chain(&bed.outputs) {
-        let backend = planned(&plan, &endpoint.interface);
-        assert_eq!(backend, Some(Backend::IoUring.name()), "{plan:#}");
+        let interface = planned(&plan, &endpoint.interface)?;
+        assert_eq!(interface["backend"], Backend::IoUring.name(), "{plan:#}");
+        assert!(says(&interface["reason"], because), "{plan:#}");
     }
-    assert!(
-        strings(&plan)
-            .iter()
-            .any(|text| gives_the_reason(text, input)),
-        "why {input} is on io_uring: {plan:#}"
-    );
-    falls_back_at_start(bed, size)
+    falls_back(bed, because, size)
 }
 
 #[test]
 fn an_input_on_a_macvlan_device_takes_io_uring_and_is_exact() -> Result<()> {
     let mut bed = Testbed::new()?;
     bed.inputs[0] = stacked::macvlan(&bed.inputs[0], "mv0")?;
-    falls_back_by_plan(&bed, 1000)
+    falls_back_by_plan(&bed, "mv0 (driver macvlan) has no native XDP", 1000)
 }
 
 #[test]
 fn an_input_on_a_bridge_takes_io_uring_and_is_exact() -> Result<()> {
     let mut bed = Testbed::new()?;
     bed.inputs[0] = stacked::bridge(&bed.inputs[0], "br0")?;
-    falls_back_by_plan(&bed, 1000)
+    falls_back_by_plan(&bed, "br0 (driver bridge) has no native XDP", 1000)
 }
 
 #[test]
-fn an_input_on_a_vlan_device_takes_io_uring_and_is_exact() -> Result<()> {
-    let mut bed = Testbed::new()?;
-    bed.inputs[0] = stacked::vlan(&bed.inputs[0], "in0.7", 7)?;
-    bed.sources[0] = stacked::vlan(&bed.sources[0], "src0.7", 7)?;
-    falls_back_by_plan(&bed, 1000)
+fn jumbo_frames_take_io_uring_and_are_exact() -> Result<()> {
+    let bed = Testbed::builder()
+        .input_mtu(0, 9000)
+        .output_mtu(0, 9000)
+        .build()?;
+    falls_back_by_plan(&bed, "in0 has MTU 9000", 8972)
 }
 
 /// The plan cannot know it: the peer is in another namespace, and only the attempt to attach tells.
@@ -124,16 +108,7 @@ fn an_input_whose_peer_has_too_large_an_mtu_for_xdp_takes_io_uring_and_is_exact(
     source
         .namespace
         .ip(&format!("link set {} mtu 9000", source.interface))?;
-    falls_back_at_start(&bed, 1000)
-}
-
-#[test]
-fn jumbo_frames_take_io_uring_and_are_exact() -> Result<()> {
-    let bed = Testbed::builder()
-        .input_mtu(0, 9000)
-        .output_mtu(0, 9000)
-        .build()?;
-    falls_back_at_start(&bed, 8972)
+    falls_back(&bed, "XDP was refused", 1000)
 }
 
 #[test]
@@ -154,8 +129,8 @@ fn output_on(device: fn(&Endpoint, &str) -> Result<Endpoint>, name: &str) -> Res
     let relay = RelayProcess::start_unforced(&bed.relay, file)?;
     let stopped = forward_exactly_by(relay, &bed, &rules, &streams(&rules, 2000, 1000))?;
     for interface in &stopped.report.interfaces {
-        let expected = planned(&plan, &interface.name);
-        assert_eq!(expected, Some(interface.backend.name()), "{plan:#}");
+        let expected = &planned(&plan, &interface.name)?["backend"];
+        assert_eq!(expected, interface.backend.name(), "{plan:#}");
         assert_eq!(interface.backend, stopped.report.interfaces[0].backend);
     }
     Ok(())
@@ -185,10 +160,6 @@ fn where_super_frames_cannot_leave_frames_do_and_are_exact() -> Result<()> {
     stopped.report.assert_engines(&rules, "frames")
 }
 
-fn backend_of(report: &Report, interface: &str) -> Result<Backend> {
-    Ok(report.interface(interface)?.backend)
-}
-
 #[test]
 fn two_groups_of_interfaces_are_each_on_the_backend_that_suits_it_and_exact_at_the_same_time()
 -> Result<()> {
@@ -206,7 +177,8 @@ fn two_groups_of_interfaces_are_each_on_the_backend_that_suits_it_and_exact_at_t
         ("in1", Backend::Xdp),
         ("out1", Backend::Xdp),
     ] {
-        assert_eq!(backend_of(&report, interface)?, backend, "{report:#?}");
+        let reported = report.interface(interface)?.backend;
+        assert_eq!(reported, backend, "{report:#?}");
     }
     Ok(())
 }
