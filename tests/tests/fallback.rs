@@ -1,23 +1,17 @@
 //! The fallback: interfaces without native XDP, where the relay takes io_uring by itself, and what only
 //! that backend does. No `--backend` is given unless a test says so.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, Result};
 use relay_tests::backend::Backend;
-use relay_tests::payload::payload;
 use relay_tests::receiver::{Listen, UdpReceiver};
 use relay_tests::relay::{Finished, RelayProcess, RuleFile, binary, finish, relay, run_arguments};
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, feeds, to_toml};
-use relay_tests::scenario::{ARRIVAL, Receivers, forward_exactly, forward_exactly_by, streams};
-use relay_tests::sender::{Pacer, UdpSender};
+use relay_tests::scenario::{ARRIVAL, forward_exactly, forward_exactly_by, streams};
 use relay_tests::stacked;
 use relay_tests::sys;
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
-use relay_tests::veth::{Endpoint, wait_for_carrier};
+use relay_tests::veth::Endpoint;
 use serde_json::Value;
 
 /// From the first input to four outputs on the first output interface.
@@ -227,85 +221,6 @@ fn two_workers_share_the_flows_of_an_input_with_two_cpus_and_are_exact_in_order(
     let busy = workers.iter().all(|worker| worker.packets_received > 0);
     assert!(busy, "{workers:?}");
     Ok(())
-}
-
-/// Takes an interface of the relay down and up again while traffic runs.
-fn x1_down_and_up(bed: &Testbed, near: &Endpoint) -> Result<()> {
-    let rules = [Rule::feed().outputs("out0", 2)];
-    let receivers = Receivers::start(bed, &rules)?;
-    let relay = RelayProcess::start(&bed.relay, Backend::IoUring, &rules)?;
-    let sender = UdpSender::open(&bed.sources[0])?;
-    let (sent, over) = (AtomicU64::new(0), AtomicBool::new(false));
-    let now = || sent.load(Ordering::Relaxed);
-    let arrived = || {
-        let tallies = receivers.tallies();
-        tallies.iter().map(|(_, tally)| tally.received).min()
-    };
-    let (before, resumed) = thread::scope(|scope| -> Result<_> {
-        let sending = scope.spawn(|| -> Result<()> {
-            let mut pacer = Pacer::new(2000, 16);
-            while !over.load(Ordering::Relaxed) {
-                pacer.wait();
-                sender.send_one(GROUP_IN, PORT_IN, &payload(0, now(), 500))?;
-                sent.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(())
-        });
-        let faulty = || -> Result<_> {
-            receivers.wait_until_each(|_, tally| tally.received >= 500);
-            let before = now();
-            receivers.wait_until_each(|_, tally| tally.received >= before);
-            bed.relay.ip(&format!("link set {} down", near.interface))?;
-            thread::sleep(Duration::from_millis(300));
-            let while_down = arrived();
-            bed.relay.ip(&format!("link set {} up", near.interface))?;
-            wait_for_carrier(&bed.relay, &near.interface)?;
-            let up = Instant::now();
-            let flows = receivers.wait_until_each(|_, tally| Some(tally.received) > while_down);
-            let took = up.elapsed();
-            assert!(flows && took < Duration::from_secs(1), "took {took:?}");
-            let resumed = now();
-            thread::sleep(Duration::from_millis(500));
-            Ok((before, resumed))
-        };
-        let numbers = faulty();
-        over.store(true, Ordering::Relaxed);
-        let ended = sending.join();
-        assert!(matches!(ended, Ok(Ok(()))), "{ended:?}");
-        numbers
-    })?;
-    receivers.settle();
-    let part = |first: u64, end: u64| Stream {
-        first,
-        ..Stream::new(0, end - first, 500)
-    };
-    let report = relay.stop()?.report;
-    report.assert_balanced();
-    for ((_, tally), output) in receivers.tallies().iter().zip(&report.rules[0].outputs) {
-        assert_eq!(tally.missing(&part(0, before)), [0; 0], "before: {tally}");
-        assert_eq!(
-            tally.missing(&part(resumed, now())),
-            [0; 0],
-            "after: {tally}"
-        );
-        assert_eq!(tally.unique, tally.received, "{tally}");
-        assert_eq!(tally.out_of_order, 0, "{tally}");
-        assert_eq!(tally.received, output.packets_sent, "{tally}, {output:?}");
-        assert!(tally.received < now(), "the interface was down: {tally}");
-    }
-    Ok(())
-}
-
-#[test]
-fn x1_after_the_input_was_down_forwarding_resumes_within_a_second_on_io_uring() -> Result<()> {
-    let bed = Testbed::new()?;
-    x1_down_and_up(&bed, &bed.inputs[0])
-}
-
-#[test]
-fn x1_after_the_output_was_down_forwarding_resumes_within_a_second_on_io_uring() -> Result<()> {
-    let bed = Testbed::new()?;
-    x1_down_and_up(&bed, &bed.outputs[0])
 }
 
 /// `relay run FILE --backend BACKEND` where seccomp refuses io_uring, as in many containers, and the sysctl

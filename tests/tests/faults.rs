@@ -1,5 +1,6 @@
 //! Faults: what goes wrong beside the traffic, and traffic that goes on as if nothing had.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,84 @@ use relay_tests::scenario::{ARRIVAL, Receivers, forward_exactly, send, streams};
 use relay_tests::sender::{Pacer, Traffic, UdpSender, Window};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
-use relay_tests::veth::wait_for_carrier;
+use relay_tests::veth::{Endpoint, wait_for_carrier};
+
+/// Takes an interface of the relay down and up again while traffic runs.
+fn down_and_up(bed: &Testbed, backend: Backend, near: &Endpoint) -> Result<()> {
+    let rules = [Rule::feed().outputs("out0", 2)];
+    let receivers = Receivers::start(bed, &rules)?;
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+    let sender = UdpSender::open(&bed.sources[0])?;
+    let (sent, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let now = || sent.load(Ordering::Relaxed);
+    let arrived = || {
+        let tallies = receivers.tallies();
+        tallies.iter().map(|(_, tally)| tally.received).min()
+    };
+    let (before, resumed) = thread::scope(|scope| -> Result<_> {
+        let sending = scope.spawn(|| -> Result<()> {
+            let mut pacer = Pacer::new(2000, 16);
+            while !over.load(Ordering::Relaxed) {
+                pacer.wait();
+                sender.send_one(GROUP_IN, PORT_IN, &payload(0, now(), 500))?;
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        let faulty = || -> Result<_> {
+            receivers.wait_until_each(|_, tally| tally.received >= 500);
+            let before = now();
+            receivers.wait_until_each(|_, tally| tally.received >= before);
+            bed.relay.ip(&format!("link set {} down", near.interface))?;
+            thread::sleep(Duration::from_millis(300));
+            let while_down = arrived();
+            bed.relay.ip(&format!("link set {} up", near.interface))?;
+            wait_for_carrier(&bed.relay, &near.interface)?;
+            let up = Instant::now();
+            let flows = receivers.wait_until_each(|_, tally| Some(tally.received) > while_down);
+            let took = up.elapsed();
+            assert!(flows && took < Duration::from_secs(1), "took {took:?}");
+            let resumed = now();
+            thread::sleep(Duration::from_millis(500));
+            Ok((before, resumed))
+        };
+        let numbers = faulty();
+        over.store(true, Ordering::Relaxed);
+        let ended = sending.join();
+        assert!(matches!(ended, Ok(Ok(()))), "{ended:?}");
+        numbers
+    })?;
+    receivers.settle();
+    let part = |first: u64, end: u64| Stream {
+        first,
+        ..Stream::new(0, end - first, 500)
+    };
+    let report = relay.stop()?.report;
+    report.assert_balanced();
+    for ((_, tally), output) in receivers.tallies().iter().zip(&report.rules[0].outputs) {
+        assert_eq!(tally.missing(&part(0, before)), [0; 0], "before: {tally}");
+        assert_eq!(
+            tally.missing(&part(resumed, now())),
+            [0; 0],
+            "after: {tally}"
+        );
+        assert_eq!(tally.unique, tally.received, "{tally}");
+        assert_eq!(tally.out_of_order, 0, "{tally}");
+        assert_eq!(tally.received, output.packets_sent, "{tally}, {output:?}");
+        assert!(tally.received < now(), "the interface was down: {tally}");
+    }
+    Ok(())
+}
+
+fn x1_after_the_input_was_down_forwarding_resumes_within_a_second(backend: Backend) -> Result<()> {
+    let bed = Testbed::new()?;
+    down_and_up(&bed, backend, &bed.inputs[0])
+}
+
+fn x1_after_the_output_was_down_forwarding_resumes_within_a_second(backend: Backend) -> Result<()> {
+    let bed = Testbed::new()?;
+    down_and_up(&bed, backend, &bed.outputs[0])
+}
 
 fn x3_after_kill_9_the_interface_is_clean_and_a_new_start_works_at_once(
     backend: Backend,
@@ -305,6 +383,8 @@ fn x6_each_malformed_frame_alone_does_not_leave(backend: Backend) -> Result<()> 
 }
 
 relay_tests::on_both_backends! {
+    x1_after_the_input_was_down_forwarding_resumes_within_a_second,
+    x1_after_the_output_was_down_forwarding_resumes_within_a_second,
     x3_after_kill_9_the_interface_is_clean_and_a_new_start_works_at_once,
     x4_frames_for_a_dead_peer_are_counted_at_their_output_and_the_other_loses_nothing,
     x5_after_ten_seconds_of_overload_every_frame_is_accounted_for_and_nothing_is_lost_any_more,
