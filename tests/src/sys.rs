@@ -217,6 +217,20 @@ pub fn forbid_io_uring(command: &mut Command) {
     }
 }
 
+/// Lets the program that `command` starts lock `bytes` of memory.
+pub fn limit_locked_memory(command: &mut Command, bytes: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: bytes,
+    };
+    // SAFETY: between fork and exec the closure makes one system call, which reads `limit`, and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            check(libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit)).map(drop)
+        });
+    }
+}
+
 /// What came with one received message.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {

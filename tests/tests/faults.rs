@@ -270,9 +270,9 @@ fn overload(backend: Backend, flood: Flood, seconds: u64) -> Result<()> {
             }
         }
     }
-    // The last frames of the flood are on their way through the rings.
+    // What is in rings and socket buffers by then leaves by 32 outputs.
     let mut in_flood = u64::MAX;
-    let quiet = eventually(ARRIVAL, || {
+    let quiet = eventually(3 * ARRIVAL, || {
         thread::sleep(QUIET);
         let now = far.frames_received().unwrap_or(0);
         std::mem::replace(&mut in_flood, now) == now

@@ -17,8 +17,9 @@ use relay_tests::backend::Backend;
 use relay_tests::netns::Namespace;
 use relay_tests::relay::{Finished, RelayProcess, RuleFile, binary, finish, relay, run_arguments};
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml};
-use relay_tests::scenario::{Receivers, forward_exactly, send, streams};
+use relay_tests::scenario::{Receivers, forward_exactly, forward_exactly_by, send, streams};
 use relay_tests::sender::{Traffic, UdpSender};
+use relay_tests::sys;
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 use relay_tests::veth::{End, connect};
@@ -259,7 +260,7 @@ impl Drop for PublicCopy {
     }
 }
 
-/// `relay run` as another user with `capabilities` (as `CAP_...`), no others, and no memory that it may lock.
+/// `relay run` as another user with `capabilities` (as `CAP_...`), and no others.
 fn as_user(
     bed: &Testbed,
     backend: Backend,
@@ -271,9 +272,8 @@ fn as_user(
         .iter()
         .map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()));
     let list = format!("-all{}", names.collect::<String>());
-    let mut command = bed.relay.command("prlimit");
+    let mut command = bed.relay.command("setpriv");
     command
-        .args(["--memlock=0:0", "setpriv"])
         .args([
             "--reuid=65534",
             "--regid=65534",
@@ -320,7 +320,7 @@ fn o5_an_unprivileged_user_learns_which_capabilities_are_missing_and_runs_with_j
     let bed = Testbed::new()?;
     let rules = [Rule::feed().outputs("out0", 2)];
     let file = RuleFile::of(&rules)?;
-    let copy = PublicCopy::new("o5")?;
+    let copy = PublicCopy::new(&format!("o5-{}", backend.name()))?;
     let finished = finish(as_user(&bed, backend, &copy, &file, &[]))?;
     assert_eq!(finished.code, Some(77), "{finished:?}");
     let capabilities = missing_capabilities(&finished);
@@ -340,10 +340,39 @@ fn o5_an_unprivileged_user_learns_which_capabilities_are_missing_and_runs_with_j
     Ok(())
 }
 
+fn o5_an_unprivileged_user_who_may_lock_no_memory_runs_or_learns_what_to_raise(
+    backend: Backend,
+) -> Result<()> {
+    let bed = Testbed::new()?;
+    let rules = [Rule::feed().outputs("out0", 2)];
+    let file = RuleFile::of(&rules)?;
+    let copy = PublicCopy::new(&format!("o5-memlock-{}", backend.name()))?;
+    let capabilities: Vec<_> = needed_capabilities(backend)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let mut command = as_user(&bed, backend, &copy, &file, &capabilities);
+    sys::limit_locked_memory(&mut command, 0);
+    match backend {
+        // By CAP_IPC_LOCK.
+        Backend::Xdp => {
+            let relay = RelayProcess::start_command(command)?.expecting(backend);
+            forward_exactly_by(relay, &bed, &rules, &streams(&rules, 500, 1000))?;
+        }
+        // The kernel accounts a ring to the user who makes it.
+        Backend::IoUring => {
+            let finished = finish(command)?;
+            assert_eq!(finished.code, Some(69), "{finished:?}");
+            assert!(finished.stderr.contains("`ulimit -l`"), "{finished:?}");
+        }
+    }
+    Ok(())
+}
+
 fn o5_each_single_missing_capability_is_named_and_no_other(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let file = RuleFile::of(&[Rule::feed().outputs("out0", 1)])?;
-    let copy = PublicCopy::new("o5-single")?;
+    let copy = PublicCopy::new(&format!("o5-single-{}", backend.name()))?;
     let all = missing_capabilities(&finish(as_user(&bed, backend, &copy, &file, &[]))?);
     assert_eq!(all, needed_capabilities(backend));
     for missing in &all {
@@ -514,6 +543,7 @@ relay_tests::on_both_backends! {
     o3_missing_and_unfit_interfaces_are_refused_with_their_line_and_a_remedy,
     o3_a_correct_file_is_accepted_and_the_plan_touches_nothing,
     o5_an_unprivileged_user_learns_which_capabilities_are_missing_and_runs_with_just_those,
+    o5_an_unprivileged_user_who_may_lock_no_memory_runs_or_learns_what_to_raise,
     o5_each_single_missing_capability_is_named_and_no_other,
     o6_sigterm_under_traffic_ends_within_a_second_and_leaves_the_interfaces_clean,
     o6_sigint_under_traffic_ends_within_a_second_and_leaves_the_interfaces_clean,
