@@ -1,35 +1,32 @@
-//! Embeds the XDP program into the binary.
+//! Embeds the kernel programs into the binary.
 //!
-//! `cargo xtask build` compiles the program first, to `ebpf/relay.o` in cargo's target directory.
-//! Without it the crate still compiles, for `cargo check` and editors in a fresh clone; the cfg
-//! `relay_ebpf_embedded` says which of the two it is.
+//! `cargo xtask build` compiles them first, to `ebpf` in cargo's target directory. Without them the crate
+//! still compiles, for `cargo check` and editors in a fresh clone; the cfg `relay_ebpf_embedded` says
+//! which of the two it is.
 
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
 };
 
+/// The XDP program and the socket filter.
+const OBJECTS: [&str; 2] = ["relay.o", "relay-filter.o"];
+
 fn main() -> io::Result<()> {
     println!("cargo::rustc-check-cfg=cfg(relay_ebpf_embedded)");
-    println!("cargo::rerun-if-env-changed=RELAY_EBPF_OBJECT");
     println!("cargo::rerun-if-changed=build.rs");
     let out = PathBuf::from(variable("OUT_DIR")?);
-    let object = match env::var_os("RELAY_EBPF_OBJECT") {
-        Some(path) => PathBuf::from(path),
-        None => target_directory(&out)?.join("ebpf").join("relay.o"),
-    };
-    let copy = out.join("relay.o");
-    if object.is_file() {
-        println!("cargo::rerun-if-changed={}", object.display());
+    let folder = target_directory(&out)?.join("ebpf");
+    if OBJECTS.iter().all(|object| folder.join(object).is_file()) {
         println!("cargo::rustc-cfg=relay_ebpf_embedded");
-        fs::copy(&object, &copy)?;
+        for object in OBJECTS {
+            println!("cargo::rerun-if-changed={}", folder.join(object).display());
+            fs::copy(folder.join(object), out.join(object))?;
+        }
     } else {
         // Cargo runs a script each time if what it watches does not exist, so watch the folder.
-        if let Some(folder) = object.parent() {
-            fs::create_dir_all(folder)?;
-            println!("cargo::rerun-if-changed={}", folder.display());
-        }
-        fs::write(&copy, [])?;
+        fs::create_dir_all(&folder)?;
+        println!("cargo::rerun-if-changed={}", folder.display());
     }
     Ok(())
 }

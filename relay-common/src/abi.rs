@@ -1,4 +1,5 @@
-//! The maps between user space and the XDP program: names, keys, values and counters.
+//! The maps between user space and the kernel programs: names, keys, values and counters. Each program has its own
+//! set of maps.
 //!
 //! Both sides compile this file, so a layout can only change for both at once. Every structure is
 //! free of padding, because the kernel hashes and compares keys byte by byte.
@@ -7,11 +8,13 @@ use crate::wire::{Datagram, Skip};
 
 /// The XDP program's function.
 pub const PROGRAM: &str = "relay_xdp";
-/// Hash map from [`FlowKey`] to [`FlowValue`]: what is redirected.
+/// The socket filter's function.
+pub const FILTER: &str = "relay_filter";
+/// Hash map from [`FlowKey`] to [`FlowValue`]: what goes to the relay.
 pub const FLOWS: &str = "FLOWS";
 /// Hash map from interface index (`u32`) to [`InterfaceValue`].
 pub const INTERFACES: &str = "INTERFACES";
-/// XSKMAP: AF_XDP sockets, by slot.
+/// XSKMAP: AF_XDP sockets, by slot. The XDP program alone has it.
 pub const SOCKETS: &str = "SOCKETS";
 /// Per-CPU array of `u64`: [`Counter::COUNT`] for every interface slot.
 pub const COUNTERS: &str = "COUNTERS";
@@ -23,7 +26,7 @@ pub const MAX_QUEUES: u32 = 256;
 /// The flows one loaded program can match.
 pub const MAX_FLOWS: u32 = 65_536;
 
-/// What the XDP program matches a datagram by.
+/// What the kernel programs match a datagram by.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowKey {
@@ -51,7 +54,7 @@ impl FlowKey {
     }
 }
 
-/// What the XDP program knows of a flow: only that there is one.
+/// What the kernel programs know of a flow: only that there is one.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowValue {
@@ -91,16 +94,17 @@ impl InterfaceValue {
 const _: () = assert!(size_of::<FlowKey>() == 12 && align_of::<FlowKey>() == 4);
 const _: () = assert!(size_of::<FlowValue>() == 4 && size_of::<InterfaceValue>() == 4);
 
-/// What the XDP program counts for an interface. Every frame counts once as [`Counter::Received`] and
-/// once under exactly one of the others.
+/// What the kernel programs count for an interface. Every frame counts once as [`Counter::Received`] and
+/// once under exactly one of the others. A super-frame that the socket filter accepts counts as its datagrams.
 #[repr(u32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counter {
     /// Every frame that reached the program.
     Received = 0,
-    /// Matched, and handed to the socket of its queue.
+    /// Matched, and handed to the relay: by the XDP program to the socket of its queue, by the socket filter to its
+    /// packet socket.
     Redirected = 1,
-    /// Matched, but no socket serves its queue: the frame went to the Linux stack instead.
+    /// Matched, but no socket serves its queue: the frame went to the Linux stack instead. Of the XDP program alone.
     PassNoSocket = 2,
     /// Untagged multicast UDP that no rule names.
     PassNoRule = 3,

@@ -1,6 +1,6 @@
 //! The one decoder: Ethernet, 802.1Q, IPv4, IPv6 and UDP, from bytes to offsets and fields.
 //!
-//! It runs in the kernel program, where the verifier wants every read to be checked against the end
+//! It runs in the kernel programs, where the verifier wants every read to be checked against the end
 //! of the frame, and in user space on a slice. Both go through [`Bytes`], so there is one set of
 //! rules. No input makes it panic or loop: it reads a fixed number of fields, each once.
 //!
@@ -69,6 +69,8 @@ const TYPE_IPV4: u16 = 0x0800;
 const TYPE_IPV6: u16 = 0x86dd;
 const TYPE_VLAN: u16 = 0x8100;
 const TYPE_QINQ: u16 = 0x88a8;
+/// The identifier in the tag control information (IEEE 802.1Q).
+const VLAN_MASK: u16 = 0x0fff;
 const PROTOCOL_UDP: u8 = 17;
 /// More fragments, or a fragment offset other than 0 (RFC 791): everything but DF and the reserved bit.
 const FRAGMENT_MASK: u16 = 0x3fff;
@@ -174,7 +176,7 @@ pub fn decode<B: Bytes + ?Sized>(frame: &B) -> Result<Datagram, Skip> {
             ) else {
                 return Err(Skip::NotIp);
             };
-            let vlan = u16::from_be_bytes(tci) & 0x0fff;
+            let vlan = u16::from_be_bytes(tci) & VLAN_MASK;
             match u16::from_be_bytes(ethertype) {
                 TYPE_IPV4 => decode_ipv4::<{ ETHERNET_LEN + VLAN_LEN }, B>(frame, vlan),
                 TYPE_IPV6 => Err(Skip::Ipv6),
@@ -185,6 +187,46 @@ pub fn decode<B: Bytes + ?Sized>(frame: &B) -> Result<Datagram, Skip> {
         TYPE_QINQ => Err(Skip::DoubleTag),
         _ => Err(Skip::NotIp),
     }
+}
+
+/// A VLAN tag that the NIC or the kernel took out of a frame and keeps beside it, as a packet socket gets every
+/// tagged frame (`skb_vlan_untag` in net/core/dev.c).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StrippedTag {
+    /// The EtherType that announced it, in host order: `0x8100` or `0x88a8`.
+    pub tpid: u16,
+    /// Its tag control information, in host order: priority, DEI and the identifier.
+    pub tci: u16,
+}
+
+/// Decodes a frame whose outermost tag may be beside it: says what [`decode`] says of the frame with the tag in its
+/// place. Only the offsets are those of the frame without it.
+///
+/// # Errors
+///
+/// The reason why the frame is left to the Linux stack.
+#[inline(always)]
+pub fn decode_stripped<B: Bytes + ?Sized>(
+    frame: &B,
+    tag: Option<StrippedTag>,
+) -> Result<Datagram, Skip> {
+    if let Some(tag) = tag
+        && (tag.tpid != TYPE_VLAN || is_tagged(frame))
+    {
+        return Err(Skip::DoubleTag);
+    }
+    let mut datagram = decode(frame)?;
+    if let Some(tag) = tag {
+        datagram.vlan = tag.tci & VLAN_MASK;
+    }
+    Ok(datagram)
+}
+
+/// Whether there is a tag in the frame's bytes.
+#[inline(always)]
+fn is_tagged<B: Bytes + ?Sized>(frame: &B) -> bool {
+    let ethertype = frame.read(field::ethernet::TYPE).map(u16::from_be_bytes);
+    matches!(ethertype, Some(TYPE_VLAN | TYPE_QINQ))
 }
 
 /// Decodes from the IPv4 header on, which starts at the constant `NETWORK`: a constant, so that the
@@ -301,5 +343,93 @@ mod tests {
                 assert_ne!(decode(&frame[..]), Ok(whole), "byte {at}, bit {bit}");
             }
         }
+    }
+
+    /// `FRAME` with `tags` behind its addresses, of one EtherType and one control information each.
+    fn tagged<const N: usize>(tags: [(u16, u16); N], rest: [u8; 2]) -> ([u8; 80], usize) {
+        let mut frame = [0; 80];
+        frame[..12].copy_from_slice(&FRAME[..12]);
+        let mut at = 12;
+        for (tpid, tci) in tags {
+            frame[at..at + 2].copy_from_slice(&tpid.to_be_bytes());
+            frame[at + 2..at + 4].copy_from_slice(&tci.to_be_bytes());
+            at += 4;
+        }
+        frame[at..at + 46 + 2].copy_from_slice(&FRAME[12..]);
+        frame[at..at + 2].copy_from_slice(&rest);
+        (frame, at + 48)
+    }
+
+    #[test]
+    fn a_stripped_tag_counts_as_if_it_were_in_its_place() {
+        const TYPES: [u16; 4] = [TYPE_IPV4, TYPE_IPV6, 0x0806, 0];
+        const TCIS: [u16; 3] = [0, 10, 0xe00a];
+        let check = |whole: &[u8], tag: StrippedTag| {
+            let mut stripped = [0; 80];
+            let len = whole.len() - VLAN_LEN;
+            stripped[..12].copy_from_slice(&whole[..12]);
+            stripped[12..len].copy_from_slice(&whole[16..]);
+            let expected = decode(whole).map(|datagram| Datagram {
+                network: datagram.network - VLAN_LEN as u16,
+                ..datagram
+            });
+            let found = decode_stripped(&stripped[..len], Some(tag));
+            assert_eq!(found, expected, "{tag:x?} {whole:02x?}");
+        };
+        for outer in [TYPE_VLAN, TYPE_QINQ] {
+            for tci in TCIS {
+                let tag = StrippedTag { tpid: outer, tci };
+                for ethertype in TYPES {
+                    let rest = ethertype.to_be_bytes();
+                    let (one, len) = tagged([(outer, tci)], rest);
+                    // From the shortest frame that still has an EtherType without the tag.
+                    for len in ETHERNET_LEN + VLAN_LEN..=len {
+                        check(&one[..len], tag);
+                    }
+                    for inner in [TYPE_VLAN, TYPE_QINQ] {
+                        let (two, len) = tagged([(outer, tci), (inner, 20)], rest);
+                        check(&two[..len], tag);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_stripped_tag_gives_the_datagram_its_identifier_and_leaves_its_offsets() {
+        let tag = StrippedTag {
+            tpid: TYPE_VLAN,
+            tci: 0xe00a,
+        };
+        let untagged = decode(&FRAME[..]).unwrap();
+        let datagram = decode_stripped(&FRAME[..], Some(tag)).unwrap();
+        assert_eq!(
+            datagram,
+            Datagram {
+                vlan: 10,
+                ..untagged
+            }
+        );
+        assert_eq!(decode_stripped(&FRAME[..], None), Ok(untagged));
+    }
+
+    #[test]
+    fn a_super_frame_is_one_datagram_of_the_whole_length() {
+        const PAYLOAD: usize = 65_507;
+        let mut frame = [0; IPV4_HEADERS_LEN + PAYLOAD];
+        frame[..FRAME.len()].copy_from_slice(&FRAME);
+        frame[16..18].copy_from_slice(&u16::MAX.to_be_bytes());
+        frame[38..40].copy_from_slice(&((UDP_LEN + PAYLOAD) as u16).to_be_bytes());
+        frame[24..26].fill(0);
+        let sum = header_sum(frame[14..].first_chunk().unwrap()) as u16;
+        frame[24..26].copy_from_slice(&(!sum).to_be_bytes());
+        let datagram = decode(&frame[..]).unwrap();
+        assert_eq!(usize::from(datagram.payload_len), PAYLOAD);
+        assert_eq!(datagram.end(), frame.len());
+        assert_eq!(
+            decode(&frame[..frame.len() - 1]),
+            Err(Skip::Malformed),
+            "one byte short"
+        );
     }
 }

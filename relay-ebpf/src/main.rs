@@ -10,30 +10,24 @@
     reason = "the attribute macros generate public items without any"
 )]
 
+mod shared;
+
 use aya_ebpf::{
     bindings::xdp_action,
     macros::{map, xdp},
-    maps::{HashMap, PerCpuArray, XskMap},
+    maps::XskMap,
     programs::XdpContext,
 };
 use aya_log_ebpf::warn;
 use relay_common::{
-    abi::{Counter, FlowKey, FlowValue, InterfaceValue, MAX_FLOWS, MAX_INTERFACES, MAX_QUEUES},
+    abi::{Counter, FlowKey, InterfaceValue, MAX_INTERFACES, MAX_QUEUES},
     wire::{self, Bytes},
 };
 
-#[map]
-static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(MAX_FLOWS, 0);
-
-#[map]
-static INTERFACES: HashMap<u32, InterfaceValue> = HashMap::with_max_entries(MAX_INTERFACES, 0);
+use crate::shared::{count, interface_value, is_flow};
 
 #[map]
 static SOCKETS: XskMap = XskMap::with_max_entries(MAX_INTERFACES * MAX_QUEUES, 0);
-
-#[map]
-static COUNTERS: PerCpuArray<u64> =
-    PerCpuArray::with_max_entries(MAX_INTERFACES * Counter::COUNT, 0);
 
 /// The frame as the verifier wants to see it: two pointers, every read checked against the second.
 struct Packet {
@@ -63,13 +57,12 @@ impl Bytes for Packet {
 #[xdp]
 pub fn relay_xdp(ctx: XdpContext) -> u32 {
     let interface = ctx.ingress_ifindex() as u32;
-    // SAFETY: user space writes the value before it attaches the program and never changes it.
-    let Some(&value) = (unsafe { INTERFACES.get(interface) }) else {
+    let Some(value) = interface_value(interface) else {
         return xdp_action::XDP_PASS;
     };
-    count(value, Counter::Received);
+    count(value, Counter::Received, 1);
     let (action, counter) = decide(&ctx, interface, value);
-    let times = count(value, counter);
+    let times = count(value, counter, 1);
     // Rare by construction: at most once a CPU and interface, however many frames follow.
     if matches!(counter, Counter::PassNoSocket) && times == 1 {
         warn!(
@@ -83,19 +76,6 @@ pub fn relay_xdp(ctx: XdpContext) -> u32 {
     action
 }
 
-/// Adds one on this CPU and returns the new value.
-#[inline(always)]
-fn count(value: InterfaceValue, counter: Counter) -> u64 {
-    let Some(cell) = COUNTERS.get_ptr_mut(value.counter(counter)) else {
-        return 0;
-    };
-    // SAFETY: the kernel hands out this CPU's own cell, and the program is not preempted by itself.
-    unsafe {
-        *cell += 1;
-        *cell
-    }
-}
-
 #[inline(always)]
 fn decide(ctx: &XdpContext, interface: u32, value: InterfaceValue) -> (u32, Counter) {
     let packet = Packet {
@@ -106,9 +86,7 @@ fn decide(ctx: &XdpContext, interface: u32, value: InterfaceValue) -> (u32, Coun
         Ok(datagram) => datagram,
         Err(skip) => return (xdp_action::XDP_PASS, skip.into()),
     };
-    let key = FlowKey::new(interface, &datagram);
-    // SAFETY: the value is not read.
-    if unsafe { FLOWS.get(key) }.is_none() {
+    if !is_flow(FlowKey::new(interface, &datagram)) {
         return (xdp_action::XDP_PASS, Counter::unmatched(&datagram));
     }
     let queue = ctx.rx_queue_index();
@@ -123,14 +101,3 @@ fn decide(ctx: &XdpContext, interface: u32, value: InterfaceValue) -> (u32, Coun
         (xdp_action::XDP_PASS, Counter::PassNoSocket)
     }
 }
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-/// Helpers that the program calls are open to programs under a licence compatible with the kernel's.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 use crate::{
     config, exit,
     plan::{self, Backend},
+    run::RunError,
 };
 
 const EXIT_CODES: &str = "\
@@ -30,7 +31,7 @@ Exit codes (sysexits.h):
 
 RUST_LOG sets what is logged to standard error (default: info).";
 
-/// Relays UDP multicast between network interfaces by AF_XDP.
+/// Relays UDP multicast between network interfaces, by AF_XDP or by io_uring.
 ///
 /// A rule file says which groups arrive on which interface and which copies leave by which.
 #[derive(Debug, Parser)]
@@ -62,7 +63,7 @@ pub enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// What moves the frames; without it XDP where it can, else io_uring
+        /// What moves the frames of all interfaces [default: XDP where it can, else io_uring]
         #[arg(long)]
         backend: Option<Backend>,
     },
@@ -73,7 +74,7 @@ pub enum Command {
         /// Print the final report as JSON
         #[arg(long)]
         json: bool,
-        /// What moves the frames; without it XDP where it can, else io_uring
+        /// What moves the frames of all interfaces [default: XDP where it can, else io_uring]
         #[arg(long)]
         backend: Option<Backend>,
     },
@@ -112,15 +113,18 @@ impl Cli {
             Command::Plan {
                 file,
                 json,
-                backend: _,
-            } => show_plan(file, *json),
+                backend,
+            } => show_plan(file, *backend, *json),
             Command::Run {
                 file,
                 json,
-                backend: _,
+                backend,
             } => {
-                let plan = plan::for_this_machine(&config::load(file)?)?;
-                Ok(crate::run::run(&plan, *json)?)
+                let document = config::load(file)?;
+                crate::run::run(&document, *backend, *json).map_err(|error| match error {
+                    RunError::Rules(mistakes) => mistakes.into(),
+                    error => error.into(),
+                })
             }
         }
     }
@@ -156,8 +160,8 @@ fn check(file: &Path) -> anyhow::Result<()> {
     ))
 }
 
-fn show_plan(file: &Path, json: bool) -> anyhow::Result<()> {
-    let plan = plan::for_this_machine(&config::load(file)?)?;
+fn show_plan(file: &Path, backend: Option<Backend>, json: bool) -> anyhow::Result<()> {
+    let plan = plan::for_this_machine(&config::load(file)?, backend)?;
     if json {
         let text = serde_json::to_string_pretty(&plan).context("writing the plan as JSON")?;
         print(&format!("{text}\n"))

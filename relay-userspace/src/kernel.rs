@@ -1,47 +1,61 @@
-//! The kernel side: load the XDP program, fill its maps, attach it, read its counters.
+//! The kernel side: load the kernel programs, fill their maps, attach them, read their counters.
 //!
-//! The program is attached through a `bpf_link` and nothing else, so the kernel detaches it when this
-//! process ends, however it ends. Order matters: attach, bind the sockets, and only then
-//! [`Kernel::open`] the flows, so that no frame is matched before there is somebody to take it.
+//! Inputs on AF_XDP have the XDP program, inputs on io_uring packet sockets with the socket filter; each is loaded
+//! only where the plan has such an input. The XDP program is attached through a `bpf_link` and nothing else, so the
+//! kernel detaches it when this process ends, however it ends. Order matters: attach, bind the sockets, and only
+//! then [`Kernel::open`] the flows, so that no frame is matched before there is somebody to take it.
 
+mod filter;
+mod maps;
 mod occupant;
+mod xdp;
 
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 
-use aya::{
-    Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, Map, MapData, PerCpuArray, XskMap},
-    programs::{Xdp, XdpMode, links::FdLink},
-};
-use aya_log::EbpfLogger;
+use aya::{Ebpf, EbpfLoader};
 use relay_common::{
-    abi::{self, Counter, FlowKey, FlowValue, InterfaceValue},
+    abi::{self, Counter, FlowKey},
     wire::Datagram,
 };
 use thiserror::Error;
 
-use crate::plan::{Flow, Plan};
+use self::{filter::Filter, maps::Maps, xdp::XdpProgram};
+use crate::plan::{Backend, Flow, Interface, Plan};
 
-/// The XDP program as `cargo xtask build-ebpf` made it. Empty where only `cargo build` ran.
+/// The kernel programs as `cargo xtask build-ebpf` made them. Empty where only `cargo build` ran.
 #[cfg(relay_ebpf_embedded)]
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/relay.o"));
+mod object {
+    pub static XDP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/relay.o"));
+    pub static FILTER: &[u8] =
+        aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/relay-filter.o"));
+}
 #[cfg(not(relay_ebpf_embedded))]
-static OBJECT: &[u8] = &[];
+mod object {
+    pub static XDP: &[u8] = &[];
+    pub static FILTER: &[u8] = &[];
+}
 
 /// Why the kernel side could not be set up.
 #[derive(Debug, Error)]
 pub enum KernelError {
-    /// A build without the program.
-    #[error("this build of relay has no XDP program in it: build it with `cargo xtask build`")]
+    /// A build without the programs.
+    #[error("this build of relay has no kernel programs in it: build it with `cargo xtask build`")]
     NotEmbedded,
-    /// The program was refused, or one of its maps.
+    /// A program was refused, or one of its maps.
     #[error(
-        "cannot load the XDP program: {0}; `RUST_LOG=debug` shows the verifier's words. Linux 5.10 or later is needed"
+        "cannot load {program}: {reason}{remedy}; `RUST_LOG=debug` shows the verifier's words. Linux 5.10 or later is needed"
     )]
-    Load(String),
+    Load {
+        /// Which of the programs.
+        program: &'static str,
+        /// The kernel's reason.
+        reason: String,
+        /// What to do, behind a semicolon.
+        remedy: &'static str,
+    },
     /// A map is not as this program expects: the object is of another version.
     #[error(
-        "the XDP program has no usable map {0}: it was built from other sources, run `cargo xtask build`"
+        "the kernel programs have no usable map {0}: they were built from other sources, run `cargo xtask build`"
     )]
     Map(&'static str),
     /// A map could not be written.
@@ -54,6 +68,11 @@ pub enum KernelError {
         /// The kernel's reason.
         reason: String,
     },
+    /// Something was asked of a program that the plan does not need.
+    #[error(
+        "{0} is not loaded: no input interface of the plan needs it. Please report this defect"
+    )]
+    NotLoaded(&'static str),
     /// Somebody else's program is attached.
     #[error("cannot attach to {interface}: {holder}")]
     Occupied {
@@ -67,6 +86,16 @@ pub enum KernelError {
     Attach {
         /// The interface's name.
         interface: String,
+        /// The kernel's reason.
+        reason: String,
+        /// The kernel's reason as a number, where there is one.
+        code: Option<i32>,
+        /// What to do, behind a semicolon.
+        remedy: &'static str,
+    },
+    /// A packet socket refused the filter.
+    #[error("cannot attach the socket filter to a packet socket: {reason}{remedy}")]
+    AttachFilter {
         /// The kernel's reason.
         reason: String,
         /// What to do, behind a semicolon.
@@ -85,20 +114,32 @@ pub enum KernelError {
     },
 }
 
-/// The loaded program, its maps and its links. Dropping it detaches.
+impl KernelError {
+    /// The interface that refuses native XDP, for whatever reason of its own: io_uring can serve it. `None` for errors
+    /// that this would not help against, such as an occupied or vanished interface or a missing privilege.
+    #[must_use]
+    pub fn refused_interface(&self) -> Option<&str> {
+        match self {
+            Self::Attach {
+                code: Some(libc::EPERM | libc::EACCES | libc::ENODEV),
+                ..
+            } => None,
+            Self::Attach { interface, .. } => Some(interface),
+            _ => None,
+        }
+    }
+}
+
+/// The loaded programs. Dropping it detaches the XDP program; packet sockets keep their filter until they are closed.
 pub struct Kernel {
-    /// Detached first. By position in [`Plan::interfaces`]; `None` where nothing is attached.
-    links: Vec<Option<FdLink>>,
-    sockets: XskMap<MapData>,
-    flows: HashMap<MapData, FlowKey, FlowValue>,
-    counters: PerCpuArray<MapData, u64>,
-    log: Option<EbpfLogger<&'static dyn log::Log>>,
-    /// Keeps the program loaded.
-    _ebpf: Ebpf,
+    xdp: Option<XdpProgram>,
+    filter: Option<Filter>,
+    /// What serves each interface, by position in [`Plan::interfaces`]; `None` where nothing is received.
+    inputs: Vec<Option<Backend>>,
 }
 
 impl Kernel {
-    /// Loads the program and attaches it to every input interface of the plan.
+    /// Loads the programs that the plan needs, and attaches the XDP program to every input interface on AF_XDP.
     ///
     /// # Errors
     ///
@@ -107,52 +148,19 @@ impl Kernel {
         if plan.interfaces.len() > abi::MAX_INTERFACES as usize {
             return Err(KernelError::TooManyInterfaces(plan.interfaces.len()));
         }
-        let mut ebpf = load()?;
-        let log = EbpfLogger::init(&mut ebpf)
-            .inspect_err(|error| log::debug!("no messages from the XDP program: {error}"))
-            .ok();
-        let sockets = XskMap::try_from(take(&mut ebpf, abi::SOCKETS)?)
-            .map_err(|_| KernelError::Map(abi::SOCKETS))?;
-        let flows = hash_map(&mut ebpf, abi::FLOWS)?;
-        let counters = PerCpuArray::try_from(take(&mut ebpf, abi::COUNTERS)?)
-            .map_err(|_| KernelError::Map(abi::COUNTERS))?;
-        let mut interfaces: HashMap<MapData, u32, InterfaceValue> =
-            hash_map(&mut ebpf, abi::INTERFACES)?;
-        let program: &mut Xdp = ebpf
-            .program_mut(abi::PROGRAM)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(KernelError::Map(abi::PROGRAM))?;
-        program
-            .load()
-            .map_err(|error| KernelError::Load(chain(&error)))?;
-
-        let mut links = Vec::with_capacity(plan.interfaces.len());
-        for (slot, interface) in plan.interfaces.iter().enumerate() {
-            if !interface.is_input {
-                links.push(None);
-                continue;
-            }
-            let value = InterfaceValue { slot: slot as u32 };
-            interfaces
-                .insert(interface.index, value, 0)
-                .map_err(|error| KernelError::MapWrite {
-                    map: abi::INTERFACES,
-                    what: interface.name.clone(),
-                    reason: chain(&error),
-                })?;
-            links.push(Some(attach_link(
-                program,
-                &interface.name,
-                interface.index,
-            )?));
-        }
+        let needs = |backend| inputs_on(plan, backend).next().is_some();
         Ok(Self {
-            links,
-            sockets,
-            flows,
-            counters,
-            log,
-            _ebpf: ebpf,
+            xdp: needs(Backend::Xdp)
+                .then(|| XdpProgram::attach(plan))
+                .transpose()?,
+            filter: needs(Backend::IoUring)
+                .then(|| Filter::load(plan))
+                .transpose()?,
+            inputs: plan
+                .interfaces
+                .iter()
+                .map(|interface| interface.is_input.then_some(interface.backend))
+                .collect(),
         })
     }
 
@@ -160,7 +168,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// The map's refusal.
+    /// The map's refusal, or that the interface is not one of the XDP program.
     pub fn set_socket(
         &mut self,
         plan: &Plan,
@@ -168,100 +176,104 @@ impl Kernel {
         queue: u32,
         socket: RawFd,
     ) -> Result<(), KernelError> {
-        let name = || {
-            plan.interfaces
-                .get(interface)
-                .map_or_else(String::new, |interface| interface.name.clone())
-        };
-        let value = InterfaceValue {
-            slot: interface as u32,
-        };
-        let index = value
-            .socket(queue)
-            .ok_or_else(|| KernelError::TooManyQueues {
-                interface: name(),
-                queue,
-            })?;
-        self.sockets
-            .set(index, socket, 0)
-            .map_err(|error| KernelError::MapWrite {
-                map: abi::SOCKETS,
-                what: format!("the socket of queue {queue} of {}", name()),
-                reason: chain(&error),
-            })
+        match (&mut self.xdp, plan.interfaces.get(interface)) {
+            (Some(xdp), Some(facts)) => xdp.set_socket(interface, facts, queue, socket),
+            _ => Err(KernelError::NotLoaded(xdp::NAME)),
+        }
     }
 
-    /// Makes every flow of the plan match. From here on frames are redirected.
+    /// Puts the socket filter on a packet socket, which must not be bound to an interface yet: what it gets before
+    /// is not filtered. The socket keeps the filter until it is closed.
+    ///
+    /// # Errors
+    ///
+    /// The socket's refusal, or that no input of the plan is on io_uring.
+    pub fn attach_filter(&self, socket: BorrowedFd<'_>) -> Result<(), KernelError> {
+        self.filter
+            .as_ref()
+            .ok_or(KernelError::NotLoaded(filter::NAME))?
+            .attach(socket)
+    }
+
+    /// Makes every flow of the plan match. From here on frames come to the relay.
     ///
     /// # Errors
     ///
     /// The map's refusal.
     pub fn open(&mut self, plan: &Plan) -> Result<(), KernelError> {
         for (rule, flow) in plan.flows.iter().enumerate() {
-            let Some(key) = key(plan, flow) else {
-                continue;
-            };
-            let value = FlowValue { rule: rule as u32 };
-            self.flows
-                .insert(key, value, 0)
-                .map_err(|error| KernelError::MapWrite {
-                    map: abi::FLOWS,
-                    what: format!("the rule \"{}\"", flow.rule),
-                    reason: chain(&error),
-                })?;
+            if let (Some(key), Some(maps)) = (key(plan, flow), self.maps_mut(flow.interface)) {
+                maps.open(key, rule, &flow.rule)?;
+            }
         }
         Ok(())
     }
 
-    /// Ends every match: frames go to the Linux stack again. A flow that is missing already is as good.
+    /// Ends every match: frames go to the Linux stack alone again. A flow that is missing already is as good.
     pub fn close(&mut self, plan: &Plan) {
         for flow in &plan.flows {
-            if let Some(key) = key(plan, flow) {
-                let _ = self.flows.remove(&key);
+            if let (Some(key), Some(maps)) = (key(plan, flow), self.maps_mut(flow.interface)) {
+                maps.close(&key);
             }
         }
     }
 
-    /// What the program counted for an interface (a position in [`Plan::interfaces`]), summed over all
-    /// CPUs. `None` where it is not attached.
+    /// What the interface's program counted for it (a position in [`Plan::interfaces`]), summed over all CPUs. `None`
+    /// where nothing is received.
     #[must_use]
     pub fn counters(&self, interface: usize) -> Option<[u64; Counter::COUNT as usize]> {
-        self.links.get(interface)?.as_ref()?;
-        let value = InterfaceValue {
-            slot: interface as u32,
+        let maps = match (*self.inputs.get(interface)?)? {
+            Backend::Xdp => &self.xdp.as_ref()?.maps,
+            Backend::IoUring => &self.filter.as_ref()?.maps,
         };
-        let mut sums = [0; Counter::COUNT as usize];
-        for (sum, counter) in sums.iter_mut().zip(Counter::ALL) {
-            let per_cpu = self.counters.get(&value.counter(counter), 0).ok()?;
-            *sum = per_cpu.iter().sum();
-        }
-        Some(sums)
+        maps.counters(interface)
     }
 
-    /// Hands the program's messages to the log.
+    /// Hands the XDP program's messages to the log; the socket filter has none.
     pub fn flush_log(&mut self) {
-        if let Some(log) = &mut self.log {
-            log.flush();
+        if let Some(xdp) = &mut self.xdp {
+            xdp.flush_log();
         }
+    }
+
+    /// The maps of the program that serves an interface.
+    fn maps_mut(&mut self, interface: usize) -> Option<&mut Maps> {
+        Some(match (*self.inputs.get(interface)?)? {
+            Backend::Xdp => &mut self.xdp.as_mut()?.maps,
+            Backend::IoUring => &mut self.filter.as_mut()?.maps,
+        })
     }
 }
 
-/// Loads the embedded object into the kernel, not attached to anything. Also what the packet tables of the
-/// tests run.
+/// Creates the maps of the XDP program in the kernel; the program itself is loaded by the caller. Also what the packet
+/// tables of the tests run.
 ///
 /// # Errors
 ///
 /// When there is no object, or the kernel refuses it.
 pub fn load() -> Result<Ebpf, KernelError> {
-    if OBJECT.is_empty() {
+    load_object(xdp::NAME, object::XDP)
+}
+
+/// The same of the socket filter.
+///
+/// # Errors
+///
+/// When there is no object, or the kernel refuses it.
+pub fn load_filter() -> Result<Ebpf, KernelError> {
+    load_object(filter::NAME, object::FILTER)
+}
+
+fn load_object(program: &'static str, object: &[u8]) -> Result<Ebpf, KernelError> {
+    if object.is_empty() {
         return Err(KernelError::NotEmbedded);
     }
     EbpfLoader::new()
-        .load(OBJECT)
-        .map_err(|error| KernelError::Load(chain(&error)))
+        .load(object)
+        .map_err(|error| loading(program, &error))
 }
 
-/// What the program matches `flow` by.
+/// What the kernel programs match `flow` by.
 #[must_use]
 pub fn key(plan: &Plan, flow: &Flow) -> Option<FlowKey> {
     plan.interfaces
@@ -274,59 +286,26 @@ pub fn key(plan: &Plan, flow: &Flow) -> Option<FlowKey> {
         })
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
-    ebpf.take_map(name).ok_or(KernelError::Map(name))
+/// The input interfaces of the plan that are on `backend`, with their positions.
+fn inputs_on(plan: &Plan, backend: Backend) -> impl Iterator<Item = (usize, &Interface)> {
+    plan.interfaces
+        .iter()
+        .enumerate()
+        .filter(move |(_, interface)| interface.is_input && interface.backend == backend)
 }
 
-fn hash_map<K: Pod, V: Pod>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-) -> Result<HashMap<MapData, K, V>, KernelError> {
-    HashMap::try_from(take(ebpf, name)?).map_err(|_| KernelError::Map(name))
-}
-
-/// Attaches in native mode, by a link. aya falls back to netlink where the kernel refuses a link, and a
-/// program attached so would outlive a killed relay: that is taken back and reported.
-fn attach_link(program: &mut Xdp, interface: &str, index: u32) -> Result<FdLink, KernelError> {
-    let refused = |reason: String, remedy: &'static str| KernelError::Attach {
-        interface: interface.to_owned(),
-        reason,
-        remedy,
-    };
-    let id = program
-        .attach_to_if_index(index, XdpMode::Driver)
-        .map_err(|error| match os_error(&error) {
-            Some(libc::EBUSY | libc::EEXIST) => KernelError::Occupied {
-                interface: interface.to_owned(),
-                holder: occupant::describe(interface, index),
-            },
-            code => refused(chain(&error), remedy(code)),
-        })?;
-    program
-        .take_link(id)
-        .map_err(|error| refused(chain(&error), ""))?
-        .try_into()
-        .map_err(|_| {
-            refused(
-                "the kernel refused a bpf_link".into(),
-                "; Linux 5.9 or later is needed",
-            )
-        })
-}
-
-fn remedy(code: Option<i32>) -> &'static str {
-    match code {
-        Some(libc::EOPNOTSUPP) => "; its driver has no native XDP: use another interface",
-        Some(libc::ENOSPC) => {
-            "; it has fewer RX queues than its peer has TX queues: make them equal with `ethtool -L`"
-        }
-        Some(libc::ERANGE | libc::EINVAL) => {
-            "; its MTU, or on veth the peer's, may be too large for XDP: try `ip link set mtu 1500`; offloads such as \
-             LRO must be off"
-        }
-        Some(libc::EPERM | libc::EACCES) => "; CAP_NET_ADMIN and CAP_BPF are needed",
-        Some(libc::ENODEV) => "; the interface has gone: `ip link show` lists what there is",
-        _ => "",
+/// The error of a program or map that the kernel refused.
+fn loading(program: &'static str, error: &(dyn std::error::Error + 'static)) -> KernelError {
+    KernelError::Load {
+        program,
+        reason: chain(error),
+        remedy: match os_error(error) {
+            Some(libc::EPERM) => {
+                "; CAP_BPF is needed, since `kernel.unprivileged_bpf_disabled` keeps others from loading programs, and in a \
+                 container its seccomp profile must allow bpf()"
+            }
+            _ => "",
+        },
     }
 }
 
@@ -358,4 +337,36 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_interface_that_refuses_native_xdp_itself_asks_for_the_other_backend() {
+        let attach = |code| KernelError::Attach {
+            interface: "in0".into(),
+            reason: String::new(),
+            code,
+            remedy: "",
+        };
+        for code in [
+            Some(libc::EOPNOTSUPP),
+            Some(libc::ERANGE),
+            Some(libc::ENOSPC),
+            None,
+        ] {
+            assert_eq!(attach(code).refused_interface(), Some("in0"), "{code:?}");
+        }
+        for code in [libc::EPERM, libc::EACCES, libc::ENODEV] {
+            assert_eq!(attach(Some(code)).refused_interface(), None, "{code}");
+        }
+        let occupied = KernelError::Occupied {
+            interface: "in0".into(),
+            holder: String::new(),
+        };
+        assert_eq!(occupied.refused_interface(), None);
+        assert_eq!(KernelError::NotEmbedded.refused_interface(), None);
+    }
 }

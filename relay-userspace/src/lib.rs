@@ -5,6 +5,7 @@
 //! the headers of [`rewrite`], [`stats`], [`device_drops`] and [`report`] say what became of every frame.
 
 pub mod backend;
+pub mod claim;
 pub mod cli;
 pub mod config;
 pub mod device_drops;

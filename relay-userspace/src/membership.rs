@@ -146,6 +146,7 @@ mod tests {
             address: None,
             driver: "veth".into(),
             backend: Backend::Xdp,
+            reason: String::new(),
             is_input: true,
             is_output: false,
             rx_queues: vec![0],

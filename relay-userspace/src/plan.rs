@@ -4,8 +4,10 @@
 //! `relay plan` and tested without a network.
 
 mod build;
+mod choice;
 mod engines;
 mod mac;
+mod packets;
 mod print;
 mod queues;
 #[cfg(test)]
@@ -16,26 +18,36 @@ use std::net::Ipv4Addr;
 use serde::Serialize;
 
 pub use build::build;
+pub use choice::{Choice, Refusal};
 pub use mac::{Mac, of_group};
 
 use crate::{
     config::{Document, Mistakes},
-    nic,
+    nic::{self, Survey},
     rules::{Transmit, Ttl},
 };
 
-/// Asks the kernel about every interface that `document` names, and builds the plan.
+/// Asks the kernel about every interface that `document` names.
+#[must_use]
+pub fn survey(document: &Document) -> Survey {
+    let rules = document.rules.rules.iter();
+    nic::facts_for(rules.flat_map(|rule| {
+        let outputs = rule.outputs.iter().map(|output| output.interface.as_str());
+        std::iter::once(rule.input.interface.as_str()).chain(outputs)
+    }))
+}
+
+/// The plan for this machine as it is now; `forced` is the backend that was asked for.
 ///
 /// # Errors
 ///
 /// Everything that stands against running the rules on this machine, with its place in the file.
-pub fn for_this_machine(document: &Document) -> Result<Plan, Mistakes> {
-    let rules = document.rules.rules.iter();
-    let names = rules.flat_map(|rule| {
-        let outputs = rule.outputs.iter().map(|output| output.interface.as_str());
-        std::iter::once(rule.input.interface.as_str()).chain(outputs)
-    });
-    build(document, &nic::facts_for(names))
+pub fn for_this_machine(document: &Document, forced: Option<Backend>) -> Result<Plan, Mistakes> {
+    let choice = Choice {
+        forced,
+        refused: Vec::new(),
+    };
+    build(document, &survey(document), &choice)
 }
 
 /// What will run: interfaces, flows, and the workers that own their queues.
@@ -69,16 +81,19 @@ pub struct Interface {
     pub driver: String,
     /// What moves the frames of its workers.
     pub backend: Backend,
+    /// Why it is not XDP; empty where it is.
+    pub reason: String,
     /// A rule receives here.
     pub is_input: bool,
     /// A rule transmits here.
     pub is_output: bool,
-    /// The RX queues whose frames are relayed, ascending; empty on an interface that is only an output.
+    /// The RX queues whose frames are relayed, ascending; empty on an interface that is only an output, and on
+    /// io_uring, whose packet sockets see the frames of all queues.
     pub rx_queues: Vec<u32>,
     /// The driver offers zero copy, for this MTU.
     pub zero_copy: bool,
     /// The mode to expect of its AF_XDP sockets. The one in use is known after the bind. `None` where there are
-    /// none: on an output whose engine does without.
+    /// none: on io_uring, and on an output whose engine does without.
     pub expected_mode: Option<Mode>,
     /// How copies shall leave, as the file says.
     #[serde(skip)]
@@ -100,9 +115,9 @@ pub struct Interface {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
-    /// An XDP program, AF_XDP sockets and a UMEM.
+    /// An XDP program and AF_XDP sockets; refuse rather than fall back to io_uring
     Xdp,
-    /// A packet socket with a socket filter, read and written by io_uring.
+    /// Packet sockets with a socket filter, read and written by io_uring; always, on any Ethernet interface
     IoUring,
 }
 
@@ -191,6 +206,15 @@ pub struct Port {
     pub receives: bool,
     /// Copies leave by this queue. A worker has at most one such port an interface.
     pub transmits: bool,
+}
+
+impl Plan {
+    /// Whether an interface is on `backend`.
+    #[must_use]
+    pub fn is_on(&self, backend: Backend) -> bool {
+        let mut interfaces = self.interfaces.iter();
+        interfaces.any(|interface| interface.backend == backend)
+    }
 }
 
 impl Worker {

@@ -5,6 +5,8 @@ use std::fs;
 
 use thiserror::Error;
 
+use crate::plan::{Backend, Plan};
+
 /// One capability (`include/uapi/linux/capability.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capability {
@@ -19,34 +21,46 @@ pub struct Capability {
 const SYS_ADMIN: u32 = 21;
 const SPLIT_OFF: [u32; 2] = [38, 39];
 
-/// What `relay run` needs.
-pub const NEEDED: [Capability; 5] = [
-    Capability {
-        number: 12,
-        name: "CAP_NET_ADMIN",
-        purpose: "attach the XDP program",
-    },
-    Capability {
-        number: 13,
-        name: "CAP_NET_RAW",
-        purpose: "open AF_XDP sockets",
-    },
-    Capability {
-        number: 14,
-        name: "CAP_IPC_LOCK",
-        purpose: "pin packet memory",
-    },
-    Capability {
-        number: 38,
-        name: "CAP_PERFMON",
-        purpose: "pass the verifier: the program computes with pointers to write log messages",
-    },
-    Capability {
-        number: 39,
-        name: "CAP_BPF",
-        purpose: "load the XDP program and its maps",
-    },
-];
+const NET_ADMIN: Capability = Capability {
+    number: 12,
+    name: "CAP_NET_ADMIN",
+    purpose: "attach the XDP program",
+};
+const NET_RAW: Capability = Capability {
+    number: 13,
+    name: "CAP_NET_RAW",
+    purpose: "open AF_XDP and packet sockets",
+};
+const IPC_LOCK: Capability = Capability {
+    number: 14,
+    name: "CAP_IPC_LOCK",
+    purpose: "pin packet memory",
+};
+const PERFMON: Capability = Capability {
+    number: 38,
+    name: "CAP_PERFMON",
+    purpose: "pass the verifier: the program computes with pointers to write log messages",
+};
+const BPF: Capability = Capability {
+    number: 39,
+    name: "CAP_BPF",
+    purpose: "load the kernel program and its maps",
+};
+
+/// What a plan with an interface on XDP needs.
+pub const FOR_XDP: &[Capability] = &[NET_ADMIN, NET_RAW, IPC_LOCK, PERFMON, BPF];
+/// What a plan needs whose interfaces are all on io_uring.
+pub const FOR_IO_URING: &[Capability] = &[NET_RAW, BPF];
+
+/// What `plan` needs.
+#[must_use]
+pub fn needed(plan: &Plan) -> &'static [Capability] {
+    if plan.is_on(Backend::Xdp) {
+        FOR_XDP
+    } else {
+        FOR_IO_URING
+    }
+}
 
 /// Some are missing.
 #[derive(Debug, Error)]
@@ -54,12 +68,17 @@ pub const NEEDED: [Capability; 5] = [
     "missing privilege: {}. Run as root, or grant what is needed: `sudo setcap {}+ep {executable}`, or in a systemd \
      unit `AmbientCapabilities={}`",
     list(missing),
-    NEEDED.map(|capability| capability.name.to_lowercase()).join(","),
-    NEEDED.map(|capability| capability.name).join(" ")
+    names(needed).join(",").to_lowercase(),
+    names(needed).join(" ")
 )]
 pub struct MissingPrivilege {
     missing: Vec<Capability>,
+    needed: &'static [Capability],
     executable: String,
+}
+
+fn names(capabilities: &[Capability]) -> Vec<&'static str> {
+    capabilities.iter().map(|each| each.name).collect()
 }
 
 fn list(missing: &[Capability]) -> String {
@@ -70,21 +89,15 @@ fn list(missing: &[Capability]) -> String {
     each.join(", ")
 }
 
-/// Checks the effective capabilities of this process.
+/// Checks the effective capabilities of this process against what `plan` needs.
 ///
 /// # Errors
 ///
 /// Names those that are missing. Where `/proc` does not tell, nothing is missing: the kernel's own
 /// refusals follow.
-pub fn check() -> Result<(), MissingPrivilege> {
-    let Some(effective) = fs::read_to_string("/proc/self/status")
-        .ok()
-        .as_deref()
-        .and_then(effective)
-    else {
-        return Ok(());
-    };
-    let missing = missing(effective);
+pub fn check(plan: &Plan) -> Result<(), MissingPrivilege> {
+    let needed = needed(plan);
+    let missing = missing(own(), needed);
     if missing.is_empty() {
         return Ok(());
     }
@@ -94,8 +107,21 @@ pub fn check() -> Result<(), MissingPrivilege> {
     );
     Err(MissingPrivilege {
         missing,
+        needed,
         executable,
     })
+}
+
+/// Whether sockets may have larger buffers than `net.core.rmem_max` and `wmem_max` allow.
+#[must_use]
+pub fn may_exceed_buffer_limits() -> bool {
+    missing(own(), &[NET_ADMIN]).is_empty()
+}
+
+/// The effective set of this process; all of them where `/proc` does not tell.
+fn own() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").ok();
+    status.as_deref().and_then(effective).unwrap_or(u64::MAX)
 }
 
 fn effective(status: &str) -> Option<u64> {
@@ -105,10 +131,11 @@ fn effective(status: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-fn missing(effective: u64) -> Vec<Capability> {
+fn missing(effective: u64, needed: &[Capability]) -> Vec<Capability> {
     let has = |number: u32| effective >> number & 1 == 1;
-    NEEDED
-        .into_iter()
+    needed
+        .iter()
+        .copied()
         .filter(|capability| {
             !(has(capability.number) || SPLIT_OFF.contains(&capability.number) && has(SYS_ADMIN))
         })
@@ -128,15 +155,10 @@ mod tests {
 
     #[test]
     fn each_missing_capability_is_named_and_sys_admin_stands_for_two() {
-        assert!(missing(u64::MAX).is_empty());
-        let names = |effective| {
-            missing(effective)
-                .iter()
-                .map(|c| c.name)
-                .collect::<Vec<_>>()
-        };
+        assert!(missing(u64::MAX, FOR_XDP).is_empty());
+        let names = |effective, needed| names(&missing(effective, needed));
         assert_eq!(
-            names(0),
+            names(0, FOR_XDP),
             [
                 "CAP_NET_ADMIN",
                 "CAP_NET_RAW",
@@ -145,10 +167,37 @@ mod tests {
                 "CAP_BPF"
             ]
         );
-        assert_eq!(names(1 << 12 | 1 << 13 | 1 << SYS_ADMIN), ["CAP_IPC_LOCK"]);
         assert_eq!(
-            names(1 << 12 | 1 << 14 | 1 << 38 | 1 << 39),
+            names(1 << 12 | 1 << 13 | 1 << SYS_ADMIN, FOR_XDP),
+            ["CAP_IPC_LOCK"]
+        );
+        assert_eq!(
+            names(1 << 12 | 1 << 14 | 1 << 38 | 1 << 39, FOR_XDP),
             ["CAP_NET_RAW"]
+        );
+        assert_eq!(names(0, FOR_IO_URING), ["CAP_NET_RAW", "CAP_BPF"]);
+        assert!(names(1 << 13 | 1 << 39, FOR_IO_URING).is_empty());
+    }
+
+    #[test]
+    fn the_remedy_grants_what_the_plan_needs_and_no_more() {
+        let refused = MissingPrivilege {
+            missing: vec![BPF],
+            needed: FOR_IO_URING,
+            executable: "/bin/relay".into(),
+        };
+        let said = refused.to_string();
+        assert!(
+            said.contains("missing privilege: CAP_BPF (to load"),
+            "{said}"
+        );
+        assert!(
+            said.contains("`sudo setcap cap_net_raw,cap_bpf+ep /bin/relay`"),
+            "{said}"
+        );
+        assert!(
+            said.contains("`AmbientCapabilities=CAP_NET_RAW CAP_BPF`"),
+            "{said}"
         );
     }
 }

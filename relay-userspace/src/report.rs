@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
 use serde::Serialize;
 
 use crate::{
-    plan::{Engine, Mode, Plan},
+    plan::{self, Backend, Engine, Mode, Plan},
     stats::{Drops, WorkerStats},
 };
 
@@ -46,28 +46,46 @@ pub struct InterfaceReport {
     /// Frames that its device dropped after the kernel had cut them from super-frames. The outputs' own numbers
     /// have them as sent, because nobody can tell whose they were.
     pub device_dropped: u64,
-    /// What the XDP program counted; empty where it is not attached.
-    pub xdp: Named,
+    /// What the kernel program counted, the XDP program or the socket filter; empty on an interface that is only an
+    /// output.
+    pub filter: Named,
 }
 
 /// How frames move between an interface and the relay.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Way {
+    /// What moves them.
+    pub backend: Backend,
     /// The mode of its AF_XDP sockets; `None` where it has none.
     pub mode: Option<Mode>,
-    /// Why it is that mode; empty where there is none.
+    /// On XDP, why it is that mode, empty where there is none. On io_uring, why it is not XDP.
     pub reason: String,
     /// How copies leave; `None` where none do.
     pub engine: Option<Engine>,
 }
 
+impl Way {
+    /// As far as the plan knows it: the mode and the engine are known when the sockets are bound.
+    #[must_use]
+    pub fn planned(interface: &plan::Interface) -> Self {
+        Self {
+            backend: interface.backend,
+            mode: None,
+            reason: interface.reason.clone(),
+            engine: None,
+        }
+    }
+}
+
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(mode) = self.mode {
-            write!(f, "{mode} mode, because {}", self.reason)?;
+        let mut and = "; ";
+        match (self.backend, self.mode) {
+            (Backend::IoUring, _) => write!(f, "io_uring, because {}", self.reason)?,
+            (Backend::Xdp, Some(mode)) => write!(f, "{mode} mode, because {}", self.reason)?,
+            (Backend::Xdp, None) => and = "",
         }
         if let Some(engine) = self.engine {
-            let and = if self.mode.is_some() { "; " } else { "" };
             write!(f, "{and}transmits by {engine}")?;
         }
         Ok(())
@@ -100,7 +118,8 @@ pub struct OutputReport {
     pub dropped: Named,
 }
 
-/// One worker, and where its chunks are. At rest the last three add up to the total.
+/// One worker, and where its chunks are: those of the UMEM, or on io_uring its receive buffers. At rest the last three
+/// add up to the total.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct WorkerReport {
     /// Frames that reached it.
@@ -109,7 +128,7 @@ pub struct WorkerReport {
     pub chunks_total: u64,
     /// In the free list.
     pub chunks_free: u64,
-    /// In FILL and RX rings.
+    /// In FILL and RX rings; on io_uring with the kernel, to receive into.
     pub chunks_fill: u64,
     /// On their way out.
     pub chunks_in_flight: u64,
@@ -124,8 +143,8 @@ pub struct WorkerView<'a> {
     pub kernel: KernelDrops,
 }
 
-/// Frames that the XDP program redirected and the kernel could not deliver (`XDP_STATISTICS`), summed over a
-/// worker's sockets.
+/// Frames that the kernel program matched and the kernel could not deliver (`XDP_STATISTICS`, `PACKET_STATISTICS`),
+/// summed over a worker's sockets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KernelDrops {
     /// The RX ring was full: the worker is slower than the feed.
@@ -134,6 +153,8 @@ pub struct KernelDrops {
     pub rx_fill_ring_empty: u64,
     /// Any other reason, such as a frame larger than a chunk.
     pub rx_dropped: u64,
+    /// The packet socket's buffer was full: the worker is slower than the feed.
+    pub rx_socket_full: u64,
 }
 
 impl Report {
@@ -151,10 +172,12 @@ impl Report {
                 rx_ring_full,
                 rx_fill_ring_empty,
                 rx_dropped,
+                rx_socket_full,
             } = view.kernel;
             *dropped.entry("rx_ring_full").or_default() += rx_ring_full;
             *dropped.entry("rx_fill_ring_empty").or_default() += rx_fill_ring_empty;
             *dropped.entry("rx_dropped").or_default() += rx_dropped;
+            *dropped.entry("rx_socket_full").or_default() += rx_socket_full;
             add(&mut dropped, &view.stats.drops);
             for output in &view.stats.outputs {
                 add(&mut dropped, &output.drops);
@@ -297,11 +320,11 @@ impl fmt::Display for Report {
             if interface.device_dropped > 0 {
                 write!(f, "; dropped by the device: {}", interface.device_dropped)?;
             }
-            let xdp = occurred(&interface.xdp);
-            if xdp.is_empty() {
+            let filter = occurred(&interface.filter);
+            if filter.is_empty() {
                 writeln!(f)?;
             } else {
-                writeln!(f, "; frames at XDP: {xdp}")?;
+                writeln!(f, "; frames at the filter: {filter}")?;
             }
         }
         for rule in &self.rules {

@@ -189,6 +189,13 @@ impl Received {
     #[inline]
     #[must_use]
     pub fn read(frame: &[u8], datagram: &Datagram) -> Option<Self> {
+        Self::read_told(frame, datagram, None)
+    }
+
+    /// The same where the kernel may have told whether the checksum is partial, so that its value need not.
+    #[inline]
+    #[must_use]
+    pub fn read_told(frame: &[u8], datagram: &Datagram, partial: Option<bool>) -> Option<Self> {
         let headers = frame
             .get(usize::from(datagram.network)..)?
             .first_chunk::<{ IPV4_LEN + UDP_LEN }>()?;
@@ -197,7 +204,11 @@ impl Received {
         let addresses = sum_words(&headers[ipv4::SOURCE..IPV4_LEN]);
         let checksum = match field(IPV4_LEN + udp::CHECKSUM) {
             0 => Checksum::Absent,
-            partial if partial == fold(addresses + PROTOCOL_UDP + u32::from(udp_len)) => {
+            value
+                if partial.unwrap_or_else(|| {
+                    value == fold(addresses + PROTOCOL_UDP + u32::from(udp_len))
+                }) =>
+            {
                 Checksum::Partial
             }
             complete => {
@@ -216,6 +227,23 @@ impl Received {
             udp_len,
             checksum,
         })
+    }
+
+    /// Datagram `number`, counted from 0, of the super-frame whose headers these are, with `payload_len` bytes of
+    /// payload. Whoever cuts a super-frame apart numbers the datagrams on and computes their checksums: the kernel
+    /// has joined or made them itself, and none of them has one that could be wrong.
+    #[inline]
+    #[must_use]
+    pub fn part(&self, number: u16, payload_len: u16) -> Self {
+        Self {
+            id: self.id.wrapping_add(number),
+            udp_len: payload_len + UDP_LEN as u16,
+            checksum: match self.checksum {
+                Checksum::Absent => Checksum::Absent,
+                Checksum::Partial | Checksum::Complete { .. } => Checksum::Partial,
+            },
+            ..*self
+        }
     }
 
     /// The sum of everything that the UDP checksum covers and no output changes; `None` when the datagram

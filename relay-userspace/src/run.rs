@@ -4,9 +4,11 @@
 //! then let frames match. Down is the reverse, so that no frame is taken that cannot be sent: close the
 //! flows, let the workers finish, close the sockets, detach.
 
+mod drops;
+mod set_up;
+
 use std::{
     io::{self, Write},
-    os::fd::RawFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -23,15 +25,20 @@ use nix::{
 use relay_common::abi::Counter;
 use thiserror::Error;
 
+use self::{
+    drops::{Input, KernelCounter},
+    set_up::{Ready, Status},
+};
 use crate::{
-    backend::{self, SetupError, sockopt, xdp::Worker},
-    device_drops::DeviceDrops,
+    backend::{SetupError, Worker},
+    claim::{ClaimError, Claims},
+    config::{Document, Mistakes},
     exit,
     kernel::{Kernel, KernelError},
     membership::{MembershipError, Memberships},
-    plan::Plan,
+    plan::{self, Backend, Choice, Plan},
     privileges::{self, MissingPrivilege},
-    report::{InterfaceReport, KernelDrops, Report, Way, WorkerView},
+    report::{InterfaceReport, Report, WorkerView},
     stats::WorkerStats,
     stop::Stop,
 };
@@ -42,10 +49,16 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 /// Why the relay did not run, or did not run to its end.
 #[derive(Debug, Error)]
 pub enum RunError {
+    /// The rules cannot run on this machine.
+    #[error(transparent)]
+    Rules(#[from] Mistakes),
     /// A capability is missing.
     #[error(transparent)]
     Privilege(#[from] MissingPrivilege),
-    /// The XDP program could not be set up.
+    /// Another relay receives on an input interface.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The kernel program could not be set up.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// The sockets could not be set up.
@@ -74,8 +87,9 @@ impl RunError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Rules(mistakes) => mistakes.exit_code(),
             Self::Privilege(_) => exit::NO_PERMISSION,
-            Self::Kernel(_) | Self::Setup(_) => exit::UNAVAILABLE,
+            Self::Claim(_) | Self::Kernel(_) | Self::Setup(_) => exit::UNAVAILABLE,
             Self::Membership(_) | Self::System { .. } => exit::OS_ERROR,
             Self::Defect(_) => exit::SOFTWARE,
         }
@@ -86,42 +100,47 @@ impl RunError {
 struct Thread {
     handle: JoinHandle<Worker>,
     stats: Arc<WorkerStats>,
-    /// The sockets that receive, valid while the thread runs.
-    sockets: Vec<RawFd>,
-    /// What the kernel counted when last asked.
-    kernel: KernelDrops,
+    /// What the kernel drops in front of it.
+    drops: KernelCounter,
     reported_dead: bool,
 }
 
-/// What is known of the interfaces while the relay runs.
-struct Status {
-    /// By position in the plan.
-    ways: Vec<Way>,
-    device_drops: DeviceDrops,
-}
-
-/// Runs `plan` until SIGTERM or SIGINT, then prints the final report on standard output.
+/// Runs the rules until SIGTERM or SIGINT, then prints the final report on standard output. `forced` is the backend
+/// that was asked for.
 ///
 /// # Errors
 ///
-/// Nothing is left attached, bound or joined.
-pub fn run(plan: &Plan, json: bool) -> Result<(), RunError> {
-    privileges::check()?;
+/// Nothing is left attached, bound, joined or claimed.
+pub fn run(document: &Document, forced: Option<Backend>, json: bool) -> Result<(), RunError> {
+    let survey = plan::survey(document);
+    let choice = Choice {
+        forced,
+        refused: Vec::new(),
+    };
+    let plan = plan::build(document, &survey, &choice)?;
+    privileges::check(&plan)?;
+    let _claims = Claims::of(&plan)?;
     let stop = Stop::on_signals().map_err(|error| RunError::System {
         what: "handle SIGTERM and SIGINT",
         error,
     })?;
+    // Locals are dropped in reverse order: sockets before the program is detached.
+    let Ready {
+        plan,
+        mut kernel,
+        mut status,
+        workers,
+    } = set_up::set_up(document, &survey, choice, plan)?;
+    let plan = &plan;
     for note in &plan.notes {
         info!("{note}");
     }
-
-    // Locals are dropped in reverse order: sockets before the program is detached.
-    let mut kernel = Kernel::attach(plan)?;
-    let mut status = Status {
-        ways: vec![Way::default(); plan.interfaces.len()],
-        device_drops: DeviceDrops::default(),
-    };
-    let workers = bind(plan, &mut kernel, &mut status)?;
+    if plan.is_on(Backend::IoUring) && !privileges::may_exceed_buffer_limits() {
+        info!(
+            "without CAP_NET_ADMIN the packet sockets have buffers of at most `sysctl net.core.rmem_max` and \
+             `net.core.wmem_max`: bursts are lost earlier"
+        );
+    }
     let _memberships = Memberships::join(plan)?;
     let halt = Arc::new(AtomicBool::new(false));
     let mut threads = start(plan, workers, &halt)?;
@@ -142,24 +161,30 @@ pub fn run(plan: &Plan, json: bool) -> Result<(), RunError> {
 
     halt.store(true, Relaxed);
     let mut ended = Vec::new();
-    let mut counters = Vec::new();
-    let mut defects = 0;
-    for thread in threads {
-        let mut drops = thread.kernel;
-        match thread.handle.join() {
-            Ok(worker) => {
-                drops = kernel_drops(&thread.sockets).unwrap_or(drops);
-                ended.push(worker);
-            }
-            Err(_) => defects += 1,
+    let mut inputs = Vec::new();
+    let mut all_stats = Vec::new();
+    for (mut thread, planned) in threads.into_iter().zip(&plan.workers) {
+        let joined = thread.handle.join();
+        if joined.is_ok() {
+            thread.drops.read();
         }
-        counters.push((thread.stats, drops));
+        inputs.push(Input {
+            interface: planned.input,
+            drained: joined.is_ok(),
+            received: thread.stats.received.get(),
+            drops: thread.drops.sum(),
+        });
+        ended.push(joined);
+        all_stats.push(thread.stats);
     }
-    let views: Vec<_> = counters
+    let defects = ended.iter().filter(|joined| joined.is_err()).count();
+    drops::settle(&mut inputs, |interface| redirected(&kernel, interface));
+    let views: Vec<_> = all_stats
         .iter()
-        .map(|(stats, drops)| WorkerView {
+        .zip(&inputs)
+        .map(|(stats, input)| WorkerView {
             stats,
-            kernel: *drops,
+            kernel: input.drops,
         })
         .collect();
     kernel.flush_log();
@@ -175,45 +200,6 @@ pub fn run(plan: &Plan, json: bool) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Binds all workers, fills their rings and puts their sockets into the XSKMAP.
-fn bind(plan: &Plan, kernel: &mut Kernel, status: &mut Status) -> Result<Vec<Worker>, RunError> {
-    let Status { ways, device_drops } = status;
-    let mut workers = Vec::with_capacity(plan.workers.len());
-    for planned in &plan.workers {
-        let mut bound = backend::bind(plan, planned)?;
-        bound.worker.fill().map_err(|error| RunError::System {
-            what: "fill the FILL rings",
-            error,
-        })?;
-        for socket in bound.worker.receiving_sockets() {
-            kernel.set_socket(plan, socket.interface, socket.queue, socket.fd)?;
-        }
-        for port in &bound.planned.ports {
-            if let Some(way) = ways.get_mut(port.interface) {
-                way.mode = Some(bound.mode);
-                way.reason.clone_from(&bound.reason);
-            }
-        }
-        for (at, way) in ways.iter_mut().enumerate() {
-            way.engine = way.engine.or(bound.planned.engine(plan, at));
-        }
-        for (&interface, flag) in bound
-            .planned
-            .senders
-            .iter()
-            .zip(bound.worker.segmented_devices())
-        {
-            device_drops.watch(plan, interface, flag);
-        }
-        workers.push(bound.worker);
-    }
-    device_drops.refresh();
-    for (interface, way) in plan.interfaces.iter().zip(ways) {
-        info!("{}: {way}", interface.name);
-    }
-    Ok(workers)
-}
-
 /// Starts a thread a worker.
 fn start(
     plan: &Plan,
@@ -223,7 +209,7 @@ fn start(
     let mut threads: Vec<Thread> = Vec::with_capacity(workers.len());
     for (number, (mut worker, planned)) in workers.into_iter().zip(&plan.workers).enumerate() {
         let stats = worker.stats();
-        let sockets = worker.receiving_sockets().map(|socket| socket.fd).collect();
+        let drops = KernelCounter::new(worker.receivers());
         let (cpu, own_halt) = (planned.cpu, Arc::clone(halt));
         let handle = thread::Builder::new()
             .name(format!("relay-worker-{number}"))
@@ -238,8 +224,7 @@ fn start(
             Ok(handle) => threads.push(Thread {
                 handle,
                 stats,
-                sockets,
-                kernel: KernelDrops::default(),
+                drops,
                 reported_dead: false,
             }),
             Err(error) => {
@@ -293,15 +278,15 @@ fn watch(
                     );
                     thread.reported_dead = true;
                 }
-            } else if let Some(drops) = kernel_drops(&thread.sockets) {
-                thread.kernel = drops;
+            } else {
+                thread.drops.read();
             }
         }
         let views: Vec<_> = threads
             .iter()
             .map(|thread| WorkerView {
                 stats: &thread.stats,
-                kernel: thread.kernel,
+                kernel: thread.drops.sum(),
             })
             .collect();
         status.device_drops.refresh();
@@ -327,7 +312,7 @@ fn report(
             name: interface.name.clone(),
             way: way.clone(),
             device_dropped: status.device_drops.of(at),
-            xdp: kernel
+            filter: kernel
                 .counters(at)
                 .map(|counters| {
                     let names = Counter::ALL.into_iter().map(Counter::name);
@@ -359,14 +344,10 @@ fn print(report: &Report, json: bool) -> Result<(), RunError> {
     }
 }
 
-/// What the kernel dropped in front of these sockets; `None` once one of them is closed.
-fn kernel_drops(sockets: &[RawFd]) -> Option<KernelDrops> {
-    let mut sum = KernelDrops::default();
-    for &socket in sockets {
-        let drops = sockopt::drops(socket).ok()?;
-        sum.rx_ring_full += drops.rx_ring_full;
-        sum.rx_fill_ring_empty += drops.rx_fill_ring_empty;
-        sum.rx_dropped += drops.rx_dropped;
-    }
-    Some(sum)
+/// Datagrams that the kernel program matched on an interface, a position in the plan.
+fn redirected(kernel: &Kernel, interface: usize) -> u64 {
+    let counters = kernel.counters(interface);
+    counters
+        .and_then(|counters| counters.get(Counter::Redirected as usize).copied())
+        .unwrap_or(0)
 }

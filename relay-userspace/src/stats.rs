@@ -116,7 +116,7 @@ pub struct OutputStats {
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct WorkerStats {
-    /// Frames that came out of the RX rings.
+    /// Frames that came out of the RX rings, or of the packet socket.
     pub received: Count,
     /// Frames that matched a rule.
     pub matched: Count,
@@ -126,18 +126,31 @@ pub struct WorkerStats {
     pub flows: Box<[Count]>,
     /// Outputs of all flows, one flow after the other.
     pub outputs: Box<[OutputStats]>,
-    /// Where the UMEM's chunks are.
+    /// Where the UMEM's chunks are; on io_uring the receive buffers.
     pub chunks: ChunkStats,
+    /// How the receive of io_uring went.
+    pub receive: ReceiveStats,
 }
 
-/// Where the chunks of a worker's UMEM are. At rest the three states add up to the total.
+/// What io_uring's receive met. None of it loses a frame: meanwhile they wait in the socket's buffer.
+#[derive(Debug, Default)]
+pub struct ReceiveStats {
+    /// It ended because all buffers were in use (`ENOBUFS`).
+    pub out_of_buffers: Count,
+    /// It ended for another reason: the interface went down.
+    pub interrupted: Count,
+    /// The completion queue was full for a moment.
+    pub overflows: Count,
+}
+
+/// Where the chunks of a worker's UMEM are, or its receive buffers. At rest the three states add up to the total.
 #[derive(Debug, Default)]
 pub struct ChunkStats {
     /// All chunks.
     pub total: Count,
     /// In the free list.
     pub free: Count,
-    /// In FILL rings, or received and not read yet.
+    /// In FILL rings, or received and not read yet; on io_uring with the kernel, to receive into.
     pub fill: Count,
     /// In TX rings or with the kernel, until their completions are read.
     pub in_flight: Count,
@@ -154,6 +167,7 @@ impl WorkerStats {
             flows: (0..flows).map(|_| Count::default()).collect(),
             outputs: (0..outputs).map(|_| OutputStats::default()).collect(),
             chunks: ChunkStats::default(),
+            receive: ReceiveStats::default(),
         }
     }
 }

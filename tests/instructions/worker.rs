@@ -99,6 +99,7 @@ fn interface(name: &str, index: u32, engine: Option<Engine>) -> plan::Interface 
         address: engine.map(|_| Ipv4Addr::new(10, 2, 0, 1)),
         driver: "veth".into(),
         backend: Backend::Xdp,
+        reason: String::new(),
         is_input: engine.is_none(),
         is_output: engine.is_some(),
         rx_queues: vec![0],

@@ -1,11 +1,8 @@
-//! One table of packets through the XDP program in the kernel (`BPF_PROG_TEST_RUN`) and through the decoder in
-//! user space: both must give the expected verdict for each packet, and the same verdict for ten thousand
-//! damaged ones.
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a table of frames in memory, in a test"
-)]
+//! One table of packets through both kernel programs (`BPF_PROG_TEST_RUN`) and through the decoder in user space: all
+//! must give the expected verdict for each packet, and the same verdict for ten thousand damaged ones.
+#![expect(clippy::panic, reason = "frames in memory, in a test")]
+
+mod packets;
 
 use std::collections::HashSet;
 
@@ -13,9 +10,9 @@ use anyhow::{Context, Result};
 use aya::{
     Ebpf,
     maps::{HashMap, MapData, PerCpuArray},
-    programs::{TestRun as _, TestRunOptions, Xdp},
+    programs::{SocketFilter, TestRun as _, TestRunOptions, Xdp},
 };
-use etherparse::PacketBuilder;
+use packets::{Case, GROUP, PORT, SHORTEST, fix_header, matching, table};
 use relay_common::{
     abi::{self, Counter, FlowKey, FlowValue, InterfaceValue},
     wire::{self, Datagram},
@@ -24,355 +21,152 @@ use relay_common::{
 /// `BPF_PROG_TEST_RUN` says that frames came in by the loopback device of the namespace.
 const LOOPBACK: u32 = 1;
 const XDP_PASS: u32 = 2;
-/// The kernel refuses test frames shorter than an Ethernet header.
-const SHORTEST: usize = 14;
+/// The bytes of a `__sk_buff` up to its last field here, and where that is (linux/bpf.h).
+const SK_BUFF_LEN: usize = 180;
+const GSO_SIZE_AT: usize = 176;
 
-const GROUP: [u8; 4] = [239, 1, 1, 1];
-const PORT: u16 = 5001;
+/// The counters of a program with one rule and one interface.
+struct Counters(PerCpuArray<MapData, u64>);
 
-/// What a matched frame counts as where no socket is bound, as in a test run.
-const MATCHED: Counter = Counter::PassNoSocket;
-
-struct Case {
-    what: String,
-    frame: Vec<u8>,
-    expected: Counter,
-}
-
-fn case(what: &str, frame: Vec<u8>, expected: Counter) -> Case {
-    Case {
-        what: what.to_owned(),
-        frame,
-        expected,
-    }
-}
-
-fn ethernet() -> etherparse::PacketBuilderStep<etherparse::Ethernet2Header> {
-    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [1, 0, 0x5e, 1, 1, 1])
-}
-
-fn udp_to(group: [u8; 4], port: u16, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    ethernet()
-        .ipv4([10, 1, 0, 2], group, 1)
-        .udp(40_000, port)
-        .write(&mut frame, payload)
-        .expect("a frame in memory");
-    frame
-}
-
-fn matching(payload: &[u8]) -> Vec<u8> {
-    udp_to(GROUP, PORT, payload)
-}
-
-/// A matching frame with changes to its bytes, its IPv4 checksum made right again.
-fn changed(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut frame = matching(b"payload");
-    change(&mut frame);
-    fix_header(&mut frame);
-    frame
-}
-
-fn fix_header(frame: &mut [u8]) {
-    frame[24..26].fill(0);
-    let sum: u32 = frame[14..34]
-        .chunks(2)
-        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
-        .sum();
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-    frame[24..26].copy_from_slice(&sum.to_be_bytes());
-}
-
-fn tagged(ethertype: u16, inner: &[u8]) -> Vec<u8> {
-    let mut frame = inner[..12].to_vec();
-    frame.extend(ethertype.to_be_bytes());
-    frame.extend([0x00, 0x0a]);
-    frame.extend(&inner[12..]);
-    frame
-}
-
-/// A frame of `ethertype` with 46 bytes of zeros.
-fn bare(ethertype: u16) -> Vec<u8> {
-    let mut frame = vec![1, 0, 0x5e, 1, 1, 1, 2, 0, 0, 0, 0, 1];
-    frame.extend(ethertype.to_be_bytes());
-    frame.resize(60, 0);
-    frame
-}
-
-fn table() -> Vec<Case> {
-    let mut with_options = Vec::new();
-    ethernet()
-        .ip(etherparse::IpHeaders::Ipv4(
-            etherparse::Ipv4Header {
-                options: [0x94, 4, 0, 0].into(),
-                ..etherparse::Ipv4Header::new(
-                    15,
-                    1,
-                    etherparse::IpNumber::UDP,
-                    [10, 1, 0, 2],
-                    GROUP,
-                )
-                .expect("a short payload")
-            },
-            etherparse::Ipv4Extensions::default(),
-        ))
-        .udp(40_000, PORT)
-        .write(&mut with_options, b"payload")
-        .expect("a frame in memory");
-    let mut ipv6 = Vec::new();
-    let mut source = [0; 16];
-    source[0] = 0xfe;
-    let mut group = [0; 16];
-    group[0] = 0xff;
-    ethernet()
-        .ipv6(source, group, 1)
-        .udp(40_000, PORT)
-        .write(&mut ipv6, b"payload")
-        .expect("a frame in memory");
-    let mut tcp = Vec::new();
-    ethernet()
-        .ipv4([10, 1, 0, 2], GROUP, 1)
-        .tcp(1, PORT, 0, 0)
-        .write(&mut tcp, &[])
-        .expect("a frame in memory");
-    let plain = matching(b"payload");
-    let mut padded = matching(b"abc");
-    padded.resize(60, 0xee);
-
-    let mut table = vec![
-        case("a datagram of the rule", plain.clone(), MATCHED),
-        case("one without payload", matching(&[]), MATCHED),
-        case("one of 1472 bytes", matching(&[7; 1472]), MATCHED),
-        case("one with Ethernet padding behind it", padded, MATCHED),
-        case(
-            "one without a UDP checksum",
-            changed(|f| f[40..42].fill(0)),
-            MATCHED,
-        ),
-        case(
-            "one with a wrong UDP checksum",
-            changed(|f| f[40] ^= 0xff),
-            MATCHED,
-        ),
-        case(
-            "one that must not be fragmented",
-            changed(|f| f[20] = 0x40),
-            MATCHED,
-        ),
-        case(
-            "one with a DSCP and ECN",
-            changed(|f| f[15] = 0xbb),
-            MATCHED,
-        ),
-        case(
-            "another port",
-            udp_to(GROUP, 5002, b"x"),
-            Counter::PassNoRule,
-        ),
-        case(
-            "another group",
-            udp_to([239, 1, 1, 2], PORT, b"x"),
-            Counter::PassNoRule,
-        ),
-        case(
-            "the group of another MAC bit",
-            udp_to([239, 129, 1, 1], PORT, b"x"),
-            Counter::PassNoRule,
-        ),
-        case(
-            "a tagged datagram",
-            tagged(0x8100, &plain),
-            Counter::PassVlan,
-        ),
-        case(
-            "a priority tag with identifier 0",
-            {
-                let mut frame = tagged(0x8100, &plain);
-                frame[15] = 0;
-                frame
-            },
-            Counter::PassVlan,
-        ),
-        case(
-            "a double tag",
-            tagged(0x88a8, &tagged(0x8100, &plain)),
-            Counter::PassVlan,
-        ),
-        case(
-            "two customer tags",
-            tagged(0x8100, &tagged(0x8100, &plain)),
-            Counter::PassVlan,
-        ),
-        case("IPv6", ipv6.clone(), Counter::PassIpv6),
-        case("tagged IPv6", tagged(0x8100, &ipv6), Counter::PassIpv6),
-        case("ARP", bare(0x0806), Counter::PassNotIp),
-        case(
-            "tagged ARP",
-            tagged(0x8100, &bare(0x0806)),
-            Counter::PassNotIp,
-        ),
-        case("PTP over Ethernet", bare(0x88f7), Counter::PassNotIp),
-        case(
-            "an 802.3 length instead of a type",
-            bare(46),
-            Counter::PassNotIp,
-        ),
-        case(
-            "IP options (router alert)",
-            with_options,
-            Counter::PassIpOptions,
-        ),
-        case(
-            "the first fragment",
-            changed(|f| f[20] = 0x20),
-            Counter::PassFragment,
-        ),
-        case(
-            "a later fragment",
-            changed(|f| f[21] = 0x08),
-            Counter::PassFragment,
-        ),
-        case("TCP", tcp, Counter::PassNotUdp),
-        case("ICMP", changed(|f| f[23] = 1), Counter::PassNotUdp),
-        case("IGMP", changed(|f| f[23] = 2), Counter::PassNotUdp),
-        case(
-            "unicast",
-            udp_to([10, 1, 0, 1], PORT, b"x"),
-            Counter::PassNotMulticast,
-        ),
-        case(
-            "broadcast",
-            udp_to([255; 4], PORT, b"x"),
-            Counter::PassNotMulticast,
-        ),
-        case(
-            "a wrong IPv4 checksum",
-            {
-                let mut frame = plain.clone();
-                frame[24] ^= 1;
-                frame
-            },
-            Counter::PassMalformed,
-        ),
-        case(
-            "IP version 5",
-            changed(|f| f[14] = 0x55),
-            Counter::PassMalformed,
-        ),
-        case(
-            "an IPv4 header of 16 bytes",
-            changed(|f| f[14] = 0x44),
-            Counter::PassMalformed,
-        ),
-        case(
-            "a total length beyond the frame",
-            changed(|f| f[17] = 200),
-            Counter::PassMalformed,
-        ),
-        case(
-            "a total length of 0",
-            changed(|f| f[16..18].fill(0)),
-            Counter::PassMalformed,
-        ),
-        case(
-            "a UDP length beyond the IP packet",
-            changed(|f| f[39] = 200),
-            Counter::PassMalformed,
-        ),
-        case(
-            "a UDP length short of the IP packet",
-            changed(|f| f[39] -= 1),
-            Counter::PassMalformed,
-        ),
-        case(
-            "a UDP length of 7",
-            changed(|f| f[39] = 7),
-            Counter::PassMalformed,
-        ),
-    ];
-    for len in SHORTEST..plain.len() {
-        let mut frame = plain.clone();
-        frame.truncate(len);
-        table.push(case(
-            &format!("cut to {len} bytes"),
-            frame,
-            Counter::PassMalformed,
-        ));
-    }
-    let tagged = tagged(0x8100, &plain);
-    for len in SHORTEST..18 {
-        table.push(case(
-            &format!("tagged, cut to {len} bytes"),
-            tagged[..len].to_vec(),
-            Counter::PassNotIp,
-        ));
-    }
-    table
-}
-
-/// The loaded program with one rule and one interface.
-struct Program {
-    ebpf: Ebpf,
-    counters: PerCpuArray<MapData, u64>,
-}
-
-impl Program {
-    fn load() -> Result<Self> {
-        let mut ebpf = relay::kernel::load()?;
+impl Counters {
+    /// Fills the maps of a loaded program.
+    fn set_up(ebpf: &mut Ebpf) -> Result<Self> {
         let map = |ebpf: &mut Ebpf, name: &str| {
             ebpf.take_map(name)
                 .with_context(|| format!("no map {name}"))
         };
-        let counters = PerCpuArray::try_from(map(&mut ebpf, abi::COUNTERS)?)?;
+        let counters = PerCpuArray::try_from(map(ebpf, abi::COUNTERS)?)?;
         let mut interfaces: HashMap<_, u32, InterfaceValue> =
-            HashMap::try_from(map(&mut ebpf, abi::INTERFACES)?)?;
+            HashMap::try_from(map(ebpf, abi::INTERFACES)?)?;
         interfaces.insert(LOOPBACK, InterfaceValue { slot: 0 }, 0)?;
-        let mut flows: HashMap<_, FlowKey, FlowValue> =
-            HashMap::try_from(map(&mut ebpf, abi::FLOWS)?)?;
+        let mut flows: HashMap<_, FlowKey, FlowValue> = HashMap::try_from(map(ebpf, abi::FLOWS)?)?;
         flows.insert(rule(), FlowValue { rule: 0 }, 0)?;
+        Ok(Self(counters))
+    }
+
+    fn read(&self) -> Result<Vec<u64>> {
+        Counter::ALL
+            .into_iter()
+            .map(|counter| {
+                let at = InterfaceValue { slot: 0 }.counter(counter);
+                Ok(self.0.get(&at, 0)?.iter().sum())
+            })
+            .collect()
+    }
+
+    /// What `run` adds to the counters: a verdict, as often as received.
+    fn verdict(&self, run: impl FnOnce() -> Result<()>) -> Result<(Counter, u64)> {
+        let before = self.read()?;
+        run()?;
+        let after = self.read()?;
+        let added: Vec<(Counter, u64)> = Counter::ALL
+            .into_iter()
+            .map(|counter| {
+                let at = counter as usize;
+                (counter, after[at] - before[at])
+            })
+            .filter(|&(_, times)| times > 0)
+            .collect();
+        match added[..] {
+            [(Counter::Received, received), (verdict, times)] if received == times => {
+                Ok((verdict, times))
+            }
+            _ => panic!("one frame counted as {added:?}"),
+        }
+    }
+}
+
+/// The XDP program.
+struct XdpProgram {
+    ebpf: Ebpf,
+    counters: Counters,
+}
+
+impl XdpProgram {
+    fn load() -> Result<Self> {
+        let mut ebpf = relay::kernel::load()?;
         let program: &mut Xdp = ebpf
             .program_mut(abi::PROGRAM)
             .context("no program")?
             .try_into()?;
         program.load()?;
+        let counters = Counters::set_up(&mut ebpf)?;
         Ok(Self { ebpf, counters })
     }
 
-    /// What the kernel counts `frame` as, apart from received. Also checks that the frame is left as it is.
-    fn verdict(&mut self, frame: &[u8]) -> Result<Counter> {
-        let before = self.counts()?;
+    /// What the program makes of `frame`. Also checks that the frame is left as it is.
+    fn verdict(&self, frame: &[u8]) -> Result<Counter> {
         let program: &Xdp = self
             .ebpf
             .program(abi::PROGRAM)
             .context("no program")?
             .try_into()?;
-        let mut out = vec![0; frame.len() + 64];
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(frame);
-        options.data_out = Some(&mut out);
-        let result = program.test_run(options)?;
-        assert_eq!(result.return_value, XDP_PASS);
-        assert_eq!(&out[..frame.len()], frame, "the program changed the frame");
-        let after = self.counts()?;
-        let counted: Vec<Counter> = Counter::ALL
-            .into_iter()
-            .filter(|&counter| after[counter as usize] != before[counter as usize])
-            .collect();
-        let [Counter::Received, verdict] = counted[..] else {
-            panic!("one frame counted as {counted:?}");
+        let run = || {
+            let mut out = vec![0; frame.len() + 64];
+            let mut options = TestRunOptions::new();
+            options.data_in = Some(frame);
+            options.data_out = Some(&mut out);
+            let result = program.test_run(options)?;
+            assert_eq!(result.return_value, XDP_PASS);
+            assert_eq!(&out[..frame.len()], frame, "the program changed the frame");
+            Ok(())
         };
-        Ok(verdict)
+        Ok(match self.counters.verdict(run)? {
+            // No socket is bound in a test run.
+            (Counter::PassNoSocket, 1) => Counter::Redirected,
+            (Counter::Redirected, _) => panic!("redirected to nobody"),
+            (verdict, 1) => verdict,
+            counted => panic!("one frame counted as {counted:?}"),
+        })
+    }
+}
+
+/// The socket filter.
+struct Filter {
+    ebpf: Ebpf,
+    counters: Counters,
+}
+
+impl Filter {
+    fn load() -> Result<Self> {
+        let mut ebpf = relay::kernel::load_filter()?;
+        let program: &mut SocketFilter = ebpf
+            .program_mut(abi::FILTER)
+            .context("no program")?
+            .try_into()?;
+        program.load()?;
+        let counters = Counters::set_up(&mut ebpf)?;
+        Ok(Self { ebpf, counters })
     }
 
-    fn counts(&self) -> Result<Vec<u64>> {
-        Counter::ALL
-            .into_iter()
-            .map(|counter| {
-                let at = InterfaceValue { slot: 0 }.counter(counter);
-                Ok(self.counters.get(&at, 0)?.iter().sum())
-            })
-            .collect()
+    /// What the program makes of `frame`, and as how many datagrams it counts where the kernel says that it joins
+    /// payloads of `gso_size`. Also checks that exactly the redirected frames are accepted.
+    fn verdict(&self, frame: &[u8], gso_size: u32) -> Result<(Counter, u64)> {
+        let program: &SocketFilter = self
+            .ebpf
+            .program(abi::FILTER)
+            .context("no program")?
+            .try_into()?;
+        // A socket filter is run from behind the Ethernet header on (bpf_prog_test_run_skb, net/bpf/test_run.c), and
+        // on a packet socket from the header on: what is in front here is not seen.
+        let whole = [&[0; 14], frame].concat();
+        let mut context = [0; SK_BUFF_LEN];
+        context[GSO_SIZE_AT..].copy_from_slice(&gso_size.to_ne_bytes());
+        let mut accepted = 0;
+        let run = || {
+            let mut options = TestRunOptions::new();
+            options.data_in = Some(&whole);
+            options.ctx_in = Some(&context);
+            accepted = program.test_run(options)?.return_value;
+            Ok(())
+        };
+        let counted = self.counters.verdict(run)?;
+        let expected = match counted.0 {
+            Counter::Redirected => u32::MAX,
+            _ => 0,
+        };
+        assert_eq!(accepted, expected, "{counted:?}");
+        Ok(counted)
     }
 }
 
@@ -389,14 +183,14 @@ fn rule() -> FlowKey {
 fn user_space_verdict(frame: &[u8]) -> Counter {
     match wire::decode(frame) {
         Err(skip) => skip.into(),
-        Ok(datagram) if FlowKey::new(LOOPBACK, &datagram) == rule() => MATCHED,
+        Ok(datagram) if FlowKey::new(LOOPBACK, &datagram) == rule() => Counter::Redirected,
         Ok(datagram) => Counter::unmatched(&datagram),
     }
 }
 
 #[test]
 fn kernel_and_user_space_agree_with_the_table_on_every_packet() -> Result<()> {
-    let mut program = Program::load()?;
+    let (xdp, filter) = (XdpProgram::load()?, Filter::load()?);
     let table = table();
     for Case {
         what,
@@ -405,13 +199,18 @@ fn kernel_and_user_space_agree_with_the_table_on_every_packet() -> Result<()> {
     } in &table
     {
         assert_eq!(user_space_verdict(frame), *expected, "user space: {what}");
-        assert_eq!(program.verdict(frame)?, *expected, "kernel: {what}");
+        assert_eq!(xdp.verdict(frame)?, *expected, "XDP program: {what}");
+        assert_eq!(
+            filter.verdict(frame, 0)?,
+            (*expected, 1),
+            "socket filter: {what}"
+        );
     }
     let names: HashSet<_> = table.iter().map(|case| case.expected.name()).collect();
-    let received_and_redirected = 2;
+    let received_and_no_socket = 2;
     assert_eq!(
         names.len(),
-        Counter::ALL.len() - received_and_redirected,
+        Counter::ALL.len() - received_and_no_socket,
         "every verdict has a packet"
     );
     Ok(())
@@ -419,7 +218,7 @@ fn kernel_and_user_space_agree_with_the_table_on_every_packet() -> Result<()> {
 
 #[test]
 fn kernel_and_user_space_agree_on_ten_thousand_damaged_packets() -> Result<()> {
-    let mut program = Program::load()?;
+    let (xdp, filter) = (XdpProgram::load()?, Filter::load()?);
     let table = table();
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut random = |below: usize| {
@@ -443,12 +242,34 @@ fn kernel_and_user_space_agree_on_ten_thousand_damaged_packets() -> Result<()> {
         frame.truncate(SHORTEST.max(frame.len() - random(3)));
         let expected = user_space_verdict(&frame);
         seen.insert(expected.name());
+        let verdicts = (xdp.verdict(&frame)?, filter.verdict(&frame, 0)?);
         assert_eq!(
-            program.verdict(&frame)?,
-            expected,
+            verdicts,
+            (expected, (expected, 1)),
             "round {round}: {frame:02x?}"
         );
     }
     assert!(seen.len() > 6, "the damage is too uniform: {seen:?}");
+    Ok(())
+}
+
+#[test]
+fn the_socket_filter_counts_a_super_frame_as_its_datagrams() -> Result<()> {
+    let filter = Filter::load()?;
+    for (payload, gso_size, datagrams) in [
+        (0, 300, 1),
+        (1, 300, 1),
+        (300, 300, 1),
+        (301, 300, 2),
+        (900, 300, 3),
+        (1000, 300, 4),
+        (1472, 1, 1472),
+    ] {
+        assert_eq!(
+            filter.verdict(&matching(&vec![7; payload]), gso_size)?,
+            (Counter::Redirected, datagrams),
+            "{payload} bytes by {gso_size}"
+        );
+    }
     Ok(())
 }

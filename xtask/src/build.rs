@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow, bail};
 
 use crate::{ebpf, process, workspace::Workspace};
 
-/// The XDP program, then the binary that contains it.
+/// The kernel programs, then the binary that contains them.
 pub fn relay(ws: &Workspace) -> Result<PathBuf> {
     ebpf::build(ws)?;
     process::run(ws.cargo().args([

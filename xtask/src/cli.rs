@@ -18,9 +18,9 @@ pub struct Cli {
 pub enum Command {
     /// Find or install all that building and testing need; says what and why
     Setup,
-    /// Compile the XDP program to target/ebpf/relay.o
+    /// Compile the XDP program and the socket filter to target/ebpf/relay.o and relay-filter.o
     BuildEbpf,
-    /// Build the one binary target/release/relay, the XDP program inside
+    /// Build the one binary target/release/relay, the kernel programs inside
     Build,
     /// Build, then run the relay with ARGS (through sudo when not root)
     Run {

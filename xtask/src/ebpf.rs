@@ -1,5 +1,5 @@
-//! Compiles the kernel programs: the relay's to `target/ebpf/relay.o`, the benchmark's to
-//! `target/ebpf/bench.o`.
+//! Compiles the kernel programs: the relay's to `target/ebpf/relay.o` (XDP) and `target/ebpf/relay-filter.o`
+//! (the socket filter), the benchmark's to `target/ebpf/bench.o`.
 //!
 //! They have their own target directory, so that its settings and those of user space never make each
 //! other rebuild; and an object is replaced only when its bytes change, so that user space is not
@@ -21,33 +21,42 @@ use crate::{
 
 const TARGET: &str = "bpfel-unknown-none";
 
-/// Compiles the relay's XDP program and says which object there is now.
-pub fn build(ws: &Workspace) -> Result<PathBuf> {
-    compile(ws, "relay-ebpf", ws.ebpf_object())
+/// Compiles the relay's XDP program and its socket filter.
+pub fn build(ws: &Workspace) -> Result<()> {
+    let built = compile(ws, "relay-ebpf")?;
+    install(ws, &built.join("relay-ebpf"), &ws.ebpf_object())?;
+    install(ws, &built.join("relay-filter"), &ws.filter_object())
 }
 
 /// Compiles the benchmark's programs and says which object there is now.
 pub fn build_bench(ws: &Workspace) -> Result<PathBuf> {
-    compile(ws, "relay-bench-ebpf", ws.bench_object())
+    let built = compile(ws, "relay-bench-ebpf")?;
+    let object = ws.bench_object();
+    install(ws, &built.join("relay-bench-ebpf"), &object)?;
+    Ok(object)
 }
 
-/// Compiles the binary of `package` to `object`.
-fn compile(ws: &Workspace, package: &str, object: PathBuf) -> Result<PathBuf> {
+/// Compiles the binaries of `package` and returns the folder that they are in.
+fn compile(ws: &Workspace, package: &str) -> Result<PathBuf> {
     setup::system(setup::Purpose::Build)?;
     let toolchain = setup::ebpf(ws, Report::Installs)?;
     let folder = ws.target.join("ebpf-build");
     process::run(&mut cargo_build(ws, package, &toolchain, &folder))?;
-    let built = folder.join(TARGET).join("release").join(package);
-    let bytes = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+    Ok(folder.join(TARGET).join("release"))
+}
+
+/// Puts the binary `built` where others look for it, as `object`.
+fn install(ws: &Workspace, built: &Path, object: &Path) -> Result<()> {
+    let bytes = fs::read(built).with_context(|| format!("reading {}", built.display()))?;
     ensure!(
         has_btf(&bytes),
         "{} has no BTF, which the kernel needs to name types and lines: did bpf-linker run without \
          --btf?",
         built.display()
     );
-    replace(&object, &bytes)?;
-    println!("{} ({} KiB)", ws.shown(&object), bytes.len() / 1024);
-    Ok(object)
+    replace(object, &bytes)?;
+    println!("{} ({} KiB)", ws.shown(object), bytes.len() / 1024);
+    Ok(())
 }
 
 fn cargo_build(ws: &Workspace, package: &str, toolchain: &EbpfToolchain, folder: &Path) -> Command {

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = Workspace::find().and_then(|ws| match cli.command {
         Command::Setup => setup::all(&ws),
-        Command::BuildEbpf => ebpf::build(&ws).map(|_| ExitCode::SUCCESS),
+        Command::BuildEbpf => ebpf::build(&ws).map(|()| ExitCode::SUCCESS),
         Command::Build => build::relay(&ws).map(|_| ExitCode::SUCCESS),
         Command::Run { args } => build::run(&ws, &args),
         Command::Demo { seconds } => demo::run(&ws, seconds),

@@ -67,6 +67,11 @@ impl Workspace {
         self.target.join("ebpf").join("relay.o")
     }
 
+    /// The compiled socket filter; `relay-userspace/build.rs` looks for it here.
+    pub fn filter_object(&self) -> PathBuf {
+        self.target.join("ebpf").join("relay-filter.o")
+    }
+
     /// The benchmark's compiled kernel programs.
     pub fn bench_object(&self) -> PathBuf {
         self.target.join("ebpf").join("bench.o")

@@ -4,7 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
-use crate::plan::Mode;
+use crate::{kernel::KernelError, plan::Mode};
 
 /// Why a worker could not be set up.
 #[derive(Debug, Error)]
@@ -36,6 +36,22 @@ pub enum SetupError {
         mode: Mode,
         /// The kernel's reason.
         error: io::Error,
+    },
+    /// The socket filter could not be put on a packet socket.
+    #[error(transparent)]
+    Filter(#[from] KernelError),
+    /// A plan that gives an io_uring worker no input, which is a defect of the relay.
+    #[error("the plan has an io_uring worker without an input: please report it")]
+    NoInput,
+    /// io_uring cannot be used.
+    #[error("cannot use io_uring: {what}: {error}; {remedy}")]
+    IoUring {
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's reason.
+        error: io::Error,
+        /// What to do.
+        remedy: String,
     },
     /// A packet socket could not be set up.
     #[error("cannot {what} on {interface}: {error}{}", remedy(error))]

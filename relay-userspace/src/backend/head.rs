@@ -57,3 +57,35 @@ impl Head {
         &mut self.headers
     }
 }
+
+/// What the kernel says of a frame that a packet socket received, in the same `struct virtio_net_hdr`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// The UDP checksum is that of the pseudo-header only.
+    pub partial: bool,
+    /// Bytes of payload of each datagram in a super-frame, 0 for any other frame; `None` for a super-frame of another
+    /// kind than UDP datagrams.
+    pub segment_len: Option<u16>,
+}
+
+impl Told {
+    /// Bytes in front of a frame.
+    const LEN: usize = size_of::<Head>() - IPV4_HEADERS_LEN;
+
+    /// Splits what was received from the frame.
+    #[inline]
+    #[must_use]
+    pub fn split(message: &[u8]) -> Option<(Self, &[u8])> {
+        let (head, frame) = message.split_first_chunk::<{ Self::LEN }>()?;
+        let [flags, kind, _, _, low, high, ..] = *head;
+        let told = Self {
+            partial: flags & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0,
+            segment_len: match kind {
+                VIRTIO_NET_HDR_GSO_NONE => Some(0),
+                VIRTIO_NET_HDR_GSO_UDP_L4 => Some(u16::from_ne_bytes([low, high])),
+                _ => None,
+            },
+        };
+        Some((told, frame))
+    }
+}

@@ -67,34 +67,14 @@ impl Outlet {
                 error: error.into(),
             }
         };
-        // SAFETY: no pointers. Protocol 0 receives nothing.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        let fd = Errno::result(fd).map_err(failed("open a packet socket"))?;
-        // SAFETY: the descriptor was opened just now and has no other owner.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        let socket = packet_socket().map_err(failed("open a packet socket"))?;
+        let fd = socket.as_raw_fd();
         sockopt::set(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)
             .map_err(failed("set PACKET_VNET_HDR"))?;
         sockopt::set(fd, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)
             .map_err(failed("set PACKET_QDISC_BYPASS"))?;
         sockopt::set_send_buffer(fd, SEND_BUFFER);
-        let address = libc::sockaddr_ll {
-            sll_family: libc::AF_PACKET as libc::sa_family_t,
-            sll_protocol: 0,
-            sll_ifindex: interface.index as libc::c_int,
-            sll_hatype: 0,
-            sll_pkttype: 0,
-            sll_halen: 0,
-            sll_addr: [0; 8],
-        };
-        // SAFETY: the pointer is to a local of the size given.
-        let bound = unsafe {
-            libc::bind(
-                fd,
-                (&raw const address).cast(),
-                size_of_val(&address) as libc::socklen_t,
-            )
-        };
-        Errno::result(bound).map_err(failed("bind a packet socket"))?;
+        bind(&socket, interface.index, 0).map_err(failed("bind a packet socket"))?;
         Ok(Self {
             socket,
             name: interface.name.clone(),
@@ -171,4 +151,43 @@ impl Outlet {
             _ => output.drops.add(Dropped::DeviceRefused, frames),
         }
     }
+}
+
+/// A packet socket that receives nothing until it is bound to a protocol.
+///
+/// # Errors
+///
+/// The kernel's refusal.
+pub fn packet_socket() -> Result<OwnedFd, Errno> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the descriptor was opened just now and has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Binds a packet socket to an interface and a protocol; with protocol 0 it receives nothing.
+///
+/// # Errors
+///
+/// The kernel's refusal.
+pub fn bind(socket: &OwnedFd, index: u32, protocol: u16) -> Result<(), Errno> {
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as libc::sa_family_t,
+        sll_protocol: protocol.to_be(),
+        sll_ifindex: index as libc::c_int,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: the pointer is to a local of the size given.
+    let bound = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of_val(&address) as libc::socklen_t,
+        )
+    };
+    Errno::result(bound).map(drop)
 }

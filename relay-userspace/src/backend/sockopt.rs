@@ -14,7 +14,7 @@ const XDP_OPTIONS_ZEROCOPY: u32 = 1;
 ///
 /// The system call's.
 pub fn mode(socket: RawFd) -> io::Result<Mode> {
-    let options: u32 = get(socket, libc::XDP_OPTIONS)?;
+    let options: u32 = get(socket, libc::SOL_XDP, libc::XDP_OPTIONS)?;
     Ok(if options & XDP_OPTIONS_ZEROCOPY != 0 {
         Mode::ZeroCopy
     } else {
@@ -34,19 +34,42 @@ pub fn mode(socket: RawFd) -> io::Result<Mode> {
 pub fn drops(socket: RawFd) -> io::Result<KernelDrops> {
     // struct xdp_statistics of Linux 5.9; three of its counters are not of frames received.
     let [dropped, _, _, rx_ring_full, fill_ring_empty, _]: [u64; 6] =
-        get(socket, libc::XDP_STATISTICS)?;
+        get(socket, libc::SOL_XDP, libc::XDP_STATISTICS)?;
     let rx_fill_ring_empty = fill_ring_empty.min(dropped);
     Ok(KernelDrops {
         rx_ring_full,
         rx_fill_ring_empty,
         rx_dropped: dropped - rx_fill_ring_empty,
+        rx_socket_full: 0,
     })
+}
+
+/// What a packet socket dropped since this was last asked: the kernel begins anew at every answer. A super-frame
+/// counts once.
+///
+/// # Errors
+///
+/// The system call's.
+pub fn packet_drops(socket: RawFd) -> io::Result<u64> {
+    // struct tpacket_stats: packets, drops among them included, and drops.
+    let [_, drops]: [u32; 2] = get(socket, libc::SOL_PACKET, libc::PACKET_STATISTICS)?;
+    Ok(drops.into())
 }
 
 /// Lets the kernel keep `bytes` in socket buffers for this socket. Without the privilege to exceed the
 /// system's limit, up to that limit; nothing is lost by that, back-pressure sets in earlier.
 pub fn set_send_buffer(socket: RawFd, bytes: libc::c_int) {
-    for option in [libc::SO_SNDBUFFORCE, libc::SO_SNDBUF] {
+    set_first(socket, [libc::SO_SNDBUFFORCE, libc::SO_SNDBUF], bytes);
+}
+
+/// Lets the kernel queue `bytes` of received frames for this socket, as far as the privileges go.
+pub fn set_receive_buffer(socket: RawFd, bytes: libc::c_int) {
+    set_first(socket, [libc::SO_RCVBUFFORCE, libc::SO_RCVBUF], bytes);
+}
+
+/// The first of `options` that the kernel accepts.
+fn set_first(socket: RawFd, options: [libc::c_int; 2], bytes: libc::c_int) {
+    for option in options {
         if set(socket, libc::SOL_SOCKET, option, bytes).is_ok() {
             return;
         }
@@ -78,23 +101,22 @@ pub fn set(
 }
 
 /// Plain numbers that an option can be read into, whatever the kernel writes.
-trait Plain: Copy + Default {}
+pub trait Plain: Copy + Default {}
 impl Plain for u32 {}
+impl Plain for [u32; 2] {}
 impl Plain for [u64; 6] {}
 
-fn get<T: Plain>(socket: RawFd, option: libc::c_int) -> io::Result<T> {
+/// Reads an option.
+///
+/// # Errors
+///
+/// The system call's.
+pub fn get<T: Plain>(socket: RawFd, level: libc::c_int, option: libc::c_int) -> Result<T, Errno> {
     let mut value = T::default();
     let mut len = size_of::<T>() as libc::socklen_t;
     // SAFETY: both pointers are to locals of the sizes given, and `T` is valid for every bit pattern.
-    let result = unsafe {
-        libc::getsockopt(
-            socket,
-            libc::SOL_XDP,
-            option,
-            (&raw mut value).cast(),
-            &raw mut len,
-        )
-    };
+    let result =
+        unsafe { libc::getsockopt(socket, level, option, (&raw mut value).cast(), &raw mut len) };
     Errno::result(result)?;
     Ok(value)
 }

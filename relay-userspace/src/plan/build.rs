@@ -5,16 +5,17 @@
 
 use std::collections::HashMap;
 
-use super::{Backend, Engine, Flow, Interface, Mode, Output, Plan, engines, mac, queues};
+use super::{
+    Backend, Choice, Engine, Flow, Interface, Mode, Output, Plan,
+    choice::{self, Chosen},
+    engines, mac, queues,
+};
 use crate::{
     config::{Document, InterfacePlaces, Mistake, Mistakes, Place},
     nic::{Facts, Survey, XdpFeatures},
     rules::{InterfaceOptions, Rule, Transmit},
 };
 
-/// A 4096-byte chunk holds the XDP headroom (256), an Ethernet header (14), one VLAN tag (4) and
-/// the packet; more would need multi-buffer frames.
-const MAX_INPUT_MTU: u32 = 4096 - 256 - 14 - 4;
 /// What zero copy leaves of such a chunk, rounded down to 128, less 26 (xp_assign_dev in
 /// net/xdp/xsk_buff_pool.c).
 const MAX_ZERO_COPY_MTU: u32 = (4096 - 256) / 128 * 128 - 26;
@@ -25,11 +26,14 @@ const MAX_VETH_PEER_MTU: u32 = 3506;
 /// One interface as the rules use it, with the first place that needs it for each purpose.
 pub(super) struct Use<'a> {
     pub(super) facts: &'a Facts,
+    pub(super) backend: Backend,
+    /// Why it is not XDP; empty where it is.
+    reason: String,
     pub(super) is_input: bool,
     pub(super) is_output: bool,
-    /// The queues whose frames are relayed; empty unless an input.
+    /// The queues whose frames are relayed; empty unless an input on XDP.
     pub(super) rx: Vec<u32>,
-    /// The queues that copies may leave by; empty unless an output.
+    /// The queues that copies may leave by; empty unless an output on XDP.
     pub(super) tx: Vec<u32>,
     /// What the file says of how copies leave.
     pub(super) transmit: Transmit,
@@ -40,14 +44,14 @@ pub(super) struct Use<'a> {
 impl Use<'_> {
     /// Whether AF_XDP sockets are bound here.
     pub(super) fn has_sockets(&self) -> bool {
-        self.is_input || self.engine == Some(Engine::Xsk)
+        self.backend == Backend::Xdp && (self.is_input || self.engine == Some(Engine::Xsk))
     }
 }
 
 /// The names in the order of their first appearance, with the first place of each kind.
-struct Named<'a> {
-    name: &'a str,
-    input: Option<Place>,
+pub(super) struct Named<'a> {
+    pub(super) name: &'a str,
+    pub(super) input: Option<Place>,
     output: Option<Place>,
 }
 
@@ -56,12 +60,18 @@ struct Named<'a> {
 /// # Errors
 ///
 /// Everything that stands against running the rules, with its place in the file.
-pub fn build(document: &Document, survey: &Survey) -> Result<Plan, Mistakes> {
+pub fn build(document: &Document, survey: &Survey, choice: &Choice) -> Result<Plan, Mistakes> {
     let mut mistakes = Vec::new();
     let mut notes = Vec::new();
     let named = names(document);
+    let positions: HashMap<&str, usize> = (0..)
+        .zip(&named)
+        .map(|(position, named)| (named.name, position))
+        .collect();
+    let groups = queues::groups(named.len(), &links(document, &positions));
+    let chosen = choice::choose(document, &groups, &named, survey, choice, &mut mistakes);
     let mut uses = Vec::with_capacity(named.len());
-    for named in &named {
+    for (named, chosen) in named.iter().zip(chosen) {
         let options = options_of(document, named.name);
         if let Some((options, places)) = options {
             cpus(document, options, places, survey.cpus, &mut mistakes);
@@ -70,7 +80,7 @@ pub fn build(document: &Document, survey: &Survey) -> Result<Plan, Mistakes> {
             Some(facts) => {
                 suitable(document, named, facts, &mut mistakes);
                 super_frames(document, options, facts, survey, &mut mistakes);
-                let checked = check_queues(document, named, facts, options, &mut mistakes);
+                let checked = used(document, named, facts, chosen, options, &mut mistakes);
                 uses.push(checked);
             }
             None => mistakes.push(missing(document, named, survey)),
@@ -81,13 +91,12 @@ pub fn build(document: &Document, survey: &Survey) -> Result<Plan, Mistakes> {
     }
     for used in &uses {
         interface_notes(used, &mut notes);
+        match used.backend {
+            Backend::Xdp => xdp_notes(used, &mut notes),
+            Backend::IoUring => io_uring_notes(document, used, &mut notes),
+        }
     }
 
-    let positions: HashMap<&str, usize> = uses
-        .iter()
-        .enumerate()
-        .map(|(position, used)| (used.facts.name.as_str(), position))
-        .collect();
     let flows: Vec<Flow> = document
         .rules
         .rules
@@ -95,7 +104,6 @@ pub fn build(document: &Document, survey: &Survey) -> Result<Plan, Mistakes> {
         .filter_map(|rule| flow(rule, &positions, &uses))
         .collect();
     mtu_notes(&flows, &uses, &mut notes);
-    let groups = queues::groups(uses.len(), &flows);
     let modes = engines::choose(&groups, &mut uses, survey.super_frames, &mut notes);
     let workers = queues::workers(document, &groups, &flows, &uses, &mut notes);
     let interfaces = uses
@@ -109,6 +117,19 @@ pub fn build(document: &Document, survey: &Survey) -> Result<Plan, Mistakes> {
         workers,
         notes,
     })
+}
+
+/// What every rule connects: its input and its outputs, as positions.
+fn links(document: &Document, positions: &HashMap<&str, usize>) -> Vec<(usize, Vec<usize>)> {
+    let at = |name: &str| positions.get(name).copied();
+    let rules = document.rules.rules.iter();
+    rules
+        .filter_map(|rule| {
+            let outputs = rule.outputs.iter();
+            let outputs = outputs.filter_map(|output| at(&output.interface)).collect();
+            Some((at(&rule.input.interface)?, outputs))
+        })
+        .collect()
 }
 
 fn names(document: &Document) -> Vec<Named<'_>> {
@@ -143,7 +164,7 @@ fn names(document: &Document) -> Vec<Named<'_>> {
 
 impl Named<'_> {
     /// Where the file first names the interface.
-    fn place(&self) -> Place {
+    pub(super) fn place(&self) -> Place {
         let places = self.input.into_iter().chain(self.output);
         places.min().unwrap_or(Place { line: 1, column: 1 })
     }
@@ -176,38 +197,27 @@ fn missing(document: &Document, named: &Named<'_>, survey: &Survey) -> Mistake {
     }
 }
 
-/// What an interface must be for the relay to use it at all.
-///
-/// Native XDP is needed on inputs only: AF_XDP transmits in copy mode by any Ethernet driver.
+/// What an interface must be for the relay to use it at all, whatever the backend.
 fn suitable(document: &Document, named: &Named<'_>, facts: &Facts, mistakes: &mut Vec<Mistake>) {
     let name = named.name;
-    let no_native = named
-        .input
-        .filter(|_| facts.xdp.is_some_and(|xdp| !xdp.native()));
-    let lacks = if facts.is_loopback {
+    let unfit = if facts.is_loopback {
         Some((
-            named.place(),
-            "is the loopback interface, which has no native XDP",
+            "is the loopback interface, which the relay does not serve",
+            "name the interface that the datagrams travel by; between programs of one host that is a \
+             veth pair or a bridge",
         ))
     } else if facts.mac.is_none() {
         Some((
-            named.place(),
-            "is no Ethernet interface, which AF_XDP needs",
+            "is no Ethernet interface, and the relay reads and writes Ethernet frames",
+            "use an Ethernet interface; of the tunnels, those of the kinds gretap and vxlan are",
         ))
     } else {
-        no_native.map(|place| (place, "has no native XDP, which an input needs"))
+        None
     };
-    if let Some((place, lacks)) = lacks {
-        let remedy = if facts.driver == "veth" {
-            "a veth has native XDP only while it has at least as many RX queues as its other end has \
-             TX queues: compare both with `ethtool -l`; the io_uring fallback is not built yet"
-        } else {
-            "the io_uring fallback is not built yet; use an interface whose driver has native XDP, \
-             and of VLANs, bridges and bonds the interface below them"
-        };
+    if let Some((is, remedy)) = unfit {
         mistakes.push(document.mistake(
-            place,
-            format!("interface `{name}` (driver {}) {lacks}", facts.driver),
+            named.place(),
+            format!("interface `{name}` (driver {}) {is}", facts.driver),
             remedy.into(),
         ));
     }
@@ -220,31 +230,20 @@ fn suitable(document: &Document, named: &Named<'_>, facts: &Facts, mistakes: &mu
             format!("give it one: `ip address add ADDRESS/LENGTH dev {name}`"),
         ));
     }
-    if let Some(place) = named.input
-        && facts.mtu > MAX_INPUT_MTU
-    {
-        mistakes.push(document.mistake(
-            place,
-            format!(
-                "the input interface `{name}` has MTU {}; a UMEM chunk takes at most {MAX_INPUT_MTU}",
-                facts.mtu
-            ),
-            format!("lower it: `ip link set {name} mtu {MAX_INPUT_MTU}`"),
-        ));
-    }
 }
 
-/// The queues that are used; a mistake for each that there is not.
-fn check_queues<'a>(
+/// The interface with the queues that are used; a mistake for each that there is not.
+fn used<'a>(
     document: &Document,
     named: &Named<'_>,
     facts: &'a Facts,
+    chosen: Chosen,
     options: Option<(&'a InterfaceOptions, &InterfacePlaces)>,
     mistakes: &mut Vec<Mistake>,
 ) -> Use<'a> {
     let name = named.name;
     let mut of_kind = |wanted: Option<Place>, kind: &str, count: u32| {
-        let Some(place) = wanted else {
+        let Some(place) = wanted.filter(|_| chosen.backend == Backend::Xdp) else {
             return Vec::new();
         };
         if count == 0 {
@@ -281,6 +280,8 @@ fn check_queues<'a>(
     let tx = of_kind(named.output, "TX", facts.tx_queues);
     Use {
         facts,
+        backend: chosen.backend,
+        reason: chosen.reason,
         is_input: named.input.is_some(),
         is_output: named.output.is_some(),
         rx,
@@ -388,7 +389,8 @@ fn interface(used: Use<'_>, mode: Mode, super_frames: bool) -> Option<Interface>
         mtu: facts.mtu,
         address: facts.addresses.first().copied(),
         driver: facts.driver.clone(),
-        backend: Backend::Xdp,
+        backend: used.backend,
+        reason: used.reason,
         is_input: used.is_input,
         is_output: used.is_output,
         rx_queues: used.rx,
@@ -403,9 +405,7 @@ fn interface(used: Use<'_>, mode: Mode, super_frames: bool) -> Option<Interface>
 }
 
 fn interface_notes(used: &Use<'_>, notes: &mut Vec<String>) {
-    let Facts {
-        name, mtu, driver, ..
-    } = used.facts;
+    let name = &used.facts.name;
     if !used.is_output && used.transmit != Transmit::Auto {
         notes.push(format!(
             "The `transmit` of {name} is not used: no copy leaves there."
@@ -416,6 +416,19 @@ fn interface_notes(used: &Use<'_>, notes: &mut Vec<String>) {
             "{name} is down; nothing moves there until it is up: `ip link set {name} up`."
         ));
     }
+    if used.is_input && used.facts.addresses.is_empty() {
+        notes.push(format!(
+            "{name} has no IPv4 address; its IGMP reports leave from 0.0.0.0, which some switches and \
+             routers ignore."
+        ));
+    }
+}
+
+/// What may surprise of an interface on XDP.
+fn xdp_notes(used: &Use<'_>, notes: &mut Vec<String>) {
+    let Facts {
+        name, mtu, driver, ..
+    } = used.facts;
     if used.facts.xdp.is_none() {
         notes.push(format!(
             "The kernel does not tell what XDP can do on {name} (that came with Linux 6.3); copy mode \
@@ -428,12 +441,6 @@ fn interface_notes(used: &Use<'_>, notes: &mut Vec<String>) {
              MTU is at most {MAX_VETH_PEER_MTU}."
         ));
     }
-    if used.is_input && used.facts.addresses.is_empty() {
-        notes.push(format!(
-            "{name} has no IPv4 address; its IGMP reports leave from 0.0.0.0, which some switches and \
-             routers ignore."
-        ));
-    }
     let unused: Vec<u32> = (0..used.facts.rx_queues)
         .filter(|queue| !used.rx.contains(queue))
         .collect();
@@ -443,6 +450,28 @@ fn interface_notes(used: &Use<'_>, notes: &mut Vec<String>) {
              not relayed. `ethtool -X {name}` or `ethtool -N {name}` steers them.",
             queues::list(&used.rx),
             queues::list(&unused)
+        ));
+    }
+}
+
+/// What the file says of an interface and does not matter on io_uring.
+fn io_uring_notes(document: &Document, used: &Use<'_>, notes: &mut Vec<String>) {
+    let name = &used.facts.name;
+    let listed = options_of(document, name).is_some_and(|(options, _)| options.queues.is_some());
+    if listed && used.is_input {
+        notes.push(format!(
+            "The `queues` of {name} are not used: it is on io_uring, and a packet socket sees the frames \
+             of all queues."
+        ));
+    } else if listed {
+        notes.push(format!(
+            "The `queues` of {name} are not used: it is on io_uring, and the kernel chooses the queue of \
+             what a packet socket sends."
+        ));
+    }
+    if used.is_output && used.transmit == Transmit::Xsk {
+        notes.push(format!(
+            "The `transmit` \"xsk\" of {name} is not used: it is on io_uring, which has no AF_XDP sockets."
         ));
     }
 }

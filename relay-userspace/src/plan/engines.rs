@@ -5,9 +5,10 @@
 //! leave as super-frames straight from the UMEM. In copy mode super-frames are the faster way out in any case
 //! (docs/performance.md), where an interface takes them: whole, or at once without a queue. With a queueing
 //! discipline in between nobody could tell what became of the parts of a super-frame that the kernel cut apart.
+//! On io_uring there are packet sockets only, which send frame by frame where super-frames cannot leave.
 
 use super::{
-    Engine, Mode,
+    Backend, Engine, Mode,
     build::{Use, can_zero_copy},
     queues,
 };
@@ -29,7 +30,21 @@ pub(super) fn choose(
     let super_frames = |used: &Use<'_>| super_frames && takes_super_frames(used.facts);
     let needs_socket =
         |used: &Use<'_>| used.is_input || used.transmit == Transmit::Xsk || !super_frames(used);
-    for group in groups {
+    for used in uses.iter_mut() {
+        if used.backend == Backend::IoUring && used.is_output {
+            used.engine = Some(if super_frames(used) {
+                Engine::Segmented
+            } else {
+                Engine::Frames
+            });
+        }
+    }
+    let on_xdp = |group: &&queues::Group| {
+        let mut members = group.interfaces.iter().filter_map(|&at| uses.get(at));
+        members.all(|used| used.backend == Backend::Xdp)
+    };
+    let on_xdp: Vec<&queues::Group> = groups.iter().filter(on_xdp).collect();
+    for group in on_xdp {
         let (able, unable): (Vec<usize>, Vec<usize>) = group
             .interfaces
             .iter()

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Engine, Mac, Mode, Output, Plan, Worker, queues::spans};
+use super::{Backend, Engine, Mac, Mode, Output, Plan, Worker, queues::spans};
 use crate::rules::Ttl;
 
 /// The most rule names that one worker's line shows.
@@ -61,6 +61,10 @@ impl Plan {
                 .address
                 .map_or("no IPv4 address".to_owned(), |a| a.to_string());
             let mut ways = Vec::new();
+            let io_uring = match interface.backend {
+                Backend::Xdp => String::new(),
+                Backend::IoUring => format!(", io_uring, because {}", interface.reason),
+            };
             if let Some(mode) = interface.expected_mode {
                 ways.push(format!("AF_XDP {mode} expected"));
             }
@@ -69,8 +73,13 @@ impl Plan {
             }
             writeln!(
                 f,
-                "  {:<15}  {role}, {}\n  {:<15}  index {}, driver {}, {}, {address}, MTU {}",
+                "  {:<15}  {role}{io_uring}{}{}\n  {:<15}  index {}, driver {}, {}, {address}, MTU {}",
                 interface.name,
+                match (ways.is_empty(), interface.backend) {
+                    (true, _) => "",
+                    (false, Backend::Xdp) => ", ",
+                    (false, Backend::IoUring) => "; ",
+                },
                 ways.join(", "),
                 "",
                 interface.index,
@@ -105,11 +114,7 @@ impl Plan {
                 rules.push("none");
             }
             writeln!(f, "  worker {number}, {cpu}")?;
-            writeln!(
-                f,
-                "    receives from  {}",
-                self.ports(worker, |port| port.receives)
-            )?;
+            writeln!(f, "    receives from  {}", self.receivers(worker))?;
             writeln!(f, "    transmits by   {}", self.transmitters(worker))?;
             writeln!(f, "    rules          {}{more}", rules.join(", "))?;
         }
@@ -137,14 +142,33 @@ impl Plan {
         parts.iter().map(part).collect::<Vec<_>>().join("; ")
     }
 
-    /// "out0 queue 0; out1 in super-frames"
+    /// "in0 queues 0, 2", or "in0 by a packet socket (shared by 2 workers)"
+    fn receivers(&self, worker: &Worker) -> String {
+        let Some(input) = worker.input else {
+            return self.ports(worker, |port| port.receives);
+        };
+        let workers = self.workers.iter();
+        let sharing = workers.filter(|other| other.input == Some(input)).count();
+        let shared = if sharing > 1 {
+            format!(" (shared by {sharing} workers)")
+        } else {
+            String::new()
+        };
+        format!("{} by a packet socket{shared}", self.name(input))
+    }
+
+    /// "out0 queue 0; out1 in super-frames; out2 frame by frame"
     fn transmitters(&self, worker: &Worker) -> String {
         let mut parts = Vec::new();
         if worker.ports.iter().any(|port| port.transmits) {
             parts.push(self.ports(worker, |port| port.transmits));
         }
         for &interface in &worker.senders {
-            parts.push(format!("{} in super-frames", self.name(interface)));
+            let how = match worker.engine(self, interface) {
+                Some(Engine::Frames) => "frame by frame",
+                _ => "in super-frames",
+            };
+            parts.push(format!("{} {how}", self.name(interface)));
         }
         if parts.is_empty() {
             return "nothing".into();

@@ -2,11 +2,12 @@
 //!
 //! Interfaces that rules connect form a group, and a group has as many workers as every worker can
 //! have an RX queue to read, and a TX queue of its own on every output interface whose copies leave by TX
-//! rings. So no two workers ever share a queue, and a frame is received and sent by one thread.
+//! rings. So no two workers ever share a queue, and a frame is received and sent by one thread. On io_uring
+//! there are no queues to own: [`super::packets`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Backend, Engine, Flow, Port, Worker, build::Use};
+use super::{Backend, Engine, Flow, Port, Worker, build::Use, packets};
 use crate::config::Document;
 
 /// Interfaces that rules connect, directly or through others.
@@ -14,11 +15,12 @@ pub(super) struct Group {
     /// Positions in the plan's interfaces, ascending.
     pub(super) interfaces: Vec<usize>,
     /// Positions in the plan's flows, ascending.
-    flows: Vec<usize>,
+    pub(super) flows: Vec<usize>,
 }
 
-/// The connected components of the interfaces, in the order of their first interface.
-pub(super) fn groups(interfaces: usize, flows: &[Flow]) -> Vec<Group> {
+/// The connected components of the interfaces, in the order of their first interface. `links` has the input and the
+/// outputs of every flow.
+pub(super) fn groups(interfaces: usize, links: &[(usize, Vec<usize>)]) -> Vec<Group> {
     // Union-find; a root is its own parent, and always the lowest position of its component.
     let mut parent: Vec<usize> = (0..interfaces).collect();
     fn root(parent: &[usize], mut position: usize) -> usize {
@@ -29,12 +31,9 @@ pub(super) fn groups(interfaces: usize, flows: &[Flow]) -> Vec<Group> {
         }
         position
     }
-    for flow in flows {
-        for output in &flow.outputs {
-            let (a, b) = (
-                root(&parent, flow.interface),
-                root(&parent, output.interface),
-            );
+    for (input, outputs) in links {
+        for output in outputs {
+            let (a, b) = (root(&parent, *input), root(&parent, *output));
             if let Some(higher) = parent.get_mut(a.max(b)) {
                 *higher = a.min(b);
             }
@@ -52,9 +51,9 @@ pub(super) fn groups(interfaces: usize, flows: &[Flow]) -> Vec<Group> {
             .interfaces
             .push(position);
     }
-    for (position, flow) in flows.iter().enumerate() {
+    for (position, (input, _)) in links.iter().enumerate() {
         groups
-            .entry(root(&parent, flow.interface))
+            .entry(root(&parent, *input))
             .or_insert_with(empty)
             .flows
             .push(position);
@@ -72,6 +71,11 @@ pub(super) fn workers(
 ) -> Vec<Worker> {
     let mut workers = Vec::new();
     for group in groups {
+        let first = group.interfaces.first().and_then(|at| uses.get(*at));
+        if first.is_some_and(|used| used.backend == Backend::IoUring) {
+            packets::workers(document, group, flows, uses, &mut workers, notes);
+            continue;
+        }
         let members = || {
             group
                 .interfaces

@@ -6,12 +6,13 @@ use crate::contender::Drops;
 
 /// The relay's reasons that count frames and not copies, see "Counters" in docs/architecture.md. A new one that is
 /// missing here does not go unnoticed: its frames are unaccounted then.
-const OF_FRAMES: [&str; 5] = [
+const OF_FRAMES: [&str; 6] = [
     "no_rule",
     "malformed",
     "rx_ring_full",
     "rx_fill_ring_empty",
     "rx_dropped",
+    "rx_socket_full",
 ];
 
 /// Both ends of the wires, from the start of a contender to its end, warm-up and overload among it.

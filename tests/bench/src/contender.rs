@@ -19,7 +19,10 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 
 use self::links::Links;
-use crate::{job::Job, scenario::Cast};
+use crate::{job::Job, relay::Options, scenario::Cast};
+
+/// The relay's backend for interfaces without native XDP, as its flag `--backend` has it.
+const IO_URING: &str = "io-uring";
 
 /// What was lost, by the place that counted it.
 pub type Drops = BTreeMap<String, u64>;
@@ -47,8 +50,8 @@ pub enum Contender {
     Relay {
         /// The program.
         binary: PathBuf,
-        /// The way out that the rule file asks for; `None` leaves the choice to the relay.
-        transmit: Option<String>,
+        /// What it is asked for.
+        options: Options,
     },
     /// One thread that receives, one that sends, a channel between them.
     TwoThreads,
@@ -81,15 +84,19 @@ trait Active: Send {
 }
 
 impl Contender {
-    /// Every contender; the relay, which is `binary`, as it chooses itself and as an AF_XDP sender.
+    /// Every contender; the relay, which is `binary`, as it chooses itself, on io_uring, and as an AF_XDP sender.
     pub fn all(binary: &Path) -> Vec<Self> {
-        let relay = |transmit: Option<&str>| Self::Relay {
+        let relay = |backend: Option<&str>, transmit: Option<&str>| Self::Relay {
             binary: binary.to_owned(),
-            transmit: transmit.map(str::to_owned),
+            options: Options {
+                backend: backend.map(str::to_owned),
+                transmit: transmit.map(str::to_owned),
+            },
         };
         vec![
-            relay(None),
-            relay(Some("xsk")),
+            relay(None, None),
+            relay(Some(IO_URING), None),
+            relay(None, Some("xsk")),
             Self::TwoThreads,
             Self::Sendmmsg,
             Self::Socat,
@@ -102,11 +109,11 @@ impl Contender {
     /// What tables call it.
     pub fn name(&self) -> String {
         match self {
-            Self::Relay { transmit: None, .. } => "relay".into(),
-            Self::Relay {
-                transmit: Some(way),
-                ..
-            } => format!("relay-{way}"),
+            Self::Relay { options, .. } => {
+                let asked = options.backend.iter().chain(&options.transmit);
+                let names = std::iter::once("relay").chain(asked.map(String::as_str));
+                names.collect::<Vec<_>>().join("-")
+            }
             Self::TwoThreads => "two-threads".into(),
             Self::Sendmmsg => "sendmmsg-fanout".into(),
             Self::Socat => "socat".into(),
@@ -129,7 +136,8 @@ impl Contender {
     /// Whether it takes part in a scenario with this cast.
     pub fn is_in(&self, cast: Cast) -> bool {
         match self {
-            Self::Relay { transmit: None, .. } => true,
+            Self::Relay { options, .. } if *options == Options::default() => true,
+            Self::Relay { options, .. } if options.transmit.is_none() => cast != Cast::RelayAlone,
             Self::Relay { .. } => cast == Cast::BothEngines,
             _ => cast != Cast::RelayAlone,
         }
@@ -206,7 +214,7 @@ impl Contender {
         }
         let links = Links::new(job)?;
         let active: Result<Box<dyn Active>> = match self {
-            Self::Relay { binary, transmit } => relay::start(job, binary, transmit.as_deref()),
+            Self::Relay { binary, options } => relay::start(job, binary, options),
             Self::TwoThreads | Self::Sendmmsg => udp::start_own(job, self.program()),
             Self::Socat => udp::start_socat(job),
             Self::MulticastRouting { threaded } => multicast_routing::start(job, *threaded),

@@ -15,6 +15,7 @@ use relay_bench::{
     contender::Contender,
     load::Load,
     markdown,
+    relay::Options,
     results::Results,
     scenario::{self, Cast, Scenario, Selection},
     sink::NextHop,
@@ -110,6 +111,9 @@ struct TrialArgs {
     /// The key `transmit` of the output interfaces; not written if absent
     #[arg(long)]
     transmit: Option<String>,
+    /// The relay's flag of that name
+    #[arg(long)]
+    backend: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -187,7 +191,10 @@ fn trial(args: TrialArgs) -> Result<bool> {
     };
     let relay = Contender::Relay {
         binary: args.relay,
-        transmit: args.transmit,
+        options: Options {
+            backend: args.backend,
+            transmit: args.transmit,
+        },
     };
     let mut bed = Bed::new(&scenario, &args.programs)?;
     bed.expect(&relay.delivered(&bed.job))?;

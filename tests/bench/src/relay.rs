@@ -10,6 +10,15 @@ use relay_tests::{
 
 use crate::{contender::command, job::Job};
 
+/// How the relay is asked to run; what is `None` is left to it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    /// The flag `--backend`.
+    pub backend: Option<String>,
+    /// The key `transmit` of its output interfaces.
+    pub transmit: Option<String>,
+}
+
 /// The relay at work on a job.
 #[derive(Debug)]
 pub struct Relay {
@@ -18,11 +27,15 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts it and waits until it forwards. `transmit` is the key of that name for its output interfaces.
-    pub fn start(binary: &Path, job: &Job, transmit: Option<&str>) -> Result<Self> {
-        let file = RuleFile::new(&rule_file(job, transmit))?;
+    /// Starts it and waits until it forwards.
+    pub fn start(binary: &Path, job: &Job, options: &Options) -> Result<Self> {
+        let file = RuleFile::new(&rule_file(job, options.transmit.as_deref()))?;
         let mut command = command::pinned(job, binary)?;
-        command.args(["run", "--json"]).arg(file.path());
+        command.args(["run", "--json"]);
+        if let Some(backend) = &options.backend {
+            command.args(["--backend", backend]);
+        }
+        command.arg(file.path());
         let process = RelayProcess::start_command(command)
             .with_context(|| format!("starting {}", binary.display()))?;
         Ok(Self {

@@ -31,9 +31,9 @@ pub struct Scenario {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cast {
-    /// Everybody, and the relay as it chooses itself.
+    /// Everybody, and the relay as it chooses itself and on io_uring.
     Usual,
-    /// Everybody, and the relay by both of its transmit engines.
+    /// The same, and the relay by AF_XDP's TX rings.
     BothEngines,
     /// Only the relay: it is compared with itself in [`ONE_RULE`].
     RelayAlone,

@@ -12,7 +12,7 @@ use crate::{
 pub fn of(results: &Results) -> String {
     let mut text = format!(
         "\nMedians of {} rounds; least and most in brackets. A rate without loss was so for {} s. \"relay x\" is how many \
-         times a row's copies without loss the relay's are.\nLatency is in us, p50 / p99 / p99.9, at {LOW_RATE} frames a \
+         times a row's copies without loss the relay's are, \"io_uring x\" those of the relay on io_uring.\nLatency is in us, p50 / p99 / p99.9, at {LOW_RATE} frames a \
          second and at half of the rate without loss. \"overload\" is what comes out while three times that rate is \
          offered.\n\"unaccounted\" is how many copies of all trials neither arrived nor are in the relay's report as \
          dropped.\n",
@@ -42,6 +42,7 @@ pub fn rows(results: &Results, result: &ScenarioResult) -> Vec<Vec<String>> {
         "kpps in",
         "kpps out",
         "relay x",
+        "io_uring x",
         "overload",
         "CPU ns/copy",
         "latency, low rate",
@@ -83,7 +84,8 @@ fn row(result: &ScenarioResult, one: &ContenderResult) -> Vec<String> {
         one.name.clone(),
         format!("{bound}{}", range(summary.loss_free_in, 1e3)),
         format!("{bound}{}", range(summary.loss_free_out, 1e3)),
-        ratio(result, summary.loss_free_out),
+        ratio(yardstick::relay_to(result, summary.loss_free_out)),
+        ratio(yardstick::io_uring_to(result, summary.loss_free_out)),
         range(summary.overload_out, 1e3),
         range(summary.cpu_ns_per_copy, 1.0),
         latency(summary.latency_low),
@@ -97,15 +99,18 @@ fn row(result: &ScenarioResult, one: &ContenderResult) -> Vec<String> {
 /// What is no contender has a rate and nothing else.
 fn other_row(result: &ScenarioResult, other: &Yardstick) -> Vec<String> {
     let rate = Some(other.rate);
-    let cells = [range(rate, 1e3), ratio(result, rate)];
+    let cells = [
+        range(rate, 1e3),
+        ratio(yardstick::relay_to(result, rate)),
+        ratio(yardstick::io_uring_to(result, rate)),
+    ];
     [other.name.clone(), "-".to_owned()]
         .into_iter()
         .chain(cells)
         .collect()
 }
 
-fn ratio(result: &ScenarioResult, rate: Option<Spread>) -> String {
-    let times = yardstick::relay_to(result, rate);
+fn ratio(times: Option<f64>) -> String {
     times.map_or("-".to_owned(), |times| format!("{times:.2}"))
 }
 

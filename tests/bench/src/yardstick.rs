@@ -6,6 +6,8 @@ use crate::{
     scenario::{Cast, ONE_RULE},
 };
 
+/// The name of the relay on io_uring.
+const IO_URING: &str = "relay-io-uring";
 /// The scenario with the same wires and load as the ceiling of receiving.
 const RECEIVES: &str = "1-1";
 /// The same for transmitting.
@@ -23,6 +25,13 @@ pub struct Yardstick {
 /// How many times `rate` the relay does without loss: copies out, medians of the rounds.
 pub fn relay_to(result: &ScenarioResult, rate: Option<Spread>) -> Option<f64> {
     Some(relay(result)?.median / rate?.median)
+}
+
+/// The same of the relay on io_uring.
+pub fn io_uring_to(result: &ScenarioResult, rate: Option<Spread>) -> Option<f64> {
+    let mut all = result.contenders.iter();
+    let io_uring = all.find(|one| one.name == IO_URING)?;
+    Some(io_uring.summary.loss_free_out?.median / rate?.median)
 }
 
 /// What there is for this scenario, as far as it was measured.

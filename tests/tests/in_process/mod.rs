@@ -26,7 +26,8 @@ impl SetUp {
     pub fn new(bed: &Testbed, text: &str, chunks: Option<u32>) -> Result<Self> {
         bed.relay.run(|| {
             let document = config::parse("test.toml", text).map_err(|error| anyhow!("{error}"))?;
-            let plan = plan::for_this_machine(&document).map_err(|error| anyhow!("{error}"))?;
+            let plan =
+                plan::for_this_machine(&document, None).map_err(|error| anyhow!("{error}"))?;
             assert_eq!(plan.workers.len(), 1);
             let mut kernel = Kernel::attach(&plan)?;
             let planned = plan.workers.first().context("a worker")?;

@@ -5,10 +5,13 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 
 use super::{Active, Drops};
-use crate::{job::Job, relay::Relay};
+use crate::{
+    job::Job,
+    relay::{Options, Relay},
+};
 
-pub(super) fn start(job: &Job, binary: &Path, transmit: Option<&str>) -> Result<Box<dyn Active>> {
-    Ok(Box::new(Relay::start(binary, job, transmit)?))
+pub(super) fn start(job: &Job, binary: &Path, options: &Options) -> Result<Box<dyn Active>> {
+    Ok(Box::new(Relay::start(binary, job, options)?))
 }
 
 impl Active for Relay {

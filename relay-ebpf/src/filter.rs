@@ -1,0 +1,85 @@
+//! The socket filter: parse, look up, count, accept.
+//!
+//! It runs for every frame that comes to a packet socket (`SOCK_RAW`) of the io_uring backend, from the Ethernet
+//! header on. A frame that is a datagram of a rule is copied to the socket, whole; in either case the frame goes on to
+//! the Linux stack. Frames count as in the XDP program, see [`relay_common::abi::Counter`].
+//!
+//! It writes no log messages: a program that does needs CAP_PERFMON, and this one shall load with CAP_BPF alone.
+#![no_std]
+#![no_main]
+#![allow(
+    missing_docs,
+    reason = "the attribute macros generate public items without any"
+)]
+
+mod shared;
+
+use aya_ebpf::{bindings::__sk_buff, macros::socket_filter, programs::SkBuffContext};
+use relay_common::{
+    abi::{Counter, FlowKey},
+    wire::{self, Bytes, Datagram, StrippedTag},
+};
+
+use crate::shared::{count, interface_value, is_flow};
+
+/// How many bytes of the frame the socket gets: none, or as many as there are.
+const REFUSE: i64 = 0;
+const ACCEPT: i64 = u32::MAX as i64;
+
+/// The frame with all its pages. Most of a super-frame is in those, where a pointer does not lead.
+struct Packet<'a>(&'a SkBuffContext);
+
+impl Bytes for Packet<'_> {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.load(offset).ok()
+    }
+
+    #[inline(always)]
+    fn holds(&self, len: usize) -> bool {
+        self.0.len() as usize >= len
+    }
+}
+
+/// The entry point.
+#[socket_filter]
+pub fn relay_filter(ctx: SkBuffContext) -> i64 {
+    // SAFETY: the kernel's context, which is there and does not change while the program runs. A reference to it may
+    // only be used field by field: the verifier allows no other access.
+    let skb = unsafe { &*ctx.skb.skb };
+    let Some(value) = interface_value(skb.ifindex) else {
+        return REFUSE;
+    };
+    let (verdict, counter, frames) = match wire::decode_stripped(&Packet(&ctx), stripped_tag(skb)) {
+        Err(skip) => (REFUSE, skip.into(), 1),
+        Ok(datagram) if is_flow(FlowKey::new(skb.ifindex, &datagram)) => {
+            (ACCEPT, Counter::Redirected, datagrams(skb, &datagram))
+        }
+        Ok(datagram) => (REFUSE, Counter::unmatched(&datagram), 1),
+    };
+    count(value, Counter::Received, frames);
+    count(value, counter, frames);
+    verdict
+}
+
+/// The tag that the kernel keeps beside the frame.
+#[inline(always)]
+fn stripped_tag(skb: &__sk_buff) -> Option<StrippedTag> {
+    (skb.vlan_present != 0).then(|| StrippedTag {
+        // In network order, as the kernel has it.
+        tpid: u16::from_be(skb.vlan_proto as u16),
+        tci: skb.vlan_tci as u16,
+    })
+}
+
+/// How many datagrams a super-frame joins; 1 for an ordinary frame. From the lengths: `gso_segs` may be 0 on frames
+/// of a virtual machine.
+#[inline(always)]
+fn datagrams(skb: &__sk_buff, datagram: &Datagram) -> u64 {
+    let (payload, size) = (u32::from(datagram.payload_len), skb.gso_size);
+    if size == 0 || payload == 0 {
+        1
+    } else {
+        u64::from(payload.div_ceil(size))
+    }
+}

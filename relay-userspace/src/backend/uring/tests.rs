@@ -1,0 +1,275 @@
+//! What cannot be seen from outside: where messages are gathered from, and that every buffer comes back.
+
+use std::net::{Ipv4Addr, UdpSocket};
+
+use super::*;
+use crate::{
+    config,
+    membership::Memberships,
+    plan::Backend,
+    stats::Dropped,
+    testing::{in_namespace, run},
+};
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 1);
+const PORT: u16 = 5001;
+/// Outputs of the one rule.
+const OUTPUTS: usize = 3;
+
+/// A worker that receives what a local socket sends, over a veth, and sends by another veth.
+struct Bench {
+    worker: Worker,
+    sender: UdpSocket,
+    _memberships: Memberships,
+}
+
+impl Bench {
+    fn new(buffers: u16, completions: Option<u32>) -> Self {
+        run("ip link add va type veth peer name in0");
+        run("ip link add out0 type veth peer name vb");
+        run("ip address add 10.1.0.2/24 dev va");
+        run("ip address add 10.2.0.1/24 dev out0");
+        for name in ["va", "in0", "out0", "vb"] {
+            run(&format!("ip link set {name} up"));
+        }
+        let outputs: Vec<_> = (1..=OUTPUTS)
+            .map(|n| format!("{{ interface = \"out0\", group = \"239.2.2.{n}\", port = 5002 }}"))
+            .collect();
+        let text = format!(
+            "[[rules]]\nname = \"a\"\ninput = {{ interface = \"in0\", group = \"{GROUP}\", port = {PORT} }}\n\
+             outputs = [{}]\n",
+            outputs.join(", ")
+        );
+        let document = config::parse("test.toml", &text).unwrap();
+        let plan = plan(&document);
+        let worker = &plan.workers[0];
+        let completions = completions.unwrap_or_else(|| super::completions(worker, buffers));
+        let attach = |_: BorrowedFd<'_>| Ok(());
+        let worker = Worker::with_ring(completions, &plan, worker, buffers, &attach).unwrap();
+        let memberships = Memberships::join(&plan).unwrap();
+        let sender = UdpSocket::bind("10.1.0.2:40000").unwrap();
+        sender.set_multicast_ttl_v4(4).unwrap();
+        let mut bench = Self {
+            worker,
+            sender,
+            _memberships: memberships,
+        };
+        // IGMP reports and the like are on their way; what a rule takes is not.
+        bench.turn_until_idle();
+        bench
+    }
+
+    /// Sends payloads, one a datagram.
+    fn send(&self, payloads: &[Vec<u8>]) {
+        for payload in payloads {
+            self.sender.send_to(payload, (GROUP, PORT)).unwrap();
+        }
+    }
+
+    fn turn_until_idle(&mut self) {
+        while self.worker.turn() {}
+    }
+
+    fn matched(&self) -> u64 {
+        self.worker.stats.matched.get()
+    }
+
+    /// Of all outputs.
+    fn sent(&self) -> u64 {
+        let outputs = self.worker.stats.outputs.iter();
+        outputs.map(|output| output.sent.get()).sum()
+    }
+
+    /// Of all outputs.
+    fn dropped(&self, reason: Dropped) -> u64 {
+        let drops = self.worker.stats.outputs.iter();
+        let drops = drops.flat_map(|output| output.drops.iter());
+        drops
+            .filter(|(why, _)| *why == reason)
+            .map(|(_, count)| count)
+            .sum()
+    }
+
+    #[track_caller]
+    fn assert_all_buffers_provided(&self) {
+        assert_eq!(self.worker.buffers.held(), 0);
+        let chunks = &self.worker.stats.chunks;
+        assert_eq!(chunks.fill.get(), chunks.total.get(), "{chunks:?}");
+        assert_eq!(self.worker.io.flights.in_flight(), 0);
+    }
+}
+
+fn plan(document: &config::Document) -> Plan {
+    plan::for_this_machine(document, Some(Backend::IoUring)).unwrap()
+}
+
+/// Payloads that are told apart, of lengths that cannot all be joined.
+fn payloads(count: usize) -> Vec<Vec<u8>> {
+    (0..count)
+        .map(|n| vec![n as u8; 200 + 100 * (n % 3)])
+        .collect()
+}
+
+#[test]
+fn every_message_is_gathered_from_the_buffers_that_its_payloads_were_received_in() {
+    in_namespace(|| {
+        let mut bench = Bench::new(64, None);
+        let sent = payloads(20);
+        bench.send(&sent);
+        // Posted by this round, submitted by the next one.
+        assert!(bench.worker.turn());
+        assert_eq!(bench.matched(), 20);
+        let Worker { io, buffers, .. } = &bench.worker;
+        let mut seen = [const { Vec::new() }; OUTPUTS];
+        for slot in 0..io.flights.total() as u32 {
+            let Some(flight) = io.flights.look(slot).filter(|flight| flight.frames > 0) else {
+                continue;
+            };
+            for (address, len) in io.flights.payloads(slot) {
+                assert!(
+                    buffers.has(address, len),
+                    "{len} bytes at {address:#x} are outside of the receive buffers"
+                );
+                // SAFETY: they are in buffers that the message holds.
+                let bytes = unsafe { std::slice::from_raw_parts(address as *const u8, len) };
+                seen[flight.output as usize].push((address, bytes.to_vec()));
+            }
+        }
+        // The addresses are those of the one place that each datagram was received at: all outputs share it.
+        assert_eq!(seen[0], seen[1]);
+        assert_eq!(seen[0], seen[2]);
+        let gathered: Vec<_> = seen[0].iter().map(|(_, bytes)| bytes.clone()).collect();
+        assert_eq!(gathered, sent);
+        assert_eq!(buffers.held(), 20, "until the sends have completed");
+        bench.turn_until_idle();
+        assert_eq!(bench.sent(), 20 * OUTPUTS as u64);
+        bench.assert_all_buffers_provided();
+    });
+}
+
+#[test]
+fn a_super_frame_is_one_buffer_and_the_datagrams_that_it_was_made_of() {
+    in_namespace(|| {
+        use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+        let mut bench = Bench::new(64, None);
+        setsockopt(&bench.sender, UdpGsoSegment, &700).unwrap();
+        bench.send(&[(0..=255).cycle().take(700 * 40 + 13).collect()]);
+        assert!(bench.worker.turn());
+        assert_eq!(bench.matched(), 41);
+        let Worker { io, buffers, .. } = &bench.worker;
+        assert_eq!(buffers.held(), 1);
+        let parts: Vec<_> = (0..io.flights.total() as u32)
+            .filter(|&slot| {
+                io.flights
+                    .look(slot)
+                    .is_some_and(|flight| flight.frames > 0)
+            })
+            .map(|slot| io.flights.payloads(slot))
+            .collect();
+        assert_eq!(parts.len(), OUTPUTS, "a message an output");
+        for parts in &parts {
+            assert_eq!(
+                parts[..],
+                parts[..1],
+                "payloads that follow each other are one part"
+            );
+            assert_eq!(parts[0].1, 700 * 40 + 13);
+        }
+        bench.turn_until_idle();
+        assert_eq!(bench.sent(), 41 * OUTPUTS as u64);
+        bench.assert_all_buffers_provided();
+    });
+}
+
+#[test]
+fn with_few_buffers_frames_wait_and_none_is_lost() {
+    in_namespace(|| {
+        let mut bench = Bench::new(4, None);
+        for round in 1..=10 {
+            bench.send(&payloads(50));
+            bench.turn_until_idle();
+            assert_eq!(bench.matched(), round * 50);
+        }
+        assert!(bench.worker.stats.receive.out_of_buffers.get() > 0);
+        assert_eq!(bench.sent(), 500 * OUTPUTS as u64);
+        bench.assert_all_buffers_provided();
+    });
+}
+
+#[test]
+fn a_completion_queue_that_overflows_loses_nothing() {
+    in_namespace(|| {
+        let mut bench = Bench::new(1024, Some(256));
+        for round in 1..=4 {
+            bench.send(&payloads(400));
+            // Rounds that take nothing off the queue.
+            for _ in 0..20 {
+                bench.worker.io.enter().unwrap();
+            }
+            bench.turn_until_idle();
+            assert_eq!(bench.matched(), round * 400);
+        }
+        assert!(bench.worker.stats.receive.overflows.get() > 0);
+        assert_eq!(bench.sent(), 1600 * OUTPUTS as u64);
+        bench.assert_all_buffers_provided();
+    });
+}
+
+#[test]
+fn an_output_that_is_down_refuses_its_copies_and_gives_every_buffer_back() {
+    in_namespace(|| {
+        let mut bench = Bench::new(64, None);
+        bench.send(&payloads(10));
+        bench.turn_until_idle();
+        run("ip link set out0 down");
+        bench.send(&payloads(30));
+        bench.turn_until_idle();
+        assert_eq!(bench.matched(), 40);
+        assert_eq!(bench.sent(), 10 * OUTPUTS as u64);
+        assert_eq!(bench.dropped(Dropped::DeviceRefused), 30 * OUTPUTS as u64);
+        bench.assert_all_buffers_provided();
+        run("ip link set out0 up");
+        bench.send(&payloads(10));
+        bench.turn_until_idle();
+        assert_eq!(bench.sent(), 20 * OUTPUTS as u64);
+        run("ip link delete out0");
+        bench.send(&payloads(10));
+        bench.turn_until_idle();
+        assert_eq!(bench.dropped(Dropped::DeviceRefused), 40 * OUTPUTS as u64);
+        bench.assert_all_buffers_provided();
+    });
+}
+
+#[test]
+fn an_input_that_goes_down_is_received_from_again_when_it_is_up() {
+    in_namespace(|| {
+        let mut bench = Bench::new(64, None);
+        for round in 1..=3 {
+            bench.send(&payloads(10));
+            bench.turn_until_idle();
+            assert_eq!(bench.matched(), round * 10);
+            run("ip link set in0 down");
+            bench.turn_until_idle();
+            assert_eq!(bench.worker.stats.receive.interrupted.get(), round);
+            run("ip link set in0 up");
+            bench.turn_until_idle();
+        }
+        bench.assert_all_buffers_provided();
+        run("ip link delete in0");
+        // It has nothing to receive from any more, says so once, and does not spin.
+        bench.turn_until_idle();
+        assert!(!bench.worker.turn());
+    });
+}
+
+#[test]
+fn a_worker_that_ends_in_the_middle_of_its_work_takes_no_memory_from_the_kernel() {
+    in_namespace(|| {
+        let mut bench = Bench::new(64, None);
+        bench.send(&payloads(40));
+        assert!(bench.worker.turn());
+        assert!(bench.worker.io.is_busy());
+        // What was posted is submitted and completed before the memory goes.
+        drop(bench.worker);
+    });
+}

@@ -1,0 +1,59 @@
+//! The socket filter: loaded, and put on packet sockets.
+//!
+//! A socket keeps the filter until it is closed (`sk_filter_release`, net/core/filter.c), so nothing stays behind when
+//! this process ends, however it ends.
+
+use std::os::fd::BorrowedFd;
+
+use aya::{Ebpf, programs::SocketFilter};
+use relay_common::abi;
+
+use super::{KernelError, chain, inputs_on, loading, maps::Maps, os_error};
+use crate::plan::{Backend, Plan};
+
+/// What errors call it.
+pub const NAME: &str = "the socket filter";
+
+/// The loaded filter and its maps.
+pub struct Filter {
+    pub maps: Maps,
+    ebpf: Ebpf,
+}
+
+impl Filter {
+    /// Loads the filter for the inputs of `plan` that are on io_uring.
+    pub fn load(plan: &Plan) -> Result<Self, KernelError> {
+        let mut ebpf = super::load_filter()?;
+        let mut maps = Maps::take_from(&mut ebpf)?;
+        let program: &mut SocketFilter = ebpf
+            .program_mut(abi::FILTER)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(KernelError::Map(abi::FILTER))?;
+        program.load().map_err(|error| loading(NAME, &error))?;
+        for (slot, interface) in inputs_on(plan, Backend::IoUring) {
+            maps.serve(slot, interface)?;
+        }
+        Ok(Self { maps, ebpf })
+    }
+
+    /// Puts the filter on a packet socket, in place of any other.
+    pub fn attach(&self, socket: BorrowedFd<'_>) -> Result<(), KernelError> {
+        let program: &SocketFilter = self
+            .ebpf
+            .program(abi::FILTER)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(KernelError::Map(abi::FILTER))?;
+        program
+            .attach(socket)
+            .map_err(|error| KernelError::AttachFilter {
+                reason: chain(&error),
+                remedy: match os_error(&error) {
+                    // `sk_filter_charge`: the filter counts against the socket's option memory.
+                    Some(libc::ENOMEM) => {
+                        "; it does not fit into net.core.optmem_max: `sysctl -w net.core.optmem_max=131072`"
+                    }
+                    _ => "",
+                },
+            })
+    }
+}

@@ -1,0 +1,62 @@
+//! Which worker receives from which interface on io_uring.
+//!
+//! A packet socket sees the frames of all queues of its interface, and one that sends needs no queue of its own.
+//! So workers follow the input interfaces: one each, or as many as `cpus` names, which share its flows.
+
+use std::collections::BTreeSet;
+
+use super::{Backend, Flow, Worker, build::Use, queues::Group};
+use crate::config::Document;
+
+/// Appends the workers of a group on io_uring.
+pub(super) fn workers(
+    document: &Document,
+    group: &Group,
+    flows: &[Flow],
+    uses: &[Use<'_>],
+    workers: &mut Vec<Worker>,
+    notes: &mut Vec<String>,
+) {
+    for &interface in &group.interfaces {
+        let Some(used) = uses.get(interface) else {
+            continue;
+        };
+        let mut options = document.rules.interfaces.iter();
+        let cpus = options
+            .find(|options| options.name == used.facts.name)
+            .and_then(|options| options.cpus.as_deref());
+        if !used.is_input {
+            if cpus.is_some() {
+                notes.push(format!(
+                    "The `cpus` of {0} are not used: workers belong to inputs, and {0} is only an output.",
+                    used.facts.name
+                ));
+            }
+            continue;
+        }
+        let my_flows: Vec<usize> = group
+            .flows
+            .iter()
+            .copied()
+            .filter(|&flow| flows.get(flow).is_some_and(|f| f.interface == interface))
+            .collect();
+        let outputs = my_flows.iter().filter_map(|&flow| flows.get(flow));
+        let outputs = outputs.flat_map(|flow| &flow.outputs);
+        let senders: BTreeSet<usize> = outputs.map(|output| output.interface).collect();
+        let worker = Worker {
+            backend: Backend::IoUring,
+            cpu: None,
+            ports: Vec::new(),
+            input: Some(interface),
+            senders: senders.into_iter().collect(),
+            flows: my_flows,
+        };
+        match cpus {
+            None | Some([]) => workers.push(worker),
+            Some(cpus) => workers.extend(cpus.iter().map(|&cpu| Worker {
+                cpu: Some(cpu),
+                ..worker.clone()
+            })),
+        }
+    }
+}
