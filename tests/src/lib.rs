@@ -7,6 +7,7 @@
 //! scope, also by a panic. What a killed run left behind is named `relay-*`: `cargo xtask clean-net`
 //! removes it.
 
+pub mod backend;
 pub mod background;
 pub mod capture;
 pub mod frames;
@@ -21,6 +22,7 @@ pub mod report;
 pub mod rules;
 pub mod scenario;
 pub mod sender;
+pub mod stacked;
 pub mod sys;
 pub mod tally;
 pub mod topology;

@@ -139,6 +139,15 @@ impl Namespace {
         self.tool("ip", &arguments.split_whitespace().collect::<Vec<_>>())
     }
 
+    /// How many packet sockets are open here.
+    pub fn packet_sockets(&self) -> Result<usize> {
+        let path = "/proc/thread-self/net/packet";
+        self.run(|| {
+            let table = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
+            Ok(table.lines().skip(1).count())
+        })
+    }
+
     /// Writes `/proc/sys/net/<key>`, with slashes.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = format!("/proc/sys/net/{key}");

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 
+use crate::backend::Backend;
 use crate::capture::target_directory;
 use crate::netns::Namespace;
 use crate::process::Process;
@@ -94,6 +95,28 @@ pub struct Finished {
     pub stderr: String,
 }
 
+impl Finished {
+    /// Fails unless it reports a mistake at `line` of `file` that says every one of `words`, and a
+    /// remedy in the line after it.
+    #[track_caller]
+    pub fn assert_mistake(&self, file: &RuleFile, line: usize, words: &[&str]) {
+        let text = format!("{}{}", self.stdout, self.stderr);
+        let place = format!("{}:{line}:", file.path().display());
+        let mut lines = text.lines();
+        let message =
+            lines.find(|l| l.contains(&place) && words.iter().all(|word| l.contains(word)));
+        assert!(
+            message.is_some(),
+            "a message with `{place}` and {words:?} in:\n{text}"
+        );
+        let remedy = lines.next().unwrap_or_default();
+        assert!(
+            remedy.starts_with("    ") && remedy.trim().len() > 10,
+            "a remedy after {message:?}:\n{text}"
+        );
+    }
+}
+
 /// Runs `relay ARGUMENTS...` in a host to its end, at most 20 s.
 pub fn relay(namespace: &Namespace, arguments: &[&str]) -> Result<Finished> {
     let mut command = namespace.command(binary()?);
@@ -119,6 +142,11 @@ pub fn finish(mut command: Command) -> Result<Finished> {
     })
 }
 
+/// The arguments of `relay` in front of the rule file that make it run on `backend`.
+pub fn run_arguments(backend: Backend) -> [&'static str; 4] {
+    ["run", "--json", "--backend", backend.name()]
+}
+
 /// How a relay that was told to stop has ended.
 #[derive(Debug)]
 pub struct Stopped {
@@ -136,17 +164,28 @@ pub struct Stopped {
 #[derive(Debug)]
 pub struct RelayProcess {
     running: Process,
+    /// What every interface must report.
+    backend: Option<Backend>,
     _file: Option<RuleFile>,
 }
 
 impl RelayProcess {
-    /// Runs the relay with `rules` in `namespace` and waits until it forwards.
-    pub fn start(namespace: &Namespace, rules: &[Rule]) -> Result<Self> {
-        Self::start_file(namespace, RuleFile::of(rules)?)
+    /// Runs the relay with `rules` in `namespace` on `backend` and waits until it forwards.
+    pub fn start(namespace: &Namespace, backend: Backend, rules: &[Rule]) -> Result<Self> {
+        Self::start_file(namespace, backend, RuleFile::of(rules)?)
     }
 
     /// The same with any file.
-    pub fn start_file(namespace: &Namespace, file: RuleFile) -> Result<Self> {
+    pub fn start_file(namespace: &Namespace, backend: Backend, file: RuleFile) -> Result<Self> {
+        let mut command = namespace.command(binary()?);
+        command.args(run_arguments(backend)).arg(file.path());
+        let mut relay = Self::start_command(command)?.expecting(backend);
+        relay._file = Some(file);
+        Ok(relay)
+    }
+
+    /// The same, and the relay chooses the backend by itself.
+    pub fn start_unforced(namespace: &Namespace, file: RuleFile) -> Result<Self> {
         let mut command = namespace.command(binary()?);
         command.args(["run", "--json"]).arg(file.path());
         let mut relay = Self::start_command(command)?;
@@ -168,8 +207,16 @@ impl RelayProcess {
         }
         Ok(Self {
             running,
+            backend: None,
             _file: None,
         })
+    }
+
+    /// Its report must name `backend` at every interface, or [`Self::stop`] fails.
+    #[must_use]
+    pub fn expecting(mut self, backend: Backend) -> Self {
+        self.backend = Some(backend);
+        self
     }
 
     /// What it has logged so far.
@@ -204,9 +251,12 @@ impl RelayProcess {
         };
         let took = start.elapsed();
         let (stdout, log) = (self.running.stdout(), self.running.log());
-        let report = serde_json::from_str(&stdout).with_context(|| {
+        let report: Report = serde_json::from_str(&stdout).with_context(|| {
             format!("reading the report of a relay that ended with {status}: `{stdout}`; its log:\n{log}")
         })?;
+        if let Some(backend) = self.backend {
+            report.ensure_all_on(backend)?;
+        }
         Ok(Stopped {
             status,
             took,

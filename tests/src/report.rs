@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+
+use crate::backend::Backend;
+use crate::rules::Rule;
 
 /// Counts by reason.
 pub type Reasons = BTreeMap<String, u64>;
@@ -14,7 +17,7 @@ pub type Reasons = BTreeMap<String, u64>;
 pub struct Report {
     /// Seconds from start to stop.
     pub uptime_seconds: f64,
-    /// Frames that the XDP program handed to user space.
+    /// Frames that reached the relay.
     pub packets_received: u64,
     /// Those that a rule wanted.
     pub packets_matched: u64,
@@ -35,15 +38,16 @@ pub struct Report {
 pub struct InterfaceReport {
     /// The name.
     pub name: String,
+    /// What moves its frames.
+    pub backend: Backend,
     /// The mode of its AF_XDP sockets; absent where it has none.
     pub mode: Option<String>,
     /// How copies leave; absent where none do.
     pub engine: Option<String>,
     /// Why that way.
     pub reason: String,
-    /// The kernel program's counters; absent where there is none.
-    #[serde(default, rename = "filter")]
-    pub xdp: Option<Reasons>,
+    /// The counters of the XDP program or the socket filter; empty where there is none.
+    pub filter: Reasons,
 }
 
 /// One rule.
@@ -72,18 +76,18 @@ pub struct OutputReport {
     pub dropped: Reasons,
 }
 
-/// Where one worker's chunks are.
+/// Where one worker's chunks are: its UMEM's, or its receive buffers.
 #[derive(Debug, Clone, Deserialize)]
 pub struct WorkerReport {
     /// Frames that reached it.
     pub packets_received: u64,
-    /// In the UMEM.
+    /// All of them.
     pub chunks_total: u64,
     /// In the free list.
     pub chunks_free: u64,
-    /// In the FILL ring.
+    /// In the FILL ring, or the ring of receive buffers.
     pub chunks_fill: u64,
-    /// Handed to a TX ring and not yet completed.
+    /// On their way out.
     pub chunks_in_flight: u64,
 }
 
@@ -106,29 +110,60 @@ impl Report {
             .with_context(|| format!("the report has no interface {name}: {self:?}"))
     }
 
-    /// A counter of the XDP program on an interface, 0 if there is none.
-    pub fn xdp(&self, interface: &str, counter: &str) -> u64 {
+    /// A counter of the XDP program or socket filter on an interface, 0 if there is none.
+    pub fn filter(&self, interface: &str, counter: &str) -> u64 {
         let found = self.interfaces.iter().find(|i| i.name == interface);
         found
-            .and_then(|i| i.xdp.as_ref()?.get(counter))
+            .and_then(|i| i.filter.get(counter))
             .copied()
             .unwrap_or(0)
     }
 
-    /// Fails unless the accounts balance: every frame that was redirected was received or dropped by the
-    /// kernel, totals are the sums of their parts, every matched frame was sent or dropped for one
+    /// Frames that a rule wanted and the kernel had no room for: the worker was slower than the feed.
+    pub fn dropped_before_the_worker(&self) -> u64 {
+        let reasons = ["rx_ring_full", "rx_fill_ring_empty", "rx_socket_full"];
+        reasons.iter().map(|reason| self.dropped_for(reason)).sum()
+    }
+
+    /// Fails unless every interface is on `backend`, and only AF_XDP sockets have a mode.
+    pub fn ensure_all_on(&self, backend: Backend) -> Result<()> {
+        for interface in &self.interfaces {
+            ensure!(
+                interface.backend == backend,
+                "{} shall be on {}: {interface:?}",
+                interface.name,
+                backend.name()
+            );
+            ensure!(
+                backend == Backend::Xdp || interface.mode.is_none(),
+                "{} has a mode without AF_XDP: {interface:?}",
+                interface.name
+            );
+        }
+        Ok(())
+    }
+
+    /// Fails unless the copies of all outputs of `rules` left by `engine`.
+    #[track_caller]
+    pub fn assert_engines(&self, rules: &[Rule], engine: &str) -> Result<()> {
+        for output in rules.iter().flat_map(|rule| &rule.outputs) {
+            let interface = self.interface(&output.interface)?;
+            assert_eq!(interface.engine.as_deref(), Some(engine), "{interface:?}");
+        }
+        Ok(())
+    }
+
+    /// Fails unless the accounts balance: every frame that was redirected, or that the socket filter let
+    /// through, was received or dropped by the kernel, totals are the sums of their parts, every matched frame was sent or dropped for one
     /// reason at each output, and no chunk is missing.
     #[track_caller]
     pub fn assert_balanced(&self) {
         let redirected: u64 = self
             .interfaces
             .iter()
-            .map(|interface| self.xdp(&interface.name, "redirected"))
+            .map(|interface| self.filter(&interface.name, "redirected"))
             .sum();
-        let in_the_kernel: u64 = ["rx_ring_full", "rx_fill_ring_empty", "rx_dropped"]
-            .iter()
-            .map(|reason| self.dropped_for(reason))
-            .sum();
+        let in_the_kernel = self.dropped_before_the_worker() + self.dropped_for("rx_dropped");
         assert_eq!(
             redirected,
             self.packets_received + in_the_kernel,

@@ -89,6 +89,19 @@ impl Rule {
     }
 }
 
+/// `count` rules from `in0` to two outputs on `out0` each: so many groups and ports that a hash over them
+/// spreads them out.
+pub fn feeds(count: u16) -> Vec<Rule> {
+    (0..count)
+        .map(|n| {
+            let group = |block: u8| Ipv4Addr::new(239, block, 0, n as u8 + 1);
+            Rule::new(format!("feed-{n}"), "in0", group(1), 5001 + n)
+                .output("out0", group(2), 5001 + n)
+                .output("out0", group(3), 5001 + n)
+        })
+        .collect()
+}
+
 /// The destination of the `n`th output that [`Rule::outputs`] gives.
 pub fn output_destination(n: usize) -> (Ipv4Addr, u16) {
     (

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::backend::Backend;
 use crate::receiver::{Listen, UdpReceiver};
 use crate::relay::{RelayProcess, RuleFile, Stopped};
 use crate::rules::{Rule, to_toml, transmit_by};
@@ -203,39 +204,58 @@ pub fn send(
     })
 }
 
-/// The ways in which copies can leave.
+/// The ways in which copies can leave on XDP.
 pub const TRANSMIT: [&str; 2] = ["xsk", "segmented"];
 
-/// Runs a relay with `rules`, sends `count` datagrams of `size` bytes for each, and fails unless
-/// every output is exact, the relay counted the same, and it stopped cleanly: once by each way of
-/// [`TRANSMIT`]. Returns how the last one ended.
+/// Runs a relay with `rules` on `backend`, sends `count` datagrams of `size` bytes for each, and fails
+/// unless every output is exact, the relay counted the same, and it stopped cleanly. On XDP this is done
+/// once by each way of [`TRANSMIT`]. Returns how the last one ended.
 #[track_caller]
-pub fn forward_exactly(bed: &Testbed, rules: &[Rule], count: u64, size: usize) -> Result<Stopped> {
-    forward_streams_exactly(bed, rules, &streams(rules, count, size))
+pub fn forward_exactly(
+    bed: &Testbed,
+    backend: Backend,
+    rules: &[Rule],
+    count: u64,
+    size: usize,
+) -> Result<Stopped> {
+    forward_streams_exactly(bed, backend, rules, &streams(rules, count, size))
 }
 
 /// The same with a stream of its own for each rule.
 #[track_caller]
 pub fn forward_streams_exactly(
     bed: &Testbed,
+    backend: Backend,
     rules: &[Rule],
     streams: &[Stream],
 ) -> Result<Stopped> {
-    let [first, last] = TRANSMIT;
-    forward_by(first, bed, rules, streams)?;
-    forward_by(last, bed, rules, streams)
+    let by = |more: &str, engine: &str| {
+        let file = RuleFile::new(&format!("{}{more}", to_toml(rules)))?;
+        let relay = RelayProcess::start_file(&bed.relay, backend, file)?;
+        let stopped = forward_exactly_by(relay, bed, rules, streams)?;
+        stopped.report.assert_engines(rules, engine)?;
+        Ok(stopped)
+    };
+    match backend {
+        Backend::Xdp => {
+            let [first, last] = TRANSMIT;
+            by(&transmit_by(rules, first), first)?;
+            by(&transmit_by(rules, last), last)
+        }
+        Backend::IoUring => by("", "segmented"),
+    }
 }
 
+/// Sends every rule's stream through `relay`, which runs `rules`, stops it, and fails unless every output
+/// is exact, the relay counted the same, and it stopped cleanly.
 #[track_caller]
-fn forward_by(
-    transmit: &str,
+pub fn forward_exactly_by(
+    relay: RelayProcess,
     bed: &Testbed,
     rules: &[Rule],
     streams: &[Stream],
 ) -> Result<Stopped> {
     let receivers = Receivers::start(bed, rules)?;
-    let file = to_toml(rules) + &transmit_by(rules, transmit);
-    let relay = RelayProcess::start_file(&bed.relay, RuleFile::new(&file)?)?;
     send(bed, rules, streams, || receivers.progress())?;
     receivers.assert_exact(streams);
     let stopped = relay.stop()?;
@@ -245,14 +265,6 @@ fn forward_by(
         stopped.status,
         stopped.log
     );
-    for name in rules
-        .iter()
-        .flat_map(|rule| &rule.outputs)
-        .map(|output| &output.interface)
-    {
-        let engine = &stopped.report.interface(name)?.engine;
-        assert_eq!(engine.as_deref(), Some(transmit), "{name}");
-    }
     stopped
         .report
         .assert_exact(&streams.iter().map(|s| s.count).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! The system calls that no dependency wraps: raw socket options, packet sockets, batched receive.
+//! The system calls that no dependency wraps: raw socket options, packet sockets, batched receive, seccomp.
 //!
 //! Every `unsafe` block of the testbed but the one in `netns.rs` (`pre_exec`) lives here. Buffers
 //! belong to safe types; pointers into them exist only for the length of one call.
@@ -8,6 +8,8 @@ use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::ptr;
 
 /// `SO_MEMINFO` (asm-generic/socket.h) and the index of its drop counter (linux/sock_diag.h).
@@ -175,6 +177,58 @@ pub fn set_checksum_offload(interface: &str, on: bool) -> io::Result<()> {
     // SAFETY: `request` and the `value` it points to are live for the call, as SIOCETHTOOL wants.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) })?;
     Ok(())
+}
+
+/// Makes `io_uring_setup` fail with `EPERM` in the program that `command` starts, as the seccomp profile of
+/// a container does.
+pub fn forbid_io_uring(command: &mut Command) {
+    let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let refuse = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+    let mut program = [
+        // The number of the system call is the first word of `seccomp_data`.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            0,
+            1,
+            libc::SYS_io_uring_setup as u32,
+        ),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, refuse),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing; `program`
+    // belongs to it and outlives the calls.
+    unsafe {
+        command.pre_exec(move || {
+            let filter = libc::sock_fprog {
+                len: program.len() as u16,
+                filter: program.as_mut_ptr(),
+            };
+            check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+            let mode = libc::SECCOMP_MODE_FILTER;
+            check(libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter))?;
+            Ok(())
+        });
+    }
+}
+
+/// Lets the program that `command` starts lock `bytes` of memory.
+pub fn limit_locked_memory(command: &mut Command, bytes: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: bytes,
+    };
+    // SAFETY: between fork and exec the closure makes one system call, which reads `limit`, and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            check(libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit)).map(drop)
+        });
+    }
 }
 
 /// What came with one received message.

@@ -76,6 +76,15 @@ impl Builder {
         self
     }
 
+    /// Another MTU on both ends of one input's wire; no effect on an input that is not there.
+    #[must_use]
+    pub fn input_mtu(mut self, input: usize, mtu: u32) -> Self {
+        if let Some(slot) = self.input_mtus.get_mut(input) {
+            *slot = mtu;
+        }
+        self
+    }
+
     /// Another MTU on both ends of one output's wire; no effect on an output that is not there.
     #[must_use]
     pub fn output_mtu(mut self, output: usize, mtu: u32) -> Self {

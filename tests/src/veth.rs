@@ -75,22 +75,31 @@ pub fn connect(a: End, b: End) -> Result<(Endpoint, Endpoint)> {
         end.namespace
             .ip(&format!("link set {} up", end.interface))?;
     }
-    Ok((finish(a)?, finish(b)?))
+    let done = |end: End| {
+        let address = end.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        finish(end.namespace, end.interface, end.mac, address)
+    };
+    Ok((done(a)?, done(b)?))
 }
 
-/// Waits for the carrier of one end and finds out its index.
-fn finish(end: End) -> Result<Endpoint> {
-    wait_for_carrier(&end.namespace, &end.interface)?;
-    let name = end.interface.as_str();
-    let index = end.namespace.run(|| {
+/// Waits for the carrier of an interface that was just made, and finds out its index.
+pub(crate) fn finish(
+    namespace: Arc<Namespace>,
+    interface: String,
+    mac: [u8; 6],
+    address: Ipv4Addr,
+) -> Result<Endpoint> {
+    wait_for_carrier(&namespace, &interface)?;
+    let name = interface.as_str();
+    let index = namespace.run(|| {
         nix::net::if_::if_nametoindex(name).with_context(|| format!("looking up interface {name}"))
     })?;
     Ok(Endpoint {
-        namespace: end.namespace,
+        namespace,
+        interface,
         index,
-        mac: end.mac,
-        address: end.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
-        interface: end.interface,
+        mac,
+        address,
     })
 }
 

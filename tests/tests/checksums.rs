@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use relay_tests::backend::Backend;
 use relay_tests::frames::{self, Checksum, UdpFrame};
 use relay_tests::inspect::{Datagram, UdpChecksum};
 use relay_tests::payload::payload;
@@ -37,11 +38,15 @@ impl Seen {
 /// Runs a relay with three outputs on `out0`, lets `send` send `count` datagrams of flow 0, and
 /// checks that three times as many arrive with sound headers. The wire takes no super-frames, and the kernel completes
 /// all checksums in front of it, as on a NIC without offloads.
-fn relay_to_three(count: usize, send: impl FnOnce(&Testbed) -> Result<()>) -> Result<Seen> {
+fn relay_to_three(
+    backend: Backend,
+    count: usize,
+    send: impl FnOnce(&Testbed) -> Result<()>,
+) -> Result<Seen> {
     let bed = Testbed::new()?;
     bed.outputs[0].set_checksum_offload(false)?;
     let rules = [Rule::feed().outputs("out0", 3)];
-    let relay = RelayProcess::start(&bed.relay, &rules)?;
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
     let raw = RawReceiver::start(&bed.receivers[0])?;
     send(&bed)?;
     raw.wait_until(ARRIVAL, |frames| {
@@ -99,11 +104,10 @@ fn assert_payloads(datagrams: &[Datagram], size: impl Fn(u64) -> usize) {
     }
 }
 
-#[test]
-fn f9_partial_checksums_leave_complete_and_valid() -> Result<()> {
+fn f9_partial_checksums_leave_complete_and_valid(backend: Backend) -> Result<()> {
     let sizes = [0, 1, 2, 17, 46, 333, 1001, 1472];
     let size = |n: u64| sizes[n as usize % sizes.len()];
-    let seen = relay_to_three(800, |bed| {
+    let seen = relay_to_three(backend, 800, |bed| {
         let sender = UdpSender::open(&bed.sources[0])?;
         for n in 0..800 {
             sender.send_one(GROUP_IN, PORT_IN, &payload(0, n, size(n)))?;
@@ -116,10 +120,10 @@ fn f9_partial_checksums_leave_complete_and_valid() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn f9_complete_checksums_leave_valid_and_the_identification_and_source_port_are_kept() -> Result<()>
-{
-    let seen = relay_to_three(1000, |bed| {
+fn f9_complete_checksums_leave_valid_and_the_identification_and_source_port_are_kept(
+    backend: Backend,
+) -> Result<()> {
+    let seen = relay_to_three(backend, 1000, |bed| {
         let sender = RawSender::open(&bed.sources[0])?;
         for n in 0..1000 {
             let mut frame = UdpFrame::new(&bed.sources[0], GROUP_IN, PORT_IN, payload(0, n, 333));
@@ -144,9 +148,8 @@ fn f9_complete_checksums_leave_valid_and_the_identification_and_source_port_are_
     Ok(())
 }
 
-#[test]
-fn f9_checksums_that_the_sending_host_completed_leave_valid() -> Result<()> {
-    let seen = relay_to_three(500, |bed| {
+fn f9_checksums_that_the_sending_host_completed_leave_valid(backend: Backend) -> Result<()> {
+    let seen = relay_to_three(backend, 500, |bed| {
         bed.sources[0].set_checksum_offload(false)?;
         let stream = Stream::new(0, 500, 801);
         UdpSender::open(&bed.sources[0])?.send(&Traffic::new(GROUP_IN, PORT_IN, stream), 8000)
@@ -156,9 +159,10 @@ fn f9_checksums_that_the_sending_host_completed_leave_valid() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn f9_datagrams_without_checksum_leave_without_one_or_with_a_valid_one() -> Result<()> {
-    let seen = relay_to_three(500, |bed| {
+fn f9_datagrams_without_checksum_leave_without_one_or_with_a_valid_one(
+    backend: Backend,
+) -> Result<()> {
+    let seen = relay_to_three(backend, 500, |bed| {
         let sender = UdpSender::open(&bed.sources[0])?;
         sender.without_checksum()?;
         sender.send(
@@ -174,9 +178,8 @@ fn f9_datagrams_without_checksum_leave_without_one_or_with_a_valid_one() -> Resu
     Ok(())
 }
 
-#[test]
-fn f9_a_wrong_checksum_is_never_repaired() -> Result<()> {
-    let seen = relay_to_three(500, |bed| {
+fn f9_a_wrong_checksum_is_never_repaired(backend: Backend) -> Result<()> {
+    let seen = relay_to_three(backend, 500, |bed| {
         let sender = RawSender::open(&bed.sources[0])?;
         for n in 0..500 {
             let mut frame = UdpFrame::new(&bed.sources[0], GROUP_IN, PORT_IN, payload(0, n, 400));
@@ -201,4 +204,12 @@ fn f9_a_wrong_checksum_is_never_repaired() -> Result<()> {
         seen.stopped
     );
     Ok(())
+}
+
+relay_tests::on_both_backends! {
+    f9_partial_checksums_leave_complete_and_valid,
+    f9_complete_checksums_leave_valid_and_the_identification_and_source_port_are_kept,
+    f9_checksums_that_the_sending_host_completed_leave_valid,
+    f9_datagrams_without_checksum_leave_without_one_or_with_a_valid_one,
+    f9_a_wrong_checksum_is_never_repaired,
 }

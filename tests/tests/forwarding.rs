@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::Result;
+use relay_tests::backend::Backend;
 use relay_tests::frames::UdpFrame;
 use relay_tests::netns::Namespace;
 use relay_tests::payload::payload;
@@ -22,113 +23,132 @@ fn input_group(n: usize) -> Ipv4Addr {
     Ipv4Addr::new(239, 1, 2, n as u8 + 1)
 }
 
-#[test]
-fn f1_a_hundred_datagrams_to_one_output_are_exact() -> Result<()> {
+fn f1_a_hundred_datagrams_to_one_output_are_exact(backend: Backend) -> Result<()> {
     let bed = Testbed::new()?;
-    forward_exactly(&bed, &[Rule::feed().outputs("out0", 1)], 100, 1000)?;
+    forward_exactly(&bed, backend, &[Rule::feed().outputs("out0", 1)], 100, 1000)?;
     Ok(())
 }
 
-#[test]
-fn f1_ten_thousand_datagrams_to_a_single_output_are_exact() -> Result<()> {
+fn f1_ten_thousand_datagrams_to_a_single_output_are_exact(backend: Backend) -> Result<()> {
     let bed = Testbed::new()?;
-    forward_exactly(&bed, &[Rule::feed().outputs("out0", 1)], 10_000, 1000)?;
+    forward_exactly(
+        &bed,
+        backend,
+        &[Rule::feed().outputs("out0", 1)],
+        10_000,
+        1000,
+    )?;
     Ok(())
 }
 
-#[test]
-fn f2_one_packet_to_four_destinations_arrives_at_all_four_with_equal_payload() -> Result<()> {
+fn f2_one_packet_to_four_destinations_arrives_at_all_four_with_equal_payload(
+    backend: Backend,
+) -> Result<()> {
     let bed = Testbed::new()?;
-    let stopped = forward_exactly(&bed, &[Rule::feed().outputs("out0", 4)], 1, 700)?;
+    let stopped = forward_exactly(&bed, backend, &[Rule::feed().outputs("out0", 4)], 1, 700)?;
     assert_eq!(stopped.report.packets_received, 1);
     assert_eq!(stopped.report.packets_sent, 4);
     Ok(())
 }
 
-#[test]
-fn f2_one_input_to_four_outputs_is_exact() -> Result<()> {
+fn f2_one_input_to_four_outputs_is_exact(backend: Backend) -> Result<()> {
     let bed = Testbed::new()?;
-    let stopped = forward_exactly(&bed, &[Rule::feed().outputs("out0", 4)], 5000, 1000)?;
+    let stopped = forward_exactly(
+        &bed,
+        backend,
+        &[Rule::feed().outputs("out0", 4)],
+        5000,
+        1000,
+    )?;
     assert_eq!(stopped.report.packets_received, 5000);
     assert_eq!(stopped.report.packets_sent, 20_000);
     Ok(())
 }
 
-#[test]
-fn f3_one_input_to_sixteen_outputs_is_exact() -> Result<()> {
+fn f3_one_input_to_sixteen_outputs_is_exact(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
-    forward_exactly(&bed, &[Rule::feed().outputs("out0", 16)], 3000, 1000)?;
+    forward_exactly(
+        &bed,
+        backend,
+        &[Rule::feed().outputs("out0", 16)],
+        3000,
+        1000,
+    )?;
     Ok(())
 }
 
-#[test]
-fn f3_one_input_to_sixty_four_outputs_is_exact() -> Result<()> {
+fn f3_one_input_to_sixty_four_outputs_is_exact(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
-    forward_exactly(&bed, &[Rule::feed().outputs("out0", 64)], 1000, 1000)?;
+    forward_exactly(
+        &bed,
+        backend,
+        &[Rule::feed().outputs("out0", 64)],
+        1000,
+        1000,
+    )?;
     Ok(())
 }
 
-#[test]
-fn f3_one_input_to_two_hundred_and_fifty_outputs_is_exact() -> Result<()> {
+fn f3_one_input_to_two_hundred_and_fifty_outputs_is_exact(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
-    forward_exactly(&bed, &[Rule::feed().outputs("out0", 250)], 300, 1000)?;
+    forward_exactly(
+        &bed,
+        backend,
+        &[Rule::feed().outputs("out0", 250)],
+        300,
+        1000,
+    )?;
     Ok(())
 }
 
-#[test]
-fn f4_outputs_spread_over_three_interfaces_are_exact() -> Result<()> {
+fn f4_outputs_spread_over_three_interfaces_are_exact(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().outputs(3).build()?;
     // Interleaved, so that neither the first nor the last output is always on the same wire.
     let rule = ["out0", "out1", "out2", "out1", "out0", "out2"]
         .iter()
         .fold(Rule::feed(), |rule, interface| rule.outputs(interface, 1));
-    forward_exactly(&bed, &[rule], 3000, 1000)?;
+    forward_exactly(&bed, backend, &[rule], 3000, 1000)?;
     Ok(())
 }
 
-#[test]
-fn f4_an_output_on_the_inputs_own_interface_is_exact() -> Result<()> {
+fn f4_an_output_on_the_inputs_own_interface_is_exact(backend: Backend) -> Result<()> {
     let bed = Testbed::new()?;
-    forward_exactly(&bed, &[Rule::feed().outputs("in0", 1)], 3000, 1000)?;
+    forward_exactly(&bed, backend, &[Rule::feed().outputs("in0", 1)], 3000, 1000)?;
     Ok(())
 }
 
-#[test]
-fn f4_outputs_on_the_inputs_own_interface_and_on_another_are_exact() -> Result<()> {
+fn f4_outputs_on_the_inputs_own_interface_and_on_another_are_exact(backend: Backend) -> Result<()> {
     let bed = Testbed::new()?;
     let rule = Rule::feed()
         .outputs("in0", 2)
         .outputs("out0", 2)
         .outputs("in0", 1);
-    forward_exactly(&bed, &[rule], 3000, 1000)?;
+    forward_exactly(&bed, backend, &[rule], 3000, 1000)?;
     Ok(())
 }
 
-#[test]
-fn f4_the_same_destination_on_two_interfaces_is_exact_on_both() -> Result<()> {
+fn f4_the_same_destination_on_two_interfaces_is_exact_on_both(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().outputs(2).build()?;
     let (group, port) = output_destination(0);
     let rule = Rule::feed()
         .output("out0", group, port)
         .output("out1", group, port);
-    forward_exactly(&bed, &[rule], 3000, 1000)?;
+    forward_exactly(&bed, backend, &[rule], 3000, 1000)?;
     Ok(())
 }
 
-#[test]
-fn f5_three_inputs_converging_on_one_output_are_exact() -> Result<()> {
+fn f5_three_inputs_converging_on_one_output_are_exact(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().inputs(3).build()?;
     let (group, port) = output_destination(0);
     let rules: Vec<_> = (0..3)
         .map(|n| Rule::new(format!("feed-{n}"), &format!("in{n}"), GROUP_IN, PORT_IN))
         .map(|rule| rule.output("out0", group, port))
         .collect();
-    forward_exactly(&bed, &rules, 3000, 1000)?;
+    forward_exactly(&bed, backend, &rules, 3000, 1000)?;
     Ok(())
 }
 
-#[test]
-fn f5_a_hundred_rules_at_once_are_exact() -> Result<()> {
+fn f5_a_hundred_rules_at_once_are_exact(backend: Backend) -> Result<()> {
     let bed = Testbed::builder()
         .inputs(2)
         .outputs(2)
@@ -143,12 +163,11 @@ fn f5_a_hundred_rules_at_once_are_exact() -> Result<()> {
                 .output("out1", group, port + 1)
         })
         .collect();
-    forward_exactly(&bed, &rules, 150, 600)?;
+    forward_exactly(&bed, backend, &rules, 150, 600)?;
     Ok(())
 }
 
-#[test]
-fn f6_payloads_of_every_size_up_to_the_mtu_are_exact() -> Result<()> {
+fn f6_payloads_of_every_size_up_to_the_mtu_are_exact(backend: Backend) -> Result<()> {
     let bed = Testbed::new()?;
     let sizes = [0, 1, 18, 46, 64, 1472];
     let rules: Vec<_> = (0..sizes.len())
@@ -164,13 +183,13 @@ fn f6_payloads_of_every_size_up_to_the_mtu_are_exact() -> Result<()> {
         .enumerate()
         .map(|(n, &size)| Stream::new(n as u32, 500, size))
         .collect();
-    forward_streams_exactly(&bed, &rules, &streams)?;
+    forward_streams_exactly(&bed, backend, &rules, &streams)?;
     Ok(())
 }
 
-#[test]
-fn f6_a_datagram_larger_than_one_outputs_mtu_is_dropped_there_and_leaves_by_the_others()
--> Result<()> {
+fn f6_a_datagram_larger_than_one_outputs_mtu_is_dropped_there_and_leaves_by_the_others(
+    backend: Backend,
+) -> Result<()> {
     // At every position: the outputs that get a copy and the last one, which is sent in place.
     for position in 0..3 {
         let bed = Testbed::builder()
@@ -182,7 +201,7 @@ fn f6_a_datagram_larger_than_one_outputs_mtu_is_dropped_there_and_leaves_by_the_
             .outputs("out1", 1)
             .outputs("out2", 1)];
         let receivers = Receivers::start(&bed, &rules)?;
-        let relay = RelayProcess::start(&bed.relay, &rules)?;
+        let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
         let sender = UdpSender::open(&bed.sources[0])?;
         // 972 bytes are the largest payload that fits 1000; 973 the smallest that does not.
         let mut bytes_small = 0;
@@ -221,14 +240,13 @@ fn f6_a_datagram_larger_than_one_outputs_mtu_is_dropped_there_and_leaves_by_the_
     Ok(())
 }
 
-#[test]
-fn f6_ethernet_padding_behind_a_small_datagram_does_not_leave() -> Result<()> {
+fn f6_ethernet_padding_behind_a_small_datagram_does_not_leave(backend: Backend) -> Result<()> {
     let bed = Testbed::new()?;
     bed.outputs[0].set_checksum_offload(false)?; // frames, not super-frames
     let rules = [Rule::feed().outputs("out0", 3)];
     let receivers = Receivers::start(&bed, &rules)?;
     let wire = RawReceiver::start(&bed.receivers[0])?;
-    let relay = RelayProcess::start(&bed.relay, &rules)?;
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
     let sender = RawSender::open(&bed.sources[0])?;
     for sequence in 0..200 {
         // 4 bytes of payload make a frame of 46 bytes; a physical wire carries at least 60.
@@ -252,21 +270,23 @@ fn f6_ethernet_padding_behind_a_small_datagram_does_not_leave() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn f8_seventy_five_thousand_datagrams_have_the_same_hash_at_the_receiver() -> Result<()> {
+fn f8_seventy_five_thousand_datagrams_have_the_same_hash_at_the_receiver(
+    backend: Backend,
+) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let rules = [Rule::feed().outputs("out0", 2)];
     // The verdict compares the hash over all payloads in order with the sender's.
-    forward_exactly(&bed, &rules, 75_000, 1000)?;
+    forward_exactly(&bed, backend, &rules, 75_000, 1000)?;
     Ok(())
 }
 
-#[test]
-fn f10_datagrams_sent_with_segmentation_offload_arrive_with_their_boundaries() -> Result<()> {
+fn f10_datagrams_sent_with_segmentation_offload_arrive_with_their_boundaries(
+    backend: Backend,
+) -> Result<()> {
     let bed = Testbed::new()?;
     let rules = [Rule::feed().outputs("out0", 2)];
     let receivers = Receivers::start(&bed, &rules)?;
-    let relay = RelayProcess::start(&bed.relay, &rules)?;
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
     let stream = Stream::new(0, 8000, 1000);
     let window = Window::new(256, || receivers.progress());
     let sender = UdpSender::open(&bed.sources[0])?;
@@ -281,8 +301,7 @@ fn f10_datagrams_sent_with_segmentation_offload_arrive_with_their_boundaries() -
     Ok(())
 }
 
-#[test]
-fn f11_two_relays_in_a_row_are_exact() -> Result<()> {
+fn f11_two_relays_in_a_row_are_exact(backend: Backend) -> Result<()> {
     let bed = Testbed::new()?;
     let far = Arc::new(Namespace::new("far")?);
     let end = |namespace: &Arc<Namespace>, interface: &str, last: u8| End {
@@ -299,8 +318,8 @@ fn f11_two_relays_in_a_row_are_exact() -> Result<()> {
     let (middle_group, middle_port) = output_destination(0);
     let first_rules = [Rule::feed().outputs("out0", 2)];
     let second_rules = [Rule::new("hop", "rcv0", middle_group, middle_port).outputs("next", 4)];
-    let first = RelayProcess::start(&bed.relay, &first_rules)?;
-    let second = RelayProcess::start(second_host, &second_rules)?;
+    let first = RelayProcess::start(&bed.relay, backend, &first_rules)?;
+    let second = RelayProcess::start(second_host, backend, &second_rules)?;
     let listen: Vec<_> = second_rules[0]
         .outputs
         .iter()
@@ -324,12 +343,11 @@ fn f11_two_relays_in_a_row_are_exact() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn x5_buffer_exhaustion_stays_counted_and_low() -> Result<()> {
+fn x5_buffer_exhaustion_stays_counted_and_low(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let rules = [Rule::feed().outputs("out0", 16)];
     let receivers = Receivers::start(&bed, &rules)?;
-    let relay = RelayProcess::start(&bed.relay, &rules)?;
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
     // As fast as one thread can, which is more than one core can send 16 times.
     let sender = UdpSender::open(&bed.sources[0])?;
     for sequence in 0..5000 {
@@ -356,6 +374,29 @@ fn x5_buffer_exhaustion_stays_counted_and_low() -> Result<()> {
     );
     // The relay is as good as before the overload.
     drop(receivers);
-    forward_exactly(&bed, &rules, 500, 1000)?;
+    forward_exactly(&bed, backend, &rules, 500, 1000)?;
     Ok(())
+}
+
+relay_tests::on_both_backends! {
+    f1_a_hundred_datagrams_to_one_output_are_exact,
+    f1_ten_thousand_datagrams_to_a_single_output_are_exact,
+    f2_one_packet_to_four_destinations_arrives_at_all_four_with_equal_payload,
+    f2_one_input_to_four_outputs_is_exact,
+    f3_one_input_to_sixteen_outputs_is_exact,
+    f3_one_input_to_sixty_four_outputs_is_exact,
+    f3_one_input_to_two_hundred_and_fifty_outputs_is_exact,
+    f4_outputs_spread_over_three_interfaces_are_exact,
+    f4_an_output_on_the_inputs_own_interface_is_exact,
+    f4_outputs_on_the_inputs_own_interface_and_on_another_are_exact,
+    f4_the_same_destination_on_two_interfaces_is_exact_on_both,
+    f5_three_inputs_converging_on_one_output_are_exact,
+    f5_a_hundred_rules_at_once_are_exact,
+    f6_payloads_of_every_size_up_to_the_mtu_are_exact,
+    f6_a_datagram_larger_than_one_outputs_mtu_is_dropped_there_and_leaves_by_the_others,
+    f6_ethernet_padding_behind_a_small_datagram_does_not_leave,
+    f8_seventy_five_thousand_datagrams_have_the_same_hash_at_the_receiver,
+    f10_datagrams_sent_with_segmentation_offload_arrive_with_their_boundaries,
+    f11_two_relays_in_a_row_are_exact,
+    x5_buffer_exhaustion_stays_counted_and_low,
 }

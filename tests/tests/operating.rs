@@ -13,38 +13,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
+use relay_tests::backend::Backend;
 use relay_tests::netns::Namespace;
-use relay_tests::relay::{Finished, RelayProcess, RuleFile, binary, finish, relay};
+use relay_tests::relay::{Finished, RelayProcess, RuleFile, binary, finish, relay, run_arguments};
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml};
-use relay_tests::scenario::{Receivers, forward_exactly, send, streams};
+use relay_tests::scenario::{Receivers, forward_exactly, forward_exactly_by, send, streams};
 use relay_tests::sender::{Traffic, UdpSender};
+use relay_tests::sys;
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 use relay_tests::veth::{End, connect};
 
-/// Fails unless `finished` reports a mistake at `line` of `file` that says every one of `words`, and
-/// a remedy in the line after it.
-#[track_caller]
-fn assert_mistake(finished: &Finished, file: &RuleFile, line: usize, words: &[&str]) {
-    let text = format!("{}{}", finished.stdout, finished.stderr);
-    let place = format!("{}:{line}:", file.path().display());
-    let mut lines = text.lines();
-    let message = lines.find(|l| l.contains(&place) && words.iter().all(|word| l.contains(word)));
-    assert!(
-        message.is_some(),
-        "a message with `{place}` and {words:?} in:\n{text}"
-    );
-    let remedy = lines.next().unwrap_or_default();
-    assert!(
-        remedy.starts_with("    ") && remedy.trim().len() > 10,
-        "a remedy after {message:?}:\n{text}"
-    );
-}
-
 const HEAD: &str = "[[rules]]\nname = \"a\"\n";
 
-#[test]
-fn o3_every_mistake_in_a_rule_file_is_refused_with_its_line_and_a_remedy() -> Result<()> {
+fn o3_every_mistake_in_a_rule_file_is_refused_with_its_line_and_a_remedy(
+    backend: Backend,
+) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let input = "input = { interface = \"in0\", group = \"239.1.1.1\", port = 5001 }\n";
     let outputs = "outputs = [{ interface = \"out0\", group = \"239.2.2.2\", port = 5002 }]\n";
@@ -149,14 +133,15 @@ fn o3_every_mistake_in_a_rule_file_is_refused_with_its_line_and_a_remedy() -> Re
     for (what, text, line, words) in cases {
         let file = RuleFile::new(&text)?;
         let path = file.path().display().to_string();
-        for command in ["check", "run"] {
-            let finished = relay(&bed.relay, &[command, &path])?;
+        let run = ["run", "--backend", backend.name(), &path];
+        for arguments in [&["check", &path][..], &run] {
+            let finished = relay(&bed.relay, arguments)?;
             assert_eq!(
                 finished.code,
                 Some(78),
-                "`relay {command}` with {what}: {finished:?}"
+                "{arguments:?} with {what}: {finished:?}"
             );
-            assert_mistake(&finished, &file, line, words);
+            finished.assert_mistake(&file, line, words);
         }
     }
     Ok(())
@@ -174,15 +159,16 @@ fn o3_all_mistakes_are_reported_in_one_go() -> Result<()> {
     )?;
     let finished = relay(&namespace, &["check", &file.path().display().to_string()])?;
     assert_eq!(finished.code, Some(78), "{finished:?}");
-    assert_mistake(&finished, &file, 3, &["10.1.1.1"]);
-    assert_mistake(&finished, &file, 3, &["port"]);
-    assert_mistake(&finished, &file, 5, &["ttl"]);
-    assert_mistake(&finished, &file, 7, &["color"]);
+    finished.assert_mistake(&file, 3, &["10.1.1.1"]);
+    finished.assert_mistake(&file, 3, &["port"]);
+    finished.assert_mistake(&file, 5, &["ttl"]);
+    finished.assert_mistake(&file, 7, &["color"]);
     Ok(())
 }
 
-#[test]
-fn o3_missing_and_unfit_interfaces_are_refused_with_their_line_and_a_remedy() -> Result<()> {
+fn o3_missing_and_unfit_interfaces_are_refused_with_their_line_and_a_remedy(
+    backend: Backend,
+) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let other = Arc::new(Namespace::new("other")?);
     let end = |namespace: &Arc<Namespace>, interface: &str, last: u8| End {
@@ -220,39 +206,37 @@ fn o3_missing_and_unfit_interfaces_are_refused_with_their_line_and_a_remedy() ->
         let file = RuleFile::new(&text)?;
         let path = file.path().display().to_string();
         for command in ["plan", "run"] {
-            let finished = relay(&bed.relay, &[command, &path])?;
+            let arguments = [command, "--backend", backend.name(), &path];
+            let finished = relay(&bed.relay, &arguments)?;
             assert_eq!(
                 finished.code,
                 Some(78),
-                "`relay {command}` with {what}: {finished:?}"
+                "{arguments:?} with {what}: {finished:?}"
             );
-            assert_mistake(&finished, &file, line, &[word]);
+            finished.assert_mistake(&file, line, &[word]);
         }
     }
     Ok(())
 }
 
-#[test]
-fn o3_a_correct_file_is_accepted_and_the_plan_touches_nothing() -> Result<()> {
+fn o3_a_correct_file_is_accepted_and_the_plan_touches_nothing(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let file = RuleFile::of(&[Rule::feed().outputs("out0", 4)])?;
     let path = file.path().display().to_string();
     let before = bed.relay.ip("-details address")?;
-    for arguments in [
-        &["check", &path][..],
-        &["plan", &path],
-        &["plan", &path, "--json"],
-    ] {
+    let on = ["plan", &path, "--backend", backend.name()];
+    let json = ["plan", &path, "--backend", backend.name(), "--json"];
+    for arguments in [&["check", &path][..], &on] {
         let finished = relay(&bed.relay, arguments)?;
         assert_eq!(finished.code, Some(0), "{arguments:?}: {finished:?}");
-        if arguments.len() == 3 {
-            let plan: serde_json::Value = serde_json::from_str(&finished.stdout)?;
-            assert_eq!(
-                plan["flows"][0]["outputs"].as_array().map(Vec::len),
-                Some(4),
-                "{plan}"
-            );
-        }
+    }
+    let finished = relay(&bed.relay, &json)?;
+    assert_eq!(finished.code, Some(0), "{json:?}: {finished:?}");
+    let plan: serde_json::Value = serde_json::from_str(&finished.stdout)?;
+    let outputs = plan["flows"][0]["outputs"].as_array();
+    assert_eq!(outputs.map(Vec::len), Some(4), "{plan}");
+    for interface in plan["interfaces"].as_array().context("interfaces")? {
+        assert_eq!(interface["backend"], backend.name(), "{plan}");
     }
     assert_eq!(before, bed.relay.ip("-details address")?);
     Ok(())
@@ -276,8 +260,14 @@ impl Drop for PublicCopy {
     }
 }
 
-/// `relay run --json FILE` as another user with `capabilities` (as `CAP_...`) and no others.
-fn as_user(bed: &Testbed, copy: &PublicCopy, file: &RuleFile, capabilities: &[String]) -> Command {
+/// `relay run` as another user with `capabilities` (as `CAP_...`), and no others.
+fn as_user(
+    bed: &Testbed,
+    backend: Backend,
+    copy: &PublicCopy,
+    file: &RuleFile,
+    capabilities: &[String],
+) -> Command {
     let names = capabilities
         .iter()
         .map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()));
@@ -294,9 +284,23 @@ fn as_user(bed: &Testbed, copy: &PublicCopy, file: &RuleFile, capabilities: &[St
         .arg(format!("--ambient-caps={list}"))
         .arg(format!("--bounding-set={list}"))
         .arg(&copy.0)
-        .args(["run", "--json"])
+        .args(run_arguments(backend))
         .arg(file.path());
     command
+}
+
+/// What the relay needs on a backend, in the order of the kernel's numbers.
+fn needed_capabilities(backend: Backend) -> &'static [&'static str] {
+    match backend {
+        Backend::Xdp => &[
+            "CAP_NET_ADMIN",
+            "CAP_NET_RAW",
+            "CAP_IPC_LOCK",
+            "CAP_PERFMON",
+            "CAP_BPF",
+        ],
+        Backend::IoUring => &["CAP_NET_RAW", "CAP_BPF"],
+    }
 }
 
 /// Every `CAP_...` that the first sentence of `finished` names as missing; the sentences after it
@@ -310,29 +314,25 @@ fn missing_capabilities(finished: &Finished) -> Vec<String> {
         .collect()
 }
 
-#[test]
-fn o5_an_unprivileged_user_learns_which_capabilities_are_missing_and_runs_with_just_those()
--> Result<()> {
+fn o5_an_unprivileged_user_learns_which_capabilities_are_missing_and_runs_with_just_those(
+    backend: Backend,
+) -> Result<()> {
     let bed = Testbed::new()?;
     let rules = [Rule::feed().outputs("out0", 2)];
     let file = RuleFile::of(&rules)?;
-    let copy = PublicCopy::new("o5")?;
-    let finished = finish(as_user(&bed, &copy, &file, &[]))?;
+    let copy = PublicCopy::new(&format!("o5-{}", backend.name()))?;
+    let finished = finish(as_user(&bed, backend, &copy, &file, &[]))?;
     assert_eq!(finished.code, Some(77), "{finished:?}");
     let capabilities = missing_capabilities(&finished);
-    for needed in ["CAP_BPF", "CAP_NET_ADMIN", "CAP_NET_RAW"] {
-        assert!(
-            capabilities.iter().any(|name| name == needed),
-            "{needed}: {finished:?}"
-        );
-    }
+    assert_eq!(capabilities, needed_capabilities(backend), "{finished:?}");
     assert!(
         finished.stderr.contains("setcap"),
         "how to grant them: {finished:?}"
     );
 
     let receivers = Receivers::start(&bed, &rules)?;
-    let relay = RelayProcess::start_command(as_user(&bed, &copy, &file, &capabilities))?;
+    let command = as_user(&bed, backend, &copy, &file, &capabilities);
+    let relay = RelayProcess::start_command(command)?.expecting(backend);
     let streams = streams(&rules, 500, 1000);
     send(&bed, &rules, &streams, || receivers.progress())?;
     receivers.assert_exact(&streams);
@@ -340,20 +340,48 @@ fn o5_an_unprivileged_user_learns_which_capabilities_are_missing_and_runs_with_j
     Ok(())
 }
 
-#[test]
-fn o5_each_single_missing_capability_is_named_and_no_other() -> Result<()> {
+fn o5_an_unprivileged_user_who_may_lock_no_memory_runs_or_learns_what_to_raise(
+    backend: Backend,
+) -> Result<()> {
+    let bed = Testbed::new()?;
+    let rules = [Rule::feed().outputs("out0", 2)];
+    let file = RuleFile::of(&rules)?;
+    let copy = PublicCopy::new(&format!("o5-memlock-{}", backend.name()))?;
+    let capabilities: Vec<_> = needed_capabilities(backend)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let mut command = as_user(&bed, backend, &copy, &file, &capabilities);
+    sys::limit_locked_memory(&mut command, 0);
+    match backend {
+        // By CAP_IPC_LOCK.
+        Backend::Xdp => {
+            let relay = RelayProcess::start_command(command)?.expecting(backend);
+            forward_exactly_by(relay, &bed, &rules, &streams(&rules, 500, 1000))?;
+        }
+        // The kernel accounts a ring to the user who makes it.
+        Backend::IoUring => {
+            let finished = finish(command)?;
+            assert_eq!(finished.code, Some(69), "{finished:?}");
+            assert!(finished.stderr.contains("`ulimit -l`"), "{finished:?}");
+        }
+    }
+    Ok(())
+}
+
+fn o5_each_single_missing_capability_is_named_and_no_other(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let file = RuleFile::of(&[Rule::feed().outputs("out0", 1)])?;
-    let copy = PublicCopy::new("o5-single")?;
-    let all = missing_capabilities(&finish(as_user(&bed, &copy, &file, &[]))?);
-    assert!(all.len() >= 3, "{all:?}");
+    let copy = PublicCopy::new(&format!("o5-single-{}", backend.name()))?;
+    let all = missing_capabilities(&finish(as_user(&bed, backend, &copy, &file, &[]))?);
+    assert_eq!(all, needed_capabilities(backend));
     for missing in &all {
         let others: Vec<_> = all
             .iter()
             .filter(|name| *name != missing)
             .cloned()
             .collect();
-        let finished = finish(as_user(&bed, &copy, &file, &others))?;
+        let finished = finish(as_user(&bed, backend, &copy, &file, &others))?;
         assert_eq!(finished.code, Some(77), "without {missing}: {finished:?}");
         assert_eq!(
             missing_capabilities(&finished),
@@ -380,16 +408,16 @@ fn has_joined(bed: &Testbed, interface: &str, group: Ipv4Addr) -> Result<bool> {
         .any(|word| word == group.to_string()))
 }
 
-fn stops_cleanly_by(signal: Signal) -> Result<()> {
+fn stops_cleanly_by(backend: Backend, signal: Signal) -> Result<()> {
     let bed = Testbed::new()?;
     let rules = [Rule::feed().outputs("out0", 4)];
     let receivers = Receivers::start(&bed, &rules)?;
     let before = bed.relay.ip("-details link")?;
-    let relay = RelayProcess::start(&bed.relay, &rules)?;
-    assert!(
-        has_xdp(&bed, "in0")? && has_joined(&bed, "in0", GROUP_IN)?,
-        "attached and joined"
-    );
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+    assert!(has_joined(&bed, "in0", GROUP_IN)?, "joined");
+    assert_eq!(has_xdp(&bed, "in0")?, backend == Backend::Xdp);
+    assert!(!has_xdp(&bed, "out0")?, "an output needs no XDP program");
+    assert!(bed.relay.packet_sockets()? > 0, "super-frames need one");
 
     // Stopped while the traffic runs on.
     let over = AtomicBool::new(false);
@@ -426,6 +454,7 @@ fn stops_cleanly_by(signal: Signal) -> Result<()> {
         "no XDP program stays"
     );
     assert!(!has_joined(&bed, "in0", GROUP_IN)?, "the group is left");
+    assert_eq!(bed.relay.packet_sockets()?, 0, "no packet socket stays");
     assert_eq!(
         before.contains("PROMISC"),
         bed.relay.ip("-details link")?.contains("PROMISC")
@@ -449,20 +478,22 @@ fn stops_cleanly_by(signal: Signal) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn o6_sigterm_under_traffic_ends_within_a_second_and_leaves_the_interfaces_clean() -> Result<()> {
-    stops_cleanly_by(Signal::SIGTERM)
+fn o6_sigterm_under_traffic_ends_within_a_second_and_leaves_the_interfaces_clean(
+    backend: Backend,
+) -> Result<()> {
+    stops_cleanly_by(backend, Signal::SIGTERM)
 }
 
-#[test]
-fn o6_sigint_under_traffic_ends_within_a_second_and_leaves_the_interfaces_clean() -> Result<()> {
-    stops_cleanly_by(Signal::SIGINT)
+fn o6_sigint_under_traffic_ends_within_a_second_and_leaves_the_interfaces_clean(
+    backend: Backend,
+) -> Result<()> {
+    stops_cleanly_by(backend, Signal::SIGINT)
 }
 
-#[test]
-fn o6_a_relay_without_traffic_ends_within_a_second() -> Result<()> {
+fn o6_a_relay_without_traffic_ends_within_a_second(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
-    let stopped = RelayProcess::start(&bed.relay, &[Rule::feed().outputs("out0", 1)])?.stop()?;
+    let stopped =
+        RelayProcess::start(&bed.relay, backend, &[Rule::feed().outputs("out0", 1)])?.stop()?;
     assert!(
         stopped.took < Duration::from_secs(1),
         "took {:?}",
@@ -472,39 +503,50 @@ fn o6_a_relay_without_traffic_ends_within_a_second() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn o7_a_second_relay_on_the_interface_learns_who_holds_it_and_disturbs_nothing() -> Result<()> {
+fn o7_a_second_relay_on_the_interface_learns_who_holds_it_and_disturbs_nothing(
+    backend: Backend,
+) -> Result<()> {
     let bed = Testbed::new()?;
     let rules = [Rule::feed().outputs("out0", 2)];
-    let receivers = Receivers::start(&bed, &rules)?;
-    let mut first = RelayProcess::start(&bed.relay, &rules)?;
-    let file =
-        RuleFile::of(&[Rule::new("other", "in0", GROUP_IN, PORT_IN + 1).outputs("out0", 1)])?;
-    let streams = streams(&rules, 4000, 500);
-    let second = thread::scope(|scope| -> Result<_> {
-        let sending = scope.spawn(|| send(&bed, &rules, &streams, || receivers.progress()));
-        let second = relay(&bed.relay, &["run", &file.path().display().to_string()]);
-        let sent = sending.join();
-        assert!(matches!(sent, Ok(Ok(()))), "{sent:?}");
-        second
-    })?;
-    assert_eq!(second.code, Some(69), "{second:?}");
-    assert!(
-        second.stderr.contains("in0"),
-        "which interface: {}",
-        second.stderr
-    );
-    let holder = format!("process {}", first.id());
-    assert!(
-        second.stderr.contains(&holder),
-        "`{holder}` in: {}",
-        second.stderr
-    );
-    assert!(first.is_running());
-    receivers.assert_exact(&streams);
-    first.stop()?.report.assert_exact(&[4000]);
+    let other = Rule::new("other", "in0", GROUP_IN, PORT_IN + 1).outputs("out0", 1);
+    let file = RuleFile::of(&[other])?;
+    let path = file.path().display().to_string();
+    // Whatever the backends of the two.
+    for second in Backend::ALL {
+        let receivers = Receivers::start(&bed, &rules)?;
+        let mut first = RelayProcess::start(&bed.relay, backend, &rules)?;
+        let streams = streams(&rules, 4000, 500);
+        let refused = thread::scope(|scope| -> Result<_> {
+            let sending = scope.spawn(|| send(&bed, &rules, &streams, || receivers.progress()));
+            let refused = relay(&bed.relay, &["run", "--backend", second.name(), &path]);
+            let sent = sending.join();
+            assert!(matches!(sent, Ok(Ok(()))), "{sent:?}");
+            refused
+        })?;
+        assert_eq!(refused.code, Some(69), "{second:?}: {refused:?}");
+        let holder = format!("process {}", first.id());
+        for word in ["in0", &holder] {
+            let said = &refused.stderr;
+            assert!(said.contains(word), "{second:?}: `{word}` in: {said}");
+        }
+        assert!(first.is_running());
+        receivers.assert_exact(&streams);
+        first.stop()?.report.assert_exact(&[4000]);
+    }
     // The interface is free again.
-    drop(receivers);
-    forward_exactly(&bed, &rules, 200, 500)?;
+    forward_exactly(&bed, backend, &rules, 200, 500)?;
     Ok(())
+}
+
+relay_tests::on_both_backends! {
+    o3_every_mistake_in_a_rule_file_is_refused_with_its_line_and_a_remedy,
+    o3_missing_and_unfit_interfaces_are_refused_with_their_line_and_a_remedy,
+    o3_a_correct_file_is_accepted_and_the_plan_touches_nothing,
+    o5_an_unprivileged_user_learns_which_capabilities_are_missing_and_runs_with_just_those,
+    o5_an_unprivileged_user_who_may_lock_no_memory_runs_or_learns_what_to_raise,
+    o5_each_single_missing_capability_is_named_and_no_other,
+    o6_sigterm_under_traffic_ends_within_a_second_and_leaves_the_interfaces_clean,
+    o6_sigint_under_traffic_ends_within_a_second_and_leaves_the_interfaces_clean,
+    o6_a_relay_without_traffic_ends_within_a_second,
+    o7_a_second_relay_on_the_interface_learns_who_holds_it_and_disturbs_nothing,
 }

@@ -1,13 +1,12 @@
 //! Several queues: each belongs to one worker, whatever the numbers, and a frame on a queue that the relay
-//! does not use is left to the stack and counted.
-
-use std::net::Ipv4Addr;
+//! does not use is left to the stack and counted. On XDP only: a packet socket hears all queues.
 
 use anyhow::Result;
-use relay_tests::relay::{RelayProcess, RuleFile, binary};
+use relay_tests::backend::Backend;
+use relay_tests::relay::{RelayProcess, RuleFile};
 use relay_tests::report::Report;
-use relay_tests::rules::{Rule, to_toml};
-use relay_tests::scenario::{Receivers, forward_exactly, send, streams};
+use relay_tests::rules::{feeds, to_toml};
+use relay_tests::scenario::{Receivers, forward_exactly, forward_exactly_by, send, streams};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
@@ -16,35 +15,13 @@ use relay_tests::topology::Testbed;
 const FEEDS: u16 = 32;
 const COUNT: u64 = 50;
 
-fn feeds() -> Vec<Rule> {
-    (0..FEEDS)
-        .map(|n| {
-            let group = |block: u8| Ipv4Addr::new(239, block, 0, n as u8 + 1);
-            Rule::new(format!("feed-{n}"), "in0", group(1), 5001 + n)
-                .output("out0", group(2), 5001 + n)
-                .output("out0", group(3), 5001 + n)
-        })
-        .collect()
-}
-
 /// Runs the relay with `feeds` and more configuration, and expects exactness.
 fn forward_with(bed: &Testbed, more: &str) -> Result<Report> {
-    let rules = feeds();
+    let rules = feeds(FEEDS);
     let file = RuleFile::new(&format!("{}{more}", to_toml(&rules)))?;
-    let receivers = Receivers::start(bed, &rules)?;
-    let relay = start(bed, &file)?;
+    let relay = RelayProcess::start_file(&bed.relay, Backend::Xdp, file)?;
     let streams = streams(&rules, COUNT, 500);
-    send(bed, &rules, &streams, || receivers.progress())?;
-    receivers.assert_exact(&streams);
-    let report = relay.stop()?.report;
-    report.assert_exact(&[COUNT; FEEDS as usize]);
-    Ok(report)
-}
-
-fn start(bed: &Testbed, file: &RuleFile) -> Result<RelayProcess> {
-    let mut command = bed.relay.command(binary()?);
-    command.args(["run", "--json"]).arg(file.path());
-    RelayProcess::start_command(command)
+    Ok(forward_exactly_by(relay, bed, &rules, &streams)?.report)
 }
 
 fn worker_loads(report: &Report) -> Vec<u64> {
@@ -58,7 +35,7 @@ fn worker_loads(report: &Report) -> Vec<u64> {
 #[test]
 fn two_queues_have_two_workers_and_all_feeds_are_exact() -> Result<()> {
     let bed = Testbed::builder().queues(2).without_capture().build()?;
-    let report = forward_exactly(&bed, &feeds(), COUNT, 500)?.report;
+    let report = forward_exactly(&bed, Backend::Xdp, &feeds(FEEDS), COUNT, 500)?.report;
     let loads = worker_loads(&report);
     assert_eq!(loads.len(), 2, "{loads:?}");
     assert!(loads.iter().all(|&load| load > 0), "{loads:?}");
@@ -99,18 +76,18 @@ fn workers_pinned_to_cpus_are_exact() -> Result<()> {
 #[test]
 fn frames_on_a_queue_that_is_not_listed_are_counted_and_said() -> Result<()> {
     let bed = Testbed::builder().queues(2).without_capture().build()?;
-    let rules = feeds();
+    let rules = feeds(FEEDS);
     let only_one = "\n[[interfaces]]\nname = \"in0\"\nqueues = [1]\n";
     let file = RuleFile::new(&format!("{}{only_one}", to_toml(&rules)))?;
     let receivers = Receivers::start(&bed, &rules)?;
-    let relay = start(&bed, &file)?;
+    let relay = RelayProcess::start_file(&bed.relay, Backend::Xdp, file)?;
     let streams: Vec<Stream> = streams(&rules, COUNT, 500);
     let sent = u64::from(FEEDS) * COUNT;
     send(&bed, &rules, &streams, || sent)?;
     receivers.settle();
     let stopped = relay.stop()?;
     let (report, log) = (stopped.report, stopped.log);
-    let missed = report.xdp("in0", "pass_no_socket");
+    let missed = report.filter("in0", "pass_no_socket");
     assert!(missed > 0 && report.packets_received > 0, "{report:#?}");
     assert_eq!(missed + report.packets_received, sent, "{report:#?}");
     report.assert_balanced();

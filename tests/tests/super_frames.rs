@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use in_process::SetUp;
 use relay::stats::Dropped;
+use relay_tests::backend::Backend;
 use relay_tests::frames::{Checksum, UdpFrame};
 use relay_tests::inspect::{Datagram, UdpChecksum};
 use relay_tests::payload::payload;
@@ -283,7 +284,7 @@ fn every_frame_that_a_dead_wire_swallows_is_counted() -> Result<()> {
         bed.outputs[0].set_checksum_offload(whole)?;
         let rules = [Rule::feed().outputs("out0", 2)];
         let receivers = Receivers::start(&bed, &rules)?;
-        let relay = RelayProcess::start(&bed.relay, &rules)?;
+        let relay = RelayProcess::start(&bed.relay, Backend::Xdp, &rules)?;
         let end = [&bed.outputs[0], &bed.receivers[0]][usize::from(far)];
         std::thread::scope(|scope| -> Result<()> {
             let sender = UdpSender::open(&bed.sources[0])?;
@@ -333,7 +334,7 @@ fn an_xdp_program_attached_at_the_far_end_costs_no_frame() -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let rules = [Rule::feed().outputs("out0", 2)];
     let receivers = Receivers::start(&bed, &rules)?;
-    let relay = RelayProcess::start(&bed.relay, &rules)?;
+    let relay = RelayProcess::start(&bed.relay, Backend::Xdp, &rules)?;
     let far = &bed.receivers[0];
     let _next_hop = std::thread::scope(|scope| -> Result<RelayProcess> {
         let sender = UdpSender::open(&bed.sources[0])?;
@@ -341,7 +342,8 @@ fn an_xdp_program_attached_at_the_far_end_costs_no_frame() -> Result<()> {
         let sending = scope.spawn(move || sender.send(&traffic, 10_000));
         // Another relay, for another group.
         let other = Rule::new("other".to_owned(), "rcv0", [239, 77, 7, 7].into(), 7777);
-        let next_hop = RelayProcess::start(&far.namespace, &[other.outputs("rcv0", 1)])?;
+        let next_hop =
+            RelayProcess::start(&far.namespace, Backend::Xdp, &[other.outputs("rcv0", 1)])?;
         let sent = sending.join();
         ensure!(matches!(sent, Ok(Ok(()))), "{sent:?}");
         Ok(next_hop)

@@ -13,8 +13,10 @@ use relay_tests::payload::payload;
 use relay_tests::raw::{RawReceiver, RawSender};
 use relay_tests::receiver::{Listen, UdpReceiver};
 use relay_tests::sender::{Traffic, UdpSender, Window};
+use relay_tests::stacked;
 use relay_tests::tally::{Stream, Tally};
 use relay_tests::topology::Testbed;
+use relay_tests::veth::Endpoint;
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 1);
 const PORT: u16 = 5001;
@@ -228,4 +230,21 @@ fn a_failing_test_leaves_a_capture_of_its_wires() {
     );
     std::fs::remove_file(path).unwrap();
     std::fs::remove_file(target_directory().join("pcap/a-failing-test-rcv0.pcap")).unwrap();
+}
+
+#[test]
+fn macvlan_devices_and_bridges_carry_what_the_wire_below_them_carries() -> Result<()> {
+    type Stack = fn(&Endpoint, &str) -> Result<Endpoint>;
+    let stream = Stream::new(1, 2000, 1000);
+    for device in [stacked::macvlan as Stack, stacked::bridge] {
+        let bed = Testbed::new()?;
+        let near = device(&bed.inputs[0], "device0")?;
+        let far = &bed.sources[0];
+        for (from, to) in [(far, &near), (&near, far)] {
+            let receiver = UdpReceiver::start(to, &[Listen::new(GROUP, PORT, 1)])?;
+            UdpSender::open(from)?.send(&Traffic::new(GROUP, PORT, stream), 10_000)?;
+            receiver.assert_all_exact(&stream, WAIT);
+        }
+    }
+    Ok(())
 }
