@@ -58,6 +58,14 @@ impl Worker {
         }
     }
 
+    /// One round of [`Self::run`]. Returns whether a frame came in.
+    pub fn turn(&mut self) -> bool {
+        match self {
+            Self::Xdp(worker) => worker.turn(),
+            Self::IoUring(worker) => worker.turn(),
+        }
+    }
+
     /// The counters, which stay readable while the worker runs and after it ended.
     #[must_use]
     pub fn stats(&self) -> Arc<WorkerStats> {

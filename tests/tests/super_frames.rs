@@ -32,11 +32,16 @@ fn frame(bed: &Testbed, n: u64, size: usize) -> UdpFrame {
 
 /// Sends `frames`, equally many for each rule, then lets a relay with `rules` forward them: all that fit into a batch at once. Returns what
 /// stayed behind: drops by output and reason.
-fn forward(bed: &Testbed, rules: &[Rule], frames: &[UdpFrame]) -> Result<Vec<(Dropped, u64)>> {
+fn forward(
+    bed: &Testbed,
+    backend: Backend,
+    rules: &[Rule],
+    frames: &[UdpFrame],
+) -> Result<Vec<(Dropped, u64)>> {
     let SetUp {
         mut worker,
         feeds: _feeds,
-    } = SetUp::new(bed, &to_toml(rules), None)?;
+    } = SetUp::new(bed, backend, &to_toml(rules), None)?;
     let sender = RawSender::open(&bed.sources[0])?;
     for frame in frames {
         sender.send(&frame.build()?)?;
@@ -76,32 +81,40 @@ fn on_the_wire(raw: &RawReceiver) -> usize {
 
 /// Forwards over a wire in front of which the kernel cuts super-frames apart, by one output, and returns what
 /// arrived.
-fn forward_cut(frames: impl Fn(&Testbed) -> Vec<UdpFrame>) -> Result<Vec<Datagram>> {
+fn forward_cut(
+    backend: Backend,
+    frames: impl Fn(&Testbed) -> Vec<UdpFrame>,
+) -> Result<Vec<Datagram>> {
     let bed = Testbed::new()?;
     bed.outputs[0].set_checksum_offload(false)?;
     let raw = RawReceiver::start(&bed.receivers[0])?;
-    let dropped = forward(&bed, &[Rule::feed().outputs("out0", 1)], &frames(&bed))?;
+    let dropped = forward(
+        &bed,
+        backend,
+        &[Rule::feed().outputs("out0", 1)],
+        &frames(&bed),
+    )?;
     ensure!(dropped.is_empty(), "{dropped:?}");
     raw.settle();
     Ok(raw.datagrams())
 }
 
-#[test]
-fn datagrams_of_one_batch_leave_joined_and_arrive_apart() -> Result<()> {
+fn datagrams_of_one_batch_leave_joined_and_arrive_apart(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().outputs(2).build()?;
     let rules = [Rule::feed().outputs("out0", 3).outputs("out1", 1)];
     let receivers = Receivers::start(&bed, &rules)?;
     let raw = RawReceiver::start(&bed.receivers[0])?;
     let frames: Vec<_> = (0..60).map(|n| frame(&bed, n, 1400)).collect();
-    assert_eq!(forward(&bed, &rules, &frames)?, []);
+    assert_eq!(forward(&bed, backend, &rules, &frames)?, []);
     receivers.assert_exact(&[Stream::new(0, 60, 1400)]);
     // 60 datagrams of 1400 bytes are more than one super-frame holds, and fill two.
     assert_eq!(on_the_wire(&raw), 3 * 2);
     Ok(())
 }
 
-#[test]
-fn flows_that_take_turns_are_joined_each_for_itself_and_keep_their_order() -> Result<()> {
+fn flows_that_take_turns_are_joined_each_for_itself_and_keep_their_order(
+    backend: Backend,
+) -> Result<()> {
     const FLOWS: usize = 6;
     let bed = Testbed::new()?;
     let rule = |n: usize| {
@@ -121,7 +134,7 @@ fn flows_that_take_turns_are_joined_each_for_itself_and_keep_their_order() -> Re
             frames.push(frame);
         }
     }
-    assert_eq!(forward(&bed, &rules, &frames)?, []);
+    assert_eq!(forward(&bed, backend, &rules, &frames)?, []);
     let streams: Vec<_> = (0..FLOWS as u32)
         .map(|flow| Stream::new(flow, 10, 300))
         .collect();
@@ -130,9 +143,12 @@ fn flows_that_take_turns_are_joined_each_for_itself_and_keep_their_order() -> Re
     Ok(())
 }
 
-#[test]
-fn what_is_cut_apart_has_the_headers_that_each_datagram_would_have_had() -> Result<()> {
-    let datagrams = forward_cut(|bed| (0..300).map(|n| frame(bed, n + 65_400, 700)).collect())?;
+fn what_is_cut_apart_has_the_headers_that_each_datagram_would_have_had(
+    backend: Backend,
+) -> Result<()> {
+    let datagrams = forward_cut(backend, |bed| {
+        (0..300).map(|n| frame(bed, n + 65_400, 700)).collect()
+    })?;
     assert_eq!(datagrams.len(), 300);
     for (n, datagram) in (65_400..).zip(&datagrams) {
         assert_eq!(datagram.checksum, UdpChecksum::Valid, "{n}: {datagram:?}");
@@ -144,8 +160,7 @@ fn what_is_cut_apart_has_the_headers_that_each_datagram_would_have_had() -> Resu
     Ok(())
 }
 
-#[test]
-fn datagrams_whose_headers_do_not_follow_are_not_joined() -> Result<()> {
+fn datagrams_whose_headers_do_not_follow_are_not_joined(backend: Backend) -> Result<()> {
     type Change = fn(&mut UdpFrame, u64);
     let changes: [Change; 4] = [
         |frame, n| frame.identification = (n * 7919) as u16,
@@ -166,7 +181,7 @@ fn datagrams_whose_headers_do_not_follow_are_not_joined() -> Result<()> {
         };
         let bed = Testbed::new()?;
         let expected = sent(&bed);
-        let arrived = forward_cut(sent)?;
+        let arrived = forward_cut(backend, sent)?;
         assert_eq!(arrived.len(), expected.len(), "case {number}");
         for (arrived, expected) in arrived.iter().zip(&expected) {
             let checksum = match expected.checksum {
@@ -185,9 +200,8 @@ fn datagrams_whose_headers_do_not_follow_are_not_joined() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn datagrams_without_checksum_are_joined_and_get_one() -> Result<()> {
-    let datagrams = forward_cut(|bed| {
+fn datagrams_without_checksum_are_joined_and_get_one(backend: Backend) -> Result<()> {
+    let datagrams = forward_cut(backend, |bed| {
         let frames = (0..60).map(|n| UdpFrame {
             checksum: Checksum::Zero,
             ..frame(bed, n, 500)
@@ -202,8 +216,9 @@ fn datagrams_without_checksum_are_joined_and_get_one() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_shorter_last_datagram_still_leaves_where_the_others_are_too_big() -> Result<()> {
+fn a_shorter_last_datagram_still_leaves_where_the_others_are_too_big(
+    backend: Backend,
+) -> Result<()> {
     let bed = Testbed::builder().outputs(2).output_mtu(1, 1000).build()?;
     let rules = [Rule::feed().outputs("out0", 1).outputs("out1", 1)];
     let receivers = Receivers::start(&bed, &rules)?;
@@ -212,7 +227,10 @@ fn a_shorter_last_datagram_still_leaves_where_the_others_are_too_big() -> Result
         .zip(sizes)
         .map(|(n, size)| frame(&bed, n, size))
         .collect();
-    assert_eq!(forward(&bed, &rules, &frames)?, [(Dropped::TooBig, 3)]);
+    assert_eq!(
+        forward(&bed, backend, &rules, &frames)?,
+        [(Dropped::TooBig, 3)]
+    );
     receivers.settle();
     let tallies = receivers.tallies();
     let arrived: Vec<_> = tallies
@@ -223,8 +241,7 @@ fn a_shorter_last_datagram_still_leaves_where_the_others_are_too_big() -> Result
     Ok(())
 }
 
-#[test]
-fn a_time_to_live_that_ends_here_is_counted_for_every_datagram() -> Result<()> {
+fn a_time_to_live_that_ends_here_is_counted_for_every_datagram(backend: Backend) -> Result<()> {
     let bed = Testbed::new()?;
     let rules = [Rule::feed()
         .outputs("out0", 1)
@@ -237,7 +254,10 @@ fn a_time_to_live_that_ends_here_is_counted_for_every_datagram() -> Result<()> {
             ..frame(&bed, n, 200)
         })
         .collect();
-    assert_eq!(forward(&bed, &rules, &frames)?, [(Dropped::TtlExpired, 30)]);
+    assert_eq!(
+        forward(&bed, backend, &rules, &frames)?,
+        [(Dropped::TtlExpired, 30)]
+    );
     receivers.settle();
     let arrived: Vec<_> = receivers
         .tallies()
@@ -248,6 +268,7 @@ fn a_time_to_live_that_ends_here_is_counted_for_every_datagram() -> Result<()> {
     Ok(())
 }
 
+/// TX rings are the XDP backend's only.
 #[test]
 fn tx_rings_and_super_frames_serve_one_rule_side_by_side() -> Result<()> {
     let bed = Testbed::builder().outputs(2).build()?;
@@ -257,7 +278,7 @@ fn tx_rings_and_super_frames_serve_one_rule_side_by_side() -> Result<()> {
     let SetUp {
         mut worker,
         feeds: _feeds,
-    } = SetUp::new(&bed, &file, None)?;
+    } = SetUp::new(&bed, Backend::Xdp, &file, None)?;
     let sender = RawSender::open(&bed.sources[0])?;
     for n in 0..200 {
         sender.send(&frame(&bed, n, 800).build()?)?;
@@ -274,8 +295,7 @@ fn tx_rings_and_super_frames_serve_one_rule_side_by_side() -> Result<()> {
 
 /// One end of the wire goes down and up again under traffic, where super-frames leave whole and where the
 /// kernel cuts them apart. What did not arrive is counted, frame by frame.
-#[test]
-fn every_frame_that_a_dead_wire_swallows_is_counted() -> Result<()> {
+fn every_frame_that_a_dead_wire_swallows_is_counted(backend: Backend) -> Result<()> {
     const COUNT: u64 = 20_000;
     /// Two outputs' super-frames of 64.
     const ONE_CALL: u64 = 2 * 64;
@@ -284,7 +304,7 @@ fn every_frame_that_a_dead_wire_swallows_is_counted() -> Result<()> {
         bed.outputs[0].set_checksum_offload(whole)?;
         let rules = [Rule::feed().outputs("out0", 2)];
         let receivers = Receivers::start(&bed, &rules)?;
-        let relay = RelayProcess::start(&bed.relay, Backend::Xdp, &rules)?;
+        let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
         let end = [&bed.outputs[0], &bed.receivers[0]][usize::from(far)];
         std::thread::scope(|scope| -> Result<()> {
             let sender = UdpSender::open(&bed.sources[0])?;
@@ -328,13 +348,12 @@ fn every_frame_that_a_dead_wire_swallows_is_counted() -> Result<()> {
 
 /// The far end of a wire gets an XDP program while super-frames leave whole: from then on the kernel must cut
 /// them apart, and nothing may be lost.
-#[test]
-fn an_xdp_program_attached_at_the_far_end_costs_no_frame() -> Result<()> {
+fn an_xdp_program_attached_at_the_far_end_costs_no_frame(backend: Backend) -> Result<()> {
     const COUNT: u64 = 20_000;
     let bed = Testbed::builder().without_capture().build()?;
     let rules = [Rule::feed().outputs("out0", 2)];
     let receivers = Receivers::start(&bed, &rules)?;
-    let relay = RelayProcess::start(&bed.relay, Backend::Xdp, &rules)?;
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
     let far = &bed.receivers[0];
     let _next_hop = std::thread::scope(|scope| -> Result<RelayProcess> {
         let sender = UdpSender::open(&bed.sources[0])?;
@@ -352,4 +371,16 @@ fn an_xdp_program_attached_at_the_far_end_costs_no_frame() -> Result<()> {
     let report = relay.stop()?.report;
     report.assert_exact(&[COUNT]);
     Ok(())
+}
+
+relay_tests::on_both_backends! {
+    datagrams_of_one_batch_leave_joined_and_arrive_apart,
+    flows_that_take_turns_are_joined_each_for_itself_and_keep_their_order,
+    what_is_cut_apart_has_the_headers_that_each_datagram_would_have_had,
+    datagrams_whose_headers_do_not_follow_are_not_joined,
+    datagrams_without_checksum_are_joined_and_get_one,
+    a_shorter_last_datagram_still_leaves_where_the_others_are_too_big,
+    a_time_to_live_that_ends_here_is_counted_for_every_datagram,
+    every_frame_that_a_dead_wire_swallows_is_counted,
+    an_xdp_program_attached_at_the_far_end_costs_no_frame,
 }

@@ -137,15 +137,21 @@ impl Outlet {
         true
     }
 
-    /// Counts the frames of one message that the kernel refused.
+    /// Whether messages go straight to the device now.
+    #[inline]
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Counts the frames of one message that the kernel refused; `direct` is which way it went.
     #[cold]
-    pub fn count_refused(&self, error: Errno, output: &OutputStats, frames: u64) {
-        if error == Errno::ENOBUFS && self.direct && self.device.is_cut() {
+    pub fn count_refused(&self, error: Errno, direct: bool, output: &OutputStats, frames: u64) {
+        if error == Errno::ENOBUFS && direct && self.device.is_cut() {
             self.device.was_told();
         }
         match error {
             // The device's own counter has those that did not leave.
-            Errno::ENOBUFS if !self.direct => output.sent.add(frames),
+            Errno::ENOBUFS if !direct => output.sent.add(frames),
             Errno::EAGAIN => output.drops.add(Dropped::RingFull, frames),
             Errno::EMSGSIZE => output.drops.add(Dropped::TooBig, frames),
             _ => output.drops.add(Dropped::DeviceRefused, frames),

@@ -1,11 +1,12 @@
 //! A relay's worker inside the test's process, for what cannot be seen from outside.
 
 use anyhow::{Context, Result, anyhow};
-use relay::backend::xdp::{self, Worker};
+use relay::backend::{Worker, uring, xdp};
 use relay::kernel::Kernel;
 use relay::membership::Memberships;
-use relay::plan::Mode;
+use relay::plan::{Mode, Plan};
 use relay::{config, plan};
+use relay_tests::backend::Backend;
 use relay_tests::topology::Testbed;
 
 /// Everything that `relay run` sets up before its worker runs, in the testbed's relay host.
@@ -22,21 +23,23 @@ pub struct Feeds {
 }
 
 impl SetUp {
-    /// For the one worker of the rule file `text`, with as many chunks as the plan asks for or as the test wants.
-    pub fn new(bed: &Testbed, text: &str, chunks: Option<u32>) -> Result<Self> {
+    /// For the one worker of the rule file `text`, with as many chunks or receive buffers as the relay would have, or as
+    /// the test wants.
+    pub fn new(bed: &Testbed, backend: Backend, text: &str, chunks: Option<u32>) -> Result<Self> {
+        let forced = match backend {
+            Backend::Xdp => plan::Backend::Xdp,
+            Backend::IoUring => plan::Backend::IoUring,
+        };
         bed.relay.run(|| {
             let document = config::parse("test.toml", text).map_err(|error| anyhow!("{error}"))?;
-            let plan =
-                plan::for_this_machine(&document, None).map_err(|error| anyhow!("{error}"))?;
+            let plan = plan::for_this_machine(&document, Some(forced))
+                .map_err(|error| anyhow!("{error}"))?;
             assert_eq!(plan.workers.len(), 1);
             let mut kernel = Kernel::attach(&plan)?;
-            let planned = plan.workers.first().context("a worker")?;
-            let chunks = chunks.unwrap_or_else(|| xdp::chunk_count(planned));
-            let mut worker = Worker::bind(&plan, planned, Mode::Copy, chunks)?;
-            worker.fill()?;
-            for socket in worker.receiving_sockets() {
-                kernel.set_socket(&plan, socket.interface, socket.queue, socket.fd)?;
-            }
+            let worker = match backend {
+                Backend::Xdp => by_xdp(&plan, &mut kernel, chunks)?,
+                Backend::IoUring => by_io_uring(&plan, &kernel, chunks)?,
+            };
             let memberships = Memberships::join(&plan)?;
             kernel.open(&plan)?;
             let feeds = Feeds {
@@ -46,4 +49,23 @@ impl SetUp {
             Ok(Self { worker, feeds })
         })
     }
+}
+
+fn by_xdp(plan: &Plan, kernel: &mut Kernel, chunks: Option<u32>) -> Result<Worker> {
+    let planned = plan.workers.first().context("a worker")?;
+    let chunks = chunks.unwrap_or_else(|| xdp::chunk_count(planned));
+    let mut worker = xdp::Worker::bind(plan, planned, Mode::Copy, chunks)?;
+    worker.fill()?;
+    for socket in worker.receiving_sockets() {
+        kernel.set_socket(plan, socket.interface, socket.queue, socket.fd)?;
+    }
+    Ok(Worker::Xdp(Box::new(worker)))
+}
+
+fn by_io_uring(plan: &Plan, kernel: &Kernel, buffers: Option<u32>) -> Result<Worker> {
+    let planned = plan.workers.first().context("a worker")?;
+    let buffers = buffers.map_or(Ok(uring::BUFFERS), u16::try_from)?;
+    let attach = |socket: std::os::fd::BorrowedFd<'_>| kernel.attach_filter(socket);
+    let worker = uring::Worker::bind(plan, planned, buffers, &attach)?;
+    Ok(Worker::IoUring(Box::new(worker)))
 }

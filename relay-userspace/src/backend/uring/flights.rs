@@ -35,6 +35,7 @@ struct Slot {
     output: u32,
     frames: u16,
     outlet: u32,
+    direct: bool,
 }
 
 // SAFETY: the pointers in a slot lead into the slot itself, which is never moved, or into buffers that it holds. Nothing
@@ -58,6 +59,8 @@ pub struct Ended {
     pub output: u32,
     /// Frames that it was.
     pub frames: u64,
+    /// It went straight to the device.
+    pub direct: bool,
 }
 
 impl Flights {
@@ -77,6 +80,7 @@ impl Flights {
                 output: 0,
                 frames: 0,
                 outlet: number / PER_OUTLET,
+                direct: true,
             }
         };
         let outlets = outlets as u32;
@@ -162,6 +166,14 @@ impl Flights {
         Some(&raw const slot.message)
     }
 
+    /// Remembers which way a slot's message goes.
+    #[inline]
+    pub fn goes(&mut self, slot: u32, direct: bool) {
+        if let Some(slot) = self.slots.get_mut(slot as usize) {
+            slot.direct = direct;
+        }
+    }
+
     /// What a slot on its way is.
     #[inline]
     pub fn look(&self, slot: u32) -> Option<Ended> {
@@ -170,6 +182,7 @@ impl Flights {
             outlet: slot.outlet as usize,
             output: slot.output,
             frames: u64::from(slot.frames),
+            direct: slot.direct,
         })
     }
 

@@ -13,9 +13,9 @@ use crate::{
     plan::Interface,
 };
 
-/// Bytes of socket buffer for what arrives while the worker does something else: some ten thousand frames of 1000
-/// bytes, as many as a FILL ring holds.
-const RECEIVE_BUFFER: libc::c_int = 32 << 20;
+/// Bytes of socket buffer for what arrives while the worker does something else, of which the kernel makes twice as
+/// many: some thousand frames of 1000 bytes, about what a FILL ring holds. More would only make frames late.
+const RECEIVE_BUFFER: libc::c_int = 8 << 20;
 
 /// `PACKET_IGNORE_OUTGOING` (include/uapi/linux/if_packet.h, Linux 4.20).
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;

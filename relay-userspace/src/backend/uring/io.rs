@@ -203,13 +203,12 @@ impl Io {
     /// Puts a send of a filled slot on the submission queue.
     #[inline]
     pub fn send(&mut self, slot: u32, message: *const libc::msghdr) -> bool {
-        let Some(outlet) = self
-            .flights
-            .look(slot)
-            .and_then(|flight| self.outlets.get(flight.outlet))
-        else {
+        let flight = self.flights.look(slot);
+        let Some(outlet) = flight.and_then(|flight| self.outlets.get(flight.outlet)) else {
             return false;
         };
+        // Nothing changes an outlet's way between here and the submission but another submission.
+        self.flights.goes(slot, outlet.is_direct());
         let entry = opcode::SendMsg::new(types::Fd(outlet.socket().as_raw_fd()), message)
             .flags(libc::MSG_DONTWAIT as u32)
             .build()
@@ -323,11 +322,16 @@ impl Io {
                     ) {
                         match refusal {
                             None => output.sent.add(flight.frames),
-                            Some(Errno::ENOBUFS) if outlet.finds_itself_cut() => {
+                            Some(Errno::ENOBUFS)
+                                if flight.direct
+                                    && (outlet.finds_itself_cut() || !outlet.is_direct()) =>
+                            {
                                 again.push(slot);
                                 continue;
                             }
-                            Some(error) => outlet.count_refused(error, output, flight.frames),
+                            Some(error) => {
+                                outlet.count_refused(error, flight.direct, output, flight.frames);
+                            }
                         }
                     }
                     flights.end(slot, buffers);

@@ -82,7 +82,9 @@ fn send(outlet: &mut Outlet, mut messages: Messages<'_>, stats: &[OutputStats]) 
         for (output, frames) in messages.frames(done, answered) {
             match (stats.get(output as usize), refusal) {
                 (Some(output), None) => output.sent.add(frames),
-                (Some(output), Some(error)) => outlet.count_refused(error, output, frames),
+                (Some(output), Some(error)) => {
+                    outlet.count_refused(error, outlet.is_direct(), output, frames);
+                }
                 (None, _) => {}
             }
         }
