@@ -132,6 +132,12 @@ pub struct WorkerReport {
     pub chunks_fill: u64,
     /// On their way out.
     pub chunks_in_flight: u64,
+    /// How often io_uring's receive had no buffer, see [`crate::stats::ReceiveStats`]; 0 on XDP, as the next two.
+    pub receive_out_of_buffers: u64,
+    /// How often it was interrupted.
+    pub receive_interrupted: u64,
+    /// How often completions found their queue full.
+    pub completion_overflows: u64,
 }
 
 /// A worker's counters with what the kernel counted for its sockets.
@@ -207,6 +213,9 @@ impl Report {
                     chunks_free: view.stats.chunks.free.get(),
                     chunks_fill: view.stats.chunks.fill.get(),
                     chunks_in_flight: view.stats.chunks.in_flight.get(),
+                    receive_out_of_buffers: view.stats.receive.out_of_buffers.get(),
+                    receive_interrupted: view.stats.receive.interrupted.get(),
+                    completion_overflows: view.stats.receive.overflows.get(),
                 })
                 .collect(),
         }
