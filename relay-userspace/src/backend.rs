@@ -34,9 +34,9 @@ use crate::{
 #[derive(Debug)]
 pub enum Worker {
     /// By AF_XDP sockets.
-    Xdp(xdp::Worker),
+    Xdp(Box<xdp::Worker>),
     /// By packet sockets.
-    IoUring(uring::Worker),
+    IoUring(Box<uring::Worker>),
 }
 
 /// The sockets that a worker receives by, for what the kernel drops in front of them. Valid as long as the worker lives.
@@ -140,7 +140,7 @@ pub fn bind(
             })?;
             fanouts.join(plan, worker, &bound)?;
             Ok(Bound {
-                worker: Worker::IoUring(bound),
+                worker: Worker::IoUring(Box::new(bound)),
                 planned: worker.clone(),
                 mode: None,
             })
@@ -188,7 +188,7 @@ fn confirm(worker: xdp::Worker, planned: plan::Worker, reason: String) -> Bound 
         ),
     };
     Bound {
-        worker: Worker::Xdp(worker),
+        worker: Worker::Xdp(Box::new(worker)),
         planned,
         mode: Some((mode, reason)),
     }

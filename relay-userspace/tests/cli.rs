@@ -204,6 +204,49 @@ fn plan_shows_this_machine() {
 }
 
 #[test]
+fn an_input_without_native_xdp_is_on_io_uring_unless_xdp_is_asked_for() {
+    in_namespace(|| {
+        interfaces();
+        run("ip link set in0 down");
+        run("ip link set in0 name port0");
+        run("ip link add in0 type bridge");
+        run("ip link set port0 master in0");
+        run("ip address add 10.1.0.2/24 dev in0");
+        run("ip link set in0 up");
+        let file = example("minimal.toml");
+        let output = relay(&["plan", &file]);
+        exits(&output, 0);
+        let shown = text(&output.stdout);
+        for part in [
+            "input, io_uring, because in0 (driver bridge) has no native XDP\n",
+            "receives from  in0 by a packet socket\n",
+        ] {
+            assert!(shown.contains(part), "{part}\nis not in\n{shown}");
+        }
+        for command in ["plan", "run"] {
+            let output = relay(&[command, "--backend", "xdp", &file]);
+            exits(&output, 78);
+            let said = text(&output.stderr);
+            assert!(
+                said.contains("`in0` (driver bridge) has no native XDP"),
+                "{said}"
+            );
+            assert!(said.contains("leave `--backend xdp` out"), "{said}");
+        }
+        run("ip link del in0");
+        run("ip link set port0 name in0");
+        run("ip link set in0 up");
+        let output = relay(&["plan", "--backend", "io-uring", "--json", &file]);
+        exits(&output, 0);
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        for interface in json["interfaces"].as_array().unwrap() {
+            assert_eq!(interface["backend"], "io-uring");
+            assert_eq!(interface["reason"], "`--backend io-uring` asks for it");
+        }
+    });
+}
+
+#[test]
 fn plan_changes_nothing() {
     in_namespace(|| {
         interfaces();

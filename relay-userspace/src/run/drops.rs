@@ -113,9 +113,11 @@ mod tests {
 
     #[test]
     fn drops_of_super_frames_become_datagrams_once_all_workers_of_the_interface_have_drained() {
-        // What the filter redirected; each worker's (received, dropped, drained); what is then said of all.
+        /// Received, dropped, drained.
+        type Worker = (u64, u64, bool);
+        // What the filter redirected, the workers, and the drops that are then told.
         #[rustfmt::skip]
-        let cases: &[(u64, &[(u64, u64, bool)], u64)] = &[
+        let cases: &[(u64, &[Worker], u64)] = &[
             (100, &[(100, 0, true)], 0),
             (100, &[(90, 0, true)], 0),
             (100, &[(40, 2, true)], 60),
