@@ -259,9 +259,7 @@ impl UdpSender {
             port,
             stream,
         } = traffic;
-        let size = libc::c_int::try_from(stream.size).map_err(|_| anyhow!("payload size"))?;
-        sys::set_option(self.socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, &size)
-            .context("setting UDP_SEGMENT")?;
+        self.cut_into(stream.size)?;
         let joined = u64::from(joined.max(1));
         let mut pacer = Pacer::new((u64::from(rate) / joined) as u32, 1);
         let mut next = stream.first;
@@ -276,8 +274,14 @@ impl UdpSender {
             self.send_one(*group, *port, &bytes)?;
             next = upto;
         }
-        let off: libc::c_int = 0;
-        sys::set_option(self.socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, &off)
-            .context("clearing UDP_SEGMENT")
+        self.cut_into(0)
+    }
+
+    /// What is sent from now on leaves as datagrams of `size` bytes, cut apart by the kernel or the device; 0
+    /// ends that.
+    pub fn cut_into(&self, size: usize) -> Result<()> {
+        let size = libc::c_int::try_from(size).map_err(|_| anyhow!("payload size"))?;
+        sys::set_option(self.socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, &size)
+            .context("setting UDP_SEGMENT")
     }
 }

@@ -354,7 +354,7 @@ fn conclude(stream: &Stream, tallies: &[Tally], stopped: &Stopped) -> bool {
     for interface in &report.interfaces {
         let backend = interface.backend.name();
         let mode = interface.mode.as_deref();
-        let mode = mode.map_or_else(String::new, |mode| format!("{mode} "));
+        let mode = mode.map_or_else(String::new, |mode| format!("{mode}  "));
         let engine = interface.engine.as_deref();
         let engine = engine.map_or_else(String::new, |engine| format!("transmit: {engine} "));
         println!(
