@@ -132,12 +132,14 @@ pub struct WorkerReport {
     pub chunks_fill: u64,
     /// On their way out.
     pub chunks_in_flight: u64,
-    /// How often io_uring's receive had no buffer, see [`crate::stats::ReceiveStats`]; 0 on XDP, as the next two.
-    pub receive_out_of_buffers: u64,
+    /// How often io_uring's receive had no buffer, see [`crate::stats::RingStats`]; 0 on XDP, as the next three.
+    pub ring_out_of_buffers: u64,
     /// How often it was interrupted.
-    pub receive_interrupted: u64,
+    pub ring_interrupted: u64,
     /// How often completions found their queue full.
-    pub completion_overflows: u64,
+    pub ring_overflows: u64,
+    /// How often the kernel refused to be called.
+    pub ring_refusals: u64,
 }
 
 /// A worker's counters with what the kernel counted for its sockets.
@@ -213,9 +215,10 @@ impl Report {
                     chunks_free: view.stats.chunks.free.get(),
                     chunks_fill: view.stats.chunks.fill.get(),
                     chunks_in_flight: view.stats.chunks.in_flight.get(),
-                    receive_out_of_buffers: view.stats.receive.out_of_buffers.get(),
-                    receive_interrupted: view.stats.receive.interrupted.get(),
-                    completion_overflows: view.stats.receive.overflows.get(),
+                    ring_out_of_buffers: view.stats.ring.out_of_buffers.get(),
+                    ring_interrupted: view.stats.ring.interrupted.get(),
+                    ring_overflows: view.stats.ring.overflows.get(),
+                    ring_refusals: view.stats.ring.refusals.get(),
                 })
                 .collect(),
         }

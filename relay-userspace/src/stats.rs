@@ -128,19 +128,22 @@ pub struct WorkerStats {
     pub outputs: Box<[OutputStats]>,
     /// Where the UMEM's chunks are; on io_uring the receive buffers.
     pub chunks: ChunkStats,
-    /// How the receive of io_uring went.
-    pub receive: ReceiveStats,
+    /// How the ring of io_uring fared; zeros on XDP.
+    pub ring: RingStats,
 }
 
-/// What io_uring's receive met. None of it loses a frame: meanwhile they wait in the socket's buffer.
+/// What the ring of io_uring met. None of it loses a frame: meanwhile they wait in the socket's buffer, and what finds no
+/// room there is counted by the kernel.
 #[derive(Debug, Default)]
-pub struct ReceiveStats {
-    /// It ended because all buffers were in use (`ENOBUFS`).
+pub struct RingStats {
+    /// The receive ended because all buffers were in use (`ENOBUFS`).
     pub out_of_buffers: Count,
-    /// It ended for another reason: the interface went down.
+    /// The receive ended for another reason: the interface went down.
     pub interrupted: Count,
     /// The completion queue was full for a moment.
     pub overflows: Count,
+    /// The kernel refused `io_uring_enter`. What was to be submitted stays in the queue.
+    pub refusals: Count,
 }
 
 /// Where the chunks of a worker's UMEM are, or its receive buffers. At rest the three states add up to the total.
@@ -167,7 +170,7 @@ impl WorkerStats {
             flows: (0..flows).map(|_| Count::default()).collect(),
             outputs: (0..outputs).map(|_| OutputStats::default()).collect(),
             chunks: ChunkStats::default(),
-            receive: ReceiveStats::default(),
+            ring: RingStats::default(),
         }
     }
 }

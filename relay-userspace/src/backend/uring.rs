@@ -192,8 +192,7 @@ impl Worker {
         self.io.arm();
         loop {
             let before = self.io.arrivals.len();
-            // What was not submitted stays in the queue until the next round.
-            let _ = self.io.enter();
+            self.io.enter();
             self.io.collect(&self.buffers, &self.stats);
             let now = self.io.arrivals.len();
             if now < before + AT_ONCE || now >= ENOUGH {
@@ -244,11 +243,12 @@ impl Worker {
         let chunks = &self.stats.chunks;
         chunks.fill.set(self.buffers.provided());
         chunks.in_flight.set(self.buffers.held());
+        self.stats.ring.refusals.set(self.io.refusals());
     }
 
     /// Waits for a completion.
     fn sleep(&mut self, at_most: Duration) {
-        if self.io.wait(at_most).is_err() {
+        if !self.io.wait(at_most) {
             // It comes back at once, and would be called for ever.
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     backend::{SetupError, outlet::Outlet},
-    stats::{Dropped, ReceiveStats, WorkerStats},
+    stats::{Dropped, RingStats, WorkerStats},
 };
 
 /// Entries of the submission queue. When it is full, it is submitted.
@@ -48,6 +48,8 @@ pub struct Io {
     /// Slots to send again, their outlet having changed its way. Its capacity is the number of slots.
     again: Vec<u32>,
     receive: Receive,
+    /// How often the kernel refused to be called.
+    refusals: u64,
 }
 
 impl std::fmt::Debug for Io {
@@ -120,6 +122,7 @@ impl Io {
             again: Vec::with_capacity(flights.total()),
             flights,
             receive: Receive::Disabled,
+            refusals: 0,
         }
     }
 
@@ -228,7 +231,7 @@ impl Io {
         if unsafe { self.ring.submission().push(entry) }.is_ok() {
             return true;
         }
-        let _ = self.enter();
+        self.enter();
         // SAFETY: the caller's promise.
         unsafe { self.ring.submission().push(entry) }.is_ok()
     }
@@ -244,42 +247,48 @@ impl Io {
         !self.ring.completion().is_empty()
     }
 
-    /// Submits, and does what completions left to do.
-    ///
-    /// # Errors
-    ///
-    /// The system call's. What was not submitted stays in the queue.
+    /// Submits, and does what completions left to do. What the kernel does not take stays in the queue.
     #[inline]
-    pub fn enter(&mut self) -> io::Result<()> {
+    pub fn enter(&mut self) {
         let count = self.ring.submission().len() as u32;
         // SAFETY: no argument; entries are as `push` was promised.
-        unsafe {
+        let entered = unsafe {
             self.ring
                 .submitter()
                 .enter::<libc::sigset_t>(count, 0, GET_EVENTS, None)
+        };
+        if let Err(error) = entered {
+            self.refused(&error);
         }
-        .map(drop)
     }
 
-    /// Submits, and waits until a completion comes, at most so long.
-    ///
-    /// # Errors
-    ///
-    /// The system call's.
-    pub fn wait(&mut self, at_most: Duration) -> io::Result<()> {
+    /// Submits, and waits until a completion comes, at most so long. False if the kernel refused to wait.
+    pub fn wait(&mut self, at_most: Duration) -> bool {
         let time = types::Timespec::from(at_most);
         let arguments = types::SubmitArgs::new().timespec(&time);
         match self.ring.submitter().submit_with_args(1, &arguments) {
-            Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY)
-                ) =>
-            {
-                Ok(())
-            }
-            other => other.map(drop),
+            Ok(_) => true,
+            Err(error) => error.raw_os_error() == Some(libc::ETIME) || !self.refused(&error),
         }
+    }
+
+    /// Counts a refusal, unless it is of the kind that the next call mends: interrupted, short of memory for a moment, or
+    /// completions to be taken first.
+    #[cold]
+    fn refused(&mut self, error: &io::Error) -> bool {
+        let mends = matches!(
+            error.raw_os_error(),
+            Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)
+        );
+        if !mends {
+            self.refusals += 1;
+        }
+        !mends
+    }
+
+    /// How often the kernel refused to be called.
+    pub fn refusals(&self) -> u64 {
+        self.refusals
     }
 
     /// Takes all completions: what was received into the arrivals; what was sent is counted and its slot is free.
@@ -296,7 +305,7 @@ impl Io {
         } = self;
         if ring.submission().cq_overflow() {
             // The kernel keeps them (`IORING_FEAT_NODROP`) and hands them over at the next `enter`.
-            stats.receive.overflows.add(1);
+            stats.ring.overflows.add(1);
         }
         for entry in ring.completion() {
             match entry.user_data() {
@@ -390,11 +399,11 @@ fn received(
 /// The receive has ended with an error.
 #[cold]
 fn failed(result: i32, stats: &WorkerStats) {
-    let ReceiveStats {
+    let RingStats {
         out_of_buffers,
         interrupted,
         ..
-    } = &stats.receive;
+    } = &stats.ring;
     match Errno::from_raw(-result) {
         // Nothing is lost: frames wait in the socket's buffer.
         Errno::ENOBUFS => out_of_buffers.add(1),

@@ -36,8 +36,7 @@ impl<'a> Post<'a> {
         if let Some(slot) = self.io.flights.take(self.outlet) {
             return Some(slot);
         }
-        // A refusal leaves the slots as they are, and shows below.
-        let _ = self.io.enter();
+        self.io.enter();
         self.io.collect(buffers, self.stats);
         self.io.flights.take(self.outlet)
     }

@@ -49,6 +49,8 @@ impl Bench {
         let memberships = Memberships::join(&plan).unwrap();
         let sender = UdpSocket::bind("10.1.0.2:40000").unwrap();
         sender.set_multicast_ttl_v4(4).unwrap();
+        wait_until_up("va");
+        wait_until_up("out0");
         let mut bench = Self {
             worker,
             sender,
@@ -101,6 +103,15 @@ impl Bench {
 
 fn plan(document: &config::Document) -> Plan {
     plan::for_this_machine(document, Some(Backend::IoUring)).unwrap()
+}
+
+/// The kernel starts an interface's queue a moment after its link has come up, and drops what is sent before.
+fn wait_until_up(interface: &str) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !run(&format!("ip link show {interface}")).contains("state UP") {
+        assert!(Instant::now() < deadline, "{interface} does not come up");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Payloads that are told apart, of lengths that cannot all be joined.
@@ -190,7 +201,7 @@ fn with_few_buffers_frames_wait_and_none_is_lost() {
             bench.turn_until_idle();
             assert_eq!(bench.matched(), round * 50);
         }
-        assert!(bench.worker.stats.receive.out_of_buffers.get() > 0);
+        assert!(bench.worker.stats.ring.out_of_buffers.get() > 0);
         assert_eq!(bench.sent(), 500 * OUTPUTS as u64);
         bench.assert_all_buffers_provided();
     });
@@ -204,12 +215,12 @@ fn a_completion_queue_that_overflows_loses_nothing() {
             bench.send(&payloads(400));
             // Rounds that take nothing off the queue.
             for _ in 0..20 {
-                bench.worker.io.enter().unwrap();
+                bench.worker.io.enter();
             }
             bench.turn_until_idle();
             assert_eq!(bench.matched(), round * 400);
         }
-        assert!(bench.worker.stats.receive.overflows.get() > 0);
+        assert!(bench.worker.stats.ring.overflows.get() > 0);
         assert_eq!(bench.sent(), 1600 * OUTPUTS as u64);
         bench.assert_all_buffers_provided();
     });
@@ -229,6 +240,7 @@ fn an_output_that_is_down_refuses_its_copies_and_gives_every_buffer_back() {
         assert_eq!(bench.dropped(Dropped::DeviceRefused), 30 * OUTPUTS as u64);
         bench.assert_all_buffers_provided();
         run("ip link set out0 up");
+        wait_until_up("out0");
         bench.send(&payloads(10));
         bench.turn_until_idle();
         assert_eq!(bench.sent(), 20 * OUTPUTS as u64);
@@ -250,9 +262,10 @@ fn an_input_that_goes_down_is_received_from_again_when_it_is_up() {
             assert_eq!(bench.matched(), round * 10);
             run("ip link set in0 down");
             bench.turn_until_idle();
-            assert_eq!(bench.worker.stats.receive.interrupted.get(), round);
+            assert_eq!(bench.worker.stats.ring.interrupted.get(), round);
             run("ip link set in0 up");
             bench.turn_until_idle();
+            wait_until_up("va");
         }
         bench.assert_all_buffers_provided();
         run("ip link delete in0");
@@ -272,4 +285,69 @@ fn a_worker_that_ends_in_the_middle_of_its_work_takes_no_memory_from_the_kernel(
         // What was posted is submitted and completed before the memory goes.
         drop(bench.worker);
     });
+}
+
+#[test]
+fn a_ring_that_the_kernel_refuses_to_serve_is_counted_and_never_waited_for() {
+    in_namespace(|| {
+        let mut bench = Bench::new(64, None);
+        bench.send(&payloads(10));
+        bench.turn_until_idle();
+        assert_eq!(bench.sent(), 10 * OUTPUTS as u64);
+        bench.send(&payloads(40));
+        assert!(bench.worker.turn());
+        forbid_io_uring_enter();
+        bench.turn_until_idle();
+        bench.worker.run(&AtomicBool::new(true), false);
+        assert!(bench.worker.stats.ring.refusals.get() > 0);
+        // What was posted could not be submitted: nothing says that it was sent, and it is counted.
+        let posted = bench.matched() - 10;
+        assert!(posted > 0);
+        assert_eq!(bench.sent(), 10 * OUTPUTS as u64);
+        assert_eq!(
+            bench.dropped(Dropped::UnsentAtExit),
+            posted * OUTPUTS as u64
+        );
+        assert_eq!(bench.worker.buffers.held(), posted);
+    });
+}
+
+/// By a seccomp filter, for the calling thread and for good.
+fn forbid_io_uring_enter() {
+    let statement = |code: u32, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let mut program = [
+        // The number of the call is the first field of `struct seccomp_data`.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+        libc::sock_filter {
+            jf: 1,
+            ..statement(
+                libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+                libc::SYS_io_uring_enter as u32,
+            )
+        },
+        statement(
+            libc::BPF_RET | libc::BPF_K,
+            libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
+        ),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the pointer is to a local that outlives the call.
+    let result = unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const program,
+        )
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
