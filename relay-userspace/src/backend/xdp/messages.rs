@@ -87,18 +87,18 @@ impl Queue {
         ) else {
             return;
         };
+        let Some((first, rest)) = parts.split_first_mut() else {
+            return;
+        };
         write(head);
-        let mut used = 0;
-        let head = libc::iovec {
+        *first = libc::iovec {
             iov_base: std::ptr::from_mut(head).cast(),
             iov_len: size_of::<Head>(),
         };
-        let payloads = payloads.map(|payload| libc::iovec {
-            iov_base: payload.as_ptr().cast_mut().cast(),
-            iov_len: payload.len(),
-        });
-        for (slot, part) in parts.iter_mut().zip(std::iter::once(head).chain(payloads)) {
-            *slot = part;
+        let mut used = 1;
+        for (part, payload) in rest.iter_mut().zip(payloads) {
+            part.iov_base = payload.as_ptr().cast_mut().cast();
+            part.iov_len = payload.len();
             used += 1;
         }
         message.msg_hdr.msg_iov = parts.as_mut_ptr();
