@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 
 use super::*;
 use crate::{
+    backend::sockopt,
     config,
     membership::Memberships,
     plan::Backend,
@@ -25,6 +26,9 @@ struct Bench {
 
 impl Bench {
     fn new(buffers: u16, completions: Option<u32>) -> Self {
+        // Nothing but the test's datagrams shall be on the wire.
+        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
         run("ip link add va type veth peer name in0");
         run("ip link add out0 type veth peer name vb");
         run("ip address add 10.1.0.2/24 dev va");
@@ -56,15 +60,27 @@ impl Bench {
             sender,
             _memberships: memberships,
         };
-        // IGMP reports and the like are on their way; what a rule takes is not.
         bench.turn_until_idle();
         bench
     }
 
-    /// Sends payloads, one a datagram.
+    /// Sends payloads, one a datagram or super-frame, and waits until all of them are in the worker's socket.
     fn send(&self, payloads: &[Vec<u8>]) {
+        let socket = self.worker.socket();
+        // Reading them sets them to 0.
+        let arrived = || {
+            let [packets, _]: [u32; 2] =
+                sockopt::get(socket, libc::SOL_PACKET, libc::PACKET_STATISTICS).unwrap();
+            packets as usize
+        };
+        arrived();
         for payload in payloads {
             self.sender.send_to(payload, (GROUP, PORT)).unwrap();
+        }
+        let (mut count, deadline) = (0, Instant::now() + Duration::from_secs(5));
+        while count < payloads.len() {
+            assert!(Instant::now() < deadline, "{count} of {}", payloads.len());
+            count += arrived();
         }
     }
 
