@@ -1,8 +1,7 @@
-//! The seam: what moves the frames of a worker, and the ladder of modes on XDP.
+//! The seam: what moves the frames of a worker.
 //!
-//! The plan says which backend it is. On XDP, zero copy is tried where the drivers of all interfaces that a worker binds sockets on promise it: they
-//! share one UMEM, and a UMEM is one or the other. Otherwise, and where the kernel refuses, the worker runs in
-//! copy mode, and its copies leave by what is fastest then. Which it is, and why, is logged and reported.
+//! The plan says which backend it is, and on XDP which mode to ask for. Where the kernel refuses, the plan is built
+//! anew without ([`crate::run`]).
 
 pub mod batch;
 pub mod copies;
@@ -19,8 +18,6 @@ use std::{
     os::fd::RawFd,
     sync::{Arc, atomic::AtomicBool},
 };
-
-use log::warn;
 
 pub use self::error::SetupError;
 use crate::{
@@ -100,10 +97,8 @@ impl Worker {
 pub struct Bound {
     /// The worker.
     pub worker: Worker,
-    /// What it was bound for: the planned one, or that in copy mode.
-    pub planned: plan::Worker,
-    /// The mode of its AF_XDP sockets that the kernel confirmed, and why it is that one. `None` on io_uring.
-    pub mode: Option<(Mode, String)>,
+    /// The mode of its AF_XDP sockets, as the kernel tells it. `None` on io_uring.
+    pub mode: Option<Mode>,
 }
 
 /// The interfaces whose flows several workers share, by position in [`Plan::interfaces`].
@@ -129,11 +124,11 @@ impl Fanouts {
     }
 }
 
-/// Binds a worker's sockets, on XDP by the best mode to be had. `fanouts` is the same for all workers of a plan.
+/// Binds a worker's sockets. `fanouts` is the same for all workers of a plan.
 ///
 /// # Errors
 ///
-/// When the last rung of the ladder is refused as well.
+/// The first refusal; nothing stays bound.
 pub fn bind(
     plan: &Plan,
     worker: &plan::Worker,
@@ -141,7 +136,16 @@ pub fn bind(
     fanouts: &mut Fanouts,
 ) -> Result<Bound, SetupError> {
     match worker.backend {
-        Backend::Xdp => bind_xdp(plan, worker),
+        Backend::Xdp => {
+            let mode = worker.mode(plan);
+            let chunks = xdp::chunk_count(worker, mode);
+            let bound = xdp::Worker::bind(plan, worker, mode, chunks)?;
+            Ok(Bound {
+                // Asked for is not enough.
+                mode: Some(bound.mode().unwrap_or(mode)),
+                worker: Worker::Xdp(Box::new(bound)),
+            })
+        }
         Backend::IoUring => {
             let bound = uring::Worker::bind(plan, worker, uring::BUFFERS, &|socket| {
                 kernel.attach_filter(socket)
@@ -149,55 +153,8 @@ pub fn bind(
             fanouts.join(plan, worker, &bound)?;
             Ok(Bound {
                 worker: Worker::IoUring(Box::new(bound)),
-                planned: worker.clone(),
                 mode: None,
             })
         }
-    }
-}
-
-fn bind_xdp(plan: &Plan, worker: &plan::Worker) -> Result<Bound, SetupError> {
-    let mut without: Vec<String> = worker
-        .ports
-        .iter()
-        .filter_map(|port| plan.interfaces.get(port.interface))
-        .filter(|interface| !interface.zero_copy)
-        .map(|interface| format!("{} ({})", interface.name, interface.driver))
-        .collect();
-    without.dedup();
-    let reason = match &without[..] {
-        [] => match xdp::Worker::bind(plan, worker, Mode::ZeroCopy, xdp::chunk_count(worker)) {
-            Ok(bound) => {
-                return Ok(confirm(
-                    bound,
-                    worker.clone(),
-                    "all drivers offer it".into(),
-                ));
-            }
-            Err(error) => {
-                warn!("{error}; trying copy mode");
-                format!("zero copy was refused: {error}")
-            }
-        },
-        without => format!("there is no zero copy on {}", without.join(", ")),
-    };
-    let worker = worker.in_copy_mode(plan);
-    let bound = xdp::Worker::bind(plan, &worker, Mode::Copy, xdp::chunk_count(&worker))?;
-    Ok(confirm(bound, worker, reason))
-}
-
-/// Asks the kernel which mode it is: a promise is not enough.
-fn confirm(worker: xdp::Worker, planned: plan::Worker, reason: String) -> Bound {
-    let (mode, reason) = match worker.mode() {
-        Ok(mode) => (mode, reason),
-        Err(error) => (
-            Mode::Copy,
-            format!("{reason}; the kernel does not tell the mode ({error})"),
-        ),
-    };
-    Bound {
-        worker: Worker::Xdp(Box::new(worker)),
-        planned,
-        mode: Some((mode, reason)),
     }
 }

@@ -1,7 +1,8 @@
 //! The kernel side: load the kernel programs, fill their maps, attach them, read their counters.
 //!
 //! Inputs on AF_XDP have the XDP program, inputs on io_uring packet sockets with the socket filter; each is loaded
-//! only where the plan has such an input. The XDP program is attached through a `bpf_link` and nothing else, so the
+//! only where the plan has such an input. Outputs in zero copy have the XDP program as well, which passes all that
+//! comes in there. It is attached through a `bpf_link` and nothing else, so the
 //! kernel detaches it when this process ends, however it ends. Order matters: attach, bind the sockets, and only
 //! then [`Kernel::open`] the flows, so that no frame is matched before there is somebody to take it.
 
@@ -130,7 +131,8 @@ impl KernelError {
     }
 }
 
-/// The loaded programs. Dropping it detaches the XDP program; packet sockets keep their filter until they are closed.
+/// The loaded programs. Dropping it detaches the XDP program, which must be after the AF_XDP sockets were dropped; packet
+/// sockets keep their filter until they are closed.
 pub struct Kernel {
     xdp: Option<XdpProgram>,
     filter: Option<Filter>,
@@ -139,7 +141,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Loads the programs that the plan needs, and attaches the XDP program to every input interface on AF_XDP.
+    /// Loads the programs that the plan needs, and attaches the XDP program where [`Interface::needs_program`].
     ///
     /// # Errors
     ///

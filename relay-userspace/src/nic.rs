@@ -8,7 +8,11 @@ mod netlink;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, net::Ipv4Addr, os::fd::BorrowedFd};
+use std::{
+    collections::{HashMap, HashSet},
+    net::Ipv4Addr,
+    os::fd::BorrowedFd,
+};
 
 /// One interface as the kernel describes it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +162,12 @@ pub fn facts(name: &str) -> Result<Facts, NicError> {
 #[must_use]
 pub fn tx_dropped() -> HashMap<u32, u64> {
     netlink::all_tx_dropped().unwrap_or_default()
+}
+
+/// The indices of all interfaces with a carrier at this moment; empty when the kernel does not tell.
+#[must_use]
+pub fn with_carrier() -> HashSet<u32> {
+    netlink::all_with_carrier().unwrap_or_default()
 }
 
 /// Whether an interface is up and has a carrier, as far as the kernel has acted upon it (`IFF_RUNNING`). One system

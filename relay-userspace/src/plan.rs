@@ -45,7 +45,7 @@ pub fn survey(document: &Document) -> Survey {
 pub fn for_this_machine(document: &Document, forced: Option<Backend>) -> Result<Plan, Mistakes> {
     let choice = Choice {
         forced,
-        refused: Vec::new(),
+        ..Choice::default()
     };
     build(document, &survey(document), &choice)
 }
@@ -81,7 +81,8 @@ pub struct Interface {
     pub driver: String,
     /// What moves the frames of its workers.
     pub backend: Backend,
-    /// Why it is not XDP; empty where it is.
+    /// On io_uring, why it is not XDP. On XDP, why its sockets have the mode that they have, and why it has none where
+    /// zero copy could not be had. Empty where there is nothing to tell.
     pub reason: String,
     /// A rule receives here.
     pub is_input: bool,
@@ -90,7 +91,7 @@ pub struct Interface {
     /// The RX queues whose frames are relayed, ascending; empty on an interface that is only an output, and on
     /// io_uring, whose packet sockets see the frames of all queues.
     pub rx_queues: Vec<u32>,
-    /// The driver offers zero copy, for this MTU.
+    /// The driver offers zero copy, for this MTU, and nobody has refused it.
     pub zero_copy: bool,
     /// The mode to expect of its AF_XDP sockets. The one in use is known after the bind. `None` where there are
     /// none: on io_uring, and on an output whose engine does without.
@@ -130,7 +131,8 @@ pub enum Engine {
     /// By packet sockets: what one receive batch brought of a flow leaves as super-frames, which the kernel or the
     /// NIC cuts apart.
     Segmented,
-    /// By packet sockets, frame by frame: the io_uring backend's way where super-frames cannot leave.
+    /// By packet sockets, frame by frame: where super-frames cannot leave, on the io_uring backend and beside zero
+    /// copy.
     Frames,
 }
 
@@ -217,27 +219,28 @@ impl Plan {
     }
 }
 
-impl Worker {
-    /// The same worker for copy mode, where super-frames are the faster way out: of all outputs whose engine the
-    /// file leaves open.
+impl Interface {
+    /// Whether the XDP program is attached here: where frames are received, and where zero copy transmits, which
+    /// drivers do only while a native program is attached, whatever it does (`ndo_xsk_wakeup` of igb, ixgbe, i40e,
+    /// ice).
     #[must_use]
-    pub fn in_copy_mode(&self, plan: &Plan) -> Self {
-        let mut worker = self.clone();
-        for port in &mut worker.ports {
-            let open = plan
-                .interfaces
-                .get(port.interface)
-                .is_some_and(|interface| {
-                    interface.transmit == Transmit::Auto && interface.super_frames
-                });
-            if port.transmits && open {
-                port.transmits = false;
-                worker.senders.push(port.interface);
-            }
+    pub fn needs_program(&self) -> bool {
+        let zero_copy = self.expected_mode == Some(Mode::ZeroCopy);
+        self.backend == Backend::Xdp && (self.is_input || zero_copy)
+    }
+}
+
+impl Worker {
+    /// The mode to ask for when its AF_XDP sockets are bound. They share a UMEM, and so the mode.
+    #[must_use]
+    pub fn mode(&self, plan: &Plan) -> Mode {
+        let interfaces = self.ports.iter().map(|port| port.interface);
+        let mut interfaces = interfaces.filter_map(|at| plan.interfaces.get(at));
+        if interfaces.all(|interface| interface.expected_mode == Some(Mode::ZeroCopy)) {
+            Mode::ZeroCopy
+        } else {
+            Mode::Copy
         }
-        worker.ports.retain(|port| port.receives || port.transmits);
-        worker.senders.sort_unstable();
-        worker
     }
 
     /// How its copies leave by an interface, a position in [`Plan::interfaces`]; `None` where none do.

@@ -58,7 +58,7 @@ pub struct Way {
     pub backend: Backend,
     /// The mode of its AF_XDP sockets; `None` where it has none.
     pub mode: Option<Mode>,
-    /// On XDP, why it is that mode, empty where there is none. On io_uring, why it is not XDP.
+    /// Why it is like that, see [`plan::Interface::reason`].
     pub reason: String,
     /// How copies leave; `None` where none do.
     pub engine: Option<Engine>,
@@ -79,16 +79,21 @@ impl Way {
 
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut and = "; ";
-        match (self.backend, self.mode) {
-            (Backend::IoUring, _) => write!(f, "io_uring, because {}", self.reason)?,
-            (Backend::Xdp, Some(mode)) => write!(f, "{mode} mode, because {}", self.reason)?,
-            (Backend::Xdp, None) => and = "",
+        let because = match &self.reason[..] {
+            "" => String::new(),
+            reason => format!(", because {reason}"),
+        };
+        let transmits = self.engine.map(|engine| format!("transmits by {engine}"));
+        match (self.backend, self.mode, transmits) {
+            (Backend::Xdp, None, None) => Ok(()),
+            (Backend::Xdp, None, Some(transmits)) => write!(f, "{transmits}{because}"),
+            (Backend::IoUring, _, None) => write!(f, "io_uring{because}"),
+            (Backend::IoUring, _, Some(transmits)) => write!(f, "io_uring{because}; {transmits}"),
+            (Backend::Xdp, Some(mode), None) => write!(f, "{mode} mode{because}"),
+            (Backend::Xdp, Some(mode), Some(transmits)) => {
+                write!(f, "{mode} mode{because}; {transmits}")
+            }
         }
-        if let Some(engine) = self.engine {
-            write!(f, "{and}transmits by {engine}")?;
-        }
-        Ok(())
     }
 }
 

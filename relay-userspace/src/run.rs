@@ -1,9 +1,10 @@
 //! `relay run`: brings a plan up, watches over it, takes it down.
 //!
-//! Up: attach the program, bind the sockets, fill the rings, join the groups, start the workers, and only
+//! Up: attach the program, bind the sockets, fill the rings, wait for carriers, join the groups, start the workers, and only
 //! then let frames match. Down is the reverse, so that no frame is taken that cannot be sent: close the
 //! flows, let the workers finish, close the sockets, detach.
 
+mod carrier;
 mod drops;
 mod set_up;
 
@@ -115,7 +116,7 @@ pub fn run(document: &Document, forced: Option<Backend>, json: bool) -> Result<(
     let survey = plan::survey(document);
     let choice = Choice {
         forced,
-        refused: Vec::new(),
+        ..Choice::default()
     };
     let plan = plan::build(document, &survey, &choice)?;
     privileges::check(&plan)?;
@@ -130,7 +131,7 @@ pub fn run(document: &Document, forced: Option<Backend>, json: bool) -> Result<(
         mut kernel,
         mut status,
         workers,
-    } = set_up::set_up(document, &survey, choice, plan)?;
+    } = set_up::set_up(document, &survey, choice, plan, &stop)?;
     let plan = &plan;
     for note in &plan.notes {
         info!("{note}");

@@ -25,7 +25,7 @@ pub enum SetupError {
     /// A socket could not be bound.
     #[error(
         "cannot bind an AF_XDP socket to queue {queue} of {interface} in {mode} mode: {error}{}",
-        remedy(error)
+        remedy_of_bind(*mode, error)
     )]
     Bind {
         /// The interface's name.
@@ -65,7 +65,17 @@ pub enum SetupError {
     },
 }
 
-/// What to do about a refused bind.
+/// What to do about an AF_XDP socket that was refused.
+fn remedy_of_bind(mode: Mode, error: &io::Error) -> &'static str {
+    match (mode, error.raw_os_error()) {
+        (Mode::ZeroCopy, Some(libc::EINVAL)) => {
+            "; a virtio-net device needs an IOMMU for it, `iommu_platform=on` in QEMU"
+        }
+        _ => remedy(error),
+    }
+}
+
+/// What to do about a refused socket.
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EBUSY) => {

@@ -34,7 +34,7 @@ pub use self::port::Device;
 use self::{
     port::{BATCH, Port, TX_SIZE},
     senders::Senders,
-    umem::{Chunk, Chunks, FILL_SIZE},
+    umem::{Chunk, Chunks, FILL_SIZE, STACK_FILL},
 };
 use super::{SetupError, batch::Batch, flows::Flows, sockopt};
 use crate::{
@@ -60,6 +60,9 @@ const DRAIN: Duration = Duration::from_millis(200);
 const BIND_PATIENCE: Duration = Duration::from_secs(2);
 /// XDP headroom and the longest Ethernet header in front of the IP packet of a received frame.
 const FRAME_OVERHEAD: u32 = 256 + 18;
+/// The largest MTU for which zero copy accepts a chunk of 2048 bytes: less the XDP headroom, rounded down to 128, less
+/// 26 (xp_assign_dev, net/xdp/xsk_buff_pool.c).
+const MAX_MTU_OF_SMALL_ZERO_COPY_CHUNK: u32 = (2048 - 256) / 128 * 128 - 26;
 
 /// One forwarding thread's state: UMEM, ports, flows.
 #[derive(Debug)]
@@ -110,20 +113,7 @@ impl Worker {
         chunk_count: u32,
     ) -> Result<Self, SetupError> {
         let interface = |port: &plan::Port| plan.interfaces.get(port.interface);
-        // Nothing longer than what comes in ever leaves.
-        let mtu = worker
-            .ports
-            .iter()
-            .filter(|port| port.receives)
-            .filter_map(|port| interface(port).map(|interface| interface.mtu))
-            .max()
-            .unwrap_or(0);
-        let size = if mtu + FRAME_OVERHEAD <= 2048 {
-            2048
-        } else {
-            4096
-        };
-        let chunks = Chunks::new(size, chunk_count)?;
+        let chunks = Chunks::new(chunk_size(plan, worker, mode), chunk_count)?;
         let mut ports = Vec::with_capacity(worker.ports.len());
         let mut inputs = Vec::new();
         for port in &worker.ports {
@@ -137,7 +127,9 @@ impl Worker {
                     planned: *port,
                 });
             }
-            ports.push(bind_patiently(&chunks, &interface.name, port.queue, mode)?);
+            let lends = lends(port, mode);
+            let bound = bind_patiently(&chunks, &interface.name, port.queue, mode, lends)?;
+            ports.push(bound);
         }
         let flows = worker.flows.iter().filter_map(|&at| plan.flows.get(at));
         let outputs = flows.map(|flow| flow.outputs.len()).sum();
@@ -189,16 +181,16 @@ impl Worker {
         self.senders.devices()
     }
 
-    /// Fills the FILL rings. A queue is kicked after its first fill: some drivers leave it dead otherwise.
+    /// Fills the FILL rings, right after the bind, and kicks every queue that has one: some drivers leave it dead
+    /// otherwise.
     ///
     /// # Errors
     ///
     /// The kick's.
     pub fn fill(&mut self) -> io::Result<()> {
-        for input in &self.inputs {
-            if let Some(port) = self.ports.get_mut(input.port) {
-                port.refill(&mut self.chunks)?;
-            }
+        for port in &mut self.ports {
+            port.refill(&mut self.chunks)?;
+            port.kick_receiver()?;
         }
         self.publish_chunks();
         Ok(())
@@ -257,11 +249,9 @@ impl Worker {
             }
         }
         self.kick();
-        for input in &self.inputs {
-            if let Some(port) = self.ports.get_mut(input.port) {
-                // A refused wakeup shows in `device()` at the next kick; frames are not lost by it.
-                let _ = port.refill(&mut self.chunks);
-            }
+        for port in &mut self.ports {
+            // A refused wakeup shows in `device()` at the next kick; frames are not lost by it.
+            let _ = port.refill(&mut self.chunks);
         }
         self.publish_chunks();
         busy
@@ -321,11 +311,35 @@ impl Worker {
 /// The chunks that `worker` needs so that full FILL rings and full TX rings never compete: one for
 /// every frame that can be lent or on its way, and one batch in its hands.
 #[must_use]
-pub fn chunk_count(worker: &plan::Worker) -> u32 {
-    let of = |wanted: fn(&plan::Port) -> bool| {
-        worker.ports.iter().filter(|port| wanted(port)).count() as u32
+pub fn chunk_count(worker: &plan::Worker, mode: Mode) -> u32 {
+    let of_port = |port: &plan::Port| lends(port, mode) + u32::from(port.transmits) * TX_SIZE;
+    worker.ports.iter().map(of_port).sum::<u32>() + BATCH as u32
+}
+
+/// How many chunks the kernel gets to receive into by a port.
+///
+/// In zero copy a bound queue receives into nothing but the UMEM, also what goes on to the Linux stack. So a queue that
+/// only transmits has some as well; without, its interface would be deaf there to ARP, IGMP and everything else.
+fn lends(port: &plan::Port, mode: Mode) -> u32 {
+    match (port.receives, mode) {
+        (true, _) => FILL_SIZE,
+        (false, Mode::ZeroCopy) => STACK_FILL,
+        (false, Mode::Copy) => 0,
+    }
+}
+
+/// Bytes a chunk. Nothing longer than what comes in ever leaves; but in zero copy every device checks that a chunk takes
+/// what its MTU allows.
+fn chunk_size(plan: &Plan, worker: &plan::Worker, mode: Mode) -> u32 {
+    let ports = worker.ports.iter();
+    let ports = ports.filter(|port| lends(port, mode) > 0);
+    let interfaces = ports.filter_map(|port| plan.interfaces.get(port.interface));
+    let mtu = interfaces.map(|interface| interface.mtu).max().unwrap_or(0);
+    let small = match mode {
+        Mode::ZeroCopy => mtu <= MAX_MTU_OF_SMALL_ZERO_COPY_CHUNK,
+        Mode::Copy => mtu + FRAME_OVERHEAD <= 2048,
     };
-    of(|port| port.receives) * FILL_SIZE + of(|port| port.transmits) * TX_SIZE + BATCH as u32
+    if small { 2048 } else { 4096 }
 }
 
 /// Binds, and tries again for a while where a closed socket still holds the queue.
@@ -334,10 +348,11 @@ fn bind_patiently(
     interface: &str,
     queue: u32,
     mode: Mode,
+    lends: u32,
 ) -> Result<Port, SetupError> {
     let deadline = Instant::now() + BIND_PATIENCE;
     loop {
-        match Port::bind(chunks, interface, queue, mode) {
+        match Port::bind(chunks, interface, queue, mode, lends) {
             Err(SetupError::Bind { error, .. })
                 if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
             {
@@ -345,5 +360,82 @@ fn bind_patiently(
             }
             other => return other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An interface with an MTU, of which nothing else matters.
+    fn interface(mtu: u32) -> plan::Interface {
+        plan::Interface {
+            name: "i".into(),
+            index: 1,
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu,
+            address: None,
+            driver: "igb".into(),
+            backend: plan::Backend::Xdp,
+            reason: String::new(),
+            is_input: true,
+            is_output: true,
+            rx_queues: vec![0],
+            zero_copy: true,
+            expected_mode: None,
+            transmit: crate::rules::Transmit::Auto,
+            engine: None,
+            super_frames: true,
+            segments_udp: true,
+            queueless: false,
+        }
+    }
+
+    fn port(interface: usize, receives: bool) -> plan::Port {
+        plan::Port {
+            interface,
+            queue: 0,
+            receives,
+            transmits: !receives,
+        }
+    }
+
+    fn worker() -> plan::Worker {
+        plan::Worker {
+            backend: plan::Backend::Xdp,
+            cpu: None,
+            ports: vec![port(0, true), port(1, false)],
+            input: None,
+            senders: Vec::new(),
+            flows: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn chunks_are_small_where_all_that_they_must_take_fits() {
+        let size = |input, output, mode| {
+            let plan = Plan {
+                interfaces: vec![interface(input), interface(output)],
+                flows: Vec::new(),
+                workers: Vec::new(),
+                notes: Vec::new(),
+            };
+            chunk_size(&plan, &worker(), mode)
+        };
+        assert_eq!(size(1774, 9000, Mode::Copy), 2048);
+        assert_eq!(size(1775, 1500, Mode::Copy), 4096);
+        assert_eq!(size(1766, 1766, Mode::ZeroCopy), 2048);
+        assert_eq!(size(1767, 1500, Mode::ZeroCopy), 4096);
+        let why = "the output's device checks as well";
+        assert_eq!(size(1500, 1767, Mode::ZeroCopy), 4096, "{why}");
+    }
+
+    #[test]
+    fn in_zero_copy_a_queue_that_only_transmits_has_chunks_for_the_linux_stack() {
+        let batch = BATCH as u32;
+        let copy = FILL_SIZE + TX_SIZE + batch;
+        assert_eq!(chunk_count(&worker(), Mode::Copy), copy);
+        let zero_copy = copy + STACK_FILL;
+        assert_eq!(chunk_count(&worker(), Mode::ZeroCopy), zero_copy);
     }
 }

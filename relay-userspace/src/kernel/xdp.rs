@@ -1,6 +1,6 @@
 //! The XDP program: loaded, attached by links, and the XSKMAP that leads to the workers' sockets.
 
-use std::os::fd::RawFd;
+use std::{os::fd::RawFd, thread, time::Duration};
 
 use aya::{
     Ebpf,
@@ -11,19 +11,25 @@ use aya_log::EbpfLogger;
 use relay_common::abi::{self, InterfaceValue};
 
 use super::{
-    KernelError, chain, inputs_on, loading,
+    KernelError, chain, loading,
     maps::{Maps, take},
     occupant, os_error,
 };
-use crate::plan::{Backend, Interface, Plan};
+use crate::plan::{Interface, Mode, Plan};
 
 /// What errors call it.
 pub const NAME: &str = "the XDP program";
+
+/// How long the kernel may need to take queues away from the UMEM after their sockets were closed: it does so later, by a
+/// work queue (`xp_put_pool`, net/xdp/xsk_buff_pool.c), and 12-74 ms were seen. Nothing tells when it has.
+const RELEASE: Duration = Duration::from_millis(150);
 
 /// The loaded program, its maps and its links. Dropping it detaches.
 pub struct XdpProgram {
     /// Detached first.
     _links: Vec<FdLink>,
+    /// Devices share a UMEM with the relay, or did.
+    zero_copy: bool,
     pub maps: Maps,
     sockets: XskMap<MapData>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -32,7 +38,7 @@ pub struct XdpProgram {
 }
 
 impl XdpProgram {
-    /// Loads the program and attaches it to the inputs of `plan` that are on AF_XDP.
+    /// Loads the program and attaches it where `plan` needs it.
     pub fn attach(plan: &Plan) -> Result<Self, KernelError> {
         let mut ebpf = super::load()?;
         let log = EbpfLogger::init(&mut ebpf)
@@ -48,12 +54,17 @@ impl XdpProgram {
         program.load().map_err(|error| loading(NAME, &error))?;
 
         let mut links = Vec::with_capacity(plan.interfaces.len());
-        for (slot, interface) in inputs_on(plan, Backend::Xdp) {
-            maps.serve(slot, interface)?;
+        let interfaces = plan.interfaces.iter().enumerate();
+        for (slot, interface) in interfaces.filter(|(_, interface)| interface.needs_program()) {
+            if interface.is_input {
+                maps.serve(slot, interface)?;
+            }
             links.push(attach_link(program, &interface.name, interface.index)?);
         }
+        let mut interfaces = plan.interfaces.iter();
         Ok(Self {
             _links: links,
+            zero_copy: interfaces.any(|facts| facts.expected_mode == Some(Mode::ZeroCopy)),
             maps,
             sockets,
             log,
@@ -90,6 +101,15 @@ impl XdpProgram {
     pub fn flush_log(&mut self) {
         if let Some(log) = &mut self.log {
             log.flush();
+        }
+    }
+}
+
+impl Drop for XdpProgram {
+    /// Waits until the queues are the device's own again. While they are not, a detach makes virtio-net crash the kernel.
+    fn drop(&mut self) {
+        if self.zero_copy {
+            thread::sleep(RELEASE);
         }
     }
 }

@@ -3,7 +3,11 @@
 //! Whole dumps, filtered here: a handful of messages answer for any number of interfaces, and a
 //! dump never matches an alternative name, by which one interface could be taken for two.
 
-use std::{collections::HashMap, fmt, net::Ipv4Addr};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    net::Ipv4Addr,
+};
 
 use neli::{
     attr::Attribute as _,
@@ -42,6 +46,8 @@ pub(super) struct Link {
     pub(super) mac: Option<[u8; 6]>,
     pub(super) mtu: u32,
     pub(super) is_up: bool,
+    /// The driver's word now (`netif_carrier_ok`), which `IFF_RUNNING` follows within a second.
+    pub(super) has_carrier: bool,
     pub(super) is_loopback: bool,
     /// The queueing discipline's name.
     pub(super) qdisc: String,
@@ -127,6 +133,9 @@ fn links(route: &NlRouter) -> Result<Vec<Link>, Failure> {
                 .get_attr_payload_as::<u32>(Ifla::Mtu)
                 .map_err(failed(WHAT))?,
             is_up: message.ifi_flags().contains(Iff::UP),
+            has_carrier: attributes
+                .get_attr_payload_as::<u8>(Ifla::Carrier)
+                .is_ok_and(|carrier| carrier != 0),
             is_loopback: message.ifi_flags().contains(Iff::LOOPBACK),
             qdisc: attributes
                 .get_attr_payload_as_with_len::<String>(Ifla::Qdisc)
@@ -148,13 +157,22 @@ fn tx_dropped(stats: &[u8]) -> Option<u64> {
 
 /// What `Link::tx_dropped` says of every interface now, by index.
 pub(super) fn all_tx_dropped() -> Result<HashMap<u32, u64>, Failure> {
+    let links = links_now()?;
+    let drops = links.iter().map(|link| (link.index, link.tx_dropped));
+    Ok(drops.collect())
+}
+
+/// The indices of all interfaces that are up and have a carrier now.
+pub(super) fn all_with_carrier() -> Result<HashSet<u32>, Failure> {
+    let links = links_now()?;
+    let running = links.iter().filter(|link| link.is_up && link.has_carrier);
+    Ok(running.map(|link| link.index).collect())
+}
+
+fn links_now() -> Result<Vec<Link>, Failure> {
     let (route, _) = NlRouter::connect(NlFamily::Route, None, Groups::empty())
         .map_err(failed("opening a route netlink socket"))?;
-    let links = links(&route)?;
-    Ok(links
-        .iter()
-        .map(|link| (link.index, link.tx_dropped))
-        .collect())
+    links(&route)
 }
 
 fn addresses(route: &NlRouter) -> Result<Vec<(u32, Ipv4Addr)>, Failure> {

@@ -37,6 +37,21 @@ fn a_veth_takes_super_frames_whole_until_it_is_told_not_to() {
 }
 
 #[test]
+fn a_carrier_is_there_while_both_ends_are_up() {
+    in_namespace(|| {
+        make_pair();
+        let has = || with_carrier().contains(&facts("va").unwrap().index);
+        assert!(!has());
+        run("ip link set va up");
+        assert!(!has(), "the other end is down");
+        run("ip link set vb up");
+        assert!(has());
+        run("ip link set vb down");
+        assert!(!has(), "at once, not when the kernel has acted upon it");
+    });
+}
+
+#[test]
 fn ethtool_and_netlink_agree_on_the_queues() {
     in_namespace(|| {
         make_pair();

@@ -12,13 +12,10 @@ use super::{
 };
 use crate::{
     config::{Document, InterfacePlaces, Mistake, Mistakes, Place},
-    nic::{Facts, Survey, XdpFeatures},
+    nic::{Facts, Survey},
     rules::{InterfaceOptions, Rule, Transmit},
 };
 
-/// What zero copy leaves of such a chunk, rounded down to 128, less 26 (xp_assign_dev in
-/// net/xdp/xsk_buff_pool.c).
-const MAX_ZERO_COPY_MTU: u32 = (4096 - 256) / 128 * 128 - 26;
 /// veth attaches a native XDP program only when the other end's MTU is at most this
 /// (veth_xdp_set in drivers/net/veth.c, with 4 KiB pages).
 const MAX_VETH_PEER_MTU: u32 = 3506;
@@ -27,8 +24,10 @@ const MAX_VETH_PEER_MTU: u32 = 3506;
 pub(super) struct Use<'a> {
     pub(super) facts: &'a Facts,
     pub(super) backend: Backend,
-    /// Why it is not XDP; empty where it is.
-    reason: String,
+    /// On io_uring, why it is not XDP. On XDP, why the mode is what it is, see [`Interface::reason`].
+    pub(super) reason: String,
+    /// What stands against zero copy here.
+    pub(super) against_zero_copy: Option<String>,
     pub(super) is_input: bool,
     pub(super) is_output: bool,
     /// The queues whose frames are relayed; empty unless an input on XDP.
@@ -80,7 +79,11 @@ pub fn build(document: &Document, survey: &Survey, choice: &Choice) -> Result<Pl
             Some(facts) => {
                 suitable(document, named, facts, &mut mistakes);
                 super_frames(document, options, facts, survey, &mut mistakes);
-                let checked = used(document, named, facts, chosen, options, &mut mistakes);
+                let against = engines::against_zero_copy(facts, choice);
+                let checked = Use {
+                    against_zero_copy: against,
+                    ..used(document, named, facts, chosen, options, &mut mistakes)
+                };
                 uses.push(checked);
             }
             None => mistakes.push(missing(document, named, survey)),
@@ -282,6 +285,7 @@ fn used<'a>(
         facts,
         backend: chosen.backend,
         reason: chosen.reason,
+        against_zero_copy: None,
         is_input: named.input.is_some(),
         is_output: named.output.is_some(),
         rx,
@@ -394,7 +398,7 @@ fn interface(used: Use<'_>, mode: Mode, super_frames: bool) -> Option<Interface>
         is_input: used.is_input,
         is_output: used.is_output,
         rx_queues: used.rx,
-        zero_copy: can_zero_copy(facts),
+        zero_copy: used.against_zero_copy.is_none(),
         expected_mode: has_sockets.then_some(mode),
         transmit: used.transmit,
         engine: used.engine,
@@ -494,8 +498,4 @@ fn mtu_notes(flows: &[Flow], uses: &[Use<'_>], notes: &mut Vec<String>) {
             }
         }
     }
-}
-
-pub(super) fn can_zero_copy(facts: &Facts) -> bool {
-    facts.mtu <= MAX_ZERO_COPY_MTU && facts.xdp.is_some_and(XdpFeatures::zero_copy)
 }

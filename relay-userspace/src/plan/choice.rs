@@ -20,9 +20,11 @@ pub struct Choice {
     pub forced: Option<Backend>,
     /// Where the kernel refused XDP or an AF_XDP socket when it was tried.
     pub refused: Vec<Refusal>,
+    /// Where it refused what zero copy needs.
+    pub without_zero_copy: Vec<Refusal>,
 }
 
-/// The kernel's refusal to carry the XDP backend on an interface.
+/// The kernel's refusal to carry the XDP backend, or zero copy, on an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The interface's name.

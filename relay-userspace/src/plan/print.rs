@@ -60,27 +60,25 @@ impl Plan {
             let address = interface
                 .address
                 .map_or("no IPv4 address".to_owned(), |a| a.to_string());
-            let mut ways = Vec::new();
-            let io_uring = match interface.backend {
-                Backend::Xdp => String::new(),
-                Backend::IoUring => format!(", io_uring, because {}", interface.reason),
+            let because = match &interface.reason[..] {
+                "" => String::new(),
+                reason => format!(", because {reason}"),
             };
-            if let Some(mode) = interface.expected_mode {
-                ways.push(format!("AF_XDP {mode} expected"));
-            }
-            if let Some(engine) = interface.engine {
-                ways.push(format!("transmits by {engine}"));
-            }
+            let way = match (interface.backend, interface.expected_mode) {
+                (Backend::Xdp, None) => None,
+                (Backend::Xdp, Some(mode)) => Some(format!("AF_XDP {mode} expected{because}")),
+                (Backend::IoUring, _) => Some(format!("io_uring{because}")),
+            };
+            let engine = interface.engine.map(|engine| match way {
+                Some(_) => format!("; transmits by {engine}"),
+                None => format!(", transmits by {engine}{because}"),
+            });
             writeln!(
                 f,
-                "  {:<15}  {role}{io_uring}{}{}\n  {:<15}  index {}, driver {}, {}, {address}, MTU {}",
+                "  {:<15}  {role}{}{}\n  {:<15}  index {}, driver {}, {}, {address}, MTU {}",
                 interface.name,
-                match (ways.is_empty(), interface.backend) {
-                    (true, _) => "",
-                    (false, Backend::Xdp) => ", ",
-                    (false, Backend::IoUring) => "; ",
-                },
-                ways.join(", "),
+                way.map(|way| format!(", {way}")).unwrap_or_default(),
+                engine.unwrap_or_default(),
                 "",
                 interface.index,
                 interface.driver,

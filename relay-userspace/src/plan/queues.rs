@@ -142,7 +142,7 @@ fn worker(number: usize, count: usize, group: &Group, flows: &[Flow], uses: &[Us
         let Some(used) = uses.get(interface) else {
             continue;
         };
-        if used.engine == Some(Engine::Segmented) {
+        if used.engine != Some(Engine::Xsk) {
             senders.push(interface);
         } else if let Some(&queue) = used.tx.get(number) {
             port(&mut ports, interface, queue).transmits = true;

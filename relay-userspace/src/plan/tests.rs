@@ -497,19 +497,124 @@ fn super_frames_need_no_queue_of_their_own() {
 }
 
 #[test]
-fn a_worker_that_falls_back_to_copy_mode_leaves_tx_rings_where_it_may() {
-    let bits = [("in0", ZERO_COPY), ("out0", ZERO_COPY), ("out1", ZERO_COPY)];
-    let rest = options("out0", "transmit = \"xsk\"");
-    let document = document(&["in0 -> out0 out1"], &rest);
-    let mut survey = with_super_frames(&bits);
-    let plan = auto(&document, &survey).unwrap();
-    let worker = plan.workers[0].in_copy_mode(&plan);
-    let engines = [0, 1, 2].map(|at| worker.engine(&plan, at));
-    assert_eq!(engines, [None, Some(Engine::Xsk), Some(Engine::Segmented)]);
-    assert!(worker.ports.iter().all(|port| port.interface != 2));
-    survey.super_frames = false;
-    let plan = auto(&document, &survey).unwrap();
-    assert_eq!(plan.workers[0].in_copy_mode(&plan), plan.workers[0]);
+fn an_output_without_zero_copy_and_super_frames_leaves_frame_by_frame_where_another_output_gains() {
+    use Engine::{Frames, Segmented, Xsk};
+    let (copy, zero_copy) = (Some(Mode::Copy), Some(Mode::ZeroCopy));
+    let xsk = options("out1", "transmit = \"xsk\"");
+    let segmented = options("out0", "transmit = \"segmented\"");
+    #[rustfmt::skip]
+    let cases: &[(&str, [u64; 3], &str, [(Option<Mode>, Option<Engine>); 3])] = &[
+        ("another gains", [ZERO_COPY, ZERO_COPY, NATIVE], "", [(zero_copy, None), (zero_copy, Some(Xsk)), (None, Some(Frames))]),
+        ("no other gains", [ZERO_COPY, NATIVE, NATIVE], "", [(copy, None), (None, Some(Segmented)), (copy, Some(Xsk))]),
+        ("the other would not use it", [ZERO_COPY, ZERO_COPY, NATIVE], &segmented, [(copy, None), (None, Some(Segmented)), (copy, Some(Xsk))]),
+        ("its TX ring is asked for", [ZERO_COPY, ZERO_COPY, NATIVE], &xsk, [(copy, None), (None, Some(Segmented)), (copy, Some(Xsk))]),
+        ("it has zero copy itself", [ZERO_COPY, NATIVE, ZERO_COPY], "", [(zero_copy, None), (None, Some(Segmented)), (zero_copy, Some(Xsk))]),
+    ];
+    for (name, bits, rest, expected) in cases {
+        let [input, first, second] = *bits;
+        let mut survey = with_super_frames(&[("in0", input), ("out0", first), ("out1", second)]);
+        let out1 = survey.interfaces.get_mut("out1").unwrap();
+        (out1.segments_udp, out1.queueless) = (false, false);
+        let plan = auto(&document(&["in0 -> out0 out1"], rest), &survey).unwrap();
+        let ways = plan.interfaces.iter();
+        let ways: Vec<_> = ways.map(|i| (i.expected_mode, i.engine)).collect();
+        assert_eq!(ways, expected, "{name}");
+        for worker in &plan.workers {
+            let engines = (0..3).map(|at| worker.engine(&plan, at));
+            assert!(engines.eq(expected.iter().map(|way| way.1)), "{name}");
+            assert_eq!(Some(worker.mode(&plan)), expected[0].0, "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_program_is_attached_to_inputs_and_where_zero_copy_transmits() {
+    let attached = |bits: [u64; 3], rest: &str| -> Vec<String> {
+        let [input, first, second] = bits;
+        let survey = with_super_frames(&[("in0", input), ("out0", first), ("out1", second)]);
+        let plan = auto(&document(&["in0 -> out0 out1"], rest), &survey).unwrap();
+        let with = plan.interfaces.iter().filter(|i| i.needs_program());
+        with.map(|interface| interface.name.clone()).collect()
+    };
+    let xsk = options("out0", "transmit = \"xsk\"");
+    assert_eq!(attached([ZERO_COPY; 3], ""), ["in0", "out0", "out1"]);
+    assert_eq!(
+        attached([ZERO_COPY, ZERO_COPY, NATIVE], ""),
+        ["in0", "out0"]
+    );
+    assert_eq!(attached([NATIVE, ZERO_COPY, ZERO_COPY], ""), ["in0"]);
+    assert_eq!(attached([NATIVE, ZERO_COPY, ZERO_COPY], &xsk), ["in0"]);
+    assert_eq!(attached([NATIVE, NATIVE, 0], &xsk), ["in0"]);
+    let no_xdp = attached([0, ZERO_COPY, ZERO_COPY], "");
+    assert_eq!(no_xdp, [""; 0], "on io_uring there is none");
+}
+
+#[test]
+fn what_refused_zero_copy_does_without_and_the_plan_has_the_kernels_words() {
+    use Engine::{Segmented, Xsk};
+    let (copy, zero_copy) = (Some(Mode::Copy), Some(Mode::ZeroCopy));
+    let survey = with_super_frames(&[("in0", ZERO_COPY), ("out0", ZERO_COPY), ("out1", ZERO_COPY)]);
+    let refused = |name: &str| Choice {
+        without_zero_copy: vec![Refusal {
+            interface: name.into(),
+            reason: "Invalid argument".into(),
+        }],
+        ..Choice::default()
+    };
+    let document = document(&["in0 -> out0 out1"], "");
+
+    let plan = build(&document, &survey, &refused("out1")).unwrap();
+    let ways: Vec<_> = plan
+        .interfaces
+        .iter()
+        .map(|i| (i.expected_mode, i.engine))
+        .collect();
+    assert_eq!(
+        ways,
+        [
+            (zero_copy, None),
+            (zero_copy, Some(Xsk)),
+            (None, Some(Segmented))
+        ]
+    );
+    let why = "out1 (driver veth) refused zero copy: Invalid argument";
+    assert_eq!(plan.interfaces[2].reason, why);
+    assert_eq!(plan.interfaces[0].reason, "the driver offers it");
+    let shown = plan.to_string();
+    for part in [
+        "in0              input, AF_XDP zero copy expected, because the driver offers it\n",
+        "out0             output, AF_XDP zero copy expected, because the driver offers it; transmits by AF_XDP TX rings\n",
+        &format!("out1             output, transmits by super-frames, because {why}\n"),
+    ] {
+        assert!(shown.contains(part), "{part}\nis not in\n{shown}");
+    }
+
+    let plan = build(&document, &survey, &refused("in0")).unwrap();
+    let ways: Vec<_> = plan
+        .interfaces
+        .iter()
+        .map(|i| (i.expected_mode, i.engine))
+        .collect();
+    assert_eq!(
+        ways,
+        [
+            (copy, None),
+            (None, Some(Segmented)),
+            (None, Some(Segmented))
+        ]
+    );
+    assert!(
+        plan.interfaces[0]
+            .reason
+            .contains("in0 (driver veth) refused zero copy")
+    );
+    assert!(plan.interfaces.iter().filter(|i| i.needs_program()).count() == 1);
+    let note = "Zero copy is possible on out0, out1 but not on in0";
+    assert!(
+        plan.notes.iter().any(|said| said.starts_with(note)),
+        "{:?}",
+        plan.notes
+    );
 }
 
 #[test]
@@ -611,9 +716,11 @@ fn a_group_is_on_xdp_unless_something_stands_against_it() {
         for interface in &plan.interfaces {
             let second = ["in1", "out2"].contains(&interface.name.as_str());
             let expected = expected[usize::from(second)];
-            assert_eq!(interface.reason, expected, "{}", interface.name);
             let io_uring = !expected.is_empty();
             assert_eq!(interface.backend == Backend::IoUring, io_uring);
+            // On XDP it is the mode's reason.
+            let reason = if io_uring { &interface.reason[..] } else { "" };
+            assert_eq!(reason, expected, "{}", interface.name);
             assert_eq!(
                 interface.rx_queues.is_empty(),
                 io_uring || !interface.is_input
@@ -632,7 +739,7 @@ fn a_group_is_on_xdp_unless_something_stands_against_it() {
 fn what_stands_against_xdp_is_refused_where_io_uring_may_not_or_cannot_take_over() {
     let forced = |backend| Choice {
         forced: Some(backend),
-        refused: Vec::new(),
+        ..Choice::default()
     };
     let (xdp, io_uring) = (forced(Backend::Xdp), forced(Backend::IoUring));
     let mut refused = forced(Backend::Xdp);
@@ -675,7 +782,7 @@ fn what_neither_backend_serves_stays_a_mistake() {
         for forced in [None, Some(Backend::Xdp), Some(Backend::IoUring)] {
             let choice = Choice {
                 forced,
-                refused: Vec::new(),
+                ..Choice::default()
             };
             let mistakes = build(&document(&["in0 -> out0"], ""), &survey, &choice).unwrap_err();
             assert_eq!(mistakes.iter().count(), 1, "{mistakes}");
@@ -780,9 +887,9 @@ fn a_printed_plan_shows_all_that_matters() {
     let plan = auto(&document(&["in0 -> out0 out0"], &rest), &survey(facts)).unwrap();
     let expected = "\
 interfaces
-  in0              input, AF_XDP copy expected
+  in0              input, AF_XDP copy expected, because in0 (driver veth) has no zero copy, and out0 (driver veth) has no zero copy
                    index 1, driver veth, 02:00:00:00:00:01, 10.0.1.1, MTU 1500
-  out0             output, AF_XDP copy expected, transmits by AF_XDP TX rings
+  out0             output, AF_XDP copy expected, because in0 (driver veth) has no zero copy, and out0 (driver veth) has no zero copy; transmits by AF_XDP TX rings
                    index 2, driver veth, 02:00:00:00:00:02, 10.0.2.1, MTU 1500
 
 workers

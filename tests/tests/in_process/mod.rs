@@ -53,7 +53,7 @@ impl SetUp {
 
 fn by_xdp(plan: &Plan, kernel: &mut Kernel, chunks: Option<u32>) -> Result<Worker> {
     let planned = plan.workers.first().context("a worker")?;
-    let chunks = chunks.unwrap_or_else(|| xdp::chunk_count(planned));
+    let chunks = chunks.unwrap_or_else(|| xdp::chunk_count(planned, Mode::Copy));
     let mut worker = xdp::Worker::bind(plan, planned, Mode::Copy, chunks)?;
     worker.fill()?;
     for socket in worker.receiving_sockets() {

@@ -2,7 +2,8 @@
 //!
 //! A copy counts as sent when the kernel has taken its descriptor off the TX ring, and not before. The
 //! port therefore remembers, in the order of the ring, which output each descriptor belongs to, and
-//! reads after every kick how far the kernel came ([`Port::kick`]).
+//! reads after every kick how far the kernel came ([`Port::kick`]). In copy mode the kernel works within the kick, and says
+//! what became of the frames; in zero copy the device takes them when it likes, and is kicked only where it asks for it.
 
 use std::{
     io,
@@ -43,7 +44,8 @@ pub enum Device {
     Ready,
     /// It is down; frames wait in the TX ring.
     Down,
-    /// It is gone (`ENXIO`): deleted, or moved to another namespace. The socket is of no use any more.
+    /// It is gone (`ENXIO`): deleted, or moved to another namespace. The socket is of no use any more. Or, in zero copy,
+    /// its driver has taken the queue away for a moment.
     Gone,
 }
 
@@ -66,6 +68,9 @@ pub struct Port {
     completed: u32,
     /// Chunks in the FILL ring or on their way to the RX ring.
     lent: u32,
+    /// How many of them it shall be.
+    lends: u32,
+    mode: Mode,
     /// A kick made no room in this round; another one would be a system call for nothing.
     full: bool,
     device: Device,
@@ -74,7 +79,7 @@ pub struct Port {
 }
 
 impl Port {
-    /// Binds to a queue.
+    /// Binds to a queue, whose FILL ring shall hold `lends` chunks.
     ///
     /// # Errors
     ///
@@ -84,6 +89,7 @@ impl Port {
         interface: &str,
         queue: u32,
         mode: Mode,
+        lends: u32,
     ) -> Result<Self, SetupError> {
         let failed = |error: io::Error| SetupError::Bind {
             interface: interface.into(),
@@ -124,6 +130,8 @@ impl Port {
             taken: 0,
             completed: 0,
             lent: 0,
+            lends,
+            mode,
             full: false,
             device: Device::Ready,
             batch: vec![FrameDesc::default(); BATCH].into(),
@@ -192,8 +200,8 @@ impl Port {
 
     /// Submits what is queued, makes the kernel work on the TX ring, and counts what it took.
     ///
-    /// Repeats while the kernel makes progress; it takes 32 frames a call in copy mode, and it stops at
-    /// a refused one.
+    /// In copy mode it repeats while the kernel makes progress, which takes 32 frames a call and stops at
+    /// a refused one. A device in zero copy goes on by itself.
     pub fn kick(&mut self, stats: &[OutputStats]) {
         if !self.staged.is_empty() {
             // SAFETY: the descriptors are of chunks of this socket's UMEM that left the worker's hands by
@@ -202,21 +210,26 @@ impl Port {
             debug_assert_eq!(produced, self.staged.len(), "has_room() promised the room");
             self.staged.clear();
         }
-        while self.waiting() > 0 && self.device != Device::Gone {
+        while self.waiting() > 0 {
             let before = self.taken;
+            // In copy mode the flag is always set.
             let result = if self.tx.needs_wakeup() {
                 wake(self.tx.fd().as_raw_fd())
             } else {
                 Ok(())
             };
-            self.settle(stats, result == Err(Errno::EBUSY));
+            let copies = self.mode == Mode::Copy;
+            self.settle(stats, copies && result == Err(Errno::EBUSY));
             match result {
-                Ok(()) | Err(Errno::EAGAIN | Errno::ENOBUFS) => self.device = Device::Ready,
-                Err(Errno::EBUSY | Errno::EINTR) => continue,
+                Err(Errno::EBUSY | Errno::EINTR) if copies => continue,
+                Ok(()) | Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::EBUSY | Errno::EINTR) => {
+                    self.device = Device::Ready;
+                }
                 Err(Errno::ENXIO | Errno::ENODEV | Errno::EBADF) => self.device = Device::Gone,
+                // In zero copy it is the driver's word: ENETDOWN, or what it says while it resets.
                 Err(_) => self.device = Device::Down,
             }
-            if self.taken == before {
+            if self.taken == before || !copies {
                 break;
             }
         }
@@ -301,9 +314,9 @@ impl Port {
     ///
     /// The wakeup's.
     pub fn refill(&mut self, chunks: &mut Chunks) -> io::Result<()> {
-        while self.lent < FILL_SIZE {
+        while self.lent < self.lends {
             let mut count = 0;
-            while count < self.batch.len() && self.lent + (count as u32) < FILL_SIZE {
+            while count < self.batch.len() && self.lent + (count as u32) < self.lends {
                 let Some(chunk) = chunks.take() else { break };
                 self.batch[count] = chunk.desc();
                 chunks.filled(chunk);
@@ -324,7 +337,21 @@ impl Port {
             }
             self.lent += count as u32;
         }
-        if self.fill.needs_wakeup() {
+        if self.lends > 0 && self.fill.needs_wakeup() {
+            self.fill.wakeup(self.rx.fd_mut(), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the device look at its queue once, whether the FILL ring asks for it or not: a queue that found the ring
+    /// empty at the bind may never have run yet, so that nobody has set the flag.
+    ///
+    /// # Errors
+    ///
+    /// The kick's.
+    pub fn kick_receiver(&mut self) -> io::Result<()> {
+        if self.lends > 0 {
+            // `poll` wakes what is flagged, which right after a bind is the transmitter: with most drivers one interrupt for both.
             self.fill.wakeup(self.rx.fd_mut(), 0)?;
         }
         Ok(())

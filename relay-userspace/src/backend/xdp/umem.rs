@@ -3,6 +3,9 @@
 //! A chunk is in exactly one of four places: the free list, a FILL ring (or an RX ring, not read yet),
 //! the worker's hands as a [`Chunk`], or in flight with a reference for each descriptor that names it.
 //! [`Chunk`] is neither `Clone` nor `Copy`, so safe code can give a chunk to one place only.
+//!
+//! A build with the feature `poison-chunks` overwrites every chunk that becomes free, so that tests see at the receivers
+//! whether one was free before the last device had read it.
 
 use std::{num::NonZeroU32, ops::Range};
 
@@ -17,6 +20,9 @@ use crate::backend::{SetupError, batch::Memory};
 /// Entries of a FILL ring, and so the frames that can arrive while the worker does something else: 8 ms at a
 /// million frames a second. With 2048 a scheduler's hiccup of 2 ms lost frames at that rate.
 pub const FILL_SIZE: u32 = 8192;
+/// Chunks in the FILL ring of a queue that only transmits in zero copy, for what goes on to the Linux stack: as many as
+/// the RX rings of most NICs take. The kernel uses them over and over again.
+pub const STACK_FILL: u32 = 2048;
 /// Entries of a completion ring. As many as a TX ring, so that it never overflows.
 pub const COMPLETION_SIZE: u32 = super::port::TX_SIZE;
 
@@ -45,6 +51,9 @@ pub struct Chunks {
     references: Box<[u16]>,
     fill: u64,
     in_flight: u64,
+    /// On purpose wrong: a chunk is free again with its first completed descriptor.
+    #[cfg(feature = "poison-chunks")]
+    early: bool,
 }
 
 impl Chunks {
@@ -79,6 +88,8 @@ impl Chunks {
             references: vec![0; count as usize].into(),
             fill: 0,
             in_flight: 0,
+            #[cfg(feature = "poison-chunks")]
+            early: std::env::var_os("RELAY_FREE_EARLY").is_some(),
         })
     }
 
@@ -117,8 +128,7 @@ impl Chunks {
     /// A chunk out of the worker's hands into the free list.
     #[inline]
     pub fn give_back(&mut self, chunk: Chunk) {
-        let number = self.number(&chunk.0);
-        self.free.push(number);
+        self.release(self.number(&chunk.0));
     }
 
     /// A chunk out of the worker's hands into a FILL ring. The ring must take the descriptor now.
@@ -163,11 +173,35 @@ impl Chunks {
             && *references > 0
         {
             *references -= 1;
+            #[cfg(feature = "poison-chunks")]
+            if self.early {
+                *references = 0;
+            }
             if *references == 0 {
                 self.in_flight -= 1;
-                self.free.push(number);
+                self.release(number);
             }
         }
+    }
+
+    /// Nobody reads or writes this chunk any more, by its number.
+    #[inline]
+    fn release(&mut self, number: u32) {
+        #[cfg(feature = "poison-chunks")]
+        self.poison(number);
+        self.free.push(number);
+    }
+
+    /// Overwrites a chunk.
+    #[cfg(feature = "poison-chunks")]
+    fn poison(&mut self, number: u32) {
+        let Some(&desc) = self.descs.get(number as usize) else {
+            return;
+        };
+        let mut chunk = Chunk(desc);
+        let mut data = self.frame_mut(&mut chunk);
+        data.cursor().set_pos(usize::MAX);
+        data.contents_mut().fill(0xDB);
     }
 
     /// The frame in `chunk`.
