@@ -245,7 +245,7 @@ fn where_seccomp_refuses_io_uring_the_relay_says_so() -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let finished = without_io_uring(&bed, Backend::IoUring, "0\n")?;
     assert_eq!(finished.code, Some(69), "{finished:?}");
-    for word in ["io_uring", "seccomp"] {
+    for word in ["in0 needs io_uring: ", "seccomp"] {
         assert!(finished.stderr.contains(word), "{word}: {finished:?}");
     }
     Ok(())

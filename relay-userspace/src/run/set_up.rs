@@ -3,7 +3,7 @@
 //! What drivers promise is not all: some refusals come only when a program is attached or a socket bound. Then
 //! everything is taken down again, the refusal becomes a fact of the plan, and the plan is built anew.
 
-use log::{info, warn};
+use log::{error, info, warn};
 
 use super::{RunError, carrier::Carriers};
 use crate::{
@@ -132,8 +132,14 @@ fn refused<'a>(error: &'a RunError, plan: &Plan) -> Option<(&'a str, Rung)> {
 
 /// Attaches and binds. On an error everything is released, sockets before the program is detached.
 fn try_plan(plan: &Plan, stop: &Stop) -> Result<(Kernel, Status, Vec<Worker>), RunError> {
-    if plan.is_on(Backend::IoUring) {
-        uring::probe()?;
+    if plan.is_on(Backend::IoUring)
+        && let Err(refusal) = uring::probe()
+    {
+        let interfaces = plan.interfaces.iter();
+        for interface in interfaces.filter(|interface| interface.backend == Backend::IoUring) {
+            error!("{} needs io_uring: {}", interface.name, interface.reason);
+        }
+        return Err(refusal.into());
     }
     let carriers = Carriers::before_attaching(plan);
     let mut kernel = Kernel::attach(plan)?;
