@@ -438,6 +438,52 @@ mod tests {
     }
 
     #[test]
+    fn each_datagram_of_a_super_frame_leaves_as_if_it_had_come_alone() {
+        let payload: Vec<u8> = (0..700 * 3 + 13).map(|i| (i * 31) as u8).collect();
+        let mut whole = frame(&payload, 9);
+        put(whole.first_chunk_mut().unwrap(), 18, 0xffff); // identifications wrap
+        let ip_sum = sum_words(&whole[14..24]) + sum_words(&whole[26..34]);
+        put(whole.first_chunk_mut().unwrap(), 24, !fold(ip_sum));
+        let datagram = wire::decode(&whole[..]).unwrap();
+        let super_frame = Received::read_told(&whole, &datagram, Some(true)).unwrap();
+        let template = Template::new(&target(Ttl::Decrement));
+        let mut last: Option<Received> = None;
+        for (number, payload) in (0u16..).zip(payload.chunks(700)) {
+            let part = super_frame.part(number, payload.len() as u16);
+            let mut frame = vec![0; 42];
+            let header = frame.first_chunk_mut().unwrap();
+            template.write(header, &part, 8, part.udp_sum(payload));
+            frame.extend(payload);
+            assert!(checksum_is_right(&frame), "{number}");
+            let ip = Ipv4Slice::from_slice(&frame[14..])
+                .unwrap()
+                .header()
+                .to_header();
+            assert_eq!(ip.calc_header_checksum(), ip.header_checksum);
+            assert_eq!(ip.identification, 0xffffu16.wrapping_add(number));
+            assert_eq!(usize::from(ip.total_len), 28 + payload.len());
+            assert!(part.vouches_for(payload));
+            assert!(last.is_none_or(|last| last.is_followed_by(&part)));
+            last = Some(part);
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_tells_of_a_checksum_wins_over_its_value() {
+        let mut frame = frame(b"payload", 1);
+        let pseudo = fold(sum_words(&frame[26..34]) + 17 + 7 + 8);
+        put(frame.first_chunk_mut().unwrap(), 40, pseudo);
+        let datagram = wire::decode(&frame[..]).unwrap();
+        let read = |told| Received::read_told(&frame, &datagram, told).unwrap();
+        assert!(read(None).vouches_for(b"payload"), "partial by its value");
+        assert!(read(Some(true)).vouches_for(b"payload"));
+        assert!(
+            !read(Some(false)).vouches_for(b"payload"),
+            "complete, and wrong"
+        );
+    }
+
+    #[test]
     fn a_missing_checksum_stays_missing() {
         let mut frame = frame(b"payload", 1);
         frame[40..42].fill(0);
