@@ -162,7 +162,8 @@ impl Io {
     #[cold]
     fn arm_anew(&mut self) {
         if self.receive == Receive::Disabled {
-            if self.ring.submitter().register_enable_rings().is_err() {
+            if let Err(error) = self.ring.submitter().register_enable_rings() {
+                self.refused(&error);
                 return;
             }
             self.receive = Receive::Ended;
