@@ -106,7 +106,7 @@ impl XdpProgram {
 }
 
 impl Drop for XdpProgram {
-    /// Waits until the queues are the device's own again. While they are not, a detach makes virtio-net crash the kernel.
+    /// Waits until the queues are the device's own again: a detach before has crashed a kernel in virtio-net.
     fn drop(&mut self) {
         if self.zero_copy {
             thread::sleep(RELEASE);
