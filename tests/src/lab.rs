@@ -131,6 +131,8 @@ fn take(slot: u8, namespace: &Arc<Namespace>, name: &str, address: Ipv4Addr) -> 
         "link set {old} netns {} name {name}",
         namespace.name()
     ))?;
+    // The emulated igb sends a UDP super-frame as the fragments of one datagram. The kernel cuts them right.
+    namespace.tool("ethtool", &["-K", name, "tx-udp-segmentation", "off"])?;
     namespace.ip(&format!("address add {address}/24 dev {name}"))?;
     namespace.ip(&format!("link set {name} up"))?;
     Ok(Taken {

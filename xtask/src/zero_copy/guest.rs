@@ -2,7 +2,8 @@
 //! that they need there.
 
 use std::{
-    fs,
+    collections::BTreeSet,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -95,7 +96,7 @@ pub fn image(kernel: &Path, release: &str) -> Result<PathBuf> {
         .with_context(|| format!("{} has none of {}", kernel.display(), places.join(", ")))
 }
 
-/// Packs the initramfs: the programs, the modules of the kernel in `kernel`, and `ip` with its libraries. The tests get
+/// Packs the initramfs: the programs, the modules of the kernel in `kernel`, and the tools of the tests with their libraries. The tests get
 /// `arguments`.
 pub fn pack(
     programs: &Programs,
@@ -126,18 +127,30 @@ pub fn pack(
         archive.file(&format!("modules/{}.ko", module.name), &module.object)?;
     }
 
-    let ip = ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"];
-    let ip = ip.iter().map(Path::new).find(|path| path.is_file());
-    let ip = ip.context("there is no `ip` to take into the guest: the package iproute2 has it")?;
-    copy(&mut archive, "bin/ip", ip)?;
-    for library in libraries(ip)? {
+    let mut libraries = BTreeSet::new();
+    for (tool, package) in [("ip", "iproute2"), ("ethtool", "ethtool")] {
+        let path = find(tool).with_context(|| {
+            format!("there is no `{tool}` to take into the guest: the package {package} has it")
+        })?;
+        copy(&mut archive, &format!("bin/{tool}"), &path)?;
+        libraries.extend(libraries_of(&path)?);
+    }
+    for library in libraries {
         copy(&mut archive, &library, Path::new(&library))?;
     }
     archive.finish()
 }
 
+/// Where a tool is, on the path or where a user's path often does not lead.
+fn find(tool: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let mut folders = env::split_paths(&path).chain(more);
+    folders.find_map(|folder| Some(folder.join(tool)).filter(|path| path.is_file()))
+}
+
 /// The shared libraries of a program and its loader, by the paths at which they will be looked for.
-fn libraries(program: &Path) -> Result<Vec<String>> {
+fn libraries_of(program: &Path) -> Result<Vec<String>> {
     Ok(paths(&process::capture(Command::new("ldd").arg(program))?))
 }
 
