@@ -12,6 +12,7 @@ pub mod background;
 pub mod capture;
 pub mod frames;
 pub mod inspect;
+pub mod lab;
 pub mod netns;
 pub mod payload;
 pub mod process;

@@ -55,6 +55,24 @@ impl Testbed {
         }
     }
 
+    /// Of wires that exist, each as the relay's end and the far end; without captures.
+    pub fn of_wires(
+        relay: Arc<Namespace>,
+        inputs: Vec<(Endpoint, Endpoint)>,
+        outputs: Vec<(Endpoint, Endpoint)>,
+    ) -> Self {
+        let (inputs, sources) = inputs.into_iter().unzip();
+        let (outputs, receivers) = outputs.into_iter().unzip();
+        Self {
+            relay,
+            inputs,
+            outputs,
+            sources,
+            receivers,
+            _captures: Vec::new(),
+        }
+    }
+
     /// One input and one output.
     pub fn new() -> Result<Self> {
         Self::builder().build()

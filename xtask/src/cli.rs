@@ -49,6 +49,15 @@ pub enum Command {
     Test {
         /// A part of the names of the tests to run
         filter: Option<String>,
+        /// Only the tests of zero copy, in a virtual machine that is fetched once; exit code 3 where it cannot be
+        #[arg(long)]
+        zero_copy: bool,
+        /// The virtual machine's kernel, or `all` of those that are pinned, and one with an IOMMU
+        #[arg(long, requires = "zero_copy", value_name = "VERSION")]
+        kernel: Option<String>,
+        /// DMA of the virtual machine goes through an IOMMU in strict mode
+        #[arg(long, requires = "zero_copy")]
+        iommu: bool,
     },
     /// Count the instructions of the benchmarks anew and make that the baseline of `test`
     RecordInstructions,
@@ -86,6 +95,15 @@ mod tests {
         };
         assert_eq!(args, ["1-16", "--json", "f"]);
         assert!(Cli::try_parse_from(["xtask", "bench", "--quick"]).is_ok());
+    }
+
+    #[test]
+    fn a_kernel_is_chosen_for_the_virtual_machine_only() {
+        let parse = |words: &[&str]| Cli::try_parse_from([&["xtask", "test"], words].concat());
+        assert!(parse(&["--zero-copy", "--kernel", "all", "f1"]).is_ok());
+        assert!(parse(&["--zero-copy", "--iommu"]).is_ok());
+        assert!(parse(&["--kernel", "all"]).is_err());
+        assert!(parse(&["--iommu"]).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod process;
 mod setup;
 mod test;
 mod workspace;
+mod zero_copy;
 
 use std::process::ExitCode;
 
@@ -34,7 +35,20 @@ fn main() -> ExitCode {
         Command::Demo { seconds } => demo::run(&ws, seconds),
         Command::Bench { args } => bench::run(&ws, &args),
         Command::Charts { results } => charts::run(&ws, &results),
-        Command::Test { filter } => test::run(&ws, filter.as_deref()),
+        Command::Test {
+            filter,
+            zero_copy: true,
+            kernel,
+            iommu,
+        } => {
+            let options = zero_copy::Options {
+                filter,
+                kernel,
+                iommu,
+            };
+            zero_copy::run(&ws, &options)
+        }
+        Command::Test { filter, .. } => test::run(&ws, filter.as_deref()),
         Command::RecordInstructions => test::instructions::record(&ws),
         Command::Ci => test::run(&ws, None),
         Command::CleanNet => net::clean(),

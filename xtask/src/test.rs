@@ -6,7 +6,7 @@
 
 pub mod instructions;
 mod steps;
-mod summary;
+pub mod summary;
 
 use std::{
     process::ExitCode,
@@ -20,12 +20,13 @@ use crate::{
     net, process,
     setup::{self, Purpose},
     workspace::Workspace,
+    zero_copy,
 };
 
 /// One step that ran.
 #[derive(Debug)]
 struct Step {
-    name: &'static str,
+    name: String,
     time: Duration,
     /// What went wrong, in one sentence each.
     problems: Vec<String>,
@@ -34,13 +35,14 @@ struct Step {
 
 /// The steps of one run.
 #[derive(Debug, Default)]
-struct Run {
+pub struct Run {
     steps: Vec<Step>,
 }
 
 impl Run {
     /// Runs a step and says whether it passed.
-    fn step(&mut self, name: &'static str, body: impl FnOnce() -> Result<Counts>) -> bool {
+    pub fn step(&mut self, name: impl Into<String>, body: impl FnOnce() -> Result<Counts>) -> bool {
+        let name = name.into();
         println!("\n== {name}");
         let started = Instant::now();
         let (counts, mut problems) = match body() {
@@ -65,7 +67,7 @@ impl Run {
     }
 
     /// Prints the table; the last line is the count.
-    fn finish(&self) -> ExitCode {
+    pub fn finish(&self) -> ExitCode {
         println!("\n{}", self.table());
         let (passed, failed) = self.totals();
         println!("{passed} passed, {failed} failed");
@@ -78,6 +80,8 @@ impl Run {
 
     fn table(&self) -> String {
         let mut text = String::new();
+        let longest = self.steps.iter().map(|step| step.name.len()).max();
+        let width = longest.unwrap_or_default().max(26);
         for step in &self.steps {
             let result = if step.problems.is_empty() {
                 "ok"
@@ -89,7 +93,7 @@ impl Run {
                 ran => format!("{ran} tests"),
             };
             text += &format!(
-                "{:<26} {result:<8} {:>6.1} s  {tests}\n",
+                "{:<width$} {result:<8} {:>6.1} s  {tests}\n",
                 step.name,
                 step.time.as_secs_f32()
             );
@@ -152,6 +156,9 @@ pub fn run(ws: &Workspace, filter: Option<&str>) -> Result<ExitCode> {
         }
         steps::end_to_end(ws, filter)
     });
+    if filter.is_none() {
+        zero_copy::part_of_all(ws, &mut run);
+    }
     if let Some(filter) = filter
         && run.totals().0 == 0
     {

@@ -1,0 +1,217 @@
+//! The testbed of the virtual machine: real drivers, NICs that QEMU emulates, and wires inside of QEMU.
+//!
+//! Wire N joins the NICs in the PCI slots 2N + 2 (left) and 2N + 3 (right), as `xtask/src/zero_copy/machine.rs` lays
+//! them out. A NIC moves into the namespace of the host that a test gives it to, and the kernel gives it back when
+//! that namespace is gone, so a NIC may have to be waited for, and is known by its slot and not by its name.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::background::eventually;
+use crate::netns::Namespace;
+use crate::relay::{RelayProcess, RuleFile};
+use crate::rules::Rule;
+use crate::scenario::Receivers;
+use crate::sender::{Traffic, UdpSender, Window};
+use crate::tally::Stream;
+use crate::topology::Testbed;
+use crate::veth::{Endpoint, finish, format_mac, wait_for_carrier};
+
+/// How long the kernel may take to give a NIC back.
+const RETURN: Duration = Duration::from_secs(10);
+
+/// Frames a second that a test puts on all outputs together: the NICs are emulated, by the CPUs that the test runs on.
+const OUTPUT_RATE: u32 = 6_000;
+
+/// Frames that may be on their way to the receivers at once: less than the emulated NICs' rings hold.
+const OUTPUT_WINDOW: u32 = 192;
+
+/// A kind of NIC that the relay may use. At the far end of its wire is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nic {
+    /// Does zero copy.
+    Igb,
+    /// virtio-net that does zero copy, because it goes through the DMA API.
+    Virtio,
+    /// Has no native XDP.
+    E1000e,
+    /// virtio-net that does not go through the DMA API: native XDP, and no zero copy.
+    PlainVirtio,
+}
+
+impl Nic {
+    /// The wires that have one, and its end there: 0 is left, 1 is right.
+    fn wires(self) -> (std::ops::RangeInclusive<u8>, u8) {
+        match self {
+            Self::Igb => (1..=4, 0),
+            Self::Virtio => (1..=4, 1),
+            Self::E1000e => (5..=5, 0),
+            Self::PlainVirtio => (5..=5, 1),
+        }
+    }
+}
+
+/// Source, relay and receivers: the relay has one NIC for its input and one for each of its outputs, `in0`, `out0`,
+/// `out1`, ..., and addresses are those of every [`Testbed`].
+pub fn testbed(input: Nic, outputs: &[Nic]) -> Result<Testbed> {
+    let relay = Arc::new(Namespace::new("relay")?);
+    let mut taken = Vec::new();
+    let mut wire = |nic: Nic, near: &str, far: &str, subnet: u8, number: u8| -> Result<_> {
+        let (mut wires, end) = nic.wires();
+        let wire = wires.find(|wire| !taken.contains(wire));
+        let wire = wire.with_context(|| format!("no wire is left for {nic:?}"))?;
+        taken.push(wire);
+        let host = Arc::new(Namespace::new(&format!("{far}{number}"))?);
+        let address = |last| Ipv4Addr::new(10, subnet, number, last);
+        let near = take(
+            slot(wire, end),
+            &relay,
+            &format!("{near}{number}"),
+            address(1),
+        )?;
+        let far = take(
+            slot(wire, 1 - end),
+            &host,
+            &format!("{far}{number}"),
+            address(2),
+        )?;
+        Ok((near, far))
+    };
+    let inputs = vec![wire(input, "in", "src", 1, 0)?];
+    let mut ends = Vec::new();
+    for (number, &nic) in (0..).zip(outputs) {
+        ends.push(wire(nic, "out", "rcv", 2, number)?);
+    }
+    // All are up, and find their carriers at the same time.
+    let ready = |wires: Vec<(Taken, Taken)>| -> Result<Vec<(Endpoint, Endpoint)>> {
+        wires
+            .into_iter()
+            .map(|(near, far)| Ok((near.finish()?, far.finish()?)))
+            .collect()
+    };
+    let (inputs, ends) = (ready(inputs)?, ready(ends)?);
+    Ok(Testbed::of_wires(relay, inputs, ends))
+}
+
+/// The PCI slot of an end of a wire.
+fn slot(wire: u8, end: u8) -> u8 {
+    2 * wire + 2 + end
+}
+
+/// A NIC in a host, up, perhaps without carrier yet.
+#[derive(Debug)]
+struct Taken {
+    namespace: Arc<Namespace>,
+    interface: String,
+    mac: [u8; 6],
+    address: Ipv4Addr,
+}
+
+impl Taken {
+    fn finish(self) -> Result<Endpoint> {
+        finish(self.namespace, self.interface, self.mac, self.address)
+    }
+}
+
+/// Moves the NIC in `slot` to a host, with a MAC of its own, and takes it up.
+fn take(slot: u8, namespace: &Arc<Namespace>, name: &str, address: Ipv4Addr) -> Result<Taken> {
+    let found = eventually(RETURN, || interface_in(slot).is_some());
+    let old = interface_in(slot).filter(|_| found.is_some());
+    let old = old.with_context(|| format!("no NIC in PCI slot {slot:#x} after {RETURN:?}"))?;
+    let mac = [0x52, 0x54, 0, 0, 0, slot];
+    ip(&format!("link set {old} down"))?;
+    ip(&format!("link set {old} address {}", format_mac(mac)))?;
+    ip(&format!(
+        "link set {old} netns {} name {name}",
+        namespace.name()
+    ))?;
+    // The emulated igb sends a UDP super-frame as the fragments of one datagram. The kernel cuts them right.
+    namespace.tool("ethtool", &["-K", name, "tx-udp-segmentation", "off"])?;
+    namespace.ip(&format!("address add {address}/24 dev {name}"))?;
+    namespace.ip(&format!("link set {name} up"))?;
+    Ok(Taken {
+        namespace: Arc::clone(namespace),
+        interface: name.to_owned(),
+        mac,
+        address,
+    })
+}
+
+/// The folder of the device in a slot.
+fn device(slot: u8) -> String {
+    format!("/sys/bus/pci/devices/0000:00:{slot:02x}.0")
+}
+
+/// The interface of the NIC in a slot, if it is in the initial namespace. virtio has a device of its own in between.
+fn interface_in(slot: u8) -> Option<String> {
+    let first = |folder: &Path, beginning: &str| {
+        let mut entries = fs::read_dir(folder).ok()?.flatten();
+        let found = entries.find(|e| e.file_name().to_string_lossy().starts_with(beginning));
+        found.map(|entry| entry.path())
+    };
+    let device = device(slot);
+    let device = Path::new(&device);
+    let above = first(device, "virtio").unwrap_or_else(|| device.to_owned());
+    let interface = first(&above.join("net"), "")?;
+    Some(interface.file_name()?.to_string_lossy().into_owned())
+}
+
+/// How the IOMMU treats the DMA of each NIC: the type of its IOMMU group, `None` without an IOMMU.
+pub fn iommu_types() -> Vec<Option<String>> {
+    let of = |slot| {
+        let path = format!("{}/iommu_group/type", device(slot));
+        let read = fs::read_to_string(path).ok();
+        read.map(|text| text.trim().to_owned())
+    };
+    (slot(1, 0)..=slot(5, 1)).map(of).collect()
+}
+
+/// Runs `ip` in the initial namespace.
+fn ip(arguments: &str) -> Result<()> {
+    let output = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .output()
+        .with_context(|| format!("running `ip {arguments}`"))?;
+    ensure!(
+        output.status.success(),
+        "`ip {arguments}` ended with {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
+
+/// Runs the relay with `rules`, which chooses backend and mode by itself, and waits until all of its interfaces carry:
+/// to attach a program resets some NICs.
+pub fn start(bed: &Testbed, rules: &[Rule]) -> Result<RelayProcess> {
+    let relay = RelayProcess::start_unforced(&bed.relay, RuleFile::of(rules)?)?;
+    wait_for_carriers(bed)?;
+    Ok(relay)
+}
+
+/// Waits until all of the relay's interfaces carry.
+pub fn wait_for_carriers(bed: &Testbed) -> Result<()> {
+    for near in bed.inputs.iter().chain(&bed.outputs) {
+        wait_for_carrier(&bed.relay, &near.interface)?;
+    }
+    Ok(())
+}
+
+/// Sends `stream` for `rule` from the first source, never far ahead of what the receivers have.
+pub fn send(bed: &Testbed, rule: &Rule, stream: &Stream, receivers: &Receivers) -> Result<()> {
+    let fan_out = (rule.outputs.len() as u32).max(1);
+    let before = receivers.progress();
+    let window = Window::new(u64::from((OUTPUT_WINDOW / fan_out).max(2)), || {
+        receivers.progress().saturating_sub(before)
+    });
+    let source = bed.sources.first().context("the testbed has no source")?;
+    let traffic = Traffic::new(rule.group, rule.port, *stream);
+    let burst = (OUTPUT_WINDOW / fan_out / 2).max(1);
+    UdpSender::open(source)?.send_interleaved(&[traffic], OUTPUT_RATE / fan_out, burst, &window)
+}

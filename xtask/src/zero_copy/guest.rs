@@ -1,0 +1,182 @@
+//! What runs in the guest: the relay, its tests and the first program, linked statically, and the few files
+//! that they need there.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use super::{initramfs::Initramfs, modules};
+use crate::{ebpf, process, workspace::Workspace};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The drivers of the NICs and what the tests' hosts are made of.
+const MODULES: [&str; 5] = ["virtio_pci", "virtio_net", "igb", "e1000e", "veth"];
+
+/// The programs of the guest.
+#[derive(Debug)]
+pub struct Programs {
+    init: PathBuf,
+    tests: PathBuf,
+    relay: PathBuf,
+}
+
+/// One line of what cargo prints: a program that it has built.
+#[derive(Debug, Deserialize)]
+struct Artifact {
+    target: Target,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Target {
+    name: String,
+}
+
+/// Builds them.
+pub fn build(ws: &Workspace) -> Result<Programs> {
+    ebpf::build(ws)?;
+    let mut cargo = ws.cargo();
+    cargo
+        .args(["build", "--release", "--locked", "--target", TARGET])
+        .args(["--package", "relay-userspace", "--bin", "relay"])
+        .args([
+            "--package",
+            "relay-tests",
+            "--features",
+            "relay-tests/zero-copy",
+        ])
+        .args(["--bin", "guest", "--test", "zero_copy"])
+        .args(["--message-format", "json-render-diagnostics"])
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        .env_remove("RUSTFLAGS")
+        .stderr(std::process::Stdio::inherit());
+    let output = cargo
+        .output()
+        .with_context(|| format!("running `{}`", process::line(&cargo)))?;
+    if !output.status.success() {
+        bail!("`{}` failed with {}", process::line(&cargo), output.status);
+    }
+    let said = String::from_utf8_lossy(&output.stdout);
+    let built: Vec<Artifact> = said
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let program = |name: &str| {
+        let found = built
+            .iter()
+            .find(|artifact| artifact.target.name == name && artifact.executable.is_some());
+        found
+            .and_then(|artifact| artifact.executable.clone())
+            .with_context(|| format!("`{}` built no program {name}", process::line(&cargo)))
+    };
+    Ok(Programs {
+        init: program("guest")?,
+        tests: program("zero_copy")?,
+        relay: program("relay")?,
+    })
+}
+
+/// The image of the kernel in the folder that its packages are unpacked in.
+pub fn image(kernel: &Path, release: &str) -> Result<PathBuf> {
+    let places = [
+        format!("boot/vmlinuz-{release}"),
+        format!("usr/lib/modules/{release}/vmlinuz"),
+        format!("lib/modules/{release}/vmlinuz"),
+    ];
+    let mut paths = places.iter().map(|place| kernel.join(place));
+    paths
+        .find(|path| path.is_file())
+        .with_context(|| format!("{} has none of {}", kernel.display(), places.join(", ")))
+}
+
+/// Packs the initramfs: the programs, the modules of the kernel in `kernel`, and the tools of the tests with their libraries. The tests get
+/// `arguments`.
+pub fn pack(
+    programs: &Programs,
+    kernel: &Path,
+    release: &str,
+    arguments: &[String],
+) -> Result<Vec<u8>> {
+    let mut archive = Initramfs::new()?;
+    for folder in ["proc", "sys", "tmp", "run"] {
+        archive.folder(folder)?;
+    }
+    let copy = |archive: &mut Initramfs, inside: &str, path: &Path| {
+        let content = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        archive.file(inside, &content)
+    };
+    copy(&mut archive, "init", &programs.init)?;
+    copy(&mut archive, "zero_copy", &programs.tests)?;
+    copy(&mut archive, "relay", &programs.relay)?;
+    archive.file("arguments", arguments.join("\n").as_bytes())?;
+
+    let merged = kernel.join("usr/lib/modules").join(release);
+    let split = kernel.join("lib/modules").join(release);
+    let folder = if merged.is_dir() { merged } else { split };
+    let modules = modules::in_order(&folder, &MODULES)?;
+    let names: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();
+    archive.file("modules/order", names.join("\n").as_bytes())?;
+    for module in &modules {
+        archive.file(&format!("modules/{}.ko", module.name), &module.object)?;
+    }
+
+    let mut libraries = BTreeSet::new();
+    for (tool, package) in [("ip", "iproute2"), ("ethtool", "ethtool")] {
+        let path = find(tool).with_context(|| {
+            format!("there is no `{tool}` to take into the guest: the package {package} has it")
+        })?;
+        copy(&mut archive, &format!("bin/{tool}"), &path)?;
+        libraries.extend(libraries_of(&path)?);
+    }
+    for library in libraries {
+        copy(&mut archive, &library, Path::new(&library))?;
+    }
+    archive.finish()
+}
+
+/// Where a tool is, on the path or where a user's path often does not lead.
+fn find(tool: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let mut folders = env::split_paths(&path).chain(more);
+    folders.find_map(|folder| Some(folder.join(tool)).filter(|path| path.is_file()))
+}
+
+/// The shared libraries of a program and its loader, by the paths at which they will be looked for.
+fn libraries_of(program: &Path) -> Result<Vec<String>> {
+    Ok(paths(&process::capture(Command::new("ldd").arg(program))?))
+}
+
+/// The paths that `ldd` prints: `NAME => PATH (ADDRESS)`, or `PATH (ADDRESS)` for the loader.
+fn paths(ldd: &str) -> Vec<String> {
+    ldd.lines()
+        .filter_map(|line| {
+            let found = line.split_once("=>").map_or(line, |(_, found)| found);
+            found.split_whitespace().next()
+        })
+        .filter(|path| path.starts_with('/'))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_and_the_loader_are_found_and_what_is_no_file_is_not() {
+        let ldd = "\tlinux-vdso.so.1 (0x00007f1)\n\tlibmnl.so.0 => /lib/libmnl.so.0 (0x00007f2)\n\
+                   \t/lib64/ld-linux-x86-64.so.2 (0x00007f3)\n";
+        assert_eq!(
+            paths(ldd),
+            ["/lib/libmnl.so.0", "/lib64/ld-linux-x86-64.so.2"]
+        );
+    }
+}
