@@ -19,6 +19,7 @@ use serde::Serialize;
 
 pub use build::build;
 pub use choice::{Choice, Refusal};
+pub(crate) use engines::max_zero_copy_mtu;
 pub use mac::{Mac, of_group};
 
 use crate::{

@@ -60,9 +60,6 @@ const DRAIN: Duration = Duration::from_millis(200);
 const BIND_PATIENCE: Duration = Duration::from_secs(2);
 /// XDP headroom and the longest Ethernet header in front of the IP packet of a received frame.
 const FRAME_OVERHEAD: u32 = 256 + 18;
-/// The largest MTU for which zero copy accepts a chunk of 2048 bytes: less the XDP headroom, rounded down to 128, less
-/// 26 (xp_assign_dev, net/xdp/xsk_buff_pool.c).
-const MAX_MTU_OF_SMALL_ZERO_COPY_CHUNK: u32 = (2048 - 256) / 128 * 128 - 26;
 
 /// One forwarding thread's state: UMEM, ports, flows.
 #[derive(Debug)]
@@ -336,7 +333,7 @@ fn chunk_size(plan: &Plan, worker: &plan::Worker, mode: Mode) -> u32 {
     let interfaces = ports.filter_map(|port| plan.interfaces.get(port.interface));
     let mtu = interfaces.map(|interface| interface.mtu).max().unwrap_or(0);
     let small = match mode {
-        Mode::ZeroCopy => mtu <= MAX_MTU_OF_SMALL_ZERO_COPY_CHUNK,
+        Mode::ZeroCopy => mtu <= plan::max_zero_copy_mtu(2048),
         Mode::Copy => mtu + FRAME_OVERHEAD <= 2048,
     };
     if small { 2048 } else { 4096 }
@@ -424,10 +421,10 @@ mod tests {
         };
         assert_eq!(size(1774, 9000, Mode::Copy), 2048);
         assert_eq!(size(1775, 1500, Mode::Copy), 4096);
-        assert_eq!(size(1766, 1766, Mode::ZeroCopy), 2048);
-        assert_eq!(size(1767, 1500, Mode::ZeroCopy), 4096);
+        assert_eq!(size(1002, 1002, Mode::ZeroCopy), 2048);
+        assert_eq!(size(1003, 1000, Mode::ZeroCopy), 4096);
         let why = "the output's device checks as well";
-        assert_eq!(size(1500, 1767, Mode::ZeroCopy), 4096, "{why}");
+        assert_eq!(size(1000, 1003, Mode::ZeroCopy), 4096, "{why}");
     }
 
     #[test]

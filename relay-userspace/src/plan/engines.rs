@@ -14,9 +14,16 @@ use crate::{
     rules::Transmit,
 };
 
-/// What zero copy leaves of a chunk of 4096 bytes, without the XDP headroom and rounded down to 128, less 26 (xp_assign_dev in
-/// net/xdp/xsk_buff_pool.c).
-const MAX_ZERO_COPY_MTU: u32 = (4096 - 256) / 128 * 128 - 26;
+/// The largest MTU in zero copy: that of a chunk of 4096 bytes.
+const MAX_ZERO_COPY_MTU: u32 = max_zero_copy_mtu(4096);
+
+/// The largest MTU for which a chunk of `size` bytes takes every frame in zero copy: without the XDP headroom, rounded down
+/// to whole KiB, less an Ethernet header, a VLAN tag and the frame check sequence. The kernel would allow more
+/// (xp_assign_dev, net/xdp/xsk_buff_pool.c). But igb has its NIC count buffers in KiB (SRRCTL.BSIZEPACKET, igb_setup_srrctl in
+/// igb_main.c), and a frame that is longer comes in as two, neither of which is one.
+pub(crate) const fn max_zero_copy_mtu(size: u32) -> u32 {
+    (size - 256) / 1024 * 1024 - 14 - 4 - 4
+}
 
 /// Whether copies can leave by an interface in super-frames, on a kernel that takes them.
 pub(super) fn takes_super_frames(facts: &Facts) -> bool {

@@ -424,9 +424,9 @@ fn zero_copy_is_expected_only_where_the_whole_group_can() {
             .collect()
     };
     let (copy, zero_copy) = (Some(Mode::Copy), Some(Mode::ZeroCopy));
-    assert_eq!(modes(3814, [ZERO_COPY; 4]), [zero_copy; 4]);
+    assert_eq!(modes(3050, [ZERO_COPY; 4]), [zero_copy; 4]);
     assert_eq!(
-        modes(3815, [ZERO_COPY; 4]),
+        modes(3051, [ZERO_COPY; 4]),
         [copy; 4],
         "a frame would not fit"
     );
