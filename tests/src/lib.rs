@@ -10,6 +10,7 @@
 pub mod backend;
 pub mod background;
 pub mod capture;
+pub mod flap;
 pub mod frames;
 pub mod inspect;
 pub mod lab;

@@ -1,12 +1,12 @@
 //! Faults: what goes wrong beside the traffic, and traffic that goes on as if nothing had.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
+use relay_tests::flap::Flap;
 use relay_tests::frames::{ETHERNET_LEN, UdpFrame};
 use relay_tests::payload::payload;
 use relay_tests::raw::{RawReceiver, RawSender};
@@ -24,64 +24,24 @@ fn down_and_up(bed: &Testbed, backend: Backend, near: &Endpoint) -> Result<()> {
     let rules = [Rule::feed().outputs("out0", 2)];
     let receivers = Receivers::start(bed, &rules)?;
     let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
-    let sender = UdpSender::open(&bed.sources[0])?;
-    let (sent, over) = (AtomicU64::new(0), AtomicBool::new(false));
-    let now = || sent.load(Ordering::Relaxed);
-    let arrived = || {
-        let tallies = receivers.tallies();
-        tallies.iter().map(|(_, tally)| tally.received).min()
+    let flap = Flap {
+        rate: 2000,
+        warm_up: 500,
+        settled: Duration::ZERO,
+        after: Duration::from_millis(500),
     };
-    let (before, resumed) = thread::scope(|scope| -> Result<_> {
-        let sending = scope.spawn(|| -> Result<()> {
-            let mut pacer = Pacer::new(2000, 16);
-            while !over.load(Ordering::Relaxed) {
-                pacer.wait();
-                sender.send_one(GROUP_IN, PORT_IN, &payload(0, now(), 500))?;
-                sent.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(())
-        });
-        let faulty = || -> Result<_> {
-            receivers.wait_until_each(|_, tally| tally.received >= 500);
-            let before = now();
-            receivers.wait_until_each(|_, tally| tally.received >= before);
-            bed.relay.ip(&format!("link set {} down", near.interface))?;
-            thread::sleep(Duration::from_millis(300));
-            let while_down = arrived();
-            bed.relay.ip(&format!("link set {} up", near.interface))?;
-            wait_for_carrier(&bed.relay, &near.interface)?;
-            let up = Instant::now();
-            let flows = receivers.wait_until_each(|_, tally| Some(tally.received) > while_down);
-            let took = up.elapsed();
-            assert!(flows && took < Duration::from_secs(1), "took {took:?}");
-            let resumed = now();
-            thread::sleep(Duration::from_millis(500));
-            Ok((before, resumed))
-        };
-        let numbers = faulty();
-        over.store(true, Ordering::Relaxed);
-        let ended = sending.join();
-        assert!(matches!(ended, Ok(Ok(()))), "{ended:?}");
-        numbers
-    })?;
-    receivers.settle();
-    let part = |first: u64, end: u64| Stream {
-        first,
-        ..Stream::new(0, end - first, 500)
-    };
+    let flapped = flap.run(bed, &receivers, near)?;
     let report = relay.stop()?.report;
     report.assert_balanced();
     for ((_, tally), output) in receivers.tallies().iter().zip(&report.rules[0].outputs) {
-        assert_eq!(tally.missing(&part(0, before)), [0; 0], "before: {tally}");
-        assert_eq!(
-            tally.missing(&part(resumed, now())),
-            [0; 0],
-            "after: {tally}"
-        );
+        flapped.assert_only_the_gap_is_missing(tally);
         assert_eq!(tally.unique, tally.received, "{tally}");
         assert_eq!(tally.out_of_order, 0, "{tally}");
         assert_eq!(tally.received, output.packets_sent, "{tally}, {output:?}");
-        assert!(tally.received < now(), "the interface was down: {tally}");
+        assert!(
+            tally.received < flapped.sent,
+            "the interface was down: {tally}"
+        );
     }
     Ok(())
 }

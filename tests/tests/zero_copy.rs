@@ -5,22 +5,19 @@
 //! arrived.
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use relay_tests::backend::Backend;
+use relay_tests::flap::Flap;
 use relay_tests::lab::{self, Nic};
-use relay_tests::payload::payload;
 use relay_tests::raw::RawReceiver;
 use relay_tests::relay::{RuleFile, Stopped, relay};
-use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, output_destination};
+use relay_tests::rules::{Rule, output_destination};
 use relay_tests::scenario::Receivers;
-use relay_tests::sender::{Pacer, UdpSender};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
-use relay_tests::veth::{Endpoint, format_mac, wait_for_carrier};
+use relay_tests::veth::{Endpoint, format_mac};
 
 /// The relay's NICs: one for the input, and one for each output in turn.
 #[derive(Clone, Copy)]
@@ -178,57 +175,19 @@ fn down_and_up(bed: &Testbed, near: &Endpoint) -> Result<()> {
     let rules = [Rule::feed().outputs("out0", 2)];
     let receivers = Receivers::start(bed, &rules)?;
     let relay = lab::start(bed, &rules)?;
-    let sender = UdpSender::open(&bed.sources[0])?;
-    let (sent, over) = (AtomicU64::new(0), AtomicBool::new(false));
-    let now = || sent.load(Ordering::Relaxed);
-    let (before, resumed) = thread::scope(|scope| -> Result<_> {
-        let sending = scope.spawn(|| -> Result<()> {
-            let mut pacer = Pacer::new(500, 16);
-            while !over.load(Ordering::Relaxed) {
-                pacer.wait();
-                sender.send_one(GROUP_IN, PORT_IN, &payload(0, now(), 500))?;
-                sent.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(())
-        });
-        let faulty = || -> Result<_> {
-            receivers.wait_until_each(|_, tally| tally.received >= 200);
-            let before = now();
-            receivers.wait_until_each(|_, tally| tally.received >= before);
-            bed.relay.ip(&format!("link set {} down", near.interface))?;
-            thread::sleep(Duration::from_millis(300));
-            let tallies = receivers.tallies();
-            let while_down = tallies.iter().map(|(_, tally)| tally.received).max();
-            bed.relay.ip(&format!("link set {} up", near.interface))?;
-            wait_for_carrier(&bed.relay, &near.interface)?;
-            let up = Instant::now();
-            let flows = receivers.wait_until_each(|_, tally| Some(tally.received) > while_down);
-            let took = up.elapsed();
-            assert!(flows && took < Duration::from_secs(1), "took {took:?}");
-            // What waited for the NIC comes first; what is sent from here on is complete.
-            thread::sleep(Duration::from_millis(500));
-            let resumed = now();
-            thread::sleep(Duration::from_millis(1000));
-            Ok((before, resumed))
-        };
-        let numbers = faulty();
-        over.store(true, Ordering::Relaxed);
-        let ended = sending.join();
-        assert!(matches!(ended, Ok(Ok(()))), "{ended:?}");
-        numbers
-    })?;
-    receivers.settle();
+    let flap = Flap {
+        rate: 500,
+        warm_up: 200,
+        // What waited for the NIC comes first; what is sent from here on is complete.
+        settled: Duration::from_millis(500),
+        after: Duration::from_millis(1000),
+    };
+    let flapped = flap.run(bed, &receivers, near)?;
     let stopped = relay.stop()?;
     assert_zero_copy(&stopped);
     stopped.report.assert_no_chunk_missing();
-    let part = |first: u64, end: u64| Stream {
-        first,
-        ..Stream::new(0, end - first, 500)
-    };
     for (_, tally) in receivers.tallies() {
-        assert_eq!(tally.missing(&part(0, before)), [0; 0], "before: {tally}");
-        let after = part(resumed, now());
-        assert_eq!(tally.missing(&after), [0; 0], "after: {tally}");
+        flapped.assert_only_the_gap_is_missing(&tally);
         assert_eq!(tally.unique, tally.received, "{tally}");
     }
     Ok(())
