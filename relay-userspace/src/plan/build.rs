@@ -79,12 +79,16 @@ pub fn build(document: &Document, survey: &Survey, choice: &Choice) -> Result<Pl
             Some(facts) => {
                 suitable(document, named, facts, &mut mistakes);
                 super_frames(document, options, facts, survey, &mut mistakes);
-                let against = engines::against_zero_copy(facts, choice);
-                let checked = Use {
-                    against_zero_copy: against,
-                    ..used(document, named, facts, chosen, options, &mut mistakes)
-                };
-                uses.push(checked);
+                let used = used(
+                    document,
+                    named,
+                    facts,
+                    chosen,
+                    choice,
+                    options,
+                    &mut mistakes,
+                );
+                uses.push(used);
             }
             None => mistakes.push(missing(document, named, survey)),
         }
@@ -173,7 +177,7 @@ impl Named<'_> {
     }
 }
 
-fn options_of<'a>(
+pub(super) fn options_of<'a>(
     document: &'a Document,
     name: &str,
 ) -> Option<(&'a InterfaceOptions, &'a InterfacePlaces)> {
@@ -241,6 +245,7 @@ fn used<'a>(
     named: &Named<'_>,
     facts: &'a Facts,
     chosen: Chosen,
+    choice: &Choice,
     options: Option<(&'a InterfaceOptions, &InterfacePlaces)>,
     mistakes: &mut Vec<Mistake>,
 ) -> Use<'a> {
@@ -285,7 +290,7 @@ fn used<'a>(
         facts,
         backend: chosen.backend,
         reason: chosen.reason,
-        against_zero_copy: None,
+        against_zero_copy: engines::against_zero_copy(facts, choice),
         is_input: named.input.is_some(),
         is_output: named.output.is_some(),
         rx,

@@ -5,7 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{Backend, Flow, Worker, build::Use, queues::Group};
+use super::{
+    Backend, Flow, Worker,
+    build::{Use, options_of},
+    queues::Group,
+};
 use crate::config::Document;
 
 /// Appends the workers of a group on io_uring.
@@ -21,10 +25,8 @@ pub(super) fn workers(
         let Some(used) = uses.get(interface) else {
             continue;
         };
-        let mut options = document.rules.interfaces.iter();
-        let cpus = options
-            .find(|options| options.name == used.facts.name)
-            .and_then(|options| options.cpus.as_deref());
+        let options = options_of(document, &used.facts.name);
+        let cpus = options.and_then(|(options, _)| options.cpus.as_deref());
         if !used.is_input {
             if cpus.is_some() {
                 notes.push(format!(
