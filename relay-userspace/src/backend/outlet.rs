@@ -21,7 +21,7 @@ use super::{SetupError, sockopt};
 use crate::{
     device_drops::Cut,
     nic,
-    plan::Interface,
+    plan::{self, Interface, Plan},
     stats::{Dropped, OutputStats},
 };
 
@@ -83,6 +83,17 @@ impl Outlet {
             asked: None,
             device: Arc::new(Cut::new(interface)),
         })
+    }
+
+    /// Opens one on every interface that `worker` sends by through packet sockets, in its order.
+    ///
+    /// # Errors
+    ///
+    /// The first refusal.
+    pub fn open_all(plan: &Plan, worker: &plan::Worker) -> Result<Vec<Self>, SetupError> {
+        let interfaces = worker.senders.iter();
+        let interfaces = interfaces.filter_map(|&at| plan.interfaces.get(at));
+        interfaces.map(Self::open).collect()
     }
 
     /// The socket. Whoever sends by it does so without waiting (`MSG_DONTWAIT`).

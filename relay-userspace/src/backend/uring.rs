@@ -38,7 +38,7 @@ use self::{
     receive::{Arrival, Datagrams},
 };
 pub use self::{input::Fanout, probe::probe};
-use super::{SetupError, batch::Batch, copies, flows::Flows, outlet::Outlet};
+use super::{DRAIN, SPIN, SetupError, batch::Batch, copies, flows::Flows, outlet::Outlet};
 use crate::{
     device_drops::Cut,
     kernel::KernelError,
@@ -55,14 +55,10 @@ const BATCH: usize = 1024;
 const AT_ONCE: usize = 32;
 /// So many frames are a batch, however many more are waiting. The rest of the buffers can be filled meanwhile.
 const ENOUGH: usize = 1024;
-/// How long a worker with a CPU of its own looks for frames before it sleeps, as on the XDP backend.
-const SPIN: Duration = Duration::from_micros(200);
 /// How long a worker sleeps at most before it looks whether it should stop.
 const IDLE: Duration = Duration::from_millis(100);
 /// How long a stopping worker waits for frames that passed the filter and are not in its socket yet.
 const LATE: Duration = Duration::from_millis(2);
-/// How long a stopping worker forwards what has arrived, and waits for sends on their way.
-const DRAIN: Duration = Duration::from_millis(200);
 /// How often in a row the receive may end without a frame before the worker sleeps in between.
 const PATIENCE: u32 = 8;
 
@@ -107,10 +103,8 @@ impl Worker {
         buffers: u16,
         attach: &dyn Fn(BorrowedFd<'_>) -> Result<(), KernelError>,
     ) -> Result<Self, SetupError> {
-        let interface = |at: usize| plan.interfaces.get(at);
-        let interfaces = worker.senders.iter().filter_map(|&at| interface(at));
-        let outlets: Vec<_> = interfaces.map(Outlet::open).collect::<Result<_, _>>()?;
-        let Some(input) = worker.input.and_then(interface) else {
+        let outlets = Outlet::open_all(plan, worker)?;
+        let Some(input) = worker.input.and_then(|at| plan.interfaces.get(at)) else {
             return Err(SetupError::NoInput);
         };
         let ring = io::ring(completions).map_err(probe::explain)?;
@@ -123,10 +117,7 @@ impl Worker {
             })?;
         let socket = Input::open(input, attach)?;
         let flows = Flows::new(plan, worker);
-        let outputs = worker.flows.iter().filter_map(|&at| plan.flows.get(at));
-        let outputs = outputs.map(|flow| flow.outputs.len()).sum();
-        let stats = Arc::new(WorkerStats::new(worker.flows.len(), outputs));
-        stats.chunks.total.set(buffers.total());
+        let stats = super::stats(plan, worker, buffers.total());
         let worker = Self {
             reading: Vec::with_capacity(buffers.total() as usize),
             io: Io::new(ring, socket, outlets, &buffers),

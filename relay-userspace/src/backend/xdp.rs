@@ -36,17 +36,13 @@ use self::{
     senders::Senders,
     umem::{Chunk, Chunks, FILL_SIZE, STACK_FILL},
 };
-use super::{SetupError, batch::Batch, flows::Flows, sockopt};
+use super::{DRAIN, SPIN, SetupError, batch::Batch, flows::Flows, sockopt};
 use crate::{
     device_drops::Cut,
     plan::{self, Mode, Plan},
     stats::WorkerStats,
 };
 
-/// How long a worker with a CPU of its own looks for frames before it sleeps. Waking up costs tens of
-/// microseconds, which a feed of 5,000 frames a second and more is spared by this; slower ones are not worth
-/// a busy CPU.
-const SPIN: Duration = Duration::from_micros(200);
 /// How long a worker sleeps at most before it looks whether it should stop.
 const IDLE_MS: u16 = 100;
 /// How long it sleeps at most while frames of it are on their way.
@@ -54,8 +50,6 @@ const BUSY_MS: u16 = 1;
 /// How long it sleeps while a port it would `poll` has frames waiting: `poll` would transmit them, and its
 /// refusals would go unseen.
 const WAITING: Duration = Duration::from_micros(200);
-/// How long a stopping worker waits for frames on their way.
-const DRAIN: Duration = Duration::from_millis(200);
 /// How long a bind waits for a queue that a closed socket still holds: 12-74 ms were seen.
 const BIND_PATIENCE: Duration = Duration::from_secs(2);
 /// XDP headroom and the longest Ethernet header in front of the IP packet of a received frame.
@@ -128,10 +122,7 @@ impl Worker {
             let bound = bind_patiently(&chunks, &interface.name, port.queue, mode, lends)?;
             ports.push(bound);
         }
-        let flows = worker.flows.iter().filter_map(|&at| plan.flows.get(at));
-        let outputs = flows.map(|flow| flow.outputs.len()).sum();
-        let stats = Arc::new(WorkerStats::new(worker.flows.len(), outputs));
-        stats.chunks.total.set(chunks.total());
+        let stats = super::stats(plan, worker, chunks.total());
         let flows = Flows::new(plan, worker);
         Ok(Self {
             chunks,

@@ -32,13 +32,8 @@ impl Senders {
     ///
     /// The first refusal.
     pub fn open(plan: &Plan, worker: &plan::Worker) -> Result<Self, SetupError> {
-        let interfaces = worker.senders.iter();
-        let outlets = interfaces
-            .filter_map(|&at| plan.interfaces.get(at))
-            .map(Outlet::open)
-            .collect::<Result<_, _>>()?;
         Ok(Self {
-            outlets,
+            outlets: Outlet::open_all(plan, worker)?,
             queue: Queue::default(),
         })
     }
