@@ -35,7 +35,10 @@ pub fn clippy(ws: &Workspace) -> Result<Counts> {
             .args(["clippy", "--workspace"])
             .args(NO_KERNEL_PROGRAMS)
             .args(["--all-targets", "--locked"])
-            .args(["--features", "relay-tests/zero-copy"])
+            .args([
+                "--features",
+                "relay-tests/zero-copy,relay-userspace/poison-chunks",
+            ])
             .args(["--", "-D", "warnings"]),
     )
 }
