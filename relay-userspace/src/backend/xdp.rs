@@ -17,6 +17,7 @@ mod port;
 pub mod receive;
 mod senders;
 pub mod umem;
+mod wakeup;
 
 use std::{
     io,

@@ -90,9 +90,7 @@ impl Cache {
     ///
     /// No Debian mirror, no network, or a package that the mirror no longer has. What has been fetched stays.
     pub fn fetch(&self, kernels: &[&Kernel]) -> Result<()> {
-        let mut bundles = vec![Bundle::qemu()];
-        bundles.extend(kernels.iter().map(|kernel| Bundle::kernel(kernel)));
-        bundles.retain(|bundle| !self.folder.join(&bundle.folder).is_dir());
+        let bundles = self.missing(kernels);
         if bundles.is_empty() {
             return Ok(());
         }
@@ -120,6 +118,19 @@ impl Cache {
             self.unpack(bundle, &apt)?;
         }
         Ok(())
+    }
+
+    /// The bundles that are not there, each once: a kernel may be booted more than once.
+    fn missing(&self, kernels: &[&Kernel]) -> Vec<Bundle> {
+        let mut bundles = vec![Bundle::qemu()];
+        for kernel in kernels {
+            let bundle = Bundle::kernel(kernel);
+            if !bundles.iter().any(|other| other.folder == bundle.folder) {
+                bundles.push(bundle);
+            }
+        }
+        bundles.retain(|bundle| !self.folder.join(&bundle.folder).is_dir());
+        bundles
     }
 
     /// Unpacks a bundle whose packages are there, and removes them.
@@ -335,9 +346,12 @@ mod tests {
         fs::create_dir_all(folder.join("part")).unwrap();
         fs::create_dir_all(cache.qemu()).unwrap();
         let without = cache.has(kernel);
+        let missing = cache.missing(&[kernel, kernel]);
         fs::create_dir_all(cache.kernel(kernel)).unwrap();
         let with = cache.has(kernel);
+        let nothing = cache.missing(&[kernel, kernel]);
         fs::remove_dir_all(&folder).unwrap();
         assert!(!without && with);
+        assert_eq!((missing.len(), nothing.len()), (1, 0));
     }
 }

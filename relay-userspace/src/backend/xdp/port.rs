@@ -17,7 +17,10 @@ use xsk_rs::{
     umem::frame::FrameDesc,
 };
 
-use super::umem::{Chunk, Chunks, FILL_SIZE};
+use super::{
+    umem::{Chunk, Chunks, FILL_SIZE},
+    wakeup,
+};
 use crate::{
     backend::{SetupError, sockopt},
     plan::Mode,
@@ -214,7 +217,7 @@ impl Port {
             let before = self.taken;
             // In copy mode the flag is always set.
             let result = if self.tx.needs_wakeup() {
-                wake(self.tx.fd().as_raw_fd())
+                wakeup::transmitter(self.tx.fd().as_raw_fd())
             } else {
                 Ok(())
             };
@@ -338,7 +341,7 @@ impl Port {
             self.lent += count as u32;
         }
         if self.lends > 0 && self.fill.needs_wakeup() {
-            self.fill.wakeup(self.rx.fd_mut(), 0)?;
+            self.wake_receiver()?;
         }
         Ok(())
     }
@@ -351,27 +354,18 @@ impl Port {
     /// The kick's.
     pub fn kick_receiver(&mut self) -> io::Result<()> {
         if self.lends > 0 {
-            // `poll` wakes what is flagged, which right after a bind is the transmitter: with most drivers one interrupt for both.
-            self.fill.wakeup(self.rx.fd_mut(), 0)?;
+            self.wake_receiver()?;
         }
         Ok(())
     }
-}
 
-/// One TX kick: `sendto` without data (Documentation/networking/af_xdp.rst).
-fn wake(fd: RawFd) -> Result<(), Errno> {
-    // SAFETY: no pointer is read: the length is 0 and there is no address.
-    let result = unsafe {
-        libc::sendto(
-            fd,
-            std::ptr::null(),
-            0,
-            libc::MSG_DONTWAIT,
-            std::ptr::null(),
-            0,
-        )
-    };
-    Errno::result(result).map(drop)
+    /// `poll` wakes what is flagged. Not every driver's receiver hears it: see [`wakeup::receiver`].
+    fn wake_receiver(&mut self) -> io::Result<()> {
+        if self.mode == Mode::ZeroCopy {
+            wakeup::receiver(self.fd());
+        }
+        self.fill.wakeup(self.rx.fd_mut(), 0)
+    }
 }
 
 /// The kernel's error inside one of xsk-rs.
