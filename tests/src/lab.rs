@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::background::eventually;
 use crate::netns::Namespace;
@@ -46,6 +46,16 @@ pub enum Nic {
 }
 
 impl Nic {
+    /// Whether its driver does zero copy in the running kernel: igb since Linux 6.14, virtio-net since 6.13.
+    pub fn does_zero_copy(self) -> Result<bool> {
+        let since = match self {
+            Self::Igb => (6, 14),
+            Self::Virtio => (6, 13),
+            Self::E1000e | Self::PlainVirtio => return Ok(false),
+        };
+        Ok(kernel()? >= since)
+    }
+
     /// The wires that have one, and its end there: 0 is left, 1 is right.
     fn wires(self) -> (std::ops::RangeInclusive<u8>, u8) {
         match self {
@@ -54,6 +64,16 @@ impl Nic {
             Self::E1000e => (5..=5, 0),
             Self::PlainVirtio => (5..=5, 1),
         }
+    }
+}
+
+/// Major and minor version of the running kernel.
+fn kernel() -> Result<(u32, u32)> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split('.').map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+        _ => bail!("the kernel is {release}"),
     }
 }
 

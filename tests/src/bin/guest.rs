@@ -78,6 +78,7 @@ fn tests() -> Result<String> {
         .args(read("/arguments")?.lines())
         .env("PATH", "/bin")
         .env("RELAY_BIN", "/relay")
+        .env("RELAY_POISONED_BIN", "/relay-poisoned")
         .status()
         .context("running /zero_copy")?;
     Ok(status

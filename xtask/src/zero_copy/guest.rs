@@ -25,6 +25,8 @@ pub struct Programs {
     init: PathBuf,
     tests: PathBuf,
     relay: PathBuf,
+    /// The relay that overwrites free chunks.
+    poisoned: PathBuf,
 }
 
 /// One line of what cargo prints: a program that it has built.
@@ -41,46 +43,66 @@ struct Target {
 
 /// Builds them.
 pub fn build(ws: &Workspace) -> Result<Programs> {
+    const RELAY: [&str; 4] = ["--package", "relay-userspace", "--bin", "relay"];
     ebpf::build(ws)?;
-    let mut cargo = ws.cargo();
-    cargo
-        .args(["build", "--release", "--locked", "--target", TARGET])
-        .args(["--package", "relay-userspace", "--bin", "relay"])
-        .args([
-            "--package",
-            "relay-tests",
-            "--features",
-            "relay-tests/zero-copy",
-        ])
-        .args(["--bin", "guest", "--test", "zero_copy"])
-        .args(["--message-format", "json-render-diagnostics"])
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
-        .env_remove("RUSTFLAGS")
-        .stderr(std::process::Stdio::inherit());
-    let output = cargo
-        .output()
-        .with_context(|| format!("running `{}`", process::line(&cargo)))?;
-    if !output.status.success() {
-        bail!("`{}` failed with {}", process::line(&cargo), output.status);
-    }
-    let said = String::from_utf8_lossy(&output.stdout);
-    let built: Vec<Artifact> = said
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
-    let program = |name: &str| {
-        let found = built
-            .iter()
-            .find(|artifact| artifact.target.name == name && artifact.executable.is_some());
-        found
-            .and_then(|artifact| artifact.executable.clone())
-            .with_context(|| format!("`{}` built no program {name}", process::line(&cargo)))
-    };
+    let mut poisoning = RELAY.to_vec();
+    poisoning.extend(["--features", "relay-userspace/poison-chunks"]);
+    let built = Built::by(ws, &poisoning)?.program("relay")?;
+    // The next build has a program of the same name.
+    let poisoned = built.with_file_name("relay-poisoned");
+    fs::copy(&built, &poisoned).with_context(|| format!("writing {}", poisoned.display()))?;
+
+    let mut all = RELAY.to_vec();
+    all.extend(["--package", "relay-tests", "--bin", "guest"]);
+    all.extend(["--features", "relay-tests/zero-copy", "--test", "zero_copy"]);
+    let built = Built::by(ws, &all)?;
     Ok(Programs {
-        init: program("guest")?,
-        tests: program("zero_copy")?,
-        relay: program("relay")?,
+        init: built.program("guest")?,
+        tests: built.program("zero_copy")?,
+        relay: built.program("relay")?,
+        poisoned,
     })
+}
+
+/// What one call of cargo has built.
+struct Built {
+    artifacts: Vec<Artifact>,
+    command: String,
+}
+
+impl Built {
+    /// Builds statically.
+    fn by(ws: &Workspace, arguments: &[&str]) -> Result<Self> {
+        let mut cargo = ws.cargo();
+        cargo
+            .args(["build", "--release", "--locked", "--target", TARGET])
+            .args(arguments)
+            .args(["--message-format", "json-render-diagnostics"])
+            .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
+            .env_remove("RUSTFLAGS")
+            .stderr(std::process::Stdio::inherit());
+        let command = process::line(&cargo);
+        let output = cargo
+            .output()
+            .with_context(|| format!("running `{command}`"))?;
+        if !output.status.success() {
+            bail!("`{command}` failed with {}", output.status);
+        }
+        let said = String::from_utf8_lossy(&output.stdout);
+        let artifacts = said
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
+        Ok(Self { artifacts, command })
+    }
+
+    fn program(&self, name: &str) -> Result<PathBuf> {
+        let named = |artifact: &&Artifact| artifact.target.name == name;
+        let mut programs = self.artifacts.iter().filter(named);
+        programs
+            .find_map(|artifact| artifact.executable.clone())
+            .with_context(|| format!("`{}` built no program {name}", self.command))
+    }
 }
 
 /// The image of the kernel in the folder that its packages are unpacked in.
@@ -115,6 +137,7 @@ pub fn pack(
     copy(&mut archive, "init", &programs.init)?;
     copy(&mut archive, "zero_copy", &programs.tests)?;
     copy(&mut archive, "relay", &programs.relay)?;
+    copy(&mut archive, "relay-poisoned", &programs.poisoned)?;
     archive.file("arguments", arguments.join("\n").as_bytes())?;
 
     let merged = kernel.join("usr/lib/modules").join(release);

@@ -17,7 +17,7 @@ use super::GUEST_DONE;
 use crate::{process, test::summary::Counts};
 
 /// How long the guest may run, from its first instruction to its last.
-const LIMIT: Duration = Duration::from_secs(1200);
+const LIMIT: Duration = Duration::from_secs(2400);
 
 /// Lines of a console that a message shows.
 const SHOWN: usize = 40;

@@ -1,0 +1,157 @@
+//! One chunk that two NICs transmit, and chunks for what is not relayed.
+//!
+//! Two relays take part here: the one that users run, and one that overwrites every chunk that becomes free (the feature
+//! `poison-chunks`). A NIC in zero copy reads a chunk late, so a chunk that is free too early leaves damaged there.
+
+use std::env;
+
+use anyhow::{Context, Result};
+use relay_tests::lab;
+use relay_tests::raw::RawReceiver;
+use relay_tests::receiver::{Listen, UdpReceiver};
+use relay_tests::relay::{RelayProcess, RuleFile};
+use relay_tests::rules::{Rule, output_destination};
+use relay_tests::scenario::{ARRIVAL, Receivers};
+use relay_tests::sender::{Traffic, UdpSender, Window};
+use relay_tests::tally::{Stream, Tally};
+use relay_tests::topology::Testbed;
+use relay_tests::veth::format_mac;
+
+use super::Nics;
+
+/// A testbed whose two output interfaces have the same MAC and the same address, and a rule with the same destination on both: the frames are
+/// the same to the byte, so that one chunk carries them to both NICs.
+fn identical_outputs(nics: Nics) -> Result<(Testbed, Rule)> {
+    let bed = nics.testbed(2)?;
+    let [first, second] = &bed.outputs[..] else {
+        anyhow::bail!("two outputs: {:?}", bed.outputs);
+    };
+    let (name, mac) = (&second.interface, format_mac(first.mac));
+    for change in [
+        format!("link set {name} down"),
+        format!("link set {name} address {mac}"),
+        format!("address del {}/24 dev {name}", second.address),
+        format!("address add {}/24 dev {name}", first.address),
+        format!("link set {name} up"),
+    ] {
+        bed.relay.ip(&change)?;
+    }
+    lab::wait_for_carriers(&bed)?;
+    let (group, port) = output_destination(0);
+    let rule = Rule::feed()
+        .output("out0", group, port)
+        .output("out1", group, port);
+    Ok((bed, rule))
+}
+
+pub fn identical_outputs_on_two_nics_are_exact_on_both(nics: Nics) -> Result<()> {
+    let (bed, rule) = identical_outputs(nics)?;
+    let wires = [
+        RawReceiver::start(&bed.receivers[0])?,
+        RawReceiver::start(&bed.receivers[1])?,
+    ];
+    nics.forward(&bed, &rule, 3000, 1000)?;
+    let datagrams = wires.map(|wire| {
+        let mut frames: Vec<_> = wire.frames().into_iter().map(|frame| frame.bytes).collect();
+        frames.retain(|bytes| bytes.get(23) == Some(&17) && bytes.len() > 1000);
+        frames
+    });
+    assert_eq!(datagrams[0].len(), 3000);
+    assert!(
+        datagrams[0] == datagrams[1],
+        "the frames on both wires are the same"
+    );
+    Ok(())
+}
+
+/// The relay that overwrites free chunks. Where it shall be wrong, it takes a chunk for free with the first of its transmissions.
+fn start_poisoned(bed: &Testbed, file: &RuleFile, wrong: bool) -> Result<RelayProcess> {
+    let program = env::var_os("RELAY_POISONED_BIN").context("RELAY_POISONED_BIN")?;
+    let mut command = bed.relay.command(program);
+    command.args(["run", "--json"]).arg(file.path());
+    if wrong {
+        command.env("RELAY_FREE_EARLY", "1");
+    }
+    let relay = RelayProcess::start_command(command)?;
+    lab::wait_for_carriers(bed)?;
+    Ok(relay)
+}
+
+/// Datagrams whose frames wait for a NIC. They leave in one burst, and the emulated wires keep the order of short ones only.
+const WAITING: u64 = 60;
+
+/// Sends datagrams while one output is down, whose frames wait in its TX ring while the other one transmits them. How many arrived
+/// undamaged at each, after it was up again. Unless the relay is wrong on purpose, fails if that and what follows is not exact.
+fn through_a_nic_that_waits(nics: Nics, wrong: bool) -> Result<[u64; 2]> {
+    let (bed, rule) = identical_outputs(nics)?;
+    let rules = [rule];
+    let receivers = Receivers::start(&bed, &rules)?;
+    let file = RuleFile::of(&rules)?;
+    let relay = start_poisoned(&bed, &file, wrong)?;
+    let waits = &bed.outputs[1].interface;
+    bed.relay.ip(&format!("link set {waits} down"))?;
+    let stream = Stream::new(0, WAITING, 1000);
+    let traffic = Traffic::new(rules[0].group, rules[0].port, stream);
+    UdpSender::open(&bed.sources[0])?.send(&traffic, 1000)?;
+    receivers.wait_until_each(|output, tally| output == 1 || tally.received >= WAITING);
+    bed.relay.ip(&format!("link set {waits} up"))?;
+    lab::wait_for_carriers(&bed)?;
+    if !wrong {
+        receivers.assert_exact(&[stream]);
+        let more = Stream {
+            first: WAITING,
+            ..Stream::new(0, 1000, 1000)
+        };
+        lab::send(&bed, &rules[0], &more, &receivers)?;
+        receivers.assert_exact(&[Stream::new(0, WAITING + 1000, 1000)]);
+    }
+    receivers.settle();
+    let stopped = relay.stop()?;
+    nics.assert_mode(&stopped)?;
+    if !wrong {
+        stopped.report.assert_exact(&[WAITING + 1000]);
+    }
+    let tallies = receivers.tallies();
+    let [(_, first), (_, second)] = &tallies[..] else {
+        anyhow::bail!("two outputs: {tallies:?}");
+    };
+    let intact = |tally: &Tally| WAITING - tally.missing(&stream).len() as u64;
+    Ok([intact(first), intact(second)])
+}
+
+pub fn no_chunk_is_overwritten_before_the_slower_nic_has_read_it(nics: Nics) -> Result<()> {
+    let intact = through_a_nic_that_waits(nics, false)?;
+    assert_eq!(intact, [WAITING; 2]);
+    Ok(())
+}
+
+/// Shows that the test above can fail, and that it is one chunk that both NICs transmit.
+pub fn a_chunk_freed_too_early_would_be_noticed(nics: Nics) -> Result<()> {
+    let [first, second] = through_a_nic_that_waits(nics, true)?;
+    assert_eq!(
+        first, WAITING,
+        "it transmits before the chunk is overwritten"
+    );
+    assert!(second < WAITING, "undamaged: {second}");
+    Ok(())
+}
+
+/// A bound queue receives into chunks and nothing else, so an output has some, for the host's own traffic.
+pub fn an_output_still_hears_what_is_for_the_host(nics: Nics) -> Result<()> {
+    let bed = nics.testbed(1)?;
+    let rules = [Rule::feed().outputs("out0", 1)];
+    let relay = lab::start(&bed, &rules)?;
+    let (group, port) = ([239, 77, 77, 77].into(), 7777);
+    let host = UdpReceiver::start(&bed.outputs[0], &[Listen::new(group, port, 7)])?;
+    // More than the chunks that were lent, so that all of them must come back.
+    let stream = Stream::new(7, 5000, 200);
+    let progress = || host.tallies().iter().map(|tally| tally.received).sum();
+    let window = Window::new(128, progress);
+    let traffic = Traffic::new(group, port, stream);
+    UdpSender::open(&bed.receivers[0])?.send_interleaved(&[traffic], 6000, 64, &window)?;
+    host.assert_all_exact(&stream, ARRIVAL);
+    let stopped = relay.stop()?;
+    nics.assert_mode(&stopped)?;
+    stopped.report.assert_exact(&[0]);
+    Ok(())
+}

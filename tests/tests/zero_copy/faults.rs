@@ -1,0 +1,145 @@
+//! Interfaces that go down, relays that are killed, stopped, or stand still.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use relay_tests::flap::Flap;
+use relay_tests::lab;
+use relay_tests::rules::{GROUP_IN, PORT_IN, Rule};
+use relay_tests::scenario::Receivers;
+use relay_tests::sender::{Traffic, UdpSender};
+use relay_tests::tally::Stream;
+use relay_tests::topology::Testbed;
+use relay_tests::veth::Endpoint;
+
+use super::{MIXED, Nics};
+
+/// Takes an interface of the relay down and up again while traffic runs.
+fn down_and_up(nics: Nics, bed: &Testbed, near: &Endpoint) -> Result<()> {
+    let rules = [Rule::feed().outputs("out0", 2)];
+    let receivers = Receivers::start(bed, &rules)?;
+    let relay = lab::start(bed, &rules)?;
+    let flap = Flap {
+        rate: 500,
+        warm_up: 200,
+        // What waited for the NIC comes first; what is sent from here on is complete.
+        settled: Duration::from_millis(500),
+        after: Duration::from_millis(1000),
+    };
+    let flapped = flap.run(bed, &receivers, near)?;
+    let stopped = relay.stop()?;
+    nics.assert_mode(&stopped)?;
+    stopped.report.assert_balanced();
+    for (_, tally) in receivers.tallies() {
+        flapped.assert_only_the_gap_is_missing(&tally);
+        assert_eq!(tally.unique, tally.received, "{tally}");
+        assert_eq!(tally.out_of_order, 0, "{tally}");
+    }
+    Ok(())
+}
+
+pub fn x1_after_the_input_was_down_forwarding_resumes_within_a_second(nics: Nics) -> Result<()> {
+    let bed = nics.testbed(1)?;
+    down_and_up(nics, &bed, &bed.inputs[0])
+}
+
+pub fn x1_after_the_output_was_down_forwarding_resumes_within_a_second(nics: Nics) -> Result<()> {
+    let bed = nics.testbed(1)?;
+    down_and_up(nics, &bed, &bed.outputs[0])
+}
+
+pub fn x3_after_kill_9_the_interface_is_clean_and_a_new_start_works_at_once(
+    nics: Nics,
+) -> Result<()> {
+    let bed = nics.testbed(1)?;
+    let rules = [Rule::feed().outputs("out0", 4)];
+    let stream = Stream::new(0, 200, 1000);
+    for _ in 0..3 {
+        let receivers = Receivers::start(&bed, &rules)?;
+        let relay = lab::start(&bed, &rules)?;
+        lab::send(&bed, &rules[0], &stream, &receivers)?;
+        receivers.assert_exact(&[stream]);
+        relay.kill()?;
+        for near in bed.inputs.iter().chain(&bed.outputs) {
+            let shown = bed
+                .relay
+                .ip(&format!("-details link show dev {}", near.interface))?;
+            assert!(!shown.contains("xdp"), "no program stays: {shown}");
+        }
+    }
+    nics.forward(&bed, &rules[0], 500, 1000)?;
+    Ok(())
+}
+
+pub fn after_ten_link_flaps_no_chunk_is_missing_and_the_traffic_is_exact(nics: Nics) -> Result<()> {
+    let bed = nics.testbed(1)?;
+    let rules = [Rule::feed().outputs("out0", 2)];
+    let receivers = Receivers::start(&bed, &rules)?;
+    let relay = lab::start(&bed, &rules)?;
+    let mut stream = Stream::new(0, 50, 500);
+    let mut total = 0;
+    for _ in 0..10 {
+        for near in [&bed.inputs[0], &bed.outputs[0]] {
+            bed.relay.ip(&format!("link set {} down", near.interface))?;
+            bed.relay.ip(&format!("link set {} up", near.interface))?;
+        }
+        lab::wait_for_carriers(&bed)?;
+        lab::send(&bed, &rules[0], &stream, &receivers)?;
+        stream.first += stream.count;
+        total += stream.count;
+        receivers.wait_until_each(|_, tally| tally.received >= total);
+    }
+    receivers.assert_exact(&[Stream::new(0, total, 500)]);
+    let stopped = relay.stop()?;
+    nics.assert_mode(&stopped)?;
+    stopped.report.assert_exact(&[total]);
+    Ok(())
+}
+
+/// The relay is stopped by a signal for so long that all chunks that it lent are used up, 8192 for a queue, and the NIC has nowhere
+/// to put a frame. It accounts for all that came in meanwhile, and from then on the feed is complete again.
+pub fn a_relay_that_stood_still_goes_on_and_accounts_for_everything(nics: Nics) -> Result<()> {
+    let bed = nics.testbed(1)?;
+    let rules = [Rule::feed().outputs("out0", 1)];
+    let receivers = Receivers::start(&bed, &rules)?;
+    let relay = lab::start(&bed, &rules)?;
+    let part = |first, count| Stream {
+        first,
+        ..Stream::new(0, count, 100)
+    };
+    let (before, meanwhile, after) = (part(0, 200), part(200, 12_000), part(12_200, 500));
+    lab::send(&bed, &rules[0], &before, &receivers)?;
+    receivers.wait_until_each(|_, tally| tally.received >= before.count);
+
+    let process = Pid::from_raw(relay.id().try_into()?);
+    kill(process, Signal::SIGSTOP)?;
+    let traffic = Traffic::new(GROUP_IN, PORT_IN, meanwhile);
+    let sent = UdpSender::open(&bed.sources[0]).and_then(|sender| sender.send(&traffic, 6000));
+    kill(process, Signal::SIGCONT)?;
+    sent?;
+    receivers.settle();
+    lab::send(&bed, &rules[0], &after, &receivers)?;
+    receivers.settle();
+
+    let stopped = relay.stop()?;
+    nics.assert_mode(&stopped)?;
+    stopped.report.assert_balanced();
+    for (_, tally) in receivers.tallies() {
+        assert_eq!(tally.missing(&before), [0; 0], "before: {tally}");
+        assert_eq!(tally.missing(&after), [0; 0], "after: {tally}");
+        assert_eq!((tally.duplicates, tally.mismatched), (0, 0), "{tally}");
+    }
+    Ok(())
+}
+
+#[test]
+fn after_a_hundred_starts_and_stops_no_chunk_and_no_datagram_is_missing() -> Result<()> {
+    let bed = MIXED.testbed(1)?;
+    let rule = Rule::feed().outputs("out0", 2);
+    for _ in 0..100 {
+        MIXED.forward(&bed, &rule, 20, 500)?;
+    }
+    Ok(())
+}
