@@ -66,10 +66,15 @@ impl Run {
         passed
     }
 
-    /// Prints the table; the last line is the count.
-    pub fn finish(&self) -> ExitCode {
+    /// Prints the table of a run of the tests whose name contains `filter`, or of all; the last line is the count.
+    pub fn finish(&self, filter: Option<&str>) -> ExitCode {
         println!("\n{}", self.table());
         let (passed, failed) = self.totals();
+        if let Some(filter) = filter
+            && passed == 0
+        {
+            println!("no test passed whose name contains {filter:?}");
+        }
         println!("{passed} passed, {failed} failed");
         if failed == 0 {
             ExitCode::SUCCESS
@@ -159,12 +164,7 @@ pub fn run(ws: &Workspace, filter: Option<&str>) -> Result<ExitCode> {
     if filter.is_none() {
         zero_copy::part_of_all(ws, &mut run);
     }
-    if let Some(filter) = filter
-        && run.totals().0 == 0
-    {
-        eprintln!("no test passed whose name contains {filter:?}");
-    }
-    Ok(run.finish())
+    Ok(run.finish(filter))
 }
 
 #[cfg(test)]

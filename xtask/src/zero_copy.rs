@@ -76,7 +76,7 @@ pub fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     }
     let mut run = Run::default();
     steps(ws, &mut run, &boots, options.filter.as_deref());
-    Ok(run.finish())
+    Ok(run.finish(options.filter.as_deref()))
 }
 
 /// The part of the whole test run: if the virtual machine has been fetched, or has to be.

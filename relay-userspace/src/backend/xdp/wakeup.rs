@@ -29,10 +29,10 @@ pub fn transmitter(socket: RawFd) -> Result<(), Errno> {
 /// Has the receiver of a zero-copy socket look at the FILL ring, by polling the device from this thread, once.
 ///
 /// The wakeup of `poll` is an interrupt that the driver asks its NIC for, and igb asks for the transmitter's alone
-/// where the two do not share one, which is with up to 4 queues (`igb_xsk_wakeup`, drivers/net/ethernet/intel/igb, Linux 6.14
-/// to 6.18 and some after). A queue that found its FILL ring empty then never receives again. Busy polling asks no driver: the
-/// kernel calls the device's poll function itself (`__xsk_sendmsg`, net/xdp/xsk.c, where only sending knows the device
-/// before a first frame has come in).
+/// where the two do not share one, which is with few queues (`igb_xsk_wakeup`, drivers/net/ethernet/intel/igb/igb_xsk.c; Linux 6.14 has it,
+/// 6.18.15 still, 7.3.4 no longer). A queue that found its FILL ring empty then never receives again. Busy polling asks no driver:
+/// the kernel calls the device's poll function itself (`__xsk_sendmsg`, net/xdp/xsk.c; of the calls that poll, only sending
+/// knows the device before a first frame has come in).
 ///
 /// Where the kernel refuses the option, the wakeup of `poll` has to do.
 pub fn receiver(socket: RawFd) {
