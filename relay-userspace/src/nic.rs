@@ -161,7 +161,13 @@ pub fn facts(name: &str) -> Result<Facts, NicError> {
 /// Frames that every interface was given and did not send, by index; empty when the kernel does not tell.
 #[must_use]
 pub fn tx_dropped() -> HashMap<u32, u64> {
-    netlink::all_tx_dropped().unwrap_or_default()
+    netlink::all(|link| link.tx_dropped).unwrap_or_default()
+}
+
+/// Frames that every interface had no buffer for, by index; empty when the kernel does not tell.
+#[must_use]
+pub fn rx_missed() -> HashMap<u32, u64> {
+    netlink::all(|link| link.rx_missed).unwrap_or_default()
 }
 
 /// The indices of all interfaces with a carrier at this moment; empty when the kernel does not tell.

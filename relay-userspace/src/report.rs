@@ -46,6 +46,9 @@ pub struct InterfaceReport {
     /// Frames that its device dropped after the kernel had cut them from super-frames. The outputs' own numbers
     /// have them as sent, because nobody can tell whose they were.
     pub device_dropped: u64,
+    /// Frames, of any kind, that its NIC dropped since the relay runs, because it had no buffer for them ([`crate::missed`]). Nothing
+    /// else has seen them, and `dropped` does not have them.
+    pub missed: u64,
     /// What the kernel program counted, the XDP program or the socket filter; empty on an interface that is only an
     /// output.
     pub filter: Named,
@@ -252,6 +255,12 @@ impl Report {
             line.push_str(": ");
             line.push_str(&occurred(&self.dropped));
         }
+        for interface in self.interfaces.iter().filter(|i| i.missed > 0) {
+            line.push_str(&format!(
+                "; the NIC of {} missed {}",
+                interface.name, interface.missed
+            ));
+        }
         line
     }
 
@@ -337,6 +346,9 @@ impl fmt::Display for Report {
             if interface.device_dropped > 0 {
                 write!(f, "; dropped by the device: {}", interface.device_dropped)?;
             }
+            if interface.missed > 0 {
+                write!(f, "; missed by the NIC: {}", interface.missed)?;
+            }
             let filter = occurred(&interface.filter);
             if filter.is_empty() {
                 writeln!(f)?;
@@ -361,5 +373,43 @@ impl fmt::Display for Report {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_nic_missed_is_in_the_line_and_in_the_report_and_what_it_did_not_is_in_neither() {
+        let interface = |name: &str, missed| InterfaceReport {
+            name: name.into(),
+            way: Way {
+                backend: Backend::Xdp,
+                mode: Some(Mode::ZeroCopy),
+                reason: String::new(),
+                engine: None,
+            },
+            device_dropped: 0,
+            missed,
+            filter: Named::new(),
+        };
+        let report = Report {
+            uptime_seconds: 1.0,
+            packets_received: 10,
+            packets_matched: 10,
+            packets_sent: 10,
+            dropped: Named::new(),
+            interfaces: vec![interface("eth7", 5), interface("eth8", 0)],
+            rules: Vec::new(),
+            workers: Vec::new(),
+        };
+        let (line, whole) = (report.line(None), report.to_string());
+        assert!(line.ends_with("; the NIC of eth7 missed 5"), "{line}");
+        assert!(
+            whole.contains("eth7: zero copy mode; missed by the NIC: 5\n"),
+            "{whole}"
+        );
+        assert!(whole.contains("eth8: zero copy mode\n"), "{whole}");
     }
 }

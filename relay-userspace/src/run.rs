@@ -190,6 +190,7 @@ pub fn run(document: &Document, forced: Option<Backend>, json: bool) -> Result<(
         .collect();
     kernel.flush_log();
     status.device_drops.refresh();
+    status.missed.refresh();
     let report = report(plan, &kernel, &status, started, &views);
     drop(ended);
     drop(kernel);
@@ -291,6 +292,7 @@ fn watch(
             })
             .collect();
         status.device_drops.refresh();
+        status.missed.refresh();
         let now = report(plan, kernel, status, started, &views);
         info!("{}", now.line(last.as_ref()));
         last = Some(now);
@@ -313,6 +315,7 @@ fn report(
             name: interface.name.clone(),
             way: way.clone(),
             device_dropped: status.device_drops.of(at),
+            missed: status.missed.of(at),
             filter: kernel
                 .counters(at)
                 .map(|counters| {

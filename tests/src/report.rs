@@ -46,6 +46,8 @@ pub struct InterfaceReport {
     pub engine: Option<String>,
     /// Why that way.
     pub reason: String,
+    /// Frames that the NIC had no buffer for.
+    pub missed: u64,
     /// The counters of the XDP program or the socket filter; empty where there is none.
     pub filter: Reasons,
 }

@@ -53,6 +53,8 @@ pub(super) struct Link {
     pub(super) qdisc: String,
     /// Frames that the device was given and did not send.
     pub(super) tx_dropped: u64,
+    /// Frames that the device had no buffer for.
+    pub(super) rx_missed: u64,
 }
 
 /// What was tried, and what was said.
@@ -123,6 +125,8 @@ fn links(route: &NlRouter) -> Result<Vec<Link>, Failure> {
         let Ok(name) = attributes.get_attr_payload_as_with_len::<String>(Ifla::Ifname) else {
             continue;
         };
+        let statistics = attributes.get_attribute(Ifla::Stats64);
+        let statistics = statistics.map(|attribute| attribute.payload().as_ref());
         let mac = attributes.get_attribute(Ifla::Address);
         let mac = mac.and_then(|mac| <[u8; 6]>::try_from(mac.payload().as_ref()).ok());
         links.push(Link {
@@ -140,26 +144,29 @@ fn links(route: &NlRouter) -> Result<Vec<Link>, Failure> {
             qdisc: attributes
                 .get_attr_payload_as_with_len::<String>(Ifla::Qdisc)
                 .unwrap_or_default(),
-            tx_dropped: attributes
-                .get_attribute(Ifla::Stats64)
-                .and_then(|stats| tx_dropped(stats.payload().as_ref()))
-                .unwrap_or(0),
+            tx_dropped: statistics.map_or(0, |all| statistic(all, TX_DROPPED)),
+            rx_missed: statistics.map_or(0, |all| statistic(all, RX_MISSED)),
         });
     }
     Ok(links)
 }
 
-/// The eighth number of `struct rtnl_link_stats64` (include/uapi/linux/if_link.h).
-fn tx_dropped(stats: &[u8]) -> Option<u64> {
-    let number = stats.chunks_exact(8).nth(7)?;
-    number.try_into().ok().map(u64::from_ne_bytes)
+/// Where `tx_dropped` and `rx_missed_errors` are in `struct rtnl_link_stats64` (include/uapi/linux/if_link.h), which is made of
+/// 64-bit numbers.
+const TX_DROPPED: usize = 7;
+const RX_MISSED: usize = 15;
+
+/// One number of that structure, 0 where an old kernel does not have it.
+fn statistic(all: &[u8], position: usize) -> u64 {
+    let number = all.chunks_exact(8).nth(position);
+    let bytes = number.and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(0, u64::from_ne_bytes)
 }
 
-/// What `Link::tx_dropped` says of every interface now, by index.
-pub(super) fn all_tx_dropped() -> Result<HashMap<u32, u64>, Failure> {
+/// What `of` says of every interface now, by index.
+pub(super) fn all(of: fn(&Link) -> u64) -> Result<HashMap<u32, u64>, Failure> {
     let links = links_now()?;
-    let drops = links.iter().map(|link| (link.index, link.tx_dropped));
-    Ok(drops.collect())
+    Ok(links.iter().map(|link| (link.index, of(link))).collect())
 }
 
 /// The indices of all interfaces that are up and have a carrier now.
@@ -304,5 +311,18 @@ where
                 return Ok(());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_are_found_by_their_position_and_missing_ones_are_none() {
+        let all: Vec<u8> = (0..24_u64).flat_map(|n| (n * 1000).to_ne_bytes()).collect();
+        assert_eq!(statistic(&all, TX_DROPPED), 7000);
+        assert_eq!(statistic(&all, RX_MISSED), 15_000);
+        assert_eq!(statistic(&all[..15 * 8 + 4], RX_MISSED), 0);
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     config::Document,
     device_drops::DeviceDrops,
     kernel::{Kernel, KernelError},
+    missed::Missed,
     nic::Survey,
     plan::{self, Backend, Choice, Mode, Plan, Refusal},
     report::Way,
@@ -35,6 +36,8 @@ pub struct Status {
     pub ways: Vec<Way>,
     /// Of those that super-frames leave by.
     pub device_drops: DeviceDrops,
+    /// Of all.
+    pub missed: Missed,
 }
 
 /// Brings `plan` up, or what it becomes where the kernel refuses zero copy, and then XDP, if `choice` leaves the backend
@@ -147,16 +150,21 @@ fn try_plan(plan: &Plan, stop: &Stop) -> Result<(Kernel, Status, Vec<Worker>), R
     let mut status = Status {
         ways: plan.interfaces.iter().map(Way::planned).collect(),
         device_drops: DeviceDrops::default(),
+        missed: Missed::default(),
     };
     let workers = bind(plan, &mut kernel, &mut status)?;
     // Some drivers reset again when a queue is bound.
     carriers.wait(stop);
+    // Not before: a reset drops frames as well.
+    status.missed = Missed::new(plan);
     Ok((kernel, status, workers))
 }
 
 /// Binds all workers; on XDP, fills their rings and puts their sockets into the XSKMAP.
 fn bind(plan: &Plan, kernel: &mut Kernel, status: &mut Status) -> Result<Vec<Worker>, RunError> {
-    let Status { ways, device_drops } = status;
+    let Status {
+        ways, device_drops, ..
+    } = status;
     let mut workers = Vec::with_capacity(plan.workers.len());
     let mut fanouts = Fanouts::default();
     for planned in &plan.workers {

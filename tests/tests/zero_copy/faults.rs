@@ -17,7 +17,8 @@ use relay_tests::veth::Endpoint;
 
 use super::{IGB, MIXED, Nics};
 
-/// Takes an interface of the relay down and up again while traffic runs.
+/// Takes an interface of the relay down and up again while traffic runs. The order is not looked at: what waited leaves in one burst, too
+/// long for the emulated wires.
 fn down_and_up(nics: Nics, bed: &Testbed, near: &Endpoint) -> Result<()> {
     let rules = [Rule::feed().outputs("out0", 2)];
     let receivers = Receivers::start(bed, &rules)?;
@@ -36,7 +37,6 @@ fn down_and_up(nics: Nics, bed: &Testbed, near: &Endpoint) -> Result<()> {
     for (_, tally) in receivers.tallies() {
         flapped.assert_only_the_gap_is_missing(&tally);
         assert_eq!(tally.unique, tally.received, "{tally}");
-        assert_eq!(tally.out_of_order, 0, "{tally}");
     }
     Ok(())
 }
