@@ -40,10 +40,24 @@ pub struct Facts {
     /// It takes UDP super-frames whole (`tx-udp-segmentation`): the hardware cuts them apart, or whoever receives
     /// them. Otherwise the kernel does right before the driver.
     pub segments_udp: bool,
+    /// It takes VLAN tags out of received frames (`rx-vlan-hw-parse`, `rx-vlan-stag-hw-parse`), so
+    /// that an XDP program sees a tagged frame without its tag. Of a veth this says nothing, see
+    /// [`Facts::tag_may_be_beside`].
+    pub strips_tags: bool,
     /// It has no queueing discipline, as most virtual interfaces: what the kernel gives it is sent or dropped at once.
     pub queueless: bool,
     /// What the driver can do with XDP; `None` when the kernel does not tell (before 6.3).
     pub xdp: Option<XdpFeatures>,
+}
+
+impl Facts {
+    /// It is a veth: its other end, not it, decides whether a tag comes in the bytes or beside them
+    /// (`tx-vlan-offload` there), and its own `rx-vlan-offload` changes nothing
+    /// (drivers/net/veth.c).
+    #[must_use]
+    pub fn tag_may_be_beside(&self) -> bool {
+        self.driver == "veth"
+    }
 }
 
 /// The `xdp-features` of the generic netlink family `netdev` (include/uapi/linux/netdev.h).
@@ -186,7 +200,7 @@ pub fn has_carrier(socket: BorrowedFd<'_>, name: &str) -> bool {
 /// Whether an interface takes UDP super-frames whole now; see [`Facts::segments_udp`].
 #[must_use]
 pub fn segments_udp(name: &str) -> bool {
-    ethtool::segments_udp(name).unwrap_or(false)
+    ethtool::offloads(name).is_ok_and(|offloads| offloads.segments_udp)
 }
 
 /// The facts about all of `names`, each once, and what could not be found out.
@@ -238,7 +252,7 @@ fn one(name: &str, dump: &netlink::Dump) -> Result<Facts, NicError> {
         })?
         .unwrap_or_else(|| "unknown".to_owned());
     let (rx_queues, tx_queues) = queues(name, link, dump)?;
-    let segments_udp = ethtool::segments_udp(name).map_err(|error| NicError::Refused {
+    let offloads = ethtool::offloads(name).map_err(|error| NicError::Refused {
         name: name.to_owned(),
         what: "asking for its features (ETHTOOL_GFEATURES)",
         error: error.to_string(),
@@ -254,7 +268,8 @@ fn one(name: &str, dump: &netlink::Dump) -> Result<Facts, NicError> {
         is_loopback: link.is_loopback,
         rx_queues,
         tx_queues,
-        segments_udp,
+        segments_udp: offloads.segments_udp,
+        strips_tags: offloads.strips_tags && driver != "veth",
         // While it is down, an interface has no discipline of its own.
         queueless: link.qdisc == "noqueue" || (link.qdisc == "noop" && driver == "veth"),
         driver,

@@ -153,6 +153,8 @@ fn take(slot: u8, namespace: &Arc<Namespace>, name: &str, address: Ipv4Addr) -> 
     ))?;
     // The emulated igb sends a UDP super-frame as the fragments of one datagram. The kernel cuts them right.
     namespace.tool("ethtool", &["-K", name, "tx-udp-segmentation", "off"])?;
+    // With tags taken out of the frames, an input is not on XDP.
+    namespace.tool("ethtool", &["-K", name, "rx-vlan-offload", "off"])?;
     namespace.ip(&format!("address add {address}/24 dev {name}"))?;
     namespace.ip(&format!("link set {name} up"))?;
     Ok(Taken {

@@ -21,7 +21,10 @@ const ETHTOOL_GCHANNELS: u32 = 0x3c;
 /// The string set of the names of features.
 const ETH_SS_FEATURES: u32 = 4;
 /// The name of cutting UDP super-frames apart (`NETIF_F_GSO_UDP_L4`, net/ethtool/common.c).
-const SEGMENTATION: &[u8] = b"tx-udp-segmentation";
+const SEGMENTATION: &str = "tx-udp-segmentation";
+/// The names of taking VLAN tags out of received frames (`NETIF_F_HW_VLAN_CTAG_RX` and
+/// `NETIF_F_HW_VLAN_STAG_RX`, net/ethtool/common.c).
+const STRIPPING: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
 
 /// `struct ethtool_drvinfo`
 #[repr(C)]
@@ -131,8 +134,17 @@ pub(super) fn channels(name: &str) -> io::Result<Option<(u32, u32)>> {
     )))
 }
 
-/// Whether the interface takes UDP super-frames whole, to be cut apart by the hardware or by whoever receives them.
-pub(super) fn segments_udp(name: &str) -> io::Result<bool> {
+/// What of an interface's features the relay asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Offloads {
+    /// It takes UDP super-frames whole, and the hardware or the receiver cuts them apart.
+    pub(super) segments_udp: bool,
+    /// It takes VLAN tags out of received frames and hands them over beside the bytes.
+    pub(super) strips_tags: bool,
+}
+
+/// The features of an interface that are switched on; none where the driver does not tell.
+pub(super) fn offloads(name: &str) -> io::Result<Offloads> {
     let mut set = SetInfo {
         command: ETHTOOL_GSSET_INFO,
         reserved: 0,
@@ -140,7 +152,7 @@ pub(super) fn segments_udp(name: &str) -> io::Result<bool> {
         count: 0,
     };
     if !call(name, &mut set)? || set.count as usize > FEATURES {
-        return Ok(false);
+        return Ok(Offloads::default());
     }
     let mut names = FeatureNames {
         command: ETHTOOL_GSTRINGS,
@@ -154,17 +166,23 @@ pub(super) fn segments_udp(name: &str) -> io::Result<bool> {
         features: [[0; 4]; FEATURES / 32],
     };
     if !call(name, &mut names)? || !call(name, &mut features)? {
-        return Ok(false);
+        return Ok(Offloads::default());
     }
-    let is_it = |name: &[u8; 32]| {
-        name.strip_prefix(SEGMENTATION)
-            .is_some_and(|rest| rest[0] == 0)
+    let is_active = |wanted: &str| {
+        let is_it = |name: &[u8; 32]| {
+            name.strip_prefix(wanted.as_bytes())
+                .is_some_and(|rest| rest.first() == Some(&0))
+        };
+        let at = names.names.iter().position(is_it);
+        at.is_some_and(|at| {
+            let block = features.features.get(at / 32);
+            block.is_some_and(|[_, _, active, _]| active & (1 << (at % 32)) != 0)
+        })
     };
-    let at = names.names.iter().position(is_it);
-    Ok(at.is_some_and(|at| {
-        let block = features.features.get(at / 32);
-        block.is_some_and(|[_, _, active, _]| active & (1 << (at % 32)) != 0)
-    }))
+    Ok(Offloads {
+        segments_udp: is_active(SEGMENTATION),
+        strips_tags: STRIPPING.into_iter().any(is_active),
+    })
 }
 
 /// Whether the flag `IFF_RUNNING` is set; not where the interface is gone.

@@ -36,6 +36,24 @@ fn a_veth_takes_super_frames_whole_until_it_is_told_not_to() {
     });
 }
 
+/// The feature is read, but a veth's own says nothing about the frames that it receives.
+#[test]
+fn tags_that_an_interface_takes_out_are_known() {
+    in_namespace(|| {
+        make_pair();
+        run("ethtool -K va rx-vlan-offload on");
+        let of = |name: &str| {
+            let facts = facts(name).unwrap();
+            (facts.strips_tags, facts.tag_may_be_beside())
+        };
+        assert_eq!(of("va"), (false, true));
+        let strips = || ethtool::offloads("va").unwrap().strips_tags;
+        assert!(strips());
+        run("ethtool -K va rx-vlan-offload off rx-vlan-stag-hw-parse off");
+        assert!(!strips());
+    });
+}
+
 #[test]
 fn a_carrier_is_there_while_both_ends_are_up() {
     in_namespace(|| {

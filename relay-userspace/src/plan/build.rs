@@ -450,6 +450,14 @@ fn xdp_notes(used: &Use<'_>, notes: &mut Vec<String>) {
              MTU is at most {MAX_VETH_PEER_MTU}."
         ));
     }
+    if used.is_input && used.facts.tag_may_be_beside() {
+        notes.push(format!(
+            "{name} is a veth: a VLAN tag that its other end leaves beside the bytes of the frame is \
+             not seen on XDP, and the frame is relayed as an untagged one. If tagged frames can come, \
+             run `ethtool -K OTHER-END tx-vlan-offload off` at the other end, or the relay with \
+             `--backend io-uring`."
+        ));
+    }
     let unused: Vec<u32> = (0..used.facts.rx_queues)
         .filter(|queue| !used.rx.contains(queue))
         .collect();

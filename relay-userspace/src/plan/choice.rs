@@ -149,6 +149,21 @@ fn obstacles(named: &Named<'_>, survey: &Survey, choice: &Choice) -> Vec<Obstacl
             remedy: native_remedy(facts).into(),
         });
     }
+    if facts.strips_tags {
+        found.push(Obstacle {
+            place,
+            reason: format!(
+                "{name} takes VLAN tags out of the frames before XDP sees them, so that a tagged \
+                 feed would be relayed as an untagged one; `ethtool -K {name} rx-vlan-offload off` \
+                 leaves them in"
+            ),
+            cause: format!(
+                "the input interface `{name}` takes VLAN tags out of the frames before XDP sees \
+                 them, so that a tagged feed would be relayed as an untagged one"
+            ),
+            remedy: format!("leave the tags in: `ethtool -K {name} rx-vlan-offload off`"),
+        });
+    }
     if facts.mtu > MAX_INPUT_MTU {
         let mtu = facts.mtu;
         found.push(Obstacle {

@@ -28,10 +28,11 @@ fn nic(name: &str, index: u8, rx: u32, tx: u32) -> Facts {
         ],
         is_up: true,
         is_loopback: false,
-        driver: "veth".into(),
+        driver: "ena".into(),
         rx_queues: rx,
         tx_queues: tx,
         segments_udp: true,
+        strips_tags: false,
         queueless: true,
         xdp: Some(XdpFeatures::from_bits(NATIVE)),
     }
@@ -296,7 +297,9 @@ fn what_cannot_be_is_refused_at_its_place() {
         ("", |s| of(s, "out0").is_loopback = true, out0, "is the loopback interface", "veth pair"),
         ("", |s| of(s, "in0").mac = None, in0, "no Ethernet interface", "use an Ethernet interface"),
         ("", |s| of(s, "out0").mac = None, out0, "no Ethernet interface", "use an Ethernet interface"),
-        ("", |s| of(s, "in0").xdp = Some(XdpFeatures::from_bits(0)), in0, "`in0` (driver veth) has no native XDP", "at least as many RX queues"),
+        ("", |s| of(s, "in0").xdp = Some(XdpFeatures::from_bits(0)), in0, "`in0` (driver ena) has no native XDP", "use an interface whose driver has native XDP"),
+        ("", |s| (of(s, "in0").xdp, of(s, "in0").driver) = (Some(XdpFeatures::from_bits(0)), "veth".into()), in0, "`in0` (driver veth) has no native XDP", "at least as many RX queues"),
+        ("", |s| of(s, "in0").strips_tags = true, in0, "`in0` takes VLAN tags out of the frames before XDP sees them", "`ethtool -K in0 rx-vlan-offload off`"),
         ("", |s| {
             of(s, "in0").driver = "r8169".into();
             of(s, "in0").xdp = Some(XdpFeatures::from_bits(1));
@@ -362,7 +365,8 @@ fn what_may_be_but_may_surprise_is_said() {
         (&["in0 -> out0"], "", |i, _| i.xdp = None, &["The kernel does not tell what XDP can do on in0"]),
         (&["in0 -> out0"], "", |i, _| i.mtu = 1400, &[]),
         (&["in0 -> out0", "in0 -> out0"], "", |_, o| o.mtu = 1400, &["in0 has MTU 1500 and out0 has MTU 1400; larger datagrams from in0 do not leave by out0"]),
-        (&["in0 -> out0"], "", |i, o| (i.mtu, o.mtu) = (3507, 9000), &["in0 is a veth with MTU 3507; the kernel attaches XDP to it only if"]),
+        (&["in0 -> out0"], "", |i, o| (i.mtu, o.mtu) = (3507, 9000), &[]),
+        (&["in0 -> out0"], "", |i, o| (i.mtu, o.mtu, i.driver) = (3507, 9000, "veth".into()), &["in0 is a veth with MTU 3507; the kernel attaches XDP to it only if", "in0 is a veth: a VLAN tag that its other end leaves beside the bytes"]),
         (&["in0 -> out0"], "", |i, o| (i.mtu, o.mtu, i.driver) = (3800, 9000, "ice".into()), &[]),
         (&["in0 -> out0"], "", |i, _| i.rx_queues = 5, &["in0 has 5 RX queues and 2 workers, because out0 has 2 TX queues: worker 0 reads queues 0, 2, 4, worker 1 reads queues 1, 3."]),
         (&["in0 -> out0"], "", |_, o| o.tx_queues = 6, &["out0 has 6 TX queues for 2 workers: queues 0, 1 are used."]),
@@ -412,10 +416,10 @@ fn a_printed_plan_shows_all_that_matters() {
     let plan = auto(&document(&["in0 -> out0 out0"], &rest), &survey(facts)).unwrap();
     let expected = "\
 interfaces
-  in0              input, AF_XDP copy expected, because in0 (driver veth) has no zero copy, and out0 (driver veth) has no zero copy
-                   index 1, driver veth, 02:00:00:00:00:01, 10.0.1.1, MTU 1500
-  out0             output, AF_XDP copy expected, because in0 (driver veth) has no zero copy, and out0 (driver veth) has no zero copy; transmits by AF_XDP TX rings
-                   index 2, driver veth, 02:00:00:00:00:02, 10.0.2.1, MTU 1500
+  in0              input, AF_XDP copy expected, because in0 (driver ena) has no zero copy, and out0 (driver ena) has no zero copy
+                   index 1, driver ena, 02:00:00:00:00:01, 10.0.1.1, MTU 1500
+  out0             output, AF_XDP copy expected, because in0 (driver ena) has no zero copy, and out0 (driver ena) has no zero copy; transmits by AF_XDP TX rings
+                   index 2, driver ena, 02:00:00:00:00:02, 10.0.2.1, MTU 1500
 
 workers
   worker 0, CPU 1

@@ -225,6 +225,7 @@ mod tests {
                 rx_queues: 1,
                 tx_queues: 1,
                 segments_udp: true,
+                strips_tags: false,
                 queueless: false,
                 xdp: Some(XdpFeatures::from_bits(bits)),
             });

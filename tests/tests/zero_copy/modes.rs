@@ -4,9 +4,13 @@ use std::fs;
 
 use anyhow::{Context, Result};
 use relay_tests::backend::Backend;
+use relay_tests::frames::UdpFrame;
 use relay_tests::lab::{self, Nic};
+use relay_tests::payload::{Stream, payload};
+use relay_tests::raw::RawSender;
 use relay_tests::relay::{RuleFile, relay};
 use relay_tests::rules::Rule;
+use relay_tests::scenario::Receivers;
 use relay_tests::topology::Testbed;
 
 use super::{Nics, forward};
@@ -53,6 +57,40 @@ fn e1000e_has_no_native_xdp_and_takes_io_uring_by_itself_exact() -> Result<()> {
         let because = "in0 (driver e1000e) has no native XDP";
         assert!(interface.reason.contains(because), "{interface:?}");
     }
+    Ok(())
+}
+
+/// An igb that takes tags out of the frames it receives hands them over beside the bytes, where an
+/// XDP program cannot see them.
+#[test]
+fn an_input_that_takes_tags_out_is_on_io_uring_and_relays_no_tagged_frame_igb() -> Result<()> {
+    const TAGGED: u64 = 50;
+    let bed = lab::testbed(Nic::Igb, &[Nic::Igb])?;
+    bed.relay
+        .tool("ethtool", &["-K", "in0", "rx-vlan-offload", "on"])?;
+    let rule = Rule::feed().outputs("out0", 2);
+    let rules = std::slice::from_ref(&rule);
+    let receivers = Receivers::start(&bed, rules)?;
+    let relay = lab::start(&bed, rules)?;
+    let source = bed.sources.first().context("a source")?;
+    let tagged = UdpFrame {
+        vlan: Some(20),
+        ..UdpFrame::new(source, rule.group, rule.port, payload(9, 0, 100))
+    };
+    let (sender, frame) = (RawSender::open(source)?, tagged.build()?);
+    for _ in 0..TAGGED {
+        sender.send(&frame)?;
+    }
+    let stream = Stream::new(0, 100, 1000);
+    lab::send(&bed, &rule, &stream, &receivers)?;
+    receivers.assert_exact(&[stream]);
+    let report = relay.stop()?.report;
+    report.assert_exact(&[100]);
+    let input = report.interface("in0")?;
+    assert_eq!(input.backend, Backend::IoUring, "{input:?}");
+    let why = "`ethtool -K in0 rx-vlan-offload off` leaves them in";
+    assert!(input.reason.contains(why), "{input:?}");
+    assert!(report.filter("in0", "pass_vlan") >= TAGGED, "{report:#?}");
     Ok(())
 }
 

@@ -22,6 +22,11 @@ fn with_io_uring(without: &[&str]) -> Survey {
     }
 }
 
+/// Why an input that strips tags is not on XDP.
+const STRIPS: &str = "in0 takes VLAN tags out of the frames before XDP sees them, so that a tagged \
+                      feed would be relayed as an untagged one; `ethtool -K in0 rx-vlan-offload \
+                      off` leaves them in";
+
 #[test]
 fn a_group_is_on_xdp_unless_something_stands_against_it() {
     type Change = fn(&mut Survey, &mut Choice);
@@ -45,6 +50,8 @@ fn a_group_is_on_xdp_unless_something_stands_against_it() {
         (&[], |s, _| of(s, "in0").mtu = 3822, ["", ""]),
         (&[], |s, _| of(s, "in0").mtu = 3823, ["in0 has MTU 3823; a UMEM chunk takes at most 3822", ""]),
         (&[], |s, _| of(s, "out0").mtu = 9000, ["", ""]),
+        (&[], |s, _| of(s, "in0").strips_tags = true, [STRIPS, ""]),
+        (&[], |s, _| of(s, "out0").strips_tags = true, ["", ""]),
         (&[], |s, _| of(s, "in0").xdp = None, ["", ""]),
         (&[], |_, c| refuse(c, "in0"), ["XDP was refused: cannot attach to in0: no", ""]),
         (&[], |_, c| refuse(c, "out2"), ["", "XDP was refused: cannot attach to out2: no"]),

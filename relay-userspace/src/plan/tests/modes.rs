@@ -174,7 +174,7 @@ fn what_refused_zero_copy_does_without_and_the_plan_has_the_kernels_words() {
             (None, Some(Segmented))
         ]
     );
-    let why = "out1 (driver veth) refused zero copy: Invalid argument";
+    let why = "out1 (driver ena) refused zero copy: Invalid argument";
     assert_eq!(plan.interfaces[2].reason, why);
     assert_eq!(plan.interfaces[0].reason, "the driver offers it");
     let shown = plan.to_string();
@@ -198,7 +198,7 @@ fn what_refused_zero_copy_does_without_and_the_plan_has_the_kernels_words() {
     assert!(
         plan.interfaces[0]
             .reason
-            .contains("in0 (driver veth) refused zero copy")
+            .contains("in0 (driver ena) refused zero copy")
     );
     assert!(plan.interfaces.iter().filter(|i| i.needs_program()).count() == 1);
     let note = "Zero copy is possible on out0, out1 but not on in0";
