@@ -296,7 +296,7 @@ fn rules(plan: &Plan, workers: &[WorkerView<'_>]) -> Vec<RuleReport> {
         .collect();
     for (worker, view) in plan.workers.iter().zip(workers) {
         let mut outputs = view.stats.outputs.iter();
-        for (&flow, matched) in worker.flows.iter().zip(&view.stats.flows) {
+        for (&flow, matched) in worker.flows.iter().zip(view.stats.flows.iter()) {
             let Some(rule) = rules.get_mut(flow) else {
                 continue;
             };

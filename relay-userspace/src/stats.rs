@@ -102,8 +102,42 @@ impl Drops {
     }
 }
 
+/// Numbers by position, in cache lines that nothing else is in.
+#[derive(Debug)]
+pub struct Counts {
+    /// With [`Counts::MARGIN`] unused ones at both ends.
+    padded: Box<[Count]>,
+}
+
+impl Counts {
+    /// Two cache lines: CPUs fetch the neighbour of the one that they need as well.
+    const MARGIN: usize = 128 / size_of::<Count>();
+
+    /// So many zeros.
+    fn new(len: usize) -> Self {
+        let padded = Self::MARGIN + len + Self::MARGIN;
+        Self {
+            padded: (0..padded).map(|_| Count::default()).collect(),
+        }
+    }
+
+    /// The number at a position below the length.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, at: usize) -> Option<&Count> {
+        self.padded.get(Self::MARGIN + at)
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Count> {
+        let len = self.padded.len() - 2 * Self::MARGIN;
+        self.padded.iter().skip(Self::MARGIN).take(len)
+    }
+}
+
 /// What one output did.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct OutputStats {
     /// Copies that the device took.
     pub sent: Count,
@@ -111,8 +145,8 @@ pub struct OutputStats {
     pub drops: Drops,
 }
 
-/// What one worker did. Aligned so that two workers never write one cache line, adjacent-line
-/// prefetch included.
+/// What one worker did. Itself and all that it owns is aligned so that two workers never write one cache line,
+/// adjacent-line prefetch included.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct WorkerStats {
@@ -123,7 +157,7 @@ pub struct WorkerStats {
     /// Frames that matched no rule, by reason.
     pub drops: Drops,
     /// Matched frames, by position in the worker's list of flows.
-    pub flows: Box<[Count]>,
+    pub flows: Counts,
     /// Outputs of all flows, one flow after the other.
     pub outputs: Box<[OutputStats]>,
     /// Where the UMEM's chunks are; on io_uring the receive buffers.
@@ -167,10 +201,55 @@ impl WorkerStats {
             received: Count::default(),
             matched: Count::default(),
             drops: Drops::default(),
-            flows: (0..flows).map(|_| Count::default()).collect(),
+            flows: Counts::new(flows),
             outputs: (0..outputs).map(|_| OutputStats::default()).collect(),
             chunks: ChunkStats::default(),
             ring: RingStats::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, sync::Arc};
+
+    use super::*;
+
+    /// The pairs of cache lines that `stats` writes to.
+    fn lines(stats: &WorkerStats) -> impl Iterator<Item = usize> {
+        let own = (&raw const *stats).addr();
+        let flows = stats.flows.iter().map(|count| (&raw const *count).addr());
+        let outputs = stats.outputs.iter().flat_map(|output| {
+            let start = (&raw const *output).addr();
+            (start..start + size_of_val(output)).step_by(8)
+        });
+        let all = (own..own + size_of_val(stats)).step_by(8);
+        all.chain(flows).chain(outputs).map(|address| address / 128)
+    }
+
+    #[test]
+    fn two_workers_never_write_one_cache_line() {
+        let mut owners = HashMap::new();
+        let workers: Vec<_> = (0..200)
+            .map(|number| Arc::new(WorkerStats::new(1 + number % 37, 1 + number % 5)))
+            .collect();
+        for (worker, stats) in workers.iter().enumerate() {
+            for line in lines(stats) {
+                let owner = *owners.entry(line).or_insert(worker);
+                assert_eq!(owner, worker, "line {line:#x} of worker {worker}");
+            }
+        }
+    }
+
+    #[test]
+    fn counts_by_position_are_as_many_as_asked_for() {
+        for len in [0, 1, 15, 16, 17, 100] {
+            let counts = Counts::new(len);
+            for at in 0..len {
+                counts.get(at).unwrap().add(at as u64 + 1);
+            }
+            let all: Vec<u64> = counts.iter().map(Count::get).collect();
+            assert_eq!(all, (1..=len as u64).collect::<Vec<_>>());
         }
     }
 }
