@@ -5,6 +5,7 @@
 //! the headers of [`rewrite`], [`stats`], [`device_drops`], [`missed`] and [`report`] say what became of every frame.
 
 pub mod backend;
+mod checksum;
 pub mod claim;
 pub mod cli;
 pub mod config;

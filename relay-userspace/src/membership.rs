@@ -150,6 +150,7 @@ mod tests {
             is_input: true,
             is_output: false,
             rx_queues: vec![0],
+            checksums: None,
             zero_copy: false,
             expected_mode: Some(Mode::Copy),
             transmit: Transmit::Auto,

@@ -4,6 +4,7 @@
 //! `relay plan` and tested without a network.
 
 mod build;
+mod checksums;
 mod choice;
 mod engines;
 mod mac;
@@ -18,6 +19,7 @@ use std::net::Ipv4Addr;
 use serde::Serialize;
 
 pub use build::build;
+pub use checksums::Checksums;
 pub use choice::{Choice, Refusal};
 pub(crate) use engines::max_zero_copy_mtu;
 pub use mac::{Mac, of_group};
@@ -92,6 +94,8 @@ pub struct Interface {
     /// The RX queues whose frames are relayed, ascending; empty on an interface that is only an output, and on
     /// io_uring, whose packet sockets see the frames of all queues.
     pub rx_queues: Vec<u32>,
+    /// What is known of the UDP checksums of what arrives here; `None` unless an input.
+    pub checksums: Option<Checksums>,
     /// The driver offers zero copy, for this MTU, and nobody has refused it.
     pub zero_copy: bool,
     /// The mode to expect of its AF_XDP sockets. The one in use is known after the bind. `None` where there are

@@ -28,7 +28,7 @@ use frames::{
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use relay::{
     backend::flows::Flows,
-    rewrite::{Received, Target, Template},
+    rewrite::{Known, Received, Target, Template},
     rules::Ttl,
 };
 use relay_common::{
@@ -80,7 +80,7 @@ library_benchmark_group!(name = flows, benchmarks = [look_up_64]);
 #[bench::complete(decoded(1000, Complete))]
 #[bench::partial(decoded(1000, Partial))]
 fn read((frame, datagram): (&'static [u8], Datagram)) -> Option<Received> {
-    Received::read(black_box(frame), black_box(&datagram))
+    Received::read(black_box(frame), black_box(&datagram), Known::Nothing)
 }
 
 /// What was read of a frame, and its payload.
@@ -88,7 +88,7 @@ type Read = (Received, &'static [u8]);
 
 fn read_partial(payload: usize) -> Read {
     let (frame, datagram) = decoded(payload, Partial);
-    let received = Received::read(frame, &datagram).unwrap();
+    let received = Received::read(frame, &datagram, Known::Nothing).unwrap();
     assert_ne!(
         received.udp_sum(&frame[IPV4_HEADERS_LEN..]),
         received.udp_sum(&[])
@@ -106,7 +106,7 @@ fn udp_sum_partial((received, payload): Read) -> Option<u32> {
 
 fn read_complete(payload: usize) -> Read {
     let (frame, datagram) = decoded(payload, Complete);
-    let received = Received::read(frame, &datagram).unwrap();
+    let received = Received::read(frame, &datagram, Known::Nothing).unwrap();
     assert!(received.vouches_for(&frame[IPV4_HEADERS_LEN..]));
     assert!(!received.vouches_for(&[]));
     (received, &frame[IPV4_HEADERS_LEN..])

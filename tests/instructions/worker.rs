@@ -16,6 +16,7 @@ use relay::{
         },
     },
     plan::{self, Backend, Engine, Plan},
+    rewrite::Known,
     rules::{Transmit, Ttl},
     stats::WorkerStats,
 };
@@ -103,6 +104,7 @@ fn interface(name: &str, index: u32, engine: Option<Engine>) -> plan::Interface 
         is_input: engine.is_none(),
         is_output: engine.is_some(),
         rx_queues: vec![0],
+        checksums: None,
         zero_copy: false,
         expected_mode: None,
         transmit: Transmit::Auto,
@@ -166,7 +168,10 @@ impl Worker {
     /// Decodes, looks up, reads and sorts what was received.
     pub fn sort(&mut self) {
         receive::add_all(
-            INPUT,
+            receive::Source {
+                interface: INPUT,
+                known: Known::Nothing,
+            },
             &mut self.received,
             &mut self.batch,
             &mut self.chunks,

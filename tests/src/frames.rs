@@ -24,6 +24,8 @@ pub enum Checksum {
     Zero,
     /// One that does not fit the payload.
     Wrong,
+    /// One that does not fit the payload, and is what a partial one would be: the sum of the pseudo-header.
+    LikePartial,
 }
 
 /// A UDP datagram to a multicast group as one frame, with everything that a test may want odd.
@@ -113,6 +115,14 @@ impl UdpFrame {
                 } else {
                     udp.checksum + 1
                 }
+            }
+            Checksum::LikePartial => {
+                let mut words = [self.source.octets(), self.group.octets()].concat();
+                words.extend([0, 17]);
+                words.extend((udp_length as u16).to_be_bytes());
+                let words = words.chunks(2);
+                let sum: u32 = words.map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+                udp.checksum = ((sum & 0xffff) + (sum >> 16)) as u16;
             }
         }
         let mut frame = Vec::with_capacity(64 + self.payload.len());

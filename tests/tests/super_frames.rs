@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use in_process::SetUp;
+use relay::plan::Checksums;
 use relay::stats::Dropped;
 use relay_tests::backend::Backend;
 use relay_tests::frames::{Checksum, UdpFrame};
@@ -200,6 +201,41 @@ fn datagrams_whose_headers_do_not_follow_are_not_joined(backend: Backend) -> Res
     Ok(())
 }
 
+/// A checksum that has the value of a partial one by chance, on an interface that brings complete ones only: the plan
+/// says so of NICs, which no testbed has, and the kernel says so of every frame on io_uring.
+fn f9_a_wrong_checksum_that_looks_partial_is_not_repaired_where_none_is(
+    backend: Backend,
+) -> Result<()> {
+    let bed = Testbed::new()?;
+    bed.outputs[0].set_checksum_offload(false)?;
+    let raw = RawReceiver::start(&bed.receivers[0])?;
+    let rules = to_toml(&[Rule::feed().outputs("out0", 1)]);
+    let SetUp {
+        mut worker,
+        feeds: _feeds,
+    } = SetUp::altered(&bed, backend, &rules, None, |plan| {
+        for interface in &mut plan.interfaces {
+            if interface.checksums == Some(Checksums::ByValue) {
+                interface.checksums = Some(Checksums::Complete);
+            }
+        }
+    })?;
+    let sender = RawSender::open(&bed.sources[0])?;
+    for n in 0..20 {
+        let mut frame = frame(&bed, n, 400);
+        frame.checksum = Checksum::LikePartial;
+        sender.send(&frame.build()?)?;
+    }
+    while worker.turn() {}
+    raw.settle();
+    let datagrams = raw.datagrams();
+    assert_eq!(datagrams.len(), 20);
+    for datagram in &datagrams {
+        assert_eq!(datagram.checksum, UdpChecksum::Wrong, "{datagram:?}");
+    }
+    Ok(())
+}
+
 fn datagrams_without_checksum_are_joined_and_get_one(backend: Backend) -> Result<()> {
     let datagrams = forward_cut(backend, |bed| {
         let frames = (0..60).map(|n| UdpFrame {
@@ -378,6 +414,7 @@ relay_tests::on_both_backends! {
     flows_that_take_turns_are_joined_each_for_itself_and_keep_their_order,
     what_is_cut_apart_has_the_headers_that_each_datagram_would_have_had,
     datagrams_whose_headers_do_not_follow_are_not_joined,
+    f9_a_wrong_checksum_that_looks_partial_is_not_repaired_where_none_is,
     datagrams_without_checksum_are_joined_and_get_one,
     a_shorter_last_datagram_still_leaves_where_the_others_are_too_big,
     a_time_to_live_that_ends_here_is_counted_for_every_datagram,

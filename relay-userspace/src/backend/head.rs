@@ -2,7 +2,10 @@
 
 use relay_common::wire::{ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, field::udp};
 
+use crate::rewrite::Known;
+
 const VIRTIO_NET_HDR_F_NEEDS_CSUM: u8 = 1;
+const VIRTIO_NET_HDR_F_DATA_VALID: u8 = 2;
 const VIRTIO_NET_HDR_GSO_NONE: u8 = 0;
 const VIRTIO_NET_HDR_GSO_UDP_L4: u8 = 5;
 
@@ -61,8 +64,9 @@ impl Head {
 /// What the kernel says of a frame that a packet socket received, in the same `struct virtio_net_hdr`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Told {
-    /// The UDP checksum is that of the pseudo-header only.
-    pub partial: bool,
+    /// Of the UDP checksum: whether it is that of the pseudo-header only, and whether it was found right
+    /// (`CHECKSUM_UNNECESSARY`, virtio_net_hdr_from_skb in include/linux/virtio_net.h).
+    pub checksum: Known,
     /// Bytes of payload of each datagram in a super-frame, 0 for any other frame; `None` for a super-frame of another
     /// kind than UDP datagrams.
     pub segment_len: Option<u16>,
@@ -79,7 +83,13 @@ impl Told {
         let (head, frame) = message.split_first_chunk::<{ Self::LEN }>()?;
         let [flags, kind, _, _, low, high, ..] = *head;
         let told = Self {
-            partial: flags & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0,
+            checksum: if flags & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0 {
+                Known::Partial
+            } else if flags & VIRTIO_NET_HDR_F_DATA_VALID != 0 {
+                Known::Right
+            } else {
+                Known::Complete
+            },
             segment_len: match kind {
                 VIRTIO_NET_HDR_GSO_NONE => Some(0),
                 VIRTIO_NET_HDR_GSO_UDP_L4 => Some(u16::from_ne_bytes([low, high])),
@@ -87,5 +97,25 @@ impl Told {
             },
         };
         Some((told, frame))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_tells_of_a_checksum_is_believed() {
+        let told = |flags| {
+            let message = [&[flags, VIRTIO_NET_HDR_GSO_NONE][..], &[0; 8], b"frame"].concat();
+            let (told, frame) = Told::split(&message).unwrap();
+            assert_eq!(frame, b"frame");
+            told.checksum
+        };
+        assert_eq!(told(0), Known::Complete);
+        assert_eq!(told(VIRTIO_NET_HDR_F_NEEDS_CSUM), Known::Partial);
+        assert_eq!(told(VIRTIO_NET_HDR_F_DATA_VALID), Known::Right);
+        let both = VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VALID;
+        assert_eq!(told(both), Known::Partial, "what is not there is not right");
     }
 }

@@ -40,7 +40,8 @@ use self::{
 use super::{DRAIN, SPIN, SetupError, batch::Batch, flows::Flows, sockopt};
 use crate::{
     device_drops::Cut,
-    plan::{self, Mode, Plan},
+    plan::{self, Checksums, Mode, Plan},
+    rewrite::Known,
     stats::WorkerStats,
 };
 
@@ -79,6 +80,8 @@ struct Input {
     index: u32,
     /// Where the plan has it.
     planned: plan::Port,
+    /// What is known of the UDP checksums of its frames.
+    known: Known,
 }
 
 /// A socket that receives, to be put into the XSKMAP.
@@ -117,6 +120,7 @@ impl Worker {
                     port: ports.len(),
                     index: interface.index,
                     planned: *port,
+                    known: known(interface),
                 });
             }
             let lends = lends(port, mode);
@@ -230,7 +234,11 @@ impl Worker {
                 port.receive(chunks, &mut self.received);
             }
             busy |= !self.received.is_empty();
-            receive::add_all(input.index, &mut self.received, batch, chunks, flows, stats);
+            let source = receive::Source {
+                interface: input.index,
+                known: input.known,
+            };
+            receive::add_all(source, &mut self.received, batch, chunks, flows, stats);
             self.senders.send(batch, flows, chunks, stats);
             // Only now: the last copy takes the received chunk itself.
             for frame in batch.end() {
@@ -331,6 +339,14 @@ fn chunk_size(plan: &Plan, worker: &plan::Worker, mode: Mode) -> u32 {
     if small { 2048 } else { 4096 }
 }
 
+/// What is known of the UDP checksums of what an XDP program gets from `interface`.
+fn known(interface: &plan::Interface) -> Known {
+    match interface.checksums {
+        Some(Checksums::Complete) => Known::Complete,
+        Some(Checksums::ByValue | Checksums::Told) | None => Known::Nothing,
+    }
+}
+
 /// Binds, and tries again for a while where a closed socket still holds the queue.
 fn bind_patiently(
     chunks: &Chunks,
@@ -370,6 +386,7 @@ mod tests {
             is_input: true,
             is_output: true,
             rx_queues: vec![0],
+            checksums: None,
             zero_copy: true,
             expected_mode: None,
             transmit: crate::rules::Transmit::Auto,

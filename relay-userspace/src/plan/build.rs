@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::{
-    Backend, Choice, Engine, Flow, Interface, Mode, Output, Plan,
+    Backend, Checksums, Choice, Engine, Flow, Interface, Mode, Output, Plan,
     choice::{self, Chosen},
     engines, mac, queues,
 };
@@ -403,6 +403,7 @@ fn interface(used: Use<'_>, mode: Mode, super_frames: bool) -> Option<Interface>
         is_input: used.is_input,
         is_output: used.is_output,
         rx_queues: used.rx,
+        checksums: (used.is_input).then(|| Checksums::of(used.backend, &facts.driver)),
         zero_copy: used.against_zero_copy.is_none(),
         expected_mode: has_sockets.then_some(mode),
         transmit: used.transmit,

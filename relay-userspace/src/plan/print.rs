@@ -73,9 +73,12 @@ impl Plan {
                 Some(_) => format!("; transmits by {engine}"),
                 None => format!(", transmits by {engine}{because}"),
             });
+            let checksums = interface
+                .checksums
+                .map(|known| format!(", checksums {known}"));
             writeln!(
                 f,
-                "  {:<15}  {role}{}{}\n  {:<15}  index {}, driver {}, {}, {address}, MTU {}",
+                "  {:<15}  {role}{}{}\n  {:<15}  index {}, driver {}, {}, {address}, MTU {}{}",
                 interface.name,
                 way.map(|way| format!(", {way}")).unwrap_or_default(),
                 engine.unwrap_or_default(),
@@ -84,6 +87,7 @@ impl Plan {
                 interface.driver,
                 Mac(interface.mac),
                 interface.mtu,
+                checksums.unwrap_or_default(),
             )?;
         }
         Ok(())

@@ -417,7 +417,7 @@ fn a_printed_plan_shows_all_that_matters() {
     let expected = "\
 interfaces
   in0              input, AF_XDP copy expected, because in0 (driver ena) has no zero copy, and out0 (driver ena) has no zero copy
-                   index 1, driver ena, 02:00:00:00:00:01, 10.0.1.1, MTU 1500
+                   index 1, driver ena, 02:00:00:00:00:01, 10.0.1.1, MTU 1500, checksums complete, or partial by their value
   out0             output, AF_XDP copy expected, because in0 (driver ena) has no zero copy, and out0 (driver ena) has no zero copy; transmits by AF_XDP TX rings
                    index 2, driver ena, 02:00:00:00:00:02, 10.0.2.1, MTU 1500
 
@@ -450,6 +450,8 @@ fn json_has_hardware_addresses_as_people_write_them() {
     let json = serde_json::to_value(&plan).unwrap();
     assert_eq!(json["interfaces"][0]["mac"], "02:00:00:00:00:01");
     assert_eq!(json["interfaces"][0]["expected_mode"], "copy");
+    assert_eq!(json["interfaces"][0]["checksums"], "by-value");
+    assert_eq!(json["interfaces"][1]["checksums"], serde_json::Value::Null);
     let output = &json["flows"][0]["outputs"][0];
     assert_eq!(output["destination_mac"], "01:00:5e:02:01:01");
     assert_eq!(output["source"], "10.0.2.1");

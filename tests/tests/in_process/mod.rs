@@ -26,14 +26,26 @@ impl SetUp {
     /// For the one worker of the rule file `text`, with as many chunks or receive buffers as the relay would have, or as
     /// the test wants.
     pub fn new(bed: &Testbed, backend: Backend, text: &str, chunks: Option<u32>) -> Result<Self> {
+        Self::altered(bed, backend, text, chunks, |_| ())
+    }
+
+    /// The same of a plan that `alter` has put its hand to, for interfaces that no test has.
+    pub fn altered(
+        bed: &Testbed,
+        backend: Backend,
+        text: &str,
+        chunks: Option<u32>,
+        alter: impl FnOnce(&mut Plan) + Send,
+    ) -> Result<Self> {
         let forced = match backend {
             Backend::Xdp => plan::Backend::Xdp,
             Backend::IoUring => plan::Backend::IoUring,
         };
         bed.relay.run(|| {
             let document = config::parse("test.toml", text).map_err(|error| anyhow!("{error}"))?;
-            let plan = plan::for_this_machine(&document, Some(forced))
+            let mut plan = plan::for_this_machine(&document, Some(forced))
                 .map_err(|error| anyhow!("{error}"))?;
+            alter(&mut plan);
             assert_eq!(plan.workers.len(), 1);
             let mut kernel = Kernel::attach(&plan)?;
             let worker = match backend {

@@ -6,11 +6,12 @@ use anyhow::{Context, Result};
 use relay_tests::backend::Backend;
 use relay_tests::frames::UdpFrame;
 use relay_tests::lab::{self, Nic};
-use relay_tests::payload::{Stream, payload};
+use relay_tests::payload::payload;
 use relay_tests::raw::RawSender;
 use relay_tests::relay::{RuleFile, relay};
 use relay_tests::rules::Rule;
 use relay_tests::scenario::Receivers;
+use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
 use super::{Nics, forward};

@@ -94,8 +94,7 @@ impl Datagrams {
         let flow = flows
             .look_up(FlowKey::new(interface, &datagram))
             .ok_or((Dropped::NoRule, count(payload_len, size)))?;
-        let received =
-            Received::read_told(frame, &datagram, Some(told.partial)).ok_or(MALFORMED)?;
+        let received = Received::read(frame, &datagram, told.checksum).ok_or(MALFORMED)?;
         let at = frame.as_ptr().addr() - bytes.as_ptr().addr();
         Ok(Self {
             flow,

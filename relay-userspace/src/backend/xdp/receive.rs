@@ -8,18 +8,26 @@ use crate::{
         batch::{Batch, Frame},
         flows::Flows,
     },
-    rewrite::Received,
+    rewrite::{Known, Received},
     stats::{Dropped, WorkerStats},
 };
 
 /// How many frames ahead the headers are fetched: far enough for a miss of all caches.
 const AHEAD: usize = 8;
 
-/// Takes all frames of `received`, which came in by `interface` (the kernel's index), the last one first: into the
-/// batch, or counts why not and gives the chunk back.
+/// Where frames come from.
+#[derive(Debug, Clone, Copy)]
+pub struct Source {
+    /// The kernel's index of the interface that they came in by.
+    pub interface: u32,
+    /// What is known of their UDP checksums.
+    pub known: Known,
+}
+
+/// Takes all frames of `received`, the last one first: into the batch, or counts why not and gives the chunk back.
 #[inline]
 pub fn add_all(
-    interface: u32,
+    source: Source,
     received: &mut Vec<Chunk>,
     batch: &mut Batch<Chunk>,
     chunks: &mut Chunks,
@@ -31,14 +39,14 @@ pub fn add_all(
         if let Some(ahead) = ahead.and_then(|ahead| received.get(ahead)) {
             chunks.prefetch(ahead);
         }
-        add(interface, chunk, batch, chunks, flows, stats);
+        add(source, chunk, batch, chunks, flows, stats);
     }
 }
 
 /// Takes the frame in `chunk`.
 #[inline]
 fn add(
-    interface: u32,
+    source: Source,
     mut chunk: Chunk,
     batch: &mut Batch<Chunk>,
     chunks: &mut Chunks,
@@ -52,12 +60,12 @@ fn add(
         chunks.give_back(chunk);
         return;
     };
-    let Some(flow) = flows.look_up(FlowKey::new(interface, &datagram)) else {
+    let Some(flow) = flows.look_up(FlowKey::new(source.interface, &datagram)) else {
         stats.drops.add(Dropped::NoRule, 1);
         chunks.give_back(chunk);
         return;
     };
-    let Some(received) = Received::read(frame, &datagram) else {
+    let Some(received) = Received::read(frame, &datagram, source.known) else {
         stats.drops.add(Dropped::Malformed, 1);
         chunks.give_back(chunk);
         return;
