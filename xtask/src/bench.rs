@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: builds all and hands over to the benchmark.
 
+mod against;
+
 use std::{
     ffi::OsString,
     process::{Command, ExitCode},
@@ -13,7 +15,8 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Runs `relay-bench` with `args`; the exit code is its own.
+/// Runs `relay-bench` with `args`, but for those that ask for the relay of another commit, which is built; the exit
+/// code is that of `relay-bench`.
 pub fn run(ws: &Workspace, args: &[OsString]) -> Result<ExitCode> {
     if !process::is_root() {
         bail!(
@@ -22,6 +25,10 @@ pub fn run(ws: &Workspace, args: &[OsString]) -> Result<ExitCode> {
         );
     }
     setup::system(Purpose::Bench)?;
+    let (commit, args) = against::take(args)?;
+    let before = commit
+        .map(|commit| against::build(ws, &commit))
+        .transpose()?;
     let relay = build::relay(ws)?;
     let programs = ebpf::build_bench(ws)?;
     let mut bench = program(ws)?;
@@ -32,6 +39,9 @@ pub fn run(ws: &Workspace, args: &[OsString]) -> Result<ExitCode> {
         .arg("--programs")
         .arg(programs)
         .args(args);
+    if let Some(before) = before {
+        bench.arg("--against").arg(before);
+    }
     Ok(process::exit_code(process::status(&mut bench)?))
 }
 

@@ -34,7 +34,8 @@ pub enum Command {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
         seconds: u32,
     },
-    /// Compare the relay with other programs on the same wires; ARGS are a scenario's name and options
+    /// Compare the relay with other programs on the same wires; ARGS are a scenario's name and options. With
+    /// `--against-commit REV` also with the relay of that commit, which is built first
     Bench {
         /// Arguments of the benchmark: see `cargo xtask bench -- --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -62,7 +63,11 @@ pub enum Command {
     /// Count the instructions of the benchmarks anew and make that the baseline of `test`
     RecordInstructions,
     /// What continuous integration runs: the same as `test`
-    Ci,
+    Ci {
+        /// Then also zero copy on every kernel, and the benchmark against the commit before; about an hour
+        #[arg(long)]
+        nightly: bool,
+    },
     /// Remove the network namespaces that a killed run left behind
     CleanNet,
 }

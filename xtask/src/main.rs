@@ -10,6 +10,7 @@ mod cli;
 mod demo;
 mod ebpf;
 mod net;
+mod nightly;
 mod process;
 mod setup;
 mod test;
@@ -50,7 +51,8 @@ fn main() -> ExitCode {
         }
         Command::Test { filter, .. } => test::run(&ws, filter.as_deref()),
         Command::RecordInstructions => test::instructions::record(&ws),
-        Command::Ci => test::run(&ws, None),
+        Command::Ci { nightly: true } => nightly::run(&ws),
+        Command::Ci { .. } => test::run(&ws, None),
         Command::CleanNet => net::clean(),
     });
     done.unwrap_or_else(|error| {

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use plotters::{
     prelude::*,
     style::text_anchor::{HPos, Pos, VPos},
@@ -17,15 +17,22 @@ const LEFT: u32 = 190;
 /// For the number behind the longest bar.
 const RIGHT: u32 = 70;
 const TITLE: u32 = 36;
-const LEGEND: u32 = 26;
+/// Of each line of the legend.
+const LEGEND_LINE: u32 = 19;
+/// Below the legend.
+const LEGEND_GAP: u32 = 7;
 const AXIS: u32 = 48;
 const BOTTOM: u32 = 8;
 /// Font sizes are in a unit of which 5 are about 4 pixels.
 const SMALL: i32 = 15;
-/// Pixels of an average character of that size.
-const CHARACTER: f64 = 6.4;
-/// One for each series, told apart also by who cannot tell red from green (Okabe and Ito). The first is the relay's.
-const COLOURS: [RGBColor; 8] = [
+/// Pixels of a wide character of that size: no font is asked how wide a text is, and in none of them is it wider.
+const CHARACTER: f64 = 7.6;
+/// Pixels of a legend's square, its gap to the name, and of the gap to the next entry.
+const SQUARE: i32 = 15;
+const ENTRY_GAP: i32 = 16;
+/// One for each series, told apart also by who cannot tell red from green (Okabe and Ito, then some dark and light
+/// ones). The first is the relay's.
+const COLOURS: [RGBColor; 12] = [
     RGBColor(0, 114, 178),
     RGBColor(86, 180, 233),
     RGBColor(213, 94, 0),
@@ -34,6 +41,10 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(204, 121, 167),
     RGBColor(120, 94, 60),
     RGBColor(110, 110, 110),
+    RGBColor(0, 0, 0),
+    RGBColor(240, 228, 66),
+    RGBColor(60, 20, 110),
+    RGBColor(190, 190, 190),
 ];
 
 /// What the lengths of bars mean.
@@ -94,11 +105,12 @@ impl Chart {
             .max_by(f64::total_cmp)
             .context("the results have no such number")?;
         let rows = self.rows();
-        let height = TITLE + LEGEND + AXIS + BOTTOM + rows * BAR;
+        let legend = self.legend()?;
+        let height = TITLE + legend.height + AXIS + BOTTOM + rows * BAR;
         let mut svg = String::new();
         {
             let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
-            self.draw(&root, most, rows)
+            self.draw(&root, &legend, most, rows)
                 .map_err(|error| anyhow!("{error}"))?;
         }
         Ok(svg)
@@ -120,14 +132,15 @@ impl Chart {
     fn draw<DB: DrawingBackend>(
         &self,
         root: &DrawingArea<DB, plotters::coord::Shift>,
+        legend: &Legend<'_>,
         most: f64,
         rows: u32,
     ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
         root.fill(&WHITE)?;
         let text = |size| ("sans-serif", size).into_font().color(&BLACK);
         root.draw(&Text::new(self.title.clone(), (12, 12), text(21)))?;
-        self.draw_legend(root, &text(SMALL))?;
-        let (_, rest) = root.split_vertically(TITLE + LEGEND);
+        legend.draw(root, &text(SMALL))?;
+        let (_, rest) = root.split_vertically(TITLE + legend.height);
         let mut chart = ChartBuilder::on(&rest)
             .set_label_area_size(LabelAreaPosition::Left, LEFT)
             .set_label_area_size(LabelAreaPosition::Bottom, AXIS)
@@ -178,33 +191,74 @@ impl Chart {
         Ok(())
     }
 
-    fn draw_legend<DB: DrawingBackend>(
-        &self,
-        root: &DrawingArea<DB, plotters::coord::Shift>,
-        text: &TextStyle<'_>,
-    ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
-        let (mut x, y) = (12, TITLE as i32 + 2);
+    /// Where the names of all series go that have a bar.
+    fn legend(&self) -> Result<Legend<'_>> {
+        ensure!(
+            self.series.len() <= COLOURS.len(),
+            "there are {} series and {} colours: add some to COLOURS",
+            self.series.len(),
+            COLOURS.len()
+        );
         let bars = self.groups.iter().flat_map(|group| &group.bars);
         let is_used = |series| bars.clone().any(|(used, _)| *used == series);
+        let (left, top) = (12, TITLE as i32 + 2);
+        let (mut x, mut y) = (left, top);
+        let mut entries = Vec::new();
         for (series, name) in self.series.iter().enumerate() {
             if !is_used(series) {
                 continue;
             }
+            let width = entry_width(name);
+            if x > left && x + width > WIDTH as i32 {
+                (x, y) = (left, y + LEGEND_LINE as i32);
+            }
+            entries.push(Entry { series, name, x, y });
+            x += width + ENTRY_GAP;
+        }
+        Ok(Legend {
+            entries,
+            height: (y - top) as u32 + LEGEND_LINE + LEGEND_GAP,
+        })
+    }
+}
+
+/// What the colours mean, laid out in lines.
+struct Legend<'a> {
+    entries: Vec<Entry<'a>>,
+    /// Pixels of all lines.
+    height: u32,
+}
+
+/// One name, with its place in pixels.
+struct Entry<'a> {
+    series: usize,
+    name: &'a str,
+    x: i32,
+    y: i32,
+}
+
+/// Pixels of a name with its square, at most.
+fn entry_width(name: &str) -> i32 {
+    SQUARE + (name.chars().count() as f64 * CHARACTER) as i32
+}
+
+impl Legend<'_> {
+    fn draw<DB: DrawingBackend>(
+        &self,
+        root: &DrawingArea<DB, plotters::coord::Shift>,
+        text: &TextStyle<'_>,
+    ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
+        for &Entry { series, name, x, y } in &self.entries {
             let square = [(x, y), (x + 11, y + 11)];
             root.draw(&Rectangle::new(square, colour(series).filled()))?;
-            root.draw(&Text::new(name.clone(), (x + 15, y), text.clone()))?;
-            // No font is asked how wide it is: this is about right for all of them.
-            x += 30 + (name.len() as f64 * CHARACTER) as i32;
+            root.draw(&Text::new(name.to_owned(), (x + SQUARE, y), text.clone()))?;
         }
         Ok(())
     }
 }
 
 fn colour(series: usize) -> RGBColor {
-    COLOURS
-        .get(series % COLOURS.len())
-        .copied()
-        .unwrap_or(BLACK)
+    COLOURS.get(series).copied().unwrap_or(BLACK)
 }
 
 /// With three digits at least, and thousands apart.
@@ -227,6 +281,7 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contender::Contender;
 
     fn chart(groups: Vec<Group>) -> Chart {
         Chart {
@@ -256,6 +311,46 @@ mod tests {
         }
         // The background, two squares of the legend, three bars.
         assert_eq!(svg.matches("<rect").count(), 6);
+    }
+
+    /// A chart with a bar of each contender.
+    fn of_everybody() -> Chart {
+        let contenders = Contender::all("relay".as_ref());
+        let series: Vec<String> = contenders.iter().map(Contender::name).collect();
+        let bars = (0..series.len()).map(|series| (series, 1.0)).collect();
+        let label = "all".into();
+        Chart {
+            series,
+            ..chart(vec![Group { label, bars }])
+        }
+    }
+
+    #[test]
+    fn no_two_contenders_have_one_colour() {
+        let chart = of_everybody();
+        let colours = (0..chart.series.len()).map(|series| {
+            let RGBColor(r, g, b) = colour(series);
+            (r, g, b)
+        });
+        let different: std::collections::HashSet<_> = colours.collect();
+        assert_eq!(different.len(), chart.series.len());
+        let series = vec!["one".to_owned(); COLOURS.len() + 1];
+        assert!(Chart { series, ..chart }.svg().is_err());
+    }
+
+    #[test]
+    fn the_names_in_a_legend_do_not_touch() {
+        let chart = of_everybody();
+        let legend = chart.legend().unwrap();
+        assert_eq!(legend.entries.len(), chart.series.len());
+        for (one, next) in legend.entries.iter().zip(&legend.entries[1..]) {
+            let end = one.x + entry_width(one.name);
+            assert!(end <= WIDTH as i32, "{} ends at {end}", one.name);
+            let apart = next.y >= one.y + 15 || next.x >= end + 10;
+            assert!(apart, "{} and {}", one.name, next.name);
+        }
+        let last = legend.entries.last().unwrap();
+        assert!(last.y + 12 <= (TITLE + legend.height) as i32);
     }
 
     #[test]

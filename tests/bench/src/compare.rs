@@ -3,10 +3,10 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::{
-    bed,
+    bed, before,
     contender::Contender,
     limits,
     machine::Machine,
@@ -20,6 +20,10 @@ use crate::{
 pub struct Comparison {
     /// The relay's binary.
     pub relay: PathBuf,
+    /// Another build of it to compare with.
+    pub before: Option<PathBuf>,
+    /// The names of those to measure; all if absent.
+    pub contenders: Option<Vec<String>>,
     /// The object of the benchmark's kernel programs.
     pub programs: PathBuf,
     /// The scenarios.
@@ -45,7 +49,7 @@ pub fn run(comparison: &Comparison) -> Result<Results> {
         machine.cpu, machine.kernel, machine.cores, machine.load_before
     );
     let mut failures = Vec::new();
-    let mut contenders = Contender::all(&comparison.relay);
+    let mut contenders = contenders(comparison)?;
     contenders.retain(|contender| match contender.missing() {
         None => true,
         Some(missing) => {
@@ -68,9 +72,38 @@ pub fn run(comparison: &Comparison) -> Result<Results> {
         let cast = contenders.iter().filter(|one| one.is_in(scenario.cast));
         let cast: Vec<_> = cast.collect();
         let result = rounds(comparison, scenario, &cast, &mut results.failures);
+        if let Some(ratios) = before::Ratios::of(&result) {
+            println!("{}: relay / {}: {ratios}", scenario.name, before::NAME);
+        }
         results.scenarios.push(result);
     }
     Ok(results)
+}
+
+/// Those that were asked for. The other build of the relay comes right after the relay, so that both are measured within
+/// seconds of each other in every round.
+fn contenders(comparison: &Comparison) -> Result<Vec<Contender>> {
+    let mut all = Contender::all(&comparison.relay);
+    if let Some(binary) = comparison.before.clone() {
+        ensure!(
+            binary.is_file(),
+            "there is no {} to compare with: give the path of a build of the relay",
+            binary.display()
+        );
+        all.insert(1, Contender::RelayBefore { binary });
+    }
+    let Some(wanted) = &comparison.contenders else {
+        return Ok(all);
+    };
+    let names: Vec<String> = all.iter().map(Contender::name).collect();
+    if let Some(unknown) = wanted.iter().find(|name| !names.contains(name)) {
+        bail!(
+            "there is no contender `{unknown}`: there are {}",
+            names.join(", ")
+        );
+    }
+    all.retain(|contender| wanted.contains(&contender.name()));
+    Ok(all)
 }
 
 fn ceilings(comparison: &Comparison, results: &mut Results) {
@@ -161,5 +194,53 @@ fn shortly(measures: &Measures) -> String {
             copies / 1e3
         ),
         _ => "latency only".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(before: Option<&str>, wanted: Option<&[&str]>) -> Result<Vec<String>> {
+        let comparison = Comparison {
+            relay: "relay".into(),
+            before: before.map(PathBuf::from),
+            contenders: wanted.map(|names| names.iter().map(ToString::to_string).collect()),
+            programs: PathBuf::new(),
+            scenarios: Vec::new(),
+            ceilings: false,
+            rounds: 1,
+            confirm_seconds: 1.0,
+        };
+        Ok(contenders(&comparison)?
+            .iter()
+            .map(Contender::name)
+            .collect())
+    }
+
+    #[test]
+    fn the_build_before_is_measured_right_after_the_relay() {
+        let all = names(Some("/proc/self/exe"), None).unwrap();
+        assert_eq!(all[..2], ["relay", before::NAME]);
+        assert!(
+            !names(None, None)
+                .unwrap()
+                .contains(&before::NAME.to_owned())
+        );
+        let error = names(Some("/nowhere"), None).unwrap_err().to_string();
+        assert!(error.contains("/nowhere"), "{error}");
+    }
+
+    #[test]
+    fn only_those_that_were_asked_for_are_measured() {
+        assert_eq!(
+            names(None, Some(&["socat", "relay"])).unwrap(),
+            ["relay", "socat"]
+        );
+        let error = names(None, Some(&["rely"])).unwrap_err().to_string();
+        assert!(
+            error.contains("`rely`") && error.contains("relay-io-uring"),
+            "{error}"
+        );
     }
 }

@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 
 use self::links::Links;
-use crate::{job::Job, relay::Options, scenario::Cast};
+use crate::{before, job::Job, relay::Options, scenario::Cast};
 
 /// The relay's backend for interfaces without native XDP, as its flag `--backend` has it.
 const IO_URING: &str = "io-uring";
@@ -52,6 +52,11 @@ pub enum Contender {
         binary: PathBuf,
         /// What it is asked for.
         options: Options,
+    },
+    /// Another build of the relay, left to choose for itself: what the relay is compared with to see what a change costs.
+    RelayBefore {
+        /// The program.
+        binary: PathBuf,
     },
     /// One thread that receives, one that sends, a channel between them.
     TwoThreads,
@@ -114,6 +119,7 @@ impl Contender {
                 let names = std::iter::once("relay").chain(asked.map(String::as_str));
                 names.collect::<Vec<_>>().join("-")
             }
+            Self::RelayBefore { .. } => before::NAME.into(),
             Self::TwoThreads => "two-threads".into(),
             Self::Sendmmsg => "sendmmsg-fanout".into(),
             Self::Socat => "socat".into(),
@@ -130,7 +136,7 @@ impl Contender {
 
     /// Whether it is the relay; all others are what the relay is measured against.
     pub fn is_relay(&self) -> bool {
-        matches!(self, Self::Relay { .. })
+        matches!(self, Self::Relay { .. } | Self::RelayBefore { .. })
     }
 
     /// Whether it takes part in a scenario with this cast.
@@ -139,6 +145,7 @@ impl Contender {
             Self::Relay { options, .. } if *options == Options::default() => true,
             Self::Relay { options, .. } if options.transmit.is_none() => cast != Cast::RelayAlone,
             Self::Relay { .. } => cast == Cast::BothEngines,
+            Self::RelayBefore { .. } => true,
             _ => cast != Cast::RelayAlone,
         }
     }
@@ -168,7 +175,9 @@ impl Contender {
     /// The reason, as the end of "it cannot do this, because".
     pub fn can(&self, job: &Job) -> Result<(), String> {
         match self {
-            Self::Relay { .. } | Self::TwoThreads | Self::Sendmmsg => Ok(()),
+            Self::Relay { .. } | Self::RelayBefore { .. } | Self::TwoThreads | Self::Sendmmsg => {
+                Ok(())
+            }
             Self::Socat => udp::socat_can(job),
             Self::MulticastRouting { .. } => multicast_routing::can(job),
             Self::Testpmd => testpmd::can(job),
@@ -178,7 +187,7 @@ impl Contender {
     /// What has to be installed before it can start.
     pub fn missing(&self) -> Option<String> {
         let (program, package) = match self {
-            Self::Relay { binary, .. } => {
+            Self::Relay { binary, .. } | Self::RelayBefore { binary } => {
                 let advice = "build it: cargo xtask build";
                 return (!binary.is_file())
                     .then(|| format!("there is no {}; {advice}", binary.display()));
@@ -215,6 +224,7 @@ impl Contender {
         let links = Links::new(job)?;
         let active: Result<Box<dyn Active>> = match self {
             Self::Relay { binary, options } => relay::start(job, binary, options),
+            Self::RelayBefore { binary } => relay::start(job, binary, &Options::default()),
             Self::TwoThreads | Self::Sendmmsg => udp::start_own(job, self.program()),
             Self::Socat => udp::start_socat(job),
             Self::MulticastRouting { threaded } => multicast_routing::start(job, *threaded),

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod bed;
+pub mod before;
 pub mod capacity;
 pub mod ceiling;
 pub mod chart;

@@ -65,6 +65,12 @@ struct CompareArgs {
     programs: PathBuf,
     /// Scenarios, or parts of their names, or `ceilings`, with commas between them; everything if absent
     scenario: Option<String>,
+    /// Another build of the relay, measured right after the relay in every round; ratios are printed
+    #[arg(long, value_name = "PATH")]
+    against: Option<PathBuf>,
+    /// Only these contenders, by their names, with commas between them
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    contenders: Option<Vec<String>>,
     /// Also write everything that was found to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -140,6 +146,8 @@ fn compare(args: CompareArgs) -> Result<bool> {
     } = scenario::select(args.scenario.as_deref())?;
     let results = compare::run(&Comparison {
         relay: args.relay,
+        before: args.against,
+        contenders: args.contenders,
         programs: args.programs,
         scenarios,
         ceilings,

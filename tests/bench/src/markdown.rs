@@ -1,7 +1,7 @@
 //! The results as the tables of docs/performance.md.
 
 use crate::{
-    charts,
+    before, charts,
     results::{Results, ScenarioResult, Spread},
     table,
 };
@@ -10,13 +10,12 @@ use crate::{
 pub fn of(results: &Results) -> String {
     let machine = &results.machine;
     let mut text = format!(
-        "{}, {} CPUs, Linux {}; load {} before the start. Medians of {} rounds, least and most in brackets. Rates without \
-         loss were so for {} s.\n",
+        "{}, {} CPUs, Linux {}; load {} before the start. {}. Rates without loss were so for {} s.\n",
         machine.cpu,
         machine.cores,
         machine.kernel,
         machine.load_before,
-        results.rounds,
+        table::rounds(results),
         results.confirm_seconds
     );
     text += "\n### Copies out without loss, kpps\n\n";
@@ -31,6 +30,10 @@ pub fn of(results: &Results) -> String {
     for result in &results.scenarios {
         text += &format!("\n### {}\n\n", table::heading(result));
         text += &lines(&table::rows(results, result));
+    }
+    if let Some(rows) = before::rows(results) {
+        text += "\n### Against the build before\n\n";
+        text += &lines(&rows);
     }
     if !results.failures.is_empty() {
         text += "\n### Failures\n\n";

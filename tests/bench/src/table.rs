@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
+    before,
     measure::LOW_RATE,
     results::{ContenderResult, LatencySpread, Results, ScenarioResult, Spread},
     yardstick::{self, Yardstick},
@@ -11,12 +12,13 @@ use crate::{
 /// Everything as text.
 pub fn of(results: &Results) -> String {
     let mut text = format!(
-        "\nMedians of {} rounds; least and most in brackets. A rate without loss was so for {} s. \"relay x\" is how many \
+        "\n{}. A rate without loss was so for {} s. \"relay x\" is how many \
          times a row's copies without loss the relay's are, \"io_uring x\" those of the relay on io_uring.\nLatency is in us, p50 / p99 / p99.9, at {LOW_RATE} frames a \
          second and at half of the rate without loss. \"overload\" is what comes out while three times that rate is \
          offered.\n\"unaccounted\" is how many copies of all trials neither arrived nor are in the relay's report as \
          dropped.\n",
-        results.rounds, results.confirm_seconds
+        rounds(results),
+        results.confirm_seconds
     );
     if !results.ceilings.is_empty() {
         text += "\nceilings, one core, kpps\n";
@@ -29,10 +31,22 @@ pub fn of(results: &Results) -> String {
         let _ = writeln!(text, "\n{}", heading(result));
         text += &align(rows(results, result));
     }
+    if let Some(rows) = before::rows(results) {
+        text += "\n";
+        text += &align(rows);
+    }
     for failure in &results.failures {
         let _ = writeln!(text, "\nFAILED: {failure}");
     }
     text
+}
+
+/// What the numbers are of.
+pub fn rounds(results: &Results) -> String {
+    match results.rounds {
+        1 => "Of one round".to_owned(),
+        rounds => format!("Medians of {rounds} rounds, least and most in brackets"),
+    }
 }
 
 /// A scenario's table, its head first.
@@ -129,6 +143,17 @@ pub fn range(spread: Option<Spread>, unit: f64) -> String {
             median
         }
     })
+}
+
+/// Of one thing to another: the median, and the bounds if there are some.
+pub fn ratios(spread: Option<Spread>) -> String {
+    match spread {
+        None => "-".to_owned(),
+        Some(Spread { median, min, max }) if min < max => {
+            format!("{median:.2} ({min:.2}..{max:.2})")
+        }
+        Some(Spread { median, .. }) => format!("{median:.2}"),
+    }
 }
 
 fn latency(spread: Option<LatencySpread>) -> String {

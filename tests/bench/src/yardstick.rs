@@ -1,6 +1,7 @@
 //! What the relay's rate in a scenario is read beside: every other contender, and what is no contender.
 
 use crate::{
+    before,
     ceiling::Ceiling,
     results::{Results, ScenarioResult, Spread},
     scenario::{Cast, ONE_RULE},
@@ -64,7 +65,8 @@ pub fn others(results: &Results, result: &ScenarioResult) -> Vec<Yardstick> {
 }
 
 fn relay(result: &ScenarioResult) -> Option<Spread> {
-    let relay = result.contenders.iter().find(|one| !one.reference)?;
+    let mut contenders = result.contenders.iter();
+    let relay = contenders.find(|one| !one.reference && one.name != before::NAME)?;
     relay.summary.loss_free_out
 }
 
