@@ -1,12 +1,15 @@
 //! The rule file: TOML text in, a validated [`Document`] or every mistake in it out.
 //!
-//! The file is walked as a tree of values with their places instead of being deserialised, because
-//! deserialisation stops at the first wrong type and a user wants all mistakes at once. A
+//! The file is walked table by table, each as a tree of values with their places, instead of being
+//! deserialised, because deserialisation stops at the first wrong type and a user wants all mistakes
+//! at once. Whatever the file says, reading it takes memory and time that its size bounds. A
 //! [`Document`] keeps the places, so that later findings about an interface point into the file too.
 
 mod check;
 mod draft;
 mod mistake;
+mod parts;
+mod place;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -24,6 +27,8 @@ pub const MAX_FILE_BYTES: u64 = 16 << 20;
 pub const MAX_RULES: usize = 65_536;
 /// The most outputs of one rule.
 pub const MAX_OUTPUTS: usize = 1_024;
+/// The most bytes of a rule's name.
+pub const MAX_NAME_BYTES: usize = 255;
 
 /// A rule file without mistakes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +133,7 @@ pub fn load(path: &Path) -> Result<Document, Mistakes> {
             let good = String::from_utf8_lossy(good);
             let mistake = Mistake {
                 file: label.into(),
-                place: Some(mistake::Lines::new(&good).place(valid)),
+                place: Some(place::Lines::new(&good).place(valid)),
                 cause: "the file is not UTF-8 text from here on".into(),
                 remedy: "save it as UTF-8".into(),
             };

@@ -3,6 +3,7 @@
 //! Whatever happens to the test, the program does not outlive the value that stands for it.
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::background::eventually;
+use crate::sys;
 
 #[derive(Debug, Default)]
 struct Log {
@@ -37,6 +39,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Process {
     /// Starts a program whose answer is its standard output and whose log is its standard error.
     pub fn spawn(mut command: Command) -> Result<Self> {
+        Self::keep_from_terminal(&mut command);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = Self::start(&mut command)?;
         process.stderr = process
@@ -44,18 +47,31 @@ impl Process {
             .stderr
             .take()
             .map(|pipe| process.collect(pipe));
-        process.stdout = process.child.stdout.take().map(|mut pipe| {
-            thread::spawn(move || {
-                let mut bytes = Vec::new();
-                let _ = pipe.read_to_end(&mut bytes);
-                String::from_utf8_lossy(&bytes).into_owned()
-            })
-        });
+        process.collect_stdout();
+        Ok(process)
+    }
+
+    /// Starts a program whose answer is its standard output, and whose log goes to `stderr`.
+    pub fn spawn_with_stderr(mut command: Command, stderr: impl Into<Stdio>) -> Result<Self> {
+        Self::keep_from_terminal(&mut command);
+        command.stdout(Stdio::piped()).stderr(stderr);
+        let mut process = Self::start(&mut command)?;
+        process.collect_stdout();
+        Ok(process)
+    }
+
+    /// The same, with `terminal` as its standard error and as the terminal that its session hangs on.
+    pub fn spawn_on_terminal(mut command: Command, terminal: OwnedFd) -> Result<Self> {
+        sys::lead_session_of_stderr(&mut command);
+        command.stdout(Stdio::piped()).stderr(terminal);
+        let mut process = Self::start(&mut command)?;
+        process.collect_stdout();
         Ok(process)
     }
 
     /// Starts a program whose log is all that it writes.
     pub fn spawn_logging(mut command: Command) -> Result<Self> {
+        Self::keep_from_terminal(&mut command);
         let (reader, writer) = io::pipe().context("creating a pipe")?;
         command.stdout(writer.try_clone().context("copying a pipe")?);
         command.stderr(writer);
@@ -64,9 +80,12 @@ impl Process {
         Ok(process)
     }
 
-    fn start(command: &mut Command) -> Result<Self> {
-        // A Ctrl-C at a terminal must not stop the program before its sender.
+    /// A Ctrl-C at a terminal must not stop the program before its sender.
+    fn keep_from_terminal(command: &mut Command) {
         command.process_group(0);
+    }
+
+    fn start(command: &mut Command) -> Result<Self> {
         let child = command
             .spawn()
             .with_context(|| format!("starting {command:?}"))?;
@@ -76,6 +95,17 @@ impl Process {
             stdout: None,
             stderr: None,
         })
+    }
+
+    /// A thread that keeps what comes out of the standard output.
+    fn collect_stdout(&mut self) {
+        self.stdout = self.child.stdout.take().map(|mut pipe| {
+            thread::spawn(move || {
+                let mut bytes = Vec::new();
+                let _ = pipe.read_to_end(&mut bytes);
+                String::from_utf8_lossy(&bytes).into_owned()
+            })
+        });
     }
 
     /// A thread that appends what comes out of `pipe` to the log.

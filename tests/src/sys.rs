@@ -8,9 +8,10 @@ use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus};
 use std::ptr;
+use std::time::Duration;
 
 /// `SO_MEMINFO` (asm-generic/socket.h) and the index of its drop counter (linux/sock_diag.h).
 const SO_MEMINFO: c_int = 55;
@@ -229,6 +230,69 @@ pub fn limit_locked_memory(command: &mut Command, bytes: u64) {
             check(libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit)).map(drop)
         });
     }
+}
+
+/// Lets the program that `command` starts have `soft` of a resource, such as [`libc::RLIMIT_NOFILE`],
+/// and raise that to `hard`, or to the limit of this process if that is lower.
+pub fn limit(command: &mut Command, resource: libc::__rlimit_resource_t, soft: u64, hard: u64) {
+    // SAFETY: between fork and exec the closure makes two system calls, on a local, and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            let mut limit: libc::rlimit = mem::zeroed();
+            check(libc::getrlimit(resource, &raw mut limit))?;
+            limit.rlim_max = limit.rlim_max.min(hard);
+            limit.rlim_cur = limit.rlim_max.min(soft);
+            check(libc::setrlimit(resource, &raw const limit)).map(drop)
+        });
+    }
+}
+
+/// Makes the program that `command` starts the leader of a session whose terminal is its standard
+/// error, as a login shell has one.
+pub fn lead_session_of_stderr(command: &mut Command) {
+    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+    unsafe {
+        command.pre_exec(|| {
+            check(libc::setsid())?;
+            check(libc::ioctl(libc::STDERR_FILENO, libc::TIOCSCTTY, 0)).map(drop)
+        });
+    }
+}
+
+/// Makes the calling thread, and no other, one of the user `nobody`, which has no capability. For good.
+pub fn give_up_privileges() -> io::Result<()> {
+    const NOBODY: libc::uid_t = 65_534;
+    // SAFETY: no pointer is passed. The C library's function would change all threads.
+    let result = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+    check(result as c_int).map(drop)
+}
+
+/// What a process has used up.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// The time on CPUs, also in the kernel.
+    pub cpu: Duration,
+    /// The most memory that it had at once.
+    pub peak_bytes: u64,
+}
+
+/// Waits for the end of a child, with what it used.
+pub fn wait_with_usage(child: Child) -> io::Result<(ExitStatus, Usage)> {
+    let mut status = 0;
+    // SAFETY: all-zero bytes are a valid `rusage`.
+    let mut usage: libc::rusage = unsafe { mem::zeroed() };
+    // SAFETY: both pointers are to locals; the child is of this process and nothing else waits for it,
+    // because it was moved here.
+    check(unsafe { libc::wait4(child.id().cast_signed(), &raw mut status, 0, &raw mut usage) })?;
+    let time = |value: libc::timeval| {
+        Duration::from_secs(value.tv_sec.unsigned_abs())
+            + Duration::from_micros(value.tv_usec.unsigned_abs())
+    };
+    let usage = Usage {
+        cpu: time(usage.ru_utime) + time(usage.ru_stime),
+        peak_bytes: usage.ru_maxrss.unsigned_abs() * 1024,
+    };
+    Ok((ExitStatus::from_raw(status), usage))
 }
 
 /// What came with one received message.

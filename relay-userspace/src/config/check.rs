@@ -1,11 +1,11 @@
 //! What takes more than one value to judge: duplicates, loops, tables that nothing uses.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::{
     Place,
     draft::{At, Draft},
-    mistake::Collector,
+    mistake::{Collector, quoted},
 };
 use crate::rules::{Input, Output};
 
@@ -26,7 +26,7 @@ fn names(draft: &Draft, found: &mut Collector<'_>) {
                 *place,
                 format!(
                     "the name `{}` is taken: a rule at {first} has it",
-                    value.escape_debug()
+                    quoted(value)
                 ),
                 "give every rule its own name; counters and logs go by it",
             ),
@@ -178,7 +178,7 @@ fn circle(mut rules: Vec<&str>) -> String {
 }
 
 fn interfaces(draft: &Draft, found: &mut Collector<'_>) {
-    let used: HashSet<&str> = draft.used.iter().map(String::as_str).collect();
+    let used = &draft.used;
     let mut seen: HashMap<&str, Place> = HashMap::new();
     for At { place, value } in draft
         .interfaces
@@ -201,7 +201,7 @@ fn interfaces(draft: &Draft, found: &mut Collector<'_>) {
         }
         let close = used
             .iter()
-            .map(|used| (strsim::damerau_levenshtein(used, value), *used))
+            .map(|used| (strsim::damerau_levenshtein(used, value), used))
             .filter(|(distance, _)| *distance <= 2)
             .min();
         let remedy = match close {

@@ -2,6 +2,8 @@
 //!
 //! A part that could not be read is `None` here, and its mistake is already recorded.
 
+use std::collections::HashSet;
+
 use super::{InterfacePlaces, OutputPlaces, Place, Places, RulePlaces};
 use crate::rules::{Input, InterfaceOptions, Output, Rule, Rules, Transmit};
 
@@ -18,7 +20,7 @@ pub(super) struct Draft {
     pub(super) rules: Vec<RuleDraft>,
     pub(super) interfaces: Vec<InterfaceDraft>,
     /// Every interface name in a rule, also where the rest of the rule is wrong.
-    pub(super) used: Vec<String>,
+    pub(super) used: HashSet<String>,
     /// Some rule's interface could not be read, so `used` is not complete.
     pub(super) used_incomplete: bool,
 }

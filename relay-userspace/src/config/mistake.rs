@@ -3,9 +3,31 @@
 //! Every finding about a file, from its syntax to an interface that is not there, is a
 //! [`Mistake`], so that all of them read the same and can be reported in one go.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
+use super::{parts::Origin, place::Lines};
 use crate::exit;
+
+/// Mistakes that are printed: as many as a screen has room for.
+const SHOWN: usize = 20;
+/// Mistakes after which a file is not read on.
+const ENOUGH: usize = 1000;
+/// Characters of a value that a mistake quotes.
+const QUOTED: usize = 60;
+
+/// A value as mistakes quote it: on one line, without what a terminal would act upon, and not longer
+/// than a line.
+pub(crate) fn quoted(text: &str) -> String {
+    let mut quoted: String = text
+        .chars()
+        .take(QUOTED)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(QUOTED).is_some() {
+        quoted.push_str(&format!("... ({} bytes)", text.len()));
+    }
+    quoted
+}
 
 /// A place in a rule file. Both numbers start at 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +71,8 @@ impl fmt::Display for Mistake {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistakes {
     list: Vec<Mistake>,
+    /// There were so many that the rest of the file was not read.
+    is_cut: bool,
     unreadable: bool,
 }
 
@@ -57,6 +81,7 @@ impl Mistakes {
     pub(crate) fn of(mut list: Vec<Mistake>) -> Self {
         list.sort_by_key(|mistake| mistake.place);
         Self {
+            is_cut: list.len() >= ENOUGH,
             list,
             unreadable: false,
         }
@@ -72,6 +97,7 @@ impl Mistakes {
         };
         Self {
             list: vec![mistake],
+            is_cut: false,
             unreadable: true,
         }
     }
@@ -94,11 +120,21 @@ impl Mistakes {
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for mistake in &self.list {
+        for mistake in self.list.iter().take(SHOWN) {
             writeln!(f, "{mistake}")?;
         }
         let count = self.list.len();
-        write!(f, "{count} mistake{}", if count == 1 { "" } else { "s" })
+        if let Some(more @ 1..) = count.checked_sub(SHOWN) {
+            writeln!(f, "and {more} more")?;
+        }
+        match (self.is_cut, count) {
+            (true, _) => write!(
+                f,
+                "{count} mistakes or more: the rest of the file was not read"
+            ),
+            (false, 1) => f.write_str("1 mistake"),
+            (false, _) => write!(f, "{count} mistakes"),
+        }
     }
 }
 
@@ -118,6 +154,8 @@ pub(super) struct Collector<'a> {
     pub(super) file: Arc<str>,
     pub(super) mistakes: Vec<Mistake>,
     lines: Lines<'a>,
+    /// Of the part that is being read.
+    pub(super) origin: Origin,
 }
 
 impl<'a> Collector<'a> {
@@ -126,15 +164,38 @@ impl<'a> Collector<'a> {
             file: file.into(),
             mistakes: Vec::new(),
             lines: Lines::new(text),
+            origin: Origin::default(),
         }
     }
 
-    /// The place where a span of bytes starts.
-    pub(super) fn place(&self, span: &std::ops::Range<usize>) -> Place {
-        self.lines.place(span.start)
+    /// The place where a span of the part's bytes starts.
+    pub(super) fn place(&self, span: &Range<usize>) -> Place {
+        self.place_in_file(self.origin.of(span.start))
     }
 
+    pub(super) fn place_in_file(&self, offset: usize) -> Place {
+        self.lines.place(offset)
+    }
+
+    /// Whether there are so many that nothing more need be looked for.
+    pub(super) fn has_enough(&self) -> bool {
+        self.mistakes.len() >= ENOUGH
+    }
+
+    /// One more, unless there are enough.
     pub(super) fn add(
+        &mut self,
+        place: Place,
+        cause: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        if !self.has_enough() {
+            self.add_always(place, cause, remedy);
+        }
+    }
+
+    /// One more in any case, for what is said at most once or twice a file.
+    pub(super) fn add_always(
         &mut self,
         place: Place,
         cause: impl Into<String>,
@@ -146,75 +207,5 @@ impl<'a> Collector<'a> {
             cause: cause.into(),
             remedy: remedy.into(),
         });
-    }
-}
-
-/// Turns byte offsets into places.
-pub(super) struct Lines<'a> {
-    text: &'a str,
-    /// Where each line starts, and whether it is ASCII only, so that its columns are its bytes.
-    starts: Vec<(usize, bool)>,
-}
-
-impl<'a> Lines<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
-        let mut starts = Vec::new();
-        let mut start = 0;
-        for line in text.split_inclusive('\n') {
-            starts.push((start, line.is_ascii()));
-            start += line.len();
-        }
-        if text.is_empty() || text.ends_with('\n') {
-            starts.push((start, true));
-        }
-        Self { text, starts }
-    }
-
-    /// The place of the byte at `offset`; one beyond the end is the end of the file.
-    pub(super) fn place(&self, offset: usize) -> Place {
-        let offset = offset.min(self.text.len());
-        let line = self.starts.partition_point(|&(start, _)| start <= offset);
-        let (start, ascii) = self
-            .starts
-            .get(line.saturating_sub(1))
-            .copied()
-            .unwrap_or((0, true));
-        let column = if ascii {
-            offset - start
-        } else {
-            self.text
-                .get(start..offset)
-                .map_or(0, |before| before.chars().count())
-        };
-        Place {
-            line,
-            column: column + 1,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_count_characters_and_lines_start_at_one() {
-        let lines = Lines::new("ab\nÄ=1\n");
-        for (offset, line, column) in [
-            (0, 1, 1),
-            (1, 1, 2),
-            (2, 1, 3),
-            (3, 2, 1),
-            (5, 2, 2),
-            (6, 2, 3),
-            (8, 3, 1),
-            (99, 3, 1),
-        ] {
-            assert_eq!(
-                lines.place(offset),
-                Place { line, column },
-                "offset {offset}"
-            );
-        }
     }
 }

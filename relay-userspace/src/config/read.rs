@@ -8,20 +8,35 @@ use std::net::Ipv4Addr;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    MAX_OUTPUTS, MAX_RULES, Place,
+    MAX_NAME_BYTES, MAX_OUTPUTS, MAX_RULES, Place,
     draft::{At, Draft, InterfaceDraft, RuleDraft},
-    mistake::Collector,
-    values::{Side, Value},
+    mistake::{Collector, quoted},
+    parts::{Kind, MAX_PART_BYTES, Part, Parts},
+    values::{Side, Value, close},
 };
 use crate::rules::{Input, Output, Ttl};
 
 /// Reads the whole text; `None` when its syntax is wrong.
 pub(super) fn read(text: &str, found: &mut Collector<'_>) -> Option<Draft> {
-    let (root, errors) = DeTable::parse_recoverable(text);
+    let mut reader = Reader {
+        found,
+        draft: Draft::default(),
+        rules: 0,
+        extra: None,
+    };
+    let mut errors = Vec::new();
+    for part in Parts::of(text) {
+        reader.part(part, &mut errors);
+    }
+    let Reader {
+        found,
+        draft,
+        rules,
+        ..
+    } = reader;
     if !errors.is_empty() {
-        for error in errors {
-            let place = found.place(&error.span().unwrap_or(0..0));
-            let message = error.message().trim().replace('\n', "; ");
+        found.mistakes.clear();
+        for (place, message) in errors {
             found.add(
                 place,
                 format!("wrong TOML syntax: {message}"),
@@ -30,12 +45,11 @@ pub(super) fn read(text: &str, found: &mut Collector<'_>) -> Option<Draft> {
         }
         return None;
     }
-    let mut reader = Reader {
-        found,
-        draft: Draft::default(),
-    };
-    reader.root(root.get_ref());
-    Some(reader.draft)
+    if rules == 0 && !draft.used_incomplete {
+        let start = Place { line: 1, column: 1 };
+        found.add_always(start, "the file has no rules", RULE_EXAMPLE);
+    }
+    Some(draft)
 }
 
 /// The tables of the file, each with the keys it may have.
@@ -45,61 +59,128 @@ const INPUT_KEYS: &[&str] = &["interface", "group", "port"];
 const OUTPUT_KEYS: &[&str] = &["interface", "group", "port", "ttl"];
 const INTERFACE_KEYS: &[&str] = &["name", "queues", "cpus", "transmit"];
 
+/// Syntax errors that are looked for.
+const MAX_SYNTAX_ERRORS: usize = 100;
+
 const RULE_EXAMPLE: &str = "write a [[rules]] table with `name`, `input` and `outputs`";
 
 /// Walks the tree; the readers of single values are in [`super::values`].
 pub(super) struct Reader<'f, 't> {
     pub(super) found: &'f mut Collector<'t>,
     draft: Draft,
+    /// Rules so far, also those that are wrong or too many.
+    rules: usize,
+    /// The mistake that says that there are too many.
+    extra: Option<usize>,
 }
 
+/// What TOML finds wrong in a part: where, and what.
+type SyntaxErrors = Vec<(Place, String)>;
+
 impl Reader<'_, '_> {
-    fn root(&mut self, root: &DeTable<'_>) {
+    fn part(&mut self, part: Part, errors: &mut SyntaxErrors) {
+        let start = self.found.place_in_file(part.start);
+        if part.kind == Kind::Rule && self.rules >= MAX_RULES {
+            self.extra_rules(1, start);
+            return;
+        }
+        if part.is_too_large {
+            self.rules += usize::from(part.kind == Kind::Rule);
+            self.draft.used_incomplete = true;
+            let (what, remedy) = match part.kind {
+                Kind::Head => (
+                    "what stands before the first [[rules]]",
+                    "write every rule as a [[rules]] table of its own",
+                ),
+                Kind::Rule => ("this rule", "give it fewer outputs, and shorter names"),
+                Kind::Interface => ("this table", "remove what the relay does not know"),
+            };
+            let cause = format!("{what} is larger than {} KiB", MAX_PART_BYTES >> 10);
+            self.found.add(start, cause, remedy);
+            return;
+        }
+        if self.found.has_enough() || errors.len() >= MAX_SYNTAX_ERRORS {
+            self.rules += usize::from(part.kind == Kind::Rule);
+            return;
+        }
+        self.found.origin = part.origin;
+        let (root, wrong) = DeTable::parse_recoverable(&part.text);
+        if wrong.is_empty() {
+            self.root(root.get_ref(), part.kind);
+            return;
+        }
+        for error in wrong.iter().take(MAX_SYNTAX_ERRORS) {
+            let place = self.found.place(&error.span().unwrap_or(0..0));
+            errors.push((place, error.message().trim().replace('\n', "; ")));
+        }
+    }
+
+    /// The root of one part.
+    fn root(&mut self, root: &DeTable<'_>, kind: Kind) {
         self.known_keys(root, "the file", ROOT_KEYS);
-        let start = Place { line: 1, column: 1 };
-        match root.get("rules") {
-            None => self.found.add(start, "the file has no rules", RULE_EXAMPLE),
-            Some(value) => {
-                let Some(list) = self.tables(value, "rules") else {
-                    self.draft.used_incomplete = true;
-                    return self.interfaces(root);
-                };
-                if list.is_empty() {
+        // With a header such as [[rule]] the file has rules, only under another name.
+        let like_rules = |key: &str| key != "rules" && close(key, &["rules"]).is_some();
+        if root.keys().any(|key| like_rules(key.get_ref())) {
+            self.draft.used_incomplete = true;
+        }
+        if let Some(value) = root.get("rules") {
+            let table = value.get_ref().as_table();
+            let lacks_a_name = table.is_some_and(|table| !table.contains_key("name"));
+            let stray = kind == Kind::Interface && lacks_a_name;
+            match self.tables(value, "rules", stray) {
+                Some([]) => {
                     let place = self.found.place(&value.span());
                     self.found.add(place, "the file has no rules", RULE_EXAMPLE);
-                }
-                if let Some(extra) = list.get(MAX_RULES) {
-                    let place = self.found.place(&extra.span());
-                    self.found.add(
-                        place,
-                        format!(
-                            "the file has {} rules; {MAX_RULES} are possible",
-                            list.len()
-                        ),
-                        "split the rules over several relays",
-                    );
                     self.draft.used_incomplete = true;
                 }
-                for (position, value) in list.iter().take(MAX_RULES).enumerate() {
-                    self.rule(position, value);
+                Some(list) => {
+                    let free = MAX_RULES.saturating_sub(self.rules);
+                    for value in list.iter().take(free) {
+                        self.rules += 1;
+                        self.rule(self.rules, value);
+                    }
+                    if let Some(extra) = list.get(free) {
+                        let place = self.found.place(&extra.span());
+                        self.extra_rules(list.len() - free, place);
+                    }
                 }
+                None => self.draft.used_incomplete = true,
             }
         }
-        self.interfaces(root);
-    }
-
-    fn interfaces(&mut self, root: &DeTable<'_>) {
-        let Some(value) = root.get("interfaces") else {
-            return;
-        };
-        for value in self.tables(value, "interfaces").unwrap_or_default() {
-            self.interface(value);
+        if let Some(value) = root.get("interfaces") {
+            for value in self.tables(value, "interfaces", false).unwrap_or_default() {
+                self.interface(value);
+            }
         }
     }
 
-    fn rule(&mut self, position: usize, value: &Value<'_>) {
+    /// Counts rules beyond the most that are possible. The first of them is the mistake, and it says
+    /// how many there are.
+    fn extra_rules(&mut self, more: usize, place: Place) {
+        self.rules += more;
+        self.draft.used_incomplete = true;
+        let cause = format!(
+            "the file has {} rules; {MAX_RULES} are possible",
+            self.rules
+        );
+        match self.extra {
+            Some(at) => {
+                if let Some(mistake) = self.found.mistakes.get_mut(at) {
+                    mistake.cause = cause;
+                }
+            }
+            None => {
+                self.extra = Some(self.found.mistakes.len());
+                let remedy = "split the rules over several relays";
+                self.found.add_always(place, cause, remedy);
+            }
+        }
+    }
+
+    /// `number` counts from 1.
+    fn rule(&mut self, number: usize, value: &Value<'_>) {
         let place = self.found.place(&value.span());
-        let mut label = format!("rule {}", position + 1);
+        let mut label = format!("rule {number}");
         let Some(table) = self.table(value, &label, "{ name = ..., input = ..., outputs = ... }")
         else {
             self.draft.used_incomplete = true;
@@ -109,7 +190,7 @@ impl Reader<'_, '_> {
         let name = name.and_then(|value| self.string(value, "name", &label, "\"feed-a\""));
         let name = name.filter(|name| self.rule_name(name, &label));
         if let Some(name) = &name {
-            label = format!("rule `{}`", name.value.escape_debug());
+            label = format!("rule `{}`", quoted(&name.value));
         }
         self.known_keys(table, &label, RULE_KEYS);
         let input = self.required(table, place, "input", &label);
@@ -138,6 +219,8 @@ impl Reader<'_, '_> {
             "is empty"
         } else if name.value.contains(char::is_control) {
             "has a control character in it"
+        } else if name.value.len() > MAX_NAME_BYTES {
+            "is longer than 255 bytes"
         } else {
             return true;
         };
@@ -247,7 +330,7 @@ impl Reader<'_, '_> {
         let interface = self.required(table, place, "interface", label);
         let interface = interface.and_then(|value| self.interface_name(value, "interface", label));
         match &interface {
-            Some(name) => self.draft.used.push(name.value.clone()),
+            Some(name) => self.use_interface(&name.value),
             None => self.draft.used_incomplete = true,
         }
         let group = self.required(table, place, "group", label);
@@ -256,6 +339,12 @@ impl Reader<'_, '_> {
         let port = port.and_then(|value| self.integer(value, "port", label, 1..=65_535, "5001"));
         let port = port.and_then(|port| u16::try_from(port.value).ok());
         Some((place, interface, group, port))
+    }
+
+    fn use_interface(&mut self, name: &str) {
+        if !self.draft.used.contains(name) {
+            self.draft.used.insert(name.to_owned());
+        }
     }
 
     fn interface(&mut self, value: &Value<'_>) {

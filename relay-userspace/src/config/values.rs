@@ -7,7 +7,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Place, draft::At, read::Reader};
+use super::{Place, draft::At, mistake::quoted, read::Reader};
 use crate::rules::{Transmit, Ttl};
 
 pub(super) type Value<'v> = Spanned<DeValue<'v>>;
@@ -15,7 +15,7 @@ pub(super) type Value<'v> = Spanned<DeValue<'v>>;
 impl Reader<'_, '_> {
     pub(super) fn group(&mut self, value: &Value<'_>, label: &str, side: Side) -> Option<Ipv4Addr> {
         let At { place, value: text } = self.string(value, "group", label, "\"239.1.1.1\"")?;
-        let shown = text.escape_debug();
+        let shown = quoted(&text);
         let Ok(group) = text.parse::<Ipv4Addr>() else {
             let (cause, remedy) = if text.parse::<std::net::Ipv6Addr>().is_ok() {
                 (
@@ -81,7 +81,7 @@ impl Reader<'_, '_> {
             DeValue::String(text) if text == "decrement" => Some(Ttl::Decrement),
             DeValue::String(text) => {
                 let place = self.found.place(&value.span());
-                let text = text.escape_debug();
+                let text = quoted(text);
                 self.found.add(
                     place,
                     format!("{label}: `ttl` \"{text}\" is unknown"),
@@ -103,7 +103,7 @@ impl Reader<'_, '_> {
             "xsk" => Transmit::Xsk,
             "segmented" => Transmit::Segmented,
             _ => {
-                let text = text.escape_debug();
+                let text = quoted(&text);
                 self.found.add(
                     place,
                     format!("{label}: `transmit` \"{text}\" is unknown"),
@@ -179,7 +179,7 @@ impl Reader<'_, '_> {
         } else {
             return Some(name);
         };
-        let cause = format!("{label}: `{key}` \"{}\" {cause}", text.escape_debug());
+        let cause = format!("{label}: `{key}` \"{}\" {cause}", quoted(text));
         self.found
             .add(name.place, cause, "give the name that `ip link show` lists");
         None
@@ -221,7 +221,10 @@ impl Reader<'_, '_> {
         }
         self.found.add(
             place,
-            format!("{label}: `{key}` {integer} is out of range"),
+            format!(
+                "{label}: `{key}` {} is out of range",
+                quoted(&integer.to_string())
+            ),
             format!("give a number from {} to {}", range.start(), range.end()),
         );
         None
@@ -242,23 +245,31 @@ impl Reader<'_, '_> {
         table
     }
 
+    /// The entries of `[[key]]`. `stray`: it is a part of one of them, and stands elsewhere.
     pub(super) fn tables<'v, 'i>(
         &mut self,
         value: &'v Value<'i>,
         key: &str,
+        stray: bool,
     ) -> Option<&'v [Value<'i>]> {
         let list = value.get_ref().as_array();
         if list.is_none() {
             let place = self.found.place(&value.span());
-            let cause = format!(
-                "`{key}` is {}, not an array of tables",
-                article(value.get_ref())
-            );
-            self.found.add(
-                place,
-                cause,
-                format!("write [[{key}]] with two brackets, once an entry"),
-            );
+            let (cause, remedy) = if stray {
+                (
+                    format!("a table of `{key}` stands behind a table of another kind"),
+                    format!("move it to the end of the [[{key}]] table that it belongs to"),
+                )
+            } else {
+                (
+                    format!(
+                        "`{key}` is {}, not an array of tables",
+                        article(value.get_ref())
+                    ),
+                    format!("write [[{key}]] with two brackets, once an entry"),
+                )
+            };
+            self.found.add(place, cause, remedy);
         }
         list.map(|list| &**list)
     }
@@ -301,26 +312,44 @@ impl Reader<'_, '_> {
     pub(super) fn known_keys(&mut self, table: &DeTable<'_>, label: &str, known: &[&str]) {
         for key in table.keys() {
             let name: &str = key.get_ref();
-            if known.contains(&name) {
+            if known.contains(&name) || self.found.has_enough() {
                 continue;
             }
-            let close = known
-                .iter()
-                .map(|known| (strsim::damerau_levenshtein(known, name), known))
-                .filter(|(distance, known)| *distance <= 2.min(known.len() - 1))
-                .min();
-            let remedy = match close {
-                Some((_, close)) => format!("did you mean `{close}`?"),
-                None => format!("the keys here are `{}`", known.join("`, `")),
+            let remedy = match (hint(name), close(name, known)) {
+                (Some(hint), _) => hint.to_owned(),
+                (None, Some(close)) => format!("did you mean `{close}`?"),
+                (None, None) => format!("the keys here are `{}`", known.join("`, `")),
             };
             let place = self.found.place(&key.span());
-            let name = name.escape_debug();
+            let name = quoted(name);
             self.found.add(
                 place,
                 format!("{label} has the unknown key `{name}`"),
                 remedy,
             );
         }
+    }
+}
+
+/// Which of `known` was probably meant by `name`.
+pub(super) fn close<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    let close = known
+        .iter()
+        // Between long names the distance takes long to find out.
+        .filter(|known| name.len() <= known.len() + 2)
+        .map(|known| (strsim::damerau_levenshtein(known, name), *known))
+        .filter(|(distance, known)| *distance <= 2.min(known.len() - 1))
+        .min();
+    close.map(|(_, known)| known)
+}
+
+/// What to say of a key that other programs have.
+fn hint(name: &str) -> Option<&'static str> {
+    match name {
+        "tos" | "dscp" | "ecn" => {
+            Some("leave it out: a copy keeps the DSCP and ECN bits that its datagram came with")
+        }
+        _ => None,
     }
 }
 
