@@ -3,6 +3,7 @@
 //! Everything comes from netlink and from ioctls on sockets of the calling thread, never from
 //! `/sys`: that shows the namespace it was mounted for, which need not be ours.
 
+mod dump;
 mod ethtool;
 mod netlink;
 #[cfg(test)]
@@ -184,10 +185,13 @@ pub fn rx_missed() -> HashMap<u32, u64> {
     netlink::all(|link| link.rx_missed).unwrap_or_default()
 }
 
-/// The indices of all interfaces with a carrier at this moment; empty when the kernel does not tell.
-#[must_use]
-pub fn with_carrier() -> HashSet<u32> {
-    netlink::all_with_carrier().unwrap_or_default()
+/// The indices of all interfaces with a carrier at this moment.
+///
+/// # Errors
+///
+/// What the kernel said when it was asked.
+pub fn with_carrier() -> Result<HashSet<u32>, String> {
+    netlink::all_with_carrier().map_err(|(what, error)| format!("{what}: {error}"))
 }
 
 /// Whether an interface is up and has a carrier, as far as the kernel has acted upon it (`IFF_RUNNING`). One system
@@ -213,7 +217,7 @@ pub fn facts_for<'a>(names: impl IntoIterator<Item = &'a str>) -> Survey {
     let mut names: Vec<&str> = names.into_iter().collect();
     names.sort_unstable();
     names.dedup();
-    let dump = match netlink::dump() {
+    let dump = match netlink::everything() {
         Ok(dump) => dump,
         Err((what, error)) => {
             let refused = |name: &str| NicError::Refused {

@@ -12,19 +12,16 @@ use std::{
 use neli::{
     attr::Attribute as _,
     consts::{
-        nl::{NlmF, Nlmsg},
         rtnl::{Arphrd, Ifa, IfaF, Iff, Ifla, RtAddrFamily, RtScope, Rtm},
         socket::NlFamily,
     },
-    err::RouterError,
     genl::{Genlmsghdr, GenlmsghdrBuilder},
     neli_enum,
-    nl::{NlPayload, NlmsghdrBuilder},
-    router::synchronous::NlRouter,
     rtnl::{Ifaddrmsg, IfaddrmsgBuilder, Ifinfomsg, IfinfomsgBuilder},
     socket::synchronous::NlSocketHandle,
-    utils::Groups,
 };
+
+use super::dump::{Failure, connect, dump, failed, family};
 
 /// Everything that is asked by netlink.
 pub(super) struct Dump {
@@ -57,9 +54,6 @@ pub(super) struct Link {
     pub(super) rx_missed: u64,
 }
 
-/// What was tried, and what was said.
-type Failure = (&'static str, String);
-
 /// Commands of the family `netdev` (include/uapi/linux/netdev.h).
 #[neli_enum(serialized_type = "u8")]
 pub(super) enum NetdevCommand {
@@ -88,9 +82,8 @@ const QUEUE_RX: u32 = 0;
 const QUEUE_TX: u32 = 1;
 
 /// Asks for everything.
-pub(super) fn dump() -> Result<Dump, Failure> {
-    let (route, _) = NlRouter::connect(NlFamily::Route, None, Groups::empty())
-        .map_err(failed("opening a route netlink socket"))?;
+pub(super) fn everything() -> Result<Dump, Failure> {
+    let route = connect(NlFamily::Route, "opening a route netlink socket")?;
     let links = links(&route)?;
     let addresses = addresses(&route)?;
     let (xdp_features, queues) = netdev()?;
@@ -102,53 +95,39 @@ pub(super) fn dump() -> Result<Dump, Failure> {
     })
 }
 
-fn failed<E: fmt::Display>(what: &'static str) -> impl Fn(E) -> Failure {
-    move |error| (what, error.to_string())
-}
-
-fn links(route: &NlRouter) -> Result<Vec<Link>, Failure> {
+fn links(route: &NlSocketHandle) -> Result<Vec<Link>, Failure> {
     const WHAT: &str = "listing the interfaces (RTM_GETLINK)";
     let request = IfinfomsgBuilder::default()
         .ifi_family(RtAddrFamily::Unspecified)
         .build()
         .map_err(failed(WHAT))?;
-    let answers = route
-        .send::<_, _, Rtm, Ifinfomsg>(Rtm::Getlink, NlmF::DUMP, NlPayload::Payload(request))
-        .map_err(failed(WHAT))?;
-    let mut links = Vec::new();
-    for answer in answers {
-        let answer = answer.map_err(failed(WHAT))?;
-        let Some(message) = answer.get_payload() else {
-            continue;
-        };
-        let attributes = message.rtattrs().get_attr_handle();
-        let Ok(name) = attributes.get_attr_payload_as_with_len::<String>(Ifla::Ifname) else {
-            continue;
-        };
-        let statistics = attributes.get_attribute(Ifla::Stats64);
-        let statistics = statistics.map(|attribute| attribute.payload().as_ref());
-        let mac = attributes.get_attribute(Ifla::Address);
-        let mac = mac.and_then(|mac| <[u8; 6]>::try_from(mac.payload().as_ref()).ok());
-        links.push(Link {
-            index: message.ifi_index().unsigned_abs(),
-            name,
-            mac: mac.filter(|_| *message.ifi_type() == Arphrd::Ether),
-            mtu: attributes
-                .get_attr_payload_as::<u32>(Ifla::Mtu)
-                .map_err(failed(WHAT))?,
-            is_up: message.ifi_flags().contains(Iff::UP),
-            has_carrier: attributes
-                .get_attr_payload_as::<u8>(Ifla::Carrier)
-                .is_ok_and(|carrier| carrier != 0),
-            is_loopback: message.ifi_flags().contains(Iff::LOOPBACK),
-            qdisc: attributes
-                .get_attr_payload_as_with_len::<String>(Ifla::Qdisc)
-                .unwrap_or_default(),
-            tx_dropped: statistics.map_or(0, |all| statistic(all, TX_DROPPED)),
-            rx_missed: statistics.map_or(0, |all| statistic(all, RX_MISSED)),
-        });
-    }
-    Ok(links)
+    dump(route, Rtm::Getlink.into(), request, WHAT, link)
+}
+
+fn link(message: &Ifinfomsg) -> Option<Link> {
+    let attributes = message.rtattrs().get_attr_handle();
+    let statistics = attributes.get_attribute(Ifla::Stats64);
+    let statistics = statistics.map(|attribute| attribute.payload().as_ref());
+    let mac = attributes.get_attribute(Ifla::Address);
+    let mac = mac.and_then(|mac| <[u8; 6]>::try_from(mac.payload().as_ref()).ok());
+    Some(Link {
+        index: message.ifi_index().unsigned_abs(),
+        name: attributes
+            .get_attr_payload_as_with_len::<String>(Ifla::Ifname)
+            .ok()?,
+        mac: mac.filter(|_| *message.ifi_type() == Arphrd::Ether),
+        mtu: attributes.get_attr_payload_as::<u32>(Ifla::Mtu).ok()?,
+        is_up: message.ifi_flags().contains(Iff::UP),
+        has_carrier: attributes
+            .get_attr_payload_as::<u8>(Ifla::Carrier)
+            .is_ok_and(|carrier| carrier != 0),
+        is_loopback: message.ifi_flags().contains(Iff::LOOPBACK),
+        qdisc: attributes
+            .get_attr_payload_as_with_len::<String>(Ifla::Qdisc)
+            .unwrap_or_default(),
+        tx_dropped: statistics.map_or(0, |all| statistic(all, TX_DROPPED)),
+        rx_missed: statistics.map_or(0, |all| statistic(all, RX_MISSED)),
+    })
 }
 
 /// Where `tx_dropped` and `rx_missed_errors` are in `struct rtnl_link_stats64` (include/uapi/linux/if_link.h), which is made of
@@ -177,12 +156,10 @@ pub(super) fn all_with_carrier() -> Result<HashSet<u32>, Failure> {
 }
 
 fn links_now() -> Result<Vec<Link>, Failure> {
-    let (route, _) = NlRouter::connect(NlFamily::Route, None, Groups::empty())
-        .map_err(failed("opening a route netlink socket"))?;
-    links(&route)
+    links(&connect(NlFamily::Route, "opening a route netlink socket")?)
 }
 
-fn addresses(route: &NlRouter) -> Result<Vec<(u32, Ipv4Addr)>, Failure> {
+fn addresses(route: &NlSocketHandle) -> Result<Vec<(u32, Ipv4Addr)>, Failure> {
     const WHAT: &str = "listing the IPv4 addresses (RTM_GETADDR)";
     let request = IfaddrmsgBuilder::default()
         .ifa_family(RtAddrFamily::Inet)
@@ -191,26 +168,20 @@ fn addresses(route: &NlRouter) -> Result<Vec<(u32, Ipv4Addr)>, Failure> {
         .ifa_index(0)
         .build()
         .map_err(failed(WHAT))?;
-    let answers = route
-        .send::<_, _, Rtm, Ifaddrmsg>(Rtm::Getaddr, NlmF::DUMP, NlPayload::Payload(request))
-        .map_err(failed(WHAT))?;
-    let mut addresses = Vec::new();
-    for answer in answers {
-        let answer = answer.map_err(failed(WHAT))?;
-        let Some(message) = answer.get_payload() else {
-            continue;
-        };
-        let attributes = message.rtattrs().get_attr_handle();
-        // IFA_LOCAL is ours; IFA_ADDRESS is the other end's on a point-to-point interface.
-        let Some(local) = attributes.get_attribute(Ifa::Local) else {
-            continue;
-        };
-        let Ok(octets) = <[u8; 4]>::try_from(local.payload().as_ref()) else {
-            continue;
-        };
-        let secondary = message.ifa_flags().contains(IfaF::SECONDARY);
-        addresses.push((secondary, *message.ifa_index(), Ipv4Addr::from(octets)));
-    }
+    let mut addresses = dump(
+        route,
+        Rtm::Getaddr.into(),
+        request,
+        WHAT,
+        |message: &Ifaddrmsg| {
+            let attributes = message.rtattrs().get_attr_handle();
+            // IFA_LOCAL is ours; IFA_ADDRESS is the other end's on a point-to-point interface.
+            let local = attributes.get_attribute(Ifa::Local)?;
+            let octets = <[u8; 4]>::try_from(local.payload().as_ref()).ok()?;
+            let secondary = message.ifa_flags().contains(IfaF::SECONDARY);
+            Some((secondary, *message.ifa_index(), Ipv4Addr::from(octets)))
+        },
+    )?;
     // A stable sort: within each kind the kernel's order, which is the one it chooses by, stays.
     addresses.sort_by_key(|(secondary, ..)| *secondary);
     Ok(addresses
@@ -224,94 +195,62 @@ fn addresses(route: &NlRouter) -> Result<Vec<(u32, Ipv4Addr)>, Failure> {
     reason = "two maps for the only caller, which names them"
 )]
 fn netdev() -> Result<(HashMap<u32, u64>, HashMap<u32, (u32, u32)>), Failure> {
-    let (generic, _) = NlRouter::connect(NlFamily::Generic, None, Groups::empty())
-        .map_err(failed("opening a generic netlink socket"))?;
-    let family = match generic.resolve_genl_family("netdev") {
-        Ok(family) => family,
-        // The family came with 6.3.
-        Err(RouterError::Nlmsgerr(error)) if *error.error() == -libc::ENOENT => {
-            return Ok((HashMap::new(), HashMap::new()));
-        }
-        Err(error) => return Err(("looking up the netlink family `netdev`", error.to_string())),
+    let generic = connect(NlFamily::Generic, "opening a generic netlink socket")?;
+    let looking_up = "looking up the netlink family `netdev`";
+    // The family came with 6.3.
+    let Some(family) = family(&generic, "netdev", looking_up)? else {
+        return Ok((HashMap::new(), HashMap::new()));
     };
-    let mut features = HashMap::new();
-    each::<DevAttribute>(
+    let features = netdev_list(
+        &generic,
         family,
         NetdevCommand::DevGet,
         "asking for XDP features (netdev dev-get)",
-        |message| {
+        |message: &Genlmsghdr<_, DevAttribute>| {
             let attributes = message.attrs().get_attr_handle();
             let index = attributes.get_attr_payload_as::<u32>(DevAttribute::Ifindex);
             let bits = attributes.get_attr_payload_as::<u64>(DevAttribute::XdpFeatures);
-            if let (Ok(index), Ok(bits)) = (index, bits) {
-                features.insert(index, bits);
-            }
+            Some((index.ok()?, bits.ok()?))
         },
     )?;
-    let mut queues: HashMap<u32, (u32, u32)> = HashMap::new();
-    each::<QueueAttribute>(
+    let listed = netdev_list(
+        &generic,
         family,
         NetdevCommand::QueueGet,
         "asking for the queues (netdev queue-get)",
-        |message| {
+        |message: &Genlmsghdr<_, QueueAttribute>| {
             let attributes = message.attrs().get_attr_handle();
             let index = attributes.get_attr_payload_as::<u32>(QueueAttribute::Ifindex);
             let kind = attributes.get_attr_payload_as::<u32>(QueueAttribute::Type);
-            if let (Ok(index), Ok(kind)) = (index, kind) {
-                let (rx, tx) = queues.entry(index).or_default();
-                *rx += u32::from(kind == QUEUE_RX);
-                *tx += u32::from(kind == QUEUE_TX);
-            }
+            Some((index.ok()?, kind.ok()?))
         },
     )?;
-    Ok((features, queues))
+    let mut queues: HashMap<u32, (u32, u32)> = HashMap::new();
+    for (index, kind) in listed {
+        let (rx, tx) = queues.entry(index).or_default();
+        *rx += u32::from(kind == QUEUE_RX);
+        *tx += u32::from(kind == QUEUE_TX);
+    }
+    Ok((features.into_iter().collect(), queues))
 }
 
-/// Hands every message of a dump to `take`; none when the kernel does not know the command.
-///
-/// The kernel does not mark the messages of these dumps as parts of one (NLM_F_MULTI), so the router
-/// would stop after the first; here the closing NLMSG_DONE alone counts.
-fn each<A>(
+/// A list of the family `netdev`; empty when the kernel does not know the command, as before 6.8.
+fn netdev_list<A, T>(
+    socket: &NlSocketHandle,
     family: u16,
     command: NetdevCommand,
     what: &'static str,
-    mut take: impl FnMut(&Genlmsghdr<NetdevCommand, A>),
-) -> Result<(), Failure>
+    read: impl Fn(&Genlmsghdr<NetdevCommand, A>) -> Option<T>,
+) -> Result<Vec<T>, Failure>
 where
     A: neli::consts::genl::NlAttrType + fmt::Debug + 'static,
 {
-    let socket = NlSocketHandle::connect(NlFamily::Generic, None, Groups::empty())
-        .map_err(failed("opening a generic netlink socket"))?;
-    let payload = GenlmsghdrBuilder::<NetdevCommand, A, _>::default()
+    let body = GenlmsghdrBuilder::<NetdevCommand, A, _>::default()
         .cmd(command)
         .version(1)
         .build()
         .map_err(failed(what))?;
-    let request = NlmsghdrBuilder::default()
-        .nl_type(family)
-        .nl_flags(NlmF::REQUEST | NlmF::DUMP)
-        .nl_payload(NlPayload::Payload(payload))
-        .build()
-        .map_err(failed(what))?;
-    socket.send(&request).map_err(failed(what))?;
-    loop {
-        let (messages, _) = socket
-            .recv::<u16, Genlmsghdr<NetdevCommand, A>>()
-            .map_err(failed(what))?;
-        for message in messages {
-            let message = message.map_err(failed(what))?;
-            match message.nl_payload() {
-                NlPayload::Payload(payload) => take(payload),
-                // Unknown to kernels before 6.8.
-                NlPayload::Err(error) if *error.error() == -libc::EOPNOTSUPP => return Ok(()),
-                NlPayload::Err(error) => return Err((what, error.to_string())),
-                NlPayload::Ack(_) | NlPayload::DumpExtAck(_) | NlPayload::Empty => {}
-            }
-            if u16::from(Nlmsg::Done) == *message.nl_type() {
-                return Ok(());
-            }
-        }
-    }
+    dump(socket, family, body, what, read)
 }
 
 #[cfg(test)]

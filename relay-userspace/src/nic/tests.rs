@@ -58,7 +58,11 @@ fn tags_that_an_interface_takes_out_are_known() {
 fn a_carrier_is_there_while_both_ends_are_up() {
     in_namespace(|| {
         make_pair();
-        let has = || with_carrier().contains(&facts("va").unwrap().index);
+        let has = || {
+            with_carrier()
+                .unwrap()
+                .contains(&facts("va").unwrap().index)
+        };
         assert!(!has());
         run("ip link set va up");
         assert!(!has(), "the other end is down");
@@ -76,7 +80,7 @@ fn ethtool_and_netlink_agree_on_the_queues() {
         run("ip link set va up");
         run("ethtool -L va rx 3 tx 1");
         let index = facts("va").unwrap().index;
-        let dump = netlink::dump().unwrap_or_else(|(what, error)| panic!("{what}: {error}"));
+        let dump = netlink::everything().unwrap_or_else(|(what, error)| panic!("{what}: {error}"));
         assert_eq!(dump.queues.get(&index), Some(&(3, 1)));
         assert_eq!(ethtool::channels("va").unwrap(), Some((3, 1)));
     });

@@ -27,10 +27,14 @@ pub struct Carriers<'a> {
 impl<'a> Carriers<'a> {
     /// Before anything is attached.
     pub fn before_attaching(plan: &'a Plan) -> Self {
-        let running = nic::with_carrier();
+        let running = running();
         let interfaces = plan.interfaces.iter();
-        let interfaces = interfaces
-            .filter(|interface| interface.needs_program() && running.contains(&interface.index));
+        let interfaces = interfaces.filter(|interface| {
+            let had_one = running
+                .as_ref()
+                .is_some_and(|all| all.contains(&interface.index));
+            interface.needs_program() && had_one
+        });
         Self {
             interfaces: interfaces
                 .map(|interface| (interface.index, &interface.name[..]))
@@ -71,11 +75,23 @@ impl<'a> Carriers<'a> {
     }
 
     fn missing(&self) -> Vec<&'a str> {
-        let running: HashSet<u32> = nic::with_carrier();
+        // One that cannot be asked about is not waited for.
+        let Some(running) = running() else {
+            return Vec::new();
+        };
         let interfaces = self.interfaces.iter();
         let missing = interfaces.filter(|(index, _)| !running.contains(index));
         missing.map(|(_, name)| *name).collect()
     }
+}
+
+/// The interfaces with a carrier; `None` when the kernel does not tell, which the log has then.
+fn running() -> Option<HashSet<u32>> {
+    nic::with_carrier()
+        .inspect_err(|error| {
+            warn!("cannot look for carriers: {error}; the relay does not wait for them");
+        })
+        .ok()
 }
 
 fn names(interfaces: &[&str]) -> String {
