@@ -1,20 +1,34 @@
-//! One relay an input interface: whoever runs first claims it, and a second one is told who that is.
+//! One relay an input interface: the one that runs first claims it, and a second one is told who
+//! that is.
 //!
-//! XDP programs exclude one another, packet sockets do not: two relays would both send every copy. A claim is a
-//! listening socket with an abstract name. Such names belong to the network namespace, as interface indices do, and
-//! the kernel gives them back when the process ends, however it ends.
+//! XDP programs exclude one another, packet sockets do not: two relays would both send every copy. A
+//! claim is a packet socket that is bound to the interface and to [`PROTOCOL`], which no frame has.
+//! Only a process with CAP_NET_RAW can open one, the kernel lists them for every process of the
+//! network namespace whatever its mounts and its user, and it gives them back when the process ends,
+//! however it ends.
+//!
+//! A list is no lock, so a relay claims first and looks then. Of two that see each other, the one
+//! whose socket is the older waits a moment for the other to withdraw, and the younger withdraws.
 
-use std::{fs, io};
+use std::{collections::BTreeMap, fs, io, os::fd::OwnedFd, path::Path, thread, time::Duration};
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use socket2::{Domain, SockAddr, Socket, Type};
+use nix::sys::stat::fstat;
 use thiserror::Error;
 
-use crate::plan::Plan;
+use crate::{backend::outlet, plan::Plan};
+
+/// The protocol that claims are bound to. Values below 0x600 are lengths on the wire (IEEE 802.3),
+/// so the kernel never gives a socket of this one a frame.
+const PROTOCOL: u16 = 0x05e1;
+/// The kernel's list of packet sockets, oldest first (net/packet/af_packet.c).
+const LIST: &str = "/proc/thread-self/net/packet";
+/// How often a relay that was first looks for one that must withdraw, and how long it waits between.
+const LOOKS: u32 = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// The claims on all input interfaces of a plan, held for as long as this lives.
 #[derive(Debug)]
-pub struct Claims(#[expect(dead_code, reason = "held, never used")] Vec<Socket>);
+pub struct Claims(#[expect(dead_code, reason = "held, never used")] Vec<OwnedFd>);
 
 /// Why an interface could not be claimed.
 #[derive(Debug, Error)]
@@ -31,15 +45,12 @@ pub enum ClaimError {
         holder: String,
     },
     /// The claim itself was refused.
-    #[error(
-        "cannot claim {interface} by the socket `@{name}`: {error}; {}",
-        remedy(error)
-    )]
+    #[error("cannot claim {interface}: {what}: {error}; {}", remedy(error))]
     Refused {
         /// The interface's name.
         interface: String,
-        /// The socket's name.
-        name: String,
+        /// What was tried.
+        what: &'static str,
         /// The kernel's reason.
         error: io::Error,
     },
@@ -47,11 +58,17 @@ pub enum ClaimError {
 
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EMFILE) => "raise the limit of open files, `ulimit -n`",
-        Some(libc::ENFILE) => "raise `sysctl fs.file-max`",
-        Some(libc::EPERM | libc::EACCES) => {
-            "the sandbox that the relay runs in must allow unix sockets"
+        Some(libc::EMFILE) => {
+            "raise the limit of open files, `ulimit -n`, or `LimitNOFILE` of the unit"
         }
+        Some(libc::ENFILE) => "raise `sysctl fs.file-max`",
+        Some(libc::ENODEV | libc::ENXIO) => {
+            "the interface has gone: `ip link show` lists what there is"
+        }
+        Some(libc::EPERM | libc::EACCES) => {
+            "CAP_NET_RAW is needed, and a sandbox must allow packet sockets"
+        }
+        Some(libc::ENOENT) => "the sandbox that the relay runs in must show /proc",
         _ => "free memory, or look for a limit of the sandbox that the relay runs in",
     }
 }
@@ -69,74 +86,167 @@ impl Claims {
     }
 }
 
-fn claim(interface: &str, index: u32) -> Result<Socket, ClaimError> {
-    let name = format!("relay-input-{index}");
-    let claimed = address(&name).and_then(|address| {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.bind(&address)?;
-        // Only a socket that listens tells others whose it is.
-        socket.listen(libc::SOMAXCONN)?;
-        Ok(socket)
+/// A sentence for each input of `plan` that a relay holds now.
+#[must_use]
+pub fn notes(plan: &Plan) -> Vec<String> {
+    let inputs = plan.interfaces.iter().filter(|i| i.is_input);
+    let held = inputs.filter_map(|interface| {
+        let claims = claims_on(interface.index).ok()?;
+        let holder = holder(*claims.first()?);
+        let name = &interface.name;
+        Some(format!(
+            "{name}: {holder} relays from it already; `relay run` would refuse to start"
+        ))
     });
-    claimed.map_err(|error| {
-        let interface = interface.to_owned();
-        if error.raw_os_error() == Some(libc::EADDRINUSE) {
-            let holder = holder(&name).unwrap_or_else(|_| "another process".into());
-            ClaimError::Held { interface, holder }
-        } else {
-            ClaimError::Refused {
-                interface,
-                name,
-                error,
+    held.collect()
+}
+
+fn claim(interface: &str, index: u32) -> Result<OwnedFd, ClaimError> {
+    let refused = |what| {
+        move |error: io::Error| ClaimError::Refused {
+            interface: interface.to_owned(),
+            what,
+            error,
+        }
+    };
+    let socket = outlet::packet_socket()
+        .map_err(io::Error::from)
+        .map_err(refused("opening a packet socket"))?;
+    outlet::bind(&socket, index, PROTOCOL)
+        .map_err(io::Error::from)
+        .map_err(refused("binding a packet socket"))?;
+    let own = fstat(&socket)
+        .map_err(io::Error::from)
+        .map_err(refused("asking for a socket's number"))?
+        .st_ino;
+    for look in 0.. {
+        let claims = claims_on(index).map_err(refused("reading /proc/thread-self/net/packet"))?;
+        let Some(other) = claims.iter().find(|claim| claim.inode != own) else {
+            return Ok(socket);
+        };
+        let is_first = claims.first().is_some_and(|claim| claim.inode == own);
+        if !is_first || look == LOOKS {
+            let holder = holder(*other);
+            let interface = interface.to_owned();
+            return Err(ClaimError::Held { interface, holder });
+        }
+        thread::sleep(BETWEEN_LOOKS);
+    }
+    Ok(socket)
+}
+
+/// A socket that claims an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Claim {
+    inode: u64,
+    user: u32,
+}
+
+/// Who has claimed the interface with `index`, the oldest claim first.
+///
+/// The kernel hands the list out a page at a time and goes by position in between, so a socket that
+/// closes meanwhile can hide the one behind it. Two readings that both miss the same one are not to be
+/// expected.
+fn claims_on(index: u32) -> io::Result<Vec<Claim>> {
+    let mut claims = Vec::new();
+    for _ in 0..2 {
+        for claim in listed(&fs::read_to_string(LIST)?, index) {
+            if !claims.contains(&claim) {
+                claims.push(claim);
             }
         }
-    })
-}
-
-/// A leading NUL makes the name abstract (unix(7)).
-fn address(name: &str) -> io::Result<SockAddr> {
-    SockAddr::unix(format!("\0{name}"))
-}
-
-/// Asks the kernel who listens: "process 4711 (relay)".
-fn holder(name: &str) -> io::Result<String> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Nobody accepts: a backlog that is full would block for ever.
-    socket.set_nonblocking(true)?;
-    socket.connect(&address(name)?)?;
-    let process = getsockopt(&socket, PeerCredentials)?.pid();
-    if process == 0 {
-        return Ok("a process of another PID namespace".into());
     }
-    Ok(match fs::read_to_string(format!("/proc/{process}/comm")) {
-        Ok(command) => format!("process {process} ({})", command.trim()),
-        Err(_) => format!("process {process}"),
-    })
+    Ok(claims)
+}
+
+/// The claims in the kernel's list. Its columns are sk, RefCnt, Type, Proto, Iface, R, Rmem, User and
+/// Inode.
+fn listed(list: &str, index: u32) -> Vec<Claim> {
+    let lines = list.lines().skip(1);
+    let claims = lines.filter_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let [_, _, _, protocol, interface, _, _, user, inode] = columns[..] else {
+            return None;
+        };
+        let is_claim =
+            u16::from_str_radix(protocol, 16) == Ok(PROTOCOL) && interface.parse() == Ok(index);
+        let claim = Claim {
+            inode: inode.parse().ok()?,
+            user: user.parse().ok()?,
+        };
+        is_claim.then_some(claim)
+    });
+    claims.collect()
+}
+
+/// The process that has a claim open: "process 4711 (relay)".
+///
+/// The kernel tells the descriptors of a process only to those who may trace it, and only of
+/// processes in the same PID namespace.
+fn holder(claim: Claim) -> String {
+    let wanted = format!("socket:[{}]", claim.inode);
+    let mut holders = BTreeMap::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(id) = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        if has_open(&process.path(), Path::new(&wanted)) {
+            holders.insert(id, process.path());
+        }
+    }
+    // A child inherits it, so the relay itself is the oldest.
+    let Some((id, path)) = holders.first_key_value() else {
+        return format!(
+            "a process of user {} that this user may not look into, or of another PID namespace \
+             (`sudo ss --packet --processes` lists socket {})",
+            claim.user, claim.inode
+        );
+    };
+    match fs::read_to_string(path.join("comm")) {
+        Ok(command) => format!("process {id} ({})", command.trim()),
+        Err(_) => format!("process {id}"),
+    }
+}
+
+fn has_open(process: &Path, wanted: &Path) -> bool {
+    let files = fs::read_dir(process.join("fd")).into_iter().flatten();
+    let mut targets = files.flatten().flat_map(|file| fs::read_link(file.path()));
+    targets.any(|target| target == wanted)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{os::fd::OwnedFd, process::Command};
+    use std::process::Command;
 
     use super::*;
-    use crate::testing::in_namespace;
+    use crate::testing::{in_namespace, run};
+
+    /// Interfaces with the indices 71 and 72.
+    fn pair() {
+        run("ip link add name in0 index 71 type veth peer name in1 index 72");
+    }
 
     #[test]
     fn a_claimed_interface_names_its_holder_and_is_free_when_the_claim_ends() {
         in_namespace(|| {
-            let first = claim("in0", 7).unwrap();
-            let other = claim("in1", 8).unwrap();
+            pair();
+            let first = claim("in0", 71).unwrap();
+            let other = claim("in1", 72).unwrap();
             let comm = fs::read_to_string("/proc/self/comm").unwrap();
             let me = format!("process {} ({})", std::process::id(), comm.trim());
             for _ in 0..3 {
-                let error = claim("in0", 7).unwrap_err().to_string();
+                let error = claim("in0", 71).unwrap_err().to_string();
                 assert!(error.contains("cannot receive on in0: "), "{error}");
                 assert!(error.contains(&me), "{me}: {error}");
                 assert!(error.contains("stop that process"), "{error}");
             }
             drop(first);
-            let _again = claim("in0", 7).unwrap();
-            claim("in1", 8).unwrap_err();
+            let _again = claim("in0", 71).unwrap();
+            claim("in1", 72).unwrap_err();
             drop(other);
         });
     }
@@ -144,22 +254,74 @@ mod tests {
     #[test]
     fn another_network_namespace_has_claims_of_its_own() {
         in_namespace(|| {
-            let _here = claim("in0", 7).unwrap();
-            in_namespace(|| claim("in0", 7).map(drop)).unwrap();
-            claim("in0", 7).unwrap_err();
+            pair();
+            let _here = claim("in0", 71).unwrap();
+            in_namespace(|| {
+                pair();
+                claim("in0", 71).map(drop)
+            })
+            .unwrap();
+            claim("in0", 71).unwrap_err();
         });
     }
 
     #[test]
     fn a_claim_ends_with_the_last_process_that_holds_it_however_that_ends() {
         in_namespace(|| {
-            let held = OwnedFd::from(claim("in0", 7).unwrap());
+            pair();
+            let held = claim("in0", 71).unwrap();
             let mut process = Command::new("sleep").arg("60").stdin(held).spawn().unwrap();
-            let error = claim("in0", 7);
+            let error = claim("in0", 71);
             process.kill().unwrap();
             process.wait().unwrap();
             assert!(matches!(error, Err(ClaimError::Held { .. })), "{error:?}");
-            claim("in0", 7).unwrap();
+            claim("in0", 71).unwrap();
         });
+    }
+
+    #[test]
+    fn of_many_that_claim_at_once_one_gets_it() {
+        in_namespace(|| {
+            pair();
+            for _ in 0..20 {
+                let claims: Vec<_> = thread::scope(|scope| {
+                    let threads: Vec<_> =
+                        (0..4).map(|_| scope.spawn(|| claim("in0", 71))).collect();
+                    threads
+                        .into_iter()
+                        .map(|thread| thread.join().unwrap())
+                        .collect()
+                });
+                let held = claims.iter().filter(|claim| claim.is_ok()).count();
+                assert_eq!(held, 1, "{claims:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_claim_holds_while_its_interface_is_down_and_hears_nothing() {
+        in_namespace(|| {
+            pair();
+            run("ip link set in0 up");
+            run("ip link set in1 up");
+            let _held = claim("in0", 71).unwrap();
+            run("ip link set in0 down");
+            claim("in0", 71).unwrap_err();
+            run("ip link set in0 up");
+            claim("in0", 71).unwrap_err();
+        });
+    }
+
+    #[test]
+    fn other_packet_sockets_are_no_claims() {
+        let list = "sk       RefCnt Type Proto  Iface R Rmem   User   Inode\n\
+                    0000000000000000 3      3    0003   71    1 0      0      10    \n\
+                    0000000000000000 3      3    05e1   72    1 0      0      11    \n\
+                    0000000000000000 3      3    05e1   71    1 0      1000   12    \n";
+        let claim = Claim {
+            inode: 12,
+            user: 1000,
+        };
+        assert_eq!(listed(list, 71), [claim]);
     }
 }

@@ -3,7 +3,9 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -511,6 +513,7 @@ fn o7_a_second_relay_on_the_interface_learns_who_holds_it_and_disturbs_nothing(
     let other = Rule::new("other", "in0", GROUP_IN, PORT_IN + 1).outputs("out0", 1);
     let file = RuleFile::of(&[other])?;
     let path = file.path().display().to_string();
+    let plan = || relay(&bed.relay, &["plan", "--backend", backend.name(), &path]);
     // Whatever the backends of the two.
     for second in Backend::ALL {
         let receivers = Receivers::start(&bed, &rules)?;
@@ -529,12 +532,62 @@ fn o7_a_second_relay_on_the_interface_learns_who_holds_it_and_disturbs_nothing(
             let said = &refused.stderr;
             assert!(said.contains(word), "{second:?}: `{word}` in: {said}");
         }
+        let said = plan()?.stdout;
+        assert!(
+            said.contains(&format!("{holder} (relay) relays from it")),
+            "{said}"
+        );
         assert!(first.is_running());
         receivers.assert_exact(&streams);
         first.stop()?.report.assert_exact(&[4000]);
     }
     // The interface is free again.
+    let said = plan()?.stdout;
+    assert!(!said.contains("relays from it"), "{said}");
     forward_exactly(&bed, backend, &rules, 200, 500)?;
+    Ok(())
+}
+
+fn o7_a_user_without_privileges_cannot_keep_the_relay_from_an_interface(
+    backend: Backend,
+) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = [Rule::feed().outputs("out0", 1)];
+    let index: u32 = bed
+        .relay
+        .ip("-oneline link show dev in0")?
+        .split(':')
+        .next()
+        .and_then(|index| index.parse().ok())
+        .context("the index of in0")?;
+    // Names of sockets are free for everybody to take.
+    let _taken: Vec<_> = bed.relay.run(|| {
+        let names = ["relay-input", "relay-claim", "relay"].into_iter();
+        names
+            .flat_map(|name| [format!("{name}-{index}"), format!("{name}-in0")])
+            .map(|name| {
+                let address = SocketAddr::from_abstract_name(&name)?;
+                UnixListener::bind_addr(&address).with_context(|| format!("taking {name}"))
+            })
+            .collect()
+    })?;
+    // What claims are made of is not.
+    let denied = bed.relay.run(|| {
+        thread::scope(|scope| {
+            let unprivileged = scope.spawn(move || {
+                // Of this thread alone, by the system call itself.
+                sys::give_up_privileges()?;
+                sys::packet_socket(index, sys::Hears::Nothing).map(drop)
+            });
+            Ok(unprivileged.join())
+        })
+    })?;
+    let denied = denied.map_err(|_| anyhow::anyhow!("the thread panicked"))?;
+    assert_eq!(
+        denied.map_err(|error| error.kind()),
+        Err(std::io::ErrorKind::PermissionDenied)
+    );
+    RelayProcess::start(&bed.relay, backend, &rules)?.stop()?;
     Ok(())
 }
 
@@ -549,4 +602,5 @@ relay_tests::on_both_backends! {
     o6_sigint_under_traffic_ends_within_a_second_and_leaves_the_interfaces_clean,
     o6_a_relay_without_traffic_ends_within_a_second,
     o7_a_second_relay_on_the_interface_learns_who_holds_it_and_disturbs_nothing,
+    o7_a_user_without_privileges_cannot_keep_the_relay_from_an_interface,
 }
