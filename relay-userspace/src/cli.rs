@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, error::ErrorKind};
 
 use crate::{
-    config, exit,
+    claim, config, descriptors, exit, logging,
     plan::{self, Backend},
     run::RunError,
 };
@@ -96,18 +96,34 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, u8> {
     })
 }
 
-/// Starts the log: to standard error, as `RUST_LOG` says.
-pub fn start_log() {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-}
-
 impl Cli {
+    /// Starts the log. While the relay runs nothing waits for it; the other commands wait for whoever
+    /// reads what they print.
+    ///
+    /// # Errors
+    ///
+    /// Its thread cannot be started.
+    pub fn start_log(&self) -> anyhow::Result<()> {
+        if let Command::Run { .. } = self.command {
+            return logging::start_queued().context(
+                "cannot start the thread that writes the log; raise the limit of threads, \
+                 `ulimit -u`, or `TasksMax` of the unit",
+            );
+        }
+        logging::start();
+        Ok(())
+    }
+
     /// Runs the command.
     ///
     /// # Errors
     ///
     /// Whatever ended it; [`exit::code_of`] has the exit code.
     pub fn run(&self) -> anyhow::Result<()> {
+        if !matches!(self.command, Command::Check { .. }) {
+            descriptors::raise();
+            descriptors::check("asking about interfaces", descriptors::TO_ASK)?;
+        }
         match &self.command {
             Command::Check { file } => check(file),
             Command::Plan {
@@ -136,8 +152,8 @@ pub fn report(result: anyhow::Result<()>) -> u8 {
     let Err(error) = result else { return exit::OK };
     // Mistakes speak for themselves, each with its file; anything else says who speaks.
     match error.downcast_ref::<config::Mistakes>() {
-        Some(mistakes) => eprintln!("{mistakes}"),
-        None => eprintln!("relay: {error:#}"),
+        Some(mistakes) => logging::say(&mistakes.to_string()),
+        None => logging::say(&format!("relay: {error:#}")),
     }
     exit::code_of(&error)
 }
@@ -161,7 +177,8 @@ fn check(file: &Path) -> anyhow::Result<()> {
 }
 
 fn show_plan(file: &Path, backend: Option<Backend>, json: bool) -> anyhow::Result<()> {
-    let plan = plan::for_this_machine(&config::load(file)?, backend)?;
+    let mut plan = plan::for_this_machine(&config::load(file)?, backend)?;
+    plan.notes.extend(claim::notes(&plan));
     if json {
         let text = serde_json::to_string_pretty(&plan).context("writing the plan as JSON")?;
         print(&format!("{text}\n"))

@@ -31,6 +31,9 @@ pub fn code_of(error: &anyhow::Error) -> u8 {
     if let Some(run) = error.downcast_ref::<crate::run::RunError>() {
         return run.exit_code();
     }
+    if error.downcast_ref::<crate::descriptors::TooFew>().is_some() {
+        return OS_ERROR;
+    }
     let io = error
         .chain()
         .find_map(<dyn std::error::Error>::downcast_ref::<std::io::Error>);
@@ -61,6 +64,13 @@ mod tests {
         }));
         assert_eq!(code_of(&error), UNAVAILABLE);
         assert_eq!(code_of(&error.context("starting")), UNAVAILABLE);
+    }
+
+    #[test]
+    fn too_few_descriptors_are_the_systems_and_not_the_rule_files() {
+        let few = crate::descriptors::check("a test", u64::from(u32::MAX)).unwrap_err();
+        assert!(few.to_string().contains("`ulimit -n 42949"), "{few}");
+        assert_eq!(code_of(&few.into()), OS_ERROR);
     }
 
     #[test]

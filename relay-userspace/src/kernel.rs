@@ -43,9 +43,7 @@ pub enum KernelError {
     #[error("this build of relay has no kernel programs in it: build it with `cargo xtask build`")]
     NotEmbedded,
     /// A program was refused, or one of its maps.
-    #[error(
-        "cannot load {program}: {reason}{remedy}; `RUST_LOG=debug` shows the verifier's words. Linux 5.10 or later is needed"
-    )]
+    #[error("cannot load {program}: {reason}{remedy}")]
     Load {
         /// Which of the programs.
         program: &'static str,
@@ -122,7 +120,7 @@ impl KernelError {
     pub fn refused_interface(&self) -> Option<&str> {
         match self {
             Self::Attach {
-                code: Some(libc::EPERM | libc::EACCES | libc::ENODEV),
+                code: Some(libc::EPERM | libc::EACCES | libc::ENODEV | libc::EMFILE | libc::ENFILE),
                 ..
             } => None,
             Self::Attach { interface, .. } => Some(interface),
@@ -306,7 +304,11 @@ fn loading(program: &'static str, error: &(dyn std::error::Error + 'static)) -> 
                 "; CAP_BPF is needed, since `kernel.unprivileged_bpf_disabled` keeps others from loading programs, and in a \
                  container its seccomp profile must allow bpf()"
             }
-            _ => "",
+            Some(libc::EMFILE) => {
+                "; raise the limit of open files, `ulimit -n`, or `LimitNOFILE` of the unit"
+            }
+            Some(libc::ENFILE) => "; raise `sysctl fs.file-max`",
+            _ => "; `RUST_LOG=debug` shows the verifier's words. Linux 5.10 or later is needed",
         },
     }
 }
@@ -361,7 +363,13 @@ mod tests {
         ] {
             assert_eq!(attach(code).refused_interface(), Some("in0"), "{code:?}");
         }
-        for code in [libc::EPERM, libc::EACCES, libc::ENODEV] {
+        for code in [
+            libc::EPERM,
+            libc::EACCES,
+            libc::ENODEV,
+            libc::EMFILE,
+            libc::ENFILE,
+        ] {
             assert_eq!(attach(Some(code)).refused_interface(), None, "{code}");
         }
         let occupied = KernelError::Occupied {

@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use relay::cli;
+use relay::{cli, logging};
 
 fn main() -> ExitCode {
     let code = match cli::parse(std::env::args_os()) {
         Ok(command) => {
-            cli::start_log();
-            cli::report(command.run())
+            let code = cli::report(command.start_log().and_then(|()| command.run()));
+            logging::finish();
+            code
         }
         Err(code) => code,
     };

@@ -1,15 +1,17 @@
 //! Multicast memberships: AF_XDP sockets join nothing, so UDP sockets do it for them.
 //!
 //! A membership makes the kernel send and answer IGMP and programs the NIC's filter. It lives as
-//! long as its socket. The sockets are never bound, so no datagram is ever queued on them.
+//! long as its socket. The sockets are never bound, so no datagram is ever queued on them. They are
+//! closed newest first: any other order takes time that grows with the square of the groups.
 
-use std::{collections::BTreeSet, io, net::Ipv4Addr};
+use std::{collections::BTreeSet, fs, io, net::Ipv4Addr};
 
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
 use crate::plan::Plan;
 
-/// `net.ipv4.igmp_max_memberships` unless the administrator changed it.
+/// `net.ipv4.igmp_max_memberships` unless the administrator changed it. More would make each join slower:
+/// the kernel looks through those that the socket has.
 const GROUPS_PER_SOCKET: usize = 20;
 
 /// Every input group of a plan, joined for as long as this lives.
@@ -61,11 +63,7 @@ impl Memberships {
     ///
     /// The first membership that the kernel refuses; those joined before it are left again.
     pub fn join(plan: &Plan) -> Result<Self, MembershipError> {
-        let wanted: BTreeSet<(usize, Ipv4Addr)> = plan
-            .flows
-            .iter()
-            .map(|flow| (flow.interface, flow.group))
-            .collect();
+        let wanted = wanted(plan);
         let mut joined = Self {
             sockets: Vec::new(),
             groups: 0,
@@ -114,6 +112,33 @@ impl Memberships {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.groups == 0
+    }
+}
+
+/// Every distinct pair of an input, a position in the plan, and a group.
+fn wanted(plan: &Plan) -> BTreeSet<(usize, Ipv4Addr)> {
+    let flows = plan.flows.iter();
+    flows.map(|flow| (flow.interface, flow.group)).collect()
+}
+
+/// How many sockets joining takes.
+#[must_use]
+pub fn sockets_for(plan: &Plan) -> usize {
+    let limit = fs::read_to_string("/proc/sys/net/ipv4/igmp_max_memberships").ok();
+    let limit = limit.and_then(|limit| limit.trim().parse().ok());
+    let each = limit.map_or(GROUPS_PER_SOCKET, |limit: usize| {
+        limit.clamp(1, GROUPS_PER_SOCKET)
+    });
+    wanted(plan).len().div_ceil(each)
+}
+
+/// The kernel keeps the groups of an interface in a list, newest first, and looks for the one that is left
+/// from the front of it (`__ip_mc_dec_group` in net/ipv4/igmp.c): oldest first, leaving n groups would take n²/2 steps.
+impl Drop for Memberships {
+    fn drop(&mut self) {
+        while let Some(newest) = self.sockets.pop() {
+            drop(newest);
+        }
     }
 }
 
@@ -176,7 +201,7 @@ mod tests {
 
     /// The groups of 239.0.0.0/8 that /proc lists for an interface of this thread's namespace.
     fn listed(name: &str) -> BTreeSet<Ipv4Addr> {
-        let text = std::fs::read_to_string("/proc/thread-self/net/igmp").unwrap();
+        let text = fs::read_to_string("/proc/thread-self/net/igmp").unwrap();
         let mut here = false;
         let mut groups = BTreeSet::new();
         for line in text.lines().skip(1) {
@@ -231,13 +256,14 @@ mod tests {
     fn a_lowered_limit_takes_more_sockets() {
         in_namespace(|| {
             let names = pair();
-            std::fs::write("/proc/sys/net/ipv4/igmp_max_memberships", "7").unwrap();
+            fs::write("/proc/sys/net/ipv4/igmp_max_memberships", "7").unwrap();
             let flows: Vec<_> = groups(30)
                 .into_iter()
                 .map(|group| (0, group, 5001))
                 .collect();
             let joined = Memberships::join(&plan(&names, &flows)).unwrap();
             assert_eq!(joined.sockets.len(), 5);
+            assert_eq!(sockets_for(&plan(&names, &flows)), 5);
             assert_eq!(listed("va"), groups(30));
         });
     }
@@ -258,7 +284,7 @@ mod tests {
             assert!(error.contains("the interface has gone"), "{error}");
             assert_eq!(listed("va"), groups(0));
 
-            std::fs::write("/proc/sys/net/ipv4/igmp_max_memberships", "0").unwrap();
+            fs::write("/proc/sys/net/ipv4/igmp_max_memberships", "0").unwrap();
             let error = Memberships::join(&plan(&names, &flows[..1]))
                 .unwrap_err()
                 .to_string();

@@ -9,7 +9,7 @@ mod drops;
 mod set_up;
 
 use std::{
-    io::{self, Write},
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -34,9 +34,11 @@ use crate::{
     backend::{SetupError, Worker},
     claim::{ClaimError, Claims},
     config::{Document, Mistakes},
+    descriptors::{self, TooFew},
     exit,
     kernel::{Kernel, KernelError},
     membership::{MembershipError, Memberships},
+    output::print_or_give_up,
     plan::{self, Backend, Choice, Plan},
     privileges::{self, MissingPrivilege},
     report::{InterfaceReport, Report, WorkerView},
@@ -56,6 +58,9 @@ pub enum RunError {
     /// A capability is missing.
     #[error(transparent)]
     Privilege(#[from] MissingPrivilege),
+    /// More files would be open than are allowed.
+    #[error(transparent)]
+    Descriptors(#[from] TooFew),
     /// Another relay receives on an input interface.
     #[error(transparent)]
     Claim(#[from] ClaimError),
@@ -69,7 +74,7 @@ pub enum RunError {
     #[error(transparent)]
     Membership(#[from] MembershipError),
     /// A system call failed that never fails on a healthy system.
-    #[error("cannot {what}: {error}")]
+    #[error("cannot {what}: {error}{}", remedy(error))]
     System {
         /// What was tried.
         what: &'static str,
@@ -83,6 +88,19 @@ pub enum RunError {
     Defect(usize),
 }
 
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN) => {
+            "; raise the limit of threads, `ulimit -u`, or `TasksMax` of the unit"
+        }
+        Some(libc::EMFILE) => {
+            "; raise the limit of open files, `ulimit -n`, or `LimitNOFILE` of the unit"
+        }
+        Some(libc::ENFILE) => "; raise `sysctl fs.file-max`",
+        _ => "",
+    }
+}
+
 impl RunError {
     /// The exit code that it stands for.
     #[must_use]
@@ -91,7 +109,7 @@ impl RunError {
             Self::Rules(mistakes) => mistakes.exit_code(),
             Self::Privilege(_) => exit::NO_PERMISSION,
             Self::Claim(_) | Self::Kernel(_) | Self::Setup(_) => exit::UNAVAILABLE,
-            Self::Membership(_) | Self::System { .. } => exit::OS_ERROR,
+            Self::Descriptors(_) | Self::Membership(_) | Self::System { .. } => exit::OS_ERROR,
             Self::Defect(_) => exit::SOFTWARE,
         }
     }
@@ -113,6 +131,17 @@ struct Thread {
 ///
 /// Nothing is left attached, bound, joined or claimed.
 pub fn run(document: &Document, forced: Option<Backend>, json: bool) -> Result<(), RunError> {
+    // All is free again before the report is printed, which may wait for its reader.
+    let (report, defects) = relay(document, forced)?;
+    print(&report, json)?;
+    if defects > 0 {
+        return Err(RunError::Defect(defects));
+    }
+    Ok(())
+}
+
+/// Runs the rules until a signal comes; returns the report, and how many workers ended by a defect.
+fn relay(document: &Document, forced: Option<Backend>) -> Result<(Report, usize), RunError> {
     let survey = plan::survey(document);
     let choice = Choice {
         forced,
@@ -120,6 +149,7 @@ pub fn run(document: &Document, forced: Option<Backend>, json: bool) -> Result<(
     };
     let plan = plan::build(document, &survey, &choice)?;
     privileges::check(&plan)?;
+    descriptors::check("running these rules", descriptors::needed(&plan))?;
     let _claims = Claims::of(&plan)?;
     let stop = Stop::on_signals().map_err(|error| RunError::System {
         what: "handle SIGTERM and SIGINT",
@@ -195,11 +225,7 @@ pub fn run(document: &Document, forced: Option<Backend>, json: bool) -> Result<(
     drop(ended);
     drop(kernel);
     opened?;
-    print(&report, json)?;
-    if defects > 0 {
-        return Err(RunError::Defect(defects));
-    }
-    Ok(())
+    Ok((report, defects))
 }
 
 /// Starts a thread a worker.
@@ -271,6 +297,10 @@ fn watch(
     let mut last: Option<Report> = None;
     while !stop.comes_before(next) {
         next += LINE_EVERY;
+        // After a standstill, such as a suspended machine, there is one line and not one for each second of it.
+        if next <= Instant::now() {
+            next = Instant::now() + LINE_EVERY;
+        }
         kernel.flush_log();
         for (number, thread) in threads.iter_mut().enumerate() {
             if thread.handle.is_finished() {
@@ -329,23 +359,19 @@ fn report(
 }
 
 fn print(report: &Report, json: bool) -> Result<(), RunError> {
-    let mut out = io::stdout().lock();
-    let printed = if json {
-        serde_json::to_writer(&mut out, report)
-            .map_err(io::Error::from)
-            .and_then(|()| writeln!(out))
+    let text = if json {
+        serde_json::to_vec(report).map(|mut text| {
+            text.push(b'\n');
+            text
+        })
     } else {
-        write!(out, "{report}")
+        Ok(report.to_string().into_bytes())
     };
-    match printed.and_then(|()| out.flush()) {
-        // The reader has gone; there is nobody to tell.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(RunError::System {
-            what: "print the report",
-            error,
-        }),
-        Ok(()) => Ok(()),
-    }
+    let printed = text.map_err(io::Error::from).and_then(print_or_give_up);
+    printed.map_err(|error| RunError::System {
+        what: "print the report",
+        error,
+    })
 }
 
 /// Datagrams that the kernel program matched on an interface, a position in the plan.

@@ -84,6 +84,10 @@ fn remedy(error: &io::Error) -> &'static str {
         Some(libc::EINVAL) => "; look at the interface's queues with `ethtool -l` and at its MTU",
         Some(libc::EPERM | libc::EACCES) => "; CAP_NET_RAW is needed",
         Some(libc::ENODEV) => "; the interface has gone: `ip link show` lists what there is",
+        Some(libc::EMFILE) => {
+            "; raise the limit of open files, `ulimit -n`, or `LimitNOFILE` of the unit"
+        }
+        Some(libc::ENFILE) => "; raise `sysctl fs.file-max`",
         Some(libc::ENOMEM | libc::ENOBUFS) => "; memory is short: use fewer `queues`",
         _ => "",
     }

@@ -102,7 +102,7 @@ enum Rung {
 }
 
 /// The interface where the kernel refused something that can be done without, and what it is. There is no way without
-/// where the interface has gone or a privilege is missing.
+/// where the interface has gone, or a privilege or a file descriptor is missing.
 fn refused<'a>(error: &'a RunError, plan: &Plan) -> Option<(&'a str, Rung)> {
     let (name, mode) = match error {
         RunError::Kernel(KernelError::Occupied { interface, .. }) => (&interface[..], None),
@@ -113,7 +113,9 @@ fn refused<'a>(error: &'a RunError, plan: &Plan) -> Option<(&'a str, Rung)> {
             mode,
             ..
         }) => match error.raw_os_error() {
-            Some(libc::ENODEV | libc::EPERM | libc::EACCES) => return None,
+            Some(libc::ENODEV | libc::EPERM | libc::EACCES | libc::EMFILE | libc::ENFILE) => {
+                return None;
+            }
             _ => (&interface[..], Some(*mode)),
         },
         _ => return None,
@@ -293,7 +295,13 @@ mod tests {
                 assert_eq!(refused(&error, &plan), Some((name, Rung::Xdp)), "{error}");
             }
         }
-        for code in [libc::ENODEV, libc::EPERM, libc::EACCES] {
+        for code in [
+            libc::ENODEV,
+            libc::EPERM,
+            libc::EACCES,
+            libc::EMFILE,
+            libc::ENFILE,
+        ] {
             assert_eq!(refused(&bind("in0", Mode::ZeroCopy, code), &plan), None);
             assert_eq!(refused(&attach("out0", code), &plan), None);
         }
