@@ -2,7 +2,7 @@
 //! that is.
 //!
 //! XDP programs exclude one another, packet sockets do not: two relays would both send every copy. A
-//! claim is a packet socket that is bound to the interface and to [`PROTOCOL`], which no frame has.
+//! claim is a packet socket that is bound to the interface and to a protocol, which no frame has.
 //! Only a process with CAP_NET_RAW can open one, the kernel lists them for every process of the
 //! network namespace whatever its mounts and its user, and it gives them back when the process ends,
 //! however it ends.
