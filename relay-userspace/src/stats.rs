@@ -18,7 +18,7 @@ pub enum Dropped {
     TooBig,
     /// `ttl = "decrement"`, and the datagram came with 1 or 0.
     TtlExpired,
-    /// The kernel took the frame, and the device refused it: it is down, its peer is, or has no room.
+    /// The device refused it: it is down or gone, its peer is down, or has no room.
     DeviceRefused,
     /// Still waiting for the device when the relay ended.
     UnsentAtExit,

@@ -1,8 +1,8 @@
 //! Instructions that the forwarding loop costs, counted by callgrind: everything but the system calls.
 //!
 //! One group for each step of the way of a frame: decode it, find its flow, read what its outputs have in common,
-//! write each output's headers; and the group `turn` for the way as a whole, from frames in chunks to messages
-//! for `sendmmsg`. A count does not depend on the machine's load, so `cargo xtask test` compares it with
+//! write each output's headers; the group `turn` for the way as a whole, from frames in chunks to messages
+//! for `sendmmsg`; and the group `ring` from frames in chunks by a TX ring, with a kernel that does nothing. A count does not depend on the machine's load, so `cargo xtask test` compares it with
 //! `baseline.json`. Only the call under test is counted: set-up leaks what it makes, so that nothing is freed
 //! inside a count.
 
@@ -35,7 +35,7 @@ use relay_common::{
     abi::FlowKey,
     wire::{Datagram, IPV4_HEADERS_LEN, Skip},
 };
-use worker::{FRAMES, Worker, received, sent, sorted};
+use worker::{FRAMES, Worker, for_a_ring, queued, received, sent, sorted};
 
 #[library_benchmark]
 #[bench::untagged(untagged())]
@@ -220,6 +220,26 @@ fn end_64_frames(worker: &'static mut Worker) {
     black_box(worker).end();
 }
 
+#[library_benchmark]
+#[bench::to_1_output(for_a_ring(1))]
+#[bench::to_4_outputs(for_a_ring(4))]
+#[bench::to_16_outputs(for_a_ring(16))]
+fn forward_64_frames_to_a_port(worker: &'static mut Worker) {
+    black_box(worker).end();
+}
+
+#[library_benchmark]
+#[bench::of_64_frames(queued(1))]
+#[bench::of_1024_frames(queued(16))]
+fn kick_a_port(worker: &'static mut Worker) {
+    black_box(worker).kick();
+}
+
+library_benchmark_group!(
+    name = ring,
+    benchmarks = [forward_64_frames_to_a_port, kick_a_port]
+);
+
 library_benchmark_group!(
     name = turn,
     benchmarks = [
@@ -230,4 +250,4 @@ library_benchmark_group!(
     ]
 );
 
-main!(library_benchmark_groups = wire, flows, rewrite, turn);
+main!(library_benchmark_groups = wire, flows, rewrite, turn, ring);

@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 
+use nix::errno::Errno;
 use relay::{
     backend::{
         batch::Batch,
@@ -10,17 +11,20 @@ use relay::{
         flows::Flows,
         xdp::{
             fanout,
+            ledger::TX_SIZE,
             messages::{HandOver, Messages, Queue},
             receive,
+            transmitter::{Rings, Transmitter},
             umem::{Chunk, Chunks},
         },
     },
-    plan::{self, Backend, Engine, Plan},
+    plan::{self, Backend, Engine, Mode, Plan},
     rewrite::Known,
     rules::{Transmit, Ttl},
     stats::WorkerStats,
 };
 use relay_common::{abi::FlowKey, wire::Datagram};
+use xsk_rs::umem::frame::FrameDesc;
 
 use crate::frames::{self, Checksum};
 
@@ -48,11 +52,15 @@ pub fn key(flow: u32) -> FlowKey {
 
 /// The flows of a worker that sends `outputs` copies of each in super-frames.
 pub fn flows(flows: u32, outputs: u8) -> Flows {
-    let plan = plan(flows, outputs);
+    flows_by(Engine::Segmented, flows, outputs)
+}
+
+fn flows_by(engine: Engine, flows: u32, outputs: u8) -> Flows {
+    let plan = plan(engine, flows, outputs);
     Flows::new(&plan, &plan.workers[0])
 }
 
-fn plan(flows: u32, outputs: u8) -> Plan {
+fn plan(engine: Engine, flows: u32, outputs: u8) -> Plan {
     let output = |number: u8| plan::Output {
         interface: 1,
         group: Ipv4Addr::new(239, 2, 2, number),
@@ -71,23 +79,34 @@ fn plan(flows: u32, outputs: u8) -> Plan {
     Plan {
         interfaces: vec![
             interface("in0", INPUT, None),
-            interface("out0", INPUT + 1, Some(Engine::Segmented)),
+            interface("out0", INPUT + 1, Some(engine)),
         ],
         flows: (0..flows).map(flow).collect(),
         workers: vec![plan::Worker {
             backend: Backend::Xdp,
             cpu: None,
-            ports: vec![plan::Port {
-                interface: 0,
-                queue: 0,
-                receives: true,
-                transmits: false,
-            }],
+            ports: match engine {
+                // The benchmarks transmit only.
+                Engine::Xsk => vec![port(1, false)],
+                _ => vec![port(0, true)],
+            },
             input: None,
-            senders: vec![1],
+            senders: match engine {
+                Engine::Xsk => Vec::new(),
+                _ => vec![1],
+            },
             flows: (0..flows as usize).collect(),
         }],
         notes: Vec::new(),
+    }
+}
+
+fn port(interface: usize, receives: bool) -> plan::Port {
+    plan::Port {
+        interface,
+        queue: 0,
+        receives,
+        transmits: !receives,
     }
 }
 
@@ -115,12 +134,62 @@ fn interface(name: &str, index: u32, engine: Option<Engine>) -> plan::Interface 
     }
 }
 
+/// Rings of a kernel that takes 32 frames a call and completes them at once, as in copy mode on a veth pair.
+struct Kernel {
+    ring: Box<[FrameDesc]>,
+    produced: usize,
+    taken: usize,
+    completed: usize,
+}
+
+impl Kernel {
+    fn new() -> Self {
+        Self {
+            ring: vec![FrameDesc::default(); TX_SIZE as usize].into(),
+            produced: 0,
+            taken: 0,
+            completed: 0,
+        }
+    }
+}
+
+impl Rings for Kernel {
+    type Desc = FrameDesc;
+
+    fn free(&mut self) -> u32 {
+        TX_SIZE - (self.produced - self.taken) as u32
+    }
+
+    unsafe fn submit(&mut self, descs: &[FrameDesc]) -> u32 {
+        self.ring[self.produced..self.produced + descs.len()].copy_from_slice(descs);
+        self.produced += descs.len();
+        descs.len() as u32
+    }
+
+    fn needs_wakeup(&self) -> bool {
+        true
+    }
+
+    fn wake(&mut self) -> Result<(), Errno> {
+        self.taken = self.produced.min(self.taken + 32);
+        Ok(())
+    }
+
+    fn complete(&mut self, descs: &mut [FrameDesc]) -> usize {
+        let count = descs.len().min(self.taken - self.completed);
+        descs[..count].copy_from_slice(&self.ring[self.completed..self.completed + count]);
+        self.completed += count;
+        count
+    }
+}
+
 /// A worker without sockets.
 pub struct Worker {
     chunks: Chunks,
     flows: Flows,
     batch: Batch<Chunk>,
     queue: Queue,
+    ports: Vec<Transmitter<Kernel>>,
     received: Vec<Chunk>,
     stats: WorkerStats,
 }
@@ -128,7 +197,15 @@ pub struct Worker {
 /// A worker that has received [`FRAMES`] frames of 1000 bytes and not looked at them yet: of so many flows in turn,
 /// each with so many outputs.
 pub fn received(flows: u32, outputs: u8, checksum: Checksum) -> &'static mut Worker {
-    let mut chunks = Chunks::new(2048, 2 * FRAMES).unwrap();
+    received_by(Engine::Segmented, flows, outputs, checksum)
+}
+
+fn received_by(engine: Engine, flows: u32, outputs: u8, checksum: Checksum) -> &'static mut Worker {
+    let copies = match engine {
+        Engine::Xsk => FRAMES * u32::from(outputs),
+        _ => FRAMES,
+    };
+    let mut chunks = Chunks::new(2048, FRAMES + copies).unwrap();
     let fill = |at: u32| {
         let mut chunk = chunks.take().unwrap();
         let frame = frames::frame(group(at % flows), 1000 - 42, checksum);
@@ -140,9 +217,13 @@ pub fn received(flows: u32, outputs: u8, checksum: Checksum) -> &'static mut Wor
     let received = (0..FRAMES).map(fill).collect();
     Box::leak(Box::new(Worker {
         chunks,
-        flows: self::flows(flows, outputs),
+        flows: flows_by(engine, flows, outputs),
         batch: Batch::new(FRAMES as usize, flows as usize),
         queue: Queue::default(),
+        ports: match engine {
+            Engine::Xsk => vec![Transmitter::new(Kernel::new(), Mode::Copy)],
+            _ => Vec::new(),
+        },
         received,
         stats: WorkerStats::new(flows as usize, flows as usize * usize::from(outputs)),
     }))
@@ -164,7 +245,29 @@ pub fn sent() -> &'static mut Worker {
     worker
 }
 
+/// A worker that has sorted [`FRAMES`] frames of one flow, whose outputs leave by the TX ring of one port.
+pub fn for_a_ring(outputs: u8) -> &'static mut Worker {
+    let worker = received_by(Engine::Xsk, 1, outputs, Checksum::Complete);
+    worker.sort();
+    worker
+}
+
+/// The same after it has queued all copies on the port.
+pub fn queued(outputs: u8) -> &'static mut Worker {
+    let worker = for_a_ring(outputs);
+    worker.end();
+    assert_eq!(worker.ports[0].waiting(), FRAMES * u32::from(outputs));
+    worker
+}
+
 impl Worker {
+    /// Submits all copies, has the kernel take them, and counts them.
+    pub fn kick(&mut self) {
+        for port in &mut self.ports {
+            port.kick(&mut self.chunks, &self.stats.outputs);
+        }
+    }
+
     /// Decodes, looks up, reads and sorts what was received.
     pub fn sort(&mut self) {
         receive::add_all(
@@ -199,7 +302,13 @@ impl Worker {
     /// Ends the batch: the chunks are free again.
     pub fn end(&mut self) {
         for frame in self.batch.end() {
-            fanout::forward(frame, &self.flows, &mut self.chunks, &mut [], &self.stats);
+            fanout::forward(
+                frame,
+                &self.flows,
+                &mut self.chunks,
+                &mut self.ports,
+                &self.stats,
+            );
         }
     }
 }

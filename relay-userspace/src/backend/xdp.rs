@@ -12,10 +12,12 @@
 //! system calls are `sendmmsg`, the TX kick and, when there is nothing to do, `poll`.
 
 pub mod fanout;
+pub mod ledger;
 pub mod messages;
 mod port;
 pub mod receive;
 mod senders;
+pub mod transmitter;
 pub mod umem;
 mod wakeup;
 
@@ -31,10 +33,11 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-pub use self::port::Device;
 use self::{
-    port::{BATCH, Port, TX_SIZE},
+    ledger::TX_SIZE,
+    port::{BATCH, Port},
     senders::Senders,
+    transmitter::Device,
     umem::{Chunk, Chunks, FILL_SIZE, STACK_FILL},
 };
 use super::{DRAIN, SPIN, SetupError, batch::Batch, flows::Flows, sockopt};
@@ -49,8 +52,10 @@ use crate::{
 const IDLE_MS: u16 = 100;
 /// How long it sleeps at most while frames of it are on their way.
 const BUSY_MS: u16 = 1;
-/// How long it sleeps while a port it would `poll` has frames waiting: `poll` would transmit them, and its
-/// refusals would go unseen.
+/// The same where they cannot leave, because their device is down: they leave so much after it is up again.
+const DOWN_MS: u16 = 10;
+/// How long it sleeps while a port it would `poll` has frames waiting that its device takes: `poll` would transmit them,
+/// and its refusals would go unseen.
 const WAITING: Duration = Duration::from_micros(200);
 /// How long a bind waits for a queue that a closed socket still holds: 12-74 ms were seen.
 const BIND_PATIENCE: Duration = Duration::from_secs(2);
@@ -192,16 +197,7 @@ impl Worker {
     /// Forwards until `stop` is set, then forwards what has arrived, waits a moment for frames on their way,
     /// and counts those that stay. A worker that `owns_cpu` looks for frames a while before it sleeps.
     pub fn run(&mut self, stop: &AtomicBool, owns_cpu: bool) {
-        let mut poll_set: Vec<PollFd<'static>> = self
-            .inputs
-            .iter()
-            .filter_map(|input| self.ports.get(input.port))
-            .map(|port| {
-                // SAFETY: the sockets live as long as `self`, and `poll_set` ends with this function.
-                let fd = unsafe { BorrowedFd::borrow_raw(port.fd()) };
-                PollFd::new(fd, PollFlags::POLLIN)
-            })
-            .collect();
+        let mut poll_set: Vec<PollFd<'static>> = Vec::with_capacity(self.inputs.len());
         let mut idle_since: Option<Instant> = None;
         while !stop.load(Relaxed) {
             if self.turn() {
@@ -257,7 +253,7 @@ impl Worker {
     fn kick(&mut self) {
         for port in &mut self.ports {
             if port.waiting() > 0 {
-                port.kick(&self.stats.outputs);
+                port.kick(&mut self.chunks, &self.stats.outputs);
             }
         }
     }
@@ -268,21 +264,30 @@ impl Worker {
         self.stats.chunks.in_flight.set(self.chunks.in_flight());
     }
 
-    /// Waits for a frame, for a while that depends on what is on its way.
-    fn sleep(&self, poll_set: &mut [PollFd<'static>]) {
-        let inputs = self
-            .inputs
-            .iter()
-            .filter_map(|input| self.ports.get(input.port));
-        if inputs.clone().any(|port| port.waiting() > 0) {
-            std::thread::sleep(WAITING);
-            return;
+    /// Waits for a frame, for a while that depends on what is on its way. `poll_set` has room for all inputs.
+    fn sleep(&self, poll_set: &mut Vec<PollFd<'static>>) {
+        poll_set.clear();
+        for input in &self.inputs {
+            let Some(port) = self.ports.get(input.port) else {
+                continue;
+            };
+            if port.waiting() > 0 && port.device() == Device::Ready {
+                std::thread::sleep(WAITING);
+                return;
+            }
+            // What waits for a device that is down has time, and what comes in by it waits as well.
+            if !port.transmits_when_polled() {
+                // SAFETY: the sockets live as long as `self`, and `poll_set` is not looked at after this call.
+                let fd = unsafe { BorrowedFd::borrow_raw(port.fd()) };
+                poll_set.push(PollFd::new(fd, PollFlags::POLLIN));
+            }
         }
-        let on_their_way = self
-            .ports
-            .iter()
-            .any(|port| port.outstanding() > 0 && port.device() != Device::Gone);
-        let timeout = if on_their_way { BUSY_MS } else { IDLE_MS };
+        let mut on_their_way = self.ports.iter().filter(|port| port.outstanding() > 0);
+        let timeout = match on_their_way.clone().next() {
+            None => IDLE_MS,
+            Some(_) if on_their_way.any(|port| port.device() == Device::Ready) => BUSY_MS,
+            Some(_) => DOWN_MS,
+        };
         // An interruption is as good as a frame: the caller looks at everything again.
         let _ = poll(poll_set, PollTimeout::from(timeout));
     }
@@ -299,7 +304,7 @@ impl Worker {
             std::thread::sleep(WAITING);
         }
         for port in &mut self.ports {
-            port.abandon(&self.stats.outputs);
+            port.abandon(&mut self.chunks, &self.stats.outputs);
         }
         self.publish_chunks();
     }

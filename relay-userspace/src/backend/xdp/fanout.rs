@@ -8,7 +8,7 @@
 use relay_common::wire::IPV4_HEADERS_LEN;
 
 use super::{
-    port::Port,
+    transmitter::Egress,
     umem::{Chunk, Chunks},
 };
 use crate::{
@@ -26,13 +26,25 @@ pub fn forward(
     frame: Frame<Chunk>,
     flows: &Flows,
     chunks: &mut Chunks,
-    ports: &mut [Port],
+    ports: &mut [impl Egress],
     stats: &WorkerStats,
 ) {
-    let Some((last, others)) = flows.groups(frame.flow).split_last() else {
-        chunks.give_back(frame.place);
-        return;
-    };
+    match flows.groups(frame.flow).split_last() {
+        Some(groups) => queue_copies(frame, groups, flows, chunks, ports, stats),
+        None => chunks.give_back(frame.place),
+    }
+}
+
+/// Out of line: where all copies leave by packet sockets, no frame gets here.
+#[inline(never)]
+fn queue_copies(
+    frame: Frame<Chunk>,
+    (last, others): (&Group, &[Group]),
+    flows: &Flows,
+    chunks: &mut Chunks,
+    ports: &mut [impl Egress],
+    stats: &WorkerStats,
+) {
     let udp_sum = frame.received.udp_sum(frame.payload(chunks));
     let (len, received, chunk) = (frame.len(), frame.received, frame.place);
     for group in others {
@@ -71,7 +83,12 @@ pub fn forward(
 }
 
 #[inline]
-fn make_room(members: &[Member], chunks: &mut Chunks, ports: &mut [Port], stats: &WorkerStats) {
+fn make_room(
+    members: &[Member],
+    chunks: &mut Chunks,
+    ports: &mut [impl Egress],
+    stats: &WorkerStats,
+) {
     for member in members {
         if let Some(port) = ports.get_mut(member.port) {
             port.make_room(chunks, &stats.outputs);
@@ -95,7 +112,7 @@ fn admit(
     members: &[Member],
     received: &Received,
     len: usize,
-    ports: &[Port],
+    ports: &[impl Egress],
     stats: &WorkerStats,
 ) -> Option<u8> {
     let Some(ttl) = group.template.ttl(received) else {
@@ -124,7 +141,7 @@ fn transmit(
     mut chunk: Chunk,
     len: usize,
     chunks: &mut Chunks,
-    ports: &mut [Port],
+    ports: &mut [impl Egress],
     stats: &WorkerStats,
 ) {
     let mut frame = chunks.frame_mut(&mut chunk);
@@ -155,7 +172,7 @@ fn transmit(
 
 /// Why `member` cannot take a frame of `len` bytes now.
 #[inline]
-fn refusal(member: &Member, len: usize, ports: &[Port]) -> Option<Dropped> {
+fn refusal(member: &Member, len: usize, ports: &[impl Egress]) -> Option<Dropped> {
     if len > member.max_len {
         return Some(Dropped::TooBig);
     }

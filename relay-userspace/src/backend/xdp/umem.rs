@@ -1,7 +1,8 @@
 //! One worker's UMEM: the only unsafe access to its memory, the free list and the reference counts.
 //!
 //! A chunk is in exactly one of four places: the free list, a FILL ring (or an RX ring, not read yet),
-//! the worker's hands as a [`Chunk`], or in flight with a reference for each descriptor that names it.
+//! the worker's hands as a [`Chunk`], or in flight with a reference for each descriptor that names it, which ends
+//! with its completion, or when its device is gone.
 //! [`Chunk`] is neither `Clone` nor `Copy`, so safe code can give a chunk to one place only.
 //!
 //! A build with the feature `poison-chunks` overwrites every chunk that becomes free, so that tests see at the receivers
@@ -24,7 +25,7 @@ pub const FILL_SIZE: u32 = 8192;
 /// the RX rings of most NICs take. The kernel uses them over and over again.
 pub const STACK_FILL: u32 = 2048;
 /// Entries of a completion ring. As many as a TX ring, so that it never overflows.
-pub const COMPLETION_SIZE: u32 = super::port::TX_SIZE;
+pub const COMPLETION_SIZE: u32 = super::ledger::TX_SIZE;
 
 /// A chunk in the worker's hands, with the frame in it.
 #[derive(Debug)]
