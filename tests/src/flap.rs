@@ -61,6 +61,19 @@ impl Flap {
     /// output within a second after the carrier is back.
     pub fn run(&self, bed: &Testbed, receivers: &Receivers, near: &Endpoint) -> Result<Flapped> {
         let sender = UdpSender::open(&bed.sources[0])?;
+        self.run_with(bed, receivers, near, |number, size| {
+            sender.send_one(GROUP_IN, PORT_IN, &payload(0, number, size))
+        })
+    }
+
+    /// The same with a sender of the caller's: `send(number, size)` sends that datagram.
+    pub fn run_with(
+        &self,
+        bed: &Testbed,
+        receivers: &Receivers,
+        near: &Endpoint,
+        send: impl Fn(u64, usize) -> Result<()> + Sync,
+    ) -> Result<Flapped> {
         let (sent, over) = (AtomicU64::new(0), AtomicBool::new(false));
         let now = || sent.load(Ordering::Relaxed);
         let (before, resumed) = thread::scope(|scope| -> Result<_> {
@@ -68,7 +81,7 @@ impl Flap {
                 let mut pacer = Pacer::new(self.rate, 16);
                 while !over.load(Ordering::Relaxed) {
                     pacer.wait();
-                    sender.send_one(GROUP_IN, PORT_IN, &payload(0, now(), SIZE))?;
+                    send(now(), SIZE)?;
                     sent.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(())

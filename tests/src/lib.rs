@@ -14,6 +14,7 @@ pub mod flap;
 pub mod frames;
 pub mod inspect;
 pub mod lab;
+pub mod methods;
 pub mod netns;
 pub mod payload;
 pub mod process;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 
 use crate::backend::Backend;
+use crate::background::eventually;
 use crate::capture::target_directory;
 use crate::netns::Namespace;
 use crate::process::Process;
@@ -160,6 +161,16 @@ pub struct Stopped {
     pub log: String,
 }
 
+/// A relay that stands still; goes on when this is dropped.
+#[derive(Debug)]
+pub struct Paused<'a>(&'a RelayProcess);
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.running.signal(Signal::SIGCONT);
+    }
+}
+
 /// A relay that forwards; killed on drop.
 #[derive(Debug)]
 pub struct RelayProcess {
@@ -232,6 +243,45 @@ impl RelayProcess {
     /// True while the process runs.
     pub fn is_running(&mut self) -> bool {
         self.running.is_running()
+    }
+
+    /// Has it stand still until the value returned is dropped.
+    pub fn pause(&self) -> Result<Paused<'_>> {
+        self.running.signal(Signal::SIGSTOP)?;
+        let stopped = eventually(STOP_TIMEOUT, || {
+            let states = self.of_threads("State:");
+            states.is_ok_and(|states| states.iter().all(|state| state.starts_with('T')))
+        });
+        let paused = Paused(self);
+        anyhow::ensure!(stopped.is_some(), "the relay does not stand still");
+        Ok(paused)
+    }
+
+    /// How often its threads have gone to sleep since they exist, in all.
+    pub fn times_asleep(&self) -> Result<u64> {
+        let counts = self.of_threads("voluntary_ctxt_switches:")?;
+        let mut sum = 0;
+        for count in counts {
+            let count: u64 = count.parse().with_context(|| format!("reading {count}"))?;
+            sum += count;
+        }
+        Ok(sum)
+    }
+
+    /// What the kernel says of each of its threads under `key`.
+    fn of_threads(&self, key: &str) -> Result<Vec<String>> {
+        let mut values = Vec::new();
+        let tasks = format!("/proc/{}/task", self.id());
+        for task in fs::read_dir(&tasks).with_context(|| format!("reading {tasks}"))? {
+            let path = task?.path().join("status");
+            let status =
+                fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            let mut lines = status.lines();
+            let value = lines.find_map(|line| line.strip_prefix(key));
+            let value = value.with_context(|| format!("no {key} in {}", path.display()))?;
+            values.push(value.trim().to_owned());
+        }
+        Ok(values)
     }
 
     /// Sends SIGTERM and waits for the report.

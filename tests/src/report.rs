@@ -196,12 +196,16 @@ impl Report {
         self.assert_no_chunk_missing();
     }
 
-    /// Fails unless every chunk of every worker is somewhere.
+    /// Fails unless every chunk of every worker has come back: none is on its way out at the end.
     #[track_caller]
     pub fn assert_no_chunk_missing(&self) {
         assert!(!self.workers.is_empty(), "no worker in {self:#?}");
         for worker in &self.workers {
-            let found = worker.chunks_free + worker.chunks_fill + worker.chunks_in_flight;
+            assert_eq!(
+                worker.chunks_in_flight, 0,
+                "chunks that never came back: {worker:?}"
+            );
+            let found = worker.chunks_free + worker.chunks_fill;
             assert_eq!(
                 found, worker.chunks_total,
                 "chunks that are somewhere, of all: {worker:?}"

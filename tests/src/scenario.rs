@@ -114,6 +114,11 @@ impl Receivers {
         })
     }
 
+    /// Waits until `condition` holds for one output; false if it does not in time.
+    pub fn wait_until_output(&self, output: usize, condition: impl Fn(&Tally) -> bool) -> bool {
+        self.wait_until_each(|number, tally| number != output || condition(tally))
+    }
+
     /// Datagrams that have arrived at every output of their rule, over all rules.
     pub fn progress(&self) -> u64 {
         let mut slowest: BTreeMap<usize, u64> = BTreeMap::new();

@@ -14,6 +14,9 @@ use crate::netns::Namespace;
 use crate::receiver::RECEIVE_BUFFER;
 use crate::sys::{self, Hears};
 
+/// Bytes of a frame in front of its UDP payload.
+const HEADERS: u64 = 14 + 20 + 8;
+
 /// What one end of a pair shall be.
 #[derive(Debug, Clone)]
 pub struct End {
@@ -106,16 +109,26 @@ pub(crate) fn finish(
 /// Waits until the interface is up with carrier. Asking for one link by name makes the kernel bring
 /// its transmit queue up to date before it answers (`linkwatch_sync_dev`).
 pub fn wait_for_carrier(namespace: &Namespace, interface: &str) -> Result<()> {
+    wait_for(namespace, interface, true)
+}
+
+/// Waits until the interface is up without carrier, and its kernel has noticed.
+pub fn wait_for_no_carrier(namespace: &Namespace, interface: &str) -> Result<()> {
+    wait_for(namespace, interface, false)
+}
+
+fn wait_for(namespace: &Namespace, interface: &str, carrier: bool) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let shown = namespace.ip(&format!("-oneline link show dev {interface}"))?;
-        if shown.contains(" state UP ") {
+        if shown.contains(" state UP ") == carrier {
             return Ok(());
         }
         if Instant::now() > deadline {
             bail!(
-                "{interface} in {} has no carrier after 5 s: {shown}",
-                namespace.name()
+                "{interface} in {} is not {} carrier after 5 s: {shown}",
+                namespace.name(),
+                if carrier { "with" } else { "without" }
             );
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -123,7 +136,8 @@ pub fn wait_for_carrier(namespace: &Namespace, interface: &str) -> Result<()> {
 }
 
 impl Endpoint {
-    /// With `false`, datagrams of local sockets leave with complete checksums instead of partial ones.
+    /// With `false`, datagrams of local sockets leave with complete checksums instead of partial
+    /// ones.
     pub fn set_checksum_offload(&self, on: bool) -> Result<()> {
         let name = self.interface.as_str();
         self.namespace.run(|| {
@@ -132,17 +146,29 @@ impl Endpoint {
         })
     }
 
-    /// Frames that have arrived here since the interface exists.
+    /// Frames that have arrived here since the interface exists; a super-frame is one.
     pub fn frames_received(&self) -> Result<u64> {
+        Ok(self.received()?.1)
+    }
+
+    /// Datagrams of `size` bytes that have arrived here since the interface exists, where no others
+    /// did, joined to super-frames or not: each super-frame has one header.
+    pub fn datagrams_received(&self, size: usize) -> Result<u64> {
+        let (bytes, frames) = self.received()?;
+        Ok(bytes.saturating_sub(frames * HEADERS) / size as u64)
+    }
+
+    /// Bytes and frames.
+    fn received(&self) -> Result<(u64, u64)> {
         let name = &self.interface;
         let shown = self.namespace.ip(&format!("-stats link show dev {name}"))?;
         let mut lines = shown
             .lines()
             .skip_while(|line| !line.trim().starts_with("RX:"));
-        let numbers = lines.nth(1).and_then(|line| line.split_whitespace().nth(1));
-        numbers
-            .and_then(|packets| packets.parse().ok())
-            .with_context(|| format!("no count of frames received in: {shown}"))
+        let numbers = lines.nth(1).unwrap_or_default();
+        let mut numbers = numbers.split_whitespace().map_while(|n| n.parse().ok());
+        let both = numbers.next().zip(numbers.next());
+        both.with_context(|| format!("no counts of what was received in: {shown}"))
     }
 
     /// Opens a raw packet socket here.

@@ -343,41 +343,6 @@ fn f11_two_relays_in_a_row_are_exact(backend: Backend) -> Result<()> {
     Ok(())
 }
 
-fn x5_buffer_exhaustion_stays_counted_and_low(backend: Backend) -> Result<()> {
-    let bed = Testbed::builder().without_capture().build()?;
-    let rules = [Rule::feed().outputs("out0", 16)];
-    let receivers = Receivers::start(&bed, &rules)?;
-    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
-    // As fast as one thread can, which is more than one core can send 16 times.
-    let sender = UdpSender::open(&bed.sources[0])?;
-    for sequence in 0..5000 {
-        sender.send_one(GROUP_IN, PORT_IN, &payload(0, sequence, 1000))?;
-    }
-    receivers.settle();
-    let stopped = relay.stop()?;
-    receivers.settle();
-    let report = &stopped.report;
-    report.assert_balanced();
-    for ((_, tally), output) in receivers.tallies().iter().zip(&report.rules[0].outputs) {
-        assert_eq!(
-            tally.received, output.packets_sent,
-            "{tally} against {output:?}"
-        );
-        assert_eq!(tally.unique, tally.received, "{tally}");
-        assert_eq!(tally.out_of_order, 0, "{tally}");
-    }
-    assert!(report.packets_matched > 0, "{report:?}");
-    let exhausted = report.dropped_for("buffer_exhaustion");
-    assert!(
-        exhausted * 100 <= report.packets_sent,
-        "at most one frame in a hundred is lost for want of a chunk: {report:#?}"
-    );
-    // The relay is as good as before the overload.
-    drop(receivers);
-    forward_exactly(&bed, backend, &rules, 500, 1000)?;
-    Ok(())
-}
-
 relay_tests::on_both_backends! {
     f1_a_hundred_datagrams_to_one_output_are_exact,
     f1_ten_thousand_datagrams_to_a_single_output_are_exact,
@@ -398,5 +363,4 @@ relay_tests::on_both_backends! {
     f8_seventy_five_thousand_datagrams_have_the_same_hash_at_the_receiver,
     f10_datagrams_sent_with_segmentation_offload_arrive_with_their_boundaries,
     f11_two_relays_in_a_row_are_exact,
-    x5_buffer_exhaustion_stays_counted_and_low,
 }

@@ -1,6 +1,6 @@
-//! The forwarding loop itself, run inside the test's process where what it does to memory can be seen:
-//! it allocates nothing, it shares one chunk between identical outputs, it survives without free chunks,
-//! and every chunk comes home.
+//! The forwarding loop itself, run inside the test's process where what it does to memory can be
+//! seen: it allocates nothing, it shares one chunk between identical outputs, it survives without
+//! free chunks, and every chunk comes home.
 
 mod in_process;
 
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use in_process::{Feeds, SetUp};
 use relay::backend::Worker;
+use relay::backend::xdp::umem::FILL_SIZE;
 use relay::stats::{Dropped, WorkerStats};
 use relay_tests::backend::Backend;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml, transmit_by};
@@ -22,6 +23,7 @@ use relay_tests::scenario::{Receivers, TRANSMIT, streams};
 use relay_tests::sender::{Traffic, UdpSender, Window};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
+use relay_tests::veth::wait_for_carrier;
 
 /// Counts what a thread allocates that has asked for it.
 struct Counting;
@@ -71,8 +73,8 @@ struct InProcess {
 }
 
 impl InProcess {
-    /// `chunks` as the plan asks for, or as few as the test wants. With `counted` the worker's allocations
-    /// are counted from its first round on.
+    /// `chunks` as the plan asks for, or as few as the test wants. With `counted` the worker's
+    /// allocations are counted from its first round on.
     fn start(
         bed: &Testbed,
         backend: Backend,
@@ -147,13 +149,14 @@ fn send(bed: &Testbed, stream: Stream) -> Result<()> {
     UdpSender::open(&bed.sources[0])?.send(&Traffic::new(GROUP_IN, PORT_IN, stream), 10_000)
 }
 
-/// Sends the next datagram when the last one has been matched, so that no chunk but the one just received is
-/// outside the FILL ring.
+/// Sends the next datagram when the last one has been matched, so that no chunk but the one just
+/// received is outside the FILL ring.
 fn send_one_by_one(bed: &Testbed, stream: Stream, relay: &InProcess) -> Result<()> {
     let traffic = Traffic::new(GROUP_IN, PORT_IN, stream);
-    let window = Window::new(1, || relay.stats.matched.get());
+    let before = relay.stats.matched.get();
+    let window = Window::new(1, || relay.stats.matched.get() - before);
     UdpSender::open(&bed.sources[0])?.send_interleaved(&[traffic], 2_000, 1, &window)?;
-    relay.wait_for_matched(stream.count);
+    relay.wait_for_matched(before + stream.count);
     Ok(())
 }
 
@@ -185,8 +188,55 @@ fn forwarding_allocates_nothing_however_many_frames_there_are() -> Result<()> {
     Ok(())
 }
 
+/// The interface is down, and its ring would hold all copies, but there is a chunk for few of them.
+/// The others are counted; the interface beside it loses nothing; and when those that wait have
+/// left, nothing is short any more.
+#[test]
+fn x5_when_chunks_run_out_copies_are_counted_and_when_they_are_back_all_is_as_before() -> Result<()>
+{
+    let bed = Testbed::builder().outputs(2).without_capture().build()?;
+    let rules = [Rule::feed()
+        .outputs("out0", 1)
+        .output("out1", [239, 9, 9, 9].into(), 5009)];
+    let receivers = Receivers::start(&bed, &rules)?;
+    let text = to_toml(&rules) + &transmit_by(&rules, "xsk");
+    let chunks = FILL_SIZE + CHUNKS_FOR_COPIES;
+    let relay = InProcess::start(&bed, Backend::Xdp, &text, Some(chunks), false)?;
+    let part = |number: u64| Stream {
+        first: number * 200,
+        ..Stream::new(0, 200, 1000)
+    };
+    bed.relay.ip("link set out0 down")?;
+    send_one_by_one(&bed, part(0), &relay)?;
+    let exhausted = relay.dropped(0, Dropped::BufferExhaustion);
+    assert!(
+        exhausted >= 200 - u64::from(CHUNKS_FOR_COPIES),
+        "{exhausted}"
+    );
+    assert!(exhausted < 200, "some chunks there were: {exhausted}");
+    bed.relay.ip("link set out0 up")?;
+    wait_for_carrier(&bed.relay, "out0")?;
+    let waited = 200 - exhausted;
+    receivers.wait_until_each(|output, tally| output == 1 || tally.received >= waited);
+    send_one_by_one(&bed, part(1), &relay)?;
+    receivers.wait_until_each(|_, tally| tally.has(399));
+    receivers.settle();
+    let tallies = receivers.tallies();
+    assert_eq!(tallies[0].1.received, waited + 200, "{}", tallies[0].1);
+    assert_eq!(tallies[0].1.missing(&part(1)), [0; 0]);
+    tallies[1].1.assert_exact(&Stream::new(0, 400, 1000));
+    assert_eq!(relay.dropped(0, Dropped::BufferExhaustion), exhausted);
+    assert_eq!(relay.dropped(1, Dropped::BufferExhaustion), 0);
+    let sent = relay.stats.outputs[0].sent.get();
+    assert_eq!(sent, waited + 200);
+    relay.stop()?;
+    Ok(())
+}
+
 /// As many chunks as leave none for a copy: all of them are lent to the FILL ring.
 const NO_CHUNK_FOR_COPIES: u32 = 64;
+/// Chunks beside those that the FILL ring takes.
+const CHUNKS_FOR_COPIES: u32 = 16;
 
 /// By TX rings: nothing else needs a chunk for a copy.
 fn start_short_of_chunks(bed: &Testbed, rules: &[Rule]) -> Result<InProcess> {

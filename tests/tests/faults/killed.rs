@@ -1,0 +1,60 @@
+//! Relays that end without a chance to clean up.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use relay_tests::background::eventually;
+use relay_tests::methods::Method;
+use relay_tests::rules::Rule;
+use relay_tests::scenario::Receivers;
+use relay_tests::tally::Stream;
+use relay_tests::topology::Testbed;
+
+/// How long the kernel may take to release what a killed process had.
+const SOCKETS_GO: Duration = Duration::from_secs(1);
+
+/// It is killed with a burst in its hands, larger than a TX ring: wherever the copies are by then,
+/// they keep nothing.
+fn x3_after_kill_9_the_interface_is_clean_and_a_new_start_works_at_once(
+    method: Method,
+) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = [Rule::feed().outputs("out0", 24)];
+    for round in 0..3 {
+        let receivers = Receivers::start(&bed, &rules)?;
+        let relay = method.start(&bed, &rules)?;
+        let source = method.source(&bed.sources[0])?;
+        let stream = Stream::new(0, 200, 1000);
+        source.send(&stream, 1000)?;
+        receivers.assert_exact(&[stream]);
+        if round == 2 {
+            let report = relay.stop()?.report;
+            method.assert_used(&report, &rules)?;
+            report.assert_exact(&[stream.count]);
+            break;
+        }
+        let burst = Stream {
+            first: stream.count,
+            ..Stream::new(0, 100, 1000)
+        };
+        source.send_in_one_burst(&burst, &relay)?;
+        relay.kill()?;
+        // Link and sockets are closed with the process; nobody removes anything by hand.
+        let shown = bed.relay.ip("-details link show dev in0")?;
+        assert!(!shown.contains("xdp"), "no program stays: {shown}");
+        if round == 0 {
+            // io_uring's own references go a moment after the process, by a work queue
+            // (`io_ring_exit_work`).
+            let gone = eventually(SOCKETS_GO, || {
+                bed.relay.packet_sockets().is_ok_and(|left| left == 0)
+            });
+            assert!(gone.is_some(), "no packet socket stays");
+        }
+        receivers.settle();
+    }
+    Ok(())
+}
+
+relay_tests::on_all_methods! {
+    x3_after_kill_9_the_interface_is_clean_and_a_new_start_works_at_once,
+}
