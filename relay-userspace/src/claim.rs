@@ -95,7 +95,7 @@ pub fn notes(plan: &Plan) -> Vec<String> {
         let holder = holder(*claims.first()?);
         let name = &interface.name;
         Some(format!(
-            "{name}: {holder} relays from it already; `relay run` would refuse to start"
+            "{name}: {holder} relays from it already; `relay run` would refuse to start."
         ))
     });
     held.collect()

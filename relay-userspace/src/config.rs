@@ -17,6 +17,7 @@ mod values;
 
 use std::{io::Read as _, path::Path, sync::Arc};
 
+pub(crate) use mistake::quoted;
 pub use mistake::{Mistake, Mistakes, Place};
 
 use crate::rules::Rules;

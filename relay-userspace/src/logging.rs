@@ -24,7 +24,8 @@ use crate::output::{PATIENCE, STANDSTILL, write_all};
 /// and more than ten minutes of a line a second.
 const LIMIT: usize = 64 << 10;
 
-static QUEUE: OnceLock<Queue> = OnceLock::new();
+/// There once a thread writes it out.
+static QUEUE: OnceLock<&Queue> = OnceLock::new();
 
 /// Starts a log that writes at once and waits for its reader, for commands that end by themselves.
 pub fn start() {
@@ -37,10 +38,11 @@ pub fn start() {
 ///
 /// Its thread cannot be started.
 pub fn start_queued() -> io::Result<()> {
-    let queue = QUEUE.get_or_init(Queue::default);
+    let queue: &'static Queue = Box::leak(Box::default());
     thread::Builder::new()
         .name("relay-log".into())
         .spawn(|| queue.write_out(|line| write_all(io::stderr().as_fd(), line)))?;
+    let queue = *QUEUE.get_or_init(|| queue);
     let mut builder = builder();
     builder.target(Target::Pipe(Box::new(IntoQueue(queue))));
     if wants_colours() {

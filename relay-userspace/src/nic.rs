@@ -3,6 +3,7 @@
 //! Everything comes from netlink and from ioctls on sockets of the calling thread, never from
 //! `/sys`: that shows the namespace it was mounted for, which need not be ours.
 
+mod bystanders;
 mod dump;
 mod ethtool;
 mod netlink;
@@ -14,6 +15,8 @@ use std::{
     net::Ipv4Addr,
     os::fd::BorrowedFd,
 };
+
+pub use bystanders::Bystanders;
 
 /// One interface as the kernel describes it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,6 +157,8 @@ pub struct Survey {
     pub cpus: u32,
     /// Packet sockets take UDP super-frames (`VIRTIO_NET_HDR_GSO_UDP_L4`), and the kernel or the NIC cuts them apart.
     pub super_frames: bool,
+    /// Who else on this host receives multicast.
+    pub bystanders: Bystanders,
 }
 
 /// The facts about one interface.
@@ -212,6 +217,7 @@ pub fn facts_for<'a>(names: impl IntoIterator<Item = &'a str>) -> Survey {
     let mut survey = Survey {
         cpus: configured_cpus(),
         super_frames: kernel_version() >= SUPER_FRAMES_SINCE,
+        bystanders: Bystanders::now(),
         ..Survey::default()
     };
     let mut names: Vec<&str> = names.into_iter().collect();

@@ -17,7 +17,8 @@ use nix::sys::signal::Signal;
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
 use relay_tests::process::Process;
-use relay_tests::relay::{RelayProcess, RuleFile, binary, finish, run_arguments};
+use relay_tests::receiver::{Listen, UdpReceiver};
+use relay_tests::relay::{RelayProcess, RuleFile, binary, finish, relay, run_arguments};
 use relay_tests::report::Report;
 use relay_tests::rules::{Rule, to_toml};
 use relay_tests::scenario::{Receivers, send, streams};
@@ -206,6 +207,45 @@ fn o6_after_a_standstill_there_is_one_line_and_not_one_a_second(backend: Backend
     relay.stop().map(drop)
 }
 
+fn f7_another_program_that_joined_the_group_is_noted_where_it_gets_nothing(
+    backend: Backend,
+) -> Result<()> {
+    const COUNT: u64 = 200;
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = [Rule::feed().outputs("out0", 1)];
+    let note = "239.1.1.1: another program of this host has joined as well";
+    let file = RuleFile::of(&rules)?;
+    let path = file.path().display().to_string();
+    let plan = || relay(&bed.relay, &["plan", "--backend", backend.name(), &path]);
+    assert!(!plan()?.stdout.contains(note));
+    let local = UdpReceiver::start(
+        &bed.inputs[0],
+        &[Listen::new(rules[0].group, rules[0].port, 0)],
+    )?;
+    let finished = plan()?;
+    assert_eq!(
+        finished.stdout.contains(note),
+        backend == Backend::Xdp,
+        "{finished:?}"
+    );
+
+    let receivers = Receivers::start(&bed, &rules)?;
+    let relay = RelayProcess::start_file(&bed.relay, backend, file)?;
+    assert_eq!(
+        relay.log().contains(note),
+        backend == Backend::Xdp,
+        "{}",
+        relay.log()
+    );
+    let streams = streams(&rules, COUNT, 500);
+    send(&bed, &rules, &streams, || receivers.progress())?;
+    receivers.assert_exact(&streams);
+    local.settle();
+    let got = local.tallies()[0].received;
+    assert_eq!(got, if backend == Backend::Xdp { 0 } else { COUNT });
+    relay.stop().map(drop)
+}
+
 /// How many open files a message asks for.
 fn asked_for(stderr: &str) -> Option<u64> {
     let (_, behind) = stderr.split_once("`ulimit -n ")?;
@@ -325,5 +365,6 @@ relay_tests::on_both_backends! {
     o6_a_terminal_that_closes_ends_the_relay_with_its_report,
     o6_after_a_standstill_there_is_one_line_and_not_one_a_second,
     o6_as_many_rules_as_are_possible_end_in_two_seconds,
+    f7_another_program_that_joined_the_group_is_noted_where_it_gets_nothing,
     f9_too_few_open_files_are_told_before_anything_starts_and_as_many_as_asked_for_are_enough,
 }

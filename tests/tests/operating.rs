@@ -394,6 +394,41 @@ fn o5_each_single_missing_capability_is_named_and_no_other(backend: Backend) -> 
     Ok(())
 }
 
+fn o5_where_no_thread_may_be_started_the_plan_is_made_and_a_run_says_what_to_raise(
+    backend: Backend,
+) -> Result<()> {
+    // Of no other test: the limit counts all threads of a user.
+    const USER: u32 = 61_234;
+    let bed = Testbed::builder().without_capture().build()?;
+    let file = RuleFile::of(&[Rule::feed().outputs("out0", 1)])?;
+    let copy = PublicCopy::new(&format!("o5-threads-{}", backend.name()))?;
+    let user = USER + u32::from(backend == Backend::Xdp);
+    let names = needed_capabilities(backend).iter();
+    let names = names.map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()));
+    let list = format!("-all{}", names.collect::<String>());
+    let limited = |arguments: &[&str]| {
+        let mut command = bed.relay.command("setpriv");
+        command
+            .arg(format!("--reuid={user}"))
+            .args(["--regid=65534", "--clear-groups", "--no-new-privs"])
+            .arg(format!("--inh-caps={list}"))
+            .arg(format!("--ambient-caps={list}"))
+            .arg(format!("--bounding-set={list}"))
+            .arg(&copy.0)
+            .args(arguments)
+            .arg(file.path());
+        sys::limit(&mut command, libc::RLIMIT_NPROC, 1, 1);
+        finish(command)
+    };
+    let finished = limited(&["plan", "--backend", backend.name()])?;
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    let finished = limited(&run_arguments(backend))?;
+    assert_eq!(finished.code, Some(71), "{finished:?}");
+    assert!(finished.stderr.contains("`ulimit -u`"), "{finished:?}");
+    assert!(!finished.stderr.contains("panicked"), "{finished:?}");
+    Ok(())
+}
+
 /// Whether an XDP program is on the relay's interface.
 fn has_xdp(bed: &Testbed, interface: &str) -> Result<bool> {
     Ok(bed
@@ -598,6 +633,7 @@ relay_tests::on_both_backends! {
     o5_an_unprivileged_user_learns_which_capabilities_are_missing_and_runs_with_just_those,
     o5_an_unprivileged_user_who_may_lock_no_memory_runs_or_learns_what_to_raise,
     o5_each_single_missing_capability_is_named_and_no_other,
+    o5_where_no_thread_may_be_started_the_plan_is_made_and_a_run_says_what_to_raise,
     o6_sigterm_under_traffic_ends_within_a_second_and_leaves_the_interfaces_clean,
     o6_sigint_under_traffic_ends_within_a_second_and_leaves_the_interfaces_clean,
     o6_a_relay_without_traffic_ends_within_a_second,

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::{
     Backend, Checksums, Choice, Engine, Flow, Interface, Mode, Output, Plan,
     choice::{self, Chosen},
-    engines, mac, queues,
+    engines, group_notes, mac, missing, queues,
 };
 use crate::{
     config::{Document, InterfacePlaces, Mistake, Mistakes, Place},
@@ -70,6 +70,7 @@ pub fn build(document: &Document, survey: &Survey, choice: &Choice) -> Result<Pl
     let groups = queues::groups(named.len(), &links(document, &positions));
     let chosen = choice::choose(document, &groups, &named, survey, choice, &mut mistakes);
     let mut uses = Vec::with_capacity(named.len());
+    let mut missing_names = Vec::new();
     for (named, chosen) in named.iter().zip(chosen) {
         let options = options_of(document, named.name);
         if let Some((options, places)) = options {
@@ -90,9 +91,10 @@ pub fn build(document: &Document, survey: &Survey, choice: &Choice) -> Result<Pl
                 );
                 uses.push(used);
             }
-            None => mistakes.push(missing(document, named, survey)),
+            None => missing_names.push(named),
         }
     }
+    missing::add(document, &missing_names, survey, &mut mistakes);
     if !mistakes.is_empty() {
         return Err(Mistakes::of(mistakes));
     }
@@ -111,6 +113,7 @@ pub fn build(document: &Document, survey: &Survey, choice: &Choice) -> Result<Pl
         .filter_map(|rule| flow(rule, &positions, &uses))
         .collect();
     mtu_notes(&flows, &uses, &mut notes);
+    group_notes::add(&flows, &uses, &survey.bystanders, &mut notes);
     let modes = engines::choose(&groups, &mut uses, survey.super_frames, &mut notes);
     let workers = queues::workers(document, &groups, &flows, &uses, &mut notes);
     let interfaces = uses
@@ -187,21 +190,6 @@ pub(super) fn options_of<'a>(
         .iter()
         .zip(&document.places.interfaces);
     all.find(|(options, _)| options.name == name)
-}
-
-fn missing(document: &Document, named: &Named<'_>, survey: &Survey) -> Mistake {
-    match survey
-        .failures
-        .iter()
-        .find(|failure| failure.name() == named.name)
-    {
-        Some(failure) => document.mistake(named.place(), failure.to_string(), failure.remedy()),
-        None => document.mistake(
-            named.place(),
-            format!("there is no interface `{}`", named.name),
-            "`ip link show` lists those that there are".into(),
-        ),
-    }
 }
 
 /// What an interface must be for the relay to use it at all, whatever the backend.

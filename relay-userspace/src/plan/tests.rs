@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::{
     config,
-    nic::{Facts, NicError, Survey, XdpFeatures},
+    nic::{Bystanders, Facts, NicError, Survey, XdpFeatures},
 };
 
 const NATIVE: u64 = XdpFeatures::BASIC | XdpFeatures::REDIRECT;
@@ -49,6 +49,7 @@ fn survey(facts: impl IntoIterator<Item = Facts>) -> Survey {
         failures: Vec::new(),
         cpus: 8,
         super_frames: false,
+        ..Survey::default()
     }
 }
 
@@ -322,6 +323,74 @@ fn what_cannot_be_is_refused_at_its_place() {
         assert!(first.remedy.contains(remedy), "{first}");
         assert_eq!(mistakes.exit_code(), crate::exit::CONFIG);
     }
+}
+
+#[test]
+fn an_interface_that_is_missing_says_which_rules_need_it_and_how_the_others_run() {
+    let rules = |count: usize| {
+        let mut rules = vec!["in0 -> gone"; count];
+        rules.extend(["in0 -> out0", "gone -> out0"]);
+        rules
+    };
+    let survey = survey([nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)]);
+    let remedy = |rules: &[&str]| {
+        let mistakes = auto(&document(rules, ""), &survey).unwrap_err();
+        assert_eq!(mistakes.iter().count(), 1, "{mistakes}");
+        mistakes.iter().next().unwrap().remedy.clone()
+    };
+    let said = remedy(&rules(1));
+    assert!(
+        said.ends_with(
+            "; rules `r1`, `r3` cannot run without; take them out of the file to run the other rule"
+        ),
+        "{said}"
+    );
+    let said = remedy(&rules(6));
+    let end = "; rules `r1`, `r2`, `r3`, `r4` and 3 more cannot run without; take them out of the file to run the other rule";
+    assert!(said.ends_with(end), "{said}");
+    let said = remedy(&["gone -> gone"]);
+    assert!(said.ends_with("; rule `r1` cannot run without"), "{said}");
+}
+
+#[test]
+fn groups_that_need_a_source_or_that_others_want_are_noted() {
+    let text = "[[rules]]\nname = \"a\"\n\
+                input = { interface = \"in0\", group = \"232.1.1.1\", port = 5001 }\n\
+                outputs = [{ interface = \"out0\", group = \"239.2.1.1\", port = 5002 }]\n\
+                [[rules]]\nname = \"b\"\n\
+                input = { interface = \"in0\", group = \"239.1.1.1\", port = 5001 }\n\
+                outputs = [{ interface = \"out0\", group = \"239.2.1.2\", port = 5002 }]\n";
+    let document = config::parse("relay.toml", text).unwrap();
+    let group = Ipv4Addr::new(239, 1, 1, 1);
+    let survey = Survey {
+        super_frames: true,
+        bystanders: Bystanders::default()
+            .with_joined(1, group)
+            .with_joined(2, Ipv4Addr::new(232, 1, 1, 1))
+            .with_routed("in0", group),
+        ..survey([nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)])
+    };
+    let notes = |forced| {
+        let choice = Choice {
+            forced,
+            ..Choice::default()
+        };
+        build(&document, &survey, &choice).unwrap().notes.join("\n")
+    };
+    let said = notes(Some(Backend::Xdp));
+    for note in [
+        "in0: 232.1.1.1: groups in 232.0.0.0/8 are source-specific",
+        "in0: 239.1.1.1: another program of this host has joined as well",
+        "in0: 239.1.1.1: the kernel has a multicast route",
+    ] {
+        assert!(said.contains(note), "`{note}` in {said}");
+    }
+    let said = notes(Some(Backend::IoUring));
+    assert!(said.contains("source-specific"), "{said}");
+    assert!(
+        !said.contains("another program") && !said.contains("route"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -1,0 +1,67 @@
+//! What the groups of the inputs may surprise with: those that need a source, and those that somebody
+//! else on this host wants as well.
+
+use std::net::Ipv4Addr;
+
+use super::{Backend, Flow, build::Use};
+use crate::nic::Bystanders;
+
+/// Groups that a note names.
+const NAMED: usize = 4;
+
+/// Adds the notes, at most one of each kind an input.
+pub(super) fn add(
+    flows: &[Flow],
+    uses: &[Use<'_>],
+    bystanders: &Bystanders,
+    notes: &mut Vec<String>,
+) {
+    for (at, used) in uses.iter().enumerate().filter(|(_, used)| used.is_input) {
+        let name = &used.facts.name;
+        let groups = |wanted: &dyn Fn(Ipv4Addr) -> bool| {
+            let flows = flows.iter().filter(|flow| flow.interface == at);
+            let mut groups: Vec<Ipv4Addr> = flows
+                .map(|flow| flow.group)
+                .filter(|&group| wanted(group))
+                .collect();
+            groups.sort_unstable();
+            groups.dedup();
+            listed(&groups)
+        };
+        // RFC 4607, section 1.
+        if let Some(groups) = groups(&|group| group.octets()[0] == 232) {
+            notes.push(format!(
+                "{name}: {groups}: groups in 232.0.0.0/8 are source-specific, and a network may deliver them only to \
+                 receivers that name a source, which rules cannot do yet; if nothing arrives, use a group outside of it."
+            ));
+        }
+        if used.backend != Backend::Xdp {
+            continue;
+        }
+        let joined = |group| bystanders.sockets(used.facts.index, group) > 0;
+        if let Some(groups) = groups(&joined) {
+            notes.push(format!(
+                "{name}: {groups}: another program of this host has joined as well; while the relay runs on XDP it gets \
+                 nothing that a rule matches, and with `--backend io-uring` it gets all."
+            ));
+        }
+        if let Some(groups) = groups(&|group| bystanders.is_routed(name, group)) {
+            notes.push(format!(
+                "{name}: {groups}: the kernel has a multicast route; while the relay runs on XDP it routes nothing that a \
+                 rule matches, and with `--backend io-uring` it routes all."
+            ));
+        }
+    }
+}
+
+/// "239.1.1.1, 239.1.1.2 and 7 more"; `None` of none.
+fn listed(groups: &[Ipv4Addr]) -> Option<String> {
+    let named: Vec<String> = groups.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = groups.len().saturating_sub(NAMED);
+    let named = named.join(", ");
+    match more {
+        _ if groups.is_empty() => None,
+        0 => Some(named),
+        more => Some(format!("{named} and {more} more")),
+    }
+}

@@ -1,0 +1,98 @@
+//! Interfaces that are not there, or about which nothing can be found out: which rules cannot run for
+//! it, and how the others can.
+
+use std::collections::HashMap;
+
+use super::build::Named;
+use crate::{
+    config::{Document, Mistake, quoted},
+    nic::{NicError, Survey},
+};
+
+/// Rules that a mistake names.
+const NAMED: usize = 4;
+
+/// The rules that use an interface: the first few by name, and how many there are.
+#[derive(Default)]
+struct Users<'a> {
+    names: Vec<&'a str>,
+    count: usize,
+}
+
+/// Adds a mistake for each of `names`.
+pub(super) fn add(
+    document: &Document,
+    names: &[&Named<'_>],
+    survey: &Survey,
+    mistakes: &mut Vec<Mistake>,
+) {
+    if names.is_empty() {
+        return;
+    }
+    let failures = survey.failures.iter();
+    let failures: HashMap<&str, &NicError> =
+        failures.map(|failure| (failure.name(), failure)).collect();
+    let users = users(document, names);
+    for named in names {
+        let (cause, remedy) = match failures.get(named.name) {
+            Some(failure) => (failure.to_string(), failure.remedy()),
+            None => (
+                format!("there is no interface `{}`", named.name),
+                "`ip link show` lists those that there are".into(),
+            ),
+        };
+        let rules = users.get(named.name).map(|users| users.remedy(document));
+        let remedy = format!("{remedy}; {}", rules.unwrap_or_default());
+        mistakes.push(document.mistake(named.place(), cause, remedy));
+    }
+}
+
+fn users<'a>(document: &'a Document, names: &[&Named<'a>]) -> HashMap<&'a str, Users<'a>> {
+    let mut all: HashMap<&str, Users<'_>> = names
+        .iter()
+        .map(|named| (named.name, Users::default()))
+        .collect();
+    for rule in &document.rules.rules {
+        let outputs = rule.outputs.iter().map(|output| output.interface.as_str());
+        let mut used: Vec<&str> = std::iter::once(rule.input.interface.as_str())
+            .chain(outputs)
+            .collect();
+        used.sort_unstable();
+        used.dedup();
+        for name in used {
+            if let Some(users) = all.get_mut(name) {
+                users.count += 1;
+                if users.names.len() < NAMED {
+                    users.names.push(&rule.name);
+                }
+            }
+        }
+    }
+    all
+}
+
+impl Users<'_> {
+    fn remedy(&self, document: &Document) -> String {
+        let names: Vec<String> = self
+            .names
+            .iter()
+            .map(|name| format!("`{}`", quoted(name)))
+            .collect();
+        let names = names.join(", ");
+        let (rules, it) = match self.count {
+            0 | 1 => ("rule", "it"),
+            _ => ("rules", "them"),
+        };
+        let more = match self.count.saturating_sub(self.names.len()) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let all = document.rules.rules.len();
+        let others = match all.saturating_sub(self.count) {
+            0 => String::new(),
+            1 => format!("; take {it} out of the file to run the other rule"),
+            others => format!("; take {it} out of the file to run the other {others}"),
+        };
+        format!("{rules} {names}{more} cannot run without{others}")
+    }
+}
