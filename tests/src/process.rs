@@ -60,7 +60,17 @@ impl Process {
         Ok(process)
     }
 
-    /// The same, with `terminal` as its standard error and as the terminal that its session hangs on.
+    /// Starts a program whose log is its standard error, and whose answer goes to `stdout`.
+    pub fn spawn_with_stdout(mut command: Command, stdout: impl Into<Stdio>) -> Result<Self> {
+        Self::keep_from_terminal(&mut command);
+        command.stdout(stdout).stderr(Stdio::piped());
+        let mut process = Self::start(&mut command)?;
+        let stderr = process.child.stderr.take();
+        process.stderr = stderr.map(|pipe| process.collect(pipe));
+        Ok(process)
+    }
+
+    /// As [`Self::spawn_with_stderr`], with `terminal` as its standard error and as the terminal that its session hangs on.
     pub fn spawn_on_terminal(mut command: Command, terminal: OwnedFd) -> Result<Self> {
         sys::lead_session_of_stderr(&mut command);
         command.stdout(Stdio::piped()).stderr(terminal);

@@ -91,6 +91,31 @@ fn o6_a_log_that_nothing_reads_stops_neither_the_relay_nor_its_end(backend: Back
     Ok(())
 }
 
+fn o6_a_report_that_nothing_reads_is_given_up(backend: Backend) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = [Rule::feed().outputs("out0", 64)];
+    let file = RuleFile::of(&rules)?;
+    let (_unread, writer) = io::pipe()?;
+    fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).context("shrinking a pipe")?;
+    let mut command = bed.relay.command(binary()?);
+    command
+        .args(run_arguments(backend))
+        .arg(file.path())
+        .stdin(Stdio::null());
+    let mut relay = Process::spawn_with_stdout(command, writer)?;
+    assert!(relay.wait_for_log("ready:", START), "{}", relay.log());
+    let started = Instant::now();
+    relay.signal(Signal::SIGTERM)?;
+    let status = relay.wait(Duration::from_secs(10))?;
+    let took = started.elapsed();
+    let status = status.context("SIGTERM did not end it")?;
+    assert!(took < STOP, "{took:?}");
+    assert_eq!(status.code(), Some(71));
+    let said = relay.log();
+    assert!(said.contains("nothing reads standard output"), "{said}");
+    Ok(())
+}
+
 /// Lines as they come out of a pipe.
 fn lines(reader: PipeReader) -> Receiver<String> {
     let (line, lines) = channel();
@@ -360,6 +385,7 @@ fn o6_as_many_rules_as_are_possible_end_in_two_seconds(backend: Backend) -> Resu
 
 relay_tests::on_both_backends! {
     o6_a_log_that_nothing_reads_stops_neither_the_relay_nor_its_end,
+    o6_a_report_that_nothing_reads_is_given_up,
     o6_a_reader_that_comes_back_learns_how_many_lines_it_has_missed,
     o6_sighup_of_no_terminal_is_answered_and_the_relay_goes_on,
     o6_a_terminal_that_closes_ends_the_relay_with_its_report,

@@ -583,6 +583,40 @@ fn o7_a_second_relay_on_the_interface_learns_who_holds_it_and_disturbs_nothing(
     Ok(())
 }
 
+fn o7_a_relay_of_another_user_or_with_other_mounts_is_refused_as_well(
+    backend: Backend,
+) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = [Rule::feed().outputs("out0", 1)];
+    let file = RuleFile::of(&rules)?;
+    let copy = PublicCopy::new(&format!("o7-{}", backend.name()))?;
+    let first = RelayProcess::start(&bed.relay, backend, &rules)?;
+    for second in Backend::ALL {
+        let capabilities: Vec<_> = needed_capabilities(second)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let refused = finish(as_user(&bed, second, &copy, &file, &capabilities))?;
+        assert_eq!(refused.code, Some(69), "{second:?}: {refused:?}");
+        // Whose process it is, and no more, is what that user may see.
+        for words in ["cannot receive on in0", "a process of user 0"] {
+            assert!(refused.stderr.contains(words), "{second:?}: {refused:?}");
+        }
+
+        let mut command = bed.relay.command("unshare");
+        command
+            .args(["--mount", "--propagation", "private"])
+            .arg(binary()?)
+            .args(run_arguments(second))
+            .arg(file.path());
+        let refused = finish(command)?;
+        assert_eq!(refused.code, Some(69), "{second:?}: {refused:?}");
+        let holder = format!("process {} (relay)", first.id());
+        assert!(refused.stderr.contains(&holder), "{second:?}: {refused:?}");
+    }
+    first.stop().map(drop)
+}
+
 fn o7_a_user_without_privileges_cannot_keep_the_relay_from_an_interface(
     backend: Backend,
 ) -> Result<()> {
@@ -638,5 +672,6 @@ relay_tests::on_both_backends! {
     o6_sigint_under_traffic_ends_within_a_second_and_leaves_the_interfaces_clean,
     o6_a_relay_without_traffic_ends_within_a_second,
     o7_a_second_relay_on_the_interface_learns_who_holds_it_and_disturbs_nothing,
+    o7_a_relay_of_another_user_or_with_other_mounts_is_refused_as_well,
     o7_a_user_without_privileges_cannot_keep_the_relay_from_an_interface,
 }
