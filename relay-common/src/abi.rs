@@ -19,8 +19,8 @@ pub const SOCKETS: &str = "SOCKETS";
 /// Per-CPU array of `u64`: [`Counter::COUNT`] for every interface slot.
 pub const COUNTERS: &str = "COUNTERS";
 
-/// The interfaces one loaded program can serve.
-pub const MAX_INTERFACES: u32 = 64;
+/// The interfaces one loaded program can serve, and so one relay.
+pub const MAX_INTERFACES: u32 = 256;
 /// The queues one interface can have. Also the stride of [`SOCKETS`].
 pub const MAX_QUEUES: u32 = 256;
 /// The flows one loaded program can match.

@@ -17,6 +17,7 @@ pub mod messages;
 mod port;
 pub mod receive;
 mod senders;
+mod sizes;
 pub mod transmitter;
 pub mod umem;
 mod wakeup;
@@ -33,12 +34,12 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+pub use self::sizes::chunk_count;
 use self::{
-    ledger::TX_SIZE,
     port::{BATCH, Port},
     senders::Senders,
     transmitter::Device,
-    umem::{Chunk, Chunks, FILL_SIZE, STACK_FILL},
+    umem::{Chunk, Chunks},
 };
 use super::{DRAIN, SPIN, SetupError, batch::Batch, flows::Flows, sockopt};
 use crate::{
@@ -59,8 +60,6 @@ const DOWN_MS: u16 = 10;
 const WAITING: Duration = Duration::from_micros(200);
 /// How long a bind waits for a queue that a closed socket still holds: 12-74 ms were seen.
 const BIND_PATIENCE: Duration = Duration::from_secs(2);
-/// XDP headroom and the longest Ethernet header in front of the IP packet of a received frame.
-const FRAME_OVERHEAD: u32 = 256 + 18;
 
 /// One forwarding thread's state: UMEM, ports, flows.
 #[derive(Debug)]
@@ -113,7 +112,7 @@ impl Worker {
         chunk_count: u32,
     ) -> Result<Self, SetupError> {
         let interface = |port: &plan::Port| plan.interfaces.get(port.interface);
-        let chunks = Chunks::new(chunk_size(plan, worker, mode), chunk_count)?;
+        let chunks = Chunks::new(sizes::chunk_size(plan, worker, mode), chunk_count)?;
         let mut ports = Vec::with_capacity(worker.ports.len());
         let mut inputs = Vec::new();
         for port in &worker.ports {
@@ -128,7 +127,7 @@ impl Worker {
                     known: known(interface),
                 });
             }
-            let lends = lends(port, mode);
+            let lends = sizes::lends(worker, port, mode);
             let bound = bind_patiently(&chunks, &interface.name, port.queue, mode, lends)?;
             ports.push(bound);
         }
@@ -310,40 +309,6 @@ impl Worker {
     }
 }
 
-/// The chunks that `worker` needs so that full FILL rings and full TX rings never compete: one for
-/// every frame that can be lent or on its way, and one batch in its hands.
-#[must_use]
-pub fn chunk_count(worker: &plan::Worker, mode: Mode) -> u32 {
-    let of_port = |port: &plan::Port| lends(port, mode) + u32::from(port.transmits) * TX_SIZE;
-    worker.ports.iter().map(of_port).sum::<u32>() + BATCH as u32
-}
-
-/// How many chunks the kernel gets to receive into by a port.
-///
-/// In zero copy a bound queue receives into nothing but the UMEM, also what goes on to the Linux stack. So a queue that
-/// only transmits has some as well; without, its interface would be deaf there to ARP, IGMP and everything else.
-fn lends(port: &plan::Port, mode: Mode) -> u32 {
-    match (port.receives, mode) {
-        (true, _) => FILL_SIZE,
-        (false, Mode::ZeroCopy) => STACK_FILL,
-        (false, Mode::Copy) => 0,
-    }
-}
-
-/// Bytes a chunk. Nothing longer than what comes in ever leaves; but in zero copy every device checks that a chunk takes
-/// what its MTU allows.
-fn chunk_size(plan: &Plan, worker: &plan::Worker, mode: Mode) -> u32 {
-    let ports = worker.ports.iter();
-    let ports = ports.filter(|port| lends(port, mode) > 0);
-    let interfaces = ports.filter_map(|port| plan.interfaces.get(port.interface));
-    let mtu = interfaces.map(|interface| interface.mtu).max().unwrap_or(0);
-    let small = match mode {
-        Mode::ZeroCopy => mtu <= plan::max_zero_copy_mtu(2048),
-        Mode::Copy => mtu + FRAME_OVERHEAD <= 2048,
-    };
-    if small { 2048 } else { 4096 }
-}
-
 /// What is known of the UDP checksums of what an XDP program gets from `interface`.
 fn known(interface: &plan::Interface) -> Known {
     match interface.checksums {
@@ -370,83 +335,5 @@ fn bind_patiently(
             }
             other => return other,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// An interface with an MTU, of which nothing else matters.
-    fn interface(mtu: u32) -> plan::Interface {
-        plan::Interface {
-            name: "i".into(),
-            index: 1,
-            mac: [2, 0, 0, 0, 0, 1],
-            mtu,
-            address: None,
-            driver: "igb".into(),
-            backend: plan::Backend::Xdp,
-            reason: String::new(),
-            is_input: true,
-            is_output: true,
-            rx_queues: vec![0],
-            checksums: None,
-            zero_copy: true,
-            expected_mode: None,
-            transmit: crate::rules::Transmit::Auto,
-            engine: None,
-            super_frames: true,
-            segments_udp: true,
-            queueless: false,
-        }
-    }
-
-    fn port(interface: usize, receives: bool) -> plan::Port {
-        plan::Port {
-            interface,
-            queue: 0,
-            receives,
-            transmits: !receives,
-        }
-    }
-
-    fn worker() -> plan::Worker {
-        plan::Worker {
-            backend: plan::Backend::Xdp,
-            cpu: None,
-            ports: vec![port(0, true), port(1, false)],
-            input: None,
-            senders: Vec::new(),
-            flows: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn chunks_are_small_where_all_that_they_must_take_fits() {
-        let size = |input, output, mode| {
-            let plan = Plan {
-                interfaces: vec![interface(input), interface(output)],
-                flows: Vec::new(),
-                workers: Vec::new(),
-                notes: Vec::new(),
-            };
-            chunk_size(&plan, &worker(), mode)
-        };
-        assert_eq!(size(1774, 9000, Mode::Copy), 2048);
-        assert_eq!(size(1775, 1500, Mode::Copy), 4096);
-        assert_eq!(size(1002, 1002, Mode::ZeroCopy), 2048);
-        assert_eq!(size(1003, 1000, Mode::ZeroCopy), 4096);
-        let why = "the output's device checks as well";
-        assert_eq!(size(1000, 1003, Mode::ZeroCopy), 4096, "{why}");
-    }
-
-    #[test]
-    fn in_zero_copy_a_queue_that_only_transmits_has_chunks_for_the_linux_stack() {
-        let batch = BATCH as u32;
-        let copy = FILL_SIZE + TX_SIZE + batch;
-        assert_eq!(chunk_count(&worker(), Mode::Copy), copy);
-        let zero_copy = copy + STACK_FILL;
-        assert_eq!(chunk_count(&worker(), Mode::ZeroCopy), zero_copy);
     }
 }

@@ -80,7 +80,7 @@ pub(super) fn choose(
             .iter()
             .filter_map(|&at| uses.get(at)?.against_zero_copy.as_deref())
             .collect();
-        let reason = reasons.join(", and ");
+        let reason = listed(&reasons);
         let able: Vec<usize> = group
             .interfaces
             .iter()
@@ -121,6 +121,22 @@ pub(super) fn choose(
         }
     }
     modes
+}
+
+/// The reasons in one sentence: each names its interface, so that of many some are enough.
+fn listed(reasons: &[&str]) -> String {
+    const SHOWN: usize = 3;
+    let mut text = reasons
+        .iter()
+        .take(SHOWN)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", and ");
+    let more = reasons.len().saturating_sub(SHOWN);
+    if more > 0 {
+        text += &format!(", and {more} more of its group have none either");
+    }
+    text
 }
 
 /// The interfaces of a group that keep all of it from zero copy.
