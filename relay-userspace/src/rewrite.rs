@@ -9,6 +9,7 @@
 //! kernel or the NIC cuts apart and computes the checksums of ([`Template::write_joined`]). That would hide
 //! damage, so only payloads whose checksum was found right may be joined ([`Received::vouches_for`]).
 
+mod lifetime;
 mod received;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use relay_common::wire::{
     field::{ipv4, udp},
 };
 
+use self::lifetime::Lifetime;
 pub use self::received::{Known, Received};
 use crate::{
     checksum::{fold, nonzero, sum_words},
@@ -39,7 +41,7 @@ const UDP: usize = ETHERNET_LEN + IPV4_LEN;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     header: [u8; IPV4_HEADERS_LEN],
-    ttl: Ttl,
+    lifetime: Lifetime,
     /// Sum of the words of the IPv4 header that are the same in every frame.
     ip_sum: u32,
     /// Sum of the words that the UDP checksum covers and that this output rewrites: both addresses
@@ -81,7 +83,7 @@ impl Template {
         let addresses = sum_words(&header[IP + ipv4::SOURCE..UDP]);
         Self {
             header,
-            ttl: target.ttl,
+            lifetime: Lifetime::new(target.ttl),
             ip_sum: addresses + 0x4500 + PROTOCOL_UDP,
             udp_sum: addresses + u32::from(target.port),
             port: target.port,
@@ -92,10 +94,7 @@ impl Template {
     #[inline]
     #[must_use]
     pub fn ttl(&self, received: &Received) -> Option<u8> {
-        match self.ttl {
-            Ttl::Set(ttl) => Some(ttl),
-            Ttl::Decrement => received.ttl.checked_sub(1).filter(|&left| left > 0),
-        }
+        self.lifetime.after(received.ttl)
     }
 
     /// Writes the headers of this output's copy of `received`. What follows them must be its payload, and

@@ -53,15 +53,23 @@ pub struct Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ttl {
-    /// This value, whatever came in. Never 0.
-    Set(u8),
+    /// Such that a relay may stand behind a relay, and no datagram goes round for ever: 64 if it came with 32 or less,
+    /// or with more than 64; else one less than it came with; and what came with 33 does not leave. So at most 32
+    /// relays in a row pass a datagram on, whatever its sender set.
+    Auto,
     /// One less than what came in; a datagram that came with 1 or 0 does not leave.
     Decrement,
+    /// This value, whatever came in. Never 0.
+    Set(u8),
 }
 
 impl Ttl {
     /// A relay re-originates: the senders' usual 1 must not make the copy die at the first router.
-    pub const DEFAULT: Self = Self::Set(64);
+    pub const DEFAULT: Self = Self::Auto;
+    /// What [`Ttl::Auto`] starts with.
+    pub const FRESH: u8 = 64;
+    /// The last value that [`Ttl::Auto`] does not take for a sender's.
+    pub const LAST: u8 = 33;
 }
 
 /// What the user fixed for one interface; everything else is found out.

@@ -184,7 +184,7 @@ fn plan_shows_this_machine() {
             "receives from  in0 queue 0\n    transmits by   out0 in super-frames\n",
             "receives from  in0 queue 2\n    transmits by   out0 in super-frames\n",
             "feed-a: 239.1.1.1:5001 on in0, 4 outputs",
-            "-> 239.2.2.4:5005        by out0            from 10.2.0.1        to 01:00:5e:02:02:04, TTL 64",
+            "-> 239.2.2.4:5005        by out0            from 10.2.0.1        to 01:00:5e:02:02:04, TTL auto",
         ] {
             assert!(shown.contains(part), "{part}\nis not in\n{shown}");
         }

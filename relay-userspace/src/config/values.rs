@@ -72,12 +72,13 @@ impl Reader<'_, '_> {
 
     pub(super) fn ttl(&mut self, value: &Value<'_>, label: &str) -> Option<Ttl> {
         const REMEDY: &str = "give a number from 1 to 255, or \"decrement\" to send one less than \
-             what came in; the default is 64";
+             what came in; the default is \"auto\"";
         match value.get_ref() {
             DeValue::Integer(_) => {
                 let ttl = self.integer(value, "ttl", label, 1..=255, "64")?;
                 u8::try_from(ttl.value).ok().map(Ttl::Set)
             }
+            DeValue::String(text) if text == "auto" => Some(Ttl::Auto),
             DeValue::String(text) if text == "decrement" => Some(Ttl::Decrement),
             DeValue::String(text) => {
                 let place = self.found.place(&value.span());
@@ -90,7 +91,7 @@ impl Reader<'_, '_> {
                 None
             }
             _ => {
-                self.wrong_type(value, "ttl", label, "an integer or \"decrement\"", "64");
+                self.wrong_type(value, "ttl", label, "an integer or a string", "64");
                 None
             }
         }

@@ -200,6 +200,7 @@ impl Plan {
 
     fn print_output(&self, output: &Output, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ttl = match output.ttl {
+            Ttl::Auto => "TTL auto".to_owned(),
             Ttl::Set(ttl) => format!("TTL {ttl}"),
             Ttl::Decrement => "TTL less 1".to_owned(),
         };

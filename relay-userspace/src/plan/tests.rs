@@ -502,8 +502,8 @@ workers
 
 rules
   r1: 239.129.1.1:5001 on in0, 2 outputs
-    -> 239.2.1.1:5002        by out0            from 10.0.2.1        to 01:00:5e:02:01:01, TTL 64
-    -> 239.2.1.2:5002        by out0            from 10.0.2.1        to 01:00:5e:02:01:02, TTL 64
+    -> 239.2.1.1:5002        by out0            from 10.0.2.1        to 01:00:5e:02:01:01, TTL auto
+    -> 239.2.1.2:5002        by out0            from 10.0.2.1        to 01:00:5e:02:01:02, TTL auto
 
 notes
   - in0 names 1 CPU for 2 workers; the last is not pinned.
@@ -524,5 +524,5 @@ fn json_has_hardware_addresses_as_people_write_them() {
     let output = &json["flows"][0]["outputs"][0];
     assert_eq!(output["destination_mac"], "01:00:5e:02:01:01");
     assert_eq!(output["source"], "10.0.2.1");
-    assert_eq!(output["ttl"], serde_json::json!({ "set": 64 }));
+    assert_eq!(output["ttl"], "auto");
 }
