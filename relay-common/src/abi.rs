@@ -4,7 +4,7 @@
 //! Both sides compile this file, so a layout can only change for both at once. Every structure is
 //! free of padding, because the kernel hashes and compares keys byte by byte.
 
-use crate::wire::{Datagram, Skip};
+use crate::wire::{Addresses, Datagram, Mac, Skip};
 
 /// The XDP program's function.
 pub const PROGRAM: &str = "relay_xdp";
@@ -14,6 +14,8 @@ pub const FILTER: &str = "relay_filter";
 pub const FLOWS: &str = "FLOWS";
 /// Hash map from interface index (`u32`) to [`InterfaceValue`].
 pub const INTERFACES: &str = "INTERFACES";
+/// Hash map whose keys are [`OwnKey`]s: the sources that the relay's copies leave with.
+pub const OWN: &str = "OWN";
 /// XSKMAP: AF_XDP sockets, by slot. The XDP program alone has it.
 pub const SOCKETS: &str = "SOCKETS";
 /// Per-CPU array of `u64`: [`Counter::COUNT`] for every interface slot.
@@ -25,6 +27,8 @@ pub const MAX_INTERFACES: u32 = 256;
 pub const MAX_QUEUES: u32 = 256;
 /// The flows one loaded program can match.
 pub const MAX_FLOWS: u32 = 65_536;
+/// The sources that the copies of one relay can leave with: two an interface.
+pub const MAX_OWN: u32 = 2 * MAX_INTERFACES;
 
 /// What the kernel programs match a datagram by.
 #[repr(C)]
@@ -62,22 +66,61 @@ pub struct FlowValue {
     pub rule: u32,
 }
 
-/// Where an interface's sockets and counters are.
+/// A source of the relay's own copies: what has it must not be relayed again.
+///
+/// An Ethernet address and an IPv4 address never have the same key: the first two bytes tell them apart.
 #[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnKey([u32; 2]);
+
+impl OwnKey {
+    /// Of an Ethernet source.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mac(mac: Mac) -> Self {
+        Self(mac)
+    }
+
+    /// Of an IPv4 source, as [`Addresses::source`] has it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn address(address: u32) -> Self {
+        Self([u32::from_ne_bytes([1, 0, 0, 0]), address])
+    }
+
+    /// Both of a frame.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(addresses: &Addresses) -> [Self; 2] {
+        [Self::mac(addresses.from), Self::address(addresses.source)]
+    }
+}
+
+/// Where an interface's sockets and counters are, and its address.
+#[repr(C, align(8))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InterfaceValue {
     /// The interface's slot, below [`MAX_INTERFACES`]: its socket for queue `q` is number
     /// `slot * MAX_QUEUES + q`, its counter `c` is number `slot * Counter::COUNT + c`.
-    pub slot: u32,
+    slot: u16,
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
 }
 
 impl InterfaceValue {
+    /// Of the interface with this slot and Ethernet address.
+    #[must_use]
+    pub const fn new(slot: u16, mac: [u8; 6]) -> Self {
+        Self { slot, mac }
+    }
+
     /// Where [`SOCKETS`] has the socket of `queue`, or `None` when there cannot be one.
     #[inline(always)]
     #[must_use]
     pub const fn socket(self, queue: u32) -> Option<u32> {
-        if queue < MAX_QUEUES && self.slot < MAX_INTERFACES {
-            Some(self.slot * MAX_QUEUES + queue)
+        let slot = self.slot as u32;
+        if queue < MAX_QUEUES && slot < MAX_INTERFACES {
+            Some(slot * MAX_QUEUES + queue)
         } else {
             None
         }
@@ -87,19 +130,21 @@ impl InterfaceValue {
     #[inline(always)]
     #[must_use]
     pub const fn counter(self, counter: Counter) -> u32 {
-        self.slot * Counter::COUNT + counter as u32
+        self.slot as u32 * Counter::COUNT + counter as u32
     }
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 12 && align_of::<FlowKey>() == 4);
-const _: () = assert!(size_of::<FlowValue>() == 4 && size_of::<InterfaceValue>() == 4);
+const _: () = assert!(size_of::<FlowValue>() == 4 && size_of::<InterfaceValue>() == 8);
+const _: () = assert!(size_of::<OwnKey>() == 8);
 
-/// What the kernel programs count for an interface. Every frame counts once as [`Counter::Received`] and
-/// once under exactly one of the others. A super-frame that the socket filter accepts counts as its datagrams.
+/// What the kernel programs count for an interface. Every frame counts once, under what became of it;
+/// [`Counter::Received`] is the sum of all others, which user space computes. A super-frame that the socket filter
+/// matches counts as its datagrams.
 #[repr(u32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counter {
-    /// Every frame that reached the program.
+    /// Every frame that reached the program. The programs do not count it.
     Received = 0,
     /// Matched, and handed to the relay: by the XDP program to the socket of its queue, by the socket filter to its
     /// packet socket.
@@ -124,11 +169,17 @@ pub enum Counter {
     PassNotMulticast = 10,
     /// [`Skip::Malformed`].
     PassMalformed = 11,
+    /// [`Skip::Martian`].
+    PassMartian = 12,
+    /// [`Skip::OtherMac`].
+    PassOtherMac = 13,
+    /// Matched, but its source is one of [`OWN`]: a copy of this relay came back. It went to the Linux stack.
+    OwnFrame = 14,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: u32 = 12;
+    pub const COUNT: u32 = 15;
 
     /// All of them, in order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -144,6 +195,9 @@ impl Counter {
         Self::PassNotUdp,
         Self::PassNotMulticast,
         Self::PassMalformed,
+        Self::PassMartian,
+        Self::PassOtherMac,
+        Self::OwnFrame,
     ];
 
     /// What a datagram counts as that no rule matches.
@@ -173,6 +227,9 @@ impl Counter {
             Self::PassNotUdp => "pass_not_udp",
             Self::PassNotMulticast => "pass_not_multicast",
             Self::PassMalformed => "pass_malformed",
+            Self::PassMartian => "pass_martian",
+            Self::PassOtherMac => "pass_other_mac",
+            Self::OwnFrame => "own_frame",
         }
     }
 }
@@ -189,13 +246,15 @@ impl From<Skip> for Counter {
             Skip::NotUdp => Self::PassNotUdp,
             Skip::NotMulticast => Self::PassNotMulticast,
             Skip::Malformed => Self::PassMalformed,
+            Skip::Martian => Self::PassMartian,
+            Skip::OtherMac => Self::PassOtherMac,
         }
     }
 }
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{FlowKey, FlowValue, InterfaceValue};
+    use super::{FlowKey, FlowValue, InterfaceValue, OwnKey};
 
     // SAFETY: `repr(C)`, plain integers, no padding (asserted above), valid for every bit pattern.
     unsafe impl aya::Pod for FlowKey {}
@@ -203,6 +262,8 @@ mod pod {
     unsafe impl aya::Pod for FlowValue {}
     // SAFETY: as above.
     unsafe impl aya::Pod for InterfaceValue {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for OwnKey {}
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@
 //! rules. No input makes it panic or loop: it reads a fixed number of fields, each once.
 //!
 //! A frame is either a [`Datagram`], which the relay may forward, or it is [`Skip`]ped, which names the
-//! one reason why it is left to the Linux stack.
+//! one reason why it is left to the Linux stack. [`judge`] also looks at the addresses that a frame came
+//! with: the kernel programs do that for every frame, and user space need not do it again.
 
 /// Length of an Ethernet header without a tag.
 pub const ETHERNET_LEN: usize = 14;
@@ -24,6 +25,8 @@ pub const IPV4_HEADERS_LEN: usize = ETHERNET_LEN + IPV4_LEN + UDP_LEN;
 pub mod field {
     /// Ethernet II and 802.1Q (IEEE 802.3, 802.1Q).
     pub mod ethernet {
+        /// The address that the frame is sent to, 6 bytes; the sender's follows it.
+        pub const DESTINATION: usize = 0;
         /// The EtherType of an untagged frame, 2 bytes.
         pub const TYPE: usize = 12;
         /// The tag control information of a tagged frame, 2 bytes.
@@ -76,9 +79,16 @@ const PROTOCOL_UDP: u8 = 17;
 const FRAGMENT_MASK: u16 = 0x3fff;
 
 /// A frame's bytes, however they may be read.
+///
+/// Everything that is read lies at an even offset, and most of it is read in words of 32 bits, each in the order in
+/// which its bytes lie in memory: the kernel starts every frame at an even address (`NET_IP_ALIGN` is 0 or 2), and BPF
+/// loads what may not be aligned byte by byte.
 pub trait Bytes {
-    /// The `N` bytes at `offset`, or `None` where the frame ends before.
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+    /// The 16 bits at the even `offset`, or `None` where the frame ends before.
+    fn half(&self, offset: usize) -> Option<u16>;
+
+    /// The `N` words at the even `offset`, or `None` where the frame ends before.
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
 
     /// Whether the frame has at least `len` bytes.
     fn holds(&self, len: usize) -> bool;
@@ -86,8 +96,15 @@ pub trait Bytes {
 
 impl Bytes for [u8] {
     #[inline(always)]
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.get(offset..)?.first_chunk().copied()
+    fn half(&self, offset: usize) -> Option<u16> {
+        let bytes = self.get(offset..)?.first_chunk()?;
+        Some(u16::from_ne_bytes(*bytes))
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let (words, _) = self.get(offset..)?.as_chunks();
+        Some(words.first_chunk()?.map(u32::from_ne_bytes))
     }
 
     #[inline(always)]
@@ -116,6 +133,11 @@ pub enum Skip {
     NotMulticast,
     /// A length that contradicts another or the frame, or a wrong IPv4 header checksum.
     Malformed,
+    /// A source that no host can have: the Linux stack drops such datagrams as martian, too.
+    Martian,
+    /// Sent neither to the Ethernet address of its group nor to that of the interface: a host that listens to the
+    /// group would not take it.
+    OtherMac,
 }
 
 /// The UDP datagram in a frame: fields in host order, and where its parts start.
@@ -125,7 +147,8 @@ pub struct Datagram {
     pub group: [u8; 4],
     /// Destination port.
     pub port: u16,
-    /// VLAN identifier, [`Datagram::UNTAGGED`] for an untagged frame.
+    /// VLAN identifier, [`Datagram::UNTAGGED`] for an untagged frame and for one with a priority tag, whose identifier
+    /// is 0 (IEEE 802.1Q, section 9.6).
     pub vlan: u16,
     /// Offset of the IP header in bytes from the start of the frame.
     pub network: u16,
@@ -156,6 +179,53 @@ impl Datagram {
     }
 }
 
+/// An Ethernet address in words of memory order, behind two bytes that are zero.
+pub type Mac = [u32; 2];
+
+/// `mac` as [`Addresses::from`] has it.
+#[must_use]
+pub const fn mac(mac: [u8; 6]) -> Mac {
+    let [a, b, c, d, e, f] = mac;
+    [
+        u32::from_ne_bytes([0, 0, a, b]),
+        u32::from_ne_bytes([c, d, e, f]),
+    ]
+}
+
+/// Where a datagram came from. All as it lies in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// Ethernet source.
+    pub from: Mac,
+    /// IPv4 source.
+    pub source: u32,
+}
+
+impl Addresses {
+    /// Whether no host can have this source: the Ethernet address is zero or a group's, or the IPv4 address is one
+    /// that `ip_mc_validate_source` (net/ipv4/route.c) refuses: 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, 255.255.255.255.
+    #[inline(always)]
+    const fn is_martian(&self) -> bool {
+        /// The bit of a group address (IEEE 802.3, section 3.2.3).
+        const GROUP: u32 = u32::from_ne_bytes([0, 0, 1, 0]);
+        let [high, low] = self.from;
+        let [first, ..] = self.source.to_ne_bytes();
+        high & GROUP != 0
+            || high | low == 0
+            || first == 0
+            || first == 127
+            || first & 0xf0 == 0xe0
+            || self.source == u32::MAX
+    }
+}
+
+/// The Ethernet address of an IPv4 group (RFC 1112, section 6.4).
+#[inline(always)]
+const fn group_mac(group: [u8; 4]) -> [u8; 6] {
+    let [_, b, c, d] = group;
+    [0x01, 0x00, 0x5e, b & 0x7f, c, d]
+}
+
 /// Decodes a frame.
 ///
 /// # Errors
@@ -163,22 +233,64 @@ impl Datagram {
 /// The reason why the frame is left to the Linux stack.
 #[inline(always)]
 pub fn decode<B: Bytes + ?Sized>(frame: &B) -> Result<Datagram, Skip> {
-    let Some(ethertype) = frame.read::<2>(field::ethernet::TYPE) else {
+    decode_whole(frame).map(|(datagram, _)| datagram)
+}
+
+/// Decodes a frame that came to an interface with the Ethernet address `own`, whose outermost tag may be beside it, and
+/// looks at the addresses that it came with.
+///
+/// # Errors
+///
+/// The reason why the frame is left to the Linux stack.
+#[inline(always)]
+pub fn judge<B: Bytes + ?Sized>(
+    frame: &B,
+    tag: Option<StrippedTag>,
+    own: [u8; 6],
+) -> Result<(Datagram, Addresses), Skip> {
+    const LOW_HALF: u32 = u32::from_ne_bytes([0xff, 0xff, 0, 0]);
+    let (datagram, source) = decode_beside(frame, tag)?;
+    let Some([to, between, from]) = frame.words(field::ethernet::DESTINATION) else {
         return Err(Skip::NotIp);
     };
-    match u16::from_be_bytes(ethertype) {
+    let addresses = Addresses {
+        from: [between & !LOW_HALF, from],
+        source,
+    };
+    let to_is = |[a, b, c, d, e, f]: [u8; 6]| {
+        to == u32::from_ne_bytes([a, b, c, d])
+            && between & LOW_HALF == u32::from_ne_bytes([e, f, 0, 0])
+    };
+    if addresses.is_martian() {
+        Err(Skip::Martian)
+    } else if to_is(group_mac(datagram.group)) || to_is(own) {
+        Ok((datagram, addresses))
+    } else {
+        Err(Skip::OtherMac)
+    }
+}
+
+/// The datagram, and its IPv4 source.
+#[inline(always)]
+fn decode_whole<B: Bytes + ?Sized>(frame: &B) -> Result<(Datagram, u32), Skip> {
+    let Some(ethertype) = frame.half(field::ethernet::TYPE) else {
+        return Err(Skip::NotIp);
+    };
+    match u16::from_be(ethertype) {
         TYPE_IPV4 => decode_ipv4::<ETHERNET_LEN, B>(frame, Datagram::UNTAGGED),
         TYPE_IPV6 => Err(Skip::Ipv6),
         TYPE_VLAN => {
             let (Some(tci), Some(ethertype)) = (
-                frame.read::<2>(field::ethernet::TCI),
-                frame.read::<2>(field::ethernet::TAGGED_TYPE),
+                frame.half(field::ethernet::TCI),
+                frame.half(field::ethernet::TAGGED_TYPE),
             ) else {
                 return Err(Skip::NotIp);
             };
-            let vlan = u16::from_be_bytes(tci) & VLAN_MASK;
-            match u16::from_be_bytes(ethertype) {
-                TYPE_IPV4 => decode_ipv4::<{ ETHERNET_LEN + VLAN_LEN }, B>(frame, vlan),
+            match u16::from_be(ethertype) {
+                TYPE_IPV4 => {
+                    let vlan = identifier(u16::from_be(tci));
+                    decode_ipv4::<{ ETHERNET_LEN + VLAN_LEN }, B>(frame, vlan)
+                }
                 TYPE_IPV6 => Err(Skip::Ipv6),
                 TYPE_VLAN | TYPE_QINQ => Err(Skip::DoubleTag),
                 _ => Err(Skip::NotIp),
@@ -186,6 +298,15 @@ pub fn decode<B: Bytes + ?Sized>(frame: &B) -> Result<Datagram, Skip> {
         }
         TYPE_QINQ => Err(Skip::DoubleTag),
         _ => Err(Skip::NotIp),
+    }
+}
+
+/// The VLAN that a tag names: none where it only has a priority.
+#[inline(always)]
+const fn identifier(tci: u16) -> u16 {
+    match tci & VLAN_MASK {
+        0 => Datagram::UNTAGGED,
+        vlan => vlan,
     }
 }
 
@@ -210,22 +331,30 @@ pub fn decode_stripped<B: Bytes + ?Sized>(
     frame: &B,
     tag: Option<StrippedTag>,
 ) -> Result<Datagram, Skip> {
+    decode_beside(frame, tag).map(|(datagram, _)| datagram)
+}
+
+#[inline(always)]
+fn decode_beside<B: Bytes + ?Sized>(
+    frame: &B,
+    tag: Option<StrippedTag>,
+) -> Result<(Datagram, u32), Skip> {
     if let Some(tag) = tag
         && (tag.tpid != TYPE_VLAN || is_tagged(frame))
     {
         return Err(Skip::DoubleTag);
     }
-    let mut datagram = decode(frame)?;
+    let (mut datagram, source) = decode_whole(frame)?;
     if let Some(tag) = tag {
-        datagram.vlan = tag.tci & VLAN_MASK;
+        datagram.vlan = identifier(tag.tci);
     }
-    Ok(datagram)
+    Ok((datagram, source))
 }
 
 /// Whether there is a tag in the frame's bytes.
 #[inline(always)]
 fn is_tagged<B: Bytes + ?Sized>(frame: &B) -> bool {
-    let ethertype = frame.read(field::ethernet::TYPE).map(u16::from_be_bytes);
+    let ethertype = frame.half(field::ethernet::TYPE).map(u16::from_be);
     matches!(ethertype, Some(TYPE_VLAN | TYPE_QINQ))
 }
 
@@ -235,63 +364,64 @@ fn is_tagged<B: Bytes + ?Sized>(frame: &B) -> bool {
 fn decode_ipv4<const NETWORK: usize, B: Bytes + ?Sized>(
     frame: &B,
     vlan: u16,
-) -> Result<Datagram, Skip> {
-    let Some(ip) = frame.read::<IPV4_LEN>(NETWORK) else {
+) -> Result<(Datagram, u32), Skip> {
+    const FRAGMENT: u32 = {
+        let [a, b] = FRAGMENT_MASK.to_be_bytes();
+        u32::from_ne_bytes([0, 0, a, b])
+    };
+    let Some([first, second, third, source, group]) = frame.words(NETWORK) else {
         return Err(Skip::Malformed);
     };
-    if ip[0] >> 4 != 4 || ip[0] & 0x0f < 5 {
-        return Err(Skip::Malformed);
+    let [version_and_len, _, total_len, total_len_1] = first.to_ne_bytes();
+    if version_and_len != 0x45 {
+        return Err(if version_and_len >> 4 == 4 && version_and_len & 0x0f > 5 {
+            Skip::IpOptions
+        } else {
+            Skip::Malformed
+        });
     }
-    if ip[0] & 0x0f > 5 {
-        return Err(Skip::IpOptions);
-    }
-    if u16::from_be_bytes([ip[6], ip[7]]) & FRAGMENT_MASK != 0 {
+    if second & FRAGMENT != 0 {
         return Err(Skip::Fragment);
     }
-    if ip[9] != PROTOCOL_UDP {
+    let [_, protocol, ..] = third.to_ne_bytes();
+    if protocol != PROTOCOL_UDP {
         return Err(Skip::NotUdp);
     }
     // 224.0.0.0/4 (RFC 5771).
-    if ip[16] & 0xf0 != 0xe0 {
+    if group.to_ne_bytes()[0] & 0xf0 != 0xe0 {
         return Err(Skip::NotMulticast);
     }
-    if header_sum(&ip) != 0xffff {
+    if !is_complete([first, second, third, source, group]) {
         return Err(Skip::Malformed);
     }
-    let Some(udp) = frame.read::<UDP_LEN>(NETWORK + IPV4_LEN) else {
+    let Some([ports, len_and_checksum]) = frame.words(NETWORK + IPV4_LEN) else {
         return Err(Skip::Malformed);
     };
-    let total_len = u16::from_be_bytes([ip[2], ip[3]]) as usize;
-    let udp_len = u16::from_be_bytes([udp[4], udp[5]]) as usize;
+    let ([.., port, port_1], [len, len_1, ..]) =
+        (ports.to_ne_bytes(), len_and_checksum.to_ne_bytes());
+    let total_len = u16::from_be_bytes([total_len, total_len_1]) as usize;
+    let udp_len = u16::from_be_bytes([len, len_1]) as usize;
     if udp_len < UDP_LEN || total_len != IPV4_LEN + udp_len || !frame.holds(NETWORK + total_len) {
         return Err(Skip::Malformed);
     }
-    Ok(Datagram {
-        group: [ip[16], ip[17], ip[18], ip[19]],
-        port: u16::from_be_bytes([udp[2], udp[3]]),
+    let datagram = Datagram {
+        group: group.to_ne_bytes(),
+        port: u16::from_be_bytes([port, port_1]),
         vlan,
         network: NETWORK as u16,
         payload_len: (udp_len - UDP_LEN) as u16,
-    })
+    };
+    Ok((datagram, source))
 }
 
-/// The folded one's complement sum of an IPv4 header, its checksum included: `0xffff` when the
-/// checksum is right (RFC 1071).
+/// Whether the checksum in an IPv4 header is right: then the words add up to `0xffff`, in whatever order their bytes are
+/// (RFC 1071, section 2 B).
 #[inline(always)]
-fn header_sum(ip: &[u8; IPV4_LEN]) -> u32 {
-    let word = |at: usize| u32::from(u16::from_be_bytes([ip[at], ip[at + 1]]));
-    let sum = word(0)
-        + word(2)
-        + word(4)
-        + word(6)
-        + word(8)
-        + word(10)
-        + word(12)
-        + word(14)
-        + word(16)
-        + word(18);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    (sum & 0xffff) + (sum >> 16)
+const fn is_complete([a, b, c, d, e]: [u32; 5]) -> bool {
+    let sum = a as u64 + b as u64 + c as u64 + d as u64 + e as u64;
+    // Below 2^35; then below 3 * 2^16; and then a carry can only have left a small number.
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    (sum & 0xffff) + (sum >> 16) == 0xffff
 }
 
 #[cfg(test)]
@@ -421,8 +551,12 @@ mod tests {
         frame[16..18].copy_from_slice(&u16::MAX.to_be_bytes());
         frame[38..40].copy_from_slice(&((UDP_LEN + PAYLOAD) as u16).to_be_bytes());
         frame[24..26].fill(0);
-        let sum = header_sum(frame[14..].first_chunk().unwrap()) as u16;
-        frame[24..26].copy_from_slice(&(!sum).to_be_bytes());
+        let words = frame[14..34].as_chunks::<2>().0.iter();
+        let sum = words
+            .map(|word| u32::from(u16::from_be_bytes(*word)))
+            .sum::<u32>();
+        let sum = (sum & 0xffff) + (sum >> 16);
+        frame[24..26].copy_from_slice(&(!sum as u16).to_be_bytes());
         let datagram = decode(&frame[..]).unwrap();
         assert_eq!(usize::from(datagram.payload_len), PAYLOAD);
         assert_eq!(datagram.end(), frame.len());

@@ -16,11 +16,11 @@ mod shared;
 
 use aya_ebpf::{bindings::__sk_buff, macros::socket_filter, programs::SkBuffContext};
 use relay_common::{
-    abi::{Counter, FlowKey},
+    abi::Counter,
     wire::{self, Bytes, Datagram, StrippedTag},
 };
 
-use crate::shared::{count, interface_value, is_flow};
+use crate::shared::{admit, count, interface_value};
 
 /// How many bytes of the frame the socket gets: none, or as many as there are.
 const REFUSE: i64 = 0;
@@ -31,7 +31,12 @@ struct Packet<'a>(&'a SkBuffContext);
 
 impl Bytes for Packet<'_> {
     #[inline(always)]
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+    fn half(&self, offset: usize) -> Option<u16> {
+        self.0.load(offset).ok()
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
         self.0.load(offset).ok()
     }
 
@@ -50,14 +55,15 @@ pub fn relay_filter(ctx: SkBuffContext) -> i64 {
     let Some(value) = interface_value(skb.ifindex) else {
         return REFUSE;
     };
-    let (verdict, counter, frames) = match wire::decode_stripped(&Packet(&ctx), stripped_tag(skb)) {
+    let (verdict, counter, frames) = match wire::judge(&Packet(&ctx), stripped_tag(skb), value.mac)
+    {
         Err(skip) => (REFUSE, skip.into(), 1),
-        Ok(datagram) if is_flow(FlowKey::new(skb.ifindex, &datagram)) => {
-            (ACCEPT, Counter::Redirected, datagrams(skb, &datagram))
-        }
-        Ok(datagram) => (REFUSE, Counter::unmatched(&datagram), 1),
+        Ok((datagram, addresses)) => match admit(skb.ifindex, &datagram, &addresses) {
+            Ok(()) => (ACCEPT, Counter::Redirected, datagrams(skb, &datagram)),
+            Err(Counter::OwnFrame) => (REFUSE, Counter::OwnFrame, datagrams(skb, &datagram)),
+            Err(counter) => (REFUSE, counter, 1),
+        },
     };
-    count(value, Counter::Received, frames);
     count(value, counter, frames);
     verdict
 }

@@ -1,8 +1,8 @@
 //! The XDP program: parse, look up, count, redirect.
 //!
 //! It runs on every frame of an input interface. A frame that is a datagram of a rule goes to the
-//! AF_XDP socket of its queue; every other frame goes to the Linux stack, untouched. Each frame counts once
-//! as received and once under the one thing that became of it, see [`relay_common::abi::Counter`].
+//! AF_XDP socket of its queue; every other frame goes to the Linux stack, untouched. Each frame counts once,
+//! under the one thing that became of it, see [`relay_common::abi::Counter`].
 #![no_std]
 #![no_main]
 #![allow(
@@ -20,14 +20,18 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use relay_common::{
-    abi::{Counter, FlowKey, InterfaceValue, MAX_INTERFACES, MAX_QUEUES},
+    abi::{Counter, InterfaceValue, MAX_INTERFACES, MAX_QUEUES},
     wire::{self, Bytes},
 };
 
-use crate::shared::{count, interface_value, is_flow};
+use crate::shared::{admit, count, interface_value};
 
 #[map]
 static SOCKETS: XskMap = XskMap::with_max_entries(MAX_INTERFACES * MAX_QUEUES, 0);
+
+/// Longer than any frame that an interface with XDP receives in one buffer. The verifier wants to see a bound on what
+/// is added to a pointer.
+const MAX_LEN: usize = 0x3fff;
 
 /// The frame as the verifier wants to see it: two pointers, every read checked against the second.
 struct Packet {
@@ -35,21 +39,40 @@ struct Packet {
     end: usize,
 }
 
-impl Bytes for Packet {
+/// A word that lies at an even address: one load, where LLVM may load what is not aligned to its size.
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+struct Word(u32);
+
+impl Packet {
+    /// What lies at `offset`, unless the frame ends before its end.
     #[inline(always)]
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        if self.holds(offset + N) {
-            // SAFETY: `start + offset + N <= end`, and the kernel keeps the frame in place while the
-            // program runs. An array of bytes has no alignment.
-            Some(unsafe { *((self.start + offset) as *const [u8; N]) })
+    fn read<T: Copy>(&self, offset: usize) -> Option<T> {
+        const { assert!(align_of::<T>() <= 2) };
+        if self.holds(offset + size_of::<T>()) {
+            // SAFETY: `start + offset + size <= end`, and the kernel keeps the frame in place while the program runs.
+            // It starts at an even address and `offset` is even, so `T` is aligned; it is plain integers.
+            Some(unsafe { *((self.start + offset) as *const T) })
         } else {
             None
         }
     }
+}
+
+impl Bytes for Packet {
+    #[inline(always)]
+    fn half(&self, offset: usize) -> Option<u16> {
+        self.read(offset)
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        Some(self.read::<[Word; N]>(offset)?.map(|word| word.0))
+    }
 
     #[inline(always)]
     fn holds(&self, len: usize) -> bool {
-        self.start + len <= self.end
+        len <= MAX_LEN && self.start + len <= self.end
     }
 }
 
@@ -60,7 +83,6 @@ pub fn relay_xdp(ctx: XdpContext) -> u32 {
     let Some(value) = interface_value(interface) else {
         return xdp_action::XDP_PASS;
     };
-    count(value, Counter::Received, 1);
     let (action, counter) = decide(&ctx, interface, value);
     let times = count(value, counter, 1);
     // Rare by construction: at most once a CPU and interface, however many frames follow.
@@ -82,12 +104,12 @@ fn decide(ctx: &XdpContext, interface: u32, value: InterfaceValue) -> (u32, Coun
         start: ctx.data(),
         end: ctx.data_end(),
     };
-    let datagram = match wire::decode(&packet) {
-        Ok(datagram) => datagram,
-        Err(skip) => return (xdp_action::XDP_PASS, skip.into()),
+    let admitted = match wire::judge(&packet, None, value.mac) {
+        Ok((datagram, addresses)) => admit(interface, &datagram, &addresses),
+        Err(skip) => Err(skip.into()),
     };
-    if !is_flow(FlowKey::new(interface, &datagram)) {
-        return (xdp_action::XDP_PASS, Counter::unmatched(&datagram));
+    if let Err(counter) = admitted {
+        return (xdp_action::XDP_PASS, counter);
     }
     let queue = ctx.rx_queue_index();
     let redirected = value.socket(queue).and_then(|socket| {

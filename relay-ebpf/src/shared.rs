@@ -1,4 +1,4 @@
-//! What both kernel programs have: the maps of flows, interfaces and counters, and the ways to use them.
+//! What both kernel programs have: the maps of flows, interfaces, own sources and counters, and the ways to use them.
 //!
 //! Each program is an object of its own with its own set of these maps, so that the socket filter can be loaded
 //! where nothing else of the relay may be.
@@ -7,13 +7,21 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, PerCpuArray},
 };
-use relay_common::abi::{Counter, FlowKey, FlowValue, InterfaceValue, MAX_FLOWS, MAX_INTERFACES};
+use relay_common::{
+    abi::{
+        Counter, FlowKey, FlowValue, InterfaceValue, MAX_FLOWS, MAX_INTERFACES, MAX_OWN, OwnKey,
+    },
+    wire::{Addresses, Datagram},
+};
 
 #[map]
 static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(MAX_FLOWS, 0);
 
 #[map]
 static INTERFACES: HashMap<u32, InterfaceValue> = HashMap::with_max_entries(MAX_INTERFACES, 0);
+
+#[map]
+static OWN: HashMap<OwnKey, u8> = HashMap::with_max_entries(MAX_OWN, 0);
 
 #[map]
 static COUNTERS: PerCpuArray<u64> =
@@ -26,11 +34,24 @@ pub fn interface_value(interface: u32) -> Option<InterfaceValue> {
     unsafe { INTERFACES.get(interface) }.copied()
 }
 
-/// Whether a rule names it.
+/// Whether the relay takes a datagram that came in by `interface`: a rule names it, and it is no copy of the relay
+/// itself.
+///
+/// # Errors
+///
+/// What it counts as if not.
 #[inline(always)]
-pub fn is_flow(key: FlowKey) -> bool {
+pub fn admit(interface: u32, datagram: &Datagram, addresses: &Addresses) -> Result<(), Counter> {
     // SAFETY: the value is not read.
-    unsafe { FLOWS.get(key) }.is_some()
+    if unsafe { FLOWS.get(FlowKey::new(interface, datagram)) }.is_none() {
+        return Err(Counter::unmatched(datagram));
+    }
+    let [mac, address] = OwnKey::of(addresses);
+    // SAFETY: the values are not read.
+    if unsafe { OWN.get(mac).is_some() || OWN.get(address).is_some() } {
+        return Err(Counter::OwnFrame);
+    }
+    Ok(())
 }
 
 /// Adds `times` on this CPU and returns the new value.

@@ -25,6 +25,7 @@ impl Filter {
     pub fn load(plan: &Plan) -> Result<Self, KernelError> {
         let mut ebpf = super::load_filter()?;
         let mut maps = Maps::take_from(&mut ebpf)?;
+        maps.disown(plan)?;
         let program: &mut SocketFilter = ebpf
             .program_mut(abi::FILTER)
             .and_then(|program| program.try_into().ok())

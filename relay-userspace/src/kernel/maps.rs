@@ -1,18 +1,25 @@
-//! The maps that every kernel program has: which interfaces it serves, which flows match, what it counted.
+//! The maps that every kernel program has: which interfaces it serves, which flows match, which sources are the
+//! relay's own, what it counted.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use aya::{
     Ebpf, Pod,
     maps::{HashMap, Map, MapData, PerCpuArray},
 };
-use relay_common::abi::{self, Counter, FlowKey, FlowValue, InterfaceValue};
+use relay_common::{
+    abi::{self, Counter, FlowKey, FlowValue, InterfaceValue, OwnKey},
+    wire,
+};
 
 use super::{KernelError, chain};
-use crate::plan::Interface;
+use crate::plan::{Interface, Mac, Plan};
 
 /// The maps of one loaded program.
 pub struct Maps {
     interfaces: HashMap<MapData, u32, InterfaceValue>,
     flows: HashMap<MapData, FlowKey, FlowValue>,
+    own: HashMap<MapData, OwnKey, u8>,
     counters: PerCpuArray<MapData, u64>,
 }
 
@@ -22,14 +29,40 @@ impl Maps {
         Ok(Self {
             interfaces: hash_map(ebpf, abi::INTERFACES)?,
             flows: hash_map(ebpf, abi::FLOWS)?,
+            own: hash_map(ebpf, abi::OWN)?,
             counters: PerCpuArray::try_from(take(ebpf, abi::COUNTERS)?)
                 .map_err(|_| KernelError::Map(abi::COUNTERS))?,
         })
     }
 
+    /// Tells the program the sources that the copies of `plan` leave with, whatever backend sends them: what comes in
+    /// with one of them is a copy that came back.
+    pub fn disown(&mut self, plan: &Plan) -> Result<(), KernelError> {
+        let mut insert = |key, what: String| {
+            self.own
+                .insert(key, 0, 0)
+                .map_err(|error| KernelError::MapWrite {
+                    map: abi::OWN,
+                    what,
+                    reason: chain(&error),
+                })
+        };
+        for interface in plan.interfaces.iter().filter(|facts| facts.is_output) {
+            let key = OwnKey::mac(wire::mac(interface.mac));
+            insert(key, Mac(interface.mac).to_string())?;
+        }
+        let outputs = plan.flows.iter().flat_map(|flow| &flow.outputs);
+        let sources: BTreeSet<Ipv4Addr> = outputs.map(|output| output.source).collect();
+        for source in sources {
+            let key = OwnKey::address(u32::from_ne_bytes(source.octets()));
+            insert(key, source.to_string())?;
+        }
+        Ok(())
+    }
+
     /// Lets the program count and match what comes in by `interface`, whose position in the plan is `slot`.
     pub fn serve(&mut self, slot: usize, interface: &Interface) -> Result<(), KernelError> {
-        let value = InterfaceValue { slot: slot as u32 };
+        let value = InterfaceValue::new(slot as u16, interface.mac);
         self.interfaces
             .insert(interface.index, value, 0)
             .map_err(|error| KernelError::MapWrite {
@@ -56,14 +89,16 @@ impl Maps {
         let _ = self.flows.remove(key);
     }
 
-    /// What the program counted for the interface at position `slot` of the plan, summed over all CPUs.
+    /// What the program counted for the interface at position `slot` of the plan, summed over all CPUs, and
+    /// [`Counter::Received`], which is the sum of it all.
     pub fn counters(&self, slot: usize) -> Option<[u64; Counter::COUNT as usize]> {
-        let value = InterfaceValue { slot: slot as u32 };
+        let value = InterfaceValue::new(slot as u16, [0; 6]);
         let mut sums = [0; Counter::COUNT as usize];
         for (sum, counter) in sums.iter_mut().zip(Counter::ALL) {
             let per_cpu = self.counters.get(&value.counter(counter), 0).ok()?;
             *sum = per_cpu.iter().sum();
         }
+        sums[Counter::Received as usize] = sums.iter().sum();
         Some(sums)
     }
 }

@@ -47,6 +47,7 @@ impl XdpProgram {
         let sockets = XskMap::try_from(take(&mut ebpf, abi::SOCKETS)?)
             .map_err(|_| KernelError::Map(abi::SOCKETS))?;
         let mut maps = Maps::take_from(&mut ebpf)?;
+        maps.disown(plan)?;
         let program: &mut Xdp = ebpf
             .program_mut(abi::PROGRAM)
             .and_then(|program| program.try_into().ok())
@@ -81,7 +82,7 @@ impl XdpProgram {
         socket: RawFd,
     ) -> Result<(), KernelError> {
         let name = &interface.name;
-        let value = InterfaceValue { slot: slot as u32 };
+        let value = InterfaceValue::new(slot as u16, interface.mac);
         let index = value
             .socket(queue)
             .ok_or_else(|| KernelError::TooManyQueues {

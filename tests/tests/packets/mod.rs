@@ -1,6 +1,8 @@
 //! The table of packets that every decoder must agree on: user space, the XDP program and the socket filter.
 #![expect(clippy::expect_used, reason = "a table of frames in memory, in tests")]
 
+use std::net::Ipv4Addr;
+
 use etherparse::PacketBuilder;
 use relay_common::abi::Counter;
 
@@ -9,6 +11,11 @@ pub const SHORTEST: usize = 14;
 
 pub const GROUP: [u8; 4] = [239, 1, 1, 1];
 pub const PORT: u16 = 5001;
+/// The Ethernet address of the input, `in0` of a testbed.
+pub const INPUT_MAC: [u8; 6] = [2, 0, 10, 1, 0, 1];
+/// The addresses of the output, `out0` of a testbed: what copies leave with.
+pub const OUTPUT_MAC: [u8; 6] = [2, 0, 10, 2, 0, 1];
+pub const OUTPUT_ADDRESS: [u8; 4] = [10, 2, 0, 1];
 
 /// A frame and what it counts as.
 pub struct Case {
@@ -29,6 +36,7 @@ fn ethernet() -> etherparse::PacketBuilderStep<etherparse::Ethernet2Header> {
     PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [1, 0, 0x5e, 1, 1, 1])
 }
 
+/// A datagram to `group`, and to the Ethernet address that belongs to it if it is one.
 fn udp_to(group: [u8; 4], port: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     ethernet()
@@ -36,6 +44,7 @@ fn udp_to(group: [u8; 4], port: u16, payload: &[u8]) -> Vec<u8> {
         .udp(40_000, port)
         .write(&mut frame, payload)
         .expect("a frame in memory");
+    frame[3..6].copy_from_slice(&[group[1] & 0x7f, group[2], group[3]]);
     frame
 }
 
@@ -50,6 +59,21 @@ fn changed(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     change(&mut frame);
     fix_header(&mut frame);
     frame
+}
+
+/// A matching frame from another IPv4 source.
+fn from_address(source: [u8; 4]) -> Vec<u8> {
+    changed(|frame| frame[26..30].copy_from_slice(&source))
+}
+
+/// A matching frame from another Ethernet source.
+fn from_mac(mac: [u8; 6]) -> Vec<u8> {
+    changed(|frame| frame[6..12].copy_from_slice(&mac))
+}
+
+/// A matching frame to another Ethernet address.
+fn to_mac(mac: [u8; 6]) -> Vec<u8> {
+    changed(|frame| frame[..6].copy_from_slice(&mac))
 }
 
 /// Makes the IPv4 checksum right.
@@ -70,6 +94,13 @@ pub fn tagged(ethertype: u16, inner: &[u8]) -> Vec<u8> {
     frame.extend(ethertype.to_be_bytes());
     frame.extend([0x00, 0x0a]);
     frame.extend(&inner[12..]);
+    frame
+}
+
+/// `inner` with a tag of `ethertype` and no identifier but the priority 5.
+pub fn priority_tagged(ethertype: u16, inner: &[u8]) -> Vec<u8> {
+    let mut frame = tagged(ethertype, inner);
+    frame[14..16].copy_from_slice(&[0xa0, 0x00]);
     frame
 }
 
@@ -176,12 +207,28 @@ pub fn table() -> Vec<Case> {
             Counter::PassVlan,
         ),
         case(
-            "a priority tag with identifier 0",
-            {
-                let mut frame = tagged(0x8100, &plain);
-                frame[15] = 0;
-                frame
-            },
+            "a priority tag, which names no VLAN",
+            priority_tagged(0x8100, &plain),
+            Counter::Redirected,
+        ),
+        case(
+            "a priority tag in front of another port",
+            priority_tagged(0x8100, &udp_to(GROUP, 5002, b"x")),
+            Counter::PassNoRule,
+        ),
+        case(
+            "a service tag with identifier 0",
+            priority_tagged(0x88a8, &plain),
+            Counter::PassVlan,
+        ),
+        case(
+            "a priority tag in front of a tag",
+            priority_tagged(0x8100, &tagged(0x8100, &plain)),
+            Counter::PassVlan,
+        ),
+        case(
+            "two priority tags",
+            priority_tagged(0x8100, &priority_tagged(0x8100, &plain)),
             Counter::PassVlan,
         ),
         case(
@@ -281,6 +328,92 @@ pub fn table() -> Vec<Case> {
             Counter::PassMalformed,
         ),
     ];
+    for source in [
+        [0, 0, 0, 0],
+        [0, 1, 2, 3],
+        [127, 0, 0, 1],
+        [127, 255, 255, 255],
+        [224, 0, 0, 1],
+        [239, 1, 1, 1],
+        [255, 255, 255, 255],
+    ] {
+        let what = format!("the source {}", Ipv4Addr::from(source));
+        table.push(case(&what, from_address(source), Counter::PassMartian));
+    }
+    for source in [
+        [1, 0, 0, 1],
+        [126, 255, 255, 255],
+        [128, 0, 0, 1],
+        [223, 255, 255, 255],
+        [240, 0, 0, 1],
+        [255, 255, 255, 254],
+        [10, 2, 0, 2],
+    ] {
+        let what = format!("the source {}", Ipv4Addr::from(source));
+        table.push(case(&what, from_address(source), Counter::Redirected));
+    }
+    for (what, mac) in [
+        ("no Ethernet source", [0; 6]),
+        ("an Ethernet source that is a group", [1, 0, 0x5e, 1, 1, 1]),
+        ("an Ethernet source that is everybody", [0xff; 6]),
+    ] {
+        table.push(case(what, from_mac(mac), Counter::PassMartian));
+    }
+    let mut almost_own = OUTPUT_MAC;
+    almost_own[5] ^= 0x80;
+    table.extend([
+        case(
+            "an Ethernet source like that of the output",
+            from_mac(almost_own),
+            Counter::Redirected,
+        ),
+        case(
+            "the Ethernet source of the output",
+            from_mac(OUTPUT_MAC),
+            Counter::OwnFrame,
+        ),
+        case(
+            "the Ethernet source of the output behind a priority tag",
+            priority_tagged(0x8100, &from_mac(OUTPUT_MAC)),
+            Counter::OwnFrame,
+        ),
+        case(
+            "the source address of the output",
+            from_address(OUTPUT_ADDRESS),
+            Counter::OwnFrame,
+        ),
+        case(
+            "the Ethernet source of the output and no rule",
+            {
+                let mut frame = udp_to(GROUP, 5002, b"x");
+                frame[6..12].copy_from_slice(&OUTPUT_MAC);
+                frame
+            },
+            Counter::PassNoRule,
+        ),
+        case(
+            "to the Ethernet address of the input",
+            to_mac(INPUT_MAC),
+            Counter::Redirected,
+        ),
+        case(
+            "to that of the output",
+            to_mac(OUTPUT_MAC),
+            Counter::PassOtherMac,
+        ),
+        case(
+            "to that of another host",
+            to_mac([2, 0, 10, 1, 0, 9]),
+            Counter::PassOtherMac,
+        ),
+        case("to everybody", to_mac([0xff; 6]), Counter::PassOtherMac),
+    ]);
+    for (at, bit) in [(0, 0x02), (1, 1), (2, 1), (3, 0x80), (4, 1), (5, 1)] {
+        let mut mac = [1, 0, 0x5e, 1, 1, 1];
+        mac[at] ^= bit;
+        let what = format!("to another group's Ethernet address, byte {at}");
+        table.push(case(&what, to_mac(mac), Counter::PassOtherMac));
+    }
     for len in SHORTEST..plain.len() {
         let mut frame = plain.clone();
         frame.truncate(len);

@@ -1,6 +1,11 @@
 //! From chunks that an RX ring gave to a batch: decode, look up, count.
 
-use relay_common::{abi::FlowKey, wire};
+use std::ops::Range;
+
+use relay_common::{
+    abi::FlowKey,
+    wire::{self, IPV4_HEADERS_LEN},
+};
 
 use super::umem::{Chunk, Chunks};
 use crate::{
@@ -70,8 +75,23 @@ fn add(
         chunks.give_back(chunk);
         return;
     };
-    chunks.truncate(&mut chunk, datagram.end());
-    let payload = datagram.payload()..datagram.end();
+    let mut payload = datagram.payload()..datagram.end();
+    if payload.start != IPV4_HEADERS_LEN {
+        payload = untag(&mut chunk, payload, chunks);
+    }
+    chunks.truncate(&mut chunk, payload.end);
     let frame = Frame::new(chunk, received, flow, payload);
     batch.add(frame, chunks, flows, stats);
+}
+
+/// Moves `payload`, which came behind a priority tag, to where an untagged frame has it: copies leave untagged, and their
+/// headers are written in front of it. Returns where it is then.
+#[cold]
+fn untag(chunk: &mut Chunk, payload: Range<usize>, chunks: &mut Chunks) -> Range<usize> {
+    let moved = IPV4_HEADERS_LEN..IPV4_HEADERS_LEN + payload.len();
+    let mut frame = chunks.frame_mut(chunk);
+    if payload.end <= frame.len() {
+        frame.copy_within(payload, moved.start);
+    }
+    moved
 }
