@@ -8,6 +8,7 @@ mod checksums;
 mod choice;
 mod engines;
 mod group_notes;
+mod loops;
 mod mac;
 mod missing;
 mod packets;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::{
     Backend, Checksums, Choice, Engine, Flow, Interface, Mode, Output, Plan,
     choice::{self, Chosen},
-    engines, group_notes, mac, missing, queues,
+    engines, group_notes, loops, mac, missing, queues,
 };
 use crate::{
     config::{Document, InterfacePlaces, Mistake, Mistakes, Place},
@@ -121,6 +121,7 @@ pub fn build(document: &Document, survey: &Survey, choice: &Choice) -> Result<Pl
         .zip(modes)
         .filter_map(|(used, mode)| interface(used, mode, survey.super_frames))
         .collect();
+    loops::notes(&flows, &mut notes);
     Ok(Plan {
         interfaces,
         flows,

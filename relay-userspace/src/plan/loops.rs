@@ -1,0 +1,115 @@
+//! What a plan says about loops: which it makes possible, and what the relay does against them that may surprise.
+//!
+//! The kernel programs do not take the relay's own copies, and [`Ttl::Auto`] ends rings of several relays.
+
+use std::collections::HashSet;
+
+use super::Flow;
+use crate::rules::Ttl;
+
+/// The most rule names that a note shows.
+const NAMED: usize = 6;
+
+/// Adds the notes about `flows`.
+pub(super) fn notes(flows: &[Flow], notes: &mut Vec<String>) {
+    let fixed = |flow: &&Flow| {
+        let mut outputs = flow.outputs.iter();
+        outputs.any(|output| matches!(output.ttl, Ttl::Set(_)))
+    };
+    if let Some(names) = named(flows.iter().filter(fixed)) {
+        notes.push(format!(
+            "A fixed `ttl` ({names}) starts every copy anew: where another relay sends such a copy back to this one's \
+             input, it goes round for ever. Leave `ttl` out where that could be."
+        ));
+    }
+    let inputs: HashSet<_> = flows
+        .iter()
+        .map(|flow| (flow.interface, flow.group, flow.port))
+        .collect();
+    let feeds = |flow: &&Flow| {
+        let mut outputs = flow.outputs.iter();
+        outputs.any(|output| inputs.contains(&(output.interface, output.group, output.port)))
+    };
+    if let Some(names) = named(flows.iter().filter(feeds)) {
+        notes.push(format!(
+            "What other rules take is sent by {names}, but the relay does not take its own copies where they come back \
+             to it: they are counted as own_frame. Put the outputs of both rules into one."
+        ));
+    }
+}
+
+/// The names of the rules, `None` if there are none.
+fn named<'a>(flows: impl Iterator<Item = &'a Flow>) -> Option<String> {
+    let names: Vec<&str> = flows.map(|flow| flow.rule.as_str()).collect();
+    let (plural, more) = match names.len() {
+        0 => return None,
+        1 => ("", 0),
+        count => ("s", count.saturating_sub(NAMED)),
+    };
+    let shown: Vec<String> = names
+        .iter()
+        .take(NAMED)
+        .map(|name| format!("`{}`", name.escape_debug()))
+        .collect();
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    Some(format!("rule{plural} {}{more}", shown.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::plan::Output;
+
+    fn flow(rule: usize, ttl: Ttl) -> Flow {
+        let group = |block| Ipv4Addr::new(239, block, 0, rule as u8);
+        Flow {
+            rule: format!("r{rule}"),
+            interface: 0,
+            group: group(1),
+            port: 5001,
+            outputs: vec![Output {
+                interface: 0,
+                group: group(2),
+                port: 5001,
+                ttl,
+                source: Ipv4Addr::LOCALHOST,
+                destination_mac: [0; 6],
+            }],
+        }
+    }
+
+    fn of(flows: &[Flow]) -> Vec<String> {
+        let mut found = Vec::new();
+        notes(flows, &mut found);
+        found
+    }
+
+    #[test]
+    fn only_a_fixed_ttl_is_told_of_and_not_more_rules_than_fit_a_line() {
+        assert_eq!(of(&[flow(1, Ttl::Auto), flow(2, Ttl::Decrement)]), [""; 0]);
+        let flows: Vec<Flow> = (1..=8).map(|rule| flow(rule, Ttl::Set(64))).collect();
+        let found = of(&flows);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].contains("rules `r1`, `r2`, `r3`, `r4`, `r5`, `r6` and 2 more)"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_rule_that_sends_what_another_takes_is_told_of() {
+        let mut flows = [flow(1, Ttl::Auto), flow(2, Ttl::Auto)];
+        flows[0].outputs[0].group = flows[1].group;
+        let found = of(&flows);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("sent by rule `r1`, but"), "{found:?}");
+        flows[0].outputs[0].port += 1;
+        assert_eq!(of(&flows), [""; 0]);
+    }
+}

@@ -1,0 +1,319 @@
+//! Loops in the network around relays: a datagram put in once must come to rest, and what is dropped for it is counted.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use relay_tests::backend::Backend;
+use relay_tests::frames::{UdpFrame, group_mac};
+use relay_tests::inspect::UdpChecksum;
+use relay_tests::netns::Namespace;
+use relay_tests::payload::payload;
+use relay_tests::raw::{RawReceiver, RawSender};
+use relay_tests::relay::{RelayProcess, RuleFile, relay};
+use relay_tests::report::Report;
+use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, output_destination, to_toml, transmit_by};
+use relay_tests::scenario::{ARRIVAL, TRANSMIT};
+use relay_tests::topology::Testbed;
+use relay_tests::veth::{End, Endpoint, connect};
+
+/// How long no frame must have moved before all is taken to have come to rest: a round takes some ten microseconds.
+const REST: Duration = Duration::from_millis(300);
+/// How long a test waits for that. What goes round for ever is seen long before.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The ways in which copies can leave on `backend`, as what the rule file says of the outputs of `rules`.
+fn ways(backend: Backend, rules: &[Rule]) -> Vec<String> {
+    match backend {
+        Backend::Xdp => TRANSMIT.map(|way| transmit_by(rules, way)).into(),
+        Backend::IoUring => vec![String::new()],
+    }
+}
+
+fn start(at: &Namespace, backend: Backend, rules: &[Rule], way: &str) -> Result<RelayProcess> {
+    let file = RuleFile::new(&(to_toml(rules) + way))?;
+    RelayProcess::start_file(at, backend, file)
+}
+
+/// Waits until no frame arrives at any of `endpoints` any more, at most for [`PATIENCE`].
+fn come_to_rest(endpoints: &[&Endpoint]) -> Result<()> {
+    let arrived =
+        || -> Result<Vec<u64>> { endpoints.iter().map(|e| e.frames_received()).collect() };
+    let deadline = Instant::now() + PATIENCE;
+    let mut last = arrived()?;
+    while Instant::now() < deadline {
+        thread::sleep(REST);
+        let now = arrived()?;
+        if now == last {
+            return Ok(());
+        }
+        last = now;
+    }
+    Ok(())
+}
+
+fn end(namespace: &Arc<Namespace>, interface: &str, subnet: u8, host: u8) -> End {
+    End {
+        namespace: Arc::clone(namespace),
+        interface: interface.into(),
+        mac: [0x02, 0, 10, 9, subnet, host],
+        address: Some(Ipv4Addr::new(10, 9, subnet, host)),
+        mtu: 1500,
+        queues: 1,
+    }
+}
+
+/// A datagram of a host that is neither relay.
+fn foreign(wire: &Endpoint, number: u64, ttl: u8) -> UdpFrame {
+    UdpFrame {
+        source_mac: [0x02, 0, 10, 9, 9, 9],
+        source: Ipv4Addr::new(10, 9, 0, 77),
+        ttl,
+        ..UdpFrame::new(wire, GROUP_IN, PORT_IN, payload(0, number, 100))
+    }
+}
+
+/// The rule that sends what it takes on unchanged, by the other interface.
+fn onwards() -> [Rule; 1] {
+    [Rule::feed().output("out0", GROUP_IN, PORT_IN)]
+}
+
+fn sum(reports: &[Report], of: impl Fn(&Report) -> u64) -> u64 {
+    reports.iter().map(of).sum()
+}
+
+fn l1_in_a_ring_of_two_relays_a_datagram_passes_at_most_32_relays(backend: Backend) -> Result<()> {
+    // What a datagram comes with, and how many relays pass it on.
+    const PASSES: [(u8, u64); 6] = [(1, 32), (8, 32), (32, 32), (33, 0), (64, 31), (255, 32)];
+    let rules = onwards();
+    for way in ways(backend, &rules) {
+        let (one, two) = (Namespace::new("one")?, Namespace::new("two")?);
+        let (one, two) = (Arc::new(one), Arc::new(two));
+        let (in_one, out_two) = connect(end(&one, "in0", 0, 1), end(&two, "out0", 0, 2))?;
+        let (out_one, in_two) = connect(end(&one, "out0", 1, 1), end(&two, "in0", 1, 2))?;
+        let relays = [
+            start(&one, backend, &rules, &way)?,
+            start(&two, backend, &rules, &way)?,
+        ];
+        let sender = RawSender::open(&out_two)?;
+        for (number, (ttl, _)) in (0..).zip(PASSES) {
+            sender.send(&foreign(&out_two, number, ttl).build()?)?;
+        }
+        come_to_rest(&[&in_one, &in_two, &out_one, &out_two])?;
+        let mut reports = Vec::new();
+        for relay in relays {
+            let report = relay.stop()?.report;
+            report.assert_balanced();
+            reports.push(report);
+        }
+        let passed: u64 = PASSES.iter().map(|(_, passes)| passes).sum();
+        assert_eq!(sum(&reports, |r| r.packets_sent), passed, "{reports:#?}");
+        let expired = sum(&reports, |r| r.dropped_for("ttl_expired"));
+        assert_eq!(expired, PASSES.len() as u64, "{reports:#?}");
+        assert_eq!(
+            sum(&reports, Report::dropped_total),
+            expired,
+            "{reports:#?}"
+        );
+    }
+    Ok(())
+}
+
+fn l1_a_bridge_from_an_output_back_to_the_input_gives_no_second_copy(
+    backend: Backend,
+) -> Result<()> {
+    const COUNT: u64 = 50;
+    let rules = onwards();
+    for way in ways(backend, &rules) {
+        let (relay, host) = (Namespace::new("relay")?, Namespace::new("bridge")?);
+        let (relay, host) = (Arc::new(relay), Arc::new(host));
+        let (input, port) = connect(end(&relay, "in0", 0, 1), end(&host, "port0", 0, 2))?;
+        let (_, back) = connect(end(&relay, "out0", 1, 1), end(&host, "port1", 1, 2))?;
+        host.ip("link add bridge type bridge mcast_snooping 0")?;
+        for port in ["port0", "port1"] {
+            host.ip(&format!("link set {port} master bridge"))?;
+        }
+        host.ip("link set bridge up")?;
+        let running = start(&relay, backend, &rules, &way)?;
+        let sender = RawSender::open(&port)?;
+        for number in 0..COUNT {
+            sender.send(&foreign(&port, number, 1).build()?)?;
+        }
+        come_to_rest(&[&input, &back])?;
+        let report = running.stop()?.report;
+        report.assert_exact(&[COUNT]);
+        assert_eq!(report.filter("in0", "own_frame"), COUNT, "{report:#?}");
+    }
+    Ok(())
+}
+
+fn l1_an_interface_that_hears_its_own_multicast_takes_none_of_it(backend: Backend) -> Result<()> {
+    const COUNT: u64 = 50;
+    let (group, port) = output_destination(0);
+    // What the first rule sends would be what the second one takes.
+    let rules = [
+        Rule::feed().output("in0", group, port),
+        Rule::new("echo", "in0", group, port).output("out0", group, port),
+    ];
+    for way in ways(backend, &rules) {
+        let bed = Testbed::builder().without_capture().build()?;
+        let (input, far) = (&bed.inputs[0], &bed.sources[0]);
+        far.namespace
+            .ip("link add bridge type bridge mcast_snooping 0")?;
+        far.namespace
+            .ip(&format!("link set {} master bridge", far.interface))?;
+        // The bridge sends what comes from its only port back to that port.
+        far.namespace.ip(&format!(
+            "link set {} type bridge_slave hairpin on",
+            far.interface
+        ))?;
+        far.namespace.ip("link set bridge up")?;
+        let relay = start(&bed.relay, backend, &rules, &way)?;
+        let sender = RawSender::open(far)?;
+        for number in 0..COUNT {
+            sender.send(&foreign(far, number, 1).build()?)?;
+        }
+        come_to_rest(&[input, &bed.receivers[0]])?;
+        let report = relay.stop()?.report;
+        report.assert_exact(&[COUNT, 0]);
+        assert_eq!(report.filter("in0", "own_frame"), COUNT, "{report:#?}");
+    }
+    Ok(())
+}
+
+/// What a frame of the table below is counted as, `None` where it is relayed.
+type Verdict = Option<&'static str>;
+
+fn only_frames_that_a_host_would_take_are_relayed(backend: Backend) -> Result<()> {
+    const COUNT: u64 = 20;
+    let rules = [Rule::feed().outputs("out0", 2)];
+    for way in ways(backend, &rules) {
+        let bed = Testbed::builder().without_capture().build()?;
+        // Frames, not super-frames, and complete checksums.
+        bed.outputs[0].set_checksum_offload(false)?;
+        let (source, input, output) = (&bed.sources[0], &bed.inputs[0], &bed.outputs[0]);
+        let plain = UdpFrame::new(source, GROUP_IN, PORT_IN, Vec::new());
+        let from = |source| UdpFrame {
+            source,
+            ..plain.clone()
+        };
+        let from_mac = |source_mac| UdpFrame {
+            source_mac,
+            ..plain.clone()
+        };
+        let priority = UdpFrame {
+            vlan: Some(0),
+            ..plain.clone()
+        };
+        let group = group_mac(GROUP_IN);
+        let mut other_group = group;
+        other_group[5] ^= 1;
+        let table: Vec<(UdpFrame, [u8; 6], Verdict)> = vec![
+            (plain.clone(), group, None),
+            (plain.clone(), input.mac, None),
+            (priority.clone(), group, None),
+            (plain.clone(), output.mac, Some("pass_other_mac")),
+            (plain.clone(), other_group, Some("pass_other_mac")),
+            (plain.clone(), [0xff; 6], Some("pass_other_mac")),
+            (from(Ipv4Addr::LOCALHOST), group, Some("pass_martian")),
+            (from(Ipv4Addr::UNSPECIFIED), group, Some("pass_martian")),
+            (from(Ipv4Addr::BROADCAST), group, Some("pass_martian")),
+            (from(GROUP_IN), group, Some("pass_martian")),
+            (from_mac([0; 6]), group, Some("pass_martian")),
+            (from_mac(group), group, Some("pass_martian")),
+            (from(output.address), group, Some("own_frame")),
+            (from_mac(output.mac), group, Some("own_frame")),
+        ];
+        let wire = RawReceiver::start(&bed.receivers[0])?;
+        let relay = start(&bed.relay, backend, &rules, &way)?;
+        let sender = RawSender::open(source)?;
+        let mut relayed = 0;
+        let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
+        for (number, (frame, to, verdict)) in (0..).zip(&table) {
+            for n in 0..COUNT {
+                let payload = payload(0, number * COUNT + n, 100);
+                let mut bytes = UdpFrame {
+                    payload,
+                    ..frame.clone()
+                }
+                .build()?;
+                bytes[..6].copy_from_slice(to);
+                sender.send(&bytes)?;
+            }
+            match verdict {
+                Some(counter) => *expected.entry(counter).or_default() += COUNT,
+                None => relayed += COUNT,
+            }
+        }
+        let copies = 2 * relayed;
+        assert!(
+            wire.wait_for(copies as usize, ARRIVAL, |_| true),
+            "the copies: {} of {copies}",
+            wire.frames().len()
+        );
+        wire.settle();
+        let frames = wire.frames();
+        assert!(
+            frames.iter().all(|frame| frame.vlan.is_none()),
+            "a tag leaves"
+        );
+        let seen = wire.datagrams();
+        assert_eq!(seen.len() as u64, copies);
+        // The payloads are those of the first three rows of the table, which are relayed.
+        for copy in &seen {
+            assert_eq!(copy.checksum, UdpChecksum::Valid, "{copy:?}");
+            let known = (0..relayed).any(|n| copy.payload == payload(0, n, 100));
+            assert!(known, "{copy:?}");
+        }
+        let report = relay.stop()?.report;
+        report.assert_exact(&[relayed]);
+        for (counter, times) in expected {
+            assert_eq!(
+                report.filter("in0", counter),
+                times,
+                "{counter}: {report:#?}"
+            );
+        }
+        let all = report.filter("in0", "received");
+        assert!(all >= table.len() as u64 * COUNT, "{report:#?}");
+    }
+    Ok(())
+}
+
+/// The notes of the plan for `rules`.
+fn notes(rules: &[Rule]) -> Result<String> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let file = RuleFile::of(rules)?;
+    let path = file.path().to_str().ok_or_else(|| anyhow!("a path"))?;
+    Ok(relay(&bed.relay, &["plan", path])?.stdout)
+}
+
+#[test]
+fn l1_the_plan_says_where_a_fixed_ttl_makes_a_ring_possible_and_where_rules_cannot_be_chained()
+-> Result<()> {
+    let (group, port) = output_destination(0);
+    let shown = notes(&[Rule::feed().output("out0", group, port)])?;
+    assert!(!shown.contains("for ever"), "{shown}");
+    let shown = notes(&[Rule::feed()
+        .output("out0", group, port)
+        .ttl("\"decrement\"")])?;
+    assert!(!shown.contains("for ever"), "{shown}");
+    let shown = notes(&[Rule::feed().output("out0", group, port).ttl("8")])?;
+    assert!(shown.contains("for ever"), "{shown}");
+    let shown = notes(&[
+        Rule::feed().output("in0", group, port),
+        Rule::new("echo", "in0", group, port).output("out0", group, port),
+    ])?;
+    assert!(shown.contains("own copies"), "{shown}");
+    Ok(())
+}
+
+relay_tests::on_both_backends! {
+    l1_in_a_ring_of_two_relays_a_datagram_passes_at_most_32_relays,
+    l1_a_bridge_from_an_output_back_to_the_input_gives_no_second_copy,
+    l1_an_interface_that_hears_its_own_multicast_takes_none_of_it,
+    only_frames_that_a_host_would_take_are_relayed,
+}
