@@ -23,7 +23,7 @@ use relay_tests::scenario::{Receivers, TRANSMIT, streams};
 use relay_tests::sender::{Traffic, UdpSender, Window};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
-use relay_tests::veth::wait_for_carrier;
+use relay_tests::veth::{wait_for_carrier, wait_for_no_carrier};
 
 /// Counts what a thread allocates that has asked for it.
 struct Counting;
@@ -185,6 +185,36 @@ fn forwarding_allocates_nothing_however_many_frames_there_are() -> Result<()> {
         let sent: u64 = stats.outputs.iter().map(|output| output.sent.get()).sum();
         assert_eq!(sent, 4 * 20_100, "{way:?}");
     }
+    Ok(())
+}
+
+/// One round brings 2400 copies, and the ring holds 2048. The device refuses each one as soon as the kernel
+/// takes it, so there is room for the others within the round.
+#[test]
+fn x4_a_round_with_more_copies_than_a_ring_holds_is_refused_by_a_dead_wire_to_the_last_copy()
+-> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = [Rule::feed().outputs("out0", 24)];
+    let text = to_toml(&rules) + &transmit_by(&rules, "xsk");
+    let SetUp {
+        mut worker,
+        feeds: _feeds,
+    } = SetUp::new(&bed, Backend::Xdp, &text, None)?;
+    let far = &bed.receivers[0];
+    far.namespace
+        .ip(&format!("link set {} down", far.interface))?;
+    wait_for_no_carrier(&bed.relay, "out0")?;
+    send(&bed, Stream::new(0, 100, 1000))?;
+    while worker.turn() {}
+    let stats = worker.stats();
+    assert_eq!(stats.matched.get(), 100, "{stats:?}");
+    for output in &stats.outputs {
+        let mut drops = output.drops.iter();
+        let refused = drops.find(|(reason, _)| *reason == Dropped::DeviceRefused);
+        assert_eq!(refused, Some((Dropped::DeviceRefused, 100)), "{output:?}");
+        assert_eq!(output.sent.get(), 0, "{output:?}");
+    }
+    assert_eq!(stats.chunks.in_flight.get(), 0, "{stats:?}");
     Ok(())
 }
 

@@ -268,8 +268,9 @@ impl<R: Rings> Transmitter<R> {
     /// Counts the frames that the kernel has taken since the last time as sent, the last one as
     /// refused where it said so. Returns how many.
     ///
-    /// The kernel publishes how far it came only when it sent something (`__xsk_generic_xmit`,
-    /// net/xdp/xsk.c), so a refusal right at the start shows as no progress and is one frame on.
+    /// Kernels publish how far they came when they sent something (`__xsk_generic_xmit`,
+    /// net/xdp/xsk.c), so a refusal right at the start may show as no progress and is one frame on.
+    /// Linux 6.18.44 publishes it at once.
     fn settle(&mut self, stats: &[OutputStats], refused: bool) -> u32 {
         let taken = self.ledger.settle(self.rings.free(), refused);
         let mut slots = taken.slots();
