@@ -7,6 +7,7 @@ use relay_tests::receiver::{Listen, UdpReceiver};
 use relay_tests::relay::{Finished, RelayProcess, RuleFile, binary, finish, relay, run_arguments};
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, feeds, to_toml};
 use relay_tests::scenario::{ARRIVAL, forward_exactly, forward_exactly_by, streams};
+use relay_tests::sender::{Traffic, UdpSender};
 use relay_tests::stacked;
 use relay_tests::sys;
 use relay_tests::tally::Stream;
@@ -221,6 +222,40 @@ fn two_workers_share_the_flows_of_an_input_with_two_cpus_and_are_exact_in_order(
     let busy = workers.iter().all(|worker| worker.packets_received > 0);
     assert!(busy, "{workers:?}");
     Ok(())
+}
+
+/// Feeds that a host sends on the wire are relayed; the same ones that a process of the relay's
+/// host sends out of the input are not. `keys` go into the rule file.
+fn relays_only_what_comes_in(keys: &str, workers: usize) -> Result<()> {
+    const COUNT: u64 = 50;
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = feeds(16);
+    let file = RuleFile::new(&format!("{}{keys}", to_toml(&rules)))?;
+    let relay = RelayProcess::start_file(&bed.relay, Backend::IoUring, file)?;
+    let local = UdpSender::open(&bed.inputs[0])?;
+    for (number, rule) in rules.iter().enumerate() {
+        let stream = Stream::new(1000 + number as u32, COUNT, 300);
+        local.send(&Traffic::new(rule.group, rule.port, stream), 10_000)?;
+    }
+    let stopped = forward_exactly_by(relay, &bed, &rules, &streams(&rules, COUNT, 300))?;
+    let report = stopped.report;
+    assert_eq!(report.workers.len(), workers, "{:?}", report.workers);
+    assert_eq!(
+        report.filter("in0", "redirected"),
+        16 * COUNT,
+        "{report:#?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_local_processes_send_is_not_relayed_by_one_worker() -> Result<()> {
+    relays_only_what_comes_in("", 1)
+}
+
+#[test]
+fn what_local_processes_send_is_not_relayed_by_two_workers_that_share_an_input() -> Result<()> {
+    relays_only_what_comes_in("\n[[interfaces]]\nname = \"in0\"\ncpus = [0, 1]\n", 2)
 }
 
 /// `relay run FILE --backend BACKEND` where seccomp refuses io_uring, as in many containers, and the sysctl

@@ -23,6 +23,12 @@ const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 const FANOUT_HASH: libc::c_int = 0;
 /// The kernel chooses a number for the group that is not in use.
 const FANOUT_FLAG_UNIQUEID: libc::c_int = 0x2000;
+/// `PACKET_FANOUT_FLAG_IGNORE_OUTGOING` (Linux 6.2, as this backend): a group hears by a hook of
+/// its own, which knows nothing of its members' `PACKET_IGNORE_OUTGOING`. Without this it hears
+/// what local processes send.
+const FANOUT_FLAG_IGNORE_OUTGOING: libc::c_int = 0x4000;
+/// How every member asks for its group; the kernel refuses a member that asks differently.
+const FANOUT: libc::c_int = FANOUT_HASH | FANOUT_FLAG_IGNORE_OUTGOING;
 
 /// The workers that share an interface's flows out among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +81,8 @@ impl Input {
         let failed = || failed(&self.name, "share its flows among workers (PACKET_FANOUT)");
         let fd = self.socket.as_raw_fd();
         let wanted = match group {
-            Some(Fanout(number)) => libc::c_int::from(number) | FANOUT_HASH << 16,
-            None => (FANOUT_HASH | FANOUT_FLAG_UNIQUEID) << 16,
+            Some(Fanout(number)) => libc::c_int::from(number) | FANOUT << 16,
+            None => (FANOUT | FANOUT_FLAG_UNIQUEID) << 16,
         };
         sockopt::set(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, wanted).map_err(failed())?;
         let joined: u32 =
