@@ -3,10 +3,12 @@
 //! The plan says which backend it is, and on XDP which mode to ask for. Where the kernel refuses, the plan is built
 //! anew without ([`crate::run`]).
 
+mod backlog;
 pub mod batch;
 pub mod copies;
 mod error;
 pub mod flows;
+pub mod gso;
 pub mod head;
 pub mod outlet;
 pub mod sockopt;
@@ -21,6 +23,7 @@ use std::{
 };
 
 pub use self::error::SetupError;
+use self::{gso::SharedLimits, outlet::Outlet};
 use crate::{
     device_drops::Cut,
     kernel::Kernel,
@@ -32,6 +35,9 @@ use crate::{
 /// microseconds, which a feed of 5,000 frames a second and more is spared by this; slower ones are not worth
 /// a busy CPU.
 const SPIN: Duration = Duration::from_micros(200);
+/// How long a worker sleeps while copies wait that a full TX ring has refused: neither `poll` nor a
+/// completion tells when there is room.
+const WAITING: Duration = Duration::from_micros(200);
 /// How long a stopping worker forwards what has arrived, and waits for frames on their way.
 const DRAIN: Duration = Duration::from_millis(200);
 
@@ -89,13 +95,24 @@ impl Worker {
         }
     }
 
+    /// What the devices that copies leave by through packet sockets take in one GSO packet, in the
+    /// order of [`plan::Worker::senders`]. Whoever learns that an interface's limits have changed
+    /// sets them.
+    #[must_use]
+    pub fn gso_limits(&self) -> Vec<Arc<SharedLimits>> {
+        match self {
+            Self::Xdp(worker) => worker.outlets().iter().map(Outlet::limits).collect(),
+            Self::IoUring(worker) => worker.outlets().iter().map(Outlet::limits).collect(),
+        }
+    }
+
     /// What it believes of the devices that copies leave by through packet sockets, in the order of
     /// [`plan::Worker::senders`].
     #[must_use]
     pub fn devices(&self) -> Vec<Arc<Cut>> {
         match self {
-            Self::Xdp(worker) => worker.segmented_devices().collect(),
-            Self::IoUring(worker) => worker.devices().collect(),
+            Self::Xdp(worker) => worker.outlets().iter().map(Outlet::device).collect(),
+            Self::IoUring(worker) => worker.outlets().iter().map(Outlet::device).collect(),
         }
     }
 }

@@ -176,6 +176,7 @@ mod tests {
             is_output: false,
             rx_queues: vec![0],
             checksums: None,
+            tx_queues: 1,
             zero_copy: false,
             expected_mode: Some(Mode::Copy),
             transmit: Transmit::Auto,
@@ -183,6 +184,7 @@ mod tests {
             super_frames: false,
             segments_udp: false,
             queueless: false,
+            gso: crate::nic::GsoLimits::default(),
         };
         let flow = |(interface, group, port): &(usize, Ipv4Addr, u16)| Flow {
             rule: String::new(),

@@ -6,6 +6,7 @@
 mod bystanders;
 mod dump;
 mod ethtool;
+mod gso;
 mod netlink;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use std::{
 };
 
 pub use bystanders::Bystanders;
+pub use gso::GsoLimits;
 
 /// One interface as the kernel describes it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub struct Facts {
     pub strips_tags: bool,
     /// It has no queueing discipline, as most virtual interfaces: what the kernel gives it is sent or dropped at once.
     pub queueless: bool,
+    /// What it takes in one GSO packet.
+    pub gso: GsoLimits,
     /// What the driver can do with XDP; `None` when the kernel does not tell (before 6.3).
     pub xdp: Option<XdpFeatures>,
 }
@@ -283,6 +287,7 @@ fn one(name: &str, dump: &netlink::Dump) -> Result<Facts, NicError> {
         // While it is down, an interface has no discipline of its own.
         queueless: link.qdisc == "noqueue" || (link.qdisc == "noop" && driver == "veth"),
         driver,
+        gso: link.gso,
         xdp: dump
             .xdp_features
             .get(&link.index)

@@ -99,6 +99,9 @@ pub struct Interface {
     pub rx_queues: Vec<u32>,
     /// What is known of the UDP checksums of what arrives here; `None` unless an input.
     pub checksums: Option<Checksums>,
+    /// The TX queues in use.
+    #[serde(skip)]
+    pub tx_queues: u32,
     /// The driver offers zero copy, for this MTU, and nobody has refused it.
     pub zero_copy: bool,
     /// The mode to expect of its AF_XDP sockets. The one in use is known after the bind. `None` where there are
@@ -118,6 +121,9 @@ pub struct Interface {
     /// It has no queueing discipline.
     #[serde(skip)]
     pub queueless: bool,
+    /// What it takes in one GSO packet.
+    #[serde(skip)]
+    pub gso: nic::GsoLimits,
 }
 
 /// What moves the frames of a worker. All interfaces that rules connect have the same.

@@ -18,6 +18,7 @@ use relay::{
             umem::{Chunk, Chunks},
         },
     },
+    nic::GsoLimits,
     plan::{self, Backend, Engine, Mode, Plan},
     rewrite::Known,
     rules::{Transmit, Ttl},
@@ -124,6 +125,7 @@ fn interface(name: &str, index: u32, engine: Option<Engine>) -> plan::Interface 
         is_output: engine.is_some(),
         rx_queues: vec![0],
         checksums: None,
+        tx_queues: 1,
         zero_copy: false,
         expected_mode: None,
         transmit: Transmit::Auto,
@@ -131,6 +133,7 @@ fn interface(name: &str, index: u32, engine: Option<Engine>) -> plan::Interface 
         super_frames: true,
         segments_udp: true,
         queueless: true,
+        gso: GsoLimits::default(),
     }
 }
 
@@ -287,6 +290,7 @@ impl Worker {
     pub fn make(&mut self, take: impl FnMut(Messages<'_>)) {
         let mut outbox = HandOver {
             queue: &mut self.queue,
+            limits: GsoLimits::default(),
             take,
         };
         copies::make(

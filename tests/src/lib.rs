@@ -28,5 +28,6 @@ pub mod sender;
 pub mod stacked;
 pub mod sys;
 pub mod tally;
+pub mod tap;
 pub mod topology;
 pub mod veth;

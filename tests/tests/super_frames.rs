@@ -6,10 +6,12 @@
 
 mod in_process;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use in_process::SetUp;
+use relay::backend::Worker;
+use relay::nic::GsoLimits;
 use relay::plan::Checksums;
 use relay::stats::Dropped;
 use relay_tests::backend::Backend;
@@ -19,7 +21,7 @@ use relay_tests::payload::payload;
 use relay_tests::raw::{RawReceiver, RawSender};
 use relay_tests::relay::RelayProcess;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, output_destination, to_toml};
-use relay_tests::scenario::Receivers;
+use relay_tests::scenario::{ARRIVAL, Receivers};
 use relay_tests::sender::{Traffic, UdpSender};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
@@ -304,6 +306,72 @@ fn a_time_to_live_that_ends_here_is_counted_for_every_datagram(backend: Backend)
     Ok(())
 }
 
+/// The device's limits, as the relay finds them at its start and as it is told of them while it
+/// runs.
+fn super_frames_stay_within_what_the_device_takes_in_one(backend: Backend) -> Result<()> {
+    const COUNT: u64 = 60;
+    const SIZE: usize = 400;
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = [Rule::feed().outputs("out0", 1)];
+    let wire = RawReceiver::start(&bed.receivers[0])?;
+    let sender = RawSender::open(&bed.sources[0])?;
+    let (mut sent, mut seen) = (0, 0);
+    // Sends until a packet of `most` datagrams has left. None has more.
+    let mut joins = |worker: &mut Worker, most: usize, case: &str| -> Result<()> {
+        // A busy machine may take a batch apart.
+        for _ in 0..20 {
+            for n in sent..sent + COUNT {
+                sender.send(&frame(&bed, n, SIZE).build()?)?;
+            }
+            sent += COUNT;
+            let (stats, deadline) = (worker.stats(), Instant::now() + ARRIVAL);
+            let all = stats.matched.get() + COUNT;
+            while (worker.turn() || stats.matched.get() < all) && Instant::now() < deadline {}
+            wire.settle();
+            let frames = wire.frames();
+            let new = frames
+                .iter()
+                .skip(std::mem::replace(&mut seen, frames.len()));
+            let joined = new.map(|frame| frame.bytes.len().saturating_sub(42).div_ceil(SIZE));
+            let joined = joined.max().unwrap_or(0);
+            assert!(joined <= most, "{case}: {joined}");
+            if joined == most {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("{case}: never {most} in one")
+    };
+    let receivers = Receivers::start(&bed, &rules)?;
+    // A packet is shorter than `gso_max_size`: one byte less than seven datagrams take, and just
+    // enough.
+    for (limit, most) in [
+        ("gso_max_segs 4", 4),
+        ("gso_max_size 2842", 6),
+        ("gso_max_size 2843", 7),
+    ] {
+        bed.relay.ip(&format!("link set out0 {limit}"))?;
+        let mut set_up = SetUp::new(&bed, backend, &to_toml(&rules), None)?;
+        joins(&mut set_up.worker, most, limit)?;
+        bed.relay
+            .ip("link set out0 gso_max_segs 65535 gso_max_size 65536")?;
+    }
+    let mut set_up = SetUp::new(&bed, backend, &to_toml(&rules), None)?;
+    let all = GsoLimits::default();
+    for (segments, bytes, most) in [
+        (20, all.bytes, 20),
+        (1, all.bytes, 1),
+        (all.segments, 2842, 6),
+        (all.segments, 0, 1),
+        (24, all.bytes, 24),
+    ] {
+        let limits = GsoLimits { bytes, segments };
+        set_up.worker.gso_limits()[0].set(limits);
+        joins(&mut set_up.worker, most, &format!("{limits:?}"))?;
+    }
+    receivers.assert_exact(&[Stream::new(0, sent, SIZE)]);
+    Ok(())
+}
+
 /// TX rings are the XDP backend's only.
 #[test]
 fn tx_rings_and_super_frames_serve_one_rule_side_by_side() -> Result<()> {
@@ -418,6 +486,7 @@ relay_tests::on_both_backends! {
     datagrams_without_checksum_are_joined_and_get_one,
     a_shorter_last_datagram_still_leaves_where_the_others_are_too_big,
     a_time_to_live_that_ends_here_is_counted_for_every_datagram,
+    super_frames_stay_within_what_the_device_takes_in_one,
     every_frame_that_a_dead_wire_swallows_is_counted,
     an_xdp_program_attached_at_the_far_end_costs_no_frame,
 }

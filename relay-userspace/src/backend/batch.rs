@@ -233,7 +233,7 @@ impl Run {
     pub fn frames<'a, P>(
         &self,
         frames: Frames<'a, P>,
-    ) -> impl Iterator<Item = &'a Frame<P>> + use<'a, P> {
+    ) -> impl Iterator<Item = &'a Frame<P>> + Clone + use<'a, P> {
         let mut next = self.first;
         std::iter::from_fn(move || {
             let frame = frames.0.get(next as usize)?;

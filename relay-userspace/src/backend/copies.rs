@@ -3,15 +3,23 @@
 //! The messages of one interface follow each other, whatever flows they are of, and nothing is kept for the
 //! next batch. No system call is made here: an [`Outbox`] takes the messages.
 
+use relay_common::wire::IPV4_HEADERS_LEN;
+
 use super::{
     batch::{Batch, Frame, Frames, Memory, Run},
     flows::{Flows, Leg},
     head::Head,
 };
-use crate::stats::{Dropped, WorkerStats};
+use crate::{
+    nic::GsoLimits,
+    stats::{Dropped, WorkerStats},
+};
 
 /// What sends the messages of one interface.
 pub trait Outbox<M: Memory> {
+    /// Within what every message of more than one frame must stay.
+    fn limits(&self) -> GsoLimits;
+
     /// Takes a message of `count` frames of `output`: `write` fills in the head, the payloads of `frames`, at most
     /// [`super::batch::MAX_JOINED`], follow it. Every frame counts as sent, or under the reason why not.
     ///
@@ -24,7 +32,7 @@ pub trait Outbox<M: Memory> {
         output: u32,
         count: u16,
         write: impl FnOnce(&mut Head),
-        frames: impl Iterator<Item = &'a Frame<M::Place>>,
+        frames: impl Iterator<Item = &'a Frame<M::Place>> + Clone,
         memory: &'a M,
     ) where
         M::Place: 'a;
@@ -45,6 +53,7 @@ pub fn make<M: Memory>(
     outbox: &mut impl Outbox<M>,
 ) {
     let (runs, frames) = batch.runs();
+    let limits = outbox.limits();
     for run in runs {
         let legs = flows.legs(run.flow).get(run.leg..).unwrap_or(&[]);
         let mine = legs.partition_point(|leg| leg.sender == sender);
@@ -60,6 +69,8 @@ pub fn make<M: Memory>(
             udp_sum: (run.count == 1)
                 .then(|| first.received.udp_sum(first.payload(memory)))
                 .flatten(),
+            fits: limits.take(run.count, IPV4_HEADERS_LEN + usize::from(run.payload_len)),
+            limits,
             memory,
         };
         for leg in legs.iter().take(mine) {
@@ -76,6 +87,9 @@ struct Copies<'a, M: Memory> {
     first: &'a Frame<M::Place>,
     /// The first frame's, where it is the only one.
     udp_sum: Option<u32>,
+    /// Whether one message can have all of them.
+    fits: bool,
+    limits: GsoLimits,
     memory: &'a M,
 }
 
@@ -94,6 +108,10 @@ impl<M: Memory> Copies<'_, M> {
         }
         if run.count == 1 {
             self.post_one(self.first, self.udp_sum, leg, ttl, outbox);
+            return;
+        }
+        if !self.fits {
+            self.post_in_parts(leg, ttl, outbox);
             return;
         }
         let write = |head: &mut Head| {
@@ -122,6 +140,34 @@ impl<M: Memory> Copies<'_, M> {
         };
         // SAFETY: as above.
         unsafe { outbox.post(leg.output, 1, write, std::iter::once(frame), self.memory) };
+    }
+
+    /// As several messages, each with as many frames as the device takes in one.
+    #[cold]
+    fn post_in_parts(&self, leg: &Leg, ttl: u8, outbox: &mut impl Outbox<M>) {
+        let size = usize::from(self.first.payload_len());
+        let most = self.limits.frames_of(IPV4_HEADERS_LEN, size);
+        let (mut frames, mut left) = (self.run.frames(self.frames), self.run.payload_len);
+        while let Some(first) = frames.clone().next() {
+            let part = frames.clone().take(most);
+            // Only the last frame of a run may be shorter.
+            let count = usize::from(left).div_ceil(size).clamp(1, most) as u16;
+            let payload_len = left.min(count.saturating_mul(size as u16));
+            if count == 1 {
+                let udp_sum = first.received.udp_sum(first.payload(self.memory));
+                self.post_one(first, udp_sum, leg, ttl, outbox);
+            } else {
+                let write = |head: &mut Head| {
+                    let headers = head.joined(first.payload_len());
+                    leg.template
+                        .write_joined(headers, &first.received, ttl, payload_len);
+                };
+                // SAFETY: as above.
+                unsafe { outbox.post(leg.output, count, write, part, self.memory) };
+            }
+            left -= payload_len;
+            frames.by_ref().take(most).for_each(drop);
+        }
     }
 
     /// One by one: for a leg that takes no super-frames, and for a run whose first datagram is too big for the leg, of

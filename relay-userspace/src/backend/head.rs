@@ -41,6 +41,12 @@ impl Head {
         headers: [0; IPV4_HEADERS_LEN],
     };
 
+    /// As the kernel reads it.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the fields are plain numbers without gaps, as the assertion above says.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
+
     /// Of a frame that leaves as it is.
     #[inline]
     pub fn single(&mut self) -> &mut Headers {

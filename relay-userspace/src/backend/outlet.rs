@@ -6,8 +6,9 @@
 //! the kernel is paid once a run and not once a frame. The kernel gathers header and payloads, the payloads
 //! straight from where they were received: user space copies none.
 //!
-//! An [`Outlet`] is the socket of one interface, and what is known of its device. How messages get there is the
-//! backends' matter: `sendmmsg` or io_uring.
+//! An [`Outlet`] has the sockets of one interface, and what is known of its device. How messages
+//! get there is the backends' matter: `sendmmsg` or io_uring. What a full TX ring refuses waits in
+//! the outlet, whatever the backend, and goes out ahead of everything newer.
 
 use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
@@ -17,10 +18,15 @@ use std::{
 
 use nix::errno::Errno;
 
-use super::{SetupError, sockopt};
+use super::{
+    SetupError,
+    backlog::{self, Backlog, Waiting},
+    gso::SharedLimits,
+    sockopt,
+};
 use crate::{
     device_drops::Cut,
-    nic,
+    nic::{self, GsoLimits},
     plan::{self, Interface, Plan},
     stats::{Dropped, OutputStats},
 };
@@ -33,55 +39,64 @@ const SEND_BUFFER: libc::c_int = 8 << 20;
 /// costs some microseconds that are the other outputs'.
 const ASK_EVERY: Duration = Duration::from_millis(1);
 
-/// The packet socket that copies leave one interface by. It receives nothing.
+/// How long a device that had no room is left alone: a refusal costs as much as a message that
+/// leaves.
+const RETRY_EVERY: Duration = Duration::from_micros(100);
+
+/// What copies leave one interface by: two packet sockets, which receive nothing, and what is known
+/// of the device.
 ///
-/// It has two ways. While the device takes super-frames whole, they go straight to it, and every refusal is
-/// told. The direct way refuses what the kernel would have to cut apart (`__dev_direct_xmit`, net/core/dev.c).
-/// So where the kernel cuts, they go by way of the queueing discipline; only interfaces that have none are used
-/// like that. Then the kernel's answer is about the last part only, but the device's own counter of drops is exact,
-/// one a frame ([`crate::device_drops`]). Without a carrier this way swallows everything without a word
-/// (`noop_qdisc`), and the direct one is taken, which refuses it.
+/// One socket goes straight to the device (`PACKET_QDISC_BYPASS`), and every refusal is told. It
+/// refuses what the kernel would have to cut apart (`__dev_direct_xmit`, net/core/dev.c). So where
+/// the kernel cuts, the other one is taken, which goes by way of the queueing discipline; only
+/// interfaces that have none are used like that. Then the kernel's answer is about the last part
+/// only, but the device's own counter of drops is exact, one a frame ([`crate::device_drops`]).
+/// Without a carrier this way swallows everything without a word (`noop_qdisc`), and the direct one
+/// is taken, which refuses it.
+///
+/// A message's way is the socket that it is given to, so what is learned of the device later
+/// changes nothing about it.
 #[derive(Debug)]
 pub struct Outlet {
-    socket: OwnedFd,
+    straight: OwnedFd,
+    queued: OwnedFd,
     name: String,
     queueless: bool,
     direct: bool,
     /// When a refusal last made it ask about the device.
     asked: Option<Instant>,
+    /// What it last heard: the device has a carrier.
+    carrier: bool,
+    /// It has found out by a refusal that the kernel cuts now. The device's count of drops begins
+    /// after all refusals of before, of which some may not be known yet.
+    found_cut: bool,
     device: Arc<Cut>,
+    limits: Arc<SharedLimits>,
+    backlog: Backlog,
+    /// When what waits was last refused.
+    refused: Option<Instant>,
 }
 
 impl Outlet {
-    /// Opens a socket on an interface.
+    /// Opens the sockets on an interface.
     ///
     /// # Errors
     ///
     /// The kernel's refusal, with the interface.
     pub fn open(interface: &Interface) -> Result<Self, SetupError> {
-        let failed = |what: &'static str| {
-            let interface = interface.name.clone();
-            move |error: Errno| SetupError::Socket {
-                interface,
-                what,
-                error: error.into(),
-            }
-        };
-        let socket = packet_socket().map_err(failed("open a packet socket"))?;
-        let fd = socket.as_raw_fd();
-        sockopt::set(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)
-            .map_err(failed("set PACKET_VNET_HDR"))?;
-        sockopt::set(fd, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)
-            .map_err(failed("set PACKET_QDISC_BYPASS"))?;
-        sockopt::set_send_buffer(fd, SEND_BUFFER);
-        bind(&socket, interface.index, 0).map_err(failed("bind a packet socket"))?;
         Ok(Self {
-            socket,
+            straight: open(interface, true)?,
+            queued: open(interface, false)?,
             name: interface.name.clone(),
             queueless: interface.queueless,
             direct: true,
             asked: None,
+            carrier: true,
+            found_cut: false,
             device: Arc::new(Cut::new(interface)),
+            limits: Arc::new(SharedLimits::new(interface.gso)),
+            backlog: Backlog::default(),
+            refused: None,
         })
     }
 
@@ -96,9 +111,20 @@ impl Outlet {
         interfaces.map(Self::open).collect()
     }
 
-    /// The socket. Whoever sends by it does so without waiting (`MSG_DONTWAIT`).
+    /// The socket that messages go to now. It is sent by without waiting (`MSG_DONTWAIT`).
+    #[inline]
     pub fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        if self.direct {
+            self.straight.as_fd()
+        } else {
+            self.queued.as_fd()
+        }
+    }
+
+    /// Whether [`Self::socket`] goes straight to the device.
+    #[inline]
+    pub fn is_direct(&self) -> bool {
+        self.direct
     }
 
     /// What it believes of its device, to be kept true by whoever watches the interface.
@@ -106,52 +132,181 @@ impl Outlet {
         Arc::clone(&self.device)
     }
 
-    /// Takes the way that suits what is known of the device now. Before every batch.
+    /// What its device takes in one GSO packet, to be set anew by whoever watches the interface.
+    pub fn limits(&self) -> Arc<SharedLimits> {
+        Arc::clone(&self.limits)
+    }
+
+    /// Within what messages must stay: where the kernel cuts in any case, the device's limits are
+    /// no matter.
     #[inline]
-    pub fn follow_device(&mut self) {
-        let cut = self.queueless && self.device.is_cut();
-        let direct = !(cut && nic::has_carrier(self.socket.as_fd(), &self.name));
-        if direct != self.direct {
-            self.go(direct);
+    pub fn limits_now(&self) -> GsoLimits {
+        if self.cuts() {
+            GsoLimits::default()
+        } else {
+            self.limits.get()
         }
     }
 
-    #[cold]
-    fn go(&mut self, direct: bool) {
-        // A refusal changes nothing: super-frames go on being refused, and counted.
-        let _ = sockopt::set(
-            self.socket.as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_QDISC_BYPASS,
-            direct.into(),
-        );
-        self.direct = direct;
+    /// Whether the kernel cuts GSO packets apart in front of the device.
+    #[inline]
+    fn cuts(&self) -> bool {
+        self.queueless && self.device.is_cut()
     }
 
-    /// After `ENOBUFS`, which is a refusal on the direct way: whether the kernel must cut now what the device took whole before.
-    /// Nothing of the refused message has left then, and it can be sent again the other way.
+    /// Takes the way that suits what is known of the device now, and sends what waits for it.
+    /// Before every batch.
+    #[inline]
+    pub fn begin(&mut self, outputs: &[OutputStats]) {
+        self.found_cut = false;
+        self.direct = true;
+        if self.cuts() {
+            self.carrier = nic::has_carrier(self.straight.as_fd(), &self.name);
+            self.direct = !self.carrier;
+        }
+        if self.waits() {
+            self.retry(outputs);
+        }
+    }
+
+    /// How many messages one call may carry. A `sendmmsg` that has sent some does not tell why the
+    /// next one failed, and only sending that again would. Where the kernel cuts, parts of it have
+    /// left, and the device has counted the others.
+    #[inline]
+    pub fn at_once(&self) -> usize {
+        if self.cuts() { 1 } else { usize::MAX }
+    }
+
+    /// Whether messages wait for the device. Then every newer one must [wait](Self::wait) behind
+    /// them.
+    #[inline]
+    pub fn waits(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Whether a message of so many frames, refused with `error`, can wait: nothing of it has left,
+    /// and the device may take it in a moment, or the other way. `direct` is which way it went.
     #[cold]
-    pub fn finds_itself_cut(&mut self) -> bool {
-        if !self.queueless || self.device.is_cut() {
+    pub fn can_wait(&mut self, error: Errno, direct: bool, frames: u64) -> bool {
+        if error != Errno::ENOBUFS || !direct {
             return false;
         }
-        let now = Instant::now();
-        if self.asked.is_some_and(|asked| now - asked < ASK_EVERY) {
-            return false;
+        if !self.queueless {
+            return (frames == 1 || !self.device.is_cut()) && self.has_carrier();
         }
-        self.asked = Some(now);
-        if nic::segments_udp(&self.name) {
+        // A device without a queue has dropped it, unless the kernel must cut now what it took
+        // whole before.
+        if self.found_cut || (!self.device.is_cut() && self.finds_itself_cut()) {
+            return true;
+        }
+        let can = self.device.is_cut() && self.has_carrier();
+        if can {
+            // It was made before that was known, and the device has counted the refusal.
+            self.device.was_told();
+        }
+        can
+    }
+
+    /// Has a message of `frames` frames of `output` wait behind all others, or counts it where
+    /// there is no room.
+    #[cold]
+    pub fn wait<'a>(
+        &mut self,
+        output: u32,
+        frames: u16,
+        parts: impl Iterator<Item = &'a [u8]> + Clone,
+        outputs: &[OutputStats],
+    ) {
+        if !self.backlog.put(output, frames, parts)
+            && let Some(output) = outputs.get(output as usize)
+        {
+            output.drops.add(Dropped::RingFull, frames.into());
+        }
+    }
+
+    /// Sends what waits, oldest first, as far as the device takes it, and gives up what has waited
+    /// too long.
+    #[cold]
+    fn retry(&mut self, outputs: &[OutputStats]) {
+        if self.refused.is_some_and(|at| at.elapsed() < RETRY_EVERY) {
+            return;
+        }
+        self.refused = None;
+        while let Some((oldest, bytes)) = self.backlog.oldest() {
+            let (direct, frames) = (self.direct, u64::from(oldest.frames));
+            let refusal = match send_one(self.socket(), bytes) {
+                Ok(()) => None,
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => {
+                    self.refused = Some(Instant::now());
+                    break;
+                }
+                Err(error) if self.can_wait(error, direct, frames) => {
+                    if self.direct != direct {
+                        continue;
+                    }
+                    self.refused = Some(Instant::now());
+                    break;
+                }
+                Err(error) => Some(error),
+            };
+            match (outputs.get(oldest.output as usize), refusal) {
+                (Some(output), None) => output.sent.add(frames),
+                (Some(output), Some(error)) => self.count_refused(error, direct, output, frames),
+                (None, _) => {}
+            }
+            self.backlog.forget_oldest();
+        }
+        while let Some((oldest, _)) = self.backlog.oldest()
+            && oldest.since.elapsed() > backlog::PATIENCE
+        {
+            self.give_up(oldest, Dropped::RingFull, outputs);
+        }
+    }
+
+    /// Counts what still waits as unsent, when the worker ends.
+    fn abandon(&mut self, outputs: &[OutputStats]) {
+        while let Some((oldest, _)) = self.backlog.oldest() {
+            self.give_up(oldest, Dropped::UnsentAtExit, outputs);
+        }
+    }
+
+    fn give_up(&mut self, oldest: Waiting, why: Dropped, outputs: &[OutputStats]) {
+        if let Some(output) = outputs.get(oldest.output as usize) {
+            output.drops.add(why, oldest.frames.into());
+        }
+        self.backlog.forget_oldest();
+    }
+
+    /// After a refusal on the direct way: whether the kernel must cut now what the device took
+    /// whole before. Nothing of the refused message has left then, and it can be sent again the
+    /// other way.
+    fn finds_itself_cut(&mut self) -> bool {
+        if !self.may_ask() || nic::segments_udp(&self.name) {
             return false;
         }
         self.device.set(true);
-        self.go(false);
+        self.found_cut = true;
+        self.direct = false;
         true
     }
 
-    /// Whether messages go straight to the device now.
-    #[inline]
-    pub fn is_direct(&self) -> bool {
-        self.direct
+    /// Whether the device has a carrier; then a refusal means that its ring is full.
+    fn has_carrier(&mut self) -> bool {
+        if self.may_ask() {
+            self.carrier = nic::has_carrier(self.straight.as_fd(), &self.name);
+        }
+        self.carrier
+    }
+
+    /// Whether [`ASK_EVERY`] has passed since it last asked; if so, it asks now.
+    fn may_ask(&mut self) -> bool {
+        let now = Instant::now();
+        let may = self.asked.is_none_or(|asked| now - asked >= ASK_EVERY);
+        if may {
+            self.asked = Some(now);
+        }
+        may
     }
 
     /// Counts the frames of one message that the kernel refused; `direct` is which way it went.
@@ -168,6 +323,66 @@ impl Outlet {
             _ => output.drops.add(Dropped::DeviceRefused, frames),
         }
     }
+}
+
+/// Sends what waits in `outlets`. Once a round.
+#[inline]
+pub fn retry_all(outlets: &mut [Outlet], outputs: &[OutputStats]) {
+    for outlet in outlets {
+        if outlet.waits() {
+            outlet.begin(outputs);
+        }
+    }
+}
+
+/// Whether anything waits in `outlets`.
+#[inline]
+pub fn any_waits(outlets: &[Outlet]) -> bool {
+    outlets.iter().any(Outlet::waits)
+}
+
+/// Counts what still waits in `outlets` as unsent, when the worker ends.
+pub fn abandon_all(outlets: &mut [Outlet], outputs: &[OutputStats]) {
+    for outlet in outlets {
+        outlet.abandon(outputs);
+    }
+}
+
+/// A packet socket on an interface that takes GSO packets, straight to the device or not.
+fn open(interface: &Interface, straight: bool) -> Result<OwnedFd, SetupError> {
+    let failed = |what: &'static str| {
+        let interface = interface.name.clone();
+        move |error: Errno| SetupError::Socket {
+            interface,
+            what,
+            error: error.into(),
+        }
+    };
+    let socket = packet_socket().map_err(failed("open a packet socket"))?;
+    let fd = socket.as_raw_fd();
+    sockopt::set(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)
+        .map_err(failed("set PACKET_VNET_HDR"))?;
+    if straight {
+        sockopt::set(fd, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)
+            .map_err(failed("set PACKET_QDISC_BYPASS"))?;
+    }
+    sockopt::set_send_buffer(fd, SEND_BUFFER);
+    bind(&socket, interface.index, 0).map_err(failed("bind a packet socket"))?;
+    Ok(socket)
+}
+
+/// Sends one message that is in one piece, without waiting.
+fn send_one(socket: BorrowedFd<'_>, message: &[u8]) -> Result<(), Errno> {
+    // SAFETY: the bytes are valid for reads of their length.
+    let sent = unsafe {
+        libc::send(
+            socket.as_raw_fd(),
+            message.as_ptr().cast(),
+            message.len(),
+            libc::MSG_DONTWAIT,
+        )
+    };
+    Errno::result(sent).map(drop)
 }
 
 /// A packet socket that receives nothing until it is bound to a protocol.

@@ -6,9 +6,10 @@
 //!                       +--- buffer ring <----+---------- last hold ends <-- completion ----+
 //! ```
 //!
-//! One [`Worker`] is one thread with one ring and one input interface. Every message is gathered from a header of its
-//! slot and payloads where they were received, so user space copies none. Nothing in [`Worker::run`] allocates, locks or
-//! logs; the only system calls are `io_uring_enter`, one a round, and what an outlet asks about its device.
+//! One [`Worker`] is one thread with one ring and one input interface. Every message is gathered
+//! from a header of its slot and payloads where they were received, so user space copies none.
+//! Nothing in [`Worker::run`] allocates, locks or logs; the only system calls are `io_uring_enter`,
+//! one a round, and for an output that has refused copies, `send`, and questions about its device.
 
 pub mod buffers;
 mod flights;
@@ -38,9 +39,14 @@ use self::{
     receive::{Arrival, Datagrams},
 };
 pub use self::{input::Fanout, probe::probe};
-use super::{DRAIN, SPIN, SetupError, batch::Batch, copies, flows::Flows, outlet::Outlet};
+use super::{
+    DRAIN, SPIN, SetupError, WAITING,
+    batch::Batch,
+    copies,
+    flows::Flows,
+    outlet::{self, Outlet},
+};
 use crate::{
-    device_drops::Cut,
     kernel::KernelError,
     plan::{self, Plan},
     stats::WorkerStats,
@@ -153,9 +159,9 @@ impl Worker {
         self.io.input()
     }
 
-    /// What it believes of the devices that copies leave by, in the order of [`plan::Worker::senders`].
-    pub fn devices(&self) -> impl Iterator<Item = Arc<Cut>> {
-        self.io.outlets.iter().map(Outlet::device)
+    /// The packet sockets that copies leave by, in the order of [`plan::Worker::senders`].
+    pub(super) fn outlets(&self) -> &[Outlet] {
+        &self.io.outlets
     }
 
     /// Forwards until `stop` is set, then forwards what has arrived, waits a moment for sends on their way, and counts
@@ -170,6 +176,8 @@ impl Worker {
                 {
                     std::hint::spin_loop();
                 }
+            } else if outlet::any_waits(&self.io.outlets) {
+                self.sleep(WAITING);
             } else {
                 self.sleep(IDLE);
             }
@@ -191,6 +199,7 @@ impl Worker {
             }
         }
         let busy = !self.io.arrivals.is_empty();
+        outlet::retry_all(&mut self.io.outlets, &self.stats.outputs);
         self.forward();
         if busy {
             self.failures = 0;
@@ -261,9 +270,12 @@ impl Worker {
 
     /// Works until the kernel is done with everything, or until `deadline`.
     fn finish(&mut self, deadline: Instant) {
-        while self.io.is_busy() && Instant::now() < deadline {
-            self.sleep(LATE);
+        while (self.io.is_busy() || outlet::any_waits(&self.io.outlets))
+            && Instant::now() < deadline
+        {
+            self.sleep(if self.io.is_busy() { LATE } else { WAITING });
             self.io.collect(&self.buffers, &self.stats);
+            outlet::retry_all(&mut self.io.outlets, &self.stats.outputs);
             self.forward();
         }
     }

@@ -8,8 +8,10 @@
 //!      +-- FILL ring <----------------- free list <-------------------------------+-----+
 //! ```
 //!
-//! One [`Worker`] is one thread with one UMEM. Nothing in [`Worker::run`] allocates, locks or logs; the only
-//! system calls are `sendmmsg`, the TX kick and, when there is nothing to do, `poll`.
+//! One [`Worker`] is one thread with one UMEM. Nothing in [`Worker::run`] allocates, locks or logs;
+//! the only system calls are `sendmmsg`, the TX kick and, when there is nothing to do, `poll`; and
+//! for an output that has refused copies, `send`, and questions about its device, one a millisecond
+//! at most.
 
 pub mod fanout;
 pub mod ledger;
@@ -41,9 +43,14 @@ use self::{
     transmitter::Device,
     umem::{Chunk, Chunks},
 };
-use super::{DRAIN, SPIN, SetupError, batch::Batch, flows::Flows, sockopt};
+use super::{
+    DRAIN, SPIN, SetupError, WAITING,
+    batch::Batch,
+    flows::Flows,
+    outlet::{self, Outlet},
+    sockopt,
+};
 use crate::{
-    device_drops::Cut,
     plan::{self, Checksums, Mode, Plan},
     rewrite::Known,
     stats::WorkerStats,
@@ -55,9 +62,6 @@ const IDLE_MS: u16 = 100;
 const BUSY_MS: u16 = 1;
 /// The same where they cannot leave, because their device is down: they leave so much after it is up again.
 const DOWN_MS: u16 = 10;
-/// How long it sleeps while a port it would `poll` has frames waiting that its device takes: `poll` would transmit them,
-/// and its refusals would go unseen.
-const WAITING: Duration = Duration::from_micros(200);
 /// How long a bind waits for a queue that a closed socket still holds: 12-74 ms were seen.
 const BIND_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -173,9 +177,9 @@ impl Worker {
         })
     }
 
-    /// What it believes of the devices that super-frames leave by, in the order of [`plan::Worker::senders`].
-    pub fn segmented_devices(&self) -> impl Iterator<Item = Arc<Cut>> {
-        self.senders.devices()
+    /// The packet sockets that copies leave by, in the order of [`plan::Worker::senders`].
+    pub(super) fn outlets(&self) -> &[Outlet] {
+        self.senders.outlets()
     }
 
     /// Fills the FILL rings, right after the bind, and kicks every queue that has one: some drivers leave it dead
@@ -216,6 +220,7 @@ impl Worker {
         for port in &mut self.ports {
             port.begin_round(&mut self.chunks);
         }
+        outlet::retry_all(self.senders.outlets_mut(), &self.stats.outputs);
         for input in &self.inputs {
             let Self {
                 chunks,
@@ -265,12 +270,17 @@ impl Worker {
 
     /// Waits for a frame, for a while that depends on what is on its way. `poll_set` has room for all inputs.
     fn sleep(&self, poll_set: &mut Vec<PollFd<'static>>) {
+        if outlet::any_waits(self.senders.outlets()) {
+            std::thread::sleep(WAITING);
+            return;
+        }
         poll_set.clear();
         for input in &self.inputs {
             let Some(port) = self.ports.get(input.port) else {
                 continue;
             };
             if port.waiting() > 0 && port.device() == Device::Ready {
+                // `poll` would transmit what waits there, and its refusals would go unseen.
                 std::thread::sleep(WAITING);
                 return;
             }
@@ -295,7 +305,11 @@ impl Worker {
     fn drain(&mut self) {
         let deadline = Instant::now() + DRAIN;
         while self.turn() && Instant::now() < deadline {}
-        while Instant::now() < deadline && self.ports.iter().any(|port| port.outstanding() > 0) {
+        while Instant::now() < deadline
+            && (self.ports.iter().any(|port| port.outstanding() > 0)
+                || outlet::any_waits(self.senders.outlets()))
+        {
+            outlet::retry_all(self.senders.outlets_mut(), &self.stats.outputs);
             self.kick();
             for port in &mut self.ports {
                 port.reap(&mut self.chunks);
@@ -305,6 +319,7 @@ impl Worker {
         for port in &mut self.ports {
             port.abandon(&mut self.chunks, &self.stats.outputs);
         }
+        outlet::abandon_all(self.senders.outlets_mut(), &self.stats.outputs);
         self.publish_chunks();
     }
 }

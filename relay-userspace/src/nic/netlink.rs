@@ -21,7 +21,10 @@ use neli::{
     socket::synchronous::NlSocketHandle,
 };
 
-use super::dump::{Failure, connect, dump, failed, family};
+use super::{
+    GsoLimits,
+    dump::{Failure, connect, dump, failed, family},
+};
 
 /// Everything that is asked by netlink.
 pub(super) struct Dump {
@@ -48,6 +51,8 @@ pub(super) struct Link {
     pub(super) is_loopback: bool,
     /// The queueing discipline's name.
     pub(super) qdisc: String,
+    /// What it takes in one GSO packet.
+    pub(super) gso: GsoLimits,
     /// Frames that the device was given and did not send.
     pub(super) tx_dropped: u64,
     /// Frames that the device had no buffer for.
@@ -108,6 +113,8 @@ fn link(message: &Ifinfomsg) -> Option<Link> {
     let attributes = message.rtattrs().get_attr_handle();
     let statistics = attributes.get_attribute(Ifla::Stats64);
     let statistics = statistics.map(|attribute| attribute.payload().as_ref());
+    let number = |attribute| attributes.get_attr_payload_as::<u32>(attribute).ok();
+    let default = GsoLimits::default();
     let mac = attributes.get_attribute(Ifla::Address);
     let mac = mac.and_then(|mac| <[u8; 6]>::try_from(mac.payload().as_ref()).ok());
     Some(Link {
@@ -125,10 +132,19 @@ fn link(message: &Ifinfomsg) -> Option<Link> {
         qdisc: attributes
             .get_attr_payload_as_with_len::<String>(Ifla::Qdisc)
             .unwrap_or_default(),
+        gso: GsoLimits {
+            bytes: number(GSO_IPV4_MAX_SIZE)
+                .or_else(|| number(Ifla::GsoMaxSize))
+                .unwrap_or(default.bytes),
+            segments: number(Ifla::GsoMaxSegs).unwrap_or(default.segments),
+        },
         tx_dropped: statistics.map_or(0, |all| statistic(all, TX_DROPPED)),
         rx_missed: statistics.map_or(0, |all| statistic(all, RX_MISSED)),
     })
 }
+
+/// `IFLA_GSO_IPV4_MAX_SIZE` (include/uapi/linux/if_link.h, Linux 6.3).
+const GSO_IPV4_MAX_SIZE: Ifla = Ifla::UnrecognizedConst(63);
 
 /// Where `tx_dropped` and `rx_missed_errors` are in `struct rtnl_link_stats64` (include/uapi/linux/if_link.h), which is made of
 /// 64-bit numbers.

@@ -393,6 +393,7 @@ fn interface(used: Use<'_>, mode: Mode, super_frames: bool) -> Option<Interface>
         is_output: used.is_output,
         rx_queues: used.rx,
         checksums: (used.is_input).then(|| Checksums::of(used.backend, &facts.driver)),
+        tx_queues: facts.tx_queues,
         zero_copy: used.against_zero_copy.is_none(),
         expected_mode: has_sockets.then_some(mode),
         transmit: used.transmit,
@@ -400,6 +401,7 @@ fn interface(used: Use<'_>, mode: Mode, super_frames: bool) -> Option<Interface>
         super_frames: super_frames && engines::takes_super_frames(facts),
         segments_udp: facts.segments_udp,
         queueless: facts.queueless,
+        gso: facts.gso,
     })
 }
 

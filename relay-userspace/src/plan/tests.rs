@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::{
     config,
-    nic::{Bystanders, Facts, NicError, Survey, XdpFeatures},
+    nic::{Bystanders, Facts, GsoLimits, NicError, Survey, XdpFeatures},
 };
 
 const NATIVE: u64 = XdpFeatures::BASIC | XdpFeatures::REDIRECT;
@@ -34,6 +34,7 @@ fn nic(name: &str, index: u8, rx: u32, tx: u32) -> Facts {
         segments_udp: true,
         strips_tags: false,
         queueless: true,
+        gso: GsoLimits::default(),
         xdp: Some(XdpFeatures::from_bits(NATIVE)),
     }
 }

@@ -229,6 +229,7 @@ mod tests {
                 segments_udp: true,
                 strips_tags: false,
                 queueless: false,
+                gso: crate::nic::GsoLimits::default(),
                 xdp: Some(XdpFeatures::from_bits(bits)),
             });
         let survey = Survey {

@@ -92,6 +92,7 @@ impl Flights {
     }
 
     /// All slots.
+    #[cfg(test)]
     pub fn total(&self) -> usize {
         self.slots.len()
     }
@@ -160,10 +161,17 @@ impl Flights {
         Some(message)
     }
 
-    /// The message of a slot on its way, to send it again.
-    pub fn message(&self, slot: u32) -> Option<*const libc::msghdr> {
-        let slot = self.slots.get(slot as usize)?;
-        Some(&raw const slot.message)
+    /// The parts of a slot's message, the head first.
+    pub fn parts(&self, slot: u32) -> impl Iterator<Item = &[u8]> + Clone {
+        let parts = self.slots.get(slot as usize).and_then(|slot| {
+            let used = slot.message.msg_iovlen;
+            slot.parts.get(..used)
+        });
+        // SAFETY: `fill` has set them, to the slot's own head and to buffers that the slot holds
+        // until it ends.
+        parts.unwrap_or(&[]).iter().map(|part| unsafe {
+            std::slice::from_raw_parts(part.iov_base.cast::<u8>(), part.iov_len)
+        })
     }
 
     /// Remembers which way a slot's message goes.
@@ -210,11 +218,9 @@ impl Flights {
     /// Where the payloads of a slot's message are: addresses and lengths.
     #[cfg(test)]
     pub fn payloads(&self, slot: u32) -> Vec<(usize, usize)> {
-        let slot = &self.slots[slot as usize];
-        let parts = &slot.parts[1..slot.message.msg_iovlen];
-        parts
-            .iter()
-            .map(|part| (part.iov_base.addr(), part.iov_len))
+        let payloads = self.parts(slot).skip(1);
+        payloads
+            .map(|part| (part.as_ptr().addr(), part.len()))
             .collect()
     }
 }

@@ -21,7 +21,10 @@ use super::{
     receive::{Arrival, CONTROL_LEN},
 };
 use crate::{
-    backend::{SetupError, outlet::Outlet},
+    backend::{
+        SetupError,
+        outlet::{self, Outlet},
+    },
     stats::{Dropped, RingStats, WorkerStats},
 };
 
@@ -45,8 +48,6 @@ pub struct Io {
     pub(super) flights: Flights,
     /// What was received and not read yet. Its capacity is the number of buffers.
     pub(super) arrivals: Vec<Arrival>,
-    /// Slots to send again, their outlet having changed its way. Its capacity is the number of slots.
-    again: Vec<u32>,
     receive: Receive,
     /// How often the kernel refused to be called.
     refusals: u64,
@@ -119,7 +120,6 @@ impl Io {
             message: Box::new(Message::new()),
             outlets,
             arrivals: Vec::with_capacity(buffers.total() as usize),
-            again: Vec::with_capacity(flights.total()),
             flights,
             receive: Receive::Disabled,
             refusals: 0,
@@ -192,8 +192,9 @@ impl Io {
         if self.receive == Receive::Armed {
             let entry = opcode::AsyncCancel::new(RECEIVE).build().user_data(CANCEL);
             // SAFETY: no pointers.
-            unsafe { self.push(&entry) };
-            self.receive = Receive::Cancelled;
+            if unsafe { self.push(&entry) } {
+                self.receive = Receive::Cancelled;
+            }
         } else if self.receive == Receive::Ended {
             self.receive = Receive::Over;
         }
@@ -211,7 +212,6 @@ impl Io {
         let Some(outlet) = flight.and_then(|flight| self.outlets.get(flight.outlet)) else {
             return false;
         };
-        // Nothing changes an outlet's way between here and the submission but another submission.
         self.flights.goes(slot, outlet.is_direct());
         let entry = opcode::SendMsg::new(types::Fd(outlet.socket().as_raw_fd()), message)
             .flags(libc::MSG_DONTWAIT as u32)
@@ -227,7 +227,7 @@ impl Io {
     ///
     /// What the entry points to must be valid until its completion has come.
     #[inline]
-    unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
+    pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: the caller's promise.
         if unsafe { self.ring.submission().push(entry) }.is_ok() {
             return true;
@@ -300,7 +300,6 @@ impl Io {
             outlets,
             flights,
             arrivals,
-            again,
             receive,
             ..
         } = self;
@@ -332,12 +331,10 @@ impl Io {
                     ) {
                         match refusal {
                             None => output.sent.add(flight.frames),
-                            Some(Errno::ENOBUFS)
-                                if flight.direct
-                                    && (outlet.finds_itself_cut() || !outlet.is_direct()) =>
-                            {
-                                again.push(slot);
-                                continue;
+                            Some(error) if outlet.can_wait(error, flight.direct, flight.frames) => {
+                                let frames = flight.frames as u16;
+                                let parts = flights.parts(slot);
+                                outlet.wait(flight.output, frames, parts, &stats.outputs);
                             }
                             Some(error) => {
                                 outlet.count_refused(error, flight.direct, output, flight.frames);
@@ -348,25 +345,11 @@ impl Io {
                 }
             }
         }
-        if !self.again.is_empty() {
-            self.send_again();
-        }
-    }
-
-    /// After an outlet has found out that the kernel must cut apart what its device took whole before.
-    #[cold]
-    fn send_again(&mut self) {
-        let mut again = std::mem::take(&mut self.again);
-        for slot in again.drain(..) {
-            if let Some(message) = self.flights.message(slot) {
-                self.send(slot, message);
-            }
-        }
-        self.again = again;
     }
 
     /// Counts what is still on its way as unsent, when the worker ends.
-    pub fn abandon(&self, stats: &WorkerStats) {
+    pub fn abandon(&mut self, stats: &WorkerStats) {
+        outlet::abandon_all(&mut self.outlets, &stats.outputs);
         for flight in self.flights.on_their_way() {
             if let Some(output) = stats.outputs.get(flight.output as usize) {
                 output.drops.add(Dropped::UnsentAtExit, flight.frames);

@@ -1,11 +1,14 @@
 //! Where the messages of one outlet go: into slots of its own, and onto the ring.
 
+use std::iter;
+
 use super::{
     buffers::{Buffers, Held},
     io::Io,
 };
 use crate::{
-    backend::{batch::Frame, copies::Outbox, head::Head},
+    backend::{batch::Frame, copies::Outbox, head::Head, outlet::Outlet},
+    nic::GsoLimits,
     stats::{Dropped, WorkerStats},
 };
 
@@ -16,7 +19,7 @@ pub struct Post<'a> {
     outlet: usize,
     stats: &'a WorkerStats,
     /// The outlet has looked at its device.
-    followed: bool,
+    begun: bool,
 }
 
 impl<'a> Post<'a> {
@@ -26,7 +29,7 @@ impl<'a> Post<'a> {
             io,
             outlet,
             stats,
-            followed: false,
+            begun: false,
         }
     }
 
@@ -50,19 +53,32 @@ impl<'a> Post<'a> {
 }
 
 impl Outbox<Buffers> for Post<'_> {
+    fn limits(&self) -> GsoLimits {
+        let outlet = self.io.outlets.get(self.outlet);
+        outlet.map(Outlet::limits_now).unwrap_or_default()
+    }
+
     #[inline]
     unsafe fn post<'a>(
         &mut self,
         output: u32,
         count: u16,
         write: impl FnOnce(&mut Head),
-        frames: impl Iterator<Item = &'a Frame<Held>>,
+        frames: impl Iterator<Item = &'a Frame<Held>> + Clone,
         buffers: &'a Buffers,
     ) {
-        if !self.followed {
-            self.followed = true;
-            if let Some(outlet) = self.io.outlets.get_mut(self.outlet) {
-                outlet.follow_device();
+        if let Some(outlet) = self.io.outlets.get_mut(self.outlet) {
+            if !self.begun {
+                self.begun = true;
+                outlet.begin(&self.stats.outputs);
+            }
+            if outlet.waits() {
+                let mut head = Head::EMPTY;
+                write(&mut head);
+                let parts = iter::once(head.bytes());
+                let parts = parts.chain(frames.map(|frame| frame.payload(buffers)));
+                outlet.wait(output, count, parts, &self.stats.outputs);
+                return;
             }
         }
         let Some(slot) = self.slot(buffers) else {

@@ -328,6 +328,24 @@ fn a_ring_that_the_kernel_refuses_to_serve_is_counted_and_never_waited_for() {
     });
 }
 
+#[test]
+fn a_submission_queue_that_takes_nothing_more_costs_copies_and_holds_no_slot_and_no_buffer() {
+    in_namespace(|| {
+        let mut bench = Bench::new(64, None);
+        bench.send(&payloads(10));
+        // They are in the completion queue; from now on nothing is submitted.
+        bench.worker.io.enter();
+        forbid_io_uring_enter();
+        let nothing = io_uring::opcode::Nop::new().build();
+        // SAFETY: no pointers.
+        while unsafe { bench.worker.io.push(&nothing) } {}
+        bench.turn_until_idle();
+        assert_eq!(bench.matched(), 10);
+        assert_eq!(bench.dropped(Dropped::RingFull), 10 * OUTPUTS as u64);
+        bench.assert_all_buffers_provided();
+    });
+}
+
 /// By a seccomp filter, for the calling thread and for good.
 fn forbid_io_uring_enter() {
     let statement = |code: u32, k: u32| libc::sock_filter {

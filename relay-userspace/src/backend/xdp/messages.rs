@@ -5,10 +5,13 @@
 //! pushes vouches for the payloads until the queue has been handed over.
 
 use super::umem::Chunks;
-use crate::backend::{
-    batch::{Frame, MAX_JOINED, Memory},
-    copies::Outbox,
-    head::Head,
+use crate::{
+    backend::{
+        batch::{Frame, MAX_JOINED, Memory},
+        copies::Outbox,
+        head::Head,
+    },
+    nic::GsoLimits,
 };
 
 /// Messages of one `sendmmsg`: enough to spread the cost of the call, few enough to stay in the
@@ -142,6 +145,21 @@ impl Messages<'_> {
         self.messages.get_mut(first..).unwrap_or_default()
     }
 
+    /// The parts of message number `at`, which is one of them.
+    pub(super) fn parts(&self, at: usize) -> impl Iterator<Item = &[u8]> + Clone {
+        let parts = self.messages.get(at).map_or(&[][..], |message| {
+            // SAFETY: `Queue::push` has set both, to parts of the queue that stay until it has been
+            // handed over.
+            unsafe {
+                std::slice::from_raw_parts(message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen)
+            }
+        });
+        // SAFETY: as above; what parts point to stays as long, as `Queue::push` was promised.
+        parts.iter().map(|part| unsafe {
+            std::slice::from_raw_parts(part.iov_base.cast::<u8>(), part.iov_len)
+        })
+    }
+
     /// The outputs of `count` messages from number `first` on, each with how many frames of it the message is.
     #[inline]
     pub(super) fn frames(
@@ -159,18 +177,25 @@ impl Messages<'_> {
 pub struct HandOver<'a, T> {
     /// Room for the messages.
     pub queue: &'a mut Queue,
+    /// What the device takes in one of them.
+    pub limits: GsoLimits,
     /// What sends them before it returns.
     pub take: T,
 }
 
 impl<T: FnMut(Messages<'_>)> Outbox<Chunks> for HandOver<'_, T> {
     #[inline]
+    fn limits(&self) -> GsoLimits {
+        self.limits
+    }
+
+    #[inline]
     unsafe fn post<'a>(
         &mut self,
         output: u32,
         count: u16,
         write: impl FnOnce(&mut Head),
-        frames: impl Iterator<Item = &'a Frame<<Chunks as Memory>::Place>>,
+        frames: impl Iterator<Item = &'a Frame<<Chunks as Memory>::Place>> + Clone,
         chunks: &'a Chunks,
     ) {
         if self.queue.is_full() {

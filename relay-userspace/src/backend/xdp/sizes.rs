@@ -81,6 +81,7 @@ mod tests {
             is_input: true,
             is_output: true,
             rx_queues: vec![0],
+            tx_queues: 1,
             checksums: None,
             zero_copy: true,
             expected_mode: None,
@@ -89,6 +90,7 @@ mod tests {
             super_frames: true,
             segments_udp: true,
             queueless: false,
+            gso: crate::nic::GsoLimits::default(),
         }
     }
 

@@ -1,0 +1,41 @@
+//! What an interface takes in one GSO packet.
+
+/// The most that an interface takes in one GSO packet over IPv4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GsoLimits {
+    /// A packet, Ethernet header included, is shorter than this many bytes (`gso_ipv4_max_size`;
+    /// before Linux 6.3 `gso_max_size`).
+    pub bytes: u32,
+    /// Frames that it is cut into at most (`gso_max_segs`).
+    pub segments: u32,
+}
+
+impl Default for GsoLimits {
+    /// What every interface begins with (`GSO_LEGACY_MAX_SIZE`, `GSO_MAX_SEGS`,
+    /// include/linux/netdevice.h).
+    fn default() -> Self {
+        Self {
+            bytes: 65_536,
+            segments: 65_535,
+        }
+    }
+}
+
+impl GsoLimits {
+    /// Whether a packet of `len` bytes that is cut into `frames` is within the limits.
+    #[inline]
+    #[must_use]
+    pub fn take(self, frames: u16, len: usize) -> bool {
+        u32::from(frames) <= self.segments && len < self.bytes as usize
+    }
+
+    /// How many datagrams of `payload_len` bytes, at least one byte, a packet with `headers` bytes
+    /// of headers may have. At least one: what leaves alone is no GSO packet.
+    #[must_use]
+    pub fn frames_of(self, headers: usize, payload_len: usize) -> usize {
+        let payload = (self.bytes as usize).saturating_sub(headers + 1);
+        (payload / payload_len.max(1))
+            .min(self.segments as usize)
+            .max(1)
+    }
+}
