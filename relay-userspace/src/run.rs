@@ -4,6 +4,7 @@
 //! then let frames match. Down is the reverse, so that no frame is taken that cannot be sent: close the
 //! flows, let the workers finish, close the sockets, detach.
 
+mod affinity;
 mod carrier;
 mod drops;
 mod set_up;
@@ -18,15 +19,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::{error, info, warn};
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
+use log::{error, info};
 use relay_common::abi::Counter;
 use thiserror::Error;
 
 use self::{
+    affinity::Home,
     drops::{Input, KernelCounter},
     set_up::{Ready, Status},
 };
@@ -235,17 +233,18 @@ fn start(
     halt: &Arc<AtomicBool>,
 ) -> Result<Vec<Thread>, RunError> {
     let mut threads: Vec<Thread> = Vec::with_capacity(workers.len());
-    for (number, (mut worker, planned)) in workers.into_iter().zip(&plan.workers).enumerate() {
+    let homes = affinity::homes(plan);
+    for (number, (mut worker, home)) in workers.into_iter().zip(homes).enumerate() {
         let stats = worker.stats();
         let drops = KernelCounter::new(worker.receivers());
-        let (cpu, own_halt) = (planned.cpu, Arc::clone(halt));
+        let own_halt = Arc::clone(halt);
         let handle = thread::Builder::new()
             .name(format!("relay-worker-{number}"))
             .spawn(move || {
-                if let Some(cpu) = cpu {
-                    pin(number, cpu);
+                if let Some(home) = home {
+                    home.settle(number);
                 }
-                worker.run(&own_halt, cpu.is_some());
+                worker.run(&own_halt, home.is_some_and(Home::is_own));
                 worker
             });
         match handle {
@@ -268,20 +267,6 @@ fn start(
         }
     }
     Ok(threads)
-}
-
-/// Pins this thread. A refusal costs speed, not frames, so it is only told.
-fn pin(number: usize, cpu: u32) {
-    let mut set = CpuSet::new();
-    let pinned = set
-        .set(cpu as usize)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
-    match pinned {
-        Ok(()) => info!("worker {number} runs on CPU {cpu}"),
-        Err(error) => warn!(
-            "cannot pin worker {number} to CPU {cpu}: {error}; it runs unpinned. `cpus` must name CPUs this process may use"
-        ),
-    }
 }
 
 /// Writes a line a second until a stop signal comes.

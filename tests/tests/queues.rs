@@ -1,12 +1,17 @@
 //! Several queues: each belongs to one worker, whatever the numbers, and a frame on a queue that the relay
 //! does not use is left to the stack and counted. On XDP only: a packet socket hears all queues.
 
-use anyhow::Result;
+use std::fs;
+
+use anyhow::{Context, Result};
 use relay_tests::backend::Backend;
+use relay_tests::background::eventually;
 use relay_tests::relay::{RelayProcess, RuleFile};
 use relay_tests::report::Report;
 use relay_tests::rules::{feeds, to_toml};
-use relay_tests::scenario::{Receivers, forward_exactly, forward_exactly_by, send, streams};
+use relay_tests::scenario::{
+    ARRIVAL, Receivers, forward_exactly, forward_exactly_by, send, streams,
+};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
@@ -70,6 +75,59 @@ fn workers_pinned_to_cpus_are_exact() -> Result<()> {
     let bed = Testbed::builder().queues(2).without_capture().build()?;
     let report = forward_with(&bed, "\n[[interfaces]]\nname = \"in0\"\ncpus = [1, 0]\n")?;
     assert_eq!(report.workers.len(), 2);
+    Ok(())
+}
+
+/// The CPUs that each worker of a running relay may use, as `/proc` lists them.
+fn cpus_of_workers(relay: &RelayProcess) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    for task in fs::read_dir(format!("/proc/{}/task", relay.id()))? {
+        let task = task?.path();
+        if fs::read_to_string(task.join("comm"))?.starts_with("relay-worker") {
+            let status = fs::read_to_string(task.join("status"))?;
+            let mut lines = status.lines();
+            let cpus = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+            all.push(cpus.context("no CPUs in the status")?.trim().to_owned());
+        }
+    }
+    Ok(all)
+}
+
+/// A packet socket sends by the TX queue of its worker's CPU. With several queues a worker that
+/// moved would have its later frames overtake the earlier ones.
+#[test]
+fn where_an_output_has_several_tx_queues_a_worker_stays_on_one_cpu() -> Result<()> {
+    let everywhere = fs::read_to_string("/proc/thread-self/status")?;
+    let everywhere = everywhere
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let everywhere = everywhere.context("no CPUs in the status")?.trim();
+    for (queues, backend, workers) in [
+        (2, Backend::Xdp, 2),
+        (2, Backend::IoUring, 1),
+        (1, Backend::Xdp, 1),
+        (1, Backend::IoUring, 1),
+    ] {
+        let bed = Testbed::builder()
+            .queues(queues)
+            .without_capture()
+            .build()?;
+        let rules = feeds(FEEDS);
+        let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+        if queues > 1 {
+            // It is the first thing that a worker does.
+            let is_one = |cpus: &String| cpus.parse::<usize>().is_ok();
+            let settled = eventually(ARRIVAL, || {
+                let cpus = cpus_of_workers(&relay).unwrap_or_default();
+                cpus.len() == workers && cpus.iter().all(is_one)
+            });
+            let cpus = cpus_of_workers(&relay)?;
+            assert!(settled.is_some(), "{backend:?}: {cpus:?}");
+        } else {
+            assert_eq!(cpus_of_workers(&relay)?, [everywhere], "{backend:?}");
+        }
+        forward_exactly_by(relay, &bed, &rules, &streams(&rules, COUNT, 500))?;
+    }
     Ok(())
 }
 
