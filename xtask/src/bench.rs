@@ -24,7 +24,7 @@ pub fn run(ws: &Workspace, args: &[OsString]) -> Result<ExitCode> {
              Run it as root: sudo -E env PATH=\"$PATH\" cargo xtask bench"
         );
     }
-    setup::system(Purpose::Bench)?;
+    setup::system(purpose(args))?;
     let (commit, args) = against::take(args)?;
     let before = commit
         .map(|commit| against::build(ws, &commit))
@@ -45,6 +45,24 @@ pub fn run(ws: &Workspace, args: &[OsString]) -> Result<ExitCode> {
     Ok(process::exit_code(process::status(&mut bench)?))
 }
 
+/// What has to be installed: other people's programs only where they take part.
+fn purpose(args: &[OsString]) -> Purpose {
+    const OPTION: &str = "--contenders";
+    /// Those that this repository builds itself.
+    const OWN: [&str; 3] = ["relay", "two-threads", "sendmmsg-fanout"];
+    let words: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
+    let at = words.iter().position(|word| word.starts_with(OPTION));
+    let names = at.and_then(|at| match words[at].split_once('=') {
+        Some((_, names)) => Some(names),
+        None => words.get(at + 1).copied(),
+    });
+    let is_own = |name: &str| OWN.contains(&name) || name.starts_with("relay-");
+    match names {
+        Some(names) if names.split(',').all(is_own) => Purpose::Test,
+        _ => Purpose::Bench,
+    }
+}
+
 /// Builds `relay-bench`; returns the command without arguments.
 pub fn program(ws: &Workspace) -> Result<Command> {
     process::run(
@@ -54,4 +72,18 @@ pub fn program(ws: &Workspace) -> Result<Command> {
     let mut program = Command::new(ws.release("relay-bench"));
     process::without_own_environment(&mut program);
     Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_peoples_programs_are_needed_only_where_they_take_part() {
+        let of = |words: &[&str]| purpose(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(of(&["1-1"]), Purpose::Bench);
+        assert_eq!(of(&["--contenders", "relay,socat"]), Purpose::Bench);
+        assert_eq!(of(&["--contenders", "relay,relay-before"]), Purpose::Test);
+        assert_eq!(of(&["1-1", "--contenders=relay-io-uring"]), Purpose::Test);
+    }
 }
