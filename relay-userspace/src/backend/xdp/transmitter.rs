@@ -24,6 +24,8 @@ use crate::{
 /// Frames that make another kick worth its system call, where one round brings more than a ring
 /// holds: twice what the kernel takes a call in copy mode (`TX_BATCH_SIZE`, net/xdp/xsk.c).
 const WORTH_A_KICK: u32 = 64;
+/// Frames that the kernel takes a call in copy mode, at most (`TX_BATCH_SIZE`).
+const BUDGET: u32 = 32;
 /// Completions that are read at a time.
 const COMPLETIONS: usize = 256;
 
@@ -107,6 +109,9 @@ pub struct Transmitter<R: Rings> {
     device: Device,
     /// The device is gone for good, and nothing more comes back that is still accounted for.
     closed: bool,
+    /// The kernel publishes how far it came later than with the call: more showed after one than it
+    /// takes in one.
+    publishes_late: bool,
     /// It was kicked for room in this round.
     kicked: bool,
     /// What had been queued at the last kick.
@@ -126,6 +131,7 @@ impl<R: Rings> Transmitter<R> {
             outputs: vec![0; TX_SIZE as usize].into(),
             device: Device::Ready,
             closed: false,
+            publishes_late: false,
             kicked: false,
             queued_then: 0,
             batch: vec![R::Desc::default(); COMPLETIONS].into(),
@@ -208,6 +214,7 @@ impl<R: Rings> Transmitter<R> {
         if !self.is_lost() {
             self.submit();
         }
+        let mut unseen = 0;
         while self.waiting() > 0 && !self.is_lost() {
             // In copy mode the flag is always set.
             let result = if self.rings.needs_wakeup() {
@@ -229,13 +236,27 @@ impl<R: Rings> Transmitter<R> {
             }
             let taken = self.settle(stats, copies && result == Err(Errno::EBUSY));
             let submitted = self.submit();
-            if !copies || taken + submitted == 0 {
+            if !copies {
+                break;
+            }
+            self.publishes_late |= taken > BUDGET;
+            if taken + submitted > 0 {
+                unseen = 0;
+            } else if result == Err(Errno::EAGAIN) && self.may_have_taken(unseen) {
+                unseen += BUDGET;
+            } else {
                 break;
             }
         }
         if self.is_lost() {
             self.refuse_what_waits(home, stats);
         }
+    }
+
+    /// Whether a call that nothing shows of may have taken frames, after others like it that can
+    /// have taken so many.
+    fn may_have_taken(&self, unseen: u32) -> bool {
+        self.publishes_late && unseen < self.waiting()
     }
 
     /// Whether the socket is of no use any more: in copy mode the kernel unbinds it for good

@@ -7,8 +7,6 @@ use super::*;
 
 /// Outputs of the port.
 const OUTPUTS: u32 = 3;
-/// Frames that the kernel takes a call in copy mode.
-const BUDGET: u32 = 32;
 
 /// Numbers that look random and are the same every time (xorshift).
 #[derive(Debug)]
@@ -48,6 +46,8 @@ struct Behaviour {
     is_down: u32,
     /// Of the frames sent, the completion comes at once; the others with a later call.
     completes_at_once: u32,
+    /// So many of those a call, at most.
+    completes_later: u32,
 }
 
 /// `__xsk_generic_xmit` of net/xdp/xsk.c, and a device. Descriptors are numbers.
@@ -167,7 +167,7 @@ impl Rings for CopyMode {
         if sent && self.behaviour.publishes == Publishes::AtOnce {
             self.published = self.consumed;
         }
-        self.complete_some(2 * BUDGET);
+        self.complete_some(self.behaviour.completes_later);
         result
     }
 
@@ -266,6 +266,7 @@ fn behaviours(publishes: Publishes, random: &mut Random) -> Behaviour {
         is_busy: one_in(&[0, 0, 20, 200]),
         is_down: one_in(&[0, 0, 5]),
         completes_at_once: one_in(&[0, 1, 2, 10]),
+        completes_later: one_in(&[0, 2 * BUDGET]),
     }
 }
 
@@ -343,6 +344,7 @@ fn a_burst_of_two_rings_on_a_dead_wire_is_refused_to_the_last_frame() {
             is_busy: 0,
             is_down: 0,
             completes_at_once: 1,
+            completes_later: 0,
         };
         let mut setup = Setup::new(CopyMode::new(dead, 1), Mode::Copy);
         setup.round(2 * TX_SIZE);
@@ -351,6 +353,35 @@ fn a_burst_of_two_rings_on_a_dead_wire_is_refused_to_the_last_frame() {
         assert_eq!(setup.sent(), 0, "{publishes:?}");
         assert_eq!(setup.transmitter.outstanding(), 0, "{publishes:?}");
     }
+}
+
+/// Where neither what is published nor what came back shows progress, a burst leaves in one round
+/// all the same, once it is known that the kernel is like that.
+#[test]
+fn a_burst_leaves_in_one_round_where_the_kernel_publishes_late() {
+    let late = Behaviour {
+        publishes: Publishes::InBatches,
+        refuses: 0,
+        is_busy: 0,
+        is_down: 0,
+        completes_at_once: 0,
+        completes_later: 0,
+    };
+    let mut setup = Setup::new(CopyMode::new(late, 1), Mode::Copy);
+    setup.round(64);
+    while setup.transmitter.waiting() > 0 {
+        setup.round(0);
+    }
+    setup.round(1024);
+    assert_eq!(setup.transmitter.waiting(), 0);
+    assert_eq!(setup.sent(), 64 + 1024);
+    let calls = setup.transmitter.rings.calls;
+    assert!(calls <= 3 + 1024 / BUDGET + 1, "{calls} calls");
+    // One that is busy is not asked for ever.
+    setup.transmitter.rings.behaviour.is_busy = 1;
+    setup.round(100);
+    let calls = setup.transmitter.rings.calls - calls;
+    assert!(calls <= 100 / BUDGET + 2, "{calls} calls");
 }
 
 /// Frames on the ring of a device that is deleted never leave. They are counted, their chunks come
@@ -363,6 +394,7 @@ fn nothing_waits_for_a_device_that_is_gone() {
         is_busy: 0,
         is_down: 1,
         completes_at_once: 1,
+        completes_later: 0,
     };
     let mut setup = Setup::new(CopyMode::new(steady, 1), Mode::Copy);
     setup.round(500);
@@ -392,6 +424,7 @@ fn what_waits_at_the_end_is_counted_and_its_chunks_are_free() {
         is_busy: 0,
         is_down: 1,
         completes_at_once: 1,
+        completes_later: 0,
     };
     let mut setup = Setup::new(CopyMode::new(down, 1), Mode::Copy);
     setup.round(100);
