@@ -159,9 +159,39 @@ fn f7_rules_full_of_mistakes_are_read_until_there_are_enough() -> Result<()> {
         "{said}"
     );
 
+    let (code, said) = check_many(
+        "full of wrong syntax",
+        "",
+        &format!("[[rules]]\n{}", "=\n".repeat(250_000)),
+        "",
+    )?;
+    assert_eq!(code, 78, "{said}");
+
     let keys: String = (0..5000).map(|n| format!("key{n} = 1\n")).collect();
     let (code, said) = check_many("keys", "", &format!("[[rules]]\n{keys}"), "")?;
     assert_eq!(code, 78, "{said}");
+    Ok(())
+}
+
+#[test]
+fn f7_names_that_nothing_uses_are_not_compared_with_every_other() -> Result<()> {
+    let (code, said) = check("unused tables", |file| {
+        for n in 0..30_000_u32 {
+            let [_, _, high, low] = n.to_be_bytes();
+            write!(
+                file,
+                "[[rules]]\nname = \"r{n}\"\n\
+                 input = {{ interface = \"i{n}x\", group = \"239.1.{high}.{low}\", port = 5001 }}\n\
+                 outputs = [{{ interface = \"o{n}y\", group = \"239.2.{high}.{low}\", port = 5002 }}]\n"
+            )?;
+        }
+        for n in 0..300_000 {
+            write!(file, "[[interfaces]]\nname = \"q{n}z\"\n")?;
+        }
+        Ok(())
+    })?;
+    assert_eq!(code, 78, "{said}");
+    assert!(said.contains("no rule uses the interface `q0z`"), "{said}");
     Ok(())
 }
 

@@ -130,6 +130,9 @@ fn cycles(draft: &Draft, inputs: &HashMap<&Input, usize>, found: &mut Collector<
         }
         let mut way: Vec<(usize, usize)> = vec![(root, 0)];
         seen[root] = Seen::OnTheWay(0);
+        if found.has_enough() {
+            return;
+        }
         while let Some((current, next)) = way.last_mut() {
             let current = *current;
             let Some((output, _)) = draft.rules[current].outputs.get(*next) else {
@@ -145,6 +148,7 @@ fn cycles(draft: &Draft, inputs: &HashMap<&Input, usize>, found: &mut Collector<
                 Seen::Done => {}
                 // Reported as an output that feeds its own input.
                 Seen::OnTheWay(_) if fed == current => {}
+                Seen::OnTheWay(_) if found.has_enough() => {}
                 Seen::OnTheWay(from) => {
                     let rules = way[from..]
                         .iter()
@@ -177,6 +181,9 @@ fn circle(mut rules: Vec<&str>) -> String {
     format!("{}{more} -> {first}", rules.join(" -> "))
 }
 
+/// The most names that one is compared with.
+const MEASURED: usize = 256;
+
 fn interfaces(draft: &Draft, found: &mut Collector<'_>) {
     let used = &draft.used;
     let mut seen: HashMap<&str, Place> = HashMap::new();
@@ -199,8 +206,13 @@ fn interfaces(draft: &Draft, found: &mut Collector<'_>) {
         if used.contains(value.as_str()) || draft.used_incomplete {
             continue;
         }
+        if found.has_enough() {
+            return;
+        }
         let close = used
             .iter()
+            .filter(|used| used.len().abs_diff(value.len()) <= 2)
+            .take(MEASURED)
             .map(|used| (strsim::damerau_levenshtein(used, value), used))
             .filter(|(distance, _)| *distance <= 2)
             .min();

@@ -310,6 +310,68 @@ fn the_numbers_of_rules_and_outputs_are_bounded() {
 }
 
 #[test]
+fn tables_of_a_rule_may_be_written_out_behind_it() {
+    let text = "[[interfaces]]\nname = \"in0\"\n\n[[rules]]\nname = \"a\" # the first\n\
+                [rules.input]\ninterface = \"in0\"\ngroup = \"239.1.1.1\"\nport = 5001\n\
+                [[rules.outputs]]\ninterface = \"out0\"\ngroup = \"239.2.2.2\"\nport = 5002\n\
+                [[rules.outputs]]\ninterface = \"out0\"\ngroup = \"239.2.2.3\"\nport = 5003\n";
+    let document = parse("x", text).unwrap();
+    assert_eq!(document.rules.rules[0].outputs.len(), 2);
+    let place = document.places.rules[0].outputs[1].output;
+    assert_eq!((place.line, place.column), (14, 1));
+
+    let stray = text.replacen(
+        "[rules.input]",
+        "[[interfaces]]\nname = \"out0\"\n[rules.input]",
+        1,
+    );
+    let said: Vec<String> = mistakes(&stray).iter().map(ToString::to_string).collect();
+    let part = "a table of `rules` stands behind a table of another kind";
+    assert!(
+        said.iter().any(|mistake| mistake.contains(part)),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_header_in_the_singular_and_a_key_of_other_programs_are_understood() {
+    let found = mistakes(&GOOD.replace("[[rules]]", "[[rule]]"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].cause, "the file has the unknown key `rule`");
+    assert_eq!(found[0].remedy, "did you mean `rules`?");
+
+    let found = mistakes(&GOOD.replace("ttl = 8", "tos = 8"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].remedy.contains("DSCP"), "{}", found[0]);
+}
+
+#[test]
+fn a_screenful_of_mistakes_is_shown_and_the_others_are_counted() {
+    let rules = |count: usize| {
+        let rule = "[[rules]]\nname = 1\ninput = 1\noutputs = 1\n";
+        parse("x", &rule.repeat(count)).unwrap_err().to_string()
+    };
+    let said = rules(6);
+    assert!(said.ends_with("\n18 mistakes"), "{said}");
+    let said = rules(10);
+    assert!(said.ends_with("\nand 10 more\n30 mistakes"), "{said}");
+    assert_eq!(said.lines().count(), 42);
+    let said = rules(1000);
+    let end = "\nand 980 more\n1000 mistakes or more: the rest of the file was not read";
+    assert!(said.ends_with(end), "{said}");
+}
+
+#[test]
+fn a_long_value_is_quoted_in_part() {
+    let long = "x".repeat(300);
+    let found = mistakes(&GOOD.replacen("239.1.1.1", &long, 1));
+    let quoted = format!("`group` \"{}... (300 bytes)\" is not", "x".repeat(60));
+    assert!(found[0].cause.contains(&quoted), "{}", found[0]);
+    let found = mistakes(&GOOD.replacen("feed-a", &long, 1));
+    assert_eq!(found[0].cause, "rule 1: `name` is longer than 255 bytes");
+}
+
+#[test]
 fn a_rule_name_fits_on_a_line_of_a_log() {
     let found = mistakes(&GOOD.replacen("\"feed-a\"", "\"a\\nb\"", 1));
     assert_eq!(
