@@ -23,7 +23,7 @@ const PROTOCOL: u16 = 0x05e1;
 /// The kernel's list of packet sockets, oldest first (net/packet/af_packet.c).
 const LIST: &str = "/proc/thread-self/net/packet";
 /// How often a relay that was first looks for one that must withdraw, and how long it waits between.
-const LOOKS: u32 = 10;
+const LOOKS: u32 = 100;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// The claims on all input interfaces of a plan, held for as long as this lives.

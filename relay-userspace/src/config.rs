@@ -151,11 +151,11 @@ pub fn load(path: &Path) -> Result<Document, Mistakes> {
 pub fn parse(path_label: &str, text: &str) -> Result<Document, Mistakes> {
     let mut found = mistake::Collector::new(path_label, text);
     let Some(draft) = read::read(text, &mut found) else {
-        return Err(Mistakes::of(found.mistakes));
+        return Err(found.into_mistakes());
     };
     check::check(&draft, &mut found);
     if !found.mistakes.is_empty() {
-        return Err(Mistakes::of(found.mistakes));
+        return Err(found.into_mistakes());
     }
     let (rules, places) = draft.finish();
     Ok(Document {

@@ -13,7 +13,7 @@ use std::{
     panic,
     sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use env_logger::{Builder, Env, Target, WriteStyle};
@@ -88,7 +88,7 @@ pub fn say(text: &str) {
 /// Before the process ends: waits for what is still in the queue, for as long as it moves.
 pub fn finish() {
     if let Some(queue) = QUEUE.get() {
-        queue.wait_until_empty();
+        queue.wait_until_empty(STANDSTILL);
     }
 }
 
@@ -160,16 +160,16 @@ impl Queue {
         }
     }
 
-    /// Waits until all is written; gives up when nothing moves any more.
-    fn wait_until_empty(&self) {
+    /// Waits until all is written; gives up when nothing has moved for `standstill`.
+    fn wait_until_empty(&self, standstill: Duration) {
         let started = Instant::now();
         let mut state = self.state();
         let (mut taken, mut moved) = (state.taken, Instant::now());
         while state.writing || !state.lines.is_empty() || state.lost > 0 {
-            if moved.elapsed() >= STANDSTILL || started.elapsed() >= PATIENCE {
+            if moved.elapsed() >= standstill || started.elapsed() >= PATIENCE {
                 return;
             }
-            let waited = self.changed.wait_timeout(state, STANDSTILL);
+            let waited = self.changed.wait_timeout(state, standstill);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             if state.taken != taken {
                 (taken, moved) = (state.taken, Instant::now());
@@ -204,7 +204,7 @@ impl Write for IntoQueue {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc::channel, time::Duration};
+    use std::sync::mpsc::channel;
 
     use super::*;
 
@@ -275,13 +275,13 @@ mod tests {
             }
             let_one
         });
-        queue.wait_until_empty();
+        queue.wait_until_empty(PATIENCE);
         assert_eq!(read.try_iter().count(), 20);
         let _let_one = reader.join().unwrap();
 
         queue.put(line(0));
         let started = Instant::now();
-        queue.wait_until_empty();
+        queue.wait_until_empty(STANDSTILL);
         let waited = started.elapsed();
         assert!(waited >= STANDSTILL, "{waited:?}");
         assert!(waited < PATIENCE, "{waited:?}");

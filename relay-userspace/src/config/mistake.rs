@@ -81,7 +81,7 @@ impl Mistakes {
     pub(crate) fn of(mut list: Vec<Mistake>) -> Self {
         list.sort_by_key(|mistake| mistake.place);
         Self {
-            is_cut: list.len() >= ENOUGH,
+            is_cut: false,
             list,
             unreadable: false,
         }
@@ -175,6 +175,14 @@ impl<'a> Collector<'a> {
 
     pub(super) fn place_in_file(&self, offset: usize) -> Place {
         self.lines.place(offset)
+    }
+
+    /// All of them, at least one.
+    pub(super) fn into_mistakes(self) -> Mistakes {
+        Mistakes {
+            is_cut: self.has_enough(),
+            ..Mistakes::of(self.mistakes)
+        }
     }
 
     /// Whether there are so many that nothing more need be looked for.
