@@ -2,7 +2,9 @@
 //!
 //! One group for each step of the way of a frame: decode it, find its flow, read what its outputs have in common,
 //! write each output's headers; the group `turn` for the way as a whole, from frames in chunks to messages
-//! for `sendmmsg`; and the group `ring` from frames in chunks by a TX ring, with a kernel that does nothing. A count does not depend on the machine's load, so `cargo xtask test` compares it with
+//! for `sendmmsg`; the group `ring` from frames in chunks by a TX ring, with a kernel that does
+//! nothing; and the group `io_uring` from receive buffers to messages in their slots, without a ring.
+//! A count does not depend on the machine's load, so `cargo xtask test` compares it with
 //! `baseline.json`. Only the call under test is counted: set-up leaks what it makes, so that nothing is freed
 //! inside a count.
 
@@ -17,6 +19,7 @@
 )]
 
 mod frames;
+mod uring;
 mod worker;
 
 use std::{hint::black_box, net::Ipv4Addr};
@@ -235,6 +238,33 @@ fn kick_a_port(worker: &'static mut Worker) {
     black_box(worker).kick();
 }
 
+#[library_benchmark]
+#[bench::of_1_flow(uring::received(1, 1))]
+#[bench::of_64_flows(uring::received(64, 1))]
+fn uring_sort_64_frames(worker: &'static mut uring::Worker) {
+    black_box(worker).sort();
+}
+
+#[library_benchmark]
+#[bench::of_1_run_to_1_output(uring::sorted(1, 1))]
+#[bench::of_1_run_to_16_outputs(uring::sorted(1, 16))]
+#[bench::of_64_runs_to_1_output(uring::sorted(64, 1))]
+fn uring_post_64_frames(worker: &'static mut uring::Worker) {
+    black_box(worker).post();
+}
+
+#[library_benchmark]
+#[bench::of_16_messages(uring::posted(1, 16))]
+#[bench::of_64_messages(uring::posted(64, 1))]
+fn uring_complete(worker: &'static mut uring::Worker) {
+    black_box(worker).complete();
+}
+
+library_benchmark_group!(
+    name = io_uring,
+    benchmarks = [uring_sort_64_frames, uring_post_64_frames, uring_complete]
+);
+
 library_benchmark_group!(
     name = ring,
     benchmarks = [forward_64_frames_to_a_port, kick_a_port]
@@ -250,4 +280,11 @@ library_benchmark_group!(
     ]
 );
 
-main!(library_benchmark_groups = wire, flows, rewrite, turn, ring);
+main!(
+    library_benchmark_groups = wire,
+    flows,
+    rewrite,
+    turn,
+    ring,
+    io_uring
+);

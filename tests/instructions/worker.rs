@@ -32,12 +32,12 @@ use crate::frames::{self, Checksum};
 /// Frames of a receive batch.
 pub const FRAMES: u32 = 64;
 /// The kernel's index of the interface that the frames come in by.
-const INPUT: u32 = 3;
+pub const INPUT: u32 = 3;
 /// The port that the frames come for.
 const PORT: u16 = 5001;
 
 /// The group of a flow: counted up from 239.1.0.0.
-fn group(flow: u32) -> [u8; 4] {
+pub fn group(flow: u32) -> [u8; 4] {
     (0xef01_0000 | flow).to_be_bytes()
 }
 

@@ -12,13 +12,13 @@
 //! one a round, and for an output that has refused copies, `send`, and questions about its device.
 
 pub mod buffers;
-mod flights;
+pub mod flights;
 mod input;
 mod io;
 mod mapping;
 mod outbox;
 mod probe;
-mod receive;
+pub mod receive;
 #[cfg(test)]
 mod tests;
 

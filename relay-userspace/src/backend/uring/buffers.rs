@@ -52,6 +52,22 @@ impl Buffers {
     ///
     /// The buffers must live until `ring` is closed and nothing that receives into them is outstanding.
     pub unsafe fn provide(ring: &IoUring, count: u16) -> io::Result<Self> {
+        let buffers = Self::without_ring(count)?;
+        let address = buffers.ring.start().as_ptr() as u64;
+        // SAFETY: the memory is as long as `count` entries, and lives as long as the caller promises.
+        unsafe {
+            ring.submitter()
+                .register_buf_ring_with_flags(address, count, GROUP, 0)
+        }?;
+        Ok(buffers)
+    }
+
+    /// Maps the same buffers for no ring: to measure what is done with them without the kernel.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory.
+    pub fn without_ring(count: u16) -> io::Result<Self> {
         let buffers = Self {
             memory: Mapping::new(SIZE * usize::from(count))?,
             ring: Mapping::new(size_of::<BufRingEntry>() * usize::from(count))?,
@@ -59,16 +75,19 @@ impl Buffers {
             holds: (0..count).map(|_| Cell::new(0)).collect(),
             held: Cell::new(0),
         };
-        let address = buffers.ring.start().as_ptr() as u64;
-        // SAFETY: the memory is as long as `count` entries, and lives as long as the caller promises.
-        unsafe {
-            ring.submitter()
-                .register_buf_ring_with_flags(address, count, GROUP, 0)
-        }?;
         for number in 0..count {
             buffers.put(number);
         }
         Ok(buffers)
+    }
+
+    /// Writes `bytes`, at most [`SIZE`], to the start of a buffer, as the kernel does before the
+    /// completion.
+    pub fn write(&mut self, held: &Held, bytes: &[u8]) {
+        let len = bytes.len().min(SIZE);
+        // SAFETY: the buffer has `SIZE` bytes, and nothing refers to them while `self` is borrowed
+        // mutably.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start(held.0).as_ptr(), len) };
     }
 
     /// All buffers.

@@ -1,0 +1,167 @@
+//! What a worker on io_uring holds while it forwards, but for its ring and sockets: receive buffers
+//! with messages in them, and the slots of one outlet.
+
+use nix::libc;
+use relay::{
+    backend::{
+        batch::{Batch, Frame},
+        copies::{self, Outbox},
+        flows::Flows,
+        head::Head,
+        uring::{
+            buffers::{Buffers, Held},
+            flights::Flights,
+            receive::{Arrival, CONTROL_LEN, Datagrams},
+        },
+    },
+    nic::GsoLimits,
+    stats::WorkerStats,
+};
+
+use crate::{
+    frames::{self, Checksum},
+    worker::{self, FRAMES, INPUT},
+};
+
+/// A worker without ring and sockets.
+pub struct Worker {
+    buffers: Buffers,
+    message: libc::msghdr,
+    arrivals: Vec<Arrival>,
+    flows: Flows,
+    batch: Batch<Held>,
+    slots: Slots,
+    stats: WorkerStats,
+}
+
+/// The slots of one outlet, and those in use. Nothing is submitted.
+struct Slots {
+    flights: Flights,
+    used: Vec<u32>,
+}
+
+/// A worker that has taken [`FRAMES`] frames of 1000 bytes off the ring and not looked at them yet: of
+/// so many flows in turn, each with so many outputs.
+pub fn received(flows: u32, outputs: u8) -> &'static mut Worker {
+    let mut buffers = Buffers::without_ring(FRAMES as u16).unwrap();
+    // SAFETY: all zeros is a valid `msghdr`.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_controllen = CONTROL_LEN;
+    let arrive = |at: u32| {
+        let frame = frames::frame(worker::group(at % flows), 1000 - 42, Checksum::Complete);
+        // `struct io_uring_recvmsg_out`, no control data, a `struct virtio_net_hdr` of zeros.
+        let lengths = [0, 0, frame.len() as u32 + 10, 0];
+        let mut bytes: Vec<u8> = lengths.into_iter().flat_map(u32::to_ne_bytes).collect();
+        bytes.resize(bytes.len() + CONTROL_LEN + 10, 0);
+        bytes.extend(frame);
+        let held = buffers.received(at as u16).unwrap();
+        buffers.write(&held, &bytes);
+        Arrival {
+            held,
+            len: bytes.len() as u32,
+        }
+    };
+    Box::leak(Box::new(Worker {
+        arrivals: (0..FRAMES).map(arrive).collect(),
+        buffers,
+        message,
+        flows: worker::flows(flows, outputs),
+        batch: Batch::new(FRAMES as usize, flows as usize),
+        slots: Slots {
+            flights: Flights::new(1),
+            used: Vec::with_capacity(FRAMES as usize),
+        },
+        stats: WorkerStats::new(flows as usize, flows as usize * usize::from(outputs)),
+    }))
+}
+
+/// The same after it has sorted the frames into runs, one a flow.
+pub fn sorted(flows: u32, outputs: u8) -> &'static mut Worker {
+    let worker = received(flows, outputs);
+    worker.sort();
+    assert_eq!(worker.stats.matched.get(), u64::from(FRAMES));
+    assert_eq!(worker.batch.runs().0.len(), flows as usize);
+    worker
+}
+
+/// The same after it has posted every copy.
+pub fn posted(flows: u32, outputs: u8) -> &'static mut Worker {
+    let worker = sorted(flows, outputs);
+    worker.post();
+    assert_eq!(
+        worker.slots.used.len(),
+        flows as usize * usize::from(outputs)
+    );
+    assert_eq!(worker.buffers.held(), u64::from(FRAMES));
+    worker
+}
+
+impl Worker {
+    /// Decodes, looks up, reads and sorts what was received.
+    pub fn sort(&mut self) {
+        let Self {
+            buffers,
+            message,
+            arrivals,
+            flows,
+            batch,
+            stats,
+            ..
+        } = self;
+        for arrival in arrivals.drain(..) {
+            let datagrams = Datagrams::read(&arrival, INPUT, message, buffers, flows, stats);
+            if let Some(mut datagrams) = datagrams {
+                while let Some(frame) = datagrams.next(&arrival.held, buffers) {
+                    batch.add(frame, buffers, flows, stats);
+                }
+            }
+            buffers.release(arrival.held);
+        }
+    }
+
+    /// Fills the slots of the one outlet, and ends the batch.
+    pub fn post(&mut self) {
+        let Self {
+            buffers,
+            flows,
+            batch,
+            slots,
+            stats,
+            ..
+        } = self;
+        copies::make(0, batch, flows, buffers, stats, slots);
+        for frame in batch.end() {
+            buffers.release(frame.place);
+        }
+    }
+
+    /// Ends all messages: the buffers are the kernel's again.
+    pub fn complete(&mut self) {
+        for slot in self.slots.used.drain(..) {
+            self.slots.flights.end(slot, &self.buffers);
+        }
+    }
+}
+
+impl Outbox<Buffers> for Slots {
+    fn limits(&self) -> GsoLimits {
+        GsoLimits::default()
+    }
+
+    unsafe fn post<'a>(
+        &mut self,
+        output: u32,
+        count: u16,
+        write: impl FnOnce(&mut Head),
+        frames: impl Iterator<Item = &'a Frame<Held>> + Clone,
+        buffers: &'a Buffers,
+    ) {
+        if let Some(slot) = self.flights.take(0) {
+            self.flights
+                .fill(slot, output, count, write, frames, buffers);
+            self.used.push(slot);
+        }
+    }
+
+    fn finish(&mut self) {}
+}
