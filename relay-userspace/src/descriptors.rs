@@ -20,6 +20,8 @@ pub const TO_ASK: u64 = 8;
 const WHATEVER_THE_PLAN: u64 = 40;
 /// An AF_XDP socket, and the socket that libxdp opens to ask about its device.
 const A_PORT: u64 = 2;
+/// The packet sockets that a worker sends by on one interface, one for each way to the device.
+const A_SENDER: u64 = 2;
 
 /// The limit does not allow what is needed.
 #[derive(Debug, Error)]
@@ -74,7 +76,8 @@ pub fn needed(plan: &Plan) -> u64 {
                 // The ring and the packet socket that receives.
                 Backend::IoUring => 2,
             };
-            ring + A_PORT * worker.ports.len() as u64 + worker.senders.len() as u64
+            let senders = worker.senders.len() as u64;
+            ring + A_PORT * worker.ports.len() as u64 + A_SENDER * senders
         })
         .sum();
     let programs = plan.interfaces.iter().filter(|i| i.needs_program()).count();
