@@ -8,7 +8,6 @@ pub mod batch;
 pub mod copies;
 mod error;
 pub mod flows;
-pub mod gso;
 pub mod head;
 pub mod outlet;
 pub mod sockopt;
@@ -23,10 +22,9 @@ use std::{
 };
 
 pub use self::error::SetupError;
-use self::{gso::SharedLimits, outlet::Outlet};
 use crate::{
-    device_drops::Cut,
     kernel::Kernel,
+    link::Link,
     plan::{self, Backend, Mode, Plan},
     stats::WorkerStats,
 };
@@ -95,24 +93,13 @@ impl Worker {
         }
     }
 
-    /// What the devices that copies leave by through packet sockets take in one GSO packet, in the
-    /// order of [`plan::Worker::senders`]. Whoever learns that an interface's limits have changed
-    /// sets them.
+    /// What it knows of the links that copies leave by, to be kept true by whoever watches them. Several may be of one
+    /// interface.
     #[must_use]
-    pub fn gso_limits(&self) -> Vec<Arc<SharedLimits>> {
+    pub fn links(&self) -> Vec<Arc<Link>> {
         match self {
-            Self::Xdp(worker) => worker.outlets().iter().map(Outlet::limits).collect(),
-            Self::IoUring(worker) => worker.outlets().iter().map(Outlet::limits).collect(),
-        }
-    }
-
-    /// What it believes of the devices that copies leave by through packet sockets, in the order of
-    /// [`plan::Worker::senders`].
-    #[must_use]
-    pub fn devices(&self) -> Vec<Arc<Cut>> {
-        match self {
-            Self::Xdp(worker) => worker.outlets().iter().map(Outlet::device).collect(),
-            Self::IoUring(worker) => worker.outlets().iter().map(Outlet::device).collect(),
+            Self::Xdp(worker) => worker.links().collect(),
+            Self::IoUring(worker) => worker.links().collect(),
         }
     }
 }

@@ -229,6 +229,13 @@ impl Kernel {
         maps.counters(interface)
     }
 
+    /// The id of the XDP program that is attached to an interface, a position in [`Plan::interfaces`]; `None` where none
+    /// is.
+    #[must_use]
+    pub fn program_on(&self, interface: usize) -> Option<u32> {
+        self.xdp.as_ref()?.program_on(interface)
+    }
+
     /// Hands the XDP program's messages to the log; the socket filter has none.
     pub fn flush_log(&mut self) {
         if let Some(xdp) = &mut self.xdp {

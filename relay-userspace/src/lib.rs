@@ -2,7 +2,7 @@
 //!
 //! Read in the order in which a frame needs the parts: [`config`] reads a rule file into [`rules`], [`nic`] finds out
 //! about the interfaces, [`plan`] brings both together, [`kernel`] loads the XDP program, [`backend`] forwards with
-//! the headers of [`rewrite`], [`stats`], [`device_drops`], [`missed`] and [`report`] say what became of every frame.
+//! the headers of [`rewrite`], to the [`link`]s; [`stats`], [`device_drops`], [`missed`] and [`report`] say what became of every frame.
 
 pub mod backend;
 mod checksum;
@@ -13,6 +13,7 @@ pub mod descriptors;
 pub mod device_drops;
 pub mod exit;
 pub mod kernel;
+pub mod link;
 pub mod logging;
 pub mod membership;
 pub mod missed;

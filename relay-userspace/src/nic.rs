@@ -7,14 +7,15 @@ mod bystanders;
 mod dump;
 mod ethtool;
 mod gso;
+mod message;
 mod netlink;
 #[cfg(test)]
 mod tests;
+pub mod watch;
 
 use std::{
     collections::{HashMap, HashSet},
     net::Ipv4Addr,
-    os::fd::BorrowedFd,
 };
 
 pub use bystanders::Bystanders;
@@ -182,18 +183,6 @@ pub fn facts(name: &str) -> Result<Facts, NicError> {
     }
 }
 
-/// Frames that every interface was given and did not send, by index; empty when the kernel does not tell.
-#[must_use]
-pub fn tx_dropped() -> HashMap<u32, u64> {
-    netlink::all(|link| link.tx_dropped).unwrap_or_default()
-}
-
-/// Frames that every interface had no buffer for, by index; empty when the kernel does not tell.
-#[must_use]
-pub fn rx_missed() -> HashMap<u32, u64> {
-    netlink::all(|link| link.rx_missed).unwrap_or_default()
-}
-
 /// The indices of all interfaces with a carrier at this moment.
 ///
 /// # Errors
@@ -201,19 +190,6 @@ pub fn rx_missed() -> HashMap<u32, u64> {
 /// What the kernel said when it was asked.
 pub fn with_carrier() -> Result<HashSet<u32>, String> {
     netlink::all_with_carrier().map_err(|(what, error)| format!("{what}: {error}"))
-}
-
-/// Whether an interface is up and has a carrier, as far as the kernel has acted upon it (`IFF_RUNNING`). One system
-/// call, on any socket of the interface's namespace.
-#[must_use]
-pub fn has_carrier(socket: BorrowedFd<'_>, name: &str) -> bool {
-    ethtool::has_carrier(socket, name)
-}
-
-/// Whether an interface takes UDP super-frames whole now; see [`Facts::segments_udp`].
-#[must_use]
-pub fn segments_udp(name: &str) -> bool {
-    ethtool::offloads(name).is_ok_and(|offloads| offloads.segments_udp)
 }
 
 /// The facts about all of `names`, each once, and what could not be found out.

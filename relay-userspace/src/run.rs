@@ -8,6 +8,7 @@ mod affinity;
 mod carrier;
 mod drops;
 mod set_up;
+mod watcher;
 
 use std::{
     io,
@@ -26,7 +27,8 @@ use thiserror::Error;
 use self::{
     affinity::Home,
     drops::{Input, KernelCounter},
-    set_up::{Ready, Status},
+    set_up::Ready,
+    watcher::Watcher,
 };
 use crate::{
     backend::{SetupError, Worker},
@@ -39,7 +41,7 @@ use crate::{
     output::print_or_give_up,
     plan::{self, Backend, Choice, Plan},
     privileges::{self, MissingPrivilege},
-    report::{InterfaceReport, Report, WorkerView},
+    report::{InterfaceReport, Report, Way, WorkerView},
     stats::WorkerStats,
     stop::Stop,
 };
@@ -122,6 +124,13 @@ struct Thread {
     reported_dead: bool,
 }
 
+/// What is known of the interfaces while workers run.
+struct Watching {
+    /// By position in the plan.
+    ways: Vec<Way>,
+    watcher: Watcher,
+}
+
 /// Runs the rules until SIGTERM or SIGINT, then prints the final report on standard output. `forced` is the backend
 /// that was asked for.
 ///
@@ -157,7 +166,7 @@ fn relay(document: &Document, forced: Option<Backend>) -> Result<(Report, usize)
     let Ready {
         plan,
         mut kernel,
-        mut status,
+        status,
         workers,
     } = set_up::set_up(document, &survey, choice, plan, &stop)?;
     let plan = &plan;
@@ -172,6 +181,14 @@ fn relay(document: &Document, forced: Option<Backend>) -> Result<(Report, usize)
     }
     let _memberships = Memberships::join(plan)?;
     let halt = Arc::new(AtomicBool::new(false));
+    let watcher = Watcher::start(status.watch).map_err(|error| RunError::System {
+        what: "start the thread that watches the interfaces",
+        error,
+    })?;
+    let mut status = Watching {
+        ways: status.ways,
+        watcher,
+    };
     let mut threads = start(plan, workers, &halt)?;
     let opened = kernel.open(plan);
     let started = Instant::now();
@@ -183,7 +200,7 @@ fn relay(document: &Document, forced: Option<Backend>) -> Result<(Report, usize)
             plan.interfaces.len(),
             plan.workers.len()
         );
-        watch(plan, &mut kernel, &mut threads, &mut status, &stop, started);
+        watch(plan, &mut kernel, &mut threads, &status, &stop, started);
         info!("stopping: no more frames are taken, those on their way still leave");
         kernel.close(plan);
     }
@@ -217,8 +234,7 @@ fn relay(document: &Document, forced: Option<Backend>) -> Result<(Report, usize)
         })
         .collect();
     kernel.flush_log();
-    status.device_drops.refresh();
-    status.missed.refresh();
+    status.watcher.end();
     let report = report(plan, &kernel, &status, started, &views);
     drop(ended);
     drop(kernel);
@@ -274,7 +290,7 @@ fn watch(
     plan: &Plan,
     kernel: &mut Kernel,
     threads: &mut [Thread],
-    status: &mut Status,
+    status: &Watching,
     stop: &Stop,
     started: Instant,
 ) {
@@ -306,8 +322,6 @@ fn watch(
                 kernel: thread.drops.sum(),
             })
             .collect();
-        status.device_drops.refresh();
-        status.missed.refresh();
         let now = report(plan, kernel, status, started, &views);
         info!("{}", now.line(last.as_ref()));
         last = Some(now);
@@ -317,7 +331,7 @@ fn watch(
 fn report(
     plan: &Plan,
     kernel: &Kernel,
-    status: &Status,
+    status: &Watching,
     started: Instant,
     workers: &[WorkerView<'_>],
 ) -> Report {
@@ -329,8 +343,8 @@ fn report(
         .map(|(at, (interface, way))| InterfaceReport {
             name: interface.name.clone(),
             way: way.clone(),
-            device_dropped: status.device_drops.of(at),
-            missed: status.missed.of(at),
+            device_dropped: status.watcher.device_dropped(at),
+            missed: status.watcher.missed(at),
             filter: kernel
                 .counters(at)
                 .map(|counters| {

@@ -9,6 +9,7 @@
 
 pub mod backend;
 pub mod background;
+pub mod bpf;
 pub mod capture;
 pub mod flap;
 pub mod frames;

@@ -235,6 +235,11 @@ impl RelayProcess {
         self.running.log()
     }
 
+    /// Waits until the log holds `text`; false if it does not in time, or the relay ends before.
+    pub fn wait_for_log(&self, text: &str) -> bool {
+        self.running.wait_for_log(text, START_TIMEOUT)
+    }
+
     /// The process id.
     pub fn id(&self) -> u32 {
         self.running.id()

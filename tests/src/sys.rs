@@ -1,6 +1,6 @@
 //! The system calls that no dependency wraps: raw socket options, packet sockets, batched receive, seccomp.
 //!
-//! Every `unsafe` block of the testbed but the one in `netns.rs` (`pre_exec`) lives here. Buffers
+//! Every `unsafe` block of the testbed lives here, but those of `netns.rs` (`pre_exec`) and `bpf.rs`. Buffers
 //! belong to safe types; pointers into them exist only for the length of one call.
 
 use std::ffi::c_int;

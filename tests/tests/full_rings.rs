@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 use in_process::SetUp;
 use relay::backend::Worker;
+use relay::link::State;
 use relay::stats::{Dropped, WorkerStats};
 use relay_tests::backend::Backend;
 use relay_tests::frames::UdpFrame;
@@ -246,12 +247,15 @@ fn a_device_that_changes_between_two_batches_gets_every_frame_once(backend: Back
         stats,
         _feeds,
     } = Bench::new(backend, 1, 1000, Cuts::Kernel)?;
-    let cuts = worker.devices();
+    let links = worker.links();
     let mut tally = Tally::new("tap0", 0);
     for round in 0..4 {
         // The device cuts all the time; what the worker believes of it changes.
-        for cut in &cuts {
-            cut.set(round % 2 == 1);
+        for link in &links {
+            link.update(|state| State {
+                takes_gso: round % 2 == 0,
+                ..state
+            });
         }
         send(&bed, round * EACH, EACH, 400, Leave::Joined)?;
         // On io_uring this round's messages are submitted by the next one.

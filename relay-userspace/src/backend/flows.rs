@@ -3,13 +3,14 @@
 //! A flow's outputs are either [`Group`]s, which leave by AF_XDP TX rings, or [`Leg`]s, which leave by packet sockets,
 //! as super-frames where the interface takes them. Both are ranges of one array a worker, so that the loop walks memory in order.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use relay_common::{abi::FlowKey, wire::ETHERNET_LEN};
 use rustc_hash::FxHashMap;
 
 use crate::{
     kernel,
+    link::{Link, State},
     plan::{self, Engine, Plan},
     rewrite::{Target, Template},
 };
@@ -24,6 +25,19 @@ pub struct Flows {
     groups: Box<[Group]>,
     members: Box<[Member]>,
     legs: Box<[Leg]>,
+    followed: Box<[Followed]>,
+}
+
+/// A link that copies leave by.
+#[derive(Debug)]
+struct Followed {
+    link: Arc<Link>,
+    /// What members and legs have of it.
+    seen: State,
+    /// Of its ports, the positions in the worker.
+    ports: Vec<usize>,
+    /// Of its sender, the position in the worker, and whether the plan lets GSO packets leave by it.
+    sender: Option<(usize, bool)>,
 }
 
 /// A flow's outputs, as ranges of the arrays in [`Flows`].
@@ -141,6 +155,44 @@ impl Flows {
             groups: groups.into(),
             members: members.into(),
             legs: legs.into(),
+            followed: followed(plan, worker),
+        }
+    }
+
+    /// The links that its copies leave by.
+    pub fn links(&self) -> impl Iterator<Item = Arc<Link>> {
+        self.followed.iter().map(|one| Arc::clone(&one.link))
+    }
+
+    /// Takes over what has become known of the links. Once a round.
+    #[inline]
+    pub fn follow_links(&mut self) {
+        for at in 0..self.followed.len() {
+            let changed = self.followed.get(at).and_then(|followed| {
+                let state = followed.link.state();
+                (state != followed.seen).then_some(state)
+            });
+            if let Some(state) = changed {
+                self.follow(at, state);
+            }
+        }
+    }
+
+    #[cold]
+    fn follow(&mut self, at: usize, state: State) {
+        let Some(followed) = self.followed.get_mut(at) else {
+            return;
+        };
+        followed.seen = state;
+        let mine = |member: &&mut Member| followed.ports.contains(&member.port);
+        for member in self.members.iter_mut().filter(mine) {
+            member.max_len = state.max_len();
+        }
+        if let Some((sender, joins)) = followed.sender {
+            for leg in self.legs.iter_mut().filter(|leg| leg.sender == sender) {
+                leg.max_len = state.max_len();
+                leg.joins = joins && state.joins();
+            }
         }
     }
 
@@ -187,6 +239,26 @@ impl Flows {
     pub fn members(&self, group: &Group) -> &[Member] {
         self.members.get(group.members.clone()).unwrap_or(&[])
     }
+}
+
+/// The links of all interfaces that copies of `worker` leave by.
+fn followed(plan: &Plan, worker: &plan::Worker) -> Box<[Followed]> {
+    let interfaces = plan.interfaces.iter().enumerate();
+    let followed = interfaces.filter_map(|(at, interface)| {
+        let engine = worker.engine(plan, at)?;
+        let ports = worker.ports.iter().enumerate();
+        let ports = ports.filter(|(_, port)| port.transmits && port.interface == at);
+        let mut senders = worker.senders.iter();
+        let sender = senders.position(|&sender| sender == at);
+        let link = Link::new(interface);
+        Some(Followed {
+            seen: link.state(),
+            link: Arc::new(link),
+            ports: ports.map(|(position, _)| position).collect(),
+            sender: sender.map(|sender| (sender, engine == Engine::Segmented)),
+        })
+    });
+    followed.collect()
 }
 
 /// How a worker's copies leave by an interface.

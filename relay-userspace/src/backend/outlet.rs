@@ -21,12 +21,11 @@ use nix::errno::Errno;
 use super::{
     SetupError,
     backlog::{self, Backlog, Waiting},
-    gso::SharedLimits,
     sockopt,
 };
 use crate::{
-    device_drops::Cut,
-    nic::{self, GsoLimits},
+    link::Link,
+    nic::GsoLimits,
     plan::{self, Interface, Plan},
     stats::{Dropped, OutputStats},
 };
@@ -35,13 +34,13 @@ use crate::{
 /// largest super-frames.
 const SEND_BUFFER: libc::c_int = 8 << 20;
 
-/// How often refusals make a sender ask about its device at most: a dead one refuses everything, and the answer
-/// costs some microseconds that are the other outputs'.
-const ASK_EVERY: Duration = Duration::from_millis(1);
-
 /// How long a device that had no room is left alone: a refusal costs as much as a message that
 /// leaves.
 const RETRY_EVERY: Duration = Duration::from_micros(100);
+
+/// How long what a device without a queue refused waits for news that the kernel must cut it now: on a busy machine the
+/// watcher may be late.
+const NEWS_COME: Duration = Duration::from_secs(1);
 
 /// What copies leave one interface by: two packet sockets, which receive nothing, and what is known
 /// of the device.
@@ -52,7 +51,7 @@ const RETRY_EVERY: Duration = Duration::from_micros(100);
 /// interfaces that have none are used like that. Then the kernel's answer is about the last part
 /// only, but the device's own counter of drops is exact, one a frame ([`crate::device_drops`]).
 /// Without a carrier this way swallows everything without a word (`noop_qdisc`), and the direct one
-/// is taken, which refuses it.
+/// is taken, which refuses it. Which of all this holds, the [`Link`] says.
 ///
 /// A message's way is the socket that it is given to, so what is learned of the device later
 /// changes nothing about it.
@@ -60,18 +59,8 @@ const RETRY_EVERY: Duration = Duration::from_micros(100);
 pub struct Outlet {
     straight: OwnedFd,
     queued: OwnedFd,
-    name: String,
-    queueless: bool,
     direct: bool,
-    /// When a refusal last made it ask about the device.
-    asked: Option<Instant>,
-    /// What it last heard: the device has a carrier.
-    carrier: bool,
-    /// It has found out by a refusal that the kernel cuts now. The device's count of drops begins
-    /// after all refusals of before, of which some may not be known yet.
-    found_cut: bool,
-    device: Arc<Cut>,
-    limits: Arc<SharedLimits>,
+    link: Arc<Link>,
     backlog: Backlog,
     /// When what waits was last refused.
     refused: Option<Instant>,
@@ -87,14 +76,8 @@ impl Outlet {
         Ok(Self {
             straight: open(interface, true)?,
             queued: open(interface, false)?,
-            name: interface.name.clone(),
-            queueless: interface.queueless,
             direct: true,
-            asked: None,
-            carrier: true,
-            found_cut: false,
-            device: Arc::new(Cut::new(interface)),
-            limits: Arc::new(SharedLimits::new(interface.gso)),
+            link: Arc::new(Link::new(interface)),
             backlog: Backlog::default(),
             refused: None,
         })
@@ -127,14 +110,9 @@ impl Outlet {
         self.direct
     }
 
-    /// What it believes of its device, to be kept true by whoever watches the interface.
-    pub fn device(&self) -> Arc<Cut> {
-        Arc::clone(&self.device)
-    }
-
-    /// What its device takes in one GSO packet, to be set anew by whoever watches the interface.
-    pub fn limits(&self) -> Arc<SharedLimits> {
-        Arc::clone(&self.limits)
+    /// What it knows of its device, to be kept true by whoever watches the interface.
+    pub fn link(&self) -> Arc<Link> {
+        Arc::clone(&self.link)
     }
 
     /// Within what messages must stay: where the kernel cuts in any case, the device's limits are
@@ -144,26 +122,22 @@ impl Outlet {
         if self.cuts() {
             GsoLimits::default()
         } else {
-            self.limits.get()
+            self.link.gso_limits()
         }
     }
 
     /// Whether the kernel cuts GSO packets apart in front of the device.
     #[inline]
     fn cuts(&self) -> bool {
-        self.queueless && self.device.is_cut()
+        self.link.state().is_cut()
     }
 
     /// Takes the way that suits what is known of the device now, and sends what waits for it.
     /// Before every batch.
     #[inline]
     pub fn begin(&mut self, outputs: &[OutputStats]) {
-        self.found_cut = false;
-        self.direct = true;
-        if self.cuts() {
-            self.carrier = nic::has_carrier(self.straight.as_fd(), &self.name);
-            self.direct = !self.carrier;
-        }
+        let state = self.link.state();
+        self.direct = !(state.is_cut() && state.carries);
         if self.waits() {
             self.retry(outputs);
         }
@@ -191,20 +165,19 @@ impl Outlet {
         if error != Errno::ENOBUFS || !direct {
             return false;
         }
-        if !self.queueless {
-            return (frames == 1 || !self.device.is_cut()) && self.has_carrier();
-        }
-        // A device without a queue has dropped it, unless the kernel must cut now what it took
-        // whole before.
-        if self.found_cut || (!self.device.is_cut() && self.finds_itself_cut()) {
-            return true;
-        }
-        let can = self.device.is_cut() && self.has_carrier();
-        if can {
+        let state = self.link.state();
+        if state.is_cut() && state.carries {
             // It was made before that was known, and the device has counted the refusal.
-            self.device.was_told();
+            self.link.was_told();
         }
-        can
+        let may_be_taken = if state.queueless {
+            // Such a device has dropped it. But it may be that the kernel must cut now, and that the refusal is there before
+            // the news.
+            frames > 1 || state.is_cut()
+        } else {
+            frames == 1 || state.takes_gso
+        };
+        state.carries && may_be_taken
     }
 
     /// Has a message of `frames` frames of `output` wait behind all others, or counts it where
@@ -257,10 +230,15 @@ impl Outlet {
             }
             self.backlog.forget_oldest();
         }
+        let (patience, why) = if self.link.state().queueless {
+            (NEWS_COME, Dropped::DeviceRefused)
+        } else {
+            (backlog::PATIENCE, Dropped::RingFull)
+        };
         while let Some((oldest, _)) = self.backlog.oldest()
-            && oldest.since.elapsed() > backlog::PATIENCE
+            && oldest.since.elapsed() > patience
         {
-            self.give_up(oldest, Dropped::RingFull, outputs);
+            self.give_up(oldest, why, outputs);
         }
     }
 
@@ -278,42 +256,11 @@ impl Outlet {
         self.backlog.forget_oldest();
     }
 
-    /// After a refusal on the direct way: whether the kernel must cut now what the device took
-    /// whole before. Nothing of the refused message has left then, and it can be sent again the
-    /// other way.
-    fn finds_itself_cut(&mut self) -> bool {
-        if !self.may_ask() || nic::segments_udp(&self.name) {
-            return false;
-        }
-        self.device.set(true);
-        self.found_cut = true;
-        self.direct = false;
-        true
-    }
-
-    /// Whether the device has a carrier; then a refusal means that its ring is full.
-    fn has_carrier(&mut self) -> bool {
-        if self.may_ask() {
-            self.carrier = nic::has_carrier(self.straight.as_fd(), &self.name);
-        }
-        self.carrier
-    }
-
-    /// Whether [`ASK_EVERY`] has passed since it last asked; if so, it asks now.
-    fn may_ask(&mut self) -> bool {
-        let now = Instant::now();
-        let may = self.asked.is_none_or(|asked| now - asked >= ASK_EVERY);
-        if may {
-            self.asked = Some(now);
-        }
-        may
-    }
-
     /// Counts the frames of one message that the kernel refused; `direct` is which way it went.
     #[cold]
     pub fn count_refused(&self, error: Errno, direct: bool, output: &OutputStats, frames: u64) {
-        if error == Errno::ENOBUFS && direct && self.device.is_cut() {
-            self.device.was_told();
+        if error == Errno::ENOBUFS && direct && self.link.state().is_cut() {
+            self.link.was_told();
         }
         match error {
             // The device's own counter has those that did not leave.

@@ -6,10 +6,9 @@
 //!                       +--- buffer ring <----+---------- last hold ends <-- completion ----+
 //! ```
 //!
-//! One [`Worker`] is one thread with one ring and one input interface. Every message is gathered
-//! from a header of its slot and payloads where they were received, so user space copies none.
-//! Nothing in [`Worker::run`] allocates, locks or logs; the only system calls are `io_uring_enter`,
-//! one a round, and for an output that has refused copies, `send`, and questions about its device.
+//! One [`Worker`] is one thread with one ring and one input interface. Every message is gathered from a header of its
+//! slot and payloads where they were received, so user space copies none. Nothing in [`Worker::run`] allocates, locks or
+//! logs; docs/architecture.md lists the system calls that it makes.
 
 pub mod buffers;
 pub mod flights;
@@ -48,6 +47,7 @@ use super::{
 };
 use crate::{
     kernel::KernelError,
+    link::Link,
     plan::{self, Plan},
     stats::WorkerStats,
 };
@@ -159,9 +159,10 @@ impl Worker {
         self.io.input()
     }
 
-    /// The packet sockets that copies leave by, in the order of [`plan::Worker::senders`].
-    pub(super) fn outlets(&self) -> &[Outlet] {
-        &self.io.outlets
+    /// What it knows of the links that copies leave by.
+    pub fn links(&self) -> impl Iterator<Item = Arc<Link>> {
+        let outlets = self.io.outlets.iter();
+        self.flows.links().chain(outlets.map(Outlet::link))
     }
 
     /// Forwards until `stop` is set, then forwards what has arrived, waits a moment for sends on their way, and counts
@@ -212,6 +213,7 @@ impl Worker {
 
     /// Posts the copies of what has arrived.
     fn forward(&mut self) {
+        self.flows.follow_links();
         std::mem::swap(&mut self.io.arrivals, &mut self.reading);
         let Self {
             io,

@@ -43,14 +43,9 @@ use self::{
     transmitter::Device,
     umem::{Chunk, Chunks},
 };
-use super::{
-    DRAIN, SPIN, SetupError, WAITING,
-    batch::Batch,
-    flows::Flows,
-    outlet::{self, Outlet},
-    sockopt,
-};
+use super::{DRAIN, SPIN, SetupError, WAITING, batch::Batch, flows::Flows, outlet, sockopt};
 use crate::{
+    link::Link,
     plan::{self, Checksums, Mode, Plan},
     rewrite::Known,
     stats::WorkerStats,
@@ -177,9 +172,9 @@ impl Worker {
         })
     }
 
-    /// The packet sockets that copies leave by, in the order of [`plan::Worker::senders`].
-    pub(super) fn outlets(&self) -> &[Outlet] {
-        self.senders.outlets()
+    /// What it knows of the links that copies leave by.
+    pub fn links(&self) -> impl Iterator<Item = Arc<Link>> {
+        self.flows.links().chain(self.senders.links())
     }
 
     /// Fills the FILL rings, right after the bind, and kicks every queue that has one: some drivers leave it dead
@@ -217,6 +212,7 @@ impl Worker {
     /// One round over all ports. Returns whether a frame came in.
     pub fn turn(&mut self) -> bool {
         let mut busy = false;
+        self.flows.follow_links();
         for port in &mut self.ports {
             port.begin_round(&mut self.chunks);
         }

@@ -28,6 +28,10 @@ const RELEASE: Duration = Duration::from_millis(150);
 pub struct XdpProgram {
     /// Detached first.
     _links: Vec<FdLink>,
+    /// The program's id, where the kernel tells it.
+    id: Option<u32>,
+    /// Where it is attached: positions in the plan.
+    attached: Vec<usize>,
     /// Devices share a UMEM with the relay, or did.
     zero_copy: bool,
     pub maps: Maps,
@@ -54,17 +58,22 @@ impl XdpProgram {
             .ok_or(KernelError::Map(abi::PROGRAM))?;
         program.load().map_err(|error| loading(NAME, &error))?;
 
+        let id = program.info().ok().map(|info| info.id());
         let mut links = Vec::with_capacity(plan.interfaces.len());
+        let mut attached = Vec::with_capacity(plan.interfaces.len());
         let interfaces = plan.interfaces.iter().enumerate();
         for (slot, interface) in interfaces.filter(|(_, interface)| interface.needs_program()) {
             if interface.is_input {
                 maps.serve(slot, interface)?;
             }
             links.push(attach_link(program, &interface.name, interface.index)?);
+            attached.push(slot);
         }
         let mut interfaces = plan.interfaces.iter();
         Ok(Self {
             _links: links,
+            id,
+            attached,
             zero_copy: interfaces.any(|facts| facts.expected_mode == Some(Mode::ZeroCopy)),
             maps,
             sockets,
@@ -96,6 +105,11 @@ impl XdpProgram {
                 what: format!("the socket of queue {queue} of {name}"),
                 reason: chain(&error),
             })
+    }
+
+    /// The program's id if it is attached to an interface, a position in the plan.
+    pub fn program_on(&self, slot: usize) -> Option<u32> {
+        self.id.filter(|_| self.attached.contains(&slot))
     }
 
     /// Hands the program's messages to the log.

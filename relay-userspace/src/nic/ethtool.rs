@@ -1,10 +1,10 @@
-//! The ioctls that netlink has no equally old, or equally quick, replacement for: those of ethtool, and flags.
+//! The ioctls of ethtool that netlink has no equally old replacement for.
 //!
 //! The socket decides the network namespace, so the answers are about the caller's.
 
 use std::{
     io,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    os::fd::{AsFd as _, AsRawFd as _},
 };
 
 use nix::{
@@ -99,7 +99,6 @@ unsafe impl Request for FeatureNames {}
 unsafe impl Request for Features {}
 
 nix::ioctl_readwrite_bad!(siocethtool, libc::SIOCETHTOOL, libc::ifreq);
-nix::ioctl_readwrite_bad!(siocgifflags, libc::SIOCGIFFLAGS, libc::ifreq);
 
 /// The driver's name, `None` where the interface has no such notion.
 pub(super) fn driver(name: &str) -> io::Result<Option<String>> {
@@ -183,21 +182,6 @@ pub(super) fn offloads(name: &str) -> io::Result<Offloads> {
         segments_udp: is_active(SEGMENTATION),
         strips_tags: STRIPPING.into_iter().any(is_active),
     })
-}
-
-/// Whether the flag `IFF_RUNNING` is set; not where the interface is gone.
-pub(super) fn has_carrier(socket: BorrowedFd<'_>, name: &str) -> bool {
-    let mut ifreq = libc::ifreq {
-        ifr_name: c_name(name),
-        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: 0 },
-    };
-    // SAFETY: the kernel reads the name and writes the flags, both inside the local structure.
-    if unsafe { siocgifflags(socket.as_raw_fd(), &raw mut ifreq) }.is_err() {
-        return false;
-    }
-    // SAFETY: the kernel has written the flags, and any bits are valid ones.
-    let flags = unsafe { ifreq.ifr_ifru.ifru_flags };
-    i32::from(flags) & libc::IFF_RUNNING != 0
 }
 
 fn c_name(name: &str) -> [libc::c_char; libc::IFNAMSIZ] {

@@ -53,10 +53,6 @@ pub(super) struct Link {
     pub(super) qdisc: String,
     /// What it takes in one GSO packet.
     pub(super) gso: GsoLimits,
-    /// Frames that the device was given and did not send.
-    pub(super) tx_dropped: u64,
-    /// Frames that the device had no buffer for.
-    pub(super) rx_missed: u64,
 }
 
 /// Commands of the family `netdev` (include/uapi/linux/netdev.h).
@@ -111,8 +107,6 @@ fn links(route: &NlSocketHandle) -> Result<Vec<Link>, Failure> {
 
 fn link(message: &Ifinfomsg) -> Option<Link> {
     let attributes = message.rtattrs().get_attr_handle();
-    let statistics = attributes.get_attribute(Ifla::Stats64);
-    let statistics = statistics.map(|attribute| attribute.payload().as_ref());
     let number = |attribute| attributes.get_attr_payload_as::<u32>(attribute).ok();
     let default = GsoLimits::default();
     let mac = attributes.get_attribute(Ifla::Address);
@@ -138,31 +132,11 @@ fn link(message: &Ifinfomsg) -> Option<Link> {
                 .unwrap_or(default.bytes),
             segments: number(Ifla::GsoMaxSegs).unwrap_or(default.segments),
         },
-        tx_dropped: statistics.map_or(0, |all| statistic(all, TX_DROPPED)),
-        rx_missed: statistics.map_or(0, |all| statistic(all, RX_MISSED)),
     })
 }
 
 /// `IFLA_GSO_IPV4_MAX_SIZE` (include/uapi/linux/if_link.h, Linux 6.3).
 const GSO_IPV4_MAX_SIZE: Ifla = Ifla::UnrecognizedConst(63);
-
-/// Where `tx_dropped` and `rx_missed_errors` are in `struct rtnl_link_stats64` (include/uapi/linux/if_link.h), which is made of
-/// 64-bit numbers.
-const TX_DROPPED: usize = 7;
-const RX_MISSED: usize = 15;
-
-/// One number of that structure, 0 where an old kernel does not have it.
-fn statistic(all: &[u8], position: usize) -> u64 {
-    let number = all.chunks_exact(8).nth(position);
-    let bytes = number.and_then(|bytes| bytes.try_into().ok());
-    bytes.map_or(0, u64::from_ne_bytes)
-}
-
-/// What `of` says of every interface now, by index.
-pub(super) fn all(of: fn(&Link) -> u64) -> Result<HashMap<u32, u64>, Failure> {
-    let links = links_now()?;
-    Ok(links.iter().map(|link| (link.index, of(link))).collect())
-}
 
 /// The indices of all interfaces that are up and have a carrier now.
 pub(super) fn all_with_carrier() -> Result<HashSet<u32>, Failure> {
@@ -267,17 +241,4 @@ where
         .build()
         .map_err(failed(what))?;
     dump(socket, family, body, what, read)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn statistics_are_found_by_their_position_and_missing_ones_are_none() {
-        let all: Vec<u8> = (0..24_u64).flat_map(|n| (n * 1000).to_ne_bytes()).collect();
-        assert_eq!(statistic(&all, TX_DROPPED), 7000);
-        assert_eq!(statistic(&all, RX_MISSED), 15_000);
-        assert_eq!(statistic(&all[..15 * 8 + 4], RX_MISSED), 0);
-    }
 }

@@ -30,7 +30,7 @@ fn a_veth_takes_super_frames_whole_until_it_is_told_not_to() {
         let facts = facts("va").unwrap();
         assert!(facts.segments_udp && facts.queueless);
         run("ethtool -K va tx-udp-segmentation off");
-        assert!(!segments_udp("va"));
+        assert!(!super::facts("va").unwrap().segments_udp);
         run("tc qdisc add dev va root pfifo");
         assert!(!super::facts("va").unwrap().queueless);
     });
@@ -157,4 +157,134 @@ fn zero_copy_takes_native_xdp_too() {
     assert!(!XdpFeatures::from_bits(0b1001).zero_copy());
     assert!(XdpFeatures::from_bits(0b0011).native());
     assert!(!XdpFeatures::from_bits(0b0001).native());
+}
+
+/// What the relay watches of an interface: asked by index, and heard of.
+mod watched {
+    use std::{
+        net::Ipv4Addr,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+    use crate::nic::watch::{Heard, News, Questions};
+
+    /// Reads until something is heard of `index`.
+    fn hear(news: &mut News, index: u32) -> Heard {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let heard = news.read();
+            if heard.touched.contains(&index) {
+                return heard;
+            }
+            assert!(Instant::now() < deadline, "nothing was heard");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn an_interface_is_asked_for_by_its_index_whatever_it_is_called() {
+        in_namespace(|| {
+            make_pair();
+            run("ip link set va up");
+            run("ip link set vb up");
+            run("ip address add 10.7.0.1/24 dev va");
+            run("ip address add 10.8.0.1/24 dev vb");
+            let index = facts("va").unwrap().index;
+            let mut questions = Questions::open().unwrap();
+            let addresses = questions.addresses(index).unwrap();
+            assert_eq!(addresses, [Ipv4Addr::new(10, 7, 0, 1)]);
+            assert_eq!(questions.takes_gso(index), Some(true));
+            run("ethtool -K va tx-udp-segmentation off");
+            assert_eq!(questions.takes_gso(index), Some(false));
+            run("ip link set va name other mtu 1400 address 02:00:00:00:00:77");
+            let now = questions.link(index).unwrap().unwrap();
+            assert_eq!((now.name.as_str(), now.mtu), ("other", 1400));
+            assert_eq!(now.mac, Some([2, 0, 0, 0, 0, 0x77]));
+            assert_eq!((now.qdisc.as_str(), now.program), ("noqueue", None));
+            assert!(now.is_up && now.carries);
+            run("tc qdisc add dev other root pfifo");
+            run("ip link set vb down");
+            let now = questions.link(index).unwrap().unwrap();
+            assert_eq!(now.qdisc, "pfifo");
+            assert!(now.is_up && !now.carries);
+            run("ip link del other");
+            assert_eq!(questions.link(index).unwrap(), None);
+            assert_eq!(questions.takes_gso(index), None);
+        });
+    }
+
+    #[test]
+    fn frames_that_a_device_drops_are_in_its_counter() {
+        in_namespace(|| {
+            make_pair();
+            run("ip address add 10.7.0.1/24 dev va");
+            run("ip link set va up");
+            run("ip link set vb up");
+            let index = facts("va").unwrap().index;
+            let mut questions = Questions::open().unwrap();
+            let mut dropped = || questions.link(index).unwrap().unwrap().tx_dropped;
+            let before = dropped();
+            // The far end drops what is larger than its MTU, and a veth counts that where it was sent.
+            run("ip link set vb mtu 1000");
+            let socket = std::net::UdpSocket::bind("10.7.0.1:0").unwrap();
+            for _ in 0..5 {
+                socket.send_to(&[0; 1300], "10.7.0.255:9").unwrap_err();
+            }
+            socket.set_broadcast(true).unwrap();
+            for _ in 0..5 {
+                socket.send_to(&[0; 1300], "10.7.0.255:9").unwrap();
+            }
+            assert_eq!(dropped() - before, 5);
+        });
+    }
+
+    #[test]
+    fn news_come_of_links_addresses_and_queueing_disciplines() {
+        in_namespace(|| {
+            let mut news = News::subscribe().unwrap();
+            make_pair();
+            let index = facts("va").unwrap().index;
+            let heard = hear(&mut news, index);
+            assert!(
+                heard.links.iter().any(|(_, now)| now.name == "va"),
+                "{heard:?}"
+            );
+            for change in [
+                "ip link set va up",
+                "ip link set va mtu 1400",
+                "ethtool -K va tx-udp-segmentation off",
+                "ip address add 10.7.0.1/24 dev va",
+                "ip address del 10.7.0.1/24 dev va",
+                "tc qdisc add dev va root pfifo",
+                "tc qdisc del dev va root",
+                "ip link set vb up",
+                "ip link del va",
+            ] {
+                std::thread::sleep(Duration::from_millis(50));
+                news.read();
+                run(change);
+                let heard = hear(&mut news, index);
+                assert!(!heard.lost, "{change}: {heard:?}");
+                if change.starts_with("ethtool") {
+                    assert_eq!(heard.takes_gso, [(index, false)], "{heard:?}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn news_that_are_lost_are_told() {
+        in_namespace(|| {
+            let mut news = News::subscribe().unwrap();
+            make_pair();
+            let file = std::env::temp_dir().join(format!("relay-news-{}", std::process::id()));
+            let changes = "link set va mtu 1400\nlink set va mtu 1500\n".repeat(1000);
+            std::fs::write(&file, changes).unwrap();
+            run(&format!("ip -batch {}", file.display()));
+            std::fs::remove_file(&file).unwrap();
+            assert!(news.read().lost);
+            assert!(!news.read().lost, "told once");
+        });
+    }
 }

@@ -5,13 +5,11 @@
 
 use log::{error, info, warn};
 
-use super::{RunError, carrier::Carriers};
+use super::{RunError, carrier::Carriers, watcher::Watch};
 use crate::{
     backend::{self, Fanouts, SetupError, Worker, uring},
     config::Document,
-    device_drops::DeviceDrops,
     kernel::{Kernel, KernelError},
-    missed::Missed,
     nic::Survey,
     plan::{self, Backend, Choice, Mode, Plan, Refusal},
     report::Way,
@@ -34,10 +32,8 @@ pub struct Ready {
 pub struct Status {
     /// By position in the plan.
     pub ways: Vec<Way>,
-    /// Of those that super-frames leave by.
-    pub device_drops: DeviceDrops,
-    /// Of all.
-    pub missed: Missed,
+    /// Looks after all of them.
+    pub watch: Watch,
 }
 
 /// Brings `plan` up, or what it becomes where the kernel refuses zero copy, and then XDP, if `choice` leaves the backend
@@ -149,24 +145,22 @@ fn try_plan(plan: &Plan, stop: &Stop) -> Result<(Kernel, Status, Vec<Worker>), R
     let carriers = Carriers::before_attaching(plan);
     let mut kernel = Kernel::attach(plan)?;
     carriers.wait(stop);
-    let mut status = Status {
-        ways: plan.interfaces.iter().map(Way::planned).collect(),
-        device_drops: DeviceDrops::default(),
-        missed: Missed::default(),
-    };
-    let workers = bind(plan, &mut kernel, &mut status)?;
+    let mut ways: Vec<_> = plan.interfaces.iter().map(Way::planned).collect();
+    let workers = bind(plan, &mut kernel, &mut ways)?;
     // Some drivers reset again when a queue is bound.
     carriers.wait(stop);
     // Not before: a reset drops frames as well.
-    status.missed = Missed::new(plan);
-    Ok((kernel, status, workers))
+    let links = workers.iter().flat_map(Worker::links).collect();
+    let watch = Watch::begin(plan, |at| kernel.program_on(at), links);
+    let watch = watch.map_err(|error| RunError::System {
+        what: "watch the interfaces (netlink)",
+        error,
+    })?;
+    Ok((kernel, Status { ways, watch }, workers))
 }
 
 /// Binds all workers; on XDP, fills their rings and puts their sockets into the XSKMAP.
-fn bind(plan: &Plan, kernel: &mut Kernel, status: &mut Status) -> Result<Vec<Worker>, RunError> {
-    let Status {
-        ways, device_drops, ..
-    } = status;
+fn bind(plan: &Plan, kernel: &mut Kernel, ways: &mut [Way]) -> Result<Vec<Worker>, RunError> {
     let mut workers = Vec::with_capacity(plan.workers.len());
     let mut fanouts = Fanouts::default();
     for planned in &plan.workers {
@@ -188,12 +182,8 @@ fn bind(plan: &Plan, kernel: &mut Kernel, status: &mut Status) -> Result<Vec<Wor
         for (at, way) in ways.iter_mut().enumerate() {
             way.engine = way.engine.or(planned.engine(plan, at));
         }
-        for (&interface, cut) in planned.senders.iter().zip(bound.worker.devices()) {
-            device_drops.watch(plan, interface, cut);
-        }
         workers.push(bound.worker);
     }
-    device_drops.refresh();
     Ok(workers)
 }
 

@@ -3,7 +3,7 @@
 //! What came in one batch has left, is counted, or waits copied when [`Senders::send`] returns:
 //! `sendmmsg` takes the payloads from the chunks, which are free then.
 
-use std::os::fd::AsRawFd;
+use std::{os::fd::AsRawFd, sync::Arc};
 
 use nix::errno::Errno;
 
@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     backend::{SetupError, batch::Batch, copies, flows::Flows, outlet::Outlet},
+    link::Link,
     plan::{self, Plan},
     stats::{OutputStats, WorkerStats},
 };
@@ -37,14 +38,19 @@ impl Senders {
         })
     }
 
+    /// The same, to send what waits in them.
+    pub fn outlets_mut(&mut self) -> &mut [Outlet] {
+        &mut self.outlets
+    }
+
     /// The outlets, in the worker's order.
     pub fn outlets(&self) -> &[Outlet] {
         &self.outlets
     }
 
-    /// The same, to send what waits in them.
-    pub fn outlets_mut(&mut self) -> &mut [Outlet] {
-        &mut self.outlets
+    /// What each outlet knows of its device.
+    pub fn links(&self) -> impl Iterator<Item = Arc<Link>> {
+        self.outlets.iter().map(Outlet::link)
     }
 
     /// Sends every run of `batch` by all legs of its flow.

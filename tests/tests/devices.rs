@@ -1,0 +1,347 @@
+//! Interfaces that change while the relay runs: what leaves follows them, and the log says what happened and what to do.
+
+use anyhow::{Result, ensure};
+use relay_tests::backend::Backend;
+use relay_tests::bpf;
+use relay_tests::netns::Namespace;
+use relay_tests::relay::{RelayProcess, RuleFile};
+use relay_tests::report::Report;
+use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml, transmit_by};
+use relay_tests::scenario::Receivers;
+use relay_tests::sender::{Traffic, UdpSender, Window};
+use relay_tests::tally::Stream;
+use relay_tests::topology::Testbed;
+
+/// Datagrams that a source sends by one call.
+const JOINED: u32 = 32;
+
+/// How copies leave, and what makes them leave so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By TX rings.
+    Ring,
+    /// In GSO packets that the device takes whole.
+    Whole,
+    /// In GSO packets that the kernel cuts apart in front of the device.
+    Cut,
+    /// Frame by frame.
+    Frames,
+}
+
+impl Way {
+    /// Those that there are on a backend.
+    fn all(backend: Backend) -> &'static [Self] {
+        match backend {
+            Backend::Xdp => &[Self::Ring, Self::Whole, Self::Cut],
+            Backend::IoUring => &[Self::Whole, Self::Cut, Self::Frames],
+        }
+    }
+
+    /// As the report calls it.
+    fn engine(self) -> &'static str {
+        match self {
+            Self::Ring => "xsk",
+            Self::Whole | Self::Cut => "segmented",
+            Self::Frames => "frames",
+        }
+    }
+
+    /// A relay whose copies leave this way.
+    fn start(self, bed: &Testbed, backend: Backend, rules: &[Rule]) -> Result<RelayProcess> {
+        for near in &bed.outputs {
+            if matches!(self, Self::Cut | Self::Frames) {
+                near.set_checksum_offload(false)?;
+            }
+            if self == Self::Frames {
+                queue(bed, &near.interface, "add")?;
+            }
+        }
+        let more = match (self, backend) {
+            (Self::Frames, _) | (_, Backend::IoUring) => String::new(),
+            _ => transmit_by(rules, self.engine()),
+        };
+        let file = RuleFile::new(&format!("{}{more}", to_toml(rules)))?;
+        RelayProcess::start_file(&bed.relay, backend, file)
+    }
+}
+
+fn queue(bed: &Testbed, interface: &str, verb: &str) -> Result<()> {
+    let arguments = ["qdisc", verb, "dev", interface, "root", "pfifo"];
+    bed.relay.tool("tc", &arguments).map(drop)
+}
+
+fn segmentation(bed: &Testbed, interface: &str, state: &str) -> Result<()> {
+    let arguments = ["-K", interface, "tx-udp-segmentation", state];
+    bed.relay.tool("ethtool", &arguments).map(drop)
+}
+
+/// A running relay with one output on every output interface, and its receivers.
+struct Running {
+    way: Way,
+    rules: [Rule; 1],
+    relay: RelayProcess,
+    receivers: Receivers,
+    sender: UdpSender,
+    sent: u64,
+}
+
+impl Running {
+    fn start(bed: &Testbed, backend: Backend, way: Way) -> Result<Self> {
+        let mut rule = Rule::feed();
+        for near in &bed.outputs {
+            rule = rule.outputs(&near.interface, 1);
+        }
+        let rules = [rule];
+        Ok(Self {
+            way,
+            receivers: Receivers::start(bed, &rules)?,
+            relay: way.start(bed, backend, &rules)?,
+            rules,
+            sender: UdpSender::open(&bed.sources[0])?,
+            sent: 0,
+        })
+    }
+
+    /// Sends `count` datagrams in bursts, and waits until nothing arrives any more. Returns how many arrived by each
+    /// output.
+    fn send(&mut self, count: u64, size: usize) -> Result<Vec<u64>> {
+        let stream = Stream {
+            first: self.sent,
+            ..Stream::new(0, count, size)
+        };
+        let before = self.arrived();
+        let traffic = Traffic::new(GROUP_IN, PORT_IN, stream);
+        self.sender
+            .send_segmented(&traffic, JOINED, 10_000, &Window::unlimited())?;
+        self.sent += count;
+        self.receivers.settle();
+        let now = self.arrived();
+        Ok(now
+            .iter()
+            .zip(before)
+            .map(|(now, then)| now - then)
+            .collect())
+    }
+
+    fn arrived(&self) -> Vec<u64> {
+        let tallies = self.receivers.tallies();
+        tallies.iter().map(|(_, tally)| tally.received).collect()
+    }
+
+    #[track_caller]
+    fn says(&self, text: &str) -> Result<()> {
+        let said = self.relay.wait_for_log(text);
+        ensure!(said, "`{text}` in the log:\n{}", self.relay.log());
+        Ok(())
+    }
+
+    /// Ends the relay. What its outputs have as sent must be what arrived.
+    fn stop(self) -> Result<Report> {
+        let stopped = self.relay.stop()?;
+        stopped.report.assert_balanced();
+        stopped
+            .report
+            .assert_engines(&self.rules, self.way.engine())?;
+        for ((_, tally), output) in self
+            .receivers
+            .tallies()
+            .iter()
+            .zip(&stopped.report.rules[0].outputs)
+        {
+            assert_eq!(tally.received, output.packets_sent, "{tally}, {output:?}");
+            assert_eq!(tally.unique, tally.received, "{tally}");
+            assert_eq!(tally.out_of_order, 0, "{tally}");
+        }
+        Ok(stopped.report)
+    }
+}
+
+fn drops(report: &Report, output: usize, reason: &str) -> u64 {
+    let dropped = &report.rules[0].outputs[output].dropped;
+    dropped.get(reason).copied().unwrap_or(0)
+}
+
+fn above_a_lowered_mtu_nothing_leaves_and_all_is_counted(backend: Backend) -> Result<()> {
+    for &way in Way::all(backend) {
+        let bed = Testbed::builder().outputs(2).without_capture().build()?;
+        let mut running = Running::start(&bed, backend, way)?;
+        assert_eq!(running.send(320, 1000)?, [320, 320], "{way:?}");
+        bed.relay.ip("link set out0 mtu 900")?;
+        running.says("out0 has MTU 900 now, 1500 before")?;
+        assert_eq!(running.send(320, 1000)?, [0, 320], "{way:?}");
+        assert_eq!(running.send(320, 800)?, [320, 320], "{way:?}");
+        bed.relay.ip("link set out0 mtu 1500")?;
+        running.says("out0 has MTU 1500 now, 900 before")?;
+        assert_eq!(running.send(320, 1000)?, [320, 320], "{way:?}");
+        let report = running.stop()?;
+        assert_eq!(drops(&report, 0, "too_big"), 320, "{way:?}: {report:#?}");
+        assert_eq!(report.dropped_total(), 320, "{way:?}: {report:#?}");
+    }
+    Ok(())
+}
+
+/// Behind a queueing discipline nobody could tell what became of the parts of a GSO packet that the kernel cut.
+fn a_device_behind_a_queue_that_takes_no_gso_packets_any_more_gets_frames(
+    backend: Backend,
+) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    queue(&bed, "out0", "add")?;
+    let mut running = Running::start(&bed, backend, Way::Whole)?;
+    assert_eq!(running.send(320, 1000)?, [320]);
+    segmentation(&bed, "out0", "off")?;
+    running.says("out0 takes no GSO packets any more")?;
+    assert_eq!(running.send(320, 1000)?, [320]);
+    segmentation(&bed, "out0", "on")?;
+    running.says("out0 takes GSO packets again")?;
+    assert_eq!(running.send(320, 1000)?, [320]);
+    assert_eq!(running.stop()?.dropped_total(), 0);
+    Ok(())
+}
+
+/// The queue drops GSO packets whole, and says so by an answer that is about a part where there is no queue.
+fn a_queue_that_is_put_in_front_of_a_device_swallows_nothing(backend: Backend) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let mut running = Running::start(&bed, backend, Way::Cut)?;
+    assert_eq!(running.send(320, 1000)?, [320]);
+    let blocking = "qdisc add dev out0 root tbf rate 8kbit burst 1600 limit 3000";
+    let arguments: Vec<&str> = blocking.split(' ').collect();
+    bed.relay.tool("tc", &arguments)?;
+    running.says("out0 takes no GSO packets any more")?;
+    assert_eq!(running.send(320, 1000)?, [320], "past the queue");
+    bed.relay
+        .tool("tc", &["qdisc", "del", "dev", "out0", "root"])?;
+    running.says("out0 takes GSO packets again")?;
+    assert_eq!(running.send(320, 1000)?, [320]);
+    assert_eq!(running.stop()?.dropped_total(), 0);
+    Ok(())
+}
+
+fn under_another_name_everything_goes_on(backend: Backend) -> Result<()> {
+    for &way in Way::all(backend) {
+        let bed = Testbed::builder().without_capture().build()?;
+        let mut running = Running::start(&bed, backend, way)?;
+        assert_eq!(running.send(320, 1000)?, [320], "{way:?}");
+        for (old, new) in [("in0", "lan7"), ("out0", "lan8")] {
+            bed.relay.ip(&format!("link set {old} name {new}"))?;
+            running.says(&format!("{old} is called {new} now"))?;
+        }
+        assert_eq!(running.send(1600, 1000)?, [1600], "{way:?}");
+        assert_eq!(running.stop()?.dropped_total(), 0, "{way:?}");
+    }
+    Ok(())
+}
+
+fn an_output_that_is_deleted_stops_alone_and_the_log_says_what_to_do(
+    backend: Backend,
+) -> Result<()> {
+    for &way in Way::all(backend) {
+        let bed = Testbed::builder().outputs(2).without_capture().build()?;
+        let mut running = Running::start(&bed, backend, way)?;
+        assert_eq!(running.send(320, 1000)?, [320, 320], "{way:?}");
+        bed.relay.ip("link del out0")?;
+        running.says("out0 has gone")?;
+        assert_eq!(running.send(320, 1000)?, [0, 320], "{way:?}");
+        bed.relay.ip("link add out0 type veth peer name far0")?;
+        running.says("there is an interface out0 again")?;
+        assert_eq!(running.send(320, 1000)?, [0, 320], "{way:?}");
+        let log = running.relay.log();
+        let stopped = running.stop()?;
+        let left: u64 = stopped.rules[0].outputs[0].dropped.values().sum();
+        assert_eq!(left, 640, "{way:?}: {stopped:#?}");
+        let told = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+        assert_eq!(told("out0 has gone"), 1, "{way:?}: {log}");
+        assert_eq!(told("out0 again"), 1, "{way:?}: {log}");
+        assert_eq!(told("restart the relay"), 2, "{way:?}: {log}");
+    }
+    Ok(())
+}
+
+fn what_happens_to_an_interface_is_in_the_log_with_what_to_do(backend: Backend) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let running = Running::start(&bed, backend, Way::Whole)?;
+    let relay = |command: &str, expected: &[&str]| -> Result<()> {
+        bed.relay.ip(command)?;
+        expected.iter().try_for_each(|text| running.says(text))
+    };
+    let far = &bed.sources[0];
+    far.namespace
+        .ip(&format!("link set {} down", far.interface))?;
+    running.says("in0 has lost its carrier")?;
+    far.namespace
+        .ip(&format!("link set {} up", far.interface))?;
+    running.says("in0 has its carrier again")?;
+    relay(
+        "link set out0 down",
+        &["out0 is down", "`ip link set out0 up`"],
+    )?;
+    relay("link set out0 up", &["out0 is up"])?;
+    let mac = relay_tests::veth::format_mac(bed.outputs[0].mac);
+    relay(
+        "link set out0 address 02:00:00:00:00:77",
+        &[&format!(
+            "out0 has the MAC address 02:00:00:00:00:77 now, and copies still leave with {mac}: restart the relay"
+        )],
+    )?;
+    relay(
+        &format!("link set out0 address {mac}"),
+        &[&format!("out0 has the MAC address {mac} again")],
+    )?;
+    relay(
+        "address del 10.2.0.1/24 dev out0",
+        &[
+            "out0 does not have the address 10.2.0.1 any more, and copies still leave with it: restart the relay",
+        ],
+    )?;
+    relay(
+        "address add 10.2.0.1/24 dev out0",
+        &["out0 has the address 10.2.0.1 again"],
+    )?;
+    let elsewhere = Namespace::new("elsewhere")?;
+    relay(
+        &format!("link set in0 netns {}", elsewhere.name()),
+        &["in0 has gone", "moved to another network namespace"],
+    )?;
+    running.stop()?;
+    Ok(())
+}
+
+/// Whatever a wire does, the log stays readable.
+fn a_flapping_wire_does_not_fill_the_log(backend: Backend) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let running = Running::start(&bed, backend, Way::Whole)?;
+    let (far, name) = (&bed.receivers[0].namespace, &bed.receivers[0].interface);
+    for _ in 0..60 {
+        far.ip(&format!("link set {name} down"))?;
+        far.ip(&format!("link set {name} up"))?;
+    }
+    running.says("out0 has its carrier again")?;
+    let log = running.relay.log();
+    let lines = log.lines().filter(|line| line.contains("carrier")).count();
+    assert!((2..=30).contains(&lines), "{lines} lines: {log}");
+    running.stop()?;
+    Ok(())
+}
+
+/// On XDP only: a socket filter cannot be taken away.
+#[test]
+fn an_xdp_program_that_is_detached_by_force_is_told_of() -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let mut running = Running::start(&bed, Backend::Xdp, Way::Whole)?;
+    assert_eq!(running.send(320, 1000)?, [320]);
+    bpf::detach_xdp(running.relay.id(), bed.inputs[0].index)?;
+    running.says("the XDP program of the relay is not attached to in0 any more")?;
+    running.says("restart the relay")?;
+    assert_eq!(running.send(320, 1000)?, [0]);
+    running.stop()?;
+    Ok(())
+}
+
+relay_tests::on_both_backends! {
+    above_a_lowered_mtu_nothing_leaves_and_all_is_counted,
+    a_device_behind_a_queue_that_takes_no_gso_packets_any_more_gets_frames,
+    a_queue_that_is_put_in_front_of_a_device_swallows_nothing,
+    under_another_name_everything_goes_on,
+    an_output_that_is_deleted_stops_alone_and_the_log_says_what_to_do,
+    what_happens_to_an_interface_is_in_the_log_with_what_to_do,
+    a_flapping_wire_does_not_fill_the_log,
+}
