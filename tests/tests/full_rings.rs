@@ -197,7 +197,9 @@ fn where_the_kernel_cuts_no_frame_is_sent_or_counted_twice(backend: Backend) -> 
     {
         let before = bench.tap.dropped()?;
         send(&bench.bed, first, COUNT, 200, leave)?;
-        let Bench { tap, worker, .. } = &mut bench;
+        let Bench {
+            tap, worker, stats, ..
+        } = &mut bench;
         let stop = AtomicBool::new(false);
         let mut arrived = thread::scope(|scope| {
             let reading = scope.spawn(|| -> Result<_> {
@@ -207,7 +209,9 @@ fn where_the_kernel_cuts_no_frame_is_sent_or_counted_twice(backend: Backend) -> 
                 }
                 Ok(arrived)
             });
-            while worker.turn() {}
+            let deadline = Instant::now() + ARRIVAL;
+            let all = first + COUNT;
+            while (worker.turn() || stats.matched.get() < all) && Instant::now() < deadline {}
             stop.store(true, Relaxed);
             reading.join().map_err(|_| anyhow!("the reader panicked"))?
         })?;
@@ -250,6 +254,8 @@ fn a_device_that_changes_between_two_batches_gets_every_frame_once(backend: Back
     let links = worker.links();
     let mut tally = Tally::new("tap0", 0);
     for round in 0..4 {
+        // It asks about its device once a millisecond at most.
+        thread::sleep(Duration::from_millis(2));
         // The device cuts all the time; what the worker believes of it changes.
         for link in &links {
             link.update(|state| State {
