@@ -255,6 +255,11 @@ impl Report {
             line.push_str(": ");
             line.push_str(&occurred(&self.dropped));
         }
+        let passed = self.passed();
+        if !passed.is_empty() {
+            let sum: u64 = passed.values().sum();
+            line.push_str(&format!("; passed {sum}: {}", occurred(&passed)));
+        }
         for interface in self.interfaces.iter().filter(|i| i.missed > 0) {
             line.push_str(&format!(
                 "; the NIC of {} missed {}",
@@ -262,6 +267,23 @@ impl Report {
             ));
         }
         line
+    }
+
+    /// Frames that the kernel programs left to the Linux stack alone, by reason and summed over the interfaces; only reasons
+    /// that occurred.
+    #[must_use]
+    pub fn passed(&self) -> Named {
+        let mut passed = Named::new();
+        let counters = self
+            .interfaces
+            .iter()
+            .flat_map(|interface| &interface.filter);
+        for (&name, &number) in counters.filter(|&(_, &number)| number > 0) {
+            if let Some(reason) = name.strip_prefix("pass_") {
+                *passed.entry(reason).or_default() += number;
+            }
+        }
+        passed
     }
 
     /// Frames and copies that did not leave, for all reasons together.
@@ -392,7 +414,7 @@ mod tests {
             },
             device_dropped: 0,
             missed,
-            filter: Named::new(),
+            filter: Named::from([("received", 9), ("pass_vlan", missed), ("pass_no_rule", 2)]),
         };
         let report = Report {
             uptime_seconds: 1.0,
@@ -405,11 +427,14 @@ mod tests {
             workers: Vec::new(),
         };
         let (line, whole) = (report.line(None), report.to_string());
-        assert!(line.ends_with("; the NIC of eth7 missed 5"), "{line}");
         assert!(
-            whole.contains("eth7: zero copy mode; missed by the NIC: 5\n"),
+            line.ends_with("; passed 9: no_rule 4, vlan 5; the NIC of eth7 missed 5"),
+            "{line}"
+        );
+        assert!(
+            whole.contains("eth7: zero copy mode; missed by the NIC: 5; "),
             "{whole}"
         );
-        assert!(whole.contains("eth8: zero copy mode\n"), "{whole}");
+        assert!(whole.contains("eth8: zero copy mode; "), "{whole}");
     }
 }
