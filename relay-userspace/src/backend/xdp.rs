@@ -10,8 +10,7 @@
 //!
 //! One [`Worker`] is one thread with one UMEM. Nothing in [`Worker::run`] allocates, locks or logs;
 //! the only system calls are `sendmmsg`, the TX kick and, when there is nothing to do, `poll`; and
-//! for an output that has refused copies, `send`, and questions about its device, one a millisecond
-//! at most.
+//! for an output that has refused copies, `send`.
 
 pub mod fanout;
 pub mod ledger;
