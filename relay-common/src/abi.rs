@@ -71,7 +71,7 @@ pub struct FlowValue {
 /// An Ethernet address and an IPv4 address never have the same key: the first two bytes tell them apart.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OwnKey([u32; 2]);
+pub struct OwnKey(u64);
 
 impl OwnKey {
     /// Of an Ethernet source.
@@ -85,7 +85,8 @@ impl OwnKey {
     #[inline(always)]
     #[must_use]
     pub const fn address(address: u32) -> Self {
-        Self([u32::from_ne_bytes([1, 0, 0, 0]), address])
+        let [a, b, c, d] = address.to_ne_bytes();
+        Self(u64::from_ne_bytes([1, 0, 0, 0, a, b, c, d]))
     }
 
     /// Both of a frame.
@@ -118,9 +119,8 @@ impl InterfaceValue {
     #[inline(always)]
     #[must_use]
     pub const fn socket(self, queue: u32) -> Option<u32> {
-        let slot = self.slot as u32;
-        if queue < MAX_QUEUES && slot < MAX_INTERFACES {
-            Some(slot * MAX_QUEUES + queue)
+        if queue < MAX_QUEUES {
+            Some(self.slot as u32 * MAX_QUEUES + queue)
         } else {
             None
         }

@@ -90,8 +90,14 @@ pub trait Bytes {
     /// The `N` words at the even `offset`, or `None` where the frame ends before.
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
 
-    /// Whether the frame has at least `len` bytes.
-    fn holds(&self, len: usize) -> bool;
+    /// The same, read anew: for what is rarely needed, so that a compiler does not keep for it what was read before.
+    #[inline(always)]
+    fn words_anew<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        self.words(offset)
+    }
+
+    /// Whether the frame has at least `headers` bytes, and as many as `payload` behind them.
+    fn holds(&self, headers: usize, payload: usize) -> bool;
 }
 
 impl Bytes for [u8] {
@@ -108,8 +114,9 @@ impl Bytes for [u8] {
     }
 
     #[inline(always)]
-    fn holds(&self, len: usize) -> bool {
-        self.len() >= len
+    fn holds(&self, headers: usize, payload: usize) -> bool {
+        let rest = self.len().checked_sub(headers);
+        rest.is_some_and(|rest| rest >= payload)
     }
 }
 
@@ -179,17 +186,14 @@ impl Datagram {
     }
 }
 
-/// An Ethernet address in words of memory order, behind two bytes that are zero.
-pub type Mac = [u32; 2];
+/// An Ethernet address as it lies in memory, behind two bytes that are zero.
+pub type Mac = u64;
 
 /// `mac` as [`Addresses::from`] has it.
 #[must_use]
 pub const fn mac(mac: [u8; 6]) -> Mac {
     let [a, b, c, d, e, f] = mac;
-    [
-        u32::from_ne_bytes([0, 0, a, b]),
-        u32::from_ne_bytes([c, d, e, f]),
-    ]
+    u64::from_ne_bytes([0, 0, a, b, c, d, e, f])
 }
 
 /// Where a datagram came from. All as it lies in memory.
@@ -207,15 +211,13 @@ impl Addresses {
     #[inline(always)]
     const fn is_martian(&self) -> bool {
         /// The bit of a group address (IEEE 802.3, section 3.2.3).
-        const GROUP: u32 = u32::from_ne_bytes([0, 0, 1, 0]);
-        let [high, low] = self.from;
-        let [first, ..] = self.source.to_ne_bytes();
-        high & GROUP != 0
-            || high | low == 0
-            || first == 0
+        const GROUP: u64 = u64::from_ne_bytes([0, 0, 1, 0, 0, 0, 0, 0]);
+        let first = self.source.to_ne_bytes()[0] as u64;
+        let is_odd = first.wrapping_sub(1) >= 223;
+        self.from & GROUP != 0
+            || self.from == 0
             || first == 127
-            || first & 0xf0 == 0xe0
-            || self.source == u32::MAX
+            || is_odd && (first < 240 || self.source == u32::MAX)
     }
 }
 
@@ -248,18 +250,23 @@ pub fn judge<B: Bytes + ?Sized>(
     tag: Option<StrippedTag>,
     own: [u8; 6],
 ) -> Result<(Datagram, Addresses), Skip> {
-    const LOW_HALF: u32 = u32::from_ne_bytes([0xff, 0xff, 0, 0]);
+    const LOW_HALF: u64 = u64::from_ne_bytes([0xff, 0xff, 0, 0, 0, 0, 0, 0]);
     let (datagram, source) = decode_beside(frame, tag)?;
-    let Some([to, between, from]) = frame.words(field::ethernet::DESTINATION) else {
+    let (Some([to]), Some([between, from])) = (
+        frame.words(field::ethernet::DESTINATION),
+        frame.words(field::ethernet::DESTINATION + 4),
+    ) else {
         return Err(Skip::NotIp);
     };
+    let ([a, b, c, d], [e, f, g, h]) = (between.to_ne_bytes(), from.to_ne_bytes());
+    let between = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
     let addresses = Addresses {
-        from: [between & !LOW_HALF, from],
+        from: between & !LOW_HALF,
         source,
     };
     let to_is = |[a, b, c, d, e, f]: [u8; 6]| {
         to == u32::from_ne_bytes([a, b, c, d])
-            && between & LOW_HALF == u32::from_ne_bytes([e, f, 0, 0])
+            && between & LOW_HALF == u64::from_ne_bytes([e, f, 0, 0, 0, 0, 0, 0])
     };
     if addresses.is_martian() {
         Err(Skip::Martian)
@@ -276,8 +283,10 @@ fn decode_whole<B: Bytes + ?Sized>(frame: &B) -> Result<(Datagram, u32), Skip> {
     let Some(ethertype) = frame.half(field::ethernet::TYPE) else {
         return Err(Skip::NotIp);
     };
+    if ethertype == TYPE_IPV4.to_be() {
+        return decode_ipv4::<ETHERNET_LEN, B>(frame, Datagram::UNTAGGED);
+    }
     match u16::from_be(ethertype) {
-        TYPE_IPV4 => decode_ipv4::<ETHERNET_LEN, B>(frame, Datagram::UNTAGGED),
         TYPE_IPV6 => Err(Skip::Ipv6),
         TYPE_VLAN => {
             let (Some(tci), Some(ethertype)) = (
@@ -365,43 +374,28 @@ fn decode_ipv4<const NETWORK: usize, B: Bytes + ?Sized>(
     frame: &B,
     vlan: u16,
 ) -> Result<(Datagram, u32), Skip> {
-    const FRAGMENT: u32 = {
-        let [a, b] = FRAGMENT_MASK.to_be_bytes();
-        u32::from_ne_bytes([0, 0, a, b])
-    };
     let Some([first, second, third, source, group]) = frame.words(NETWORK) else {
         return Err(Skip::Malformed);
     };
-    let [version_and_len, _, total_len, total_len_1] = first.to_ne_bytes();
-    if version_and_len != 0x45 {
-        return Err(if version_and_len >> 4 == 4 && version_and_len & 0x0f > 5 {
-            Skip::IpOptions
-        } else {
-            Skip::Malformed
-        });
-    }
-    if second & FRAGMENT != 0 {
-        return Err(Skip::Fragment);
-    }
-    let [_, protocol, ..] = third.to_ne_bytes();
-    if protocol != PROTOCOL_UDP {
-        return Err(Skip::NotUdp);
-    }
-    // 224.0.0.0/4 (RFC 5771).
-    if group.to_ne_bytes()[0] & 0xf0 != 0xe0 {
-        return Err(Skip::NotMulticast);
-    }
-    if !is_complete([first, second, third, source, group]) {
-        return Err(Skip::Malformed);
+    // All at once, since nearly every frame passes: one jump.
+    let odd = (first & VERSION_AND_LEN ^ OPTIONLESS)
+        | (second & FRAGMENT)
+        | (third & PROTOCOL ^ UDP)
+        | (group & GROUP_BITS ^ MULTICAST);
+    if odd != 0 || !is_complete([first, second, third, source, group]) {
+        return Err(frame.words_anew(NETWORK).map_or(Skip::Malformed, skip_of));
     }
     let Some([ports, len_and_checksum]) = frame.words(NETWORK + IPV4_LEN) else {
         return Err(Skip::Malformed);
     };
+    let [_, _, total_len, total_len_1] = first.to_ne_bytes();
     let ([.., port, port_1], [len, len_1, ..]) =
         (ports.to_ne_bytes(), len_and_checksum.to_ne_bytes());
     let total_len = u16::from_be_bytes([total_len, total_len_1]) as usize;
     let udp_len = u16::from_be_bytes([len, len_1]) as usize;
-    if udp_len < UDP_LEN || total_len != IPV4_LEN + udp_len || !frame.holds(NETWORK + total_len) {
+    // More than any frame holds where it would be negative.
+    let payload_len = udp_len.wrapping_sub(UDP_LEN);
+    if total_len != IPV4_LEN + udp_len || !frame.holds(NETWORK + IPV4_LEN + UDP_LEN, payload_len) {
         return Err(Skip::Malformed);
     }
     let datagram = Datagram {
@@ -409,19 +403,54 @@ fn decode_ipv4<const NETWORK: usize, B: Bytes + ?Sized>(
         port: u16::from_be_bytes([port, port_1]),
         vlan,
         network: NETWORK as u16,
-        payload_len: (udp_len - UDP_LEN) as u16,
+        payload_len: payload_len as u16,
     };
     Ok((datagram, source))
 }
 
-/// Whether the checksum in an IPv4 header is right: then the words add up to `0xffff`, in whatever order their bytes are
-/// (RFC 1071, section 2 B).
+/// Parts of the words of an IPv4 header, and what they must be.
+const VERSION_AND_LEN: u32 = u32::from_ne_bytes([0xff, 0, 0, 0]);
+const OPTIONLESS: u32 = u32::from_ne_bytes([0x45, 0, 0, 0]);
+const FRAGMENT: u32 = {
+    let [a, b] = FRAGMENT_MASK.to_be_bytes();
+    u32::from_ne_bytes([0, 0, a, b])
+};
+const PROTOCOL: u32 = u32::from_ne_bytes([0, 0xff, 0, 0]);
+const UDP: u32 = u32::from_ne_bytes([0, PROTOCOL_UDP, 0, 0]);
+/// 224.0.0.0/4 (RFC 5771).
+const GROUP_BITS: u32 = u32::from_ne_bytes([0xf0, 0, 0, 0]);
+const MULTICAST: u32 = u32::from_ne_bytes([0xe0, 0, 0, 0]);
+
+/// What is wrong with an IPv4 header that something is wrong with.
+#[inline(always)]
+const fn skip_of([first, second, third, _, group]: [u32; 5]) -> Skip {
+    let [version_and_len, ..] = first.to_ne_bytes();
+    if version_and_len >> 4 != 4 || version_and_len & 0x0f < 5 {
+        Skip::Malformed
+    } else if version_and_len & 0x0f > 5 {
+        Skip::IpOptions
+    } else if second & FRAGMENT != 0 {
+        Skip::Fragment
+    } else if third & PROTOCOL != UDP {
+        Skip::NotUdp
+    } else if group & GROUP_BITS != MULTICAST {
+        Skip::NotMulticast
+    } else {
+        // The checksum.
+        Skip::Malformed
+    }
+}
+
+/// Whether the checksum in an IPv4 header is right: then the 16-bit words add up to `0xffff` (RFC 1071), in whatever order
+/// their bytes are.
+///
+/// The sum of the words of 32 bits is `a + b * 2^16 + c * 2^32` with `a` and `b` below 2^16 and `c` below 5. The product
+/// has `a + b + c` from bit 32 on, and the carry of `a + b`: together `0xffff` or `0x1ffff` if, and only if, the former is
+/// 0xffff or twice that.
 #[inline(always)]
 const fn is_complete([a, b, c, d, e]: [u32; 5]) -> bool {
     let sum = a as u64 + b as u64 + c as u64 + d as u64 + e as u64;
-    // Below 2^35; then below 3 * 2^16; and then a carry can only have left a small number.
-    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-    (sum & 0xffff) + (sum >> 16) == 0xffff
+    (sum.wrapping_mul(0x1_0001_0001) >> 32) & 0xffff == 0xffff
 }
 
 #[cfg(test)]
@@ -453,6 +482,50 @@ mod tests {
         assert_eq!(datagram.port, 5001);
         assert_eq!(datagram.vlan, Datagram::UNTAGGED);
         assert_eq!(&FRAME[datagram.payload()..datagram.end()], b"abc");
+    }
+
+    #[test]
+    fn a_header_is_complete_when_its_words_add_up_and_only_then() {
+        let add_up = |words: [u32; 5]| {
+            let halves = words
+                .into_iter()
+                .flat_map(|word| [word >> 16, word & 0xffff]);
+            let sum: u32 = halves.sum();
+            let sum = (sum & 0xffff) + (sum >> 16);
+            (sum & 0xffff) + (sum >> 16) == 0xffff
+        };
+        let edges = [
+            0,
+            1,
+            0xfffe,
+            0xffff,
+            0x1_0000,
+            0xfffe_ffff,
+            0xffff_0000,
+            u32::MAX,
+        ];
+        for number in 0..edges.len().pow(5) {
+            let words = core::array::from_fn(|at| edges[number / edges.len().pow(at as u32) % 8]);
+            assert_eq!(is_complete(words), add_up(words), "{words:x?}");
+        }
+        let mut state = 1_u64;
+        for _ in 0..10_000 {
+            let mut words = [0; 5].map(|_: u32| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                (state >> 32) as u32
+            });
+            assert_eq!(is_complete(words), add_up(words), "{words:x?}");
+            words[2] &= 0xffff_0000;
+            let halves = words
+                .into_iter()
+                .flat_map(|word| [word >> 16, word & 0xffff]);
+            let sum: u32 = halves.sum();
+            let sum = (sum & 0xffff) + (sum >> 16);
+            words[2] |= !((sum & 0xffff) + (sum >> 16)) & 0xffff;
+            assert!(is_complete(words) && add_up(words), "{words:x?}");
+        }
     }
 
     #[test]

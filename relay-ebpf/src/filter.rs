@@ -41,8 +41,9 @@ impl Bytes for Packet<'_> {
     }
 
     #[inline(always)]
-    fn holds(&self, len: usize) -> bool {
-        self.0.len() as usize >= len
+    fn holds(&self, headers: usize, payload: usize) -> bool {
+        let rest = (self.0.len() as usize).checked_sub(headers);
+        rest.is_some_and(|rest| rest >= payload)
     }
 }
 

@@ -14,6 +14,7 @@ mod shared;
 
 use aya_ebpf::{
     bindings::xdp_action,
+    helpers::bpf_redirect_map,
     macros::{map, xdp},
     maps::XskMap,
     programs::XdpContext,
@@ -29,9 +30,9 @@ use crate::shared::{admit, count, interface_value};
 #[map]
 static SOCKETS: XskMap = XskMap::with_max_entries(MAX_INTERFACES * MAX_QUEUES, 0);
 
-/// Longer than any frame that an interface with XDP receives in one buffer. The verifier wants to see a bound on what
-/// is added to a pointer.
-const MAX_LEN: usize = 0x3fff;
+/// More than any interface with XDP receives in one buffer. The verifier wants to see a bound on what is added to a
+/// pointer.
+const MAX_PAYLOAD: usize = 0x3fff;
 
 /// The frame as the verifier wants to see it: two pointers, every read checked against the second.
 struct Packet {
@@ -49,7 +50,7 @@ impl Packet {
     #[inline(always)]
     fn read<T: Copy>(&self, offset: usize) -> Option<T> {
         const { assert!(align_of::<T>() <= 2) };
-        if self.holds(offset + size_of::<T>()) {
+        if self.holds(offset + size_of::<T>(), 0) {
             // SAFETY: `start + offset + size <= end`, and the kernel keeps the frame in place while the program runs.
             // It starts at an even address and `offset` is even, so `T` is aligned; it is plain integers.
             Some(unsafe { *((self.start + offset) as *const T) })
@@ -71,8 +72,18 @@ impl Bytes for Packet {
     }
 
     #[inline(always)]
-    fn holds(&self, len: usize) -> bool {
-        len <= MAX_LEN && self.start + len <= self.end
+    fn words_anew<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        if !self.holds(offset + 4 * N, 0) {
+            return None;
+        }
+        let words = (self.start + offset) as *const [Word; N];
+        // SAFETY: as in `read`.
+        Some(unsafe { words.read_volatile() }.map(|word| word.0))
+    }
+
+    #[inline(always)]
+    fn holds(&self, headers: usize, payload: usize) -> bool {
+        payload <= MAX_PAYLOAD && self.start + headers + payload <= self.end
     }
 }
 
@@ -84,18 +95,26 @@ pub fn relay_xdp(ctx: XdpContext) -> u32 {
         return xdp_action::XDP_PASS;
     };
     let (action, counter) = decide(&ctx, interface, value);
-    let times = count(value, counter, 1);
-    // Rare by construction: at most once a CPU and interface, however many frames follow.
-    if matches!(counter, Counter::PassNoSocket) && times == 1 {
+    if matches!(counter, Counter::PassNoSocket) {
+        no_socket(&ctx, interface, value);
+    } else {
+        count(value, counter, 1);
+    }
+    action
+}
+
+/// Counts a frame whose queue no socket serves, and says so once a CPU and interface, however many frames follow.
+#[inline(always)]
+fn no_socket(ctx: &XdpContext, interface: u32, value: InterfaceValue) {
+    if count(value, Counter::PassNoSocket, 1) == 1 {
         warn!(
-            &ctx,
+            ctx,
             "interface {}: a matching frame came in by queue {}, which no socket of the relay serves; it went to the \
              Linux stack. Add the queue to this interface's `queues`, or steer the feed to one that is listed",
             interface,
             ctx.rx_queue_index()
         );
     }
-    action
 }
 
 #[inline(always)]
@@ -111,13 +130,16 @@ fn decide(ctx: &XdpContext, interface: u32, value: InterfaceValue) -> (u32, Coun
     if let Err(counter) = admitted {
         return (xdp_action::XDP_PASS, counter);
     }
-    let queue = ctx.rx_queue_index();
-    let redirected = value.socket(queue).and_then(|socket| {
-        SOCKETS
-            .redirect(socket, u64::from(xdp_action::XDP_PASS))
-            .ok()
-    });
-    if redirected == Some(xdp_action::XDP_REDIRECT) {
+    let redirected = match value.socket(ctx.rx_queue_index()) {
+        // What `XskMap::redirect` calls, which takes the answer apart and puts it together again.
+        // SAFETY: a map of this program.
+        Some(socket) => unsafe {
+            let map = core::ptr::from_ref(&SOCKETS).cast_mut().cast();
+            bpf_redirect_map(map, u64::from(socket), u64::from(xdp_action::XDP_PASS))
+        },
+        None => i64::from(xdp_action::XDP_PASS),
+    };
+    if redirected == i64::from(xdp_action::XDP_REDIRECT) {
         (xdp_action::XDP_REDIRECT, Counter::Redirected)
     } else {
         (xdp_action::XDP_PASS, Counter::PassNoSocket)
