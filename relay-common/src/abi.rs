@@ -16,6 +16,10 @@ pub const FLOWS: &str = "FLOWS";
 pub const INTERFACES: &str = "INTERFACES";
 /// Hash map whose keys are [`OwnKey`]s: the sources that the relay's copies leave with.
 pub const OWN: &str = "OWN";
+/// Array of [`LimitValue`]: one for each rule that has a limit.
+pub const LIMITS: &str = "LIMITS";
+/// Per-CPU array of `u64`: what was above each of [`LIMITS`].
+pub const OVER_LIMIT: &str = "OVER_LIMIT";
 /// XSKMAP: AF_XDP sockets, by slot. The XDP program alone has it.
 pub const SOCKETS: &str = "SOCKETS";
 /// Per-CPU array of `u64`: [`Counter::COUNT`] for every interface slot.
@@ -58,12 +62,62 @@ impl FlowKey {
     }
 }
 
-/// What the kernel programs know of a flow: only that there is one.
+/// What the kernel programs know of a flow.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowValue {
     /// Position of the rule in its file, for people who dump the map.
     pub rule: u32,
+    /// Position in [`LIMITS`], counted from 1; 0 where the rule has none.
+    limit: u32,
+}
+
+impl FlowValue {
+    /// Of a rule with a limit at a position in [`LIMITS`], or without one.
+    #[must_use]
+    pub const fn new(rule: u32, limit: Option<u32>) -> Self {
+        let limit = match limit {
+            Some(position) => position + 1,
+            None => 0,
+        };
+        Self { rule, limit }
+    }
+
+    /// The position in [`LIMITS`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn limit(self) -> Option<u32> {
+        self.limit.checked_sub(1)
+    }
+}
+
+/// A token bucket as the generic cell rate algorithm has it (ITU-T I.371, annex A): not tokens are kept, but when the next
+/// datagram is due. Times are in sixteenths of a nanosecond since boot.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitValue {
+    /// When the next datagram is due. Only the kernel program changes it.
+    pub due: u64,
+    /// The time from one datagram to the next.
+    pub interval: u64,
+    /// How long before it is due a datagram may come.
+    pub slack: u64,
+}
+
+impl LimitValue {
+    /// The binary logarithm of the parts of a nanosecond.
+    pub const PARTS: u32 = 4;
+
+    /// So many datagrams a second, and so many at once. Both at least 1.
+    #[must_use]
+    pub const fn new(packets_per_second: u32, burst: u32) -> Self {
+        let interval = (1_000_000_000 << Self::PARTS) / packets_per_second as u64;
+        Self {
+            due: 0,
+            interval,
+            slack: interval * (burst as u64).saturating_sub(1),
+        }
+    }
 }
 
 /// A source of the relay's own copies: what has it must not be relayed again.
@@ -135,7 +189,7 @@ impl InterfaceValue {
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 12 && align_of::<FlowKey>() == 4);
-const _: () = assert!(size_of::<FlowValue>() == 4 && size_of::<InterfaceValue>() == 8);
+const _: () = assert!(size_of::<FlowValue>() == 8 && size_of::<InterfaceValue>() == 8);
 const _: () = assert!(size_of::<OwnKey>() == 8);
 
 /// What the kernel programs count for an interface. Every frame counts once, under what became of it;
@@ -175,11 +229,13 @@ pub enum Counter {
     PassOtherMac = 13,
     /// Matched, but its source is one of [`OWN`]: a copy of this relay came back. It went to the Linux stack.
     OwnFrame = 14,
+    /// Matched, and above the rule's limit: the XDP program dropped it, the socket filter left it to the Linux stack.
+    OverLimit = 15,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: u32 = 15;
+    pub const COUNT: u32 = 16;
 
     /// All of them, in order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -198,6 +254,7 @@ impl Counter {
         Self::PassMartian,
         Self::PassOtherMac,
         Self::OwnFrame,
+        Self::OverLimit,
     ];
 
     /// What a datagram counts as that no rule matches.
@@ -230,6 +287,7 @@ impl Counter {
             Self::PassMartian => "pass_martian",
             Self::PassOtherMac => "pass_other_mac",
             Self::OwnFrame => "own_frame",
+            Self::OverLimit => "over_limit",
         }
     }
 }
@@ -254,7 +312,7 @@ impl From<Skip> for Counter {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{FlowKey, FlowValue, InterfaceValue, OwnKey};
+    use super::{FlowKey, FlowValue, InterfaceValue, LimitValue, OwnKey};
 
     // SAFETY: `repr(C)`, plain integers, no padding (asserted above), valid for every bit pattern.
     unsafe impl aya::Pod for FlowKey {}
@@ -264,6 +322,8 @@ mod pod {
     unsafe impl aya::Pod for InterfaceValue {}
     // SAFETY: as above.
     unsafe impl aya::Pod for OwnKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for LimitValue {}
 }
 
 #[cfg(test)]

@@ -59,11 +59,16 @@ pub fn relay_filter(ctx: SkBuffContext) -> i64 {
     let (verdict, counter, frames) = match wire::judge(&Packet(&ctx), stripped_tag(skb), value.mac)
     {
         Err(skip) => (REFUSE, skip.into(), 1),
-        Ok((datagram, addresses)) => match admit(skb.ifindex, &datagram, &addresses) {
-            Ok(()) => (ACCEPT, Counter::Redirected, datagrams(skb, &datagram)),
-            Err(Counter::OwnFrame) => (REFUSE, Counter::OwnFrame, datagrams(skb, &datagram)),
-            Err(counter) => (REFUSE, counter, 1),
-        },
+        Ok((datagram, addresses)) => {
+            let datagrams = || datagrams(skb, &datagram);
+            match admit(skb.ifindex, &datagram, &addresses, datagrams) {
+                Ok(()) => (ACCEPT, Counter::Redirected, datagrams()),
+                Err(counter @ (Counter::OwnFrame | Counter::OverLimit)) => {
+                    (REFUSE, counter, datagrams())
+                }
+                Err(counter) => (REFUSE, counter, 1),
+            }
+        }
     };
     count(value, counter, frames);
     verdict

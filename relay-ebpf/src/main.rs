@@ -124,11 +124,14 @@ fn decide(ctx: &XdpContext, interface: u32, value: InterfaceValue) -> (u32, Coun
         end: ctx.data_end(),
     };
     let admitted = match wire::judge(&packet, None, value.mac) {
-        Ok((datagram, addresses)) => admit(interface, &datagram, &addresses),
+        Ok((datagram, addresses)) => admit(interface, &datagram, &addresses, || 1),
         Err(skip) => Err(skip.into()),
     };
-    if let Err(counter) = admitted {
-        return (xdp_action::XDP_PASS, counter);
+    match admitted {
+        Ok(()) => {}
+        // The stack would do more for it than the relay does.
+        Err(Counter::OverLimit) => return (xdp_action::XDP_DROP, Counter::OverLimit),
+        Err(counter) => return (xdp_action::XDP_PASS, counter),
     }
     let redirected = match value.socket(ctx.rx_queue_index()) {
         // What `XskMap::redirect` calls, which takes the answer apart and puts it together again.

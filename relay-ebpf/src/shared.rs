@@ -1,15 +1,17 @@
-//! What both kernel programs have: the maps of flows, interfaces, own sources and counters, and the ways to use them.
+//! What both kernel programs have: the maps of flows, interfaces, own sources, limits and counters, and the ways to use them.
 //!
 //! Each program is an object of its own with its own set of these maps, so that the socket filter can be loaded
 //! where nothing else of the relay may be.
 
 use aya_ebpf::{
+    helpers::bpf_ktime_get_ns,
     macros::map,
-    maps::{HashMap, PerCpuArray},
+    maps::{Array, HashMap, PerCpuArray},
 };
 use relay_common::{
     abi::{
-        Counter, FlowKey, FlowValue, InterfaceValue, MAX_FLOWS, MAX_INTERFACES, MAX_OWN, OwnKey,
+        Counter, FlowKey, FlowValue, InterfaceValue, LimitValue, MAX_FLOWS, MAX_INTERFACES,
+        MAX_OWN, OwnKey,
     },
     wire::{Addresses, Datagram},
 };
@@ -23,6 +25,13 @@ static INTERFACES: HashMap<u32, InterfaceValue> = HashMap::with_max_entries(MAX_
 #[map]
 static OWN: HashMap<OwnKey, u8> = HashMap::with_max_entries(MAX_OWN, 0);
 
+/// As many as there are limits: user space says so when it loads the program.
+#[map]
+static LIMITS: Array<LimitValue> = Array::with_max_entries(1, 0);
+
+#[map]
+static OVER_LIMIT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 #[map]
 static COUNTERS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(MAX_INTERFACES * Counter::COUNT, 0);
@@ -34,24 +43,68 @@ pub fn interface_value(interface: u32) -> Option<InterfaceValue> {
     unsafe { INTERFACES.get(interface) }.copied()
 }
 
-/// Whether the relay takes a datagram that came in by `interface`: a rule names it, and it is no copy of the relay
-/// itself.
+/// Whether the relay takes what came in by `interface`, which is as many datagrams as `datagrams` says: a rule names it,
+/// it is no copy of the relay itself, and not above the rule's limit.
 ///
 /// # Errors
 ///
 /// What it counts as if not.
 #[inline(always)]
-pub fn admit(interface: u32, datagram: &Datagram, addresses: &Addresses) -> Result<(), Counter> {
-    // SAFETY: the value is not read.
-    if unsafe { FLOWS.get(FlowKey::new(interface, datagram)) }.is_none() {
+pub fn admit(
+    interface: u32,
+    datagram: &Datagram,
+    addresses: &Addresses,
+    datagrams: impl FnOnce() -> u64,
+) -> Result<(), Counter> {
+    // SAFETY: user space writes a value before anything matches it, and never changes it.
+    let Some(flow) = unsafe { FLOWS.get(FlowKey::new(interface, datagram)) }.copied() else {
         return Err(Counter::unmatched(datagram));
-    }
-    let [mac, address] = OwnKey::of(addresses);
-    // SAFETY: the values are not read.
-    if unsafe { OWN.get(mac).is_some() || OWN.get(address).is_some() } {
+    };
+    if is_own(addresses) {
         return Err(Counter::OwnFrame);
     }
-    Ok(())
+    match flow.limit() {
+        Some(limit) if !is_within(limit, datagrams()) => Err(Counter::OverLimit),
+        _ => Ok(()),
+    }
+}
+
+/// Whether it is a copy of this relay that came back.
+#[inline(always)]
+fn is_own(addresses: &Addresses) -> bool {
+    let [mac, address] = OwnKey::of(addresses);
+    // SAFETY: the values are not read.
+    unsafe { OWN.get(mac).is_some() || OWN.get(address).is_some() }
+}
+
+/// Whether so many datagrams are within a limit, a position in [`LIMITS`]. They are counted if not.
+///
+/// Not atomic: of CPUs that do this at the same moment only one is added, so that a limit may let through as many times
+/// more as CPUs are at it. A sender's datagrams come by one queue, and so to one CPU.
+#[inline(always)]
+fn is_within(position: u32, datagrams: u64) -> bool {
+    let Some(limit) = LIMITS.get_ptr_mut(position) else {
+        return true;
+    };
+    // SAFETY: the kernel keeps the element in place; other CPUs change `due` alone, which is read once.
+    let LimitValue {
+        due,
+        interval,
+        slack,
+    } = unsafe { limit.read_volatile() };
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() } << LimitValue::PARTS;
+    if due > now + slack {
+        if let Some(over) = OVER_LIMIT.get_ptr_mut(position) {
+            // SAFETY: this CPU's own cell.
+            unsafe { *over += datagrams };
+        }
+        return false;
+    }
+    let due = due.max(now) + interval * datagrams;
+    // SAFETY: as above.
+    unsafe { (&raw mut (*limit).due).write_volatile(due) };
+    true
 }
 
 /// Adds `times` on this CPU and returns the new value.

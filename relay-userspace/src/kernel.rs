@@ -21,7 +21,10 @@ use relay_common::{
 use thiserror::Error;
 
 use self::{filter::Filter, maps::Maps, xdp::XdpProgram};
-use crate::plan::{Backend, Flow, Interface, Plan};
+use crate::{
+    plan::{Backend, Flow, Interface, Plan},
+    rules::Limit,
+};
 
 /// The kernel programs as `cargo xtask build-ebpf` made them. Empty where only `cargo build` ran.
 #[cfg(relay_ebpf_embedded)]
@@ -201,9 +204,9 @@ impl Kernel {
     ///
     /// The map's refusal.
     pub fn open(&mut self, plan: &Plan) -> Result<(), KernelError> {
-        for (rule, flow) in plan.flows.iter().enumerate() {
+        for ((rule, flow), limit) in plan.flows.iter().enumerate().zip(limits(plan)) {
             if let (Some(key), Some(maps)) = (key(plan, flow), self.maps_mut(flow.interface)) {
-                maps.open(key, rule, &flow.rule)?;
+                maps.open(key, rule, &flow.rule, limit)?;
             }
         }
         Ok(())
@@ -222,11 +225,19 @@ impl Kernel {
     /// where nothing is received.
     #[must_use]
     pub fn counters(&self, interface: usize) -> Option<[u64; Counter::COUNT as usize]> {
-        let maps = match (*self.inputs.get(interface)?)? {
-            Backend::Xdp => &self.xdp.as_ref()?.maps,
-            Backend::IoUring => &self.filter.as_ref()?.maps,
-        };
-        maps.counters(interface)
+        self.maps(interface)?.counters(interface)
+    }
+
+    /// Datagrams that were above the limit of their rule, by position in [`Plan::flows`].
+    #[must_use]
+    pub fn over_limit(&self, plan: &Plan) -> Vec<u64> {
+        let flows = plan.flows.iter().zip(limits(plan));
+        flows
+            .map(|(flow, limit)| match (limit, self.maps(flow.interface)) {
+                (Some((position, _)), Some(maps)) => maps.over_limit(position),
+                _ => 0,
+            })
+            .collect()
     }
 
     /// The id of the XDP program that is attached to an interface, a position in [`Plan::interfaces`]; `None` where none
@@ -244,6 +255,14 @@ impl Kernel {
     }
 
     /// The maps of the program that serves an interface.
+    fn maps(&self, interface: usize) -> Option<&Maps> {
+        Some(match (*self.inputs.get(interface)?)? {
+            Backend::Xdp => &self.xdp.as_ref()?.maps,
+            Backend::IoUring => &self.filter.as_ref()?.maps,
+        })
+    }
+
+    /// The same, to change them.
     fn maps_mut(&mut self, interface: usize) -> Option<&mut Maps> {
         Some(match (*self.inputs.get(interface)?)? {
             Backend::Xdp => &mut self.xdp.as_mut()?.maps,
@@ -252,14 +271,14 @@ impl Kernel {
     }
 }
 
-/// Creates the maps of the XDP program in the kernel; the program itself is loaded by the caller. Also what the packet
-/// tables of the tests run.
+/// Creates the maps of the XDP program in the kernel, with room for one limit; the program itself is loaded by the caller.
+/// What the packet tables of the tests run.
 ///
 /// # Errors
 ///
 /// When there is no object, or the kernel refuses it.
 pub fn load() -> Result<Ebpf, KernelError> {
-    load_object(xdp::NAME, object::XDP)
+    load_object(xdp::NAME, object::XDP, 1)
 }
 
 /// The same of the socket filter.
@@ -268,14 +287,27 @@ pub fn load() -> Result<Ebpf, KernelError> {
 ///
 /// When there is no object, or the kernel refuses it.
 pub fn load_filter() -> Result<Ebpf, KernelError> {
-    load_object(filter::NAME, object::FILTER)
+    load_object(filter::NAME, object::FILTER, 1)
 }
 
-fn load_object(program: &'static str, object: &[u8]) -> Result<Ebpf, KernelError> {
+/// The limit of each flow of the plan, with its position among them.
+fn limits(plan: &Plan) -> impl Iterator<Item = Option<(u32, Limit)>> {
+    let mut positions = 0..;
+    plan.flows.iter().map(move |flow| {
+        let limit = flow.limit?;
+        Some((positions.next()?, limit))
+    })
+}
+
+/// With room for so many limits.
+fn load_object(program: &'static str, object: &[u8], limits: usize) -> Result<Ebpf, KernelError> {
     if object.is_empty() {
         return Err(KernelError::NotEmbedded);
     }
+    let limits = limits.max(1) as u32;
     EbpfLoader::new()
+        .map_max_entries(abi::LIMITS, limits)
+        .map_max_entries(abi::OVER_LIMIT, limits)
         .load(object)
         .map_err(|error| loading(program, &error))
 }

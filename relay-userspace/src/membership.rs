@@ -191,6 +191,7 @@ mod tests {
             interface: *interface,
             group: *group,
             port: *port,
+            limit: None,
             outputs: Vec::new(),
         };
         Plan {

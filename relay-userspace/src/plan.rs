@@ -30,7 +30,7 @@ pub use mac::{Mac, of_group};
 use crate::{
     config::{Document, Mistakes},
     nic::{self, Survey},
-    rules::{Transmit, Ttl},
+    rules::{Limit, Transmit, Ttl},
 };
 
 /// Asks the kernel about every interface that `document` names.
@@ -171,6 +171,8 @@ pub struct Flow {
     pub group: Ipv4Addr,
     /// The destination port that is matched.
     pub port: u16,
+    /// How much of it is relayed; `None` means all.
+    pub limit: Option<Limit>,
     /// The copies that leave.
     pub outputs: Vec<Output>,
 }

@@ -105,8 +105,10 @@ impl fmt::Display for Way {
 pub struct RuleReport {
     /// The name.
     pub name: String,
-    /// Frames that matched it.
+    /// Frames that matched it and reached a worker.
     pub packets_matched: u64,
+    /// Frames that matched it, and that the kernel program dropped because they were above its limit.
+    pub over_limit: u64,
     /// Its outputs, in the file's order.
     pub outputs: Vec<OutputReport>,
 }
@@ -174,13 +176,14 @@ pub struct KernelDrops {
 }
 
 impl Report {
-    /// Sums up. `workers` are in the plan's order.
+    /// Sums up. `workers` are in the plan's order, as are `over_limit`, what was above the limit of each rule.
     #[must_use]
     pub fn new(
         plan: &Plan,
         uptime_seconds: f64,
         workers: &[WorkerView<'_>],
         interfaces: Vec<InterfaceReport>,
+        over_limit: &[u64],
     ) -> Self {
         let mut dropped = Named::new();
         for view in workers {
@@ -204,6 +207,7 @@ impl Report {
             .map(|interface| interface.device_dropped)
             .sum();
         dropped.insert("device_dropped", device_dropped);
+        dropped.insert("over_limit", over_limit.iter().sum());
         let given = workers.iter().flat_map(|view| &view.stats.outputs);
         let given: u64 = given.map(|output| output.sent.get()).sum();
         let sum = |of: fn(&WorkerStats) -> u64| workers.iter().map(|view| of(view.stats)).sum();
@@ -214,7 +218,7 @@ impl Report {
             packets_sent: given.saturating_sub(device_dropped),
             dropped,
             interfaces,
-            rules: rules(plan, workers),
+            rules: rules(plan, workers, over_limit),
             workers: workers
                 .iter()
                 .map(|view| WorkerReport {
@@ -293,13 +297,15 @@ impl Report {
     }
 }
 
-fn rules(plan: &Plan, workers: &[WorkerView<'_>]) -> Vec<RuleReport> {
+fn rules(plan: &Plan, workers: &[WorkerView<'_>], over_limit: &[u64]) -> Vec<RuleReport> {
     let mut rules: Vec<RuleReport> = plan
         .flows
         .iter()
-        .map(|flow| RuleReport {
+        .enumerate()
+        .map(|(at, flow)| RuleReport {
             name: flow.rule.clone(),
             packets_matched: 0,
+            over_limit: over_limit.get(at).copied().unwrap_or(0),
             outputs: flow
                 .outputs
                 .iter()
@@ -379,7 +385,11 @@ impl fmt::Display for Report {
             }
         }
         for rule in &self.rules {
-            writeln!(f, "rule {}: matched {}", rule.name, rule.packets_matched)?;
+            write!(f, "rule {}: matched {}", rule.name, rule.packets_matched)?;
+            match rule.over_limit {
+                0 => writeln!(f)?,
+                over => writeln!(f, ", over its limit {over}")?,
+            }
             for output in &rule.outputs {
                 write!(
                     f,

@@ -354,7 +354,8 @@ fn report(
                 .unwrap_or_default(),
         })
         .collect();
-    Report::new(plan, started.elapsed().as_secs_f64(), workers, interfaces)
+    let uptime = started.elapsed().as_secs_f64();
+    Report::new(plan, uptime, workers, interfaces, &kernel.over_limit(plan))
 }
 
 fn print(report: &Report, json: bool) -> Result<(), RunError> {

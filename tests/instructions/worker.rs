@@ -75,6 +75,7 @@ fn plan(engine: Engine, flows: u32, outputs: u8) -> Plan {
         interface: 0,
         group: group(number).into(),
         port: PORT,
+        limit: None,
         outputs: (0..outputs).map(output).collect(),
     };
     Plan {

@@ -59,6 +59,8 @@ pub struct RuleReport {
     pub name: String,
     /// Frames that matched.
     pub packets_matched: u64,
+    /// Frames that were above the rule's limit.
+    pub over_limit: u64,
     /// In the file's order.
     pub outputs: Vec<OutputReport>,
 }

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use super::{InterfacePlaces, OutputPlaces, Place, Places, RulePlaces};
-use crate::rules::{Input, InterfaceOptions, Output, Rule, Rules, Transmit};
+use crate::rules::{Input, InterfaceOptions, Limit, Output, Rule, Rules, Transmit};
 
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,7 @@ pub(super) struct RuleDraft {
     pub(super) label: String,
     pub(super) name: Option<At<String>>,
     pub(super) input: Option<(At<Input>, Place)>,
+    pub(super) limit: Option<Limit>,
     pub(super) outputs: Vec<(At<Output>, Place)>,
 }
 
@@ -74,6 +75,7 @@ impl Draft {
             rules.push(Rule {
                 name: name.value,
                 input: input.value,
+                limit: draft.limit,
                 outputs,
             });
         }

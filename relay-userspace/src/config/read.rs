@@ -55,7 +55,7 @@ pub(super) fn read(text: &str, found: &mut Collector<'_>) -> Option<Draft> {
 /// The tables of the file, each with the keys it may have.
 const ROOT_KEYS: &[&str] = &["rules", "interfaces"];
 const RULE_KEYS: &[&str] = &["name", "input", "outputs"];
-const INPUT_KEYS: &[&str] = &["interface", "group", "port"];
+const INPUT_KEYS: &[&str] = &["interface", "group", "port", "limit"];
 const OUTPUT_KEYS: &[&str] = &["interface", "group", "port", "ttl"];
 const INTERFACE_KEYS: &[&str] = &["name", "queues", "cpus", "transmit"];
 
@@ -198,6 +198,10 @@ impl Reader<'_, '_> {
             self.draft.used_incomplete = true;
         }
         let input = input.and_then(|value| self.input(value, &format!("{label}, input")));
+        let limit = table
+            .get("input")
+            .and_then(|value| value.get_ref().as_table()?.get("limit"))
+            .and_then(|value| self.limit(value, &format!("{label}, input, limit")));
         let outputs = self.required(table, place, "outputs", &label);
         let outputs = outputs.map(|value| self.outputs(value, &label));
         if outputs.is_none() {
@@ -209,6 +213,7 @@ impl Reader<'_, '_> {
             label,
             name,
             input,
+            limit,
             outputs,
         });
     }

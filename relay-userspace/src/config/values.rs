@@ -8,7 +8,7 @@ use toml::{
 };
 
 use super::{Place, draft::At, mistake::quoted, read::Reader};
-use crate::rules::{Transmit, Ttl};
+use crate::rules::{Limit, Transmit, Ttl};
 
 pub(super) type Value<'v> = Spanned<DeValue<'v>>;
 
@@ -95,6 +95,25 @@ impl Reader<'_, '_> {
                 None
             }
         }
+    }
+
+    /// The `limit` of an input.
+    pub(super) fn limit(&mut self, value: &Value<'_>, label: &str) -> Option<Limit> {
+        const KEYS: [&str; 2] = ["packets_per_second", "burst"];
+        let place = self.found.place(&value.span());
+        let table = self.table(value, label, "{ packets_per_second = 10000, burst = 100 }")?;
+        self.known_keys(table, label, &KEYS);
+        let mut number = |key, most, example| {
+            let value = self.required(table, place, key, label)?;
+            self.integer(value, key, label, 1..=most, example)
+        };
+        let [rate, burst] = KEYS;
+        let rate = number(rate, Limit::MAX_RATE, "10000");
+        let burst = number(burst, Limit::MAX_BURST, "100");
+        Some(Limit {
+            packets_per_second: rate?.value,
+            burst: burst?.value,
+        })
     }
 
     pub(super) fn transmit(&mut self, value: &Value<'_>, label: &str) -> Option<At<Transmit>> {

@@ -23,7 +23,11 @@ pub struct Filter {
 impl Filter {
     /// Loads the filter for the inputs of `plan` that are on io_uring.
     pub fn load(plan: &Plan) -> Result<Self, KernelError> {
-        let mut ebpf = super::load_filter()?;
+        let mut ebpf = super::load_object(
+            NAME,
+            super::object::FILTER,
+            super::limits(plan).flatten().count(),
+        )?;
         let mut maps = Maps::take_from(&mut ebpf)?;
         maps.disown(plan)?;
         let program: &mut SocketFilter = ebpf

@@ -5,21 +5,26 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, Map, MapData, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
 };
 use relay_common::{
-    abi::{self, Counter, FlowKey, FlowValue, InterfaceValue, OwnKey},
+    abi::{self, Counter, FlowKey, FlowValue, InterfaceValue, LimitValue, OwnKey},
     wire,
 };
 
 use super::{KernelError, chain};
-use crate::plan::{Interface, Mac, Plan};
+use crate::{
+    plan::{Interface, Mac, Plan},
+    rules::Limit,
+};
 
 /// The maps of one loaded program.
 pub struct Maps {
     interfaces: HashMap<MapData, u32, InterfaceValue>,
     flows: HashMap<MapData, FlowKey, FlowValue>,
     own: HashMap<MapData, OwnKey, u8>,
+    limits: Array<MapData, LimitValue>,
+    over_limit: PerCpuArray<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
 }
 
@@ -30,6 +35,10 @@ impl Maps {
             interfaces: hash_map(ebpf, abi::INTERFACES)?,
             flows: hash_map(ebpf, abi::FLOWS)?,
             own: hash_map(ebpf, abi::OWN)?,
+            limits: Array::try_from(take(ebpf, abi::LIMITS)?)
+                .map_err(|_| KernelError::Map(abi::LIMITS))?,
+            over_limit: PerCpuArray::try_from(take(ebpf, abi::OVER_LIMIT)?)
+                .map_err(|_| KernelError::Map(abi::OVER_LIMIT))?,
             counters: PerCpuArray::try_from(take(ebpf, abi::COUNTERS)?)
                 .map_err(|_| KernelError::Map(abi::COUNTERS))?,
         })
@@ -72,9 +81,26 @@ impl Maps {
             })
     }
 
-    /// Makes a flow match; `rule` is its position in the plan, `name` its name.
-    pub fn open(&mut self, key: FlowKey, rule: usize, name: &str) -> Result<(), KernelError> {
-        let value = FlowValue { rule: rule as u32 };
+    /// Makes a flow match; `rule` is its position in the plan, `name` its name. With a limit also its position among
+    /// those of the plan.
+    pub fn open(
+        &mut self,
+        key: FlowKey,
+        rule: usize,
+        name: &str,
+        limit: Option<(u32, Limit)>,
+    ) -> Result<(), KernelError> {
+        if let Some((position, limit)) = limit {
+            let value = LimitValue::new(limit.packets_per_second, limit.burst);
+            self.limits
+                .set(position, value, 0)
+                .map_err(|error| KernelError::MapWrite {
+                    map: abi::LIMITS,
+                    what: format!("the limit of the rule \"{name}\""),
+                    reason: chain(&error),
+                })?;
+        }
+        let value = FlowValue::new(rule as u32, limit.map(|(position, _)| position));
         self.flows
             .insert(key, value, 0)
             .map_err(|error| KernelError::MapWrite {
@@ -87,6 +113,12 @@ impl Maps {
     /// Ends the match of a flow. One that is missing already is as good.
     pub fn close(&mut self, key: &FlowKey) {
         let _ = self.flows.remove(key);
+    }
+
+    /// Datagrams that were above a limit, by its position among those of the plan.
+    pub fn over_limit(&self, position: u32) -> u64 {
+        let per_cpu = self.over_limit.get(&position, 0);
+        per_cpu.map_or(0, |values| values.iter().sum())
     }
 
     /// What the program counted for the interface at position `slot` of the plan, summed over all CPUs, and

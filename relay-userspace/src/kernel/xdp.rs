@@ -44,7 +44,11 @@ pub struct XdpProgram {
 impl XdpProgram {
     /// Loads the program and attaches it where `plan` needs it.
     pub fn attach(plan: &Plan) -> Result<Self, KernelError> {
-        let mut ebpf = super::load()?;
+        let mut ebpf = super::load_object(
+            NAME,
+            super::object::XDP,
+            super::limits(plan).flatten().count(),
+        )?;
         let log = EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| log::debug!("no messages from the XDP program: {error}"))
             .ok();

@@ -373,6 +373,7 @@ fn flow(rule: &Rule, positions: &HashMap<&str, usize>, uses: &[Use<'_>]) -> Opti
         interface: *positions.get(rule.input.interface.as_str())?,
         group: rule.input.group,
         port: rule.input.port,
+        limit: rule.limit,
         outputs: rule.outputs.iter().filter_map(output).collect(),
     })
 }

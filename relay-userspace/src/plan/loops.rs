@@ -73,6 +73,7 @@ mod tests {
             interface: 0,
             group: group(1),
             port: 5001,
+            limit: None,
             outputs: vec![Output {
                 interface: 0,
                 group: group(2),

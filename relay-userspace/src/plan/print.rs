@@ -182,9 +182,15 @@ impl Plan {
         writeln!(f, "\nrules")?;
         for flow in &self.flows {
             let count = flow.outputs.len();
+            let limit = flow.limit.map_or_else(String::new, |limit| {
+                format!(
+                    ", at most {} a second and {} at once",
+                    limit.packets_per_second, limit.burst
+                )
+            });
             writeln!(
                 f,
-                "  {}: {}:{} on {}, {count} output{}",
+                "  {}: {}:{} on {}{limit}, {count} output{}",
                 flow.rule,
                 flow.group,
                 flow.port,
