@@ -1,11 +1,15 @@
-//! What the relay did, as one value: the line a second, the final report and its JSON come from it.
+//! What the relay did, as one value: the lines of the log, the final report and its JSON come from it.
 //!
 //! Counters are summed over workers, because a rule's frames may come in by several queues.
 
+mod line;
+
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
 
+use relay_common::abi::Counter;
 use serde::Serialize;
 
+pub use self::line::Lines;
 use crate::{
     plan::{self, Backend, Engine, Mode, Plan},
     stats::{Drops, WorkerStats},
@@ -92,9 +96,9 @@ impl fmt::Display for Way {
             (Backend::Xdp, None, Some(transmits)) => write!(f, "{transmits}{because}"),
             (Backend::IoUring, _, None) => write!(f, "io_uring{because}"),
             (Backend::IoUring, _, Some(transmits)) => write!(f, "io_uring{because}; {transmits}"),
-            (Backend::Xdp, Some(mode), None) => write!(f, "{mode} mode{because}"),
+            (Backend::Xdp, Some(mode), None) => write!(f, "{mode} mode{}{because}", mode.remark()),
             (Backend::Xdp, Some(mode), Some(transmits)) => {
-                write!(f, "{mode} mode{because}; {transmits}")
+                write!(f, "{mode} mode{}{because}; {transmits}", mode.remark())
             }
         }
     }
@@ -236,60 +240,6 @@ impl Report {
         }
     }
 
-    /// One line for the log: totals, and the rates since `last`.
-    #[must_use]
-    pub fn line(&self, last: Option<&Self>) -> String {
-        let seconds = self.uptime_seconds - last.map_or(0.0, |last| last.uptime_seconds);
-        let rate = |of: fn(&Self) -> u64| {
-            let more = of(self).saturating_sub(last.map_or(0, of));
-            (more as f64 / seconds.max(0.001)).round()
-        };
-        let mut line = format!(
-            "received {} ({}/s), matched {} ({}/s), sent {} ({}/s), dropped {} ({}/s)",
-            self.packets_received,
-            rate(|report| report.packets_received),
-            self.packets_matched,
-            rate(|report| report.packets_matched),
-            self.packets_sent,
-            rate(|report| report.packets_sent),
-            self.total_dropped(),
-            rate(Self::total_dropped),
-        );
-        if self.total_dropped() > 0 {
-            line.push_str(": ");
-            line.push_str(&occurred(&self.dropped));
-        }
-        let passed = self.passed();
-        if !passed.is_empty() {
-            let sum: u64 = passed.values().sum();
-            line.push_str(&format!("; passed {sum}: {}", occurred(&passed)));
-        }
-        for interface in self.interfaces.iter().filter(|i| i.missed > 0) {
-            line.push_str(&format!(
-                "; the NIC of {} missed {}",
-                interface.name, interface.missed
-            ));
-        }
-        line
-    }
-
-    /// Frames that the kernel programs left to the Linux stack alone, by reason and summed over the interfaces; only reasons
-    /// that occurred.
-    #[must_use]
-    pub fn passed(&self) -> Named {
-        let mut passed = Named::new();
-        let counters = self
-            .interfaces
-            .iter()
-            .flat_map(|interface| &interface.filter);
-        for (&name, &number) in counters.filter(|&(_, &number)| number > 0) {
-            if let Some(reason) = name.strip_prefix("pass_") {
-                *passed.entry(reason).or_default() += number;
-            }
-        }
-        passed
-    }
-
     /// Frames and copies that did not leave, for all reasons together.
     #[must_use]
     pub fn total_dropped(&self) -> u64 {
@@ -346,9 +296,9 @@ fn add(sums: &mut Named, drops: &Drops) {
 }
 
 /// `reason number` of the reasons that occurred.
-fn occurred(named: &Named) -> String {
+fn occurred<'a>(named: impl IntoIterator<Item = (&'a &'static str, &'a u64)>) -> String {
     let parts: Vec<String> = named
-        .iter()
+        .into_iter()
         .filter(|&(_, &number)| number > 0)
         .map(|(name, number)| format!("{name} {number}"))
         .collect();
@@ -377,11 +327,15 @@ impl fmt::Display for Report {
             if interface.missed > 0 {
                 write!(f, "; missed by the NIC: {}", interface.missed)?;
             }
-            let filter = occurred(&interface.filter);
-            if filter.is_empty() {
-                writeln!(f)?;
-            } else {
-                writeln!(f, "; frames at the filter: {filter}")?;
+            // "Received" are the datagrams that reached a worker; what its kernel program saw has another word.
+            let received = Counter::Received.name();
+            let (seen, others): (Named, Named) = interface
+                .filter
+                .iter()
+                .partition(|&(&name, _)| name == received);
+            match seen.get(received) {
+                None | Some(0) => writeln!(f)?,
+                Some(seen) => writeln!(f, "; frames seen {seen}: {}", occurred(&others))?,
             }
         }
         for rule in &self.rules {
@@ -405,46 +359,5 @@ impl fmt::Display for Report {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_nic_missed_is_in_the_line_and_in_the_report_and_what_it_did_not_is_in_neither() {
-        let interface = |name: &str, missed| InterfaceReport {
-            name: name.into(),
-            way: Way {
-                backend: Backend::Xdp,
-                mode: Some(Mode::ZeroCopy),
-                reason: String::new(),
-                engine: None,
-            },
-            device_dropped: 0,
-            missed,
-            filter: Named::from([("received", 9), ("pass_vlan", missed), ("pass_no_rule", 2)]),
-        };
-        let report = Report {
-            uptime_seconds: 1.0,
-            packets_received: 10,
-            packets_matched: 10,
-            packets_sent: 10,
-            dropped: Named::new(),
-            interfaces: vec![interface("eth7", 5), interface("eth8", 0)],
-            rules: Vec::new(),
-            workers: Vec::new(),
-        };
-        let (line, whole) = (report.line(None), report.to_string());
-        assert!(
-            line.ends_with("; passed 9: no_rule 4, vlan 5; the NIC of eth7 missed 5"),
-            "{line}"
-        );
-        assert!(
-            whole.contains("eth7: zero copy mode; missed by the NIC: 5; "),
-            "{whole}"
-        );
-        assert!(whole.contains("eth8: zero copy mode; "), "{whole}");
     }
 }

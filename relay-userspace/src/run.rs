@@ -41,12 +41,12 @@ use crate::{
     output::print_or_give_up,
     plan::{self, Backend, Choice, Plan},
     privileges::{self, MissingPrivilege},
-    report::{InterfaceReport, Report, Way, WorkerView},
+    report::{InterfaceReport, Lines, Report, Way, WorkerView},
     stats::WorkerStats,
     stop::Stop,
 };
 
-/// How often the log says what happened.
+/// How often the log says what happened, if something did.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the relay did not run, or did not run to its end.
@@ -285,7 +285,7 @@ fn start(
     Ok(threads)
 }
 
-/// Writes a line a second until a stop signal comes.
+/// Looks once a second until a stop signal comes, and writes a line where there is something to say.
 fn watch(
     plan: &Plan,
     kernel: &mut Kernel,
@@ -295,7 +295,7 @@ fn watch(
     started: Instant,
 ) {
     let mut next = started + LINE_EVERY;
-    let mut last: Option<Report> = None;
+    let mut lines = Lines::default();
     while !stop.comes_before(next) {
         next += LINE_EVERY;
         // After a standstill, such as a suspended machine, there is one line and not one for each second of it.
@@ -323,8 +323,9 @@ fn watch(
             })
             .collect();
         let now = report(plan, kernel, status, started, &views);
-        info!("{}", now.line(last.as_ref()));
-        last = Some(now);
+        if let Some(line) = lines.after(now) {
+            info!("{line}");
+        }
     }
 }
 

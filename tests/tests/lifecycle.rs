@@ -16,11 +16,14 @@ use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::Signal;
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
+use relay_tests::frames::UdpFrame;
+use relay_tests::payload::payload;
 use relay_tests::process::Process;
+use relay_tests::raw::RawSender;
 use relay_tests::receiver::{Listen, UdpReceiver};
 use relay_tests::relay::{RelayProcess, RuleFile, binary, finish, relay, run_arguments};
 use relay_tests::report::Report;
-use relay_tests::rules::{Rule, to_toml};
+use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml};
 use relay_tests::scenario::{Receivers, send, streams};
 use relay_tests::sys;
 use relay_tests::topology::Testbed;
@@ -151,7 +154,10 @@ fn o6_a_reader_that_comes_back_learns_how_many_lines_it_has_missed(backend: Back
     let mut words = lost.split(' ').skip(1);
     let count: u64 = words.next().context("a count")?.parse()?;
     assert!(count > 0, "{lost}");
-    // And the log goes on.
+    // And the log goes on, where there is something to say.
+    send(&bed, &rules, &streams(&rules, 1, 100), || {
+        receivers.progress()
+    })?;
     lines.recv_timeout(START).context("no line after that")?;
     stop(relay).map(drop)
 }
@@ -222,6 +228,9 @@ fn o6_after_a_standstill_there_is_one_line_and_not_one_a_second(backend: Backend
     nix::sys::signal::kill(id, Signal::SIGSTOP)?;
     thread::sleep(STOOD);
     let before = count(&relay);
+    // Something to tell: a relay without traffic says so once, and has said it.
+    let one = UdpFrame::new(&bed.sources[0], GROUP_IN, PORT_IN, payload(0, 0, 100));
+    RawSender::open(&bed.sources[0])?.send(&one.build()?)?;
     nix::sys::signal::kill(id, Signal::SIGCONT)?;
     let first = eventually(START, || count(&relay) > before);
     assert!(first.is_some(), "{}", relay.log());

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use anyhow::{Context, Result};
 use relay_tests::backend::Backend;
+use relay_tests::background::eventually;
 use relay_tests::frames::{self, UdpFrame};
 use relay_tests::inspect::{Membership, UdpChecksum, memberships};
 use relay_tests::payload::payload;
@@ -338,6 +339,71 @@ fn m8_every_input_group_is_joined_on_the_wire_and_left_at_exit(backend: Backend)
     Ok(())
 }
 
+/// One reason at a time: what is wrong with a feed is read off the line.
+fn the_line_of_the_log_has_a_reason_for_every_frame_that_no_rule_took(
+    backend: Backend,
+) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = [Rule::feed().outputs("out0", 2)];
+    let source = &bed.sources[0];
+    let good = UdpFrame::new(source, GROUP_IN, PORT_IN, payload(0, 0, 100));
+    let cases = [
+        ("received 7 (", 7, good.clone()),
+        (
+            "vlan 5",
+            5,
+            UdpFrame {
+                vlan: Some(9),
+                ..good.clone()
+            },
+        ),
+        (
+            "no_rule 3",
+            3,
+            UdpFrame {
+                port: PORT_IN + 1,
+                ..good.clone()
+            },
+        ),
+        (
+            "fragment 6",
+            6,
+            UdpFrame {
+                fragment: (0, true),
+                ..good.clone()
+            },
+        ),
+        (
+            "own_frame 2",
+            2,
+            UdpFrame {
+                source: bed.outputs[0].address,
+                ..good.clone()
+            },
+        ),
+    ];
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+    let sender = RawSender::open(source)?;
+    for (_, times, frame) in &cases {
+        let bytes = frame.build()?;
+        (0..*times).try_for_each(|_| sender.send(&bytes))?;
+    }
+    let whole = |line: &str| {
+        let mut words = cases.iter().map(|(words, _, _)| *words);
+        words.all(|words| line.contains(words))
+            && ["matched 7 (", "sent 14 (", "dropped 0 (", "; passed "]
+                .iter()
+                .all(|words| line.contains(words))
+    };
+    let told = eventually(ARRIVAL, || relay.log().lines().any(whole));
+    assert!(told.is_some(), "{}", relay.log());
+    // Then there is nothing more to tell, which is said.
+    let silence = " s; in all received 7, matched 7, sent 14, dropped 0; passed ";
+    assert!(relay.wait_for_log(silence), "{}", relay.log());
+    relay.stop()?.report.assert_exact(&[7]);
+    Ok(())
+}
+
 relay_tests::on_both_backends! {
     f7_datagrams_that_match_no_rule_reach_the_local_stack,
     f7_arp_icmp_igmp_tcp_options_fragments_and_tags_reach_the_local_stack_untouched,
@@ -346,4 +412,5 @@ relay_tests::on_both_backends! {
     m1_rules_for_neighbouring_groups_and_ports_go_their_own_ways,
     m5_ttl_is_64_or_less_a_fixed_value_or_one_less_than_it_came,
     m8_every_input_group_is_joined_on_the_wire_and_left_at_exit,
+    the_line_of_the_log_has_a_reason_for_every_frame_that_no_rule_took,
 }

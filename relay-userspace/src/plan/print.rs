@@ -23,6 +23,17 @@ impl fmt::Display for Plan {
     }
 }
 
+impl Mode {
+    /// What to say after it, so that nobody takes it for a fault.
+    #[must_use]
+    pub fn remark(self) -> &'static str {
+        match self {
+            Self::ZeroCopy => "",
+            Self::Copy => " (no fault: every rule works in it)",
+        }
+    }
+}
+
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -66,7 +77,10 @@ impl Plan {
             };
             let way = match (interface.backend, interface.expected_mode) {
                 (Backend::Xdp, None) => None,
-                (Backend::Xdp, Some(mode)) => Some(format!("AF_XDP {mode} expected{because}")),
+                (Backend::Xdp, Some(mode)) => {
+                    let remark = mode.remark();
+                    Some(format!("AF_XDP {mode} expected{remark}{because}"))
+                }
                 (Backend::IoUring, _) => Some(format!("io_uring{because}")),
             };
             let engine = interface.engine.map(|engine| match way {

@@ -486,9 +486,9 @@ fn a_printed_plan_shows_all_that_matters() {
     let plan = auto(&document(&["in0 -> out0 out0"], &rest), &survey(facts)).unwrap();
     let expected = "\
 interfaces
-  in0              input, AF_XDP copy expected, because in0 (driver ena) has no zero copy, and out0 (driver ena) has no zero copy
+  in0              input, AF_XDP copy expected (no fault: every rule works in it), because in0 (driver ena) has no zero copy, and out0 (driver ena) has no zero copy
                    index 1, driver ena, 02:00:00:00:00:01, 10.0.1.1, MTU 1500, checksums complete, or partial by their value
-  out0             output, AF_XDP copy expected, because in0 (driver ena) has no zero copy, and out0 (driver ena) has no zero copy; transmits by AF_XDP TX rings
+  out0             output, AF_XDP copy expected (no fault: every rule works in it), because in0 (driver ena) has no zero copy, and out0 (driver ena) has no zero copy; transmits by AF_XDP TX rings
                    index 2, driver ena, 02:00:00:00:00:02, 10.0.2.1, MTU 1500
 
 workers
