@@ -15,7 +15,12 @@ use std::{env, fs, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-use self::{fetch::Cache, guest::Programs, machine::Machine, packages::Kernel};
+use self::{
+    fetch::Cache,
+    guest::Programs,
+    machine::Machine,
+    packages::{Kernel, Tests},
+};
 use crate::{
     setup::{self, Purpose},
     test::{Run, summary::Counts},
@@ -51,7 +56,11 @@ impl Boot {
     fn name(self) -> String {
         let version = self.kernel.version();
         let iommu = if self.iommu { ", IOMMU" } else { "" };
-        format!("zero copy, Linux {version}{iommu}")
+        let what = match self.kernel.tests {
+            Tests::ZeroCopy => "zero copy",
+            Tests::PacketTable => "kernel programs",
+        };
+        format!("{what}, Linux {version}{iommu}")
     }
 }
 
@@ -168,7 +177,7 @@ fn one(ws: &Workspace, programs: &Programs, boot: Boot, filter: Option<&str>) ->
     let initramfs = folder.join(format!("{name}.cpio"));
     fs::write(
         &initramfs,
-        guest::pack(programs, &unpacked, release, &arguments)?,
+        guest::pack(programs, boot.kernel, &unpacked, &arguments)?,
     )
     .with_context(|| format!("writing {}", initramfs.display()))?;
     let machine = Machine {

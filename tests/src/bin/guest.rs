@@ -74,13 +74,13 @@ fn load(module: &str) -> Result<()> {
 }
 
 fn tests() -> Result<String> {
-    let status = Command::new("/zero_copy")
+    let status = Command::new("/tests")
         .args(read("/arguments")?.lines())
         .env("PATH", "/bin")
         .env("RELAY_BIN", "/relay")
         .env("RELAY_POISONED_BIN", "/relay-poisoned")
         .status()
-        .context("running /zero_copy")?;
+        .context("running /tests")?;
     Ok(status
         .code()
         .map_or_else(|| status.to_string(), |code| code.to_string()))

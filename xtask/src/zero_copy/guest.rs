@@ -11,7 +11,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::{initramfs::Initramfs, modules};
+use super::{
+    initramfs::Initramfs,
+    modules,
+    packages::{Kernel, Tests},
+};
 use crate::{ebpf, process, workspace::Workspace};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -23,7 +27,8 @@ const MODULES: [&str; 5] = ["virtio_pci", "virtio_net", "igb", "e1000e", "veth"]
 #[derive(Debug)]
 pub struct Programs {
     init: PathBuf,
-    tests: PathBuf,
+    zero_copy: PathBuf,
+    packet_table: PathBuf,
     relay: PathBuf,
     /// The relay that overwrites free chunks.
     poisoned: PathBuf,
@@ -54,11 +59,15 @@ pub fn build(ws: &Workspace) -> Result<Programs> {
 
     let mut all = RELAY.to_vec();
     all.extend(["--package", "relay-tests", "--bin", "guest"]);
-    all.extend(["--features", "relay-tests/zero-copy", "--test", "zero_copy"]);
+    all.extend(["--features", "relay-tests/zero-copy"]);
+    for tests in [Tests::ZeroCopy, Tests::PacketTable] {
+        all.extend(["--test", tests.program()]);
+    }
     let built = Built::by(ws, &all)?;
     Ok(Programs {
         init: built.program("guest")?,
-        tests: built.program("zero_copy")?,
+        zero_copy: built.program(Tests::ZeroCopy.program())?,
+        packet_table: built.program(Tests::PacketTable.program())?,
         relay: built.program("relay")?,
         poisoned,
     })
@@ -118,12 +127,12 @@ pub fn image(kernel: &Path, release: &str) -> Result<PathBuf> {
         .with_context(|| format!("{} has none of {}", kernel.display(), places.join(", ")))
 }
 
-/// Packs the initramfs: the programs, the modules of the kernel in `kernel`, and the tools of the tests with their libraries. The tests get
-/// `arguments`.
+/// Packs the initramfs: the programs, the modules of the kernel, whose packages are unpacked in
+/// `unpacked`, and the tools of the tests with their libraries. The tests get `arguments`.
 pub fn pack(
     programs: &Programs,
-    kernel: &Path,
-    release: &str,
+    kernel: &Kernel,
+    unpacked: &Path,
     arguments: &[String],
 ) -> Result<Vec<u8>> {
     let mut archive = Initramfs::new()?;
@@ -135,13 +144,17 @@ pub fn pack(
         archive.file(inside, &content)
     };
     copy(&mut archive, "init", &programs.init)?;
-    copy(&mut archive, "zero_copy", &programs.tests)?;
+    let tests = match kernel.tests {
+        Tests::ZeroCopy => &programs.zero_copy,
+        Tests::PacketTable => &programs.packet_table,
+    };
+    copy(&mut archive, "tests", tests)?;
     copy(&mut archive, "relay", &programs.relay)?;
     copy(&mut archive, "relay-poisoned", &programs.poisoned)?;
     archive.file("arguments", arguments.join("\n").as_bytes())?;
 
-    let merged = kernel.join("usr/lib/modules").join(release);
-    let split = kernel.join("lib/modules").join(release);
+    let merged = unpacked.join("usr/lib/modules").join(kernel.release);
+    let split = unpacked.join("lib/modules").join(kernel.release);
     let folder = if merged.is_dir() { merged } else { split };
     let modules = modules::in_order(&folder, &MODULES)?;
     let names: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();

@@ -11,6 +11,28 @@ pub struct Kernel {
     pub release: &'static str,
     /// Its packages.
     pub packages: &'static [Package],
+    /// The test program that runs on it.
+    pub tests: Tests,
+}
+
+/// A test program of `tests/tests`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tests {
+    /// Zero copy, with the drivers that do it.
+    ZeroCopy,
+    /// Both kernel programs pass the verifier, and give every packet of the table its verdict. It is
+    /// all that the oldest kernel runs: io_uring, and more of what the other tests use, came later.
+    PacketTable,
+}
+
+impl Tests {
+    /// The name of the test program, for cargo and in the guest.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::ZeroCopy => "zero_copy",
+            Self::PacketTable => "packet_table",
+        }
+    }
 }
 
 /// A package and its version.
@@ -27,17 +49,17 @@ const fn package(name: &'static str, version: &'static str) -> Package {
 }
 
 impl Kernel {
-    /// The version without what Debian adds: `6.12.90`.
+    /// The version without what Debian adds: `6.12.90`. The release of an older kernel has only the
+    /// first two numbers of it, its package has all.
     pub fn version(&self) -> &'static str {
-        self.release
-            .split(['+', '-'])
-            .next()
-            .unwrap_or(self.release)
+        let full = self.packages.first().map_or(self.release, |p| p.version);
+        full.split(['+', '-']).next().unwrap_or(full)
     }
 }
 
 /// The suites that the packages are in.
 pub const SUITES: &[&str] = &[
+    "bullseye",
     "bookworm",
     "bookworm-backports",
     "trixie",
@@ -47,8 +69,14 @@ pub const SUITES: &[&str] = &[
 /// The kernels, oldest first.
 pub const KERNELS: &[Kernel] = &[
     Kernel {
+        release: "5.10.0-32-amd64",
+        packages: &[package("linux-image-5.10.0-32-amd64", "5.10.223-1")],
+        tests: Tests::PacketTable,
+    },
+    Kernel {
         release: "6.12.117+deb13-amd64",
         packages: &[package("linux-image-6.12.117+deb13-amd64", "6.12.117-1")],
+        tests: Tests::ZeroCopy,
     },
     Kernel {
         release: "6.18.15+deb13-amd64",
@@ -56,6 +84,7 @@ pub const KERNELS: &[Kernel] = &[
             "linux-image-6.18.15+deb13-amd64",
             "6.18.15-1~bpo13+1",
         )],
+        tests: Tests::ZeroCopy,
     },
     Kernel {
         release: "7.3.4+deb13-amd64",
@@ -63,6 +92,7 @@ pub const KERNELS: &[Kernel] = &[
             package("linux-binary-7.3.4+deb13-amd64", "7.3.4-1~bpo13+1"),
             package("linux-modules-7.3.4+deb13-amd64", "7.3.4-1~bpo13+1"),
         ],
+        tests: Tests::ZeroCopy,
     },
 ];
 
