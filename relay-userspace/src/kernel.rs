@@ -240,6 +240,13 @@ impl Kernel {
             .collect()
     }
 
+    /// Whether this thread may still read the maps, with the capabilities that it has.
+    #[must_use]
+    pub fn lets_read(&self) -> bool {
+        let input = self.inputs.iter().position(Option::is_some);
+        input.is_none_or(|at| self.counters(at).is_some())
+    }
+
     /// The id of the XDP program that is attached to an interface, a position in [`Plan::interfaces`]; `None` where none
     /// is.
     #[must_use]

@@ -18,7 +18,10 @@ use std::{
 
 use env_logger::{Builder, Env, Target, WriteStyle};
 
-use crate::output::{PATIENCE, STANDSTILL, write_all};
+use crate::{
+    output::{PATIENCE, STANDSTILL, write_all},
+    privileges,
+};
 
 /// Bytes of lines that wait at most, beside one more line: as much again as an ordinary pipe holds,
 /// and more than ten minutes of a line a second.
@@ -39,9 +42,11 @@ pub fn start() {
 /// Its thread cannot be started.
 pub fn start_queued() -> io::Result<()> {
     let queue: &'static Queue = Box::leak(Box::default());
-    thread::Builder::new()
-        .name("relay-log".into())
-        .spawn(|| queue.write_out(|line| write_all(io::stderr().as_fd(), line)))?;
+    thread::Builder::new().name("relay-log".into()).spawn(|| {
+        // It needs none; what the others do about a refusal is their matter to tell.
+        let _ = privileges::drop::give_up(&[]);
+        queue.write_out(|line| write_all(io::stderr().as_fd(), line));
+    })?;
     let queue = *QUEUE.get_or_init(|| queue);
     let mut builder = builder();
     builder.target(Target::Pipe(Box::new(IntoQueue(queue))));

@@ -1,6 +1,8 @@
 //! The capabilities that running needs, checked before anything is touched, so that a missing one is
 //! named with its remedy instead of surfacing as some call's `EPERM`.
 
+pub mod drop;
+
 use std::fs;
 
 use thiserror::Error;
@@ -20,6 +22,12 @@ pub struct Capability {
 /// `CAP_SYS_ADMIN` stands in for the capabilities that were split off from it.
 const SYS_ADMIN: u32 = 21;
 const SPLIT_OFF: [u32; 2] = [38, 39];
+
+impl Capability {
+    fn is_split_off(self) -> bool {
+        SPLIT_OFF.contains(&self.number)
+    }
+}
 
 const NET_ADMIN: Capability = Capability {
     number: 12,
@@ -137,7 +145,7 @@ fn missing(effective: u64, needed: &[Capability]) -> Vec<Capability> {
         .iter()
         .copied()
         .filter(|capability| {
-            !(has(capability.number) || SPLIT_OFF.contains(&capability.number) && has(SYS_ADMIN))
+            !(has(capability.number) || capability.is_split_off() && has(SYS_ADMIN))
         })
         .collect()
 }

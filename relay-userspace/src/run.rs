@@ -1,8 +1,8 @@
 //! `relay run`: brings a plan up, watches over it, takes it down.
 //!
-//! Up: attach the program, bind the sockets, fill the rings, wait for carriers, join the groups, start the workers, and only
-//! then let frames match. Down is the reverse, so that no frame is taken that cannot be sent: close the
-//! flows, let the workers finish, close the sockets, detach.
+//! Up: attach the program, bind the sockets, fill the rings, wait for carriers, join the groups, give up the capabilities
+//! that running does not need, start the workers, and only then let frames match. Down is the reverse, so that no frame is
+//! taken that cannot be sent: close the flows, let the workers finish, close the sockets, detach.
 
 mod affinity;
 mod carrier;
@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::{error, info};
+use log::{debug, error, info, warn};
 use relay_common::abi::Counter;
 use thiserror::Error;
 
@@ -31,7 +31,7 @@ use self::{
     watcher::Watcher,
 };
 use crate::{
-    backend::{SetupError, Worker},
+    backend::{SetupError, Worker, sockopt},
     claim::{ClaimError, Claims},
     config::{Document, Mistakes},
     descriptors::{self, TooFew},
@@ -39,8 +39,8 @@ use crate::{
     kernel::{Kernel, KernelError},
     membership::{MembershipError, Memberships},
     output::print_or_give_up,
-    plan::{self, Backend, Choice, Plan},
-    privileges::{self, MissingPrivilege},
+    plan::{self, Backend, Choice, Mode, Plan},
+    privileges::{self, MissingPrivilege, drop::Asked},
     report::{InterfaceReport, Lines, Report, Way, WorkerView},
     stats::WorkerStats,
     stop::Stop,
@@ -180,6 +180,8 @@ fn relay(document: &Document, forced: Option<Backend>) -> Result<(Report, usize)
         );
     }
     let _memberships = Memberships::join(plan)?;
+    // Everything is open, and all threads but the one of the log start after this.
+    give_up_privileges(&kernel, &status.ways);
     let halt = Arc::new(AtomicBool::new(false));
     let watcher = Watcher::start(status.watch).map_err(|error| RunError::System {
         what: "start the thread that watches the interfaces",
@@ -240,6 +242,25 @@ fn relay(document: &Document, forced: Option<Backend>) -> Result<(Report, usize)
     drop(kernel);
     opened?;
     Ok((report, defects))
+}
+
+/// Gives up what running does not need. Nothing ends where that is forbidden.
+fn give_up_privileges(kernel: &Kernel, ways: &[Way]) {
+    let maps = || kernel.lets_read();
+    let mut asked = vec![Asked::maps(&maps)];
+    if ways.iter().any(|way| way.mode == Some(Mode::ZeroCopy)) {
+        asked.push(Asked::busy_polling(&sockopt::may_busy_poll));
+    }
+    match privileges::drop::give_up(&asked) {
+        Ok(kept) if kept.is_empty() => debug!("no capability is left: none is needed to run"),
+        Ok(kept) => info!(
+            "this kernel needs {} to run; no other is left",
+            kept.join(", ")
+        ),
+        Err(error) => warn!(
+            "cannot give up capabilities that running does not need: {error}; a sandbox must allow capset() and prctl()"
+        ),
+    }
 }
 
 /// Starts a thread a worker.

@@ -274,7 +274,7 @@ impl RelayProcess {
     }
 
     /// What the kernel says of each of its threads under `key`.
-    fn of_threads(&self, key: &str) -> Result<Vec<String>> {
+    pub fn of_threads(&self, key: &str) -> Result<Vec<String>> {
         let mut values = Vec::new();
         let tasks = format!("/proc/{}/task", self.id());
         for task in fs::read_dir(&tasks).with_context(|| format!("reading {tasks}"))? {
@@ -287,6 +287,22 @@ impl RelayProcess {
             values.push(value.trim().to_owned());
         }
         Ok(values)
+    }
+
+    /// The id of its thread `name`, once it has given itself that name.
+    pub fn thread(&self, name: &str) -> Result<u32> {
+        let mut found = None;
+        eventually(START_TIMEOUT, || {
+            let (Ok(names), Ok(ids)) = (self.of_threads("Name:"), self.of_threads("Pid:")) else {
+                return false;
+            };
+            let mut threads = names.into_iter().zip(ids);
+            found = threads.find(|(its, _)| its == name);
+            found.is_some()
+        });
+        let (_, id) =
+            found.with_context(|| format!("no thread {name}; its log:\n{}", self.log()))?;
+        id.parse().with_context(|| format!("reading {id}"))
     }
 
     /// Sends SIGTERM and waits for the report.

@@ -1,6 +1,12 @@
 //! The socket options that xsk-rs does not offer (include/uapi/linux/if_xdp.h), and those of packet sockets.
 
-use std::{io, os::fd::RawFd};
+use std::{
+    io,
+    os::{
+        fd::{AsRawFd as _, RawFd},
+        unix::net::UnixDatagram,
+    },
+};
 
 use nix::errno::Errno;
 
@@ -74,6 +80,16 @@ fn set_first(socket: RawFd, options: [libc::c_int; 2], bytes: libc::c_int) {
             return;
         }
     }
+}
+
+/// Whether this thread may have sockets poll their device (`SO_BUSY_POLL`), with the capabilities that it has. What is to be
+/// had by nobody needs no capability either.
+pub fn may_busy_poll() -> bool {
+    let any = UnixDatagram::unbound();
+    any.is_ok_and(|any| {
+        let set = set(any.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BUSY_POLL, 1);
+        set != Err(Errno::EPERM)
+    })
 }
 
 /// Sets an option that is an `int`.
