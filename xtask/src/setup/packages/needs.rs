@@ -113,6 +113,15 @@ pub const NEEDS: &[Need] = &[
         fedora: "ethtool",
         arch: "ethtool",
     },
+    Need {
+        what: "strace",
+        why: "the tests see with it which system calls a worker makes",
+        purpose: Purpose::Test,
+        probe: Probe::Program(&["strace"]),
+        debian: "strace",
+        fedora: "strace",
+        arch: "strace",
+    },
     // What the benchmark compares with was tried on Debian only. The other names are the projects' own, which those
     // distributions use for what they have.
     Need {

@@ -1,0 +1,177 @@
+//! What a relay that forwards may ask the kernel for, and what its workers do ask.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use relay_tests::backend::Backend;
+use relay_tests::background::eventually;
+use relay_tests::process::Process;
+use relay_tests::relay::{RelayProcess, RuleFile};
+use relay_tests::rules::{Rule, to_toml, transmit_by};
+use relay_tests::scenario::{Receivers, TRANSMIT, send, streams};
+use relay_tests::tally::Stream;
+use relay_tests::topology::Testbed;
+
+/// How long anything may take that happens at once on an idle machine.
+const SOON: Duration = Duration::from_secs(20);
+/// A thread without any capability has this in every set.
+const NONE: &str = "0000000000000000";
+
+fn a_relay_that_forwards_has_no_capability_left_and_still_ends_in_order(
+    backend: Backend,
+) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = [Rule::feed().outputs("out0", 2)];
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+    let receivers = Receivers::start(&bed, &rules)?;
+    let stream = streams(&rules, 500, 1000);
+    send(&bed, &rules, &stream, || receivers.progress())?;
+    receivers.assert_exact(&stream);
+
+    for thread in [
+        "relay",
+        "relay-log",
+        "relay-hears",
+        "relay-asks",
+        "relay-worker-0",
+    ] {
+        relay.thread(thread)?;
+    }
+    let names = relay.of_threads("Name:")?;
+    // The bounding set too, since the tests run as root.
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        let values = relay.of_threads(set)?;
+        let all_empty = values.iter().all(|value| value == NONE);
+        assert!(all_empty, "{set} {values:?} of {names:?}");
+    }
+    let values = relay.of_threads("NoNewPrivs:")?;
+    assert!(values.iter().all(|value| value == "1"), "{values:?}");
+
+    let joined = || bed.relay.ip("maddress show dev in0");
+    let attached = || bed.relay.ip("-details link show dev in0");
+    assert!(joined()?.contains("239.1.1.1"), "{}", joined()?);
+    let on_xdp = backend == Backend::Xdp;
+    assert_eq!(attached()?.contains("prog/xdp"), on_xdp);
+    let stopped = relay.stop()?;
+    assert!(stopped.status.success(), "{stopped:?}");
+    // It read its maps to the end.
+    stopped.report.assert_exact(&[500]);
+    assert!(!joined()?.contains("239.1.1.1"), "{}", joined()?);
+    assert!(!attached()?.contains("prog/xdp"), "{}", attached()?);
+    assert_eq!(bed.relay.packet_sockets()?, 0);
+    Ok(())
+}
+
+/// Follows one thread with strace; everything that it asks the kernel for is in the log.
+struct Followed(Process);
+
+impl Followed {
+    fn new(relay: &RelayProcess, thread: &str) -> Result<Self> {
+        let id = relay.thread(thread)?;
+        let mut command = Command::new("strace");
+        command
+            .args(["--quiet=all", "--attach", &id.to_string()])
+            .stdin(Stdio::null());
+        let mut strace = Process::spawn(command).context("`cargo xtask setup` installs strace")?;
+        let attached = eventually(SOON, || {
+            let tracers = relay.of_threads("TracerPid:");
+            !strace.is_running() || tracers.is_ok_and(|all| all.iter().any(|id| id != "0"))
+        });
+        anyhow::ensure!(
+            attached.is_some() && strace.is_running(),
+            "strace cannot attach to {thread}: {}",
+            strace.log()
+        );
+        Ok(Self(strace))
+    }
+
+    /// Lets the thread go, and returns the names of its calls.
+    fn end(mut self) -> Result<BTreeSet<String>> {
+        self.0.signal(Signal::SIGINT)?;
+        let ended = self.0.wait(SOON)?;
+        ended.context("strace does not end")?;
+        let log = self.0.log();
+        let names = log.lines().filter_map(|line| Some(line.split_once('(')?.0));
+        Ok(names
+            .filter(|name| {
+                let mut bytes = name.bytes();
+                bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+            })
+            .map(str::to_owned)
+            .collect())
+    }
+}
+
+/// What docs/architecture.md names for workers, and what needs no name: `restart_syscall` is a wait that strace interrupted
+/// as it attached, and the clock is a call only where the kernel has none that is read from memory.
+fn allowed(backend: Backend) -> &'static [&'static str] {
+    match backend {
+        Backend::Xdp => &[
+            "sendmmsg",
+            "sendto",
+            "poll",
+            "clock_nanosleep",
+            "restart_syscall",
+            "clock_gettime",
+        ],
+        Backend::IoUring => &[
+            "io_uring_enter",
+            "sendto",
+            "clock_nanosleep",
+            "restart_syscall",
+            "clock_gettime",
+        ],
+    }
+}
+
+fn a_worker_under_traffic_makes_the_documented_system_calls_and_no_others(
+    backend: Backend,
+) -> Result<()> {
+    let rules = [Rule::feed().outputs("out0", 2)];
+    let ways: &[(&str, &str)] = match backend {
+        Backend::Xdp => &[(TRANSMIT[0], "sendto"), (TRANSMIT[1], "sendmmsg")],
+        Backend::IoUring => &[("", "io_uring_enter")],
+    };
+    for (transmit, sends) in ways {
+        let bed = Testbed::builder().without_capture().build()?;
+        let by = match *transmit {
+            "" => String::new(),
+            transmit => transmit_by(&rules, transmit),
+        };
+        let file = RuleFile::new(&format!("{}{by}", to_toml(&rules)))?;
+        let relay = RelayProcess::start_file(&bed.relay, backend, file)?;
+        let receivers = Receivers::start(&bed, &rules)?;
+        let part = |first, count| Stream {
+            first,
+            ..Stream::new(0, count, 1000)
+        };
+        // What its thread asks for before the loop is over then.
+        send(&bed, &rules, &[part(0, 100)], || receivers.progress())?;
+        receivers.assert_exact(&[part(0, 100)]);
+        let followed = Followed::new(&relay, "relay-worker-0")?;
+        send(&bed, &rules, &[part(100, 400)], || {
+            receivers.progress() - 100
+        })?;
+        receivers.assert_exact(&[part(0, 500)]);
+        let calls = followed.end()?;
+        assert!(calls.contains(*sends), "{transmit}: {calls:?}");
+        let allowed = allowed(backend);
+        let others: Vec<_> = calls
+            .iter()
+            .filter(|call| !allowed.contains(&call.as_str()))
+            .collect();
+        assert!(others.is_empty(), "{transmit}: {others:?} of {calls:?}");
+        let stopped = relay.stop()?;
+        assert!(stopped.status.success(), "{stopped:?}");
+        stopped.report.assert_exact(&[500]);
+    }
+    Ok(())
+}
+
+relay_tests::on_both_backends!(
+    a_relay_that_forwards_has_no_capability_left_and_still_ends_in_order,
+    a_worker_under_traffic_makes_the_documented_system_calls_and_no_others,
+);
