@@ -6,6 +6,8 @@
 mod bystanders;
 mod dump;
 mod ethtool;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod gso;
 mod message;
 mod netlink;

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
     use crate::{
         config,
-        nic::{Facts, GsoLimits, Survey},
+        nic::{Facts, Survey, fixture::igb},
         plan::{Backend, Choice},
     };
 
@@ -115,21 +115,8 @@ mod tests {
         let text: String = (1..=3).map(rule).collect::<String>() + cpus;
         let names = ["in1", "in2", "in3", "out0"];
         let facts = names.into_iter().zip(1..).map(|(name, index)| Facts {
-            name: name.into(),
-            index,
-            mac: Some([2, 0, 0, 0, 0, 1]),
-            mtu: 1500,
-            addresses: vec![[10, 0, 0, 1].into()],
-            is_up: true,
-            is_loopback: false,
-            driver: "igb".into(),
-            rx_queues: 1,
             tx_queues,
-            segments_udp: true,
-            strips_tags: false,
-            queueless: false,
-            gso: GsoLimits::default(),
-            xdp: None,
+            ..igb(name, index)
         });
         let survey = Survey {
             interfaces: facts.map(|facts| (facts.name.clone(), facts)).collect(),

@@ -194,7 +194,7 @@ mod tests {
     use super::*;
     use crate::{
         config,
-        nic::{Facts, XdpFeatures},
+        nic::{Facts, XdpFeatures, fixture::igb},
     };
 
     /// `in0` and `out0`, both with zero copy where `bits` say so.
@@ -206,21 +206,8 @@ mod tests {
             .into_iter()
             .zip(1..)
             .map(|(name, index)| Facts {
-                name: name.into(),
-                index,
-                mac: Some([2, 0, 0, 0, 0, 1]),
-                mtu: 1500,
-                addresses: vec![[10, 0, 0, 1].into()],
-                is_up: true,
-                is_loopback: false,
-                driver: "igb".into(),
-                rx_queues: 1,
-                tx_queues: 1,
-                segments_udp: true,
-                strips_tags: false,
-                queueless: false,
-                gso: crate::nic::GsoLimits::default(),
                 xdp: Some(XdpFeatures::from_bits(bits)),
+                ..igb(name, index)
             });
         let survey = Survey {
             interfaces: facts.map(|facts| (facts.name.clone(), facts)).collect(),

@@ -50,6 +50,16 @@ struct Behaviour {
     completes_later: u32,
 }
 
+/// Of a device that is down; what it is given waits.
+const DOWN: Behaviour = Behaviour {
+    publishes: Publishes::AtOnce,
+    refuses: 0,
+    is_busy: 0,
+    is_down: 1,
+    completes_at_once: 1,
+    completes_later: 0,
+};
+
 /// `__xsk_generic_xmit` of net/xdp/xsk.c, and a device. Descriptors are numbers.
 #[derive(Debug)]
 struct CopyMode {
@@ -388,15 +398,7 @@ fn a_burst_leaves_in_one_round_where_the_kernel_publishes_late() {
 /// home, and nothing waits that would keep the worker awake.
 #[test]
 fn nothing_waits_for_a_device_that_is_gone() {
-    let steady = Behaviour {
-        publishes: Publishes::AtOnce,
-        refuses: 0,
-        is_busy: 0,
-        is_down: 1,
-        completes_at_once: 1,
-        completes_later: 0,
-    };
-    let mut setup = Setup::new(CopyMode::new(steady, 1), Mode::Copy);
+    let mut setup = Setup::new(CopyMode::new(DOWN, 1), Mode::Copy);
     setup.round(500);
     assert_eq!(setup.transmitter.device(), Device::Down);
     assert_eq!(setup.transmitter.waiting(), 500);
@@ -418,15 +420,7 @@ fn nothing_waits_for_a_device_that_is_gone() {
 
 #[test]
 fn what_waits_at_the_end_is_counted_and_its_chunks_are_free() {
-    let down = Behaviour {
-        publishes: Publishes::AtOnce,
-        refuses: 0,
-        is_busy: 0,
-        is_down: 1,
-        completes_at_once: 1,
-        completes_later: 0,
-    };
-    let mut setup = Setup::new(CopyMode::new(down, 1), Mode::Copy);
+    let mut setup = Setup::new(CopyMode::new(DOWN, 1), Mode::Copy);
     setup.round(100);
     setup.transmitter.abandon(&mut setup.home, &setup.stats);
     let unsent = sum(&setup.stats, |output| {
