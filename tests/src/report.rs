@@ -60,6 +60,9 @@ pub struct RuleReport {
     /// Frames that matched.
     pub packets_matched: u64,
     /// Frames that were above the rule's limit.
+    ///
+    /// Absent from the reports of relays that had no limits, which the benchmark compares with.
+    #[serde(default)]
     pub over_limit: u64,
     /// In the file's order.
     pub outputs: Vec<OutputReport>,
