@@ -31,7 +31,7 @@ use crate::{
 const NOT_RUN: u8 = 3;
 
 /// What the guest's first program prints at the end, followed by the exit code of the tests
-/// (`tests/src/bin/guest.rs`).
+/// (`tests/end-to-end/src/bin/guest.rs`).
 const GUEST_DONE: &str = "guest: the tests ended with ";
 
 /// What to run.

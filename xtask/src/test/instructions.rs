@@ -59,7 +59,7 @@ pub fn record(ws: &Workspace) -> Result<std::process::ExitCode> {
 }
 
 fn path(ws: &Workspace) -> PathBuf {
-    ws.root.join("tests/instructions/baseline.json")
+    ws.root.join("tests/instruction-counts/baseline.json")
 }
 
 /// Builds and runs the benchmarks.

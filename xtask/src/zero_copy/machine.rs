@@ -2,7 +2,7 @@
 //!
 //! Two serial ports keep two things apart: the first is the kernel's console and goes to a file, the second is what
 //! the tests print. Wires are hubs inside QEMU. The ends of wire N are the PCI slots 2N + 2 and 2N + 3, which is how
-//! `tests/src/lab.rs` finds them.
+//! `tests/end-to-end/src/lab.rs` finds them.
 
 use std::{
     fs::{self, File},

@@ -15,7 +15,7 @@ pub struct Kernel {
     pub tests: Tests,
 }
 
-/// A test program of `tests/tests`.
+/// A test program of `tests/end-to-end/tests`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tests {
     /// Zero copy, with the drivers that do it.
