@@ -1,8 +1,8 @@
 //! Embeds the kernel programs into the binary.
 //!
-//! `cargo xtask build` compiles them first, to `ebpf` in cargo's target directory. Without them the crate
-//! still compiles, for `cargo check` and editors in a fresh clone; the cfg `relay_ebpf_embedded` says
-//! which of the two it is.
+//! `cargo xtask build` compiles them first, to `ebpf` in cargo's target directory. Without them the
+//! crate still compiles, for `cargo check` and editors in a fresh clone; the cfg
+//! `relay_ebpf_embedded` is set only if they are embedded.
 
 use std::{
     env, fs, io,
@@ -24,7 +24,8 @@ fn main() -> io::Result<()> {
             fs::copy(folder.join(object), out.join(object))?;
         }
     } else {
-        // Cargo runs a script each time if what it watches does not exist, so watch the folder.
+        // Cargo reruns a script every time if a path that it watches does not exist, so watch the
+        // folder.
         fs::create_dir_all(&folder)?;
         println!("cargo::rerun-if-changed={}", folder.display());
     }

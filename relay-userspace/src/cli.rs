@@ -1,22 +1,21 @@
-//! The command line: what can be asked for, and what each command prints where.
+//! The command line: which commands there are, and where each of them prints.
 //!
 //! Results go to standard output; mistakes, errors and the log go to standard error, so that
 //! `relay plan --json` can be piped.
 
-use std::{
-    ffi::OsString,
-    io::{self, Write as _},
-    path::{Path, PathBuf},
-};
+mod check;
+pub mod exit;
+pub mod logging;
+mod output;
+mod plan;
+mod run;
+
+use std::{ffi::OsString, path::PathBuf};
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{Parser, Subcommand, ValueEnum, error::ErrorKind};
 
-use crate::{
-    claim, config, descriptors, exit, logging,
-    plan::{self, Backend},
-    run::RunError,
-};
+use crate::{config, daemon::descriptors};
 
 const EXIT_CODES: &str = "\
 Exit codes (sysexits.h):
@@ -37,33 +36,33 @@ RUST_LOG sets what is logged to standard error (default: info).";
 #[derive(Debug, Parser)]
 #[command(name = "relay", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the relay can be asked to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Validate a rule file
     ///
-    /// Looks at the file only, not at this machine. All mistakes are reported in one go, each with
-    /// line, column and remedy.
+    /// Reads only the file and asks nothing of this machine. Reports all mistakes at once, each
+    /// with line, column and remedy.
     Check {
         /// The rule file (TOML)
         file: PathBuf,
     },
     /// Show what `run` would do on this machine
     ///
-    /// Interfaces, queues, workers, rules and outputs with their addresses, and the expected mode.
-    /// Needs no privilege and changes nothing.
+    /// Prints the interfaces, queues, workers, rules and outputs with their addresses, and the
+    /// expected mode. Needs no privilege and changes nothing.
     Plan {
         /// The rule file (TOML)
         file: PathBuf,
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// What moves the frames of all interfaces [default: XDP where it can, else io_uring]
+        /// The backend for all interfaces [default: XDP where it can, else io_uring]
         #[arg(long)]
         backend: Option<Backend>,
     },
@@ -74,20 +73,38 @@ pub enum Command {
         /// Print the final report as JSON
         #[arg(long)]
         json: bool,
-        /// What moves the frames of all interfaces [default: XDP where it can, else io_uring]
+        /// The backend for all interfaces [default: XDP where it can, else io_uring]
         #[arg(long)]
         backend: Option<Backend>,
     },
 }
 
-/// Reads the arguments; when there is nothing to run, prints why and returns the exit code.
+/// The backends, as `--backend` names them.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Backend {
+    /// An XDP program and AF_XDP sockets; refuse rather than fall back to io_uring
+    Xdp,
+    /// Packet sockets with a socket filter, driven by io_uring, on any Ethernet interface; no XDP
+    IoUring,
+}
+
+impl From<Backend> for crate::plan::Backend {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Xdp => Self::Xdp,
+            Backend::IoUring => Self::IoUring,
+        }
+    }
+}
+
+/// Parses the arguments. If there is no command to run, prints why and returns the exit code.
 ///
 /// # Errors
 ///
 /// The exit code: [`exit::OK`] after `--help` and `--version`, otherwise [`exit::USAGE`].
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, u8> {
     Cli::try_parse_from(arguments).map_err(|error| {
-        // With its output closed there is no better place to complain.
+        // This fails only if the output is closed, and then there is nowhere else to print.
         let _ = error.print();
         match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => exit::OK,
@@ -97,12 +114,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, u8> {
 }
 
 impl Cli {
-    /// Starts the log. While the relay runs nothing waits for it; the other commands wait for whoever
-    /// reads what they print.
+    /// Starts the log. `run` never waits for the reader of standard error; the other commands do.
     ///
     /// # Errors
     ///
-    /// Its thread cannot be started.
+    /// The log's thread cannot be started.
     pub fn start_log(&self) -> anyhow::Result<()> {
         if let Command::Run { .. } = self.command {
             return logging::start_queued().context(
@@ -118,84 +134,38 @@ impl Cli {
     ///
     /// # Errors
     ///
-    /// Whatever ended it; [`exit::code_of`] has the exit code.
+    /// The error that ended the command; [`exit::code_of`] gives its exit code.
     pub fn run(&self) -> anyhow::Result<()> {
         if !matches!(self.command, Command::Check { .. }) {
             descriptors::raise();
             descriptors::check("asking about interfaces", descriptors::TO_ASK)?;
         }
         match &self.command {
-            Command::Check { file } => check(file),
+            Command::Check { file } => check::check(file),
             Command::Plan {
                 file,
                 json,
                 backend,
-            } => show_plan(file, *backend, *json),
+            } => plan::plan(file, backend.map(Into::into), *json),
             Command::Run {
                 file,
                 json,
                 backend,
-            } => {
-                let document = config::load(file)?;
-                crate::run::run(&document, *backend, *json).map_err(|error| match error {
-                    RunError::Rules(mistakes) => mistakes.into(),
-                    error => error.into(),
-                })
-            }
+            } => run::run(file, backend.map(Into::into), *json),
         }
     }
 }
 
-/// Prints what ended the command, as far as it is not yet said, and returns the exit code.
+/// Prints the error that ended the command, if any, and returns the exit code.
 #[must_use]
 pub fn report(result: anyhow::Result<()>) -> u8 {
     let Err(error) = result else { return exit::OK };
-    // Mistakes speak for themselves, each with its file; anything else says who speaks.
+    // Each mistake names its file; any other error follows the name of the program.
     match error.downcast_ref::<config::Mistakes>() {
         Some(mistakes) => logging::say(&mistakes.to_string()),
         None => logging::say(&format!("relay: {error:#}")),
     }
     exit::code_of(&error)
-}
-
-fn check(file: &Path) -> anyhow::Result<()> {
-    let document = config::load(file)?;
-    let rules = document.rules.rules.len();
-    let outputs: usize = document
-        .rules
-        .rules
-        .iter()
-        .map(|rule| rule.outputs.len())
-        .sum();
-    let plural = |count: usize| if count == 1 { "" } else { "s" };
-    print(&format!(
-        "{}: ok, {rules} rule{} with {outputs} output{}\n",
-        document.file,
-        plural(rules),
-        plural(outputs)
-    ))
-}
-
-fn show_plan(file: &Path, backend: Option<Backend>, json: bool) -> anyhow::Result<()> {
-    let mut plan = plan::for_this_machine(&config::load(file)?, backend)?;
-    plan.notes.extend(claim::notes(&plan));
-    if json {
-        let text = serde_json::to_string_pretty(&plan).context("writing the plan as JSON")?;
-        print(&format!("{text}\n"))
-    } else {
-        print(&plan.to_string())
-    }
-}
-
-/// Writes to standard output. A reader that has had enough, such as `head`, is no error.
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("writing to standard output")
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! The rule file: TOML text in, a validated [`Document`] or every mistake in it out.
 //!
-//! The file is walked table by table, each as a tree of values with their places, instead of being
-//! deserialised, because deserialisation stops at the first wrong type and a user wants all mistakes
-//! at once. Whatever the file says, reading it takes memory and time that its size bounds. A
-//! [`Document`] keeps the places, so that later findings about an interface point into the file too.
+//! The reader walks the file table by table, each as a tree of values with their places. It does
+//! not deserialise, because that stops at the first wrong type, and a user wants all mistakes at
+//! once. The file's size bounds the memory and the time that reading takes, whatever the file
+//! contains. A [`Document`] keeps the places, so that later findings about an interface point into
+//! the file too.
 
 mod check;
 mod draft;
@@ -11,6 +12,8 @@ mod mistake;
 mod parts;
 mod place;
 mod read;
+mod reader;
+pub mod rules;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -20,9 +23,9 @@ use std::{io::Read as _, path::Path, sync::Arc};
 pub(crate) use mistake::quoted;
 pub use mistake::{Mistake, Mistakes, Place};
 
-use crate::rules::Rules;
+use self::rules::Rules;
 
-/// The largest file that is read: far more than [`MAX_RULES`] rules need.
+/// The largest file that the relay reads: far more than [`MAX_RULES`] rules need.
 pub const MAX_FILE_BYTES: u64 = 16 << 20;
 /// The most rules in one file.
 pub const MAX_RULES: usize = 65_536;
@@ -36,22 +39,22 @@ pub const MAX_NAME_BYTES: usize = 255;
 pub struct Document {
     /// The file, as the user named it.
     pub file: Arc<str>,
-    /// What it says.
+    /// The file's content.
     pub rules: Rules,
-    /// Where it says so.
+    /// Where in the file each part of `rules` is.
     pub places: Places,
 }
 
-/// Where everything in a [`Document`] stands; same order and lengths as in its [`Rules`].
+/// Where everything in a [`Document`] is in the file; same order and lengths as in its [`Rules`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Places {
-    /// One a rule.
+    /// One entry per rule.
     pub rules: Vec<RulePlaces>,
-    /// One an `[[interfaces]]` table.
+    /// One entry per `[[interfaces]]` table.
     pub interfaces: Vec<InterfacePlaces>,
 }
 
-/// Where one rule stands.
+/// Where one rule is in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RulePlaces {
     /// The rule.
@@ -60,11 +63,11 @@ pub struct RulePlaces {
     pub input: Place,
     /// The interface in its `input`.
     pub input_interface: Place,
-    /// One an output.
+    /// One entry per output.
     pub outputs: Vec<OutputPlaces>,
 }
 
-/// Where one output stands.
+/// Where one output is in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutputPlaces {
     /// The output's table.
@@ -73,14 +76,14 @@ pub struct OutputPlaces {
     pub interface: Place,
 }
 
-/// Where one `[[interfaces]]` table stands.
+/// Where one `[[interfaces]]` table is in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InterfacePlaces {
     /// The name.
     pub name: Place,
-    /// One a queue, in the order of the rules' queues.
+    /// One entry per queue, in the order of [`rules::InterfaceOptions::queues`].
     pub queues: Vec<Place>,
-    /// One a CPU.
+    /// One entry per CPU.
     pub cpus: Vec<Place>,
     /// The value of `transmit`.
     pub transmit: Option<Place>,
@@ -102,7 +105,7 @@ impl Document {
 ///
 /// # Errors
 ///
-/// The file cannot be read ([`Mistakes::exit_code`] tells), is too large, or has mistakes.
+/// The file cannot be read ([`Mistakes::is_unreadable`]), is too large, or has mistakes.
 pub fn load(path: &Path) -> Result<Document, Mistakes> {
     let label = path.display().to_string();
     let mut bytes = Vec::new();
@@ -143,7 +146,7 @@ pub fn load(path: &Path) -> Result<Document, Mistakes> {
     }
 }
 
-/// Validates the text of a rule file; `path_label` is what mistakes call the file.
+/// Validates the text of a rule file; mistakes call the file `path_label`.
 ///
 /// # Errors
 ///

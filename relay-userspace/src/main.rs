@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use relay::{cli, logging};
+use relay::{cli, cli::logging};
 
 fn main() -> ExitCode {
     let code = match cli::parse(std::env::args_os()) {

@@ -1,10 +1,12 @@
-//! What the tests that touch the kernel share: the unit tests and `tests/cli.rs`, which includes this file.
+//! Helpers of the tests that need the kernel: the unit tests and `tests/cli.rs`, which includes
+//! this file.
 
 use std::process::Command;
 
-/// Runs `test` on a thread in a fresh network namespace, which its children inherit and which ends with them.
+/// Runs `test` on a thread in a fresh network namespace, which its child processes inherit. The
+/// namespace ends with the thread and them.
 ///
-/// Neither `/sys` nor `/proc` is mounted anew, as after a plain setns(2).
+/// As after a plain setns(2), neither `/sys` nor `/proc` is mounted anew.
 pub(crate) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -18,7 +20,8 @@ pub(crate) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Runs a command in the calling thread's network namespace; it must succeed. Returns what it printed.
+/// Runs a command in the calling thread's network namespace; it must succeed. Returns its standard
+/// output.
 pub(crate) fn run(command: &str) -> String {
     let mut words = command.split(' ');
     let output = Command::new(words.next().unwrap())

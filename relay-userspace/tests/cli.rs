@@ -1,4 +1,4 @@
-//! The binary as a user meets it: what it prints where, and how it exits.
+//! The binary as a user meets it: what it prints, where, and its exit codes.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -53,7 +53,7 @@ fn example(name: &str) -> String {
         .to_owned()
 }
 
-/// A rule file that goes away with the test.
+/// A rule file that is deleted when the test ends.
 struct File(PathBuf);
 
 impl File {
@@ -180,9 +180,9 @@ fn plan_shows_this_machine() {
         let shown = text(&output.stdout);
         for part in [
             "input, AF_XDP copy expected",
-            "output, transmits by super-frames",
-            "receives from  in0 queue 0\n    transmits by   out0 in super-frames\n",
-            "receives from  in0 queue 2\n    transmits by   out0 in super-frames\n",
+            "output, transmits by GSO packets",
+            "receives from  in0 queue 0\n    transmits by   out0 in GSO packets\n",
+            "receives from  in0 queue 2\n    transmits by   out0 in GSO packets\n",
             "feed-a: 239.1.1.1:5001 on in0, 4 outputs",
             "-> 239.2.2.4:5005        by out0            from 10.2.0.1        to 01:00:5e:02:02:04, TTL auto",
         ] {
@@ -250,7 +250,8 @@ fn an_input_without_native_xdp_is_on_io_uring_unless_xdp_is_asked_for() {
 fn plan_changes_nothing() {
     in_namespace(|| {
         interfaces();
-        // Down: otherwise the kernel itself changes states for a while after they came up.
+        // Down, because the kernel changes states by itself for a while after an interface comes
+        // up.
         for name in ["in0", "in0-far", "out0", "out0-far"] {
             run(&format!("ip link set {name} down"));
         }
@@ -338,7 +339,7 @@ fn a_rule_file_can_come_from_a_pipe() {
     exits(&child.wait_with_output().unwrap(), 0);
 }
 
-/// The fenced blocks of a kind in docs/configuration.md.
+/// The fenced code blocks of docs/configuration.md whose info string is `kind`.
 fn documented(kind: &str) -> Vec<String> {
     let page = std::fs::read_to_string(repository().join("docs/configuration.md")).unwrap();
     let mut blocks = page

@@ -30,9 +30,9 @@ use frames::{
 };
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use relay::{
-    backend::flows::Flows,
-    rewrite::{Known, Received, Target, Template},
-    rules::Ttl,
+    config::rules::Ttl,
+    datapath::flow_table::Flows,
+    packet::{Known, Received, Target, Template},
 };
 use relay_common::{
     abi::FlowKey,
@@ -110,8 +110,8 @@ fn udp_sum_partial((received, payload): Read) -> Option<u32> {
 fn read_complete(payload: usize) -> Read {
     let (frame, datagram) = decoded(payload, Complete);
     let received = Received::read(frame, &datagram, Known::Nothing).unwrap();
-    assert!(received.vouches_for(&frame[IPV4_HEADERS_LEN..]));
-    assert!(!received.vouches_for(&[]));
+    assert!(received.checksum_ok(&frame[IPV4_HEADERS_LEN..]));
+    assert!(!received.checksum_ok(&[]));
     (received, &frame[IPV4_HEADERS_LEN..])
 }
 
@@ -120,7 +120,7 @@ fn read_complete(payload: usize) -> Read {
 #[bench::bytes_1000(read_complete(1000))]
 #[bench::bytes_1400(read_complete(1400))]
 fn vouches_for_complete((received, payload): Read) -> bool {
-    black_box(&received).vouches_for(black_box(payload))
+    black_box(&received).checksum_ok(black_box(payload))
 }
 
 /// The templates of some outputs, a received datagram, and where each output's headers go.

@@ -1,21 +1,21 @@
 //! What a worker on io_uring holds while it forwards, but for its ring and sockets: receive buffers
-//! with messages in them, and the slots of one outlet.
+//! with messages in them, and the slots of one TX socket.
 
 use nix::libc;
 use relay::{
-    backend::{
+    datapath::{
         batch::{Batch, Frame},
-        copies::{self, Outbox},
-        flows::Flows,
-        head::Head,
+        flow_table::Flows,
+        gso_packets::{self, Message, Outbox},
+        stats::WorkerStats,
         uring::{
             buffers::{Buffers, Held},
-            flights::Flights,
             receive::{Arrival, CONTROL_LEN, Datagrams},
+            send_slots::SendSlots,
         },
+        vnet_header::VnetHeader,
     },
-    nic::GsoLimits,
-    stats::WorkerStats,
+    host::GsoLimits,
 };
 
 use crate::{
@@ -34,9 +34,9 @@ pub struct Worker {
     stats: WorkerStats,
 }
 
-/// The slots of one outlet, and those in use. Nothing is submitted.
+/// The slots of one TX socket, and those in use. Nothing is submitted.
 struct Slots {
-    flights: Flights,
+    free: SendSlots,
     used: Vec<u32>,
 }
 
@@ -68,7 +68,7 @@ pub fn received(flows: u32, outputs: u8) -> &'static mut Worker {
         flows: worker::flows(flows, outputs),
         batch: Batch::new(FRAMES as usize, flows as usize),
         slots: Slots {
-            flights: Flights::new(1),
+            free: SendSlots::new(1),
             used: Vec::with_capacity(FRAMES as usize),
         },
         stats: WorkerStats::new(flows as usize, flows as usize * usize::from(outputs)),
@@ -119,7 +119,7 @@ impl Worker {
         }
     }
 
-    /// Fills the slots of the one outlet, and ends the batch.
+    /// Fills the slots of the one TX socket, and ends the batch.
     pub fn post(&mut self) {
         let Self {
             buffers,
@@ -129,7 +129,7 @@ impl Worker {
             stats,
             ..
         } = self;
-        copies::make(0, batch, flows, buffers, stats, slots);
+        gso_packets::make(0, batch, flows, buffers, stats, slots);
         for frame in batch.end() {
             buffers.release(frame.place);
         }
@@ -138,7 +138,7 @@ impl Worker {
     /// Ends all messages: the buffers are the kernel's again.
     pub fn complete(&mut self) {
         for slot in self.slots.used.drain(..) {
-            self.slots.flights.end(slot, &self.buffers);
+            self.slots.free.end(slot, &self.buffers);
         }
     }
 }
@@ -148,17 +148,13 @@ impl Outbox<Buffers> for Slots {
         GsoLimits::default()
     }
 
-    unsafe fn post<'a>(
-        &mut self,
-        output: u32,
-        count: u16,
-        write: impl FnOnce(&mut Head),
-        frames: impl Iterator<Item = &'a Frame<Held>> + Clone,
-        buffers: &'a Buffers,
-    ) {
-        if let Some(slot) = self.flights.take(0) {
-            self.flights
-                .fill(slot, output, count, write, frames, buffers);
+    unsafe fn post<'a, W, F>(&mut self, message: Message<W, F>, buffers: &'a Buffers)
+    where
+        W: FnOnce(&mut VnetHeader),
+        F: Iterator<Item = &'a Frame<Held>> + Clone,
+    {
+        if let Some(slot) = self.free.take(0) {
+            self.free.fill(slot, message, buffers);
             self.used.push(slot);
         }
     }

@@ -5,24 +5,23 @@ use std::net::Ipv4Addr;
 
 use nix::errno::Errno;
 use relay::{
-    backend::{
+    config::rules::{Transmit, Ttl},
+    datapath::{
         batch::Batch,
-        copies,
-        flows::Flows,
+        flow_table::Flows,
+        gso_packets,
+        stats::WorkerStats,
         xdp::{
-            fanout,
-            ledger::TX_SIZE,
             messages::{HandOver, Messages, Queue},
-            receive,
+            receive, ring_outputs,
+            ring_sizes::TX_SIZE,
             transmitter::{Rings, Transmitter},
             umem::{Chunk, Chunks},
         },
     },
-    nic::GsoLimits,
-    plan::{self, Backend, Engine, Mode, Plan},
-    rewrite::Known,
-    rules::{Transmit, Ttl},
-    stats::WorkerStats,
+    host::GsoLimits,
+    packet::Known,
+    plan::{self, Backend, FlowId, InterfaceId, Mode, Plan, TxMethod},
 };
 use relay_common::{abi::FlowKey, wire::Datagram};
 use xsk_rs::umem::frame::FrameDesc;
@@ -51,19 +50,19 @@ pub fn key(flow: u32) -> FlowKey {
     }
 }
 
-/// The flows of a worker that sends `outputs` copies of each in super-frames.
+/// The flows of a worker that sends `outputs` copies of each in GSO packets.
 pub fn flows(flows: u32, outputs: u8) -> Flows {
-    flows_by(Engine::Segmented, flows, outputs)
+    flows_by(TxMethod::Segmented, flows, outputs)
 }
 
-fn flows_by(engine: Engine, flows: u32, outputs: u8) -> Flows {
-    let plan = plan(engine, flows, outputs);
+fn flows_by(tx_method: TxMethod, flows: u32, outputs: u8) -> Flows {
+    let plan = plan(tx_method, flows, outputs);
     Flows::new(&plan, &plan.workers[0])
 }
 
-fn plan(engine: Engine, flows: u32, outputs: u8) -> Plan {
+fn plan(tx_method: TxMethod, flows: u32, outputs: u8) -> Plan {
     let output = |number: u8| plan::Output {
-        interface: 1,
+        interface: InterfaceId::new(1),
         group: Ipv4Addr::new(239, 2, 2, number),
         port: 5002,
         ttl: Ttl::Decrement,
@@ -72,7 +71,7 @@ fn plan(engine: Engine, flows: u32, outputs: u8) -> Plan {
     };
     let flow = |number: u32| plan::Flow {
         rule: format!("feed-{number}"),
-        interface: 0,
+        interface: InterfaceId::new(0),
         group: group(number).into(),
         port: PORT,
         limit: None,
@@ -81,23 +80,24 @@ fn plan(engine: Engine, flows: u32, outputs: u8) -> Plan {
     Plan {
         interfaces: vec![
             interface("in0", INPUT, None),
-            interface("out0", INPUT + 1, Some(engine)),
-        ],
+            interface("out0", INPUT + 1, Some(tx_method)),
+        ]
+        .into(),
         flows: (0..flows).map(flow).collect(),
-        workers: vec![plan::Worker {
+        workers: vec![plan::WorkerPlan {
             backend: Backend::Xdp,
             cpu: None,
-            ports: match engine {
+            ports: match tx_method {
                 // The benchmarks transmit only.
-                Engine::Xsk => vec![port(1, false)],
+                TxMethod::Xsk => vec![port(1, false)],
                 _ => vec![port(0, true)],
             },
             input: None,
-            senders: match engine {
-                Engine::Xsk => Vec::new(),
-                _ => vec![1],
+            senders: match tx_method {
+                TxMethod::Xsk => Vec::new(),
+                _ => vec![InterfaceId::new(1)],
             },
-            flows: (0..flows as usize).collect(),
+            flows: (0..flows as usize).map(FlowId::new).collect(),
         }],
         notes: Vec::new(),
     }
@@ -105,33 +105,33 @@ fn plan(engine: Engine, flows: u32, outputs: u8) -> Plan {
 
 fn port(interface: usize, receives: bool) -> plan::Port {
     plan::Port {
-        interface,
+        interface: InterfaceId::new(interface),
         queue: 0,
         receives,
         transmits: !receives,
     }
 }
 
-fn interface(name: &str, index: u32, engine: Option<Engine>) -> plan::Interface {
+fn interface(name: &str, index: u32, tx_method: Option<TxMethod>) -> plan::Interface {
     plan::Interface {
         name: name.into(),
         index,
         mac: [2, 0, 0, 0, 0, 9],
         mtu: 1500,
-        address: engine.map(|_| Ipv4Addr::new(10, 2, 0, 1)),
+        address: tx_method.map(|_| Ipv4Addr::new(10, 2, 0, 1)),
         driver: "veth".into(),
         backend: Backend::Xdp,
         reason: String::new(),
-        is_input: engine.is_none(),
-        is_output: engine.is_some(),
+        is_input: tx_method.is_none(),
+        is_output: tx_method.is_some(),
         rx_queues: vec![0],
         checksums: None,
         tx_queues: 1,
         zero_copy: false,
         expected_mode: None,
         transmit: Transmit::Auto,
-        engine,
-        super_frames: true,
+        tx_method,
+        gso_packets: true,
         segments_udp: true,
         queueless: true,
         gso: GsoLimits::default(),
@@ -201,12 +201,17 @@ pub struct Worker {
 /// A worker that has received [`FRAMES`] frames of 1000 bytes and not looked at them yet: of so many flows in turn,
 /// each with so many outputs.
 pub fn received(flows: u32, outputs: u8, checksum: Checksum) -> &'static mut Worker {
-    received_by(Engine::Segmented, flows, outputs, checksum)
+    received_by(TxMethod::Segmented, flows, outputs, checksum)
 }
 
-fn received_by(engine: Engine, flows: u32, outputs: u8, checksum: Checksum) -> &'static mut Worker {
-    let copies = match engine {
-        Engine::Xsk => FRAMES * u32::from(outputs),
+fn received_by(
+    tx_method: TxMethod,
+    flows: u32,
+    outputs: u8,
+    checksum: Checksum,
+) -> &'static mut Worker {
+    let copies = match tx_method {
+        TxMethod::Xsk => FRAMES * u32::from(outputs),
         _ => FRAMES,
     };
     let mut chunks = Chunks::new(2048, FRAMES + copies).unwrap();
@@ -221,11 +226,11 @@ fn received_by(engine: Engine, flows: u32, outputs: u8, checksum: Checksum) -> &
     let received = (0..FRAMES).map(fill).collect();
     Box::leak(Box::new(Worker {
         chunks,
-        flows: flows_by(engine, flows, outputs),
+        flows: flows_by(tx_method, flows, outputs),
         batch: Batch::new(FRAMES as usize, flows as usize),
         queue: Queue::default(),
-        ports: match engine {
-            Engine::Xsk => vec![Transmitter::new(Kernel::new(), Mode::Copy)],
+        ports: match tx_method {
+            TxMethod::Xsk => vec![Transmitter::new(Kernel::new(), Mode::Copy)],
             _ => Vec::new(),
         },
         received,
@@ -251,7 +256,7 @@ pub fn sent() -> &'static mut Worker {
 
 /// A worker that has sorted [`FRAMES`] frames of one flow, whose outputs leave by the TX ring of one port.
 pub fn for_a_ring(outputs: u8) -> &'static mut Worker {
-    let worker = received_by(Engine::Xsk, 1, outputs, Checksum::Complete);
+    let worker = received_by(TxMethod::Xsk, 1, outputs, Checksum::Complete);
     worker.sort();
     worker
 }
@@ -294,7 +299,7 @@ impl Worker {
             limits: GsoLimits::default(),
             take,
         };
-        copies::make(
+        gso_packets::make(
             0,
             &mut self.batch,
             &self.flows,
@@ -307,7 +312,7 @@ impl Worker {
     /// Ends the batch: the chunks are free again.
     pub fn end(&mut self) {
         for frame in self.batch.end() {
-            fanout::forward(
+            ring_outputs::forward(
                 frame,
                 &self.flows,
                 &mut self.chunks,

@@ -1,4 +1,7 @@
-//! What takes more than one value to judge: duplicates, loops, tables that nothing uses.
+//! Checks that compare values of the file: duplicates, loops, `[[interfaces]]` tables that no rule
+//! uses.
+//!
+//! Checks of single values are in [`super::read`] and [`super::values`].
 
 use std::collections::HashMap;
 
@@ -6,10 +9,10 @@ use super::{
     Place,
     draft::{At, Draft},
     mistake::{Collector, quoted},
+    rules::{Input, Output},
 };
-use crate::rules::{Input, Output};
 
-/// Adds every mistake that lies between values of the draft.
+/// Adds every mistake that only several values of the draft together show.
 pub(super) fn check(draft: &Draft, found: &mut Collector<'_>) {
     names(draft, found);
     let inputs = inputs(draft, found);
@@ -37,7 +40,7 @@ fn names(draft: &Draft, found: &mut Collector<'_>) {
     }
 }
 
-/// Refuses inputs that two rules have; returns which rule takes which input.
+/// Refuses an input that two rules have; returns the first rule of each input.
 fn inputs<'d>(draft: &'d Draft, found: &mut Collector<'_>) -> HashMap<&'d Input, usize> {
     let mut seen: HashMap<&Input, usize> = HashMap::new();
     for (position, rule) in draft.rules.iter().enumerate() {
@@ -113,9 +116,9 @@ const NAMED_RULES: usize = 12;
 
 /// Refuses rules that feed one another in a circle: a datagram would go round for ever.
 ///
-/// A depth-first search over "an output of this rule is the input of that rule"; an edge back to a
-/// rule that is still on the way from the root closes a cycle. Written with its own stack, because
-/// a chain may be as long as the file.
+/// A depth-first search: an edge leads from a rule to each rule whose input is one of its outputs,
+/// and an edge back to a rule on the current branch closes a cycle. It keeps its own stack instead
+/// of recursing, because a chain of rules may be as long as the file.
 fn cycles(draft: &Draft, inputs: &HashMap<&Input, usize>, found: &mut Collector<'_>) {
     #[derive(Clone, Copy, PartialEq)]
     enum Seen {
@@ -181,7 +184,7 @@ fn circle(mut rules: Vec<&str>) -> String {
     format!("{}{more} -> {first}", rules.join(" -> "))
 }
 
-/// The most names that one is compared with.
+/// The most names that the search for a similar name compares.
 const MEASURED: usize = 256;
 
 fn interfaces(draft: &Draft, found: &mut Collector<'_>) {

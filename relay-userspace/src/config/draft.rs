@@ -1,13 +1,15 @@
-//! A rule file as far as it could be read: what [`super::read`] fills and [`super::check`] judges.
+//! A rule file as far as it could be read: [`super::read`] fills it, [`super::check`] checks it.
 //!
 //! A part that could not be read is `None` here, and its mistake is already recorded.
 
 use std::collections::HashSet;
 
-use super::{InterfacePlaces, OutputPlaces, Place, Places, RulePlaces};
-use crate::rules::{Input, InterfaceOptions, Limit, Output, Rule, Rules, Transmit};
+use super::{
+    InterfacePlaces, OutputPlaces, Place, Places, RulePlaces,
+    rules::{Input, InterfaceOptions, Limit, Output, Rule, Rules, Transmit},
+};
 
-/// A value and where it stands.
+/// A value and its place in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct At<T> {
     pub(super) place: Place,
@@ -19,9 +21,9 @@ pub(super) struct At<T> {
 pub(super) struct Draft {
     pub(super) rules: Vec<RuleDraft>,
     pub(super) interfaces: Vec<InterfaceDraft>,
-    /// Every interface name in a rule, also where the rest of the rule is wrong.
+    /// Every interface name in a rule, even if the rest of the rule is wrong.
     pub(super) used: HashSet<String>,
-    /// Some rule's interface could not be read, so `used` is not complete.
+    /// The interface of at least one rule could not be read, so `used` is not complete.
     pub(super) used_incomplete: bool,
 }
 
@@ -29,7 +31,7 @@ pub(super) struct Draft {
 #[derive(Debug)]
 pub(super) struct RuleDraft {
     pub(super) place: Place,
-    /// How mistakes call this rule: by name, or by number where it has none.
+    /// What mistakes call this rule: its name, or its number if it has none.
     pub(super) label: String,
     pub(super) name: Option<At<String>>,
     pub(super) input: Option<(At<Input>, Place)>,
@@ -47,8 +49,8 @@ pub(super) struct InterfaceDraft {
 }
 
 impl Draft {
-    /// The rules and their places. Whatever is incomplete is left out, so call this only when no
-    /// mistake was found.
+    /// The rules and their places. It leaves out incomplete rules and tables, so call it only when
+    /// there are no mistakes.
     pub(super) fn finish(self) -> (Rules, Places) {
         let mut rules = Vec::new();
         let mut interfaces = Vec::new();

@@ -1,4 +1,4 @@
-//! What is wrong with a rule file, where, and what to do about it.
+//! Mistakes in a rule file: the cause, the place and the remedy.
 //!
 //! Every finding about a file, from its syntax to an interface that is not there, is a
 //! [`Mistake`], so that all of them read the same and can be reported in one go.
@@ -6,17 +6,16 @@
 use std::{fmt, ops::Range, sync::Arc};
 
 use super::{parts::Origin, place::Lines};
-use crate::exit;
 
-/// Mistakes that are printed: as many as a screen has room for.
+/// The most mistakes that are printed: as many as a screen has room for.
 const SHOWN: usize = 20;
-/// Mistakes after which a file is not read on.
+/// Reading stops after this many mistakes.
 const ENOUGH: usize = 1000;
-/// Characters of a value that a mistake quotes.
+/// The most characters of a value that a mistake quotes.
 const QUOTED: usize = 60;
 
-/// A value as mistakes quote it: on one line, without what a terminal would act upon, and not longer
-/// than a line.
+/// A value as mistakes quote it: at most one line, with characters that a terminal would interpret
+/// escaped.
 pub(crate) fn quoted(text: &str) -> String {
     let mut quoted: String = text
         .chars()
@@ -49,7 +48,7 @@ impl fmt::Display for Place {
 pub struct Mistake {
     /// The file, as the user named it.
     pub file: Arc<str>,
-    /// Where in the file; `None` when the file could not be read at all.
+    /// The place in the file; `None` when the file could not be read at all.
     pub place: Option<Place>,
     /// What is wrong.
     pub cause: String,
@@ -71,7 +70,7 @@ impl fmt::Display for Mistake {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistakes {
     list: Vec<Mistake>,
-    /// There were so many that the rest of the file was not read.
+    /// Reading stopped at [`ENOUGH`] mistakes, so there may be more.
     is_cut: bool,
     unreadable: bool,
 }
@@ -87,7 +86,7 @@ impl Mistakes {
         }
     }
 
-    /// The file could not be read, so nothing in it was looked at.
+    /// The one mistake of a file that could not be read.
     pub(crate) fn unreadable(file: &str, cause: String, remedy: &str) -> Self {
         let mistake = Mistake {
             file: file.into(),
@@ -107,14 +106,10 @@ impl Mistakes {
         self.list.iter()
     }
 
-    /// How the command ends that found them: [`exit::NO_INPUT`] or [`exit::CONFIG`].
+    /// Whether the file could not be read at all, so that none of its content was checked.
     #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        if self.unreadable {
-            exit::NO_INPUT
-        } else {
-            exit::CONFIG
-        }
+    pub fn is_unreadable(&self) -> bool {
+        self.unreadable
     }
 }
 
@@ -149,12 +144,12 @@ impl<'a> IntoIterator for &'a Mistakes {
     }
 }
 
-/// Gathers the mistakes of one file while it is walked.
+/// Collects the mistakes of one file while the reader walks it.
 pub(super) struct Collector<'a> {
     pub(super) file: Arc<str>,
     pub(super) mistakes: Vec<Mistake>,
     lines: Lines<'a>,
-    /// Of the part that is being read.
+    /// Where the part that is being read comes from.
     pub(super) origin: Origin,
 }
 
@@ -168,7 +163,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// The place where a span of the part's bytes starts.
+    /// The place where a span of the current part's bytes starts.
     pub(super) fn place(&self, span: &Range<usize>) -> Place {
         self.place_in_file(self.origin.of(span.start))
     }
@@ -177,7 +172,7 @@ impl<'a> Collector<'a> {
         self.lines.place(offset)
     }
 
-    /// All of them, at least one.
+    /// All mistakes; there must be at least one.
     pub(super) fn into_mistakes(self) -> Mistakes {
         Mistakes {
             is_cut: self.has_enough(),
@@ -185,12 +180,12 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Whether there are so many that nothing more need be looked for.
+    /// Whether there are so many mistakes that the search for more can stop.
     pub(super) fn has_enough(&self) -> bool {
         self.mistakes.len() >= ENOUGH
     }
 
-    /// One more, unless there are enough.
+    /// Adds a mistake, unless there are [`ENOUGH`].
     pub(super) fn add(
         &mut self,
         place: Place,
@@ -202,7 +197,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// One more in any case, for what is said at most once or twice a file.
+    /// Adds a mistake in any case: for causes that a file has once or twice at most.
     pub(super) fn add_always(
         &mut self,
         place: Place,

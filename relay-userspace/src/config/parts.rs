@@ -1,22 +1,22 @@
-//! Cuts a file into its tables, so that never more than one of them is in memory as a tree: tokens,
-//! events and values of TOML take up to seventy times the bytes of the text.
+//! Cuts a file into its tables, so that at most one of them is in memory as a tree: tokens, events
+//! and values of TOML take up to seventy times the bytes of the text.
 //!
-//! A part begins at a line `[[rules]]` or `[[interfaces]]` and ends before the next one; what stands
-//! before the first is a part too. Comments, empty lines and indentation are left out, because a
-//! file may consist of them. A part knows where in the file each of its bytes stands.
+//! A part begins at a line `[[rules]]` or `[[interfaces]]` and ends before the next one; the text
+//! before the first such line is a part too. A part has no comments, empty lines or indentation,
+//! because a file may consist of them. A part knows where in the file each of its bytes is.
 
 use toml_parser::{
     Source,
     lexer::{Lexer, Token, TokenKind},
 };
 
-/// The most bytes of one part: several times what a rule with the most outputs takes.
+/// The most bytes of one part: several times the length of a rule with the most outputs.
 pub(super) const MAX_PART_BYTES: usize = 512 << 10;
 
-/// What a part is.
+/// The kind of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// What stands before the first table.
+    /// The text before the first `[[rules]]` or `[[interfaces]]`.
     Head,
     Rule,
     Interface,
@@ -26,18 +26,19 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) kind: Kind,
-    /// Not whole if it is too large.
+    /// Cut short if the part is too large.
     pub(super) text: String,
-    /// Where it begins in the file.
+    /// Its offset in the file.
     pub(super) start: usize,
     pub(super) is_too_large: bool,
     pub(super) origin: Origin,
 }
 
-/// Where the bytes of a part stand in the file.
+/// Where the bytes of a part are in the file.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Origin(
-    /// Offsets in the part and in the file from which on both run side by side, ascending.
+    /// Pairs of offsets, in the part and in the file, ascending. From each pair to the next, part
+    /// and file have the same bytes.
     Vec<(usize, usize)>,
 );
 
@@ -76,11 +77,11 @@ impl Part {
     }
 }
 
-/// The parts of a file, in its order.
+/// The parts of a file, in the file's order.
 pub(super) struct Parts<'t> {
     text: &'t str,
     tokens: Lexer<'t>,
-    /// The header that ended the last part, and what it begins.
+    /// The header that ended the last part, and the kind of the part that it begins.
     header: Option<(Token, Kind)>,
 }
 
@@ -98,10 +99,10 @@ impl<'t> Parts<'t> {
         self.text.get(span.start()..span.end()).unwrap_or_default()
     }
 
-    /// What the line begins that has `token` as its first.
+    /// The kind of part that a line begins whose first token is `token`; `None` if it is no header.
     ///
-    /// A line that reads `[[rules]]` is a header wherever it stands: within an array it would be no
-    /// value, so a bracket that was left open above it does not take the rest of the file with it.
+    /// A line `[[rules]]` is a header even inside an array, where it would not be a valid value: so
+    /// a bracket left open above it does not hide the rest of the file.
     fn header(&self, token: Token) -> Option<Kind> {
         let blank = [' ', '\t'];
         let line = self.text.get(token.span().start()..)?.strip_prefix("[[")?;
@@ -139,7 +140,7 @@ impl Iterator for Parts<'_> {
                 }
                 TokenKind::Whitespace if line_begins => {}
                 TokenKind::Whitespace => part.push(raw.get(..1).unwrap_or_default(), at),
-                // One with a control character in it is wrong, which the parser finds.
+                // A control character in a comment is a mistake, which the parser reports.
                 TokenKind::Comment if !raw.contains(|c: char| c.is_control() && c != '\t') => {}
                 TokenKind::Eof => {}
                 TokenKind::LeftSquareBracket if line_begins => {
@@ -156,7 +157,7 @@ impl Iterator for Parts<'_> {
                 }
             }
         }
-        // Nothing at all is left behind the last part, whose header has been taken above.
+        // After the last part, whose header was taken above, nothing is left to return.
         (part.kind != Kind::Head || !part.text.is_empty() || part.is_too_large).then_some(part)
     }
 }

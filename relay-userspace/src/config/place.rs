@@ -1,15 +1,15 @@
-//! From offsets in the file to lines and columns, with memory for some of the lines only: a file may
-//! have sixteen million of them.
+//! Converts offsets in the file to lines and columns. It stores one place per [`STEP`] bytes and
+//! not one per line: a file may have sixteen million lines.
 
 use super::Place;
 
-/// Bytes between two known places.
+/// Bytes between two stored places.
 const STEP: usize = 1 << 10;
 
 /// Turns byte offsets into places.
 pub(super) struct Lines<'a> {
     text: &'a str,
-    /// The place of the first character at or behind every multiple of [`STEP`].
+    /// The place of the first character at or after every multiple of [`STEP`].
     known: Vec<Place>,
 }
 
@@ -27,7 +27,7 @@ impl<'a> Lines<'a> {
         Self { text, known }
     }
 
-    /// The place of the byte at `offset`; one beyond the end is the end of the file.
+    /// The place of the byte at `offset`; for an offset beyond the end, the end of the file.
     pub(super) fn place(&self, offset: usize) -> Place {
         let offset = self.text.floor_char_boundary(offset.min(self.text.len()));
         let step = (offset / STEP).min(self.known.len().saturating_sub(1));
@@ -38,7 +38,7 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// The place behind `text`, which begins at `place`.
+/// The place after `text`, which begins at `place`.
 fn advance(place: Place, text: &str) -> Place {
     match text.rfind('\n') {
         None => Place {
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn every_character_of_a_long_file_has_its_place() {
-        // Lines of all lengths, longer than a step too, with characters of one to four bytes.
+        // Lines of many lengths, some longer than a step, with characters of one to four bytes.
         let mut text = String::new();
         for length in (0..200).chain([STEP - 1, STEP, STEP + 1, 3 * STEP]) {
             text.extend("aÄ€𝄞".chars().cycle().take(length));

@@ -1,7 +1,7 @@
-//! From TOML values to typed drafts: everything that can be judged by looking at one value.
+//! From TOML values to typed drafts, with every check that needs only one value.
 //!
-//! What cannot be read stays `None` in the draft after its mistake was recorded, so that one wrong
-//! value never hides another. [`super::check`] judges what takes more than one value.
+//! A value that cannot be read becomes a mistake and stays `None` in the draft, so that one wrong
+//! value never hides another. [`super::check`] has the checks that need several values.
 
 use std::net::Ipv4Addr;
 
@@ -12,11 +12,12 @@ use super::{
     draft::{At, Draft, InterfaceDraft, RuleDraft},
     mistake::{Collector, quoted},
     parts::{Kind, MAX_PART_BYTES, Part, Parts},
+    reader::{Reader, SyntaxErrors},
+    rules::{Input, Output, Ttl},
     values::{Side, Value, close},
 };
-use crate::rules::{Input, Output, Ttl};
 
-/// Reads the whole text; `None` when its syntax is wrong.
+/// Reads the whole text; `None` if its syntax is wrong.
 pub(super) fn read(text: &str, found: &mut Collector<'_>) -> Option<Draft> {
     let mut reader = Reader {
         found,
@@ -59,23 +60,10 @@ const INPUT_KEYS: &[&str] = &["interface", "group", "port", "limit"];
 const OUTPUT_KEYS: &[&str] = &["interface", "group", "port", "ttl"];
 const INTERFACE_KEYS: &[&str] = &["name", "queues", "cpus", "transmit"];
 
-/// Syntax errors that are looked for.
+/// Reading stops after this many syntax errors, and takes at most this many from one part.
 const MAX_SYNTAX_ERRORS: usize = 100;
 
 const RULE_EXAMPLE: &str = "write a [[rules]] table with `name`, `input` and `outputs`";
-
-/// Walks the tree; the readers of single values are in [`super::values`].
-pub(super) struct Reader<'f, 't> {
-    pub(super) found: &'f mut Collector<'t>,
-    draft: Draft,
-    /// Rules so far, also those that are wrong or too many.
-    rules: usize,
-    /// The mistake that says that there are too many.
-    extra: Option<usize>,
-}
-
-/// What TOML finds wrong in a part: where, and what.
-type SyntaxErrors = Vec<(Place, String)>;
 
 impl Reader<'_, '_> {
     fn part(&mut self, part: Part, errors: &mut SyntaxErrors) {
@@ -89,11 +77,11 @@ impl Reader<'_, '_> {
             self.draft.used_incomplete = true;
             let (what, remedy) = match part.kind {
                 Kind::Head => (
-                    "what stands before the first [[rules]]",
+                    "the text before the first [[rules]]",
                     "write every rule as a [[rules]] table of its own",
                 ),
                 Kind::Rule => ("this rule", "give it fewer outputs, and shorter names"),
-                Kind::Interface => ("this table", "remove what the relay does not know"),
+                Kind::Interface => ("this table", "remove the keys that the relay does not know"),
             };
             let cause = format!("{what} is larger than {} KiB", MAX_PART_BYTES >> 10);
             self.found.add(start, cause, remedy);
@@ -118,7 +106,7 @@ impl Reader<'_, '_> {
     /// The root of one part.
     fn root(&mut self, root: &DeTable<'_>, kind: Kind) {
         self.known_keys(root, "the file", ROOT_KEYS);
-        // With a header such as [[rule]] the file has rules, only under another name.
+        // A file with a misspelt header such as [[rule]] has rules, so "no rules" would mislead.
         let like_rules = |key: &str| key != "rules" && close(key, &["rules"]).is_some();
         if root.keys().any(|key| like_rules(key.get_ref())) {
             self.draft.used_incomplete = true;
@@ -154,8 +142,8 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// Counts rules beyond the most that are possible. The first of them is the mistake, and it says
-    /// how many there are.
+    /// Counts rules beyond [`MAX_RULES`]. Only the first of them is a mistake, which says how many
+    /// rules the file has.
     fn extra_rules(&mut self, more: usize, place: Place) {
         self.rules += more;
         self.draft.used_incomplete = true;
@@ -313,7 +301,7 @@ impl Reader<'_, '_> {
         ))
     }
 
-    /// What inputs and outputs have in common: interface, group and port.
+    /// The keys that inputs and outputs have in common: interface, group and port.
     #[expect(
         clippy::type_complexity,
         reason = "three optional parts, used twice just above"

@@ -1,4 +1,4 @@
-//! One value at a time: its type, its range, and what is said when it is wrong.
+//! Readers of single values: each checks type and range, and records a mistake with a remedy.
 
 use std::{net::Ipv4Addr, ops::RangeInclusive};
 
@@ -7,8 +7,13 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Place, draft::At, mistake::quoted, read::Reader};
-use crate::rules::{Limit, Transmit, Ttl};
+use super::{
+    Place,
+    draft::At,
+    mistake::quoted,
+    reader::Reader,
+    rules::{Limit, Transmit, Ttl},
+};
 
 pub(super) type Value<'v> = Spanned<DeValue<'v>>;
 
@@ -72,7 +77,7 @@ impl Reader<'_, '_> {
 
     pub(super) fn ttl(&mut self, value: &Value<'_>, label: &str) -> Option<Ttl> {
         const REMEDY: &str = "give a number from 1 to 255, or \"decrement\" to send one less than \
-             what came in; the default is \"auto\"";
+             the datagram arrived with; the default is \"auto\"";
         match value.get_ref() {
             DeValue::Integer(_) => {
                 let ttl = self.integer(value, "ttl", label, 1..=255, "64")?;
@@ -135,7 +140,8 @@ impl Reader<'_, '_> {
         Some(At { place, value })
     }
 
-    /// A list of distinct small numbers, not empty.
+    /// A list of distinct numbers up to 65,535, not empty. `without` says what happens if the key
+    /// is left out.
     pub(super) fn numbers(
         &mut self,
         table: &DeTable<'_>,
@@ -265,7 +271,8 @@ impl Reader<'_, '_> {
         table
     }
 
-    /// The entries of `[[key]]`. `stray`: it is a part of one of them, and stands elsewhere.
+    /// The entries of `[[key]]`. With `stray`, `value` is a table of such an entry that follows a
+    /// table of another kind.
     pub(super) fn tables<'v, 'i>(
         &mut self,
         value: &'v Value<'i>,
@@ -286,7 +293,7 @@ impl Reader<'_, '_> {
                         "`{key}` is {}, not an array of tables",
                         article(value.get_ref())
                     ),
-                    format!("write [[{key}]] with two brackets, once an entry"),
+                    format!("write [[{key}]] with two brackets, once per entry"),
                 )
             };
             self.found.add(place, cause, remedy);
@@ -351,11 +358,11 @@ impl Reader<'_, '_> {
     }
 }
 
-/// Which of `known` was probably meant by `name`.
+/// The key of `known` that the user probably meant by `name`.
 pub(super) fn close<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let close = known
         .iter()
-        // Between long names the distance takes long to find out.
+        // The distance between long names takes long to compute.
         .filter(|known| name.len() <= known.len() + 2)
         .map(|known| (strsim::damerau_levenshtein(known, name), *known))
         .filter(|(distance, known)| *distance <= 2.min(known.len() - 1))
@@ -363,24 +370,24 @@ pub(super) fn close<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     close.map(|(_, known)| known)
 }
 
-/// What to say of a key that other programs have.
+/// The remedy for a key that other programs have.
 fn hint(name: &str) -> Option<&'static str> {
     match name {
         "tos" | "dscp" | "ecn" => {
-            Some("leave it out: a copy keeps the DSCP and ECN bits that its datagram came with")
+            Some("leave it out: a copy keeps the DSCP and ECN bits that its datagram arrived with")
         }
         _ => None,
     }
 }
 
-/// Which end of a rule a group is given for.
+/// The end of a rule that a group belongs to.
 #[derive(Clone, Copy)]
 pub(super) enum Side {
     Input,
     Output,
 }
 
-/// The type of a value in words.
+/// The type of a value in words, with its article.
 fn article(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",

@@ -1,18 +1,19 @@
-//! The socket filter: loaded, and put on packet sockets.
+//! Loads the socket filter and attaches it to packet sockets.
 //!
-//! A socket keeps the filter until it is closed (`sk_filter_release`, net/core/filter.c), so nothing stays behind when
-//! this process ends, however it ends.
+//! A socket keeps the filter until it is closed (`sk_filter_release`, net/core/filter.c), so the
+//! filter does not outlive this process, however the process ends.
 
 use std::os::fd::BorrowedFd;
 
 use aya::{Ebpf, programs::SocketFilter};
 use relay_common::abi;
 
-use super::{KernelError, chain, inputs_on, loading, maps::Maps, os_error};
+use super::{
+    error::{KernelError, chain, loading, os_error},
+    maps::Maps,
+    object,
+};
 use crate::plan::{Backend, Plan};
-
-/// What errors call it.
-pub const NAME: &str = "the socket filter";
 
 /// The loaded filter and its maps.
 pub struct Filter {
@@ -23,25 +24,20 @@ pub struct Filter {
 impl Filter {
     /// Loads the filter for the inputs of `plan` that are on io_uring.
     pub fn load(plan: &Plan) -> Result<Self, KernelError> {
-        let mut ebpf = super::load_object(
-            NAME,
-            super::object::FILTER,
-            super::limits(plan).flatten().count(),
-        )?;
+        let mut ebpf = object::load_socket_filter(plan.limits().flatten().count())?;
         let mut maps = Maps::take_from(&mut ebpf)?;
         maps.disown(plan)?;
-        let program: &mut SocketFilter = ebpf
-            .program_mut(abi::FILTER)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(KernelError::Map(abi::FILTER))?;
-        program.load().map_err(|error| loading(NAME, &error))?;
-        for (slot, interface) in inputs_on(plan, Backend::IoUring) {
+        let program: &mut SocketFilter = object::program(&mut ebpf, abi::FILTER)?;
+        program
+            .load()
+            .map_err(|error| loading(object::FILTER, &error))?;
+        for (slot, interface) in plan.inputs_on(Backend::IoUring) {
             maps.serve(slot, interface)?;
         }
         Ok(Self { maps, ebpf })
     }
 
-    /// Puts the filter on a packet socket, in place of any other.
+    /// Attaches the filter to a packet socket, in place of any other.
     pub fn attach(&self, socket: BorrowedFd<'_>) -> Result<(), KernelError> {
         let program: &SocketFilter = self
             .ebpf

@@ -1,5 +1,7 @@
-//! The maps that every kernel program has: which interfaces it serves, which flows match, which sources are the
-//! relay's own, what it counted.
+//! The maps that both kernel programs have: the interfaces they serve, the flows that match, the
+//! relay's own sources, the limits and the counters.
+//!
+//! Each loaded program has its own set of maps.
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
@@ -12,10 +14,10 @@ use relay_common::{
     wire,
 };
 
-use super::{KernelError, chain};
+use super::error::{KernelError, map_write};
 use crate::{
-    plan::{Interface, Mac, Plan},
-    rules::Limit,
+    config::rules::Limit,
+    plan::{FlowId, Interface, InterfaceId, Mac, Plan},
 };
 
 /// The maps of one loaded program.
@@ -29,7 +31,7 @@ pub struct Maps {
 }
 
 impl Maps {
-    /// Takes them out of an object.
+    /// Takes the maps out of a loaded object.
     pub fn take_from(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
         Ok(Self {
             interfaces: hash_map(ebpf, abi::INTERFACES)?,
@@ -44,17 +46,13 @@ impl Maps {
         })
     }
 
-    /// Tells the program the sources that the copies of `plan` leave with, whatever backend sends them: what comes in
-    /// with one of them is a copy that came back.
+    /// Writes the sources that the copies of `plan` leave with, on either backend: a frame that
+    /// arrives with one of them is a copy that came back, and the program does not match it.
     pub fn disown(&mut self, plan: &Plan) -> Result<(), KernelError> {
         let mut insert = |key, what: String| {
             self.own
                 .insert(key, 0, 0)
-                .map_err(|error| KernelError::MapWrite {
-                    map: abi::OWN,
-                    what,
-                    reason: chain(&error),
-                })
+                .map_err(|error| map_write(abi::OWN, what, &error))
         };
         for interface in plan.interfaces.iter().filter(|facts| facts.is_output) {
             let key = OwnKey::mac(wire::mac(interface.mac));
@@ -69,62 +67,55 @@ impl Maps {
         Ok(())
     }
 
-    /// Lets the program count and match what comes in by `interface`, whose position in the plan is `slot`.
-    pub fn serve(&mut self, slot: usize, interface: &Interface) -> Result<(), KernelError> {
-        let value = InterfaceValue::new(slot as u16, interface.mac);
+    /// Makes the program count and match frames that arrive on `interface`; `slot` is the
+    /// interface's id.
+    pub fn serve(&mut self, slot: InterfaceId, interface: &Interface) -> Result<(), KernelError> {
+        let value = InterfaceValue::new(slot.position() as u16, interface.mac);
         self.interfaces
             .insert(interface.index, value, 0)
-            .map_err(|error| KernelError::MapWrite {
-                map: abi::INTERFACES,
-                what: interface.name.clone(),
-                reason: chain(&error),
-            })
+            .map_err(|error| map_write(abi::INTERFACES, &interface.name, &error))
     }
 
-    /// Makes a flow match; `rule` is its position in the plan, `name` its name. With a limit also its position among
-    /// those of the plan.
+    /// Makes a flow match; `rule` is its position in the plan, `name` its rule's name. A limit
+    /// comes with its position among the limits of the plan.
     pub fn open(
         &mut self,
         key: FlowKey,
-        rule: usize,
+        rule: FlowId,
         name: &str,
         limit: Option<(u32, Limit)>,
     ) -> Result<(), KernelError> {
         if let Some((position, limit)) = limit {
             let value = LimitValue::new(limit.packets_per_second, limit.burst);
-            self.limits
-                .set(position, value, 0)
-                .map_err(|error| KernelError::MapWrite {
-                    map: abi::LIMITS,
-                    what: format!("the limit of the rule \"{name}\""),
-                    reason: chain(&error),
-                })?;
+            self.limits.set(position, value, 0).map_err(|error| {
+                map_write(
+                    abi::LIMITS,
+                    format!("the limit of the rule \"{name}\""),
+                    &error,
+                )
+            })?;
         }
-        let value = FlowValue::new(rule as u32, limit.map(|(position, _)| position));
+        let value = FlowValue::new(rule.position() as u32, limit.map(|(position, _)| position));
         self.flows
             .insert(key, value, 0)
-            .map_err(|error| KernelError::MapWrite {
-                map: abi::FLOWS,
-                what: format!("the rule \"{name}\""),
-                reason: chain(&error),
-            })
+            .map_err(|error| map_write(abi::FLOWS, format!("the rule \"{name}\""), &error))
     }
 
-    /// Ends the match of a flow. One that is missing already is as good.
+    /// Makes a flow stop matching. A flow that is already missing is no error.
     pub fn close(&mut self, key: &FlowKey) {
         let _ = self.flows.remove(key);
     }
 
-    /// Datagrams that were above a limit, by its position among those of the plan.
+    /// The number of datagrams above a limit, given by its position among the limits of the plan.
     pub fn over_limit(&self, position: u32) -> u64 {
         let per_cpu = self.over_limit.get(&position, 0);
         per_cpu.map_or(0, |values| values.iter().sum())
     }
 
-    /// What the program counted for the interface at position `slot` of the plan, summed over all CPUs, and
-    /// [`Counter::Received`], which is the sum of it all.
-    pub fn counters(&self, slot: usize) -> Option<[u64; Counter::COUNT as usize]> {
-        let value = InterfaceValue::new(slot as u16, [0; 6]);
+    /// The program's counters of an interface, summed over all CPUs; `slot` is the interface's id.
+    /// [`Counter::Received`] is the sum of the others. `None` if the map cannot be read.
+    pub fn counters(&self, slot: InterfaceId) -> Option<[u64; Counter::COUNT as usize]> {
+        let value = InterfaceValue::new(slot.position() as u16, [0; 6]);
         let mut sums = [0; Counter::COUNT as usize];
         for (sum, counter) in sums.iter_mut().zip(Counter::ALL) {
             let per_cpu = self.counters.get(&value.counter(counter), 0).ok()?;
@@ -135,7 +126,7 @@ impl Maps {
     }
 }
 
-/// Takes the map `name` out of an object.
+/// Takes the map `name` out of a loaded object.
 pub fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
     ebpf.take_map(name).ok_or(KernelError::Map(name))
 }

@@ -1,11 +1,12 @@
-//! Who holds an interface's XDP hook, for the message that a second program gets.
+//! Finds the process that holds an interface's XDP hook, for the error of a refused attach.
 //!
-//! The kernel tells of every `bpf_link` in the `fdinfo` of the process that holds it (`bpf_link_show_fdinfo`,
-//! kernel/bpf/syscall.c), so the holder can be named, not only the program.
+//! The kernel describes every `bpf_link` in the `fdinfo` of the process that holds it
+//! (`bpf_link_show_fdinfo`, kernel/bpf/syscall.c), so the error can name the process and not only
+//! the program.
 
 use std::{fs, path::Path};
 
-/// One sentence: who is attached to `interface`, and what to do.
+/// One sentence: the process and program attached to `interface`, and what to do.
 pub fn describe(interface: &str, index: u32) -> String {
     match find(index) {
         Some(holder) => format!(
@@ -13,7 +14,7 @@ pub fn describe(interface: &str, index: u32) -> String {
             holder.process, holder.command, holder.program
         ),
         None => format!(
-            "an XDP program is attached already, and no process that can be seen holds it; `ip -details link show dev {interface}` \
+            "an XDP program is attached already, and no visible process holds it; `ip -details link show dev {interface}` \
              names it, `ip link set dev {interface} xdp off` removes one that was attached by hand"
         ),
     }
@@ -25,7 +26,8 @@ struct Holder {
     program: String,
 }
 
-/// Looks through all processes of this network namespace: interface indices of others mean other interfaces.
+/// Searches all processes of this network namespace; in another one, the index means another
+/// interface.
 fn find(index: u32) -> Option<Holder> {
     let own = fs::read_link("/proc/self/ns/net").ok()?;
     for entry in fs::read_dir("/proc").ok()?.flatten() {

@@ -1,4 +1,6 @@
-//! The XDP program: loaded, attached by links, and the XSKMAP that leads to the workers' sockets.
+//! Loads the XDP program, attaches it by links, and fills the XSKMAP with the workers' sockets.
+//!
+//! The program is attached by links only, so that it cannot outlive a killed relay.
 
 use std::{os::fd::RawFd, thread, time::Duration};
 
@@ -11,28 +13,26 @@ use aya_log::EbpfLogger;
 use relay_common::abi::{self, InterfaceValue};
 
 use super::{
-    KernelError, chain, loading,
+    error::{KernelError, chain, loading, map_write, os_error},
     maps::{Maps, take},
-    occupant, os_error,
+    object, occupant,
 };
-use crate::plan::{Interface, Mode, Plan};
+use crate::plan::{Interface, InterfaceId, Mode, Plan};
 
-/// What errors call it.
-pub const NAME: &str = "the XDP program";
-
-/// How long the kernel may need to take queues away from the UMEM after their sockets were closed: it does so later, by a
-/// work queue (`xp_put_pool`, net/xdp/xsk_buff_pool.c), and 12-74 ms were seen. Nothing tells when it has.
+/// How long the kernel may take to release queues from the UMEM after their sockets were closed. It
+/// does so later, in a work queue (`xp_put_pool`, net/xdp/xsk_buff_pool.c); 12-74 ms were measured,
+/// and the kernel does not report when it is done.
 const RELEASE: Duration = Duration::from_millis(150);
 
-/// The loaded program, its maps and its links. Dropping it detaches.
+/// The loaded program, its maps and its links. Dropping it detaches the program.
 pub struct XdpProgram {
-    /// Detached first.
+    /// Dropped first, which detaches the program.
     _links: Vec<FdLink>,
-    /// The program's id, where the kernel tells it.
+    /// The program's id, if the kernel reports it.
     id: Option<u32>,
-    /// Where it is attached: positions in the plan.
-    attached: Vec<usize>,
-    /// Devices share a UMEM with the relay, or did.
+    /// The ids of the interfaces that the program is attached to.
+    attached: Vec<InterfaceId>,
+    /// At least one device shares, or may have shared, a UMEM with the relay.
     zero_copy: bool,
     pub maps: Maps,
     sockets: XskMap<MapData>,
@@ -42,13 +42,9 @@ pub struct XdpProgram {
 }
 
 impl XdpProgram {
-    /// Loads the program and attaches it where `plan` needs it.
+    /// Loads the program and attaches it to the interfaces of `plan` that need it.
     pub fn attach(plan: &Plan) -> Result<Self, KernelError> {
-        let mut ebpf = super::load_object(
-            NAME,
-            super::object::XDP,
-            super::limits(plan).flatten().count(),
-        )?;
+        let mut ebpf = object::load_xdp(plan.limits().flatten().count())?;
         let log = EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| log::debug!("no messages from the XDP program: {error}"))
             .ok();
@@ -56,16 +52,15 @@ impl XdpProgram {
             .map_err(|_| KernelError::Map(abi::SOCKETS))?;
         let mut maps = Maps::take_from(&mut ebpf)?;
         maps.disown(plan)?;
-        let program: &mut Xdp = ebpf
-            .program_mut(abi::PROGRAM)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(KernelError::Map(abi::PROGRAM))?;
-        program.load().map_err(|error| loading(NAME, &error))?;
+        let program: &mut Xdp = object::program(&mut ebpf, abi::PROGRAM)?;
+        program
+            .load()
+            .map_err(|error| loading(object::XDP, &error))?;
 
         let id = program.info().ok().map(|info| info.id());
         let mut links = Vec::with_capacity(plan.interfaces.len());
         let mut attached = Vec::with_capacity(plan.interfaces.len());
-        let interfaces = plan.interfaces.iter().enumerate();
+        let interfaces = plan.interfaces.with_ids();
         for (slot, interface) in interfaces.filter(|(_, interface)| interface.needs_program()) {
             if interface.is_input {
                 maps.serve(slot, interface)?;
@@ -86,37 +81,38 @@ impl XdpProgram {
         })
     }
 
-    /// Sends the matching frames of `queue` of `interface`, whose position in the plan is `slot`, to `socket`.
+    /// Sends the matching frames of `queue` of `interface` to `socket`; `slot` is the interface's
+    /// id.
     pub fn set_socket(
         &mut self,
-        slot: usize,
+        slot: InterfaceId,
         interface: &Interface,
         queue: u32,
         socket: RawFd,
     ) -> Result<(), KernelError> {
         let name = &interface.name;
-        let value = InterfaceValue::new(slot as u16, interface.mac);
+        let value = InterfaceValue::new(slot.position() as u16, interface.mac);
         let index = value
             .socket(queue)
             .ok_or_else(|| KernelError::TooManyQueues {
                 interface: name.clone(),
                 queue,
             })?;
-        self.sockets
-            .set(index, socket, 0)
-            .map_err(|error| KernelError::MapWrite {
-                map: abi::SOCKETS,
-                what: format!("the socket of queue {queue} of {name}"),
-                reason: chain(&error),
-            })
+        self.sockets.set(index, socket, 0).map_err(|error| {
+            map_write(
+                abi::SOCKETS,
+                format!("the socket of queue {queue} of {name}"),
+                &error,
+            )
+        })
     }
 
-    /// The program's id if it is attached to an interface, a position in the plan.
-    pub fn program_on(&self, slot: usize) -> Option<u32> {
+    /// The program's id if it is attached to an interface; `slot` is the interface's id.
+    pub fn program_on(&self, slot: InterfaceId) -> Option<u32> {
         self.id.filter(|_| self.attached.contains(&slot))
     }
 
-    /// Hands the program's messages to the log.
+    /// Writes the program's messages to the log.
     pub fn flush_log(&mut self) {
         if let Some(log) = &mut self.log {
             log.flush();
@@ -125,7 +121,8 @@ impl XdpProgram {
 }
 
 impl Drop for XdpProgram {
-    /// Waits until the queues are the device's own again: a detach before has crashed a kernel in virtio-net.
+    /// Waits until the kernel has released the queues from the UMEM: a detach before that has
+    /// crashed a kernel in virtio-net.
     fn drop(&mut self) {
         if self.zero_copy {
             thread::sleep(RELEASE);
@@ -133,8 +130,8 @@ impl Drop for XdpProgram {
     }
 }
 
-/// Attaches in native mode, by a link. aya falls back to netlink where the kernel refuses a link, and a
-/// program attached so would outlive a killed relay: that is taken back and reported.
+/// Attaches in native mode, by a link. aya falls back to netlink if the kernel refuses a link, and
+/// a program attached by netlink would outlive a killed relay, so such an attach is an error.
 fn attach_link(program: &mut Xdp, interface: &str, index: u32) -> Result<FdLink, KernelError> {
     let refused = |reason: String, code: Option<i32>, remedy: &'static str| KernelError::Attach {
         interface: interface.to_owned(),
@@ -175,7 +172,7 @@ fn remedy(code: Option<i32>) -> &'static str {
              LRO must be off"
         }
         Some(libc::EPERM | libc::EACCES) => "; CAP_NET_ADMIN and CAP_BPF are needed",
-        Some(libc::ENODEV) => "; the interface has gone: `ip link show` lists what there is",
+        Some(libc::ENODEV) => "; the interface has gone: `ip link show` lists the interfaces",
         _ => "",
     }
 }

@@ -1,21 +1,23 @@
-//! What is known of the UDP checksums of what arrives on an interface.
+//! What is known of the UDP checksums of frames that arrive on an interface.
 //!
-//! A local socket leaves its checksum to the hardware, and on a virtual interface no hardware completes it: the receiver
-//! sees a partial one (Linux `CHECKSUM_PARTIAL`). XDP programs are not told which frames those are. So they are
-//! recognised by their value, which a complete checksum has once in 65535 by chance; completing that one would repair a
-//! damaged payload. What arrives from a wire has complete checksums only, and then no value is special.
+//! A local socket leaves its checksum to the hardware, and on a virtual interface no hardware
+//! completes it: the receiver sees a partial one (Linux `CHECKSUM_PARTIAL`). The kernel does not
+//! tell an XDP program which frames those are. So the relay recognises them by their value, which a
+//! complete checksum has once in 65535 by chance; completing that one would repair a damaged
+//! payload. Frames from a wire have complete checksums only, and then no value is special.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use super::Backend;
+use super::backend::Backend;
 
-/// Drivers of hardware, by their names in `ethtool -i`: each has native XDP, and brings frames to it as they were on the
-/// wire, whose checksums the sending hardware has completed.
+/// Drivers of hardware, by their names in `ethtool -i`: each has native XDP, and passes frames to
+/// it as they were on the wire, with checksums that the sending hardware has completed.
 ///
-/// Not here, and so able to bring partial ones: veth, tun, virtio_net, xen-netfront (vif), hv_netvsc, vmxnet3, whose other
-/// end may be a socket of the same host; drivers of clouds' virtual functions; and every driver that nobody has looked at.
+/// Not here, because they may pass on partial ones: veth, tun, virtio_net, xen-netfront (vif),
+/// hv_netvsc, vmxnet3, whose other end may be a socket of the same host; drivers of clouds' virtual
+/// functions; and every driver that has not been examined.
 const HARDWARE: [&str; 14] = [
     "atlantic",
     "bnxt_en",
@@ -33,20 +35,21 @@ const HARDWARE: [&str; 14] = [
     "tsnep",
 ];
 
-/// What is known of the UDP checksums of what arrives on an interface.
+/// What is known of the UDP checksums of frames that arrive on an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Checksums {
-    /// All are complete: they come from a wire.
+    /// All are complete: the frames come from a wire.
     Complete,
-    /// Some may be partial, and are recognised by their value.
+    /// Some may be partial; the relay recognises them by their value.
     ByValue,
-    /// The kernel tells of each frame whether it is partial, and whether it was found right.
+    /// The kernel says of each frame whether its checksum is partial, and whether it was found
+    /// right.
     Told,
 }
 
 impl Checksums {
-    /// Of an input with this `driver`.
+    /// The checksums of an input with this `driver`.
     pub(super) fn of(backend: Backend, driver: &str) -> Self {
         match backend {
             Backend::IoUring => Self::Told,

@@ -1,25 +1,30 @@
-//! What a plan says about loops: which it makes possible, and what the relay does against them that may surprise.
+//! Notes about loops: those that a plan makes possible, and what the relay does against them that
+//! may surprise.
 //!
-//! The kernel programs do not take the relay's own copies, and [`Ttl::Auto`] ends rings of several relays.
+//! The kernel programs do not take the relay's own copies, and [`Ttl::Auto`] ends rings of several
+//! relays.
 
 use std::collections::HashSet;
 
-use super::Flow;
-use crate::rules::Ttl;
+use super::{
+    ids::{FlowId, List},
+    model::Flow,
+};
+use crate::config::rules::Ttl;
 
 /// The most rule names that a note shows.
 const NAMED: usize = 6;
 
 /// Adds the notes about `flows`.
-pub(super) fn notes(flows: &[Flow], notes: &mut Vec<String>) {
+pub(super) fn notes(flows: &List<FlowId, Flow>, notes: &mut Vec<String>) {
     let fixed = |flow: &&Flow| {
         let mut outputs = flow.outputs.iter();
         outputs.any(|output| matches!(output.ttl, Ttl::Set(_)))
     };
     if let Some(names) = named(flows.iter().filter(fixed)) {
         notes.push(format!(
-            "A fixed `ttl` ({names}) starts every copy anew: where another relay sends such a copy back to this one's \
-             input, it goes round for ever. Leave `ttl` out where that could be."
+            "A fixed `ttl` ({names}) starts every copy anew: if another relay sends such a copy back to an input of this \
+             one, it circulates for ever. Leave `ttl` out where that is possible."
         ));
     }
     let inputs: HashSet<_> = flows
@@ -32,8 +37,8 @@ pub(super) fn notes(flows: &[Flow], notes: &mut Vec<String>) {
     };
     if let Some(names) = named(flows.iter().filter(feeds)) {
         notes.push(format!(
-            "What other rules take is sent by {names}, but the relay does not take its own copies where they come back \
-             to it: they are counted as own_frame. Put the outputs of both rules into one."
+            "Datagrams that other rules take are sent by {names}, but the relay does not take its own copies where they \
+             come back to it: they are counted as own_frame. Put the outputs of both rules into one rule."
         ));
     }
 }
@@ -64,18 +69,18 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::plan::Output;
+    use crate::plan::{InterfaceId, Output};
 
     fn flow(rule: usize, ttl: Ttl) -> Flow {
         let group = |block| Ipv4Addr::new(239, block, 0, rule as u8);
         Flow {
             rule: format!("r{rule}"),
-            interface: 0,
+            interface: InterfaceId::new(0),
             group: group(1),
             port: 5001,
             limit: None,
             outputs: vec![Output {
-                interface: 0,
+                interface: InterfaceId::new(0),
                 group: group(2),
                 port: 5001,
                 ttl,
@@ -85,7 +90,7 @@ mod tests {
         }
     }
 
-    fn of(flows: &[Flow]) -> Vec<String> {
+    fn of(flows: &List<FlowId, Flow>) -> Vec<String> {
         let mut found = Vec::new();
         notes(flows, &mut found);
         found
@@ -93,8 +98,11 @@ mod tests {
 
     #[test]
     fn only_a_fixed_ttl_is_told_of_and_not_more_rules_than_fit_a_line() {
-        assert_eq!(of(&[flow(1, Ttl::Auto), flow(2, Ttl::Decrement)]), [""; 0]);
-        let flows: Vec<Flow> = (1..=8).map(|rule| flow(rule, Ttl::Set(64))).collect();
+        assert_eq!(
+            of(&vec![flow(1, Ttl::Auto), flow(2, Ttl::Decrement)].into()),
+            [""; 0]
+        );
+        let flows: List<FlowId, Flow> = (1..=8).map(|rule| flow(rule, Ttl::Set(64))).collect();
         let found = of(&flows);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(
@@ -105,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_rule_that_sends_what_another_takes_is_told_of() {
-        let mut flows = [flow(1, Ttl::Auto), flow(2, Ttl::Auto)];
+        let mut flows = List::from(vec![flow(1, Ttl::Auto), flow(2, Ttl::Auto)]);
         flows[0].outputs[0].group = flows[1].group;
         let found = of(&flows);
         assert_eq!(found.len(), 1, "{found:?}");

@@ -1,4 +1,4 @@
-//! Hardware addresses: how they read, and which one a group has.
+//! Hardware addresses: how they are written, and which one a group has.
 
 use std::{fmt, net::Ipv4Addr};
 

@@ -1,15 +1,15 @@
-//! Interfaces that are not there, or about which nothing can be found out: which rules cannot run for
-//! it, and how the others can.
+//! Interfaces that do not exist, or that the relay cannot find out about: which rules cannot run
+//! without them, and how the others can.
 
 use std::collections::HashMap;
 
-use super::build::Named;
+use super::named::Named;
 use crate::{
     config::{Document, Mistake, quoted},
-    nic::{NicError, Survey},
+    host::{HostError, HostFacts},
 };
 
-/// Rules that a mistake names.
+/// The most rules that a mistake names.
 const NAMED: usize = 4;
 
 /// The rules that use an interface: the first few by name, and how many there are.
@@ -23,14 +23,14 @@ struct Users<'a> {
 pub(super) fn add(
     document: &Document,
     names: &[&Named<'_>],
-    survey: &Survey,
+    host_facts: &HostFacts,
     mistakes: &mut Vec<Mistake>,
 ) {
     if names.is_empty() {
         return;
     }
-    let failures = survey.failures.iter();
-    let failures: HashMap<&str, &NicError> =
+    let failures = host_facts.failures.iter();
+    let failures: HashMap<&str, &HostError> =
         failures.map(|failure| (failure.name(), failure)).collect();
     let users = users(document, names);
     for named in names {
@@ -38,7 +38,7 @@ pub(super) fn add(
             Some(failure) => (failure.to_string(), failure.remedy()),
             None => (
                 format!("there is no interface `{}`", named.name),
-                "`ip link show` lists those that there are".into(),
+                "`ip link show` lists those that exist".into(),
             ),
         };
         let rules = users.get(named.name).map(|users| users.remedy(document));

@@ -1,9 +1,15 @@
-//! The plan for people: what is where, in the order in which one looks for it at night.
+//! The plan as text for people, in the order in which an operator needs it in an outage.
 
 use std::fmt;
 
-use super::{Backend, Engine, Mac, Mode, Output, Plan, Worker, queues::spans};
-use crate::rules::Ttl;
+use super::{
+    backend::Backend,
+    ids::InterfaceId,
+    mac::Mac,
+    model::{Mode, Output, Plan, Port, TxMethod, WorkerPlan},
+    phrases::spans,
+};
+use crate::config::rules::Ttl;
 
 /// The most rule names that one worker's line shows.
 const NAMED_FLOWS: usize = 6;
@@ -24,7 +30,7 @@ impl fmt::Display for Plan {
 }
 
 impl Mode {
-    /// What to say after it, so that nobody takes it for a fault.
+    /// What to print after the mode, so that users do not take copy mode for a fault.
     #[must_use]
     pub fn remark(self) -> &'static str {
         match self {
@@ -43,18 +49,18 @@ impl fmt::Display for Mode {
     }
 }
 
-impl fmt::Display for Engine {
+impl fmt::Display for TxMethod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Xsk => "AF_XDP TX rings",
-            Self::Segmented => "super-frames",
+            Self::Segmented => "GSO packets",
             Self::Frames => "packet sockets",
         })
     }
 }
 
 impl Plan {
-    fn name(&self, interface: usize) -> &str {
+    fn name(&self, interface: InterfaceId) -> &str {
         self.interfaces
             .get(interface)
             .map_or("?", |interface| &interface.name)
@@ -83,9 +89,9 @@ impl Plan {
                 }
                 (Backend::IoUring, _) => Some(format!("io_uring{because}")),
             };
-            let engine = interface.engine.map(|engine| match way {
-                Some(_) => format!("; transmits by {engine}"),
-                None => format!(", transmits by {engine}{because}"),
+            let tx_method = interface.tx_method.map(|tx_method| match way {
+                Some(_) => format!("; transmits by {tx_method}"),
+                None => format!(", transmits by {tx_method}{because}"),
             });
             let checksums = interface
                 .checksums
@@ -95,7 +101,7 @@ impl Plan {
                 "  {:<15}  {role}{}{}\n  {:<15}  index {}, driver {}, {}, {address}, MTU {}{}",
                 interface.name,
                 way.map(|way| format!(", {way}")).unwrap_or_default(),
-                engine.unwrap_or_default(),
+                tx_method.unwrap_or_default(),
                 "",
                 interface.index,
                 interface.driver,
@@ -138,8 +144,8 @@ impl Plan {
     }
 
     /// "in0 queues 0, 2; in1 queue 0"
-    fn ports(&self, worker: &Worker, wanted: impl Fn(&super::Port) -> bool) -> String {
-        let mut parts: Vec<(usize, Vec<u32>)> = Vec::new();
+    fn ports(&self, worker: &WorkerPlan, wanted: impl Fn(&Port) -> bool) -> String {
+        let mut parts: Vec<(InterfaceId, Vec<u32>)> = Vec::new();
         for port in worker.ports.iter().filter(|port| wanted(port)) {
             match parts.last_mut() {
                 Some((interface, queues)) if *interface == port.interface => {
@@ -148,7 +154,7 @@ impl Plan {
                 _ => parts.push((port.interface, vec![port.queue])),
             }
         }
-        let part = |(interface, queues): &(usize, Vec<u32>)| {
+        let part = |(interface, queues): &(InterfaceId, Vec<u32>)| {
             let plural = if queues.len() == 1 { "" } else { "s" };
             format!("{} queue{plural} {}", self.name(*interface), spans(queues))
         };
@@ -159,7 +165,7 @@ impl Plan {
     }
 
     /// "in0 queues 0, 2", or "in0 by a packet socket (shared by 2 workers)"
-    fn receivers(&self, worker: &Worker) -> String {
+    fn receivers(&self, worker: &WorkerPlan) -> String {
         let Some(input) = worker.input else {
             return self.ports(worker, |port| port.receives);
         };
@@ -173,16 +179,16 @@ impl Plan {
         format!("{} by a packet socket{shared}", self.name(input))
     }
 
-    /// "out0 queue 0; out1 in super-frames; out2 frame by frame"
-    fn transmitters(&self, worker: &Worker) -> String {
+    /// "out0 queue 0; out1 in GSO packets; out2 frame by frame"
+    fn transmitters(&self, worker: &WorkerPlan) -> String {
         let mut parts = Vec::new();
         if worker.ports.iter().any(|port| port.transmits) {
             parts.push(self.ports(worker, |port| port.transmits));
         }
         for &interface in &worker.senders {
-            let how = match worker.engine(self, interface) {
-                Some(Engine::Frames) => "frame by frame",
-                _ => "in super-frames",
+            let how = match worker.tx_method(self, interface) {
+                Some(TxMethod::Frames) => "frame by frame",
+                _ => "in GSO packets",
             };
             parts.push(format!("{} {how}", self.name(interface)));
         }
@@ -198,7 +204,7 @@ impl Plan {
             let count = flow.outputs.len();
             let limit = flow.limit.map_or_else(String::new, |limit| {
                 format!(
-                    ", at most {} a second and {} at once",
+                    ", at most {} per second and {} at once",
                     limit.packets_per_second, limit.burst
                 )
             });

@@ -1,79 +1,36 @@
 //! Which worker owns which queue.
 //!
-//! Interfaces that rules connect form a group, and a group has as many workers as every worker can
-//! have an RX queue to read, and a TX queue of its own on every output interface whose copies leave by TX
-//! rings. So no two workers ever share a queue, and a frame is received and sent by one thread. On io_uring
-//! there are no queues to own: [`super::packets`].
+//! Connected interfaces have as many workers as can each have an RX queue to read, and a TX queue
+//! of its own on every output interface whose copies leave through TX rings. So no two workers ever
+//! share a queue, and one thread receives a frame and sends its copies. On io_uring there are no
+//! queues to own: [`super::io_uring_workers`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Backend, Engine, Flow, Port, Worker, build::Use, packets};
+use super::{
+    backend::Backend,
+    connected::Connected,
+    ids::{FlowId, InterfaceId, List},
+    io_uring_workers,
+    model::{Flow, Port, TxMethod, WorkerPlan},
+    phrases::{abridged, counted, list, spans},
+    used::Use,
+};
 use crate::config::Document;
 
-/// Interfaces that rules connect, directly or through others.
-pub(super) struct Group {
-    /// Positions in the plan's interfaces, ascending.
-    pub(super) interfaces: Vec<usize>,
-    /// Positions in the plan's flows, ascending.
-    pub(super) flows: Vec<usize>,
-}
-
-/// The connected components of the interfaces, in the order of their first interface. `links` has the input and the
-/// outputs of every flow.
-pub(super) fn groups(interfaces: usize, links: &[(usize, Vec<usize>)]) -> Vec<Group> {
-    // Union-find; a root is its own parent, and always the lowest position of its component.
-    let mut parent: Vec<usize> = (0..interfaces).collect();
-    fn root(parent: &[usize], mut position: usize) -> usize {
-        while let Some(&up) = parent.get(position)
-            && up != position
-        {
-            position = up;
-        }
-        position
-    }
-    for (input, outputs) in links {
-        for output in outputs {
-            let (a, b) = (root(&parent, *input), root(&parent, *output));
-            if let Some(higher) = parent.get_mut(a.max(b)) {
-                *higher = a.min(b);
-            }
-        }
-    }
-    let mut groups: BTreeMap<usize, Group> = BTreeMap::new();
-    let empty = || Group {
-        interfaces: Vec::new(),
-        flows: Vec::new(),
-    };
-    for position in 0..interfaces {
-        groups
-            .entry(root(&parent, position))
-            .or_insert_with(empty)
-            .interfaces
-            .push(position);
-    }
-    for (position, (input, _)) in links.iter().enumerate() {
-        groups
-            .entry(root(&parent, *input))
-            .or_insert_with(empty)
-            .flows
-            .push(position);
-    }
-    groups.into_values().collect()
-}
-
-/// The workers of all groups.
+/// The workers of all interfaces; `groups` are the connected ones.
 pub(super) fn workers(
     document: &Document,
-    groups: &[Group],
-    flows: &[Flow],
-    uses: &[Use<'_>],
+    groups: &[Connected],
+    flows: &List<FlowId, Flow>,
+    uses: &List<InterfaceId, Use<'_>>,
     notes: &mut Vec<String>,
-) -> Vec<Worker> {
+) -> Vec<WorkerPlan> {
     let mut workers = Vec::new();
     for group in groups {
         let first = group.interfaces.first().and_then(|at| uses.get(*at));
         if first.is_some_and(|used| used.backend == Backend::IoUring) {
-            packets::workers(document, group, flows, uses, &mut workers, notes);
+            io_uring_workers::workers(document, group, flows, uses, &mut workers, notes);
             continue;
         }
         let members = || {
@@ -83,7 +40,7 @@ pub(super) fn workers(
                 .filter_map(|position| uses.get(*position))
         };
         let narrowest = members()
-            .filter(|used| used.engine == Some(Engine::Xsk))
+            .filter(|used| used.tx_method == Some(TxMethod::Xsk))
             .min_by_key(|used| used.tx.len());
         let most_rx = members().map(|used| used.rx.len()).max().unwrap_or(0);
         let count = narrowest.map_or(most_rx, |used| used.tx.len().min(most_rx));
@@ -104,10 +61,20 @@ pub(super) fn workers(
     workers
 }
 
-/// What worker `number` of the `count` of a group owns.
-fn worker(number: usize, count: usize, group: &Group, flows: &[Flow], uses: &[Use<'_>]) -> Worker {
-    let mut ports: BTreeMap<(usize, u32), Port> = BTreeMap::new();
-    fn port(ports: &mut BTreeMap<(usize, u32), Port>, interface: usize, queue: u32) -> &mut Port {
+/// Worker `number` of the `count` that connected interfaces have, with what it owns.
+fn worker(
+    number: usize,
+    count: usize,
+    group: &Connected,
+    flows: &List<FlowId, Flow>,
+    uses: &List<InterfaceId, Use<'_>>,
+) -> WorkerPlan {
+    let mut ports: BTreeMap<(InterfaceId, u32), Port> = BTreeMap::new();
+    fn port(
+        ports: &mut BTreeMap<(InterfaceId, u32), Port>,
+        interface: InterfaceId,
+        queue: u32,
+    ) -> &mut Port {
         let unused = Port {
             interface,
             queue,
@@ -124,12 +91,12 @@ fn worker(number: usize, count: usize, group: &Group, flows: &[Flow], uses: &[Us
             inputs.insert(interface);
         }
     }
-    let mine = |flow: &usize| {
+    let mine = |flow: &FlowId| {
         flows
             .get(*flow)
             .is_some_and(|flow| inputs.contains(&flow.interface))
     };
-    let my_flows: Vec<usize> = group.flows.iter().copied().filter(mine).collect();
+    let my_flows: Vec<FlowId> = group.flows.iter().copied().filter(mine).collect();
     let outputs = my_flows
         .iter()
         .filter_map(|flow| flows.get(*flow))
@@ -142,13 +109,13 @@ fn worker(number: usize, count: usize, group: &Group, flows: &[Flow], uses: &[Us
         let Some(used) = uses.get(interface) else {
             continue;
         };
-        if used.engine != Some(Engine::Xsk) {
+        if used.tx_method != Some(TxMethod::Xsk) {
             senders.push(interface);
         } else if let Some(&queue) = used.tx.get(number) {
             port(&mut ports, interface, queue).transmits = true;
         }
     }
-    Worker {
+    WorkerPlan {
         backend: Backend::Xdp,
         cpu: None,
         ports: ports.into_values().collect(),
@@ -158,12 +125,13 @@ fn worker(number: usize, count: usize, group: &Group, flows: &[Flow], uses: &[Us
     }
 }
 
-/// Pins the workers of a group to the CPUs of its first input interface that names some.
+/// Pins the workers of connected interfaces to the CPUs of the first input interface that names
+/// some.
 fn pin(
     document: &Document,
-    group: &Group,
-    uses: &[Use<'_>],
-    workers: &mut [Worker],
+    group: &Connected,
+    uses: &List<InterfaceId, Use<'_>>,
+    workers: &mut [WorkerPlan],
     notes: &mut Vec<String>,
 ) {
     let members: HashMap<&str, &Use<'_>> = group
@@ -222,7 +190,7 @@ fn pin(
     }
 }
 
-/// Says what is used where queues and workers are not as many.
+/// Adds notes about which queues are used where queues and workers are not as many.
 fn queue_notes<'a>(
     first: usize,
     count: usize,
@@ -266,7 +234,7 @@ fn queue_notes<'a>(
                 }
             ));
         }
-        if tx > count && used.engine == Some(Engine::Xsk) {
+        if tx > count && used.tx_method == Some(TxMethod::Xsk) {
             notes.push(format!(
                 "{name} has {} for {}: {} used.",
                 counted(tx, "TX queue"),
@@ -280,7 +248,7 @@ fn queue_notes<'a>(
     }
 }
 
-fn shared_cpu_notes(workers: &[Worker], notes: &mut Vec<String>) {
+fn shared_cpu_notes(workers: &[WorkerPlan], notes: &mut Vec<String>) {
     let mut of_cpu: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for (number, worker) in (0..).zip(workers) {
         if let Some(cpu) = worker.cpu {
@@ -293,53 +261,4 @@ fn shared_cpu_notes(workers: &[Worker], notes: &mut Vec<String>) {
             spans(workers)
         ));
     }
-}
-
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-/// At most eight of `parts`.
-fn abridged(parts: impl ExactSizeIterator<Item = String>) -> String {
-    let hidden = parts.len().saturating_sub(8);
-    let mut shown = parts.take(8).collect::<Vec<_>>().join(", ");
-    if hidden > 0 {
-        shown += &format!(", and so on for {hidden} more");
-    }
-    shown
-}
-
-/// "queue 3" or "queues 0-3, 7".
-pub(super) fn list(queues: &[u32]) -> String {
-    format!(
-        "{} {}",
-        if queues.len() == 1 { "queue" } else { "queues" },
-        spans(queues)
-    )
-}
-
-/// Ascending numbers, runs of three and more joined: "0-3, 7".
-pub(super) fn spans(numbers: &[u32]) -> String {
-    let mut runs: Vec<(u32, u32)> = Vec::new();
-    for &number in numbers {
-        match runs.last_mut() {
-            Some((_, last)) if *last + 1 == number => *last = number,
-            _ => runs.push((number, number)),
-        }
-    }
-    let shown = runs.iter().map(|&(from, to)| match to - from {
-        0 => from.to_string(),
-        1 => format!("{from}, {to}"),
-        _ => format!("{from}-{to}"),
-    });
-    shown.collect::<Vec<_>>().join(", ")
-}
-
-/// The names of some interfaces.
-pub(super) fn names(positions: &[usize], uses: &[Use<'_>]) -> String {
-    let names = positions.iter().filter_map(|position| uses.get(*position));
-    names
-        .map(|used| used.facts.name.as_str())
-        .collect::<Vec<_>>()
-        .join(", ")
 }

@@ -1,4 +1,4 @@
-//! Plans over hand-made facts: who owns which queue, what is refused, what is only said.
+//! Plans from hand-made facts: which worker owns which queue, what is refused, what is only noted.
 #![expect(clippy::type_complexity, reason = "tables are read by column")]
 
 mod backends;
@@ -8,16 +8,16 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::{
-    config,
-    nic::{Bystanders, Facts, GsoLimits, NicError, Survey, XdpFeatures},
+    config::{self, Document, Mistakes},
+    host::{Bystanders, GsoLimits, HostError, HostFacts, InterfaceFacts, XdpFeatures},
 };
 
 const NATIVE: u64 = XdpFeatures::BASIC | XdpFeatures::REDIRECT;
 const ZERO_COPY: u64 = NATIVE | XdpFeatures::XSK_ZEROCOPY;
 
-/// An interface with so many RX and TX queues; `index` also numbers its addresses.
-fn nic(name: &str, index: u8, rx: u32, tx: u32) -> Facts {
-    Facts {
+/// An interface with `rx` RX and `tx` TX queues; `index` also numbers its addresses.
+fn nic(name: &str, index: u8, rx: u32, tx: u32) -> InterfaceFacts {
+    InterfaceFacts {
         name: name.into(),
         index: index.into(),
         mac: Some([2, 0, 0, 0, 0, index]),
@@ -39,27 +39,27 @@ fn nic(name: &str, index: u8, rx: u32, tx: u32) -> Facts {
     }
 }
 
-/// Of a kernel without super-frames: all copies leave by TX rings.
-fn survey(facts: impl IntoIterator<Item = Facts>) -> Survey {
+/// Facts of a host whose kernel has no GSO packets: all copies leave through TX rings.
+fn host_facts(facts: impl IntoIterator<Item = InterfaceFacts>) -> HostFacts {
     let interfaces = facts
         .into_iter()
         .map(|facts| (facts.name.clone(), facts))
         .collect();
-    Survey {
+    HostFacts {
         interfaces,
         failures: Vec::new(),
         cpus: 8,
-        super_frames: false,
-        ..Survey::default()
+        gso_packets: false,
+        ..HostFacts::default()
     }
 }
 
-/// What the relay does when it is left to choose.
-fn auto(document: &Document, survey: &Survey) -> Result<Plan, Mistakes> {
-    build(document, survey, &Choice::default())
+/// The plan without constraints.
+fn auto(document: &Document, host_facts: &HostFacts) -> Result<Plan, Mistakes> {
+    build(document, host_facts, &Constraints::default())
 }
 
-/// Rules "in -> out out", one a line, named r1, r2, ...; then the rest of the file.
+/// Rules "in -> out out", one per entry, named r1, r2, ...; then the rest of the file.
 fn document(rules: &[&str], rest: &str) -> Document {
     let mut text = String::new();
     for (number, rule) in (1..).zip(rules) {
@@ -98,13 +98,13 @@ fn ports(plan: &Plan) -> Vec<String> {
             plan.interfaces[port.interface].name, port.queue
         )
     };
-    let worker = |worker: &Worker| worker.ports.iter().map(port).collect::<Vec<_>>().join(" ");
+    let worker = |worker: &WorkerPlan| worker.ports.iter().map(port).collect::<Vec<_>>().join(" ");
     plan.workers.iter().map(worker).collect()
 }
 
 #[test]
 fn every_queue_has_one_owner() {
-    let cases: &[(&str, &[&str], &str, &[Facts], &[&str])] = &[
+    let cases: &[(&str, &[&str], &str, &[InterfaceFacts], &[&str])] = &[
         (
             "one of each",
             &["in0 -> out0"],
@@ -208,9 +208,9 @@ fn every_queue_has_one_owner() {
         ),
     ];
     for (name, rules, rest, facts, expected) in cases {
-        let plan = auto(&document(rules, rest), &survey(facts.to_vec())).unwrap();
+        let plan = auto(&document(rules, rest), &host_facts(facts.to_vec())).unwrap();
         assert_eq!(ports(&plan), *expected, "{name}");
-        let mut owned: Vec<(usize, u32)> = plan
+        let mut owned: Vec<(InterfaceId, u32)> = plan
             .workers
             .iter()
             .flat_map(|w| &w.ports)
@@ -221,12 +221,12 @@ fn every_queue_has_one_owner() {
         owned.dedup();
         assert_eq!(owned.len(), all, "{name}: a queue has two owners");
         for worker in &plan.workers {
-            for (number, flow) in plan.flows.iter().enumerate() {
+            for (id, flow) in plan.flows.with_ids() {
                 let reads = worker
                     .ports
                     .iter()
                     .any(|p| p.receives && p.interface == flow.interface);
-                assert_eq!(worker.flows.contains(&number), reads, "{name}");
+                assert_eq!(worker.flows.contains(&id), reads, "{name}");
                 for output in flow.outputs.iter().filter(|_| reads) {
                     let ways = worker
                         .ports
@@ -248,7 +248,7 @@ fn names_become_positions_and_groups_become_addresses() {
     ];
     let plan = auto(
         &document(&["in0 -> out0 out1", "out1 -> in0"], ""),
-        &survey(facts),
+        &host_facts(facts),
     )
     .unwrap();
     let names: Vec<&str> = plan.interfaces.iter().map(|i| i.name.as_str()).collect();
@@ -262,9 +262,12 @@ fn names_become_positions_and_groups_become_addresses() {
     assert_eq!(plan.interfaces[1].rx_queues, [0; 0]);
     assert_eq!(plan.interfaces[2].rx_queues, [0]);
     let flow = &plan.flows[0];
-    assert_eq!((flow.interface, flow.rule.as_str()), (0, "r1"));
+    assert_eq!(
+        (flow.interface, flow.rule.as_str()),
+        (InterfaceId::new(0), "r1")
+    );
     let output = &flow.outputs[1];
-    assert_eq!(output.interface, 2);
+    assert_eq!(output.interface, InterfaceId::new(2));
     assert_eq!(
         output.source,
         Ipv4Addr::new(10, 0, 3, 1),
@@ -280,9 +283,9 @@ fn names_become_positions_and_groups_become_addresses() {
 
 #[test]
 fn what_cannot_be_is_refused_at_its_place() {
-    type Change = fn(&mut Survey);
-    fn of<'a>(survey: &'a mut Survey, name: &str) -> &'a mut Facts {
-        survey.interfaces.get_mut(name).unwrap()
+    type Change = fn(&mut HostFacts);
+    fn of<'a>(host_facts: &'a mut HostFacts, name: &str) -> &'a mut InterfaceFacts {
+        host_facts.interfaces.get_mut(name).unwrap()
     }
     let in0 = (3, 23);
     let out0 = (4, 26);
@@ -291,7 +294,7 @@ fn what_cannot_be_is_refused_at_its_place() {
         ("", |s| drop(s.interfaces.remove("in0")), in0, "there is no interface `in0`", "ip link show"),
         ("", |s| {
             s.interfaces.clear();
-            let missing = |name: &str| NicError::Missing { name: name.into(), present: vec!["lo".into(), "x".into()] };
+            let missing = |name: &str| HostError::Missing { name: name.into(), present: vec!["lo".into(), "x".into()] };
             s.failures = vec![missing("out0"), missing("in0")];
         }, in0, "no interface `in0` in this network namespace", "lists: lo, x"),
         ("", |s| of(s, "out0").addresses.clear(), out0, "output interface `out0` has no IPv4 address", "ip address add"),
@@ -314,15 +317,15 @@ fn what_cannot_be_is_refused_at_its_place() {
         ("[[interfaces]]\nname = \"in0\"\ncpus = [7, 8]", |_| (), (7, 12), "there is no CPU 8: this machine has 8", "lscpu"),
     ];
     for (rest, change, (line, column), cause, remedy) in cases {
-        let mut survey = survey([nic("in0", 1, 2, 1), nic("out0", 2, 1, 3)]);
-        change(&mut survey);
-        let mistakes = auto(&document(&["in0 -> out0"], rest), &survey).unwrap_err();
+        let mut host_facts = host_facts([nic("in0", 1, 2, 1), nic("out0", 2, 1, 3)]);
+        change(&mut host_facts);
+        let mistakes = auto(&document(&["in0 -> out0"], rest), &host_facts).unwrap_err();
         let first = mistakes.iter().next().unwrap();
         let place = first.place.unwrap();
         assert_eq!((place.line, place.column), (*line, *column), "{first}");
         assert!(first.cause.contains(cause), "{first}");
         assert!(first.remedy.contains(remedy), "{first}");
-        assert_eq!(mistakes.exit_code(), crate::exit::CONFIG);
+        assert!(!mistakes.is_unreadable());
     }
 }
 
@@ -333,9 +336,9 @@ fn an_interface_that_is_missing_says_which_rules_need_it_and_how_the_others_run(
         rules.extend(["in0 -> out0", "gone -> out0"]);
         rules
     };
-    let survey = survey([nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)]);
+    let host_facts = host_facts([nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)]);
     let remedy = |rules: &[&str]| {
-        let mistakes = auto(&document(rules, ""), &survey).unwrap_err();
+        let mistakes = auto(&document(rules, ""), &host_facts).unwrap_err();
         assert_eq!(mistakes.iter().count(), 1, "{mistakes}");
         mistakes.iter().next().unwrap().remedy.clone()
     };
@@ -363,20 +366,23 @@ fn groups_that_need_a_source_or_that_others_want_are_noted() {
                 outputs = [{ interface = \"out0\", group = \"239.2.1.2\", port = 5002 }]\n";
     let document = config::parse("relay.toml", text).unwrap();
     let group = Ipv4Addr::new(239, 1, 1, 1);
-    let survey = Survey {
-        super_frames: true,
+    let host_facts = HostFacts {
+        gso_packets: true,
         bystanders: Bystanders::default()
             .with_joined(1, group)
             .with_joined(2, Ipv4Addr::new(232, 1, 1, 1))
             .with_routed("in0", group),
-        ..survey([nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)])
+        ..host_facts([nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)])
     };
     let notes = |forced| {
-        let choice = Choice {
+        let constraints = Constraints {
             forced,
-            ..Choice::default()
+            ..Constraints::default()
         };
-        build(&document, &survey, &choice).unwrap().notes.join("\n")
+        build(&document, &host_facts, &constraints)
+            .unwrap()
+            .notes
+            .join("\n")
     };
     let said = notes(Some(Backend::Xdp));
     for note in [
@@ -398,10 +404,10 @@ fn groups_that_need_a_source_or_that_others_want_are_noted() {
 fn an_output_needs_no_native_xdp() {
     let mut out0 = nic("out0", 2, 1, 1);
     out0.xdp = Some(XdpFeatures::from_bits(0));
-    let survey = survey([nic("in0", 1, 1, 1), out0]);
-    let plan = auto(&document(&["in0 -> out0"], ""), &survey).unwrap();
+    let host_facts = host_facts([nic("in0", 1, 1, 1), out0]);
+    let plan = auto(&document(&["in0 -> out0"], ""), &host_facts).unwrap();
     assert_eq!(plan.interfaces[1].expected_mode, Some(Mode::Copy));
-    auto(&document(&["in0 -> out0", "out0 -> in0"], ""), &survey).unwrap_err();
+    auto(&document(&["in0 -> out0", "out0 -> in0"], ""), &host_facts).unwrap_err();
 }
 
 #[test]
@@ -410,7 +416,7 @@ fn all_that_cannot_be_is_refused_in_one_go() {
     out1.addresses.clear();
     let rest = options("in0", "queues = [4]\ncpus = [99]");
     let document = document(&["in0 -> out0 out1", "in0 -> out1"], &rest);
-    let mistakes = auto(&document, &survey([nic("in0", 1, 2, 1), out1])).unwrap_err();
+    let mistakes = auto(&document, &host_facts([nic("in0", 1, 2, 1), out1])).unwrap_err();
     let shown = mistakes.to_string();
     assert_eq!(mistakes.iter().count(), 4, "{shown}");
     for part in [
@@ -426,7 +432,7 @@ fn all_that_cannot_be_is_refused_in_one_go() {
 
 #[test]
 fn what_may_be_but_may_surprise_is_said() {
-    type Change = fn(&mut Facts, &mut Facts);
+    type Change = fn(&mut InterfaceFacts, &mut InterfaceFacts);
     #[rustfmt::skip]
     let cases: &[(&[&str], &str, Change, &[&str])] = &[
         (&["in0 -> out0"], "", |_, _| (), &[]),
@@ -454,7 +460,7 @@ fn what_may_be_but_may_surprise_is_said() {
     for (rules, rest, change, expected) in cases {
         let (mut input, mut output) = (nic("in0", 1, 2, 2), nic("out0", 2, 2, 2));
         change(&mut input, &mut output);
-        let plan = auto(&document(rules, rest), &survey([input, output])).unwrap();
+        let plan = auto(&document(rules, rest), &host_facts([input, output])).unwrap();
         assert_eq!(plan.notes.len(), expected.len(), "{:#?}", plan.notes);
         for (note, expected) in plan.notes.iter().zip(*expected) {
             assert!(note.starts_with(expected), "{note}\n{expected}");
@@ -472,7 +478,7 @@ fn workers_are_pinned_in_the_order_of_the_cpus() {
     let rest = options("in1", "cpus = [7, 3]");
     let plan = auto(
         &document(&["in0 -> out0", "in1 -> out0"], &rest),
-        &survey(facts),
+        &host_facts(facts),
     )
     .unwrap();
     let cpus: Vec<_> = plan.workers.iter().map(|worker| worker.cpu).collect();
@@ -483,7 +489,7 @@ fn workers_are_pinned_in_the_order_of_the_cpus() {
 fn a_printed_plan_shows_all_that_matters() {
     let facts = [nic("in0", 1, 4, 1), nic("out0", 2, 1, 2)];
     let rest = options("in0", "cpus = [1]");
-    let plan = auto(&document(&["in0 -> out0 out0"], &rest), &survey(facts)).unwrap();
+    let plan = auto(&document(&["in0 -> out0 out0"], &rest), &host_facts(facts)).unwrap();
     let expected = "\
 interfaces
   in0              input, AF_XDP copy expected (no fault: every rule works in it), because in0 (driver ena) has no zero copy, and out0 (driver ena) has no zero copy
@@ -516,7 +522,7 @@ notes
 #[test]
 fn json_has_hardware_addresses_as_people_write_them() {
     let facts = [nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)];
-    let plan = auto(&document(&["in0 -> out0"], ""), &survey(facts)).unwrap();
+    let plan = auto(&document(&["in0 -> out0"], ""), &host_facts(facts)).unwrap();
     let json = serde_json::to_value(&plan).unwrap();
     assert_eq!(json["interfaces"][0]["mac"], "02:00:00:00:00:01");
     assert_eq!(json["interfaces"][0]["expected_mode"], "copy");
@@ -526,4 +532,29 @@ fn json_has_hardware_addresses_as_people_write_them() {
     assert_eq!(output["destination_mac"], "01:00:5e:02:01:01");
     assert_eq!(output["source"], "10.0.2.1");
     assert_eq!(output["ttl"], "auto");
+}
+
+#[test]
+fn more_interfaces_than_one_relay_serves_are_a_mistake_in_the_file() {
+    let plan_of = |count: usize| {
+        let names: Vec<String> = (1..count).map(|n| format!("out{n}")).collect();
+        let rules: Vec<String> = names
+            .chunks(4)
+            .map(|four| format!("in0 -> {}", four.join(" ")))
+            .collect();
+        let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
+        let outputs = (1..count).map(|n| nic(&format!("out{n}"), n as u8, 1, 1));
+        let facts = outputs.chain([nic("in0", 0, 1, 1)]);
+        auto(&document(&rules, ""), &host_facts(facts))
+    };
+    assert_eq!(plan_of(256).unwrap().interfaces.len(), 256);
+    let mistakes = plan_of(257).unwrap_err();
+    let mistake = mistakes.iter().next().unwrap();
+    let cause = "the rules name 257 interfaces, and one relay serves at most 256";
+    assert_eq!(mistake.cause, cause);
+    assert_eq!(
+        mistake.place.unwrap().line,
+        4 * 63 + 4,
+        "the fourth output of the last rule"
+    );
 }

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 use in_process::SetUp;
-use relay::backend::Worker;
-use relay::link::State;
-use relay::stats::{Dropped, WorkerStats};
+use relay::datapath::Worker;
+use relay::datapath::link::State;
+use relay::datapath::stats::{Dropped, WorkerStats};
 use relay_tests::backend::Backend;
 use relay_tests::frames::UdpFrame;
 use relay_tests::payload::payload;
@@ -119,14 +119,14 @@ fn what_a_full_ring_refuses_waits_and_leaves_in_order(backend: Backend) -> Resul
         } = Bench::new(backend, 1, 4, Cuts::Itself)?;
         send(&bed, 0, COUNT, 1000, Leave::Joined)?;
         let (mut tally, start) = (Tally::new("tap0", 0), Instant::now());
-        while worker.turn() {}
+        while worker.poll_once() {}
         let left = sent(&stats);
         assert!(left < COUNT, "the ring was never full");
         while sent(&stats) < COUNT && start.elapsed() < PATIENCE {
             for payload in tap.read_all()? {
                 tally.record(&payload, None);
             }
-            worker.turn();
+            worker.poll_once();
         }
         if start.elapsed() >= PATIENCE {
             continue;
@@ -211,7 +211,7 @@ fn where_the_kernel_cuts_no_frame_is_sent_or_counted_twice(backend: Backend) -> 
             });
             let deadline = Instant::now() + ARRIVAL;
             let all = first + COUNT;
-            while (worker.turn() || stats.matched.get() < all) && Instant::now() < deadline {}
+            while (worker.poll_once() || stats.matched.get() < all) && Instant::now() < deadline {}
             stop.store(true, Relaxed);
             reading.join().map_err(|_| anyhow!("the reader panicked"))?
         })?;
@@ -267,13 +267,13 @@ fn a_device_that_changes_between_two_batches_gets_every_frame_once(backend: Back
         // On io_uring this round's messages are submitted by the next one.
         let deadline = Instant::now() + ARRIVAL;
         while stats.matched.get() < (round + 1) * EACH && Instant::now() < deadline {
-            worker.turn();
+            worker.poll_once();
         }
         assert_eq!(stats.matched.get(), (round + 1) * EACH);
     }
     let deadline = Instant::now() + ARRIVAL;
     while sent(&stats) < 4 * EACH && Instant::now() < deadline {
-        worker.turn();
+        worker.poll_once();
     }
     for payload in tap.read_all()? {
         tally.record(&payload, None);

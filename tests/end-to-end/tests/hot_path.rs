@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use in_process::{Feeds, SetUp};
-use relay::backend::Worker;
-use relay::backend::xdp::umem::FILL_SIZE;
-use relay::stats::{Dropped, WorkerStats};
+use relay::datapath::Worker;
+use relay::datapath::stats::{Dropped, WorkerStats};
+use relay::datapath::xdp::ring_sizes::FILL_SIZE;
 use relay_tests::backend::Backend;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml, transmit_by};
 use relay_tests::scenario::{Receivers, TRANSMIT, streams};
@@ -205,7 +205,7 @@ fn x4_a_round_with_more_copies_than_a_ring_holds_is_refused_by_a_dead_wire_to_th
         .ip(&format!("link set {} down", far.interface))?;
     wait_for_no_carrier(&bed.relay, "out0")?;
     send(&bed, Stream::new(0, 100, 1000))?;
-    while worker.turn() {}
+    while worker.poll_once() {}
     let stats = worker.stats();
     assert_eq!(stats.matched.get(), 100, "{stats:?}");
     for output in &stats.outputs {

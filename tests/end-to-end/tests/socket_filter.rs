@@ -12,8 +12,9 @@ use aya::programs::SocketFilter;
 use packets::{
     Case, INPUT_MAC, OUTPUT_ADDRESS, OUTPUT_MAC, matching, priority_tagged, table, tagged,
 };
+use relay::daemon::this_machine;
 use relay::kernel::{Kernel, KernelError};
-use relay::plan::{self, Backend, Plan};
+use relay::plan::{Backend, InterfaceId, Plan};
 use relay_common::abi::{self, Counter};
 use relay_common::wire;
 use relay_tests::raw::RawSender;
@@ -29,7 +30,7 @@ type Counts = [u64; Counter::COUNT as usize];
 fn plan_on(backend: Backend) -> Result<Plan> {
     let text = to_toml(&[Rule::feed().outputs("out0", 1)]);
     let document = relay::config::parse("test.toml", &text).map_err(|e| anyhow!("{e}"))?;
-    plan::for_this_machine(&document, Some(backend)).map_err(|e| anyhow!("{e}"))
+    this_machine::for_this_machine(&document, Some(backend)).map_err(|e| anyhow!("{e}"))
 }
 
 /// A packet socket of the relay's host with the filter on it.
@@ -38,7 +39,7 @@ struct Filtered {
     kernel: Kernel,
     plan: Plan,
     /// Position of the input in the plan.
-    input: usize,
+    input: InterfaceId,
 }
 
 impl Filtered {
@@ -55,7 +56,7 @@ impl Filtered {
             let mut kernel = Kernel::attach(&plan)?;
             kernel.attach_filter(socket.as_fd())?;
             kernel.open(&plan)?;
-            let input = plan.flows.first().context("a flow")?.interface;
+            let input = plan.flows.iter().next().context("a flow")?.interface;
             Ok(Self {
                 socket,
                 kernel,
@@ -243,7 +244,7 @@ fn only_the_program_that_the_plan_needs_is_loaded() -> Result<()> {
         bed.relay.run(|| {
             let plan = plan_on(backend)?;
             let mut kernel = Kernel::attach(&plan)?;
-            let input = plan.flows.first().context("a flow")?.interface;
+            let input = plan.flows.iter().next().context("a flow")?.interface;
             assert!(kernel.counters(input).is_some());
             let shown = bed.relay.ip("-details link show dev in0")?;
             assert_eq!(

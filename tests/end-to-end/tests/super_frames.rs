@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use in_process::SetUp;
-use relay::backend::Worker;
-use relay::nic::GsoLimits;
+use relay::datapath::Worker;
+use relay::datapath::stats::Dropped;
+use relay::host::GsoLimits;
 use relay::plan::Checksums;
-use relay::stats::Dropped;
 use relay_tests::backend::Backend;
 use relay_tests::frames::{Checksum, UdpFrame};
 use relay_tests::inspect::{Datagram, UdpChecksum};
@@ -49,7 +49,7 @@ fn forward(
     for frame in frames {
         sender.send(&frame.build()?)?;
     }
-    while worker.turn() {}
+    while worker.poll_once() {}
     let stats = worker.stats();
     ensure!(stats.matched.get() == frames.len() as u64, "{stats:?}");
     let mut dropped = Vec::new();
@@ -228,7 +228,7 @@ fn f9_a_wrong_checksum_that_looks_partial_is_not_repaired_where_none_is(
         frame.checksum = Checksum::LikePartial;
         sender.send(&frame.build()?)?;
     }
-    while worker.turn() {}
+    while worker.poll_once() {}
     raw.settle();
     let datagrams = raw.datagrams();
     assert_eq!(datagrams.len(), 20);
@@ -326,7 +326,7 @@ fn super_frames_stay_within_what_the_device_takes_in_one(backend: Backend) -> Re
             sent += COUNT;
             let (stats, deadline) = (worker.stats(), Instant::now() + ARRIVAL);
             let all = stats.matched.get() + COUNT;
-            while (worker.turn() || stats.matched.get() < all) && Instant::now() < deadline {}
+            while (worker.poll_once() || stats.matched.get() < all) && Instant::now() < deadline {}
             wire.settle();
             let frames = wire.frames();
             let new = frames
@@ -389,7 +389,7 @@ fn tx_rings_and_super_frames_serve_one_rule_side_by_side() -> Result<()> {
     for n in 0..200 {
         sender.send(&frame(&bed, n, 800).build()?)?;
     }
-    while worker.turn() {}
+    while worker.poll_once() {}
     receivers.assert_exact(&[Stream::new(0, 200, 800)]);
     let stats = worker.stats();
     assert!(

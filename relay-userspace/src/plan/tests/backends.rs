@@ -2,13 +2,14 @@
 
 use super::*;
 
-/// Of a kernel with super-frames: `in0` and `in1`, and `out0` to `out2`, of which the last takes no super-frames. The
-/// inputs have two queues, and all have native XDP but those named in `without`.
-fn with_io_uring(without: &[&str]) -> Survey {
+/// Facts of a host with GSO packets: `in0` and `in1`, and `out0` to `out2`, of which the last takes
+/// no GSO packets. The inputs have two queues, and all interfaces except those in `without` have
+/// native XDP.
+fn with_io_uring(without: &[&str]) -> HostFacts {
     let names = ["in0", "in1", "out0", "out1", "out2"];
     let facts = names.iter().zip(1..).map(|(name, index)| {
         let native = !without.contains(name);
-        Facts {
+        InterfaceFacts {
             driver: if native { "ice" } else { "bridge" }.into(),
             xdp: Some(XdpFeatures::from_bits(if native { NATIVE } else { 0 })),
             segments_udp: *name != "out2",
@@ -16,9 +17,9 @@ fn with_io_uring(without: &[&str]) -> Survey {
             ..nic(name, index, 2, 1)
         }
     });
-    Survey {
-        super_frames: true,
-        ..survey(facts)
+    HostFacts {
+        gso_packets: true,
+        ..host_facts(facts)
     }
 }
 
@@ -29,18 +30,19 @@ const STRIPS: &str = "in0 takes VLAN tags out of the frames before XDP sees them
 
 #[test]
 fn a_group_is_on_xdp_unless_something_stands_against_it() {
-    type Change = fn(&mut Survey, &mut Choice);
-    fn of<'a>(survey: &'a mut Survey, name: &str) -> &'a mut Facts {
-        survey.interfaces.get_mut(name).unwrap()
+    type Change = fn(&mut HostFacts, &mut Constraints);
+    fn of<'a>(host_facts: &'a mut HostFacts, name: &str) -> &'a mut InterfaceFacts {
+        host_facts.interfaces.get_mut(name).unwrap()
     }
-    fn refuse(choice: &mut Choice, name: &str) {
-        choice.refused.push(Refusal {
+    fn refuse(constraints: &mut Constraints, name: &str) {
+        constraints.refused.push(Refusal {
             interface: name.into(),
             reason: format!("cannot attach to {name}: no"),
         });
     }
     let bridge = "in0 (driver bridge) has no native XDP";
-    // The reason of each group, of which the first has in0, out0 and out1, the second in1 and out2. Empty is XDP.
+    // The reason of each set of connected interfaces: the first has in0, out0 and out1, the second
+    // in1 and out2. Empty is XDP.
     #[rustfmt::skip]
     let cases: &[(&[&str], Change, [&str; 2])] = &[
         (&[], |_, _| (), ["", ""]),
@@ -61,15 +63,15 @@ fn a_group_is_on_xdp_unless_something_stands_against_it() {
     ];
     let document = document(&["in0 -> out0 out1", "in1 -> out2"], "");
     for (without, change, expected) in cases {
-        let (mut survey, mut choice) = (with_io_uring(without), Choice::default());
-        change(&mut survey, &mut choice);
-        let plan = build(&document, &survey, &choice).unwrap();
+        let (mut host_facts, mut constraints) = (with_io_uring(without), Constraints::default());
+        change(&mut host_facts, &mut constraints);
+        let plan = build(&document, &host_facts, &constraints).unwrap();
         for interface in &plan.interfaces {
             let second = ["in1", "out2"].contains(&interface.name.as_str());
             let expected = expected[usize::from(second)];
             let io_uring = !expected.is_empty();
             assert_eq!(interface.backend == Backend::IoUring, io_uring);
-            // On XDP it is the mode's reason.
+            // On XDP the reason is about the mode.
             let reason = if io_uring { &interface.reason[..] } else { "" };
             assert_eq!(reason, expected, "{}", interface.name);
             assert_eq!(
@@ -88,9 +90,9 @@ fn a_group_is_on_xdp_unless_something_stands_against_it() {
 
 #[test]
 fn what_stands_against_xdp_is_refused_where_io_uring_may_not_or_cannot_take_over() {
-    let forced = |backend| Choice {
+    let forced = |backend| Constraints {
         forced: Some(backend),
-        ..Choice::default()
+        ..Constraints::default()
     };
     let (xdp, io_uring) = (forced(Backend::Xdp), forced(Backend::IoUring));
     let mut refused = forced(Backend::Xdp);
@@ -100,19 +102,20 @@ fn what_stands_against_xdp_is_refused_where_io_uring_may_not_or_cannot_take_over
     });
     let native = "interface `in0` (driver bridge) has no native XDP";
     #[rustfmt::skip]
-    let cases: &[(&Choice, bool, &[&str], u32, (usize, usize), &str, &str)] = &[
+    let cases: &[(&Constraints, bool, &[&str], u32, (usize, usize), &str, &str)] = &[
         (&xdp, true, &["in0"], 1500, (3, 23), native, "or leave `--backend xdp` out"),
         (&xdp, true, &[], 9000, (3, 23), "MTU 9000", "ip link set in0 mtu 3822`; or leave `--backend xdp` out"),
         (&xdp, false, &["in0"], 1500, (3, 23), native, "or use Linux 6.2 or later"),
-        (&Choice::default(), false, &["in0"], 1500, (3, 23), native, "or use Linux 6.2 or later"),
+        (&Constraints::default(), false, &["in0"], 1500, (3, 23), native, "or use Linux 6.2 or later"),
         (&refused, true, &[], 1500, (4, 26), "XDP was refused on `out0`: busy", "use another interface"),
         (&io_uring, false, &[], 1500, (3, 23), "`--backend io-uring` needs Linux 6.2", "use a newer kernel"),
     ];
-    for (choice, super_frames, without, mtu, (line, column), cause, remedy) in cases {
-        let mut survey = with_io_uring(without);
-        survey.super_frames = *super_frames;
-        survey.interfaces.get_mut("in0").unwrap().mtu = *mtu;
-        let mistakes = build(&document(&["in0 -> out0"], ""), &survey, choice).unwrap_err();
+    for (constraints, gso_packets, without, mtu, (line, column), cause, remedy) in cases {
+        let mut host_facts = with_io_uring(without);
+        host_facts.gso_packets = *gso_packets;
+        host_facts.interfaces.get_mut("in0").unwrap().mtu = *mtu;
+        let mistakes =
+            build(&document(&["in0 -> out0"], ""), &host_facts, constraints).unwrap_err();
         assert_eq!(mistakes.iter().count(), 1, "{mistakes}");
         let first = mistakes.iter().next().unwrap();
         let place = first.place.unwrap();
@@ -125,17 +128,18 @@ fn what_stands_against_xdp_is_refused_where_io_uring_may_not_or_cannot_take_over
 #[test]
 fn what_neither_backend_serves_stays_a_mistake() {
     for change in [
-        |facts: &mut Facts| facts.is_loopback = true,
-        |facts: &mut Facts| facts.mac = None,
+        |facts: &mut InterfaceFacts| facts.is_loopback = true,
+        |facts: &mut InterfaceFacts| facts.mac = None,
     ] {
-        let mut survey = with_io_uring(&["in0"]);
-        change(survey.interfaces.get_mut("in0").unwrap());
+        let mut host_facts = with_io_uring(&["in0"]);
+        change(host_facts.interfaces.get_mut("in0").unwrap());
         for forced in [None, Some(Backend::Xdp), Some(Backend::IoUring)] {
-            let choice = Choice {
+            let constraints = Constraints {
                 forced,
-                ..Choice::default()
+                ..Constraints::default()
             };
-            let mistakes = build(&document(&["in0 -> out0"], ""), &survey, &choice).unwrap_err();
+            let mistakes =
+                build(&document(&["in0 -> out0"], ""), &host_facts, &constraints).unwrap_err();
             assert_eq!(mistakes.iter().count(), 1, "{mistakes}");
         }
     }
@@ -161,13 +165,24 @@ fn workers_on_io_uring_follow_the_inputs_and_their_cpus() {
         assert_eq!(names, ["in0", "out0", "out2", "in1"]);
         let workers = plan.workers.iter();
         let found: Vec<_> = workers
-            .map(|w| (w.cpu, w.input.unwrap(), &w.senders[..], &w.flows[..]))
+            .map(|w| (w.cpu, w.input.unwrap(), w.senders.clone(), w.flows.clone()))
             .collect();
-        assert_eq!(found, *expected);
+        let ids = |positions: &[usize]| positions.iter().map(|&at| InterfaceId::new(at)).collect();
+        let flows = |positions: &[usize]| positions.iter().map(|&at| FlowId::new(at)).collect();
+        let expected = expected.iter();
+        let expected: Vec<(_, _, Vec<_>, Vec<_>)> = expected
+            .map(|&(cpu, input, outputs, of)| {
+                (cpu, InterfaceId::new(input), ids(outputs), flows(of))
+            })
+            .collect();
+        assert_eq!(found, expected);
         assert_eq!(plan.notes, [""; 0]);
-        let engines: Vec<_> = plan.interfaces.iter().map(|i| i.engine).collect();
-        let segmented = Some(Engine::Segmented);
-        assert_eq!(engines, [segmented, segmented, Some(Engine::Frames), None]);
+        let engines: Vec<_> = plan.interfaces.iter().map(|i| i.tx_method).collect();
+        let segmented = Some(TxMethod::Segmented);
+        assert_eq!(
+            engines,
+            [segmented, segmented, Some(TxMethod::Frames), None]
+        );
     }
 }
 
@@ -184,24 +199,24 @@ fn what_the_file_says_in_vain_on_io_uring_is_said() {
     ];
     for (name, rest, expected) in cases {
         let document = document(&["in0 -> out0"], &options(name, rest));
-        let mut survey = with_io_uring(&["in0"]);
-        // Nobody cares for zero copy there, nor for what the kernel tells of XDP.
-        survey.interfaces.get_mut("out0").unwrap().xdp = None;
-        let plan = auto(&document, &survey).unwrap();
+        let mut host_facts = with_io_uring(&["in0"]);
+        // There neither zero copy matters nor the XDP features that the kernel reports.
+        host_facts.interfaces.get_mut("out0").unwrap().xdp = None;
+        let plan = auto(&document, &host_facts).unwrap();
         assert_eq!(plan.notes.len(), expected.len(), "{:#?}", plan.notes);
         for (note, expected) in plan.notes.iter().zip(*expected) {
             assert!(note.starts_with(expected), "{note}\n{expected}");
         }
-        assert_eq!(plan.interfaces[1].engine, Some(Engine::Segmented));
+        assert_eq!(plan.interfaces[1].tx_method, Some(TxMethod::Segmented));
     }
 }
 
 #[test]
 fn zero_copy_is_no_matter_on_io_uring() {
-    let mut survey = with_io_uring(&["in0"]);
-    let out0 = survey.interfaces.get_mut("out0").unwrap();
+    let mut host_facts = with_io_uring(&["in0"]);
+    let out0 = host_facts.interfaces.get_mut("out0").unwrap();
     out0.xdp = Some(XdpFeatures::from_bits(ZERO_COPY));
-    let plan = auto(&document(&["in0 -> out0"], ""), &survey).unwrap();
+    let plan = auto(&document(&["in0 -> out0"], ""), &host_facts).unwrap();
     assert_eq!(plan.notes, [""; 0]);
     assert_eq!(plan.interfaces[1].expected_mode, None);
 }
@@ -214,12 +229,12 @@ fn a_printed_plan_says_why_it_is_io_uring() {
     let shown = plan.to_string();
     let why = "io_uring, because in0 (driver bridge) has no native XDP";
     for part in [
-        &format!("  in0              input and output, {why}; transmits by super-frames\n"),
-        &format!("  out0             output, {why}; transmits by super-frames\n"),
+        &format!("  in0              input and output, {why}; transmits by GSO packets\n"),
+        &format!("  out0             output, {why}; transmits by GSO packets\n"),
         &format!("  out2             output, {why}; transmits by packet sockets\n"),
         &format!("  in1              input, {why}\n"),
         "  worker 1, CPU 3\n    receives from  in0 by a packet socket (shared by 2 workers)\n    \
-         transmits by   out0 in super-frames; out2 frame by frame\n",
+         transmits by   out0 in GSO packets; out2 frame by frame\n",
         "  worker 2, not pinned\n    receives from  in1 by a packet socket\n",
     ] {
         assert!(shown.contains(part), "{part}\nis not in\n{shown}");

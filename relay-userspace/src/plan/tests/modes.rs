@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// What is expected of every interface.
-fn ways(plan: &Plan) -> Vec<(Option<Mode>, Option<Engine>)> {
+/// The expected mode and the TX method of every interface.
+fn paths(plan: &Plan) -> Vec<(Option<Mode>, Option<TxMethod>)> {
     let interfaces = plan.interfaces.iter();
-    interfaces.map(|i| (i.expected_mode, i.engine)).collect()
+    interfaces.map(|i| (i.expected_mode, i.tx_method)).collect()
 }
 
 #[test]
@@ -16,14 +16,14 @@ fn zero_copy_is_expected_only_where_the_whole_group_can() {
             .iter()
             .zip(bits)
             .zip(1..)
-            .map(|((name, bits), index)| Facts {
+            .map(|((name, bits), index)| InterfaceFacts {
                 xdp: Some(XdpFeatures::from_bits(bits)),
                 mtu,
                 driver: "ice".into(),
                 ..nic(name, index, 1, 1)
             });
         let document = document(&["in0 -> out0", "in1 -> out1"], "");
-        let plan = auto(&document, &survey(facts)).unwrap();
+        let plan = auto(&document, &host_facts(facts)).unwrap();
         plan.interfaces
             .iter()
             .map(|interface| interface.expected_mode)
@@ -43,71 +43,78 @@ fn zero_copy_is_expected_only_where_the_whole_group_can() {
     );
 }
 
-/// Of a kernel with super-frames; the input and the outputs have the given XDP features.
-fn with_super_frames(bits: &[(&str, u64)]) -> Survey {
-    let facts = bits.iter().zip(1..).map(|((name, bits), index)| Facts {
-        xdp: Some(XdpFeatures::from_bits(*bits)),
-        ..nic(name, index, 2, 1)
-    });
-    Survey {
-        super_frames: true,
-        ..survey(facts)
+/// Facts of a host with GSO packets; its interfaces have the given XDP features.
+fn with_gso_packets(bits: &[(&str, u64)]) -> HostFacts {
+    let facts = bits
+        .iter()
+        .zip(1..)
+        .map(|((name, bits), index)| InterfaceFacts {
+            xdp: Some(XdpFeatures::from_bits(*bits)),
+            ..nic(name, index, 2, 1)
+        });
+    HostFacts {
+        gso_packets: true,
+        ..host_facts(facts)
     }
 }
 
 #[test]
-fn copies_leave_by_tx_rings_in_zero_copy_and_as_super_frames_otherwise() {
-    use Engine::{Segmented, Xsk};
+fn copies_leave_by_tx_rings_in_zero_copy_and_as_gso_packets_otherwise() {
+    use TxMethod::{Segmented, Xsk};
     let (copy, zero_copy) = (Some(Mode::Copy), Some(Mode::ZeroCopy));
     let xsk = options("out0", "transmit = \"xsk\"");
     let segmented = options("out0", "transmit = \"segmented\"");
     #[rustfmt::skip]
-    let cases: &[(&str, [u64; 3], &str, [(Option<Mode>, Option<Engine>); 3])] = &[
+    let cases: &[(&str, [u64; 3], &str, [(Option<Mode>, Option<TxMethod>); 3])] = &[
         ("no zero copy", [NATIVE; 3], "", [(copy, None), (None, Some(Segmented)), (None, Some(Segmented))]),
         ("zero copy", [ZERO_COPY; 3], "", [(zero_copy, None), (zero_copy, Some(Xsk)), (zero_copy, Some(Xsk))]),
         ("an output without does not hinder", [ZERO_COPY, ZERO_COPY, 0], "", [(zero_copy, None), (zero_copy, Some(Xsk)), (None, Some(Segmented))]),
         ("an input without does", [NATIVE, ZERO_COPY, ZERO_COPY], "", [(copy, None), (None, Some(Segmented)), (None, Some(Segmented))]),
         ("so does a TX ring that is asked for", [ZERO_COPY, NATIVE, ZERO_COPY], &xsk, [(copy, None), (copy, Some(Xsk)), (None, Some(Segmented))]),
-        ("super-frames may be asked for", [ZERO_COPY; 3], &segmented, [(zero_copy, None), (None, Some(Segmented)), (zero_copy, Some(Xsk))]),
+        ("GSO packets may be asked for", [ZERO_COPY; 3], &segmented, [(zero_copy, None), (None, Some(Segmented)), (zero_copy, Some(Xsk))]),
     ];
     for (name, bits, rest, expected) in cases {
         let [input, first, second] = *bits;
-        let survey = with_super_frames(&[("in0", input), ("out0", first), ("out1", second)]);
-        let plan = auto(&document(&["in0 -> out0 out1"], rest), &survey).unwrap();
-        assert_eq!(ways(&plan), expected, "{name}");
+        let host_facts = with_gso_packets(&[("in0", input), ("out0", first), ("out1", second)]);
+        let plan = auto(&document(&["in0 -> out0 out1"], rest), &host_facts).unwrap();
+        assert_eq!(paths(&plan), expected, "{name}");
         for worker in &plan.workers {
-            let engines = (0..3).map(|at| worker.engine(&plan, at));
-            assert!(engines.eq(expected.iter().map(|way| way.1)), "{name}");
+            let methods = plan.interfaces.ids().map(|id| worker.tx_method(&plan, id));
+            assert!(methods.eq(expected.iter().map(|path| path.1)), "{name}");
         }
     }
 }
 
 #[test]
-fn super_frames_need_no_queue_of_their_own() {
-    let survey = with_super_frames(&[("in0", NATIVE), ("out0", NATIVE)]);
-    let plan = auto(&document(&["in0 -> out0"], ""), &survey).unwrap();
+fn gso_packets_need_no_queue_of_their_own() {
+    let host_facts = with_gso_packets(&[("in0", NATIVE), ("out0", NATIVE)]);
+    let plan = auto(&document(&["in0 -> out0"], ""), &host_facts).unwrap();
     assert_eq!(ports(&plan), ["in0/0r", "in0/1r"]);
-    assert!(plan.workers.iter().all(|worker| worker.senders == [1]));
+    assert!(
+        plan.workers
+            .iter()
+            .all(|worker| worker.senders == [InterfaceId::new(1)])
+    );
     assert_eq!(plan.notes, [""; 0]);
     let shown = plan.to_string();
     assert!(
-        shown.contains("out0             output, transmits by super-frames\n"),
+        shown.contains("out0             output, transmits by GSO packets\n"),
         "{shown}"
     );
     assert!(
-        shown.contains("transmits by   out0 in super-frames\n"),
+        shown.contains("transmits by   out0 in GSO packets\n"),
         "{shown}"
     );
 }
 
 #[test]
-fn an_output_without_zero_copy_and_super_frames_leaves_frame_by_frame_where_another_output_gains() {
-    use Engine::{Frames, Segmented, Xsk};
+fn an_output_without_zero_copy_and_gso_packets_leaves_frame_by_frame_where_another_output_gains() {
+    use TxMethod::{Frames, Segmented, Xsk};
     let (copy, zero_copy) = (Some(Mode::Copy), Some(Mode::ZeroCopy));
     let xsk = options("out1", "transmit = \"xsk\"");
     let segmented = options("out0", "transmit = \"segmented\"");
     #[rustfmt::skip]
-    let cases: &[(&str, [u64; 3], &str, [(Option<Mode>, Option<Engine>); 3])] = &[
+    let cases: &[(&str, [u64; 3], &str, [(Option<Mode>, Option<TxMethod>); 3])] = &[
         ("another gains", [ZERO_COPY, ZERO_COPY, NATIVE], "", [(zero_copy, None), (zero_copy, Some(Xsk)), (None, Some(Frames))]),
         ("no other gains", [ZERO_COPY, NATIVE, NATIVE], "", [(copy, None), (None, Some(Segmented)), (copy, Some(Xsk))]),
         ("the other would not use it", [ZERO_COPY, ZERO_COPY, NATIVE], &segmented, [(copy, None), (None, Some(Segmented)), (copy, Some(Xsk))]),
@@ -116,14 +123,14 @@ fn an_output_without_zero_copy_and_super_frames_leaves_frame_by_frame_where_anot
     ];
     for (name, bits, rest, expected) in cases {
         let [input, first, second] = *bits;
-        let mut survey = with_super_frames(&[("in0", input), ("out0", first), ("out1", second)]);
-        let out1 = survey.interfaces.get_mut("out1").unwrap();
+        let mut host_facts = with_gso_packets(&[("in0", input), ("out0", first), ("out1", second)]);
+        let out1 = host_facts.interfaces.get_mut("out1").unwrap();
         (out1.segments_udp, out1.queueless) = (false, false);
-        let plan = auto(&document(&["in0 -> out0 out1"], rest), &survey).unwrap();
-        assert_eq!(ways(&plan), expected, "{name}");
+        let plan = auto(&document(&["in0 -> out0 out1"], rest), &host_facts).unwrap();
+        assert_eq!(paths(&plan), expected, "{name}");
         for worker in &plan.workers {
-            let engines = (0..3).map(|at| worker.engine(&plan, at));
-            assert!(engines.eq(expected.iter().map(|way| way.1)), "{name}");
+            let methods = plan.interfaces.ids().map(|id| worker.tx_method(&plan, id));
+            assert!(methods.eq(expected.iter().map(|path| path.1)), "{name}");
             assert_eq!(Some(worker.mode(&plan)), expected[0].0, "{name}");
         }
     }
@@ -133,8 +140,8 @@ fn an_output_without_zero_copy_and_super_frames_leaves_frame_by_frame_where_anot
 fn the_program_is_attached_to_inputs_and_where_zero_copy_transmits() {
     let attached = |bits: [u64; 3], rest: &str| -> Vec<String> {
         let [input, first, second] = bits;
-        let survey = with_super_frames(&[("in0", input), ("out0", first), ("out1", second)]);
-        let plan = auto(&document(&["in0 -> out0 out1"], rest), &survey).unwrap();
+        let host_facts = with_gso_packets(&[("in0", input), ("out0", first), ("out1", second)]);
+        let plan = auto(&document(&["in0 -> out0 out1"], rest), &host_facts).unwrap();
         let with = plan.interfaces.iter().filter(|i| i.needs_program());
         with.map(|interface| interface.name.clone()).collect()
     };
@@ -153,21 +160,22 @@ fn the_program_is_attached_to_inputs_and_where_zero_copy_transmits() {
 
 #[test]
 fn what_refused_zero_copy_does_without_and_the_plan_has_the_kernels_words() {
-    use Engine::{Segmented, Xsk};
+    use TxMethod::{Segmented, Xsk};
     let (copy, zero_copy) = (Some(Mode::Copy), Some(Mode::ZeroCopy));
-    let survey = with_super_frames(&[("in0", ZERO_COPY), ("out0", ZERO_COPY), ("out1", ZERO_COPY)]);
-    let refused = |name: &str| Choice {
+    let host_facts =
+        with_gso_packets(&[("in0", ZERO_COPY), ("out0", ZERO_COPY), ("out1", ZERO_COPY)]);
+    let refused = |name: &str| Constraints {
         without_zero_copy: vec![Refusal {
             interface: name.into(),
             reason: "Invalid argument".into(),
         }],
-        ..Choice::default()
+        ..Constraints::default()
     };
     let document = document(&["in0 -> out0 out1"], "");
 
-    let plan = build(&document, &survey, &refused("out1")).unwrap();
+    let plan = build(&document, &host_facts, &refused("out1")).unwrap();
     assert_eq!(
-        ways(&plan),
+        paths(&plan),
         [
             (zero_copy, None),
             (zero_copy, Some(Xsk)),
@@ -181,14 +189,14 @@ fn what_refused_zero_copy_does_without_and_the_plan_has_the_kernels_words() {
     for part in [
         "in0              input, AF_XDP zero copy expected, because the driver offers it\n",
         "out0             output, AF_XDP zero copy expected, because the driver offers it; transmits by AF_XDP TX rings\n",
-        &format!("out1             output, transmits by super-frames, because {why}\n"),
+        &format!("out1             output, transmits by GSO packets, because {why}\n"),
     ] {
         assert!(shown.contains(part), "{part}\nis not in\n{shown}");
     }
 
-    let plan = build(&document, &survey, &refused("in0")).unwrap();
+    let plan = build(&document, &host_facts, &refused("in0")).unwrap();
     assert_eq!(
-        ways(&plan),
+        paths(&plan),
         [
             (copy, None),
             (None, Some(Segmented)),
@@ -210,34 +218,32 @@ fn what_refused_zero_copy_does_without_and_the_plan_has_the_kernels_words() {
 }
 
 #[test]
-fn super_frames_are_refused_on_a_kernel_without_them() {
+fn gso_packets_are_refused_on_a_kernel_without_them() {
     let rest = options("out0", "transmit = \"segmented\"");
-    let survey = survey([nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)]);
-    let mistakes = auto(&document(&["in0 -> out0"], &rest), &survey).unwrap_err();
+    let host_facts = host_facts([nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)]);
+    let mistakes = auto(&document(&["in0 -> out0"], &rest), &host_facts).unwrap_err();
     let first = mistakes.iter().next().unwrap();
     assert_eq!(first.place.unwrap().line, 7);
     assert!(first.cause.contains("needs Linux 6.2"), "{first}");
 }
 
 #[test]
-fn super_frames_leave_by_no_queue_that_the_kernel_would_cut_them_for() {
+fn gso_packets_leave_by_no_queue_that_the_kernel_would_cut_them_for() {
     let rest = options("out0", "transmit = \"segmented\"");
     for (segments_udp, queueless) in [(true, false), (false, true), (false, false)] {
-        let mut survey = with_super_frames(&[("in0", NATIVE), ("out0", NATIVE)]);
-        let out0 = survey.interfaces.get_mut("out0").unwrap();
+        let mut host_facts = with_gso_packets(&[("in0", NATIVE), ("out0", NATIVE)]);
+        let out0 = host_facts.interfaces.get_mut("out0").unwrap();
         (out0.segments_udp, out0.queueless) = (segments_udp, queueless);
-        let forced = auto(&document(&["in0 -> out0"], &rest), &survey);
-        let plan = auto(&document(&["in0 -> out0"], ""), &survey).unwrap();
+        let forced = auto(&document(&["in0 -> out0"], &rest), &host_facts);
+        let plan = auto(&document(&["in0 -> out0"], ""), &host_facts).unwrap();
         if segments_udp || queueless {
             assert!(forced.is_ok());
-            assert_eq!(plan.interfaces[1].engine, Some(Engine::Segmented));
+            assert_eq!(plan.interfaces[1].tx_method, Some(TxMethod::Segmented));
         } else {
             let mistakes = forced.unwrap_err();
             let first = mistakes.iter().next().unwrap();
             assert!(
-                first
-                    .cause
-                    .contains("`out0` does not take UDP super-frames"),
+                first.cause.contains("`out0` does not take UDP GSO packets"),
                 "{first}"
             );
             assert!(
@@ -245,7 +251,7 @@ fn super_frames_leave_by_no_queue_that_the_kernel_would_cut_them_for() {
                     .remedy
                     .contains("ethtool -K out0 tx-udp-segmentation on")
             );
-            assert_eq!(plan.interfaces[1].engine, Some(Engine::Xsk));
+            assert_eq!(plan.interfaces[1].tx_method, Some(TxMethod::Xsk));
         }
     }
 }

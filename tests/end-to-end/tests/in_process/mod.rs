@@ -1,11 +1,11 @@
 //! A relay's worker inside the test's process, for what cannot be seen from outside.
 
 use anyhow::{Context, Result, anyhow};
-use relay::backend::{Worker, uring, xdp};
+use relay::config;
+use relay::daemon::{memberships::Memberships, this_machine};
+use relay::datapath::{Worker, uring, xdp};
 use relay::kernel::Kernel;
-use relay::membership::Memberships;
 use relay::plan::{Mode, Plan};
-use relay::{config, plan};
 use relay_tests::backend::Backend;
 use relay_tests::topology::Testbed;
 
@@ -38,12 +38,12 @@ impl SetUp {
         alter: impl FnOnce(&mut Plan) + Send,
     ) -> Result<Self> {
         let forced = match backend {
-            Backend::Xdp => plan::Backend::Xdp,
-            Backend::IoUring => plan::Backend::IoUring,
+            Backend::Xdp => relay::plan::Backend::Xdp,
+            Backend::IoUring => relay::plan::Backend::IoUring,
         };
         bed.relay.run(|| {
             let document = config::parse("test.toml", text).map_err(|error| anyhow!("{error}"))?;
-            let mut plan = plan::for_this_machine(&document, Some(forced))
+            let mut plan = this_machine::for_this_machine(&document, Some(forced))
                 .map_err(|error| anyhow!("{error}"))?;
             alter(&mut plan);
             assert_eq!(plan.workers.len(), 1);
@@ -66,7 +66,7 @@ impl SetUp {
 fn by_xdp(plan: &Plan, kernel: &mut Kernel, chunks: Option<u32>) -> Result<Worker> {
     let planned = plan.workers.first().context("a worker")?;
     let chunks = chunks.unwrap_or_else(|| xdp::chunk_count(planned, Mode::Copy));
-    let mut worker = xdp::Worker::bind(plan, planned, Mode::Copy, chunks)?;
+    let mut worker = xdp::XdpWorker::bind(plan, planned, Mode::Copy, chunks)?;
     worker.fill()?;
     for socket in worker.receiving_sockets() {
         kernel.set_socket(plan, socket.interface, socket.queue, socket.fd)?;
@@ -78,6 +78,6 @@ fn by_io_uring(plan: &Plan, kernel: &Kernel, buffers: Option<u32>) -> Result<Wor
     let planned = plan.workers.first().context("a worker")?;
     let buffers = buffers.map_or(Ok(uring::BUFFERS), u16::try_from)?;
     let attach = |socket: std::os::fd::BorrowedFd<'_>| kernel.attach_filter(socket);
-    let worker = uring::Worker::bind(plan, planned, buffers, &attach)?;
+    let worker = uring::UringWorker::bind(plan, planned, buffers, &attach)?;
     Ok(Worker::IoUring(Box::new(worker)))
 }

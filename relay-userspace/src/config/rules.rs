@@ -1,0 +1,122 @@
+//! Validated rules: the vocabulary of the whole program.
+//!
+//! A [`Rules`] value exists only if its file has no mistakes, so no code after this module checks a
+//! group, a port or a name again.
+
+use std::net::Ipv4Addr;
+
+/// The content of a rule file, after validation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// One entry per `[[rules]]` table, in the file's order.
+    pub rules: Vec<Rule>,
+    /// One entry per `[[interfaces]]` table, in the file's order.
+    pub interfaces: Vec<InterfaceOptions>,
+}
+
+/// One input, and the outputs that every datagram of it leaves through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Unique in the file.
+    pub name: String,
+    /// The datagrams that the rule matches.
+    pub input: Input,
+    /// The most of them that the relay relays; `None` means all.
+    pub limit: Option<Limit>,
+    /// At least one.
+    pub outputs: Vec<Output>,
+}
+
+/// The datagrams that a rule matches: IPv4 UDP to `group`:`port` that arrives on `interface`,
+/// untagged or with a priority tag (VLAN 0).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Input {
+    /// The interface's name.
+    pub interface: String,
+    /// A multicast group.
+    pub group: Ipv4Addr,
+    /// Never 0.
+    pub port: u16,
+}
+
+/// The rate up to which an input is relayed. The kernel program keeps datagrams above it from the
+/// relay, before they take anything from other inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Limit {
+    /// Datagrams per second, on average. 1 to [`Limit::MAX_RATE`].
+    pub packets_per_second: u32,
+    /// Datagrams that may arrive at once. 1 to [`Limit::MAX_BURST`].
+    pub burst: u32,
+}
+
+impl Limit {
+    /// More than one queue can deliver: over all queues, 64-byte frames fill 100 Gbit/s at 149
+    /// million per second.
+    pub const MAX_RATE: u32 = 100_000_000;
+    /// More than all sockets of a relay can hold.
+    pub const MAX_BURST: u32 = 1_000_000;
+}
+
+/// The destination of one copy of the datagram.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// The interface's name.
+    pub interface: String,
+    /// A multicast group.
+    pub group: Ipv4Addr,
+    /// Never 0.
+    pub port: u16,
+    /// The rule for the copy's time to live.
+    pub ttl: Ttl,
+}
+
+/// The rule for the time to live that an output's datagrams leave with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ttl {
+    /// Lets relays follow one another, and no datagram goes round for ever. A datagram that arrives
+    /// with 32 or less, or with more than 64, leaves with 64; one that arrives with 34 to 64 leaves
+    /// with one less; one that arrives with 33 does not leave. So at most 32 relays in a row pass a
+    /// datagram on, whatever its sender set.
+    Auto,
+    /// One less than the datagram arrived with; one that arrived with 1 or 0 does not leave.
+    Decrement,
+    /// This value, whatever the datagram arrived with. Never 0.
+    Set(u8),
+}
+
+impl Ttl {
+    /// A relay re-originates: a sender's usual TTL of 1 must not end the copy at the first router.
+    pub const DEFAULT: Self = Self::Auto;
+    /// The value that [`Ttl::Auto`] starts with.
+    pub const FRESH: u8 = 64;
+    /// The lowest value that [`Ttl::Auto`] takes for another relay's and not for a sender's. A
+    /// datagram that arrives with it does not leave.
+    pub const LAST: u8 = 33;
+}
+
+/// The settings that the user fixed for one interface; the relay finds out all others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceOptions {
+    /// The interface's name. Unique in the file.
+    pub name: String,
+    /// The queues to use, ascending, without duplicates; `None` means all.
+    pub queues: Option<Vec<u32>>,
+    /// The CPUs to pin this interface's workers to, in order of the workers; `None` means unpinned.
+    pub cpus: Option<Vec<u32>>,
+    /// The TX method of this interface.
+    pub transmit: Transmit,
+}
+
+/// The TX method of an interface, as far as the user fixed it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Transmit {
+    /// The fastest that the interface offers.
+    #[default]
+    Auto,
+    /// The TX rings of AF_XDP sockets.
+    Xsk,
+    /// TX sockets: packet sockets that send GSO packets, which the kernel or the NIC cuts into
+    /// datagrams.
+    Segmented,
+}

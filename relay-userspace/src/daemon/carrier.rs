@@ -1,0 +1,138 @@
+//! Waits for interfaces that were reset.
+//!
+//! The first XDP program on a physical NIC resets it, and the carrier goes away: for half a second
+//! on an emulated igb, for some seconds where a link is negotiated. IGMP reports and copies that
+//! would leave meanwhile are lost.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use log::{info, warn};
+
+use super::signals::Stop;
+use crate::{host, plan::Plan};
+
+/// How long to wait at most. Copper at 10 Gbit/s negotiates for some seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often to look.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The interfaces that the XDP program is attached to and that had a carrier before.
+#[derive(Debug)]
+pub struct Carriers<'a> {
+    /// Index and name.
+    interfaces: Vec<(u32, &'a str)>,
+}
+
+impl<'a> Carriers<'a> {
+    /// To be called before anything is attached.
+    pub fn before_attaching(plan: &'a Plan) -> Self {
+        let running = running();
+        let interfaces = plan.interfaces.iter();
+        let interfaces = interfaces.filter(|interface| {
+            let had_one = running
+                .as_ref()
+                .is_some_and(|all| all.contains(&interface.index));
+            interface.needs_program() && had_one
+        });
+        Self {
+            interfaces: interfaces
+                .map(|interface| (interface.index, &interface.name[..]))
+                .collect(),
+        }
+    }
+
+    /// Waits until all have their carrier again, until `stop`, or for [`PATIENCE`]: waiting for
+    /// ever for one wire would serve none of the others.
+    pub fn wait(&self, stop: &Stop) {
+        let started = Instant::now();
+        let mut missing = self.missing();
+        if missing.is_empty() {
+            return;
+        }
+        info!(
+            "{} lost the carrier when XDP was set up there, which resets the NIC; waiting for the carrier",
+            names(&missing)
+        );
+        while !missing.is_empty() && started.elapsed() < PATIENCE {
+            if stop.comes_before(Instant::now() + LOOK_EVERY) {
+                return;
+            }
+            missing = self.missing();
+        }
+        if missing.is_empty() {
+            info!(
+                "the carrier is back after {:.1} s",
+                started.elapsed().as_secs_f64()
+            );
+        } else {
+            warn!(
+                "{} still without a carrier after {} s; the relay goes on, and serves it when the carrier comes",
+                names(&missing),
+                PATIENCE.as_secs()
+            );
+        }
+    }
+
+    fn missing(&self) -> Vec<&'a str> {
+        // If the kernel does not answer, do not wait.
+        let Some(running) = running() else {
+            return Vec::new();
+        };
+        let interfaces = self.interfaces.iter();
+        let missing = interfaces.filter(|(index, _)| !running.contains(index));
+        missing.map(|(_, name)| *name).collect()
+    }
+}
+
+/// The indices of interfaces with a carrier; `None` if the kernel does not answer, which is logged.
+fn running() -> Option<HashSet<u32>> {
+    host::with_carrier()
+        .inspect_err(|error| {
+            warn!("cannot look for carriers: {error}; the relay does not wait for them");
+        })
+        .ok()
+}
+
+fn names(interfaces: &[&str]) -> String {
+    interfaces.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{thread, time::Duration};
+
+    use super::*;
+    use crate::testing::{in_namespace, run};
+
+    #[test]
+    fn a_carrier_that_comes_back_is_waited_for_and_one_that_was_never_there_is_not() {
+        in_namespace(|| {
+            run("ip link add name va type veth peer name vb");
+            run("ip link set va up");
+            run("ip link set vb up");
+            let index = host::facts("va").unwrap().index;
+            let stop = Stop::on_signals().unwrap();
+            let of = |interfaces| Carriers { interfaces };
+            let timed = |carriers: &Carriers<'_>| {
+                let started = Instant::now();
+                carriers.wait(&stop);
+                started.elapsed()
+            };
+            assert!(timed(&of(vec![(index, "va")])) < Duration::from_millis(200));
+            run("ip link set vb down");
+            assert!(timed(&of(Vec::new())) < Duration::from_millis(200));
+            let waited = thread::scope(|scope| {
+                scope.spawn(|| {
+                    thread::sleep(Duration::from_millis(500));
+                    run("ip link set vb up");
+                });
+                timed(&of(vec![(index, "va")]))
+            });
+            assert!(waited >= Duration::from_millis(400), "{waited:?}");
+            assert!(waited < PATIENCE, "{waited:?}");
+        });
+    }
+}

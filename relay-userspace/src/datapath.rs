@@ -1,0 +1,26 @@
+//! The forwarding loops. Per frame: receive, look up, rewrite, transmit. One thread per worker; no
+//! allocation, lock, log line or needless system call per frame.
+//!
+//! [`xdp`] and [`uring`] are the two backends. Both share the flow table, the batch, the GSO
+//! packets and the TX sockets.
+
+mod backlog;
+pub mod batch;
+mod error;
+pub mod flow_table;
+pub mod gso_packets;
+pub mod link;
+mod pace;
+pub mod socket_drops;
+pub mod stats;
+pub mod tx_socket;
+pub mod uring;
+pub mod vnet_header;
+mod worker;
+pub mod xdp;
+
+pub use self::{
+    error::SetupError,
+    socket_drops::Receivers,
+    worker::{Bound, Fanouts, Worker, bind},
+};

@@ -1,0 +1,259 @@
+//! The frames of one receive batch: decoded, looked up, and sorted into runs.
+//!
+//! A [`Run`] may leave as one GSO packet: datagrams of one flow, in the order of their arrival,
+//! equal in length (the last may be shorter) and in every header field that no output sets. Runs of
+//! a flow follow each other in the order of their first datagrams. So sending the runs in order
+//! keeps the order of every flow, whichever flows came in between.
+
+use std::ops::Range;
+
+use relay_common::wire::IPV4_HEADERS_LEN;
+
+use super::{flow_table::Flows, stats::WorkerStats};
+use crate::packet::Received;
+
+/// The most datagrams in a run: more saves nothing measurable, and this many of 1000 bytes still
+/// fit into the second-level cache.
+pub const MAX_JOINED: usize = 64;
+/// The most bytes of payload in a run: the GSO packet, Ethernet header included, stays below
+/// 64 KiB, the most that devices promise to cut apart (`GSO_LEGACY_MAX_SIZE`,
+/// include/linux/netdevice.h).
+const MAX_PAYLOAD: u32 = 65_535 - IPV4_HEADERS_LEN as u32;
+/// No position.
+const NONE: u32 = u32::MAX;
+
+/// The memory that frames are received into, and how a worker names a place in it.
+pub trait Memory {
+    /// A place in it, owned by the value.
+    type Place: std::fmt::Debug;
+
+    /// The bytes in `range` of `place`; empty if the range leaves the place.
+    fn bytes<'a>(&'a self, place: &'a Self::Place, range: Range<usize>) -> &'a [u8];
+}
+
+/// The frames of one receive batch that belong to a flow. `P` is a [`Memory::Place`].
+#[derive(Debug)]
+pub struct Batch<P> {
+    /// Its capacity is the largest batch, so it never grows.
+    frames: Vec<Frame<P>>,
+    /// Its capacity is the largest batch: in the worst case every frame is a run of its own.
+    runs: Vec<Run>,
+    /// By flow: the position of its last run, or `NONE`.
+    open: Box<[u32]>,
+}
+
+/// One datagram.
+#[derive(Debug)]
+pub struct Frame<P> {
+    /// Where it is.
+    pub place: P,
+    /// The header fields and checksum that all its copies are made from.
+    pub received: Received,
+    /// Its flow.
+    pub flow: u32,
+    /// Where its payload starts, in bytes from the start of its place.
+    payload: u32,
+    /// Bytes of payload, without padding.
+    payload_len: u16,
+    /// The position of the next frame of its run, or `NONE`.
+    next: u32,
+}
+
+impl<P> Frame<P> {
+    /// A datagram of `flow` whose payload is the range `payload` of `place`.
+    #[inline]
+    pub fn new(place: P, received: Received, flow: u32, payload: Range<usize>) -> Self {
+        Self {
+            place,
+            received,
+            flow,
+            payload: payload.start as u32,
+            payload_len: payload.len() as u16,
+            next: NONE,
+        }
+    }
+
+    /// Its payload.
+    #[inline]
+    pub fn payload<'a, M: Memory<Place = P>>(&'a self, memory: &'a M) -> &'a [u8] {
+        let start = self.payload as usize;
+        memory.bytes(&self.place, start..start + usize::from(self.payload_len))
+    }
+
+    /// Length of its payload in bytes.
+    #[inline]
+    pub fn payload_len(&self) -> u16 {
+        self.payload_len
+    }
+
+    /// Length of the frame that leaves, in bytes from the Ethernet header on.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        IPV4_HEADERS_LEN + usize::from(self.payload_len)
+    }
+}
+
+/// Frames that may leave as one GSO packet.
+#[derive(Debug)]
+pub struct Run {
+    /// Their flow.
+    pub flow: u32,
+    /// How many frames it has.
+    pub count: u16,
+    /// Bytes of payload of all its frames.
+    pub payload_len: u16,
+    /// The first of its flow's socket outputs that it has not been sent through.
+    pub socket_output: usize,
+    first: u32,
+    last: u32,
+    /// Whether another frame may join it.
+    open: bool,
+    /// Whether its frames' checksums have been checked and are right.
+    vouched: bool,
+}
+
+impl<P> Batch<P> {
+    /// Room for `size` frames of `flows` flows.
+    pub fn new(size: usize, flows: usize) -> Self {
+        Self {
+            frames: Vec::with_capacity(size),
+            runs: Vec::with_capacity(size),
+            open: vec![NONE; flows].into(),
+        }
+    }
+
+    /// Whether [`Batch::end`] must be called before the next frame.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.frames.len() == self.frames.capacity()
+    }
+
+    /// Adds a frame. The batch must not be full.
+    #[inline]
+    pub fn add<M: Memory<Place = P>>(
+        &mut self,
+        frame: Frame<P>,
+        memory: &M,
+        flows: &Flows,
+        stats: &WorkerStats,
+    ) {
+        stats.matched.add(1);
+        if let Some(matched) = stats.flows.get(frame.flow as usize) {
+            matched.add(1);
+        }
+        let (at, flow) = (self.frames.len() as u32, frame.flow);
+        self.frames.push(frame);
+        if !flows.socket_outputs(flow).is_empty() {
+            self.join(at, memory);
+        }
+    }
+
+    /// Puts the frame at `at` into its flow's last run, or into a new one.
+    #[inline]
+    fn join<M: Memory<Place = P>>(&mut self, at: u32, memory: &M) {
+        let Some(frame) = self.frames.get(at as usize) else {
+            return;
+        };
+        let (flow, payload_len) = (frame.flow, frame.payload_len());
+        let Some(open) = self.open.get_mut(flow as usize) else {
+            return;
+        };
+        if let Some(run) = self.runs.get_mut(*open as usize)
+            && run.open
+            && run.takes(frame, &self.frames, memory)
+        {
+            run.count += 1;
+            run.payload_len += payload_len;
+            let last = std::mem::replace(&mut run.last, at);
+            if let Some(last) = self.frames.get_mut(last as usize) {
+                last.next = at;
+            }
+            return;
+        }
+        *open = self.runs.len() as u32;
+        self.runs.push(Run {
+            flow,
+            count: 1,
+            payload_len,
+            socket_output: 0,
+            first: at,
+            last: at,
+            open: true,
+            vouched: false,
+        });
+    }
+
+    /// The runs, in order, and the frames they refer to.
+    #[inline]
+    pub fn runs(&mut self) -> (&mut [Run], Frames<'_, P>) {
+        (&mut self.runs, Frames(&self.frames))
+    }
+
+    /// Ends the batch: hands out its frames in the order of their arrival.
+    #[inline]
+    pub fn end(&mut self) -> impl Iterator<Item = Frame<P>> + '_ {
+        for run in self.runs.drain(..) {
+            if let Some(open) = self.open.get_mut(run.flow as usize) {
+                *open = NONE;
+            }
+        }
+        self.frames.drain(..)
+    }
+}
+
+impl Run {
+    /// Whether `frame` may leave right behind the last one. Closes the run if no frame can follow
+    /// any more.
+    #[inline]
+    fn takes<P, M: Memory<Place = P>>(
+        &mut self,
+        frame: &Frame<P>,
+        frames: &[Frame<P>],
+        memory: &M,
+    ) -> bool {
+        let (Some(first), Some(last)) = (
+            frames.get(self.first as usize),
+            frames.get(self.last as usize),
+        ) else {
+            return false;
+        };
+        let len = frame.payload_len();
+        let fits = len > 0
+            && len <= first.payload_len()
+            && usize::from(self.count) < MAX_JOINED
+            && u32::from(self.payload_len) + u32::from(len) <= MAX_PAYLOAD
+            && last.received.is_followed_by(&frame.received);
+        // Cutting a GSO packet computes checksums anew, and would hide a damaged payload.
+        self.vouched = self.vouched || fits && first.received.checksum_ok(first.payload(memory));
+        let takes = fits && self.vouched && frame.received.checksum_ok(frame.payload(memory));
+        self.open = takes && len == first.payload_len();
+        takes
+    }
+
+    /// Its frames, in order.
+    #[inline]
+    pub fn frames<'a, P>(
+        &self,
+        frames: Frames<'a, P>,
+    ) -> impl Iterator<Item = &'a Frame<P>> + Clone + use<'a, P> {
+        let mut next = self.first;
+        std::iter::from_fn(move || {
+            let frame = frames.0.get(next as usize)?;
+            next = frame.next;
+            Some(frame)
+        })
+    }
+}
+
+/// The frames that runs refer to.
+#[derive(Debug)]
+pub struct Frames<'a, P>(&'a [Frame<P>]);
+
+// Not derived: a place need not be `Copy`.
+impl<P> Clone for Frames<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P> Copy for Frames<'_, P> {}

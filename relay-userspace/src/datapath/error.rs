@@ -1,0 +1,94 @@
+//! Why a worker could not be set up: what was tried, on what, and what to do.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::{kernel::KernelError, plan::Mode};
+
+/// Why a worker could not be set up.
+#[derive(Debug, Error)]
+pub enum SetupError {
+    /// The UMEM could not be registered.
+    #[error(
+        "cannot register a UMEM of {count} chunks of {size} bytes: {reason}; it counts as locked memory: grant CAP_IPC_LOCK \
+         or raise `ulimit -l`"
+    )]
+    Umem {
+        /// Bytes per chunk.
+        size: u32,
+        /// How many chunks.
+        count: u32,
+        /// The kernel's reason.
+        reason: String,
+    },
+    /// A socket could not be bound.
+    #[error(
+        "cannot bind an AF_XDP socket to queue {queue} of {interface} in {mode} mode: {error}{}",
+        remedy_of_bind(*mode, error)
+    )]
+    Bind {
+        /// The interface's name.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// The mode asked for.
+        mode: Mode,
+        /// The kernel's reason.
+        error: io::Error,
+    },
+    /// The socket filter could not be put on a packet socket.
+    #[error(transparent)]
+    Filter(#[from] KernelError),
+    /// A plan that gives an io_uring worker no input, which is a defect of the relay.
+    #[error("the plan has an io_uring worker without an input: please report it")]
+    NoInput,
+    /// io_uring cannot be used.
+    #[error("cannot use io_uring: {what}: {error}; {remedy}")]
+    IoUring {
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's reason.
+        error: io::Error,
+        /// What to do.
+        remedy: String,
+    },
+    /// A packet socket could not be set up.
+    #[error("cannot {what} on {interface}: {error}{}", remedy(error))]
+    Socket {
+        /// The interface's name.
+        interface: String,
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's reason.
+        error: io::Error,
+    },
+}
+
+/// What to do if the kernel refuses to bind an AF_XDP socket.
+fn remedy_of_bind(mode: Mode, error: &io::Error) -> &'static str {
+    match (mode, error.raw_os_error()) {
+        (Mode::ZeroCopy, Some(libc::EINVAL)) => {
+            "; a virtio-net device needs an IOMMU for it, `iommu_platform=on` in QEMU"
+        }
+        _ => remedy(error),
+    }
+}
+
+/// What to do if the kernel refuses a socket.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            "; another program uses this queue: stop it, or leave the queue out with `queues`"
+        }
+        Some(libc::EINVAL) => "; look at the interface's queues with `ethtool -l` and at its MTU",
+        Some(libc::EPERM | libc::EACCES) => "; CAP_NET_RAW is needed",
+        Some(libc::ENODEV) => "; the interface has gone: `ip link show` lists those that exist",
+        Some(libc::EMFILE) => {
+            "; raise the limit of open files, `ulimit -n`, or `LimitNOFILE` of the unit"
+        }
+        Some(libc::ENFILE) => "; raise `sysctl fs.file-max`",
+        Some(libc::ENOMEM | libc::ENOBUFS) => "; memory is short: use fewer `queues`",
+        _ => "",
+    }
+}

@@ -1,0 +1,290 @@
+//! The flows of a worker, laid out flat, and the look-up.
+//!
+//! A flow's outputs are ring outputs or socket outputs. A [`RingOutput`] leaves through an AF_XDP
+//! TX ring; those with identical frames are one [`RingCopies`]. A [`SocketOutput`] leaves through a
+//! packet socket, in GSO packets where the interface takes them. Each kind is a range of one array
+//! per worker, so that the loop walks memory in order.
+
+use std::{ops::Range, sync::Arc};
+
+use relay_common::{abi::FlowKey, wire::ETHERNET_LEN};
+use rustc_hash::FxHashMap;
+
+use super::link::{Link, State};
+use crate::{
+    packet::{Target, Template},
+    plan::{self, InterfaceId, Plan, TxMethod},
+};
+
+/// The flows of one worker.
+#[derive(Debug)]
+pub struct Flows {
+    by_key: FxHashMap<FlowKey, u32>,
+    /// The flow that the last frame belonged to: feeds come in bursts.
+    last: Option<(FlowKey, u32)>,
+    flows: Box<[Flow]>,
+    ring_copies: Box<[RingCopies]>,
+    ring_outputs: Box<[RingOutput]>,
+    socket_outputs: Box<[SocketOutput]>,
+    followed: Box<[Followed]>,
+}
+
+/// A link that copies leave through.
+#[derive(Debug)]
+struct Followed {
+    link: Arc<Link>,
+    /// The state that ring outputs and socket outputs have taken over.
+    seen: State,
+    /// The positions of its ports in the worker.
+    ports: Vec<usize>,
+    /// The position of its TX socket in the worker, and whether the plan lets GSO packets leave
+    /// through it.
+    sender: Option<(usize, bool)>,
+}
+
+/// A flow's outputs, as ranges of the arrays in [`Flows`].
+#[derive(Debug)]
+struct Flow {
+    ring_copies: Range<usize>,
+    socket_outputs: Range<usize>,
+}
+
+/// Ring outputs whose frames are identical, a range of the ring outputs in [`Flows`].
+#[derive(Debug)]
+pub struct RingCopies {
+    /// Their headers.
+    pub template: Template,
+    ring_outputs: Range<usize>,
+}
+
+/// One output that leaves through a TX ring.
+#[derive(Debug)]
+pub struct RingOutput {
+    /// Position of its port in the worker.
+    pub port: usize,
+    /// Position of its counters in [`crate::datapath::stats::WorkerStats::outputs`].
+    pub output: u32,
+    /// The largest frame its interface takes, in bytes from the Ethernet header on.
+    pub max_len: usize,
+}
+
+/// One output that leaves through a packet socket.
+#[derive(Debug)]
+pub struct SocketOutput {
+    /// Its headers.
+    pub template: Template,
+    /// Position of its TX socket in the worker.
+    pub sender: usize,
+    /// Whether its interface takes GSO packets; otherwise every frame leaves on its own.
+    pub joins: bool,
+    /// Position of its counters in [`crate::datapath::stats::WorkerStats::outputs`].
+    pub output: u32,
+    /// The largest frame its interface takes, in bytes from the Ethernet header on.
+    pub max_len: usize,
+}
+
+impl Flows {
+    /// Lays out the flows of a worker, for its ports and TX sockets in the worker's order.
+    #[must_use]
+    pub fn new(plan: &Plan, worker: &plan::WorkerPlan) -> Self {
+        let mut by_key = FxHashMap::default();
+        let (mut flows, mut ring_copies) = (Vec::new(), Vec::new());
+        let (mut ring_outputs, mut socket_outputs) = (Vec::new(), Vec::new());
+        let mut first_output = 0;
+        for flow in worker.flows.iter().filter_map(|&at| plan.flows.get(at)) {
+            let Some(key) = plan.flow_key(flow) else {
+                continue;
+            };
+            by_key.insert(key, flows.len() as u32);
+            let (first_copies, first_socket_output) = (ring_copies.len(), socket_outputs.len());
+            let mut by_template: Vec<(Template, Vec<RingOutput>)> = Vec::new();
+            for (output, number) in flow.outputs.iter().zip(first_output..) {
+                let Some(interface) = plan.interfaces.get(output.interface) else {
+                    continue;
+                };
+                let template = Template::new(&Target {
+                    source_mac: interface.mac,
+                    destination_mac: output.destination_mac,
+                    source: output.source,
+                    destination: output.group,
+                    port: output.port,
+                    ttl: output.ttl,
+                });
+                let max_len = ETHERNET_LEN + interface.mtu as usize;
+                match leaves_by(plan, worker, output.interface) {
+                    Some(LeavesBy::Sender { sender, joins }) => socket_outputs.push(SocketOutput {
+                        template,
+                        sender,
+                        joins,
+                        output: number,
+                        max_len,
+                    }),
+                    Some(LeavesBy::Port(port)) => {
+                        let ring_output = RingOutput {
+                            port,
+                            output: number,
+                            max_len,
+                        };
+                        match by_template.iter_mut().find(|(other, _)| *other == template) {
+                            Some((_, ring_outputs)) => ring_outputs.push(ring_output),
+                            None => by_template.push((template, vec![ring_output])),
+                        }
+                    }
+                    None => {}
+                }
+            }
+            first_output += flow.outputs.len() as u32;
+            for (template, outputs) in by_template {
+                let first_output = ring_outputs.len();
+                ring_outputs.extend(outputs);
+                ring_copies.push(RingCopies {
+                    template,
+                    ring_outputs: first_output..ring_outputs.len(),
+                });
+            }
+            if let Some(of_flow) = socket_outputs.get_mut(first_socket_output..) {
+                of_flow.sort_by_key(|socket_output| socket_output.sender);
+            }
+            flows.push(Flow {
+                ring_copies: first_copies..ring_copies.len(),
+                socket_outputs: first_socket_output..socket_outputs.len(),
+            });
+        }
+        Self {
+            by_key,
+            last: None,
+            flows: flows.into(),
+            ring_copies: ring_copies.into(),
+            ring_outputs: ring_outputs.into(),
+            socket_outputs: socket_outputs.into(),
+            followed: followed(plan, worker),
+        }
+    }
+
+    /// The links that its copies leave through.
+    pub fn links(&self) -> impl Iterator<Item = Arc<Link>> {
+        self.followed.iter().map(|one| Arc::clone(&one.link))
+    }
+
+    /// Takes over changes of the links. Called once per round.
+    #[inline]
+    pub fn follow_links(&mut self) {
+        for at in 0..self.followed.len() {
+            let changed = self.followed.get(at).and_then(|followed| {
+                let state = followed.link.state();
+                (state != followed.seen).then_some(state)
+            });
+            if let Some(state) = changed {
+                self.follow(at, state);
+            }
+        }
+    }
+
+    #[cold]
+    fn follow(&mut self, at: usize, state: State) {
+        let Some(followed) = self.followed.get_mut(at) else {
+            return;
+        };
+        followed.seen = state;
+        let mine = |ring_output: &&mut RingOutput| followed.ports.contains(&ring_output.port);
+        for ring_output in self.ring_outputs.iter_mut().filter(mine) {
+            ring_output.max_len = state.max_len();
+        }
+        if let Some((sender, joins)) = followed.sender {
+            for socket_output in self
+                .socket_outputs
+                .iter_mut()
+                .filter(|socket_output| socket_output.sender == sender)
+            {
+                socket_output.max_len = state.max_len();
+                socket_output.joins = joins && state.joins();
+            }
+        }
+    }
+
+    /// How many flows there are.
+    #[must_use]
+    pub(super) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// The number of the flow that frames with `key` belong to.
+    #[inline]
+    pub fn look_up(&mut self, key: FlowKey) -> Option<u32> {
+        if let Some((last, flow)) = self.last
+            && last == key
+        {
+            return Some(flow);
+        }
+        let flow = *self.by_key.get(&key)?;
+        self.last = Some((key, flow));
+        Some(flow)
+    }
+
+    /// The ring outputs of a flow, one entry per set of identical frames.
+    #[inline]
+    #[must_use]
+    pub fn ring_copies(&self, flow: u32) -> &[RingCopies] {
+        let flow = self.flows.get(flow as usize);
+        flow.and_then(|flow| self.ring_copies.get(flow.ring_copies.clone()))
+            .unwrap_or(&[])
+    }
+
+    /// The socket outputs of a flow, in the order of their TX sockets.
+    #[inline]
+    #[must_use]
+    pub fn socket_outputs(&self, flow: u32) -> &[SocketOutput] {
+        let flow = self.flows.get(flow as usize);
+        flow.and_then(|flow| self.socket_outputs.get(flow.socket_outputs.clone()))
+            .unwrap_or(&[])
+    }
+
+    /// The ring outputs of `copies`.
+    #[inline]
+    #[must_use]
+    pub fn ring_outputs(&self, copies: &RingCopies) -> &[RingOutput] {
+        self.ring_outputs
+            .get(copies.ring_outputs.clone())
+            .unwrap_or(&[])
+    }
+}
+
+/// The links of all interfaces that copies of `worker` leave through.
+fn followed(plan: &Plan, worker: &plan::WorkerPlan) -> Box<[Followed]> {
+    let interfaces = plan.interfaces.with_ids();
+    let followed = interfaces.filter_map(|(at, interface)| {
+        let tx_method = worker.tx_method(plan, at)?;
+        let ports = worker.ports.iter().enumerate();
+        let ports = ports.filter(|(_, port)| port.transmits && port.interface == at);
+        let mut senders = worker.senders.iter();
+        let sender = senders.position(|&sender| sender == at);
+        let link = Link::new(interface);
+        Some(Followed {
+            seen: link.state(),
+            link: Arc::new(link),
+            ports: ports.map(|(position, _)| position).collect(),
+            sender: sender.map(|sender| (sender, tx_method == TxMethod::Segmented)),
+        })
+    });
+    followed.collect()
+}
+
+/// How a worker's copies leave through an interface.
+enum LeavesBy {
+    Port(usize),
+    Sender { sender: usize, joins: bool },
+}
+
+fn leaves_by(plan: &Plan, worker: &plan::WorkerPlan, interface: InterfaceId) -> Option<LeavesBy> {
+    let tx_method = worker.tx_method(plan, interface)?;
+    if tx_method == TxMethod::Xsk {
+        let mut ports = worker.ports.iter();
+        return ports
+            .position(|port| port.transmits && port.interface == interface)
+            .map(LeavesBy::Port);
+    }
+    let mut senders = worker.senders.iter();
+    let sender = senders.position(|&at| at == interface)?;
+    let joins = tx_method == TxMethod::Segmented;
+    Some(LeavesBy::Sender { sender, joins })
+}

@@ -1,0 +1,240 @@
+//! From runs to messages: one GSO packet per output for each run of a batch.
+//!
+//! The messages of one interface follow each other, whichever flows they are of, and nothing is
+//! kept for the next batch. No system call is made here: an [`Outbox`] takes the messages.
+
+use relay_common::wire::IPV4_HEADERS_LEN;
+
+use super::{
+    batch::{Batch, Frame, Frames, Memory, Run},
+    flow_table::{Flows, SocketOutput},
+    stats::{Dropped, WorkerStats},
+    vnet_header::VnetHeader,
+};
+use crate::host::GsoLimits;
+
+/// One message for a packet socket: a frame, or a GSO packet of several.
+#[derive(Debug)]
+pub struct Message<W, F> {
+    /// Position of the output's counters in [`WorkerStats::outputs`].
+    pub output: u32,
+    /// How many frames it holds.
+    pub count: u16,
+    /// Writes the vnet header and the frame's headers.
+    pub write: W,
+    /// The frames whose payloads follow the headers, at most [`super::batch::MAX_JOINED`].
+    pub frames: F,
+}
+
+/// Sends the messages of one interface.
+pub trait Outbox<M: Memory> {
+    /// The limits that every message of more than one frame must stay within.
+    fn limits(&self) -> GsoLimits;
+
+    /// Takes a message. Counts every frame of it as sent, or under the reason why it was not.
+    ///
+    /// # Safety
+    ///
+    /// The payloads must stay where they are, and unwritten, until [`Outbox::finish`] has returned,
+    /// and for as long after that as the outbox holds their places.
+    unsafe fn post<'a, W, F>(&mut self, message: Message<W, F>, memory: &'a M)
+    where
+        W: FnOnce(&mut VnetHeader),
+        F: Iterator<Item = &'a Frame<M::Place>> + Clone,
+        M::Place: 'a;
+
+    /// Ends the messages of a batch.
+    fn finish(&mut self);
+}
+
+/// Makes the messages of all runs of `batch` for the socket outputs of one TX socket, at position
+/// `sender`, and posts them to its `outbox`. Called once per batch and TX socket, in their order.
+#[inline]
+pub fn make<M: Memory>(
+    sender: usize,
+    batch: &mut Batch<M::Place>,
+    flows: &Flows,
+    memory: &M,
+    stats: &WorkerStats,
+    outbox: &mut impl Outbox<M>,
+) {
+    let (runs, frames) = batch.runs();
+    let limits = outbox.limits();
+    for run in runs {
+        let socket_outputs = flows
+            .socket_outputs(run.flow)
+            .get(run.socket_output..)
+            .unwrap_or(&[]);
+        let mine = socket_outputs.partition_point(|socket_output| socket_output.sender == sender);
+        run.socket_output += mine;
+        let Some(first) = run.frames(frames).next().filter(|_| mine > 0) else {
+            continue;
+        };
+        let copies = Copies {
+            run,
+            frames,
+            first,
+            // Once per run and not once per socket output: it may read the payload.
+            udp_sum: (run.count == 1)
+                .then(|| first.received.udp_sum(first.payload(memory)))
+                .flatten(),
+            fits: limits.take(run.count, IPV4_HEADERS_LEN + usize::from(run.payload_len)),
+            limits,
+            memory,
+        };
+        for socket_output in socket_outputs.iter().take(mine) {
+            copies.post(socket_output, outbox, stats);
+        }
+    }
+    outbox.finish();
+}
+
+/// A run, and what its copies have in common.
+struct Copies<'a, M: Memory> {
+    run: &'a Run,
+    frames: Frames<'a, M::Place>,
+    first: &'a Frame<M::Place>,
+    /// The UDP sum of the first frame, if it is the only one.
+    udp_sum: Option<u32>,
+    /// Whether one message can hold all frames.
+    fits: bool,
+    limits: GsoLimits,
+    memory: &'a M,
+}
+
+impl<M: Memory> Copies<'_, M> {
+    /// Posts the run's copy for one socket output, or counts it as dropped.
+    #[inline]
+    fn post(&self, socket_output: &SocketOutput, outbox: &mut impl Outbox<M>, stats: &WorkerStats) {
+        let (run, received) = (self.run, &self.first.received);
+        let Some(ttl) = socket_output.template.ttl(received) else {
+            count(socket_output, Dropped::TtlExpired, run.count, stats);
+            return;
+        };
+        if self.first.len() > socket_output.max_len || (run.count > 1 && !socket_output.joins) {
+            self.post_apart(socket_output, ttl, outbox, stats);
+            return;
+        }
+        if run.count == 1 {
+            self.post_one(self.first, self.udp_sum, socket_output, ttl, outbox);
+            return;
+        }
+        if !self.fits {
+            self.post_in_parts(socket_output, ttl, outbox);
+            return;
+        }
+        let write = |vnet_header: &mut VnetHeader| {
+            let headers = vnet_header.joined(self.first.payload_len());
+            socket_output
+                .template
+                .write_joined(headers, received, ttl, run.payload_len);
+        };
+        let frames = run.frames(self.frames);
+        // SAFETY: the batch is borrowed until `make` has finished the outbox, and gives its places
+        // back one by one after that.
+        unsafe {
+            outbox.post(
+                Message {
+                    output: socket_output.output,
+                    count: run.count,
+                    write,
+                    frames,
+                },
+                self.memory,
+            )
+        };
+    }
+
+    #[inline]
+    fn post_one(
+        &self,
+        frame: &Frame<M::Place>,
+        udp_sum: Option<u32>,
+        socket_output: &SocketOutput,
+        ttl: u8,
+        outbox: &mut impl Outbox<M>,
+    ) {
+        let write = |vnet_header: &mut VnetHeader| {
+            socket_output
+                .template
+                .write(vnet_header.single(), &frame.received, ttl, udp_sum);
+        };
+        // SAFETY: as above.
+        unsafe {
+            outbox.post(
+                Message {
+                    output: socket_output.output,
+                    count: 1,
+                    write,
+                    frames: std::iter::once(frame),
+                },
+                self.memory,
+            )
+        };
+    }
+
+    /// Posts the run as several messages, each with as many frames as the device takes in one.
+    #[cold]
+    fn post_in_parts(&self, socket_output: &SocketOutput, ttl: u8, outbox: &mut impl Outbox<M>) {
+        let size = usize::from(self.first.payload_len());
+        let most = self.limits.frames_of(IPV4_HEADERS_LEN, size);
+        let (mut frames, mut left) = (self.run.frames(self.frames), self.run.payload_len);
+        while let Some(first) = frames.clone().next() {
+            let part = frames.clone().take(most);
+            // Only the last frame of a run may be shorter.
+            let count = usize::from(left).div_ceil(size).clamp(1, most) as u16;
+            let payload_len = left.min(count.saturating_mul(size as u16));
+            if count == 1 {
+                let udp_sum = first.received.udp_sum(first.payload(self.memory));
+                self.post_one(first, udp_sum, socket_output, ttl, outbox);
+            } else {
+                let write = |vnet_header: &mut VnetHeader| {
+                    let headers = vnet_header.joined(first.payload_len());
+                    socket_output
+                        .template
+                        .write_joined(headers, &first.received, ttl, payload_len);
+                };
+                // SAFETY: as above.
+                unsafe {
+                    outbox.post(
+                        Message {
+                            output: socket_output.output,
+                            count,
+                            write,
+                            frames: part,
+                        },
+                        self.memory,
+                    )
+                };
+            }
+            left -= payload_len;
+            frames.by_ref().take(most).for_each(drop);
+        }
+    }
+
+    /// Posts the frames one by one: for a socket output that takes no GSO packets, and for a run
+    /// whose first datagram is too big for the socket output; only the last one may be shorter.
+    fn post_apart(
+        &self,
+        socket_output: &SocketOutput,
+        ttl: u8,
+        outbox: &mut impl Outbox<M>,
+        stats: &WorkerStats,
+    ) {
+        for frame in self.run.frames(self.frames) {
+            if frame.len() > socket_output.max_len {
+                count(socket_output, Dropped::TooBig, 1, stats);
+            } else {
+                let udp_sum = frame.received.udp_sum(frame.payload(self.memory));
+                self.post_one(frame, udp_sum, socket_output, ttl, outbox);
+            }
+        }
+    }
+}
+
+#[inline]
+fn count(socket_output: &SocketOutput, reason: Dropped, frames: u16, stats: &WorkerStats) {
+    if let Some(output) = stats.outputs.get(socket_output.output as usize) {
+        output.drops.add(reason, u64::from(frames));
+    }
+}

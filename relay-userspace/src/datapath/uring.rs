@@ -1,0 +1,331 @@
+//! The io_uring loop, for interfaces without native XDP: collect, sort, post, submit.
+//!
+//! ```text
+//!   RX socket --> buffers --> batch --> slots of each TX socket --> submission queue --> kernel
+//!   with a filter   ^                     | one hold per buffer                         |
+//!                   +--- buffer ring <----+---------- last hold ends <-- completion ----+
+//! ```
+//!
+//! One [`UringWorker`] is one thread with one ring and one input interface. The kernel gathers
+//! every message from a header in its slot and payloads where they were received, so user space
+//! copies none. Nothing in [`UringWorker::run`] allocates, locks or logs; docs/architecture.md
+//! lists the system calls that it makes.
+
+pub mod buffers;
+mod mapping;
+mod outbox;
+mod probe;
+pub mod receive;
+mod ring;
+mod rx_socket;
+pub mod send_slots;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    os::fd::{BorrowedFd, RawFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use self::{
+    buffers::{Buffers, Held},
+    outbox::Post,
+    receive::{Arrival, Datagrams},
+    ring::Ring,
+    rx_socket::RxSocket,
+};
+pub use self::{probe::probe, rx_socket::Fanout};
+use super::{
+    batch::Batch,
+    error::SetupError,
+    flow_table::Flows,
+    gso_packets,
+    link::Link,
+    pace::{DRAIN, SPIN, WAITING},
+    stats::WorkerStats,
+    tx_socket::{self, TxSocket},
+};
+use crate::{
+    kernel::KernelError,
+    plan::{self, Plan},
+};
+
+/// Receive buffers. Frames that arrive beyond them wait in the socket's own buffer.
+pub const BUFFERS: u16 = 2048;
+/// Datagrams of a batch. A GSO packet has many.
+const BATCH: usize = 1024;
+/// The most frames that the kernel ever brings at once (`MULTISHOT_MAX_RETRY`, io_uring/net.c): if
+/// it brings that many, more are waiting.
+const AT_ONCE: usize = 32;
+/// From this many frames on the worker forwards, however many more are waiting. The kernel can fill
+/// the rest of the buffers meanwhile.
+const ENOUGH: usize = 1024;
+/// The longest that a worker sleeps before it checks whether it should stop.
+const IDLE: Duration = Duration::from_millis(100);
+/// How long a stopping worker waits for frames that passed the filter and are not in its socket
+/// yet.
+const LATE: Duration = Duration::from_millis(2);
+/// How often in a row the receive may end without a frame before the worker sleeps in between.
+const PATIENCE: u32 = 8;
+
+/// One forwarding thread's state: ring, buffers, flows.
+#[derive(Debug)]
+pub struct UringWorker {
+    ring: Ring,
+    buffers: Buffers,
+    /// The kernel's index of the input interface.
+    input: u32,
+    flows: Flows,
+    batch: Batch<Held>,
+    /// The arrivals that are being read. Its capacity is the number of buffers.
+    reading: Vec<Arrival>,
+    /// How often in a row the receive has ended without a frame.
+    failures: u32,
+    stats: Arc<WorkerStats>,
+}
+
+impl UringWorker {
+    /// Makes the ring and opens the sockets of `worker`, with `buffers` receive buffers, a power of
+    /// two. `attach` puts the socket filter on the RX socket, before it is bound.
+    ///
+    /// # Errors
+    ///
+    /// The first refusal.
+    pub fn bind(
+        plan: &Plan,
+        worker: &plan::WorkerPlan,
+        buffers: u16,
+        attach: &dyn Fn(BorrowedFd<'_>) -> Result<(), KernelError>,
+    ) -> Result<Self, SetupError> {
+        let completions = completions(worker, buffers);
+        Self::with_ring(completions, plan, worker, buffers, attach)
+    }
+
+    /// The same, with `completions` entries in the completion queue.
+    fn with_ring(
+        completions: u32,
+        plan: &Plan,
+        worker: &plan::WorkerPlan,
+        buffers: u16,
+        attach: &dyn Fn(BorrowedFd<'_>) -> Result<(), KernelError>,
+    ) -> Result<Self, SetupError> {
+        let tx_sockets = TxSocket::open_all(plan, worker)?;
+        let Some(input) = worker.input.and_then(|at| plan.interfaces.get(at)) else {
+            return Err(SetupError::NoInput);
+        };
+        let ring = ring::ring(completions).map_err(probe::explain)?;
+        // SAFETY: `Drop` waits until the kernel is done with the buffers, or leaks them.
+        let buffers =
+            unsafe { Buffers::provide(&ring, buffers) }.map_err(|error| SetupError::IoUring {
+                what: "providing receive buffers",
+                error,
+                remedy: "memory is short: raise `ulimit -l`, or give `cpus` fewer CPUs".into(),
+            })?;
+        let socket = RxSocket::open(input, attach)?;
+        let flows = Flows::new(plan, worker);
+        let stats = WorkerStats::of(plan, worker, buffers.total());
+        let worker = Self {
+            reading: Vec::with_capacity(buffers.total() as usize),
+            ring: Ring::new(ring, socket, tx_sockets, &buffers),
+            buffers,
+            input: input.index,
+            batch: Batch::new(BATCH, flows.len()),
+            flows,
+            failures: 0,
+            stats,
+        };
+        worker.publish_buffers();
+        Ok(worker)
+    }
+
+    /// Joins the fanout that shares the input's flows among workers, or founds it if there is none
+    /// yet.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn share(&self, fanout: Option<Fanout>) -> Result<Fanout, SetupError> {
+        self.ring.join(fanout)
+    }
+
+    /// The counters, which stay readable while the worker runs and after it ended.
+    #[must_use]
+    pub fn stats(&self) -> Arc<WorkerStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// The RX socket, for its statistics; valid as long as the worker lives.
+    #[must_use]
+    pub fn socket(&self) -> RawFd {
+        self.ring.input()
+    }
+
+    /// What it knows about the links that copies leave through.
+    pub fn links(&self) -> impl Iterator<Item = Arc<Link>> {
+        let tx_sockets = self.ring.tx_sockets().iter();
+        self.flows.links().chain(tx_sockets.map(TxSocket::link))
+    }
+
+    /// Forwards until `stop` is set, then forwards the frames that have arrived, waits a moment for
+    /// sends on their way, and counts those that stay. A worker that `owns_cpu` looks for frames a
+    /// while before it sleeps.
+    pub fn run(&mut self, stop: &AtomicBool, owns_cpu: bool) {
+        let mut idle_since: Option<Instant> = None;
+        while !stop.load(Relaxed) {
+            if self.poll_once() {
+                idle_since = None;
+            } else if owns_cpu && idle_since.get_or_insert_with(Instant::now).elapsed() < SPIN {
+                while !self.ring.has_work()
+                    && idle_since.is_some_and(|since| since.elapsed() < SPIN)
+                {
+                    std::hint::spin_loop();
+                }
+            } else if tx_socket::any_waits(self.ring.tx_sockets()) {
+                self.sleep(WAITING);
+            } else {
+                self.sleep(IDLE);
+            }
+        }
+        self.end();
+    }
+
+    /// One round: submits the sends that the last one posted, takes the frames that have arrived,
+    /// and posts their copies. Returns whether a frame arrived. The first call ties the ring to the
+    /// calling thread.
+    pub fn poll_once(&mut self) -> bool {
+        self.ring.arm();
+        loop {
+            let before = self.ring.arrivals.len();
+            self.ring.enter();
+            self.ring.collect(&self.buffers, &self.stats);
+            let now = self.ring.arrivals.len();
+            if now < before + AT_ONCE || now >= ENOUGH {
+                break;
+            }
+        }
+        let busy = !self.ring.arrivals.is_empty();
+        tx_socket::retry_all(self.ring.tx_sockets_mut(), &self.stats.outputs);
+        self.forward();
+        if busy {
+            self.failures = 0;
+        } else if self.ring.must_arm() {
+            self.failures += 1;
+            return self.failures < PATIENCE;
+        }
+        busy
+    }
+
+    /// Posts the copies of the frames that have arrived.
+    fn forward(&mut self) {
+        self.flows.follow_links();
+        std::mem::swap(&mut self.ring.arrivals, &mut self.reading);
+        let Self {
+            ring,
+            buffers,
+            input,
+            flows,
+            batch,
+            reading,
+            stats,
+            ..
+        } = self;
+        for arrival in reading.drain(..) {
+            let datagrams =
+                Datagrams::read(&arrival, *input, ring.message(), buffers, flows, stats);
+            if let Some(mut datagrams) = datagrams {
+                while let Some(frame) = datagrams.next(&arrival.held, buffers) {
+                    batch.add(frame, buffers, flows, stats);
+                    if batch.is_full() {
+                        post(ring, buffers, flows, batch, stats);
+                    }
+                }
+            }
+            buffers.release(arrival.held);
+        }
+        post(ring, buffers, flows, batch, stats);
+        self.publish_buffers();
+    }
+
+    fn publish_buffers(&self) {
+        let chunks = &self.stats.chunks;
+        chunks.fill.set(self.buffers.provided());
+        chunks.in_flight.set(self.buffers.held());
+        self.stats.ring.refusals.set(self.ring.refusals());
+    }
+
+    /// Waits for a completion.
+    fn sleep(&mut self, at_most: Duration) {
+        if !self.ring.wait(at_most) {
+            // The wait returned at once, and would do so for ever.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Forwards the frames that have arrived, ends the receive, and counts the copies that the
+    /// kernel does not send.
+    fn end(&mut self) {
+        let deadline = Instant::now() + DRAIN;
+        let late = |worker: &mut Self| {
+            worker.sleep(LATE);
+            worker.poll_once()
+        };
+        while (self.poll_once() || late(self)) && Instant::now() < deadline {}
+        self.ring.cancel();
+        self.finish(deadline);
+        self.ring.abandon(&self.stats);
+        self.publish_buffers();
+    }
+
+    /// Works until the kernel is done with everything, or until `deadline`.
+    fn finish(&mut self, deadline: Instant) {
+        while (self.ring.is_busy() || tx_socket::any_waits(self.ring.tx_sockets()))
+            && Instant::now() < deadline
+        {
+            self.sleep(if self.ring.is_busy() { LATE } else { WAITING });
+            self.ring.collect(&self.buffers, &self.stats);
+            tx_socket::retry_all(self.ring.tx_sockets_mut(), &self.stats.outputs);
+            self.forward();
+        }
+    }
+}
+
+impl Drop for UringWorker {
+    /// Unmaps no memory that the kernel may still write to. The kernel is done already, unless a
+    /// defect ended the worker.
+    fn drop(&mut self) {
+        self.ring.cancel();
+        self.finish(Instant::now() + DRAIN);
+        if self.ring.is_busy() {
+            self.buffers.leak();
+            self.ring.leak();
+        }
+    }
+}
+
+/// Entries of the completion queue: one for every buffer, every send slot, and the ends of the
+/// receive, so that it never overflows.
+fn completions(worker: &plan::WorkerPlan, buffers: u16) -> u32 {
+    u32::from(buffers) + worker.senders.len() as u32 * send_slots::PER_SOCKET + 8
+}
+
+/// Posts the copies of a batch, and ends it: then only the messages hold its buffers.
+#[inline]
+fn post(
+    ring: &mut Ring,
+    buffers: &Buffers,
+    flows: &Flows,
+    batch: &mut Batch<Held>,
+    stats: &WorkerStats,
+) {
+    for tx_socket in 0..ring.tx_sockets().len() {
+        let mut outbox = Post::new(ring, tx_socket, stats);
+        gso_packets::make(tx_socket, batch, flows, buffers, stats, &mut outbox);
+    }
+    for frame in batch.end() {
+        buffers.release(frame.place);
+    }
+}

@@ -1,0 +1,65 @@
+//! Memory straight from the kernel: page-aligned, zeroed, and resident only where it was touched.
+
+use std::{io, ptr::NonNull};
+
+use nix::errno::Errno;
+
+/// Anonymous memory, unmapped on drop.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: memory of the process, not of a thread; the owner decides when it is read and written.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes, at least one. Never in huge pages: most of each buffer is never touched
+    /// and shall cost nothing.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn new(len: usize) -> io::Result<Self> {
+        // SAFETY: asks for new memory, at any address.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(Errno::last().into());
+        }
+        // SAFETY: the range was mapped just now. A kernel without huge pages refuses, which does no
+        // harm.
+        unsafe { libc::madvise(start, len, libc::MADV_NOHUGEPAGE) };
+        let start = NonNull::new(start.cast()).ok_or(Errno::ENOMEM)?;
+        Ok(Self { start, len })
+    }
+
+    /// The first byte.
+    #[inline]
+    pub fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Never unmaps the memory, because the kernel may still write to it.
+    pub fn leak(&mut self) {
+        self.len = 0;
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: the memory is this value's own, and no pointer into it is used any more.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The seam between the backends: one worker, on either of them.
+//!
+//! The plan names the backend, and on XDP the mode to ask for. If the kernel refuses, the daemon
+//! builds the plan anew without what was refused ([`crate::daemon`]).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use super::{
+    error::SetupError, link::Link, socket_drops::Receivers, stats::WorkerStats, uring, xdp,
+};
+use crate::{
+    kernel::Kernel,
+    plan::{self, Backend, InterfaceId, Mode, Plan},
+};
+
+/// One forwarding thread's state.
+#[derive(Debug)]
+pub enum Worker {
+    /// AF_XDP sockets.
+    Xdp(Box<xdp::XdpWorker>),
+    /// Packet sockets and io_uring.
+    IoUring(Box<uring::UringWorker>),
+}
+
+impl Worker {
+    /// Forwards until `stop` is set, then forwards the frames that have arrived. A worker that
+    /// `owns_cpu` looks for frames a while before it sleeps.
+    pub fn run(&mut self, stop: &AtomicBool, owns_cpu: bool) {
+        match self {
+            Self::Xdp(worker) => worker.run(stop, owns_cpu),
+            Self::IoUring(worker) => worker.run(stop, owns_cpu),
+        }
+    }
+
+    /// One round of [`Self::run`]. Returns whether a frame arrived.
+    pub fn poll_once(&mut self) -> bool {
+        match self {
+            Self::Xdp(worker) => worker.poll_once(),
+            Self::IoUring(worker) => worker.poll_once(),
+        }
+    }
+
+    /// The counters, which stay readable while the worker runs and after it ended.
+    #[must_use]
+    pub fn stats(&self) -> Arc<WorkerStats> {
+        match self {
+            Self::Xdp(worker) => worker.stats(),
+            Self::IoUring(worker) => worker.stats(),
+        }
+    }
+
+    /// The sockets that it receives from.
+    #[must_use]
+    pub fn receivers(&self) -> Receivers {
+        match self {
+            Self::Xdp(worker) => Receivers::Xdp(worker.receiving_sockets().map(|s| s.fd).collect()),
+            Self::IoUring(worker) => Receivers::IoUring(worker.socket()),
+        }
+    }
+
+    /// What it knows about the links that copies leave through; the watcher keeps it up to date.
+    /// Several may belong to one interface.
+    #[must_use]
+    pub fn links(&self) -> Vec<Arc<Link>> {
+        match self {
+            Self::Xdp(worker) => worker.links().collect(),
+            Self::IoUring(worker) => worker.links().collect(),
+        }
+    }
+}
+
+/// A worker with its sockets bound.
+#[derive(Debug)]
+pub struct Bound {
+    /// The worker.
+    pub worker: Worker,
+    /// The mode of its AF_XDP sockets, as the kernel reports it. `None` on io_uring.
+    pub mode: Option<Mode>,
+}
+
+/// The fanouts of the interfaces whose flows several workers share, by the interface's id.
+#[derive(Debug, Default)]
+pub struct Fanouts(HashMap<InterfaceId, uring::Fanout>);
+
+impl Fanouts {
+    /// Lets `bound` share its input with the other workers that the plan gives it to.
+    fn join(
+        &mut self,
+        plan: &Plan,
+        worker: &plan::WorkerPlan,
+        bound: &uring::UringWorker,
+    ) -> Result<(), SetupError> {
+        let sharing = plan.workers.iter().filter(|one| one.input == worker.input);
+        if let Some(input) = worker.input
+            && sharing.count() > 1
+        {
+            let copies = bound.share(self.0.get(&input).copied())?;
+            self.0.insert(input, copies);
+        }
+        Ok(())
+    }
+}
+
+/// Binds a worker's sockets. `fanouts` is the same for all workers of a plan.
+///
+/// # Errors
+///
+/// The first refusal; nothing stays bound.
+pub fn bind(
+    plan: &Plan,
+    worker: &plan::WorkerPlan,
+    kernel: &Kernel,
+    fanouts: &mut Fanouts,
+) -> Result<Bound, SetupError> {
+    match worker.backend {
+        Backend::Xdp => {
+            let mode = worker.mode(plan);
+            let chunks = xdp::chunk_count(worker, mode);
+            let bound = xdp::XdpWorker::bind(plan, worker, mode, chunks)?;
+            Ok(Bound {
+                // The kernel may have chosen another mode than the one asked for.
+                mode: Some(bound.mode().unwrap_or(mode)),
+                worker: Worker::Xdp(Box::new(bound)),
+            })
+        }
+        Backend::IoUring => {
+            let bound = uring::UringWorker::bind(plan, worker, uring::BUFFERS, &|socket| {
+                kernel.attach_filter(socket)
+            })?;
+            fanouts.join(plan, worker, &bound)?;
+            Ok(Bound {
+                worker: Worker::IoUring(Box::new(bound)),
+                mode: None,
+            })
+        }
+    }
+}

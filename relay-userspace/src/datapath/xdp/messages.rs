@@ -1,0 +1,213 @@
+//! Messages for `sendmmsg`, laid out in memory that is allocated once.
+//!
+//! A message is a [`VnetHeader`] and the payloads that follow it, each where it was received. A
+//! [`Queue`] collects messages and hands them over as [`Messages`]; it knows nothing of sockets.
+//! The caller of [`Queue::push`] guarantees that the payloads stay valid until the queue has been
+//! handed over.
+
+use super::umem::Chunks;
+use crate::{
+    datapath::{
+        batch::{Frame, MAX_JOINED, Memory},
+        gso_packets::{Message, Outbox},
+        vnet_header::VnetHeader,
+    },
+    host::GsoLimits,
+};
+
+/// Messages per `sendmmsg`: enough to spread the cost of the call, few enough to stay in the
+/// first-level cache.
+const MESSAGES: usize = 32;
+/// The most parts of one message: one for the headers, and one for each payload.
+const PARTS: usize = 1 + MAX_JOINED;
+
+/// Messages not handed over yet.
+pub struct Queue {
+    vnet_headers: Box<[VnetHeader]>,
+    parts: Box<[libc::iovec]>,
+    messages: Box<[libc::mmsghdr]>,
+    /// For each message, the output that it counts for and its number of frames.
+    counts: Box<[(u32, u16)]>,
+    len: usize,
+    parts_used: usize,
+}
+
+// SAFETY: the pointers in `parts` and `messages` lead into the boxes of the same `Queue`, or to
+// payloads that the caller of `Queue::push` guarantees; they are followed only while the queue is
+// handed over. No two threads share them.
+unsafe impl Send for Queue {}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("len", &self.len).finish()
+    }
+}
+
+impl Default for Queue {
+    /// An empty queue.
+    fn default() -> Self {
+        let part = libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        };
+        // SAFETY: all zeros is a valid `mmsghdr`: no name, no parts, no control data.
+        let message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        Self {
+            vnet_headers: vec![VnetHeader::EMPTY; MESSAGES].into(),
+            parts: vec![part; MESSAGES * PARTS].into(),
+            messages: vec![message; MESSAGES].into(),
+            counts: vec![(0, 0); MESSAGES].into(),
+            len: 0,
+            parts_used: 0,
+        }
+    }
+}
+
+impl Queue {
+    /// Whether [`Queue::hand_over`] must come before the next message.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.len == MESSAGES
+    }
+
+    /// Adds a message. The queue must not be full.
+    ///
+    /// # Safety
+    ///
+    /// The payloads must stay where they are, and unwritten, until [`Queue::hand_over`] has
+    /// returned.
+    #[inline]
+    pub unsafe fn push<'a, W, F>(&mut self, new: Message<W, F>, chunks: &'a Chunks)
+    where
+        W: FnOnce(&mut VnetHeader),
+        F: Iterator<Item = &'a Frame<<Chunks as Memory>::Place>>,
+    {
+        let (Some(vnet_header), Some(message), Some(counts), Some(parts)) = (
+            self.vnet_headers.get_mut(self.len),
+            self.messages.get_mut(self.len),
+            self.counts.get_mut(self.len),
+            self.parts.get_mut(self.parts_used..self.parts_used + PARTS),
+        ) else {
+            return;
+        };
+        let Some((first, rest)) = parts.split_first_mut() else {
+            return;
+        };
+        (new.write)(vnet_header);
+        *first = libc::iovec {
+            iov_base: std::ptr::from_mut(vnet_header).cast(),
+            iov_len: size_of::<VnetHeader>(),
+        };
+        let mut used = 1;
+        for (part, frame) in rest.iter_mut().zip(new.frames) {
+            let payload = frame.payload(chunks);
+            part.iov_base = payload.as_ptr().cast_mut().cast();
+            part.iov_len = payload.len();
+            used += 1;
+        }
+        message.msg_hdr.msg_iov = parts.as_mut_ptr();
+        message.msg_hdr.msg_iovlen = used;
+        *counts = (new.output, new.count);
+        self.parts_used += used;
+        self.len += 1;
+    }
+
+    /// Hands all messages to `take`, if there are any, and empties the queue.
+    #[inline]
+    pub fn hand_over(&mut self, take: impl FnOnce(Messages<'_>)) {
+        let len = std::mem::take(&mut self.len);
+        self.parts_used = 0;
+        if let (Some(messages), Some(counts)) =
+            (self.messages.get_mut(..len), self.counts.get(..len))
+            && len > 0
+        {
+            take(Messages { messages, counts });
+        }
+    }
+}
+
+/// Messages to send now.
+#[derive(Debug)]
+pub struct Messages<'a> {
+    messages: &'a mut [libc::mmsghdr],
+    counts: &'a [(u32, u16)],
+}
+
+impl Messages<'_> {
+    /// The number of messages, at least one.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// The messages from number `first` on, as `sendmmsg` takes them. Every pointer in them is
+    /// valid.
+    #[inline]
+    pub(super) fn from(&mut self, first: usize) -> &mut [libc::mmsghdr] {
+        self.messages.get_mut(first..).unwrap_or_default()
+    }
+
+    /// The parts of message number `at`; none if there is no such message.
+    pub(super) fn parts(&self, at: usize) -> impl Iterator<Item = &[u8]> + Clone {
+        let parts = self.messages.get(at).map_or(&[][..], |message| {
+            // SAFETY: `Queue::push` has set pointer and length, to parts of the queue that stay
+            // until it has been handed over.
+            unsafe {
+                std::slice::from_raw_parts(message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen)
+            }
+        });
+        // SAFETY: as above; the bytes of a part stay as long, as the caller of `Queue::push`
+        // promised.
+        parts.iter().map(|part| unsafe {
+            std::slice::from_raw_parts(part.iov_base.cast::<u8>(), part.iov_len)
+        })
+    }
+
+    /// For each of the `count` messages from number `first` on, its output and its number of
+    /// frames.
+    #[inline]
+    pub(super) fn frames(
+        &self,
+        first: usize,
+        count: usize,
+    ) -> impl Iterator<Item = (u32, u64)> + '_ {
+        let counts = self.counts.iter().skip(first).take(count);
+        counts.map(|&(output, frames)| (output, u64::from(frames)))
+    }
+}
+
+/// An outbox that hands full queues to `take`. Its queue is empty before and after.
+#[derive(Debug)]
+pub struct HandOver<'a, T> {
+    /// Room for the messages.
+    pub queue: &'a mut Queue,
+    /// The GSO limits of the device.
+    pub limits: GsoLimits,
+    /// Sends the messages before it returns.
+    pub take: T,
+}
+
+impl<T: FnMut(Messages<'_>)> Outbox<Chunks> for HandOver<'_, T> {
+    #[inline]
+    fn limits(&self) -> GsoLimits {
+        self.limits
+    }
+
+    #[inline]
+    unsafe fn post<'a, W, F>(&mut self, message: Message<W, F>, chunks: &'a Chunks)
+    where
+        W: FnOnce(&mut VnetHeader),
+        F: Iterator<Item = &'a Frame<<Chunks as Memory>::Place>> + Clone,
+    {
+        if self.queue.is_full() {
+            self.queue.hand_over(&mut self.take);
+        }
+        // SAFETY: the payloads stay until `finish` has handed the queue over.
+        unsafe { self.queue.push(message, chunks) };
+    }
+
+    #[inline]
+    fn finish(&mut self) {
+        self.queue.hand_over(&mut self.take);
+    }
+}

@@ -1,0 +1,291 @@
+//! One (interface, queue): an AF_XDP socket and its four rings.
+//!
+//! RX and FILL ring are here: the FILL ring lends a chunk to the kernel, the RX ring brings it
+//! back. TX and completion ring are the [`Transmitter`]'s.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, RawFd},
+};
+
+use nix::errno::Errno;
+use xsk_rs::{
+    CompQueue, FillQueue, RxQueue, Socket, TxQueue,
+    config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig},
+    umem::frame::FrameDesc,
+};
+
+use super::{
+    kick,
+    ring_sizes::{BATCH, RX_SIZE, TX_SIZE},
+    transmitter::{Device, Egress, Rings, Transmitter},
+    umem::{Chunk, Chunks},
+};
+use crate::{
+    datapath::{error::SetupError, stats::OutputStats},
+    host::socket_options,
+    plan::Mode,
+};
+
+/// Bytes that the kernel may keep in socket buffers for one port before it answers `EAGAIN`. In
+/// copy mode every frame in flight is one buffer of about 2.3 KB; this allows a whole TX ring of
+/// them.
+const SEND_BUFFER: libc::c_int = 8 << 20;
+
+/// One AF_XDP socket and its four rings.
+#[derive(Debug)]
+pub struct Port {
+    transmitter: Transmitter<TxRings>,
+    rx: RxQueue,
+    fill: FillQueue,
+    /// Chunks in the FILL ring or on their way to the RX ring.
+    lent: u32,
+    /// How many of them there shall be.
+    lends: u32,
+    mode: Mode,
+    /// Room for descriptors from a ring.
+    batch: Box<[FrameDesc]>,
+}
+
+/// The TX ring of a socket and the completion ring that goes with it.
+#[derive(Debug)]
+struct TxRings {
+    tx: TxQueue,
+    completion: CompQueue,
+}
+
+impl Rings for TxRings {
+    type Desc = FrameDesc;
+
+    #[inline]
+    fn free(&mut self) -> u32 {
+        self.tx.nb_free_exact()
+    }
+
+    #[inline]
+    unsafe fn submit(&mut self, descs: &[FrameDesc]) -> u32 {
+        // SAFETY: as the caller promised.
+        unsafe { self.tx.produce(descs) as u32 }
+    }
+
+    #[inline]
+    fn needs_wakeup(&self) -> bool {
+        self.tx.needs_wakeup()
+    }
+
+    fn wake(&mut self) -> Result<(), Errno> {
+        kick::transmitter(self.tx.fd().as_raw_fd())
+    }
+
+    #[inline]
+    fn complete(&mut self, descs: &mut [FrameDesc]) -> usize {
+        // SAFETY: the descriptors are only used to find the chunks' numbers.
+        unsafe { self.completion.consume(descs) }
+    }
+}
+
+impl Port {
+    /// Binds a socket to a queue, whose FILL ring shall hold `lends` chunks.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, with interface, queue and mode.
+    pub fn bind(
+        chunks: &Chunks,
+        interface: &str,
+        queue: u32,
+        mode: Mode,
+        lends: u32,
+    ) -> Result<Self, SetupError> {
+        let failed = |error: io::Error| SetupError::Bind {
+            interface: interface.into(),
+            queue,
+            mode,
+            error,
+        };
+        let size = |size: u32| {
+            QueueSize::new(size).map_err(|error| failed(io::Error::other(error.to_string())))
+        };
+        let mode_flag = match mode {
+            Mode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
+            Mode::Copy => BindFlags::XDP_COPY,
+        };
+        let config = SocketConfig::builder()
+            .rx_queue_size(size(RX_SIZE)?)
+            .tx_queue_size(size(TX_SIZE)?)
+            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+            .bind_flags(mode_flag | BindFlags::XDP_USE_NEED_WAKEUP)
+            .build();
+        let name: Interface = interface
+            .parse()
+            .map_err(|_| failed(io::Error::from_raw_os_error(libc::ENODEV)))?;
+        // SAFETY: each (interface, queue) is bound once, by the one worker that owns it in the
+        // plan, and the ring pair that comes with it is kept together with the socket in this
+        // `Port`.
+        let (tx, rx, rings) = unsafe { Socket::new(config, chunks.umem(), &name, queue) }
+            .map_err(|error| failed(os_error(&error)))?;
+        let (fill, completion) =
+            rings.ok_or_else(|| failed(io::Error::from_raw_os_error(libc::EBUSY)))?;
+        let port = Self {
+            transmitter: Transmitter::new(TxRings { tx, completion }, mode),
+            rx,
+            fill,
+            lent: 0,
+            lends,
+            mode,
+            batch: vec![FrameDesc::default(); BATCH].into(),
+        };
+        socket_options::set_send_buffer(port.fd(), SEND_BUFFER);
+        Ok(port)
+    }
+
+    /// The socket, for the XSKMAP and for `poll`.
+    pub fn fd(&self) -> RawFd {
+        self.rx.fd().as_raw_fd()
+    }
+
+    /// Whether `poll` on the socket would transmit the frames that wait. In copy mode it does, and
+    /// hides refusals (`xsk_poll`, net/xdp/xsk.c).
+    pub fn transmits_when_polled(&self) -> bool {
+        self.mode == Mode::Copy && self.waiting() > 0
+    }
+
+    /// The state of the device, as the last kick found it.
+    pub fn device(&self) -> Device {
+        self.transmitter.device()
+    }
+
+    /// Descriptors that have not come back.
+    #[inline]
+    pub fn outstanding(&self) -> u32 {
+        self.transmitter.outstanding()
+    }
+
+    /// Descriptors that the kernel has not taken yet.
+    #[inline]
+    pub fn waiting(&self) -> u32 {
+        self.transmitter.waiting()
+    }
+
+    /// See [`Transmitter::begin_round`].
+    #[inline]
+    pub fn begin_round(&mut self, chunks: &mut Chunks) {
+        self.transmitter.begin_round(chunks);
+    }
+
+    /// See [`Transmitter::kick`].
+    pub fn kick(&mut self, chunks: &mut Chunks, stats: &[OutputStats]) {
+        self.transmitter.kick(chunks, stats);
+    }
+
+    /// See [`Transmitter::abandon`].
+    pub fn abandon(&mut self, chunks: &mut Chunks, stats: &[OutputStats]) {
+        self.transmitter.abandon(chunks, stats);
+    }
+
+    /// See [`Transmitter::reap`].
+    pub fn reap(&mut self, chunks: &mut Chunks) {
+        self.transmitter.reap(chunks);
+    }
+
+    /// Takes up to [`BATCH`] frames off the RX ring into `frames`, which must be empty. The first
+    /// frame is put last, so that `pop` returns them in order.
+    #[inline]
+    pub fn receive(&mut self, chunks: &mut Chunks, frames: &mut Vec<Chunk>) {
+        // SAFETY: the descriptors become `Chunk`s right here, each once.
+        let count = unsafe { self.rx.consume(&mut self.batch) };
+        self.lent = self.lent.saturating_sub(count as u32);
+        for &desc in self.batch[..count].iter().rev() {
+            // SAFETY: it came out of this UMEM's RX ring just now.
+            frames.push(unsafe { chunks.received(desc) });
+        }
+    }
+
+    /// Fills the FILL ring up with free chunks, and kicks it if the kernel waits for them.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the kick.
+    pub fn refill(&mut self, chunks: &mut Chunks) -> io::Result<()> {
+        while self.lent < self.lends {
+            let mut count = 0;
+            while count < self.batch.len() && self.lent + (count as u32) < self.lends {
+                let Some(chunk) = chunks.take() else { break };
+                self.batch[count] = chunk.desc();
+                chunks.filled(chunk);
+                count += 1;
+            }
+            if count == 0 {
+                break;
+            }
+            // SAFETY: the chunks left the free list just now, and belong to the ring if it takes
+            // them.
+            let produced = unsafe { self.fill.produce(&self.batch[..count]) };
+            if produced == 0 {
+                // All or none. The kernel publishes what it received before what it took off the
+                // FILL ring (`xsk_flush`, net/xdp/xsk.c), so for a moment the ring may look fuller
+                // than it is.
+                for desc in &self.batch[..count] {
+                    chunks.unfilled(desc);
+                }
+                break;
+            }
+            self.lent += count as u32;
+        }
+        if self.lends > 0 && self.fill.needs_wakeup() {
+            self.wake_receiver()?;
+        }
+        Ok(())
+    }
+
+    /// Kicks the FILL ring once, whether the kernel asks for it or not: a queue that found the ring
+    /// empty at the bind may never have run yet, so that the driver has not set the flag.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the kick.
+    pub fn kick_receiver(&mut self) -> io::Result<()> {
+        if self.lends > 0 {
+            self.wake_receiver()?;
+        }
+        Ok(())
+    }
+
+    /// `poll` kicks the rings whose flag is set. Not every driver's receiver reacts: see
+    /// [`kick::receiver`].
+    fn wake_receiver(&mut self) -> io::Result<()> {
+        if self.mode == Mode::ZeroCopy {
+            kick::receiver(self.fd());
+        }
+        self.fill.wakeup(self.rx.fd_mut(), 0)
+    }
+}
+
+impl Egress for Port {
+    #[inline]
+    fn has_room(&self) -> bool {
+        self.transmitter.has_room()
+    }
+
+    #[inline]
+    fn make_room(&mut self, chunks: &mut Chunks, stats: &[OutputStats]) {
+        self.transmitter.make_room(chunks, stats);
+    }
+
+    #[inline]
+    fn queue(&mut self, chunk: &Chunk, output: u32) {
+        Egress::queue(&mut self.transmitter, chunk, output);
+    }
+}
+
+/// The kernel's error inside an error of xsk-rs.
+fn os_error(error: &(dyn std::error::Error + 'static)) -> io::Error {
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .and_then(io::Error::raw_os_error)
+        .map_or_else(
+            || io::Error::other(error.to_string()),
+            io::Error::from_raw_os_error,
+        )
+}

@@ -1,0 +1,98 @@
+//! From the chunks of an RX ring to a batch: decode, look up, count.
+
+use std::ops::Range;
+
+use relay_common::{
+    abi::FlowKey,
+    wire::{self, IPV4_HEADERS_LEN},
+};
+
+use super::umem::{Chunk, Chunks};
+use crate::{
+    datapath::{
+        batch::{Batch, Frame},
+        flow_table::Flows,
+        stats::{Dropped, WorkerStats},
+    },
+    packet::{Known, Received},
+};
+
+/// How many frames ahead the CPU fetches headers: far enough for a miss of all caches.
+const AHEAD: usize = 8;
+
+/// The input that frames arrived on.
+#[derive(Debug, Clone, Copy)]
+pub struct Source {
+    /// The kernel's index of the interface.
+    pub interface: u32,
+    /// What is known of their UDP checksums.
+    pub known: Known,
+}
+
+/// Takes all frames of `received`, the last one first: adds each to the batch, or counts why not
+/// and gives its chunk back.
+#[inline]
+pub fn add_all(
+    source: Source,
+    received: &mut Vec<Chunk>,
+    batch: &mut Batch<Chunk>,
+    chunks: &mut Chunks,
+    flows: &mut Flows,
+    stats: &WorkerStats,
+) {
+    while let Some(chunk) = received.pop() {
+        let ahead = received.len().checked_sub(AHEAD);
+        if let Some(ahead) = ahead.and_then(|ahead| received.get(ahead)) {
+            chunks.prefetch(ahead);
+        }
+        add(source, chunk, batch, chunks, flows, stats);
+    }
+}
+
+/// Takes the frame in `chunk`.
+#[inline]
+fn add(
+    source: Source,
+    mut chunk: Chunk,
+    batch: &mut Batch<Chunk>,
+    chunks: &mut Chunks,
+    flows: &mut Flows,
+    stats: &WorkerStats,
+) {
+    stats.received.add(1);
+    let frame = chunks.frame(&chunk);
+    let Ok(datagram) = wire::decode(frame) else {
+        stats.drops.add(Dropped::Malformed, 1);
+        chunks.give_back(chunk);
+        return;
+    };
+    let Some(flow) = flows.look_up(FlowKey::new(source.interface, &datagram)) else {
+        stats.drops.add(Dropped::NoRule, 1);
+        chunks.give_back(chunk);
+        return;
+    };
+    let Some(received) = Received::read(frame, &datagram, source.known) else {
+        stats.drops.add(Dropped::Malformed, 1);
+        chunks.give_back(chunk);
+        return;
+    };
+    let mut payload = datagram.payload()..datagram.end();
+    if payload.start != IPV4_HEADERS_LEN {
+        payload = untag(&mut chunk, payload, chunks);
+    }
+    chunks.truncate(&mut chunk, payload.end);
+    let frame = Frame::new(chunk, received, flow, payload);
+    batch.add(frame, chunks, flows, stats);
+}
+
+/// Moves `payload`, which arrived behind a priority tag, to where an untagged frame has it: copies
+/// leave untagged, and their headers are written in front of it. Returns its new range.
+#[cold]
+fn untag(chunk: &mut Chunk, payload: Range<usize>, chunks: &mut Chunks) -> Range<usize> {
+    let moved = IPV4_HEADERS_LEN..IPV4_HEADERS_LEN + payload.len();
+    let mut frame = chunks.frame_mut(chunk);
+    if payload.end <= frame.len() {
+        frame.copy_within(payload, moved.start);
+    }
+    moved
+}

@@ -1,0 +1,198 @@
+//! From one received frame to one queued frame per ring output.
+//!
+//! Ring outputs of one flow whose bytes are identical (same headers on several interfaces) form a
+//! [`RingCopies`] and share one chunk, which has one reference per descriptor. All but the last get
+//! a copy in a free chunk; the last takes the received chunk itself. An output without room is
+//! skipped before anything is copied for it.
+
+use relay_common::wire::IPV4_HEADERS_LEN;
+
+use super::{
+    transmitter::Egress,
+    umem::{Chunk, Chunks},
+};
+use crate::{
+    datapath::{
+        batch::Frame,
+        flow_table::{Flows, RingCopies, RingOutput},
+        stats::{Dropped, OutputStats, WorkerStats},
+    },
+    packet::Received,
+};
+
+/// Queues one copy of `frame` for each ring output of its flow, and ends the frame's use of its
+/// chunk.
+#[inline]
+pub fn forward(
+    frame: Frame<Chunk>,
+    flows: &Flows,
+    chunks: &mut Chunks,
+    ports: &mut [impl Egress],
+    stats: &WorkerStats,
+) {
+    match flows.ring_copies(frame.flow).split_last() {
+        Some(ring_copies) => queue_copies(frame, ring_copies, flows, chunks, ports, stats),
+        None => chunks.give_back(frame.place),
+    }
+}
+
+/// Out of line: where all copies leave through TX sockets, no frame gets here.
+#[inline(never)]
+fn queue_copies(
+    frame: Frame<Chunk>,
+    (last, others): (&RingCopies, &[RingCopies]),
+    flows: &Flows,
+    chunks: &mut Chunks,
+    ports: &mut [impl Egress],
+    stats: &WorkerStats,
+) {
+    let udp_sum = frame.received.udp_sum(frame.payload(chunks));
+    let (len, received, chunk) = (frame.len(), frame.received, frame.place);
+    for copies in others {
+        let ring_outputs = flows.ring_outputs(copies);
+        make_room(ring_outputs, chunks, ports, stats);
+        let Some(ttl) = admit(copies, ring_outputs, &received, len, ports, stats) else {
+            continue;
+        };
+        let Some(mut copy) = chunks.take() else {
+            count_all(ring_outputs, Dropped::BufferExhaustion, stats);
+            continue;
+        };
+        chunks.copy(&chunk, &mut copy, len);
+        let header = Header {
+            copies,
+            received,
+            ttl,
+            udp_sum,
+        };
+        transmit(&header, ring_outputs, copy, len, chunks, ports, stats);
+    }
+    let ring_outputs = flows.ring_outputs(last);
+    make_room(ring_outputs, chunks, ports, stats);
+    match admit(last, ring_outputs, &received, len, ports, stats) {
+        Some(ttl) => {
+            let header = Header {
+                copies: last,
+                received,
+                ttl,
+                udp_sum,
+            };
+            transmit(&header, ring_outputs, chunk, len, chunks, ports, stats);
+        }
+        None => chunks.give_back(chunk),
+    }
+}
+
+#[inline]
+fn make_room(
+    ring_outputs: &[RingOutput],
+    chunks: &mut Chunks,
+    ports: &mut [impl Egress],
+    stats: &WorkerStats,
+) {
+    for ring_output in ring_outputs {
+        if let Some(port) = ports.get_mut(ring_output.port) {
+            port.make_room(chunks, &stats.outputs);
+        }
+    }
+}
+
+/// What the headers of one copy are made of.
+struct Header<'a> {
+    copies: &'a RingCopies,
+    received: Received,
+    ttl: u8,
+    udp_sum: Option<u32>,
+}
+
+/// The TTL that `copies` leave with if at least one ring output can take a frame of `len` bytes;
+/// otherwise counts for each output why it cannot.
+#[inline]
+fn admit(
+    copies: &RingCopies,
+    ring_outputs: &[RingOutput],
+    received: &Received,
+    len: usize,
+    ports: &[impl Egress],
+    stats: &WorkerStats,
+) -> Option<u8> {
+    let Some(ttl) = copies.template.ttl(received) else {
+        count_all(ring_outputs, Dropped::TtlExpired, stats);
+        return None;
+    };
+    if ring_outputs
+        .iter()
+        .any(|ring_output| refusal(ring_output, len, ports).is_none())
+    {
+        return Some(ttl);
+    }
+    for ring_output in ring_outputs {
+        if let Some(reason) = refusal(ring_output, len, ports) {
+            count(ring_output, reason, stats);
+        }
+    }
+    None
+}
+
+/// Writes the headers into `chunk` and queues it on the port of every ring output that has room.
+#[inline]
+fn transmit(
+    header: &Header<'_>,
+    ring_outputs: &[RingOutput],
+    mut chunk: Chunk,
+    len: usize,
+    chunks: &mut Chunks,
+    ports: &mut [impl Egress],
+    stats: &WorkerStats,
+) {
+    let mut frame = chunks.frame_mut(&mut chunk);
+    if let Some(bytes) = frame.first_chunk_mut::<IPV4_HEADERS_LEN>() {
+        let Header {
+            copies,
+            received,
+            ttl,
+            udp_sum,
+        } = header;
+        copies.template.write(bytes, received, *ttl, *udp_sum);
+    }
+    let mut descriptors = 0;
+    for ring_output in ring_outputs {
+        if let Some(reason) = refusal(ring_output, len, ports) {
+            count(ring_output, reason, stats);
+        } else if let Some(port) = ports.get_mut(ring_output.port) {
+            port.queue(&chunk, ring_output.output);
+            descriptors += 1;
+        }
+    }
+    if descriptors > 0 {
+        chunks.transmitted(chunk, descriptors);
+    } else {
+        chunks.give_back(chunk);
+    }
+}
+
+/// Why `ring_output` cannot take a frame of `len` bytes now; `None` if it can.
+#[inline]
+fn refusal(ring_output: &RingOutput, len: usize, ports: &[impl Egress]) -> Option<Dropped> {
+    if len > ring_output.max_len {
+        return Some(Dropped::TooBig);
+    }
+    match ports.get(ring_output.port) {
+        Some(port) if port.has_room() => None,
+        _ => Some(Dropped::RingFull),
+    }
+}
+
+#[inline]
+fn count_all(ring_outputs: &[RingOutput], reason: Dropped, stats: &WorkerStats) {
+    for ring_output in ring_outputs {
+        count(ring_output, reason, stats);
+    }
+}
+
+#[inline]
+fn count(ring_output: &RingOutput, reason: Dropped, stats: &WorkerStats) {
+    if let Some(OutputStats { drops, .. }) = stats.outputs.get(ring_output.output as usize) {
+        drops.add(reason, 1);
+    }
+}

@@ -1,0 +1,394 @@
+//! Frames that leave through one TX ring: queued, submitted, counted, and their chunks taken back.
+//!
+//! A copy counts as sent when the kernel has taken its descriptor off the TX ring, and not before.
+//! The transmitter therefore remembers, in ring order, which output each descriptor belongs to, and
+//! reads after every kick how far the kernel came ([`Transmitter::kick`]). In copy mode the kernel
+//! works within the kick and says what became of the frames; in zero copy the device takes them
+//! when it likes, and is kicked only when it asks for it. Descriptors that the ring does not take
+//! stay staged, in order, until it does.
+//!
+//! The rings are behind [`Rings`], so that tests can put a simulated kernel there.
+
+use nix::errno::Errno;
+use xsk_rs::umem::frame::FrameDesc;
+
+use super::{
+    ledger::{Ledger, Taken},
+    ring_sizes::TX_SIZE,
+    umem::{Chunk, Chunks},
+};
+use crate::{
+    datapath::stats::{Dropped, OutputStats},
+    plan::Mode,
+};
+
+/// Frames that make another kick worth its system call when a round brings more than the ring
+/// holds: twice what the kernel takes per call in copy mode (`TX_BATCH_SIZE`, net/xdp/xsk.c).
+const WORTH_A_KICK: u32 = 64;
+/// The most frames that the kernel takes per call in copy mode (`TX_BATCH_SIZE`).
+const BUDGET: u32 = 32;
+/// Completions that are read at once.
+const COMPLETIONS: usize = 256;
+
+/// A TX ring, its completion ring, and the call that makes the kernel look at them.
+pub trait Rings {
+    /// An entry of the rings.
+    type Desc: Copy + Default;
+
+    /// Free entries of the TX ring, as far as the kernel has published them.
+    fn free(&mut self) -> u32;
+
+    /// Puts descriptors on the TX ring, no more than [`Rings::free`]. Returns how many it took: all
+    /// or none.
+    ///
+    /// # Safety
+    ///
+    /// The chunks of `descs` must not be written to until they are completed.
+    unsafe fn submit(&mut self, descs: &[Self::Desc]) -> u32;
+
+    /// Whether the kernel asks for a kick.
+    fn needs_wakeup(&self) -> bool;
+
+    /// Kicks: makes the kernel look at the TX ring.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's reason, which in copy mode also says what became of a frame.
+    fn wake(&mut self) -> Result<(), Errno>;
+
+    /// Takes descriptors off the completion ring. Returns how many.
+    fn complete(&mut self, descs: &mut [Self::Desc]) -> usize;
+}
+
+/// Where completed descriptors go.
+pub trait Home<Desc> {
+    /// Takes back one descriptor; others may still name the same chunk.
+    fn completed(&mut self, desc: &Desc);
+}
+
+impl Home<FrameDesc> for Chunks {
+    #[inline]
+    fn completed(&mut self, desc: &FrameDesc) {
+        self.completed(desc);
+    }
+}
+
+/// What ring outputs need of a port.
+pub trait Egress {
+    /// Whether one more frame may be queued.
+    fn has_room(&self) -> bool;
+
+    /// Looks for room if there is none.
+    fn make_room(&mut self, chunks: &mut Chunks, stats: &[OutputStats]);
+
+    /// Queues a frame for `output`. Only after [`Egress::has_room`].
+    fn queue(&mut self, chunk: &Chunk, output: u32);
+}
+
+/// The state of the device, as a kick found it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// It takes frames.
+    Ready,
+    /// It is down; frames wait in the TX ring.
+    Down,
+    /// It is gone (`ENXIO`): deleted, or moved to another namespace, and the socket is of no more
+    /// use. Or, in zero copy, its driver has taken the queue away for a moment.
+    Gone,
+}
+
+/// The transmitting half of a port.
+#[derive(Debug)]
+pub struct Transmitter<R: Rings> {
+    rings: R,
+    mode: Mode,
+    ledger: Ledger,
+    /// The descriptors that the ledger counts, each in its slot.
+    descs: Box<[R::Desc]>,
+    /// The output that each of them belongs to.
+    outputs: Box<[u32]>,
+    device: Device,
+    /// The device is gone for good, and all descriptors are accounted for: completions are ignored
+    /// now.
+    closed: bool,
+    /// The kernel publishes late: one call showed more frames as taken than a call can take.
+    publishes_late: bool,
+    /// It was kicked for room in this round.
+    kicked: bool,
+    /// The ledger's `queued` at the last kick.
+    queued_then: u32,
+    /// Room for descriptors from the completion ring.
+    batch: Box<[R::Desc]>,
+}
+
+impl<R: Rings> Transmitter<R> {
+    /// A transmitter with nothing queued.
+    pub fn new(rings: R, mode: Mode) -> Self {
+        Self {
+            rings,
+            mode,
+            ledger: Ledger::default(),
+            descs: vec![R::Desc::default(); TX_SIZE as usize].into(),
+            outputs: vec![0; TX_SIZE as usize].into(),
+            device: Device::Ready,
+            closed: false,
+            publishes_late: false,
+            kicked: false,
+            queued_then: 0,
+            batch: vec![R::Desc::default(); COMPLETIONS].into(),
+        }
+    }
+
+    /// The state of the device, as the last kick found it.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Descriptors that have not come back.
+    #[inline]
+    pub fn outstanding(&self) -> u32 {
+        self.ledger.outstanding()
+    }
+
+    /// Descriptors that the kernel has not taken yet.
+    #[inline]
+    pub fn waiting(&self) -> u32 {
+        self.ledger.waiting()
+    }
+
+    /// Whether one more frame may be queued. The limit counts descriptors that have not come back,
+    /// so that neither the TX ring nor the completion ring can overflow.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.ledger.has_room()
+    }
+
+    /// Begins a round: takes completions, so that a full ring may have room again.
+    #[inline]
+    pub fn begin_round(&mut self, home: &mut impl Home<R::Desc>) {
+        self.kicked = false;
+        self.reap(home);
+    }
+
+    /// Looks for room if there is none: one round may bring more frames than the ring holds, and
+    /// the device works meanwhile. It kicks once per round for that, and again after every 64
+    /// frames that found room.
+    #[inline]
+    pub fn make_room(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
+        if !self.has_room() {
+            self.look_for_room(home, stats);
+        }
+    }
+
+    #[cold]
+    fn look_for_room(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
+        self.reap(home);
+        if self.has_room() {
+            return;
+        }
+        let fresh = self.ledger.queued().wrapping_sub(self.queued_then);
+        if !self.kicked || fresh >= WORTH_A_KICK {
+            self.kick(home, stats);
+            self.reap(home);
+            self.kicked = true;
+        }
+    }
+
+    /// Queues a frame for `output`, to be submitted by the next [`Transmitter::kick`]. Only after
+    /// [`Transmitter::has_room`].
+    #[inline]
+    pub fn queue(&mut self, desc: R::Desc, output: u32) {
+        let slot = self.ledger.queue();
+        if let (Some(place), Some(of)) = (self.descs.get_mut(slot), self.outputs.get_mut(slot)) {
+            *place = desc;
+            *of = output;
+        }
+    }
+
+    /// Submits the queued descriptors, makes the kernel work on the TX ring, and counts those that
+    /// it took.
+    ///
+    /// In copy mode this repeats while the kernel makes progress, which takes 32 frames per call
+    /// and stops at a refused one. In zero copy the device goes on by itself.
+    pub fn kick(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
+        self.queued_then = self.ledger.queued();
+        let copies = self.mode == Mode::Copy;
+        if !self.is_lost() {
+            self.submit();
+        }
+        let mut unseen = 0;
+        while self.waiting() > 0 && !self.is_lost() {
+            // In copy mode the kernel always asks for a kick.
+            let result = if self.rings.needs_wakeup() {
+                self.rings.wake()
+            } else {
+                Ok(())
+            };
+            self.device = match result {
+                Ok(()) | Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::EBUSY | Errno::EINTR) => {
+                    Device::Ready
+                }
+                Err(Errno::ENXIO | Errno::ENODEV | Errno::EBADF) => Device::Gone,
+                // In zero copy the driver answers: ENETDOWN, or another error while it resets.
+                Err(_) => Device::Down,
+            };
+            if copies {
+                // A descriptor that came back was taken, even if the kernel publishes that later.
+                self.reap(home);
+            }
+            let taken = self.settle(stats, copies && result == Err(Errno::EBUSY));
+            let submitted = self.submit();
+            if !copies {
+                break;
+            }
+            self.publishes_late |= taken > BUDGET;
+            if taken + submitted > 0 {
+                unseen = 0;
+            } else if result == Err(Errno::EAGAIN) && self.may_have_taken(unseen) {
+                unseen += BUDGET;
+            } else {
+                break;
+            }
+        }
+        if self.is_lost() {
+            self.refuse_what_waits(home, stats);
+        }
+    }
+
+    /// Whether a call that shows no progress may have taken frames, after earlier such calls that
+    /// can have taken `unseen`.
+    fn may_have_taken(&self, unseen: u32) -> bool {
+        self.publishes_late && unseen < self.waiting()
+    }
+
+    /// Whether the device is gone and the socket of no more use: in copy mode the kernel unbinds it
+    /// for good (`xsk_notifier`, net/xdp/xsk.c).
+    fn is_lost(&self) -> bool {
+        self.device == Device::Gone && self.mode == Mode::Copy
+    }
+
+    /// Puts staged descriptors on the ring, as many as have room. Returns how many.
+    fn submit(&mut self) -> u32 {
+        let mut submitted = 0;
+        // Twice if the staged descriptors wrap around the end of the arrays.
+        for _ in 0..2 {
+            if self.ledger.staged() == 0 {
+                break;
+            }
+            let next = self.ledger.next_staged(self.rings.free());
+            let Some(descs) = self.descs.get(next).filter(|descs| !descs.is_empty()) else {
+                break;
+            };
+            // SAFETY: the descriptors are of chunks of this socket's UMEM that left the worker's
+            // hands by `Chunks::transmitted`, so nothing writes to them until they complete.
+            let count = unsafe { self.rings.submit(descs) };
+            self.ledger.submitted(count);
+            submitted += count;
+        }
+        submitted
+    }
+
+    /// Counts the frames that the kernel has taken since the last call as sent, but the last one as
+    /// refused if `refused`. Returns how many it took.
+    ///
+    /// Kernels publish how far they came when they have sent something (`__xsk_generic_xmit`,
+    /// net/xdp/xsk.c), so a refusal right at the start may show as no progress although one frame
+    /// was taken. Linux 6.18.44 publishes it at once.
+    fn settle(&mut self, stats: &[OutputStats], refused: bool) -> u32 {
+        let taken = self.ledger.settle(self.rings.free(), refused);
+        let mut slots = taken.slots();
+        if refused && let Some(slot) = slots.next_back() {
+            self.count(slot, stats, Dropped::DeviceRefused);
+        }
+        for slot in slots {
+            if let Some(output) = self.output_in(slot, stats) {
+                output.sent.add(1);
+            }
+        }
+        taken.count()
+    }
+
+    /// The counters of the output that the descriptor in `slot` belongs to.
+    #[inline]
+    fn output_in<'a>(&self, slot: usize, stats: &'a [OutputStats]) -> Option<&'a OutputStats> {
+        stats.get(*self.outputs.get(slot)? as usize)
+    }
+
+    fn count(&self, slot: usize, stats: &[OutputStats], reason: Dropped) {
+        if let Some(output) = self.output_in(slot, stats) {
+            output.drops.add(reason, 1);
+        }
+    }
+
+    /// Gives up the frames that wait for a device that is gone for good; their chunks are needed
+    /// elsewhere. Not before all descriptors have come back that the kernel is known to have taken:
+    /// where it publishes late, that shows what else it took.
+    fn refuse_what_waits(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
+        self.reap(home);
+        self.settle(stats, false);
+        if self.ledger.with_the_kernel() == 0 {
+            self.closed = true;
+            self.give_up(home, stats, Dropped::DeviceRefused);
+        }
+    }
+
+    /// At the end, counts the frames that the kernel never took. In zero copy the device may still
+    /// read their chunks; in copy mode they are free.
+    pub fn abandon(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
+        match self.mode {
+            Mode::Copy => self.give_up(home, stats, Dropped::UnsentAtExit),
+            Mode::ZeroCopy => {
+                let waiting = self.ledger.abandon();
+                self.count_all(waiting, stats, Dropped::UnsentAtExit);
+            }
+        }
+    }
+
+    fn give_up(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats], reason: Dropped) {
+        let waiting = self.ledger.abandon();
+        self.count_all(waiting, stats, reason);
+        for desc in waiting.slots().filter_map(|slot| self.descs.get(slot)) {
+            home.completed(desc);
+        }
+    }
+
+    fn count_all(&self, descriptors: Taken, stats: &[OutputStats], reason: Dropped) {
+        for slot in descriptors.slots() {
+            self.count(slot, stats, reason);
+        }
+    }
+
+    /// Takes completions: chunks whose last descriptor came back are free again.
+    pub fn reap(&mut self, home: &mut impl Home<R::Desc>) {
+        while self.outstanding() > 0 && !self.closed {
+            let count = self.rings.complete(&mut self.batch);
+            for desc in self.batch.iter().take(count) {
+                home.completed(desc);
+            }
+            self.ledger.completed(count as u32);
+            if count < self.batch.len() {
+                break;
+            }
+        }
+    }
+}
+
+impl<R: Rings<Desc = FrameDesc>> Egress for Transmitter<R> {
+    #[inline]
+    fn has_room(&self) -> bool {
+        self.has_room()
+    }
+
+    #[inline]
+    fn make_room(&mut self, chunks: &mut Chunks, stats: &[OutputStats]) {
+        self.make_room(chunks, stats);
+    }
+
+    #[inline]
+    fn queue(&mut self, chunk: &Chunk, output: u32) {
+        self.queue(chunk.desc(), output);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! All TX sockets of a worker, and the memory of their messages.
+//!
+//! When [`TxSockets::send`] returns, every copy of the batch was sent, is counted, or waits in a
+//! backlog, copied: `sendmmsg` takes the payloads from the chunks, which are free then.
+
+use std::{os::fd::AsRawFd, sync::Arc};
+
+use nix::errno::Errno;
+
+use super::{
+    messages::{HandOver, Messages, Queue},
+    umem::{Chunk, Chunks},
+};
+use crate::{
+    datapath::{
+        batch::Batch,
+        error::SetupError,
+        flow_table::Flows,
+        gso_packets,
+        link::Link,
+        stats::{OutputStats, WorkerStats},
+        tx_socket::TxSocket,
+    },
+    plan::{self, Plan},
+};
+
+/// A worker's TX sockets, one per interface that copies leave through in GSO packets.
+#[derive(Debug)]
+pub struct TxSockets {
+    tx_sockets: Vec<TxSocket>,
+    queue: Queue,
+}
+
+impl TxSockets {
+    /// Opens the TX sockets of `worker`, in its order.
+    ///
+    /// # Errors
+    ///
+    /// The first refusal.
+    pub fn open(plan: &Plan, worker: &plan::WorkerPlan) -> Result<Self, SetupError> {
+        Ok(Self {
+            tx_sockets: TxSocket::open_all(plan, worker)?,
+            queue: Queue::default(),
+        })
+    }
+
+    /// The TX sockets, to send their backlogs.
+    pub fn tx_sockets_mut(&mut self) -> &mut [TxSocket] {
+        &mut self.tx_sockets
+    }
+
+    /// The TX sockets, in the worker's order.
+    pub fn tx_sockets(&self) -> &[TxSocket] {
+        &self.tx_sockets
+    }
+
+    /// The links of their devices.
+    pub fn links(&self) -> impl Iterator<Item = Arc<Link>> {
+        self.tx_sockets.iter().map(TxSocket::link)
+    }
+
+    /// Sends every run of `batch` through all socket outputs of its flow.
+    #[inline]
+    pub fn send(
+        &mut self,
+        batch: &mut Batch<Chunk>,
+        flows: &Flows,
+        chunks: &Chunks,
+        stats: &WorkerStats,
+    ) {
+        let Self { tx_sockets, queue } = self;
+        for (number, tx_socket) in tx_sockets.iter_mut().enumerate() {
+            let limits = tx_socket.limits_now();
+            let take = |messages: Messages<'_>| send(tx_socket, messages, &stats.outputs);
+            let mut outbox = HandOver {
+                queue,
+                limits,
+                take,
+            };
+            gso_packets::make(number, batch, flows, chunks, stats, &mut outbox);
+        }
+    }
+}
+
+/// Sends the messages, and counts each frame as sent or under the reason why not. A message that a
+/// full TX ring refuses waits, and all that follow it.
+fn send(tx_socket: &mut TxSocket, mut messages: Messages<'_>, outputs: &[OutputStats]) {
+    tx_socket.begin(outputs);
+    let mut done = 0;
+    while done < messages.len() {
+        if tx_socket.waits() {
+            wait(tx_socket, &messages, done, outputs);
+            return;
+        }
+        let (refusal, answered) = match send_messages(tx_socket, messages.from(done)) {
+            Ok(sent) => (None, sent),
+            Err(Errno::EINTR) => continue,
+            // A device that is down or gone refuses all of them.
+            Err(error @ (Errno::ENETDOWN | Errno::ENXIO)) => (Some(error), messages.len() - done),
+            Err(error) => {
+                let frames = messages.frames(done, 1).map(|(_, frames)| frames).sum();
+                if tx_socket.can_wait(error, tx_socket.is_direct(), frames) {
+                    wait(tx_socket, &messages, done, outputs);
+                    return;
+                }
+                (Some(error), 1)
+            }
+        };
+        for (output, frames) in messages.frames(done, answered) {
+            match (outputs.get(output as usize), refusal) {
+                (Some(output), None) => output.sent.add(frames),
+                (Some(output), Some(error)) => {
+                    tx_socket.count_refused(error, tx_socket.is_direct(), output, frames);
+                }
+                (None, _) => {}
+            }
+        }
+        done += answered;
+    }
+}
+
+/// Makes the messages from number `first` on wait for the device.
+#[cold]
+fn wait(tx_socket: &mut TxSocket, messages: &Messages<'_>, first: usize, outputs: &[OutputStats]) {
+    for at in first..messages.len() {
+        for (output, frames) in messages.frames(at, 1) {
+            tx_socket.wait(output, frames as u16, messages.parts(at), outputs);
+        }
+    }
+}
+
+/// One `sendmmsg` of as many messages as may be sent at once. Returns how many the kernel took, at
+/// least one.
+#[inline]
+fn send_messages(tx_socket: &TxSocket, messages: &mut [libc::mmsghdr]) -> Result<usize, Errno> {
+    let count = messages.len().min(tx_socket.at_once());
+    // SAFETY: the messages are of `Messages`, whose pointers are all valid.
+    let sent = unsafe {
+        libc::sendmmsg(
+            tx_socket.socket().as_raw_fd(),
+            messages.as_mut_ptr(),
+            count as libc::c_uint,
+            libc::MSG_DONTWAIT,
+        )
+    };
+    match Errno::result(sent)? {
+        // The kernel never returns this; treated as a refusal, it cannot become an endless loop.
+        0 => Err(Errno::EIO),
+        sent => Ok(sent as usize),
+    }
+}

@@ -1,0 +1,29 @@
+//! This network namespace and its interfaces: their facts, their changes, their devices' counters.
+//!
+//! Everything comes from netlink and from ioctls on sockets of the calling thread, never from
+//! `/sys`: that shows the namespace it was mounted for, which need not be ours.
+
+mod bystanders;
+pub mod device_drops;
+mod dump;
+mod ethtool;
+mod facts;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod gso;
+mod message;
+pub mod missed;
+mod netlink;
+pub mod packet_socket;
+pub mod socket_options;
+#[cfg(test)]
+mod tests;
+pub mod watch;
+
+#[cfg(test)]
+pub(crate) use self::facts::facts;
+pub use self::{
+    bystanders::Bystanders,
+    facts::{HostError, HostFacts, InterfaceFacts, XdpFeatures, facts_for, with_carrier},
+    gso::GsoLimits,
+};

@@ -1,0 +1,88 @@
+//! Reads and sets socket options, and the sizes of socket buffers.
+//!
+//! nix and socket2 do not offer the options of AF_XDP and packet sockets.
+
+use std::os::{
+    fd::{AsRawFd as _, RawFd},
+    unix::net::UnixDatagram,
+};
+
+use nix::errno::Errno;
+
+/// Lets the kernel keep `bytes` in send buffers for this socket; without the privilege to exceed
+/// the system's limit, up to that limit. A smaller buffer loses nothing: back-pressure sets in
+/// earlier.
+pub fn set_send_buffer(socket: RawFd, bytes: libc::c_int) {
+    set_first(socket, [libc::SO_SNDBUFFORCE, libc::SO_SNDBUF], bytes);
+}
+
+/// Lets the kernel queue `bytes` of received frames for this socket; without the privilege to
+/// exceed the system's limit, up to that limit.
+pub fn set_receive_buffer(socket: RawFd, bytes: libc::c_int) {
+    set_first(socket, [libc::SO_RCVBUFFORCE, libc::SO_RCVBUF], bytes);
+}
+
+/// Sets the first of `options` that the kernel accepts.
+fn set_first(socket: RawFd, options: [libc::c_int; 2], bytes: libc::c_int) {
+    for option in options {
+        if set(socket, libc::SOL_SOCKET, option, bytes).is_ok() {
+            return;
+        }
+    }
+}
+
+/// Whether this thread's capabilities let sockets poll their device (`SO_BUSY_POLL`). Also true if
+/// the kernel does not support it, because then no capability is missing.
+pub fn may_busy_poll() -> bool {
+    let any = UnixDatagram::unbound();
+    any.is_ok_and(|any| {
+        let set = set(any.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BUSY_POLL, 1);
+        set != Err(Errno::EPERM)
+    })
+}
+
+/// Sets an option that is an `int`.
+///
+/// # Errors
+///
+/// The system call's error.
+pub fn set(
+    socket: RawFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> Result<(), Errno> {
+    // SAFETY: the pointer is to a local of the given size.
+    let result = unsafe {
+        libc::setsockopt(
+            socket,
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Plain numbers that an option can be read into: valid for every bit pattern.
+pub trait Plain: Copy + Default {}
+impl Plain for u32 {}
+impl Plain for [u32; 2] {}
+impl Plain for [u64; 6] {}
+
+/// Reads an option.
+///
+/// # Errors
+///
+/// The system call's error.
+pub fn get<T: Plain>(socket: RawFd, level: libc::c_int, option: libc::c_int) -> Result<T, Errno> {
+    let mut value = T::default();
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: both pointers are to locals of the given sizes, and `T` is valid for every bit
+    // pattern.
+    let result =
+        unsafe { libc::getsockopt(socket, level, option, (&raw mut value).cast(), &raw mut len) };
+    Errno::result(result)?;
+    Ok(value)
+}

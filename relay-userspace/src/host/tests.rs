@@ -1,0 +1,292 @@
+//! Tests against the kernel: each makes a network namespace of its own and needs root.
+
+use super::*;
+use crate::testing::{in_namespace, run};
+
+fn make_pair() {
+    run(
+        "ip link add name va numtxqueues 4 numrxqueues 4 type veth peer name vb numtxqueues 4 numrxqueues 4",
+    );
+}
+
+#[test]
+fn queues_in_use_are_counted_up_and_down_and_after_a_change() {
+    in_namespace(|| {
+        make_pair();
+        let queues = || facts("va").map(|facts| (facts.rx_queues, facts.tx_queues, facts.is_up));
+        assert_eq!(queues(), Ok((4, 4, false)));
+        run("ethtool -L va rx 2 tx 3");
+        assert_eq!(queues(), Ok((2, 3, false)), "down: by ethtool");
+        run("ip link set va up");
+        assert_eq!(queues(), Ok((2, 3, true)), "up: by netlink");
+    });
+}
+
+#[test]
+fn a_veth_takes_gso_packets_whole_until_it_is_told_not_to() {
+    in_namespace(|| {
+        make_pair();
+        run("ip link set va up");
+        let va = facts("va").unwrap();
+        assert!(va.segments_udp && va.queueless);
+        run("ethtool -K va tx-udp-segmentation off");
+        assert!(!facts("va").unwrap().segments_udp);
+        run("tc qdisc add dev va root pfifo");
+        assert!(!facts("va").unwrap().queueless);
+    });
+}
+
+/// The relay reads the feature, but ignores a veth's: it says nothing about frames that arrive
+/// there.
+#[test]
+fn tags_that_an_interface_takes_out_are_known() {
+    in_namespace(|| {
+        make_pair();
+        run("ethtool -K va rx-vlan-offload on");
+        let of = |name: &str| {
+            let facts = facts(name).unwrap();
+            (facts.strips_tags, facts.tag_may_be_beside())
+        };
+        assert_eq!(of("va"), (false, true));
+        let strips = || ethtool::offloads("va").unwrap().strips_tags;
+        assert!(strips());
+        run("ethtool -K va rx-vlan-offload off rx-vlan-stag-hw-parse off");
+        assert!(!strips());
+    });
+}
+
+#[test]
+fn a_carrier_is_there_while_both_ends_are_up() {
+    in_namespace(|| {
+        make_pair();
+        let has = || {
+            with_carrier()
+                .unwrap()
+                .contains(&facts("va").unwrap().index)
+        };
+        assert!(!has());
+        run("ip link set va up");
+        assert!(!has(), "the other end is down");
+        run("ip link set vb up");
+        assert!(has());
+        run("ip link set vb down");
+        assert!(!has(), "at once, not when the kernel has acted upon it");
+    });
+}
+
+#[test]
+fn ethtool_and_netlink_agree_on_the_queues() {
+    in_namespace(|| {
+        make_pair();
+        run("ip link set va up");
+        run("ethtool -L va rx 3 tx 1");
+        let index = facts("va").unwrap().index;
+        let dump = netlink::everything().unwrap_or_else(|(what, error)| panic!("{what}: {error}"));
+        assert_eq!(dump.queues.get(&index), Some(&(3, 1)));
+        assert_eq!(ethtool::channels("va").unwrap(), Some((3, 1)));
+    });
+}
+
+#[test]
+fn the_facts_are_those_that_were_set() {
+    in_namespace(|| {
+        make_pair();
+        run("ip link set va address 02:00:00:00:00:07 mtu 3000");
+        run("ip addr add 10.7.0.1/24 dev va");
+        run("ip addr add 10.7.0.2/24 dev va");
+        run("ip addr add 10.8.0.1/24 dev va");
+        run("ip addr add 10.9.0.1/24 dev vb");
+        let va = facts("va").unwrap();
+        assert_eq!(va.mac, Some([2, 0, 0, 0, 0, 7]));
+        assert_eq!(va.mtu, 3000);
+        assert_eq!(va.driver, "veth");
+        let addresses: Vec<String> = va.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            addresses,
+            ["10.7.0.1", "10.8.0.1", "10.7.0.2"],
+            "primary ones first"
+        );
+        let xdp = va.xdp.unwrap();
+        assert!(xdp.native() && !xdp.zero_copy(), "{xdp:?}");
+    });
+}
+
+#[test]
+fn loopback_and_bridge_interfaces_have_no_native_xdp() {
+    in_namespace(|| {
+        run("ip link add name br0 type bridge");
+        run("ip link set br0 up");
+        let host_facts = facts_for(["lo", "br0", "lo"]);
+        assert_eq!(host_facts.failures, []);
+        assert_eq!(host_facts.interfaces.len(), 2);
+        let (lo, bridge) = (&host_facts.interfaces["lo"], &host_facts.interfaces["br0"]);
+        assert!(lo.is_loopback && lo.mac.is_none() && !lo.is_up);
+        assert!(!bridge.is_loopback && bridge.mac.is_some() && bridge.is_up);
+        for facts in [lo, bridge] {
+            assert!(!facts.xdp.unwrap().native(), "{}", facts.name);
+            assert_eq!((facts.rx_queues, facts.tx_queues), (1, 1), "{}", facts.name);
+        }
+        assert!(host_facts.cpus >= 1);
+    });
+}
+
+#[test]
+fn a_missing_interface_is_named_with_those_that_there_are() {
+    in_namespace(|| {
+        make_pair();
+        let error = facts("vx").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "there is no interface `vx` in this network namespace"
+        );
+        assert_eq!(error.remedy(), "`ip link show` lists: lo, vb, va");
+    });
+}
+
+#[test]
+fn an_alternative_name_is_not_another_interface() {
+    in_namespace(|| {
+        make_pair();
+        run("ip link property add dev va altname other");
+        assert!(matches!(facts("other"), Err(HostError::Missing { .. })));
+    });
+}
+
+#[test]
+fn zero_copy_takes_native_xdp_too() {
+    assert!(XdpFeatures::from_bits(0b1011).zero_copy());
+    assert!(!XdpFeatures::from_bits(0b1001).zero_copy());
+    assert!(XdpFeatures::from_bits(0b0011).native());
+    assert!(!XdpFeatures::from_bits(0b0001).native());
+}
+
+/// What the relay watches of an interface, by request and by notification.
+mod watched {
+    use std::{
+        net::Ipv4Addr,
+        time::{Duration, Instant},
+    };
+
+    use super::watch::{Heard, News, Questions};
+    use super::*;
+
+    /// Reads until a notification about `index` arrives.
+    fn hear(news: &mut News, index: u32) -> Heard {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let heard = news.read();
+            if heard.touched.contains(&index) {
+                return heard;
+            }
+            assert!(Instant::now() < deadline, "nothing was heard");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn an_interface_is_asked_for_by_its_index_whatever_it_is_called() {
+        in_namespace(|| {
+            make_pair();
+            run("ip link set va up");
+            run("ip link set vb up");
+            run("ip address add 10.7.0.1/24 dev va");
+            run("ip address add 10.8.0.1/24 dev vb");
+            let index = facts("va").unwrap().index;
+            let mut questions = Questions::open().unwrap();
+            let addresses = questions.addresses(index).unwrap();
+            assert_eq!(addresses, [Ipv4Addr::new(10, 7, 0, 1)]);
+            assert_eq!(questions.takes_gso(index), Some(true));
+            run("ethtool -K va tx-udp-segmentation off");
+            assert_eq!(questions.takes_gso(index), Some(false));
+            run("ip link set va name other mtu 1400 address 02:00:00:00:00:77");
+            let now = questions.link(index).unwrap().unwrap();
+            assert_eq!((now.name.as_str(), now.mtu), ("other", 1400));
+            assert_eq!(now.mac, Some([2, 0, 0, 0, 0, 0x77]));
+            assert_eq!((now.qdisc.as_str(), now.program), ("noqueue", None));
+            assert!(now.is_up && now.carries);
+            run("tc qdisc add dev other root pfifo");
+            run("ip link set vb down");
+            let now = questions.link(index).unwrap().unwrap();
+            assert_eq!(now.qdisc, "pfifo");
+            assert!(now.is_up && !now.carries);
+            run("ip link del other");
+            assert_eq!(questions.link(index).unwrap(), None);
+            assert_eq!(questions.takes_gso(index), None);
+        });
+    }
+
+    #[test]
+    fn frames_that_a_device_drops_are_in_its_counter() {
+        in_namespace(|| {
+            make_pair();
+            run("ip address add 10.7.0.1/24 dev va");
+            run("ip link set va up");
+            run("ip link set vb up");
+            let index = facts("va").unwrap().index;
+            let mut questions = Questions::open().unwrap();
+            let mut dropped = || questions.link(index).unwrap().unwrap().tx_dropped;
+            let before = dropped();
+            // The far end drops frames larger than its MTU, and a veth counts that at the sending
+            // end.
+            run("ip link set vb mtu 1000");
+            let socket = std::net::UdpSocket::bind("10.7.0.1:0").unwrap();
+            for _ in 0..5 {
+                socket.send_to(&[0; 1300], "10.7.0.255:9").unwrap_err();
+            }
+            socket.set_broadcast(true).unwrap();
+            for _ in 0..5 {
+                socket.send_to(&[0; 1300], "10.7.0.255:9").unwrap();
+            }
+            assert_eq!(dropped() - before, 5);
+        });
+    }
+
+    #[test]
+    fn news_come_of_links_addresses_and_queueing_disciplines() {
+        in_namespace(|| {
+            let mut news = News::subscribe().unwrap();
+            make_pair();
+            let index = facts("va").unwrap().index;
+            let heard = hear(&mut news, index);
+            assert!(
+                heard.links.iter().any(|(_, now)| now.name == "va"),
+                "{heard:?}"
+            );
+            for change in [
+                "ip link set va up",
+                "ip link set va mtu 1400",
+                "ethtool -K va tx-udp-segmentation off",
+                "ip address add 10.7.0.1/24 dev va",
+                "ip address del 10.7.0.1/24 dev va",
+                "tc qdisc add dev va root pfifo",
+                "tc qdisc del dev va root",
+                "ip link set vb up",
+                "ip link del va",
+            ] {
+                std::thread::sleep(Duration::from_millis(50));
+                news.read();
+                run(change);
+                let heard = hear(&mut news, index);
+                assert!(!heard.lost, "{change}: {heard:?}");
+                if change.starts_with("ethtool") {
+                    assert_eq!(heard.takes_gso, [(index, false)], "{heard:?}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn news_that_are_lost_are_told() {
+        in_namespace(|| {
+            let mut news = News::subscribe().unwrap();
+            make_pair();
+            let file = std::env::temp_dir().join(format!("relay-news-{}", std::process::id()));
+            let changes = "link set va mtu 1400\nlink set va mtu 1500\n".repeat(1000);
+            std::fs::write(&file, changes).unwrap();
+            run(&format!("ip -batch {}", file.display()));
+            std::fs::remove_file(&file).unwrap();
+            assert!(news.read().lost);
+            assert!(!news.read().lost, "told once");
+        });
+    }
+}

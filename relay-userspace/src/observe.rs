@@ -1,0 +1,4 @@
+//! The relay's counters, for people and programs: log lines, the final report, its JSON.
+
+pub mod log_line;
+pub mod report;

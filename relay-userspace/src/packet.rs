@@ -1,0 +1,18 @@
+//! How a received datagram becomes an output's datagram: header templates and checksums.
+//!
+//! Pure arithmetic on bytes, shared by both backends. A [`Template`] is built once per output; a
+//! [`Received`] is read once per frame; each copy then costs one header write and two folds. A
+//! copy's UDP checksum is derived from the received one, so a payload damaged upstream stays
+//! detectably damaged.
+
+mod checksum;
+mod received;
+mod template;
+#[cfg(test)]
+mod tests;
+mod ttl;
+
+pub use self::{
+    received::{Known, Received},
+    template::{Target, Template},
+};

@@ -1,0 +1,182 @@
+//! Checks one interface against the rules and against its own table in the file.
+
+use super::{
+    backend::Backend, backend_choice::Chosen, constraints::Constraints, named::Named, tx_methods,
+    used::Use,
+};
+use crate::{
+    config::{
+        Document, InterfacePlaces, Mistake, Place,
+        rules::{InterfaceOptions, Transmit},
+    },
+    host::{HostFacts, InterfaceFacts},
+};
+
+/// Adds a mistake for every reason why the relay cannot use an interface, on either backend.
+pub(super) fn suitable(
+    document: &Document,
+    named: &Named<'_>,
+    facts: &InterfaceFacts,
+    mistakes: &mut Vec<Mistake>,
+) {
+    let name = named.name;
+    let unfit = if facts.is_loopback {
+        Some((
+            "is the loopback interface, which the relay does not serve",
+            "name the interface that the datagrams travel by; between programs of one host that is a \
+             veth pair or a bridge",
+        ))
+    } else if facts.mac.is_none() {
+        Some((
+            "is no Ethernet interface, and the relay reads and writes Ethernet frames",
+            "use an Ethernet interface; of the tunnels, gretap and vxlan are such interfaces",
+        ))
+    } else {
+        None
+    };
+    if let Some((is, remedy)) = unfit {
+        mistakes.push(document.mistake(
+            named.place(),
+            format!("interface `{name}` (driver {}) {is}", facts.driver),
+            remedy.into(),
+        ));
+    }
+    if let Some(place) = named.output
+        && facts.addresses.is_empty()
+    {
+        mistakes.push(document.mistake(
+            place,
+            format!("the output interface `{name}` has no IPv4 address to send from"),
+            format!("give it one: `ip address add ADDRESS/LENGTH dev {name}`"),
+        ));
+    }
+}
+
+/// The interface with the queues that are used. Adds a mistake for each queue that does not exist.
+pub(super) fn used<'a>(
+    document: &Document,
+    named: &Named<'_>,
+    facts: &'a InterfaceFacts,
+    chosen: Chosen,
+    constraints: &Constraints,
+    options: Option<(&'a InterfaceOptions, &InterfacePlaces)>,
+    mistakes: &mut Vec<Mistake>,
+) -> Use<'a> {
+    let name = named.name;
+    let mut of_kind = |wanted: Option<Place>, kind: &str, count: u32| {
+        let Some(place) = wanted.filter(|_| chosen.backend == Backend::Xdp) else {
+            return Vec::new();
+        };
+        if count == 0 {
+            mistakes.push(document.mistake(
+                place,
+                format!("interface `{name}` has no {kind} queue"),
+                format!("`ethtool -l {name}` shows its queues and `ethtool -L {name}` sets them"),
+            ));
+            return Vec::new();
+        }
+        let Some((Some(listed), places)) =
+            options.map(|(options, places)| (options.queues.as_ref(), places))
+        else {
+            return (0..count).collect();
+        };
+        for (queue, place) in listed.iter().zip(&places.queues) {
+            if *queue >= count {
+                mistakes.push(document.mistake(
+                    *place,
+                    format!(
+                        "interface `{name}` has no {kind} queue {queue}: it has {}",
+                        numbered(count)
+                    ),
+                    format!(
+                        "correct `queues`, or change how many there are: `ethtool -l {name}` shows \
+                         them and `ethtool -L {name}` sets them"
+                    ),
+                ));
+            }
+        }
+        listed.clone()
+    };
+    let rx = of_kind(named.input, "RX", facts.rx_queues);
+    let tx = of_kind(named.output, "TX", facts.tx_queues);
+    Use {
+        facts,
+        backend: chosen.backend,
+        reason: chosen.reason,
+        against_zero_copy: tx_methods::against_zero_copy(facts, constraints),
+        is_input: named.input.is_some(),
+        is_output: named.output.is_some(),
+        rx,
+        tx,
+        transmit: options.map_or(Transmit::Auto, |(options, _)| options.transmit),
+        tx_method: None,
+    }
+}
+
+/// "1, queue 0" or "4, queues 0 to 3".
+fn numbered(count: u32) -> String {
+    if count == 1 {
+        "1, queue 0".into()
+    } else {
+        format!("{count}, queues 0 to {}", count - 1)
+    }
+}
+
+/// Adds a mistake where the file asks for GSO packets and they cannot leave.
+pub(super) fn gso_packets(
+    document: &Document,
+    options: Option<(&InterfaceOptions, &InterfacePlaces)>,
+    facts: &InterfaceFacts,
+    host_facts: &HostFacts,
+    mistakes: &mut Vec<Mistake>,
+) {
+    let Some((options, places)) = options else {
+        return;
+    };
+    let Some(place) = places
+        .transmit
+        .filter(|_| options.transmit == Transmit::Segmented)
+    else {
+        return;
+    };
+    let name = &facts.name;
+    if !host_facts.gso_packets {
+        mistakes.push(document.mistake(
+            place,
+            "`transmit` \"segmented\" needs Linux 6.2, whose packet sockets take UDP GSO packets"
+                .into(),
+            "leave `transmit` out, or use a newer kernel".into(),
+        ));
+    } else if !tx_methods::takes_gso_packets(facts) {
+        mistakes.push(document.mistake(
+            place,
+            format!("`transmit` \"segmented\": interface `{name}` does not take UDP GSO packets"),
+            format!(
+                "`ethtool -k {name}` shows `tx-udp-segmentation`, and `ethtool -K {name} tx-udp-segmentation on` \
+                 sets it where the driver can; otherwise leave `transmit` out"
+            ),
+        ));
+    }
+}
+
+/// Adds a mistake for each CPU that this machine does not have.
+pub(super) fn cpus(
+    document: &Document,
+    options: &InterfaceOptions,
+    places: &InterfacePlaces,
+    configured: u32,
+    mistakes: &mut Vec<Mistake>,
+) {
+    for (cpu, place) in options.cpus.iter().flatten().zip(&places.cpus) {
+        if *cpu >= configured {
+            mistakes.push(
+                document.mistake(
+                    *place,
+                    format!("there is no CPU {cpu}: this machine has {configured}, counted from 0"),
+                    "`lscpu` lists them; correct `cpus`, or leave it out to let the kernel choose"
+                        .into(),
+                ),
+            );
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The plan itself: interfaces, flows, and the workers that own their queues.
+
+use std::net::Ipv4Addr;
+
+use relay_common::{abi::FlowKey, wire::Datagram};
+use serde::Serialize;
+
+use super::{
+    backend::Backend,
+    checksums::Checksums,
+    ids::{FlowId, InterfaceId, List},
+    mac,
+};
+use crate::{
+    config::rules::{Limit, Transmit, Ttl},
+    host::GsoLimits,
+};
+
+/// What will run: interfaces, flows, and the workers that own their queues.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Every interface that a rule names. Other fields refer to it by id.
+    pub interfaces: List<InterfaceId, Interface>,
+    /// One per rule, in the file's order. Workers refer to it by id.
+    pub flows: List<FlowId, Flow>,
+    /// The threads that will run.
+    pub workers: Vec<WorkerPlan>,
+    /// What the user should know about this plan, one text per note.
+    pub notes: Vec<String>,
+}
+
+/// One interface as the relay will use it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Interface {
+    /// The name.
+    pub name: String,
+    /// The kernel's interface index.
+    pub index: u32,
+    /// The hardware address, the Ethernet source of copies that leave here.
+    #[serde(serialize_with = "mac::serialize")]
+    pub mac: [u8; 6],
+    /// The largest IP packet in bytes.
+    pub mtu: u32,
+    /// The IPv4 address that copies leave with; `None` on an interface that is only an input.
+    pub address: Option<Ipv4Addr>,
+    /// The driver's name, `unknown` where the kernel does not report it.
+    pub driver: String,
+    /// What moves the frames of its workers.
+    pub backend: Backend,
+    /// On io_uring, why it is not XDP. On XDP, why its sockets have their mode, or, where zero copy
+    /// is not possible, why it has no sockets. Empty where there is no reason to give.
+    pub reason: String,
+    /// A rule receives here.
+    pub is_input: bool,
+    /// A rule transmits here.
+    pub is_output: bool,
+    /// The RX queues whose frames are relayed, ascending; empty on an interface that is only an
+    /// output, and on io_uring, whose packet sockets see the frames of all queues.
+    pub rx_queues: Vec<u32>,
+    /// What is known of the UDP checksums of frames that arrive here; `None` unless an input.
+    pub checksums: Option<Checksums>,
+    /// How many TX queues are in use.
+    #[serde(skip)]
+    pub tx_queues: u32,
+    /// The driver offers zero copy for this MTU, and the kernel has not refused it.
+    pub zero_copy: bool,
+    /// The mode to expect of its AF_XDP sockets. The one in use is known after the bind. `None`
+    /// where there are none: on io_uring, and on an output whose TX method needs none.
+    pub expected_mode: Option<Mode>,
+    /// How copies shall leave, as the file says.
+    #[serde(skip)]
+    pub transmit: Transmit,
+    /// How copies leave; `None` on an interface that is only an input.
+    #[serde(rename = "engine")]
+    pub tx_method: Option<TxMethod>,
+    /// Copies can leave through it in GSO packets.
+    #[serde(skip)]
+    pub gso_packets: bool,
+    /// The device takes GSO packets whole.
+    #[serde(skip)]
+    pub segments_udp: bool,
+    /// It has no queueing discipline.
+    #[serde(skip)]
+    pub queueless: bool,
+    /// The largest GSO packet that the device takes.
+    #[serde(skip)]
+    pub gso: GsoLimits,
+}
+
+/// How copies leave through an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TxMethod {
+    /// Through the TX rings of AF_XDP sockets.
+    Xsk,
+    /// Through packet sockets: the datagrams of a flow in one receive batch leave as GSO packets,
+    /// which the kernel or the NIC cuts apart.
+    Segmented,
+    /// Through packet sockets, frame by frame: where GSO packets cannot leave, on the io_uring
+    /// backend and beside zero copy.
+    Frames,
+}
+
+/// How AF_XDP moves a frame between the interface and user space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// The NIC reads and writes the UMEM itself.
+    ZeroCopy,
+    /// The kernel copies each frame.
+    Copy,
+}
+
+/// One rule, resolved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Flow {
+    /// The rule's name.
+    pub rule: String,
+    /// The input interface's id.
+    pub interface: InterfaceId,
+    /// The group that is matched.
+    pub group: Ipv4Addr,
+    /// The destination port that is matched.
+    pub port: u16,
+    /// How much of it is relayed; `None` means all.
+    pub limit: Option<Limit>,
+    /// The copies that leave.
+    pub outputs: Vec<Output>,
+}
+
+/// One copy, resolved to the header it leaves with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Output {
+    /// The output interface's id.
+    pub interface: InterfaceId,
+    /// The destination group.
+    pub group: Ipv4Addr,
+    /// The destination port.
+    pub port: u16,
+    /// The time to live.
+    pub ttl: Ttl,
+    /// The source address: the output interface's.
+    pub source: Ipv4Addr,
+    /// The Ethernet destination, from the group (RFC 1112, section 6.4).
+    #[serde(serialize_with = "mac::serialize")]
+    pub destination_mac: [u8; 6],
+}
+
+/// One thread and what it owns. No other worker touches its ports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WorkerPlan {
+    /// What moves its frames.
+    pub backend: Backend,
+    /// The CPU to pin to.
+    pub cpu: Option<u32>,
+    /// Every (interface, queue) that this worker binds an AF_XDP socket to, receiving, transmitting
+    /// or both. Empty on io_uring.
+    pub ports: Vec<Port>,
+    /// On io_uring, the interface that its packet socket receives from. Several workers with the
+    /// same one share its flows among them (`PACKET_FANOUT`).
+    pub input: Option<InterfaceId>,
+    /// The interfaces that have a TX socket for its copies, ascending.
+    pub senders: Vec<InterfaceId>,
+    /// The flows that it can meet.
+    pub flows: Vec<FlowId>,
+}
+
+/// One (interface, queue) pair of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Port {
+    /// The interface's id.
+    pub interface: InterfaceId,
+    /// The queue.
+    pub queue: u32,
+    /// Matching frames of this queue are received here.
+    pub receives: bool,
+    /// Copies leave through this queue. A worker has at most one such port per interface.
+    pub transmits: bool,
+}
+
+impl Plan {
+    /// Whether an interface is on `backend`.
+    #[must_use]
+    pub fn is_on(&self, backend: Backend) -> bool {
+        let mut interfaces = self.interfaces.iter();
+        interfaces.any(|interface| interface.backend == backend)
+    }
+
+    /// The input interfaces that are on `backend`, with their ids.
+    pub fn inputs_on(&self, backend: Backend) -> impl Iterator<Item = (InterfaceId, &Interface)> {
+        self.interfaces
+            .with_ids()
+            .filter(move |(_, interface)| interface.is_input && interface.backend == backend)
+    }
+
+    /// The limit of each flow, with its position among the limits of the plan.
+    pub fn limits(&self) -> impl Iterator<Item = Option<(u32, Limit)>> {
+        let mut positions = 0..;
+        self.flows.iter().map(move |flow| {
+            let limit = flow.limit?;
+            Some((positions.next()?, limit))
+        })
+    }
+
+    /// The key by which the kernel programs match `flow`.
+    #[must_use]
+    pub fn flow_key(&self, flow: &Flow) -> Option<FlowKey> {
+        self.interfaces
+            .get(flow.interface)
+            .map(|interface| FlowKey {
+                interface: interface.index,
+                group: flow.group.octets(),
+                port: flow.port,
+                vlan: Datagram::UNTAGGED,
+            })
+    }
+}
+
+impl Interface {
+    /// Whether the XDP program is attached here: where frames are received, and where zero copy
+    /// transmits. Drivers do that only while a native program is attached, whatever the program
+    /// does (`ndo_xsk_wakeup` of igb, ixgbe, i40e, ice).
+    #[must_use]
+    pub fn needs_program(&self) -> bool {
+        let zero_copy = self.expected_mode == Some(Mode::ZeroCopy);
+        self.backend == Backend::Xdp && (self.is_input || zero_copy)
+    }
+}
+
+impl WorkerPlan {
+    /// The mode to ask for when its AF_XDP sockets are bound. They share a UMEM, and so the mode.
+    #[must_use]
+    pub fn mode(&self, plan: &Plan) -> Mode {
+        let interfaces = self.ports.iter().map(|port| port.interface);
+        let mut interfaces = interfaces.filter_map(|at| plan.interfaces.get(at));
+        if interfaces.all(|interface| interface.expected_mode == Some(Mode::ZeroCopy)) {
+            Mode::ZeroCopy
+        } else {
+            Mode::Copy
+        }
+    }
+
+    /// How its copies leave through an interface; `None` where none do.
+    #[must_use]
+    pub fn tx_method(&self, plan: &Plan, interface: InterfaceId) -> Option<TxMethod> {
+        if self.senders.contains(&interface) {
+            let gso_packets = plan.interfaces.get(interface)?.gso_packets;
+            return Some(if gso_packets {
+                TxMethod::Segmented
+            } else {
+                TxMethod::Frames
+            });
+        }
+        let mut ports = self.ports.iter();
+        ports
+            .any(|port| port.transmits && port.interface == interface)
+            .then_some(TxMethod::Xsk)
+    }
+}

@@ -1,0 +1,123 @@
+//! Notes about one interface or two: what is possible but may surprise.
+
+use super::{
+    ids::{FlowId, InterfaceId, List},
+    model::Flow,
+    named::options_of,
+    phrases,
+    used::Use,
+};
+use crate::{
+    config::{Document, rules::Transmit},
+    host::InterfaceFacts,
+};
+
+/// veth attaches a native XDP program only if the other end's MTU is at most this (veth_xdp_set in
+/// drivers/net/veth.c, with 4 KiB pages).
+const MAX_VETH_PEER_MTU: u32 = 3506;
+
+/// Notes about an interface, on either backend.
+pub(super) fn about_interface(used: &Use<'_>, notes: &mut Vec<String>) {
+    let name = &used.facts.name;
+    if !used.is_output && used.transmit != Transmit::Auto {
+        notes.push(format!(
+            "The `transmit` of {name} is not used: no copy leaves there."
+        ));
+    }
+    if !used.facts.is_up {
+        notes.push(format!(
+            "{name} is down; nothing moves there until it is up: `ip link set {name} up`."
+        ));
+    }
+    if used.is_input && used.facts.addresses.is_empty() {
+        notes.push(format!(
+            "{name} has no IPv4 address; its IGMP reports leave from 0.0.0.0, which some switches and \
+             routers ignore."
+        ));
+    }
+}
+
+/// Notes about an interface on XDP.
+pub(super) fn about_xdp(used: &Use<'_>, notes: &mut Vec<String>) {
+    let InterfaceFacts {
+        name, mtu, driver, ..
+    } = used.facts;
+    if used.facts.xdp.is_none() {
+        notes.push(format!(
+            "The kernel does not tell what XDP can do on {name} (Linux 6.3 and later do); the relay \
+             expects copy mode, and attaching the program will show whether native XDP works."
+        ));
+    }
+    if used.is_input && driver == "veth" && *mtu > MAX_VETH_PEER_MTU {
+        notes.push(format!(
+            "{name} is a veth with MTU {mtu}; the kernel attaches XDP to it only if the other end's \
+             MTU is at most {MAX_VETH_PEER_MTU}."
+        ));
+    }
+    if used.is_input && used.facts.tag_may_be_beside() {
+        notes.push(format!(
+            "{name} is a veth: a VLAN tag that its other end leaves beside the bytes of the frame is \
+             not seen on XDP, and the frame is relayed as an untagged one. If tagged frames can come, \
+             run `ethtool -K OTHER-END tx-vlan-offload off` at the other end, or the relay with \
+             `--backend io-uring`."
+        ));
+    }
+    let unused: Vec<u32> = (0..used.facts.rx_queues)
+        .filter(|queue| !used.rx.contains(queue))
+        .collect();
+    if used.is_input && !unused.is_empty() {
+        notes.push(format!(
+            "{name} relays from RX {} only, as `queues` says; datagrams that it steers to RX {} are \
+             not relayed. `ethtool -X {name}` or `ethtool -N {name}` steers them.",
+            phrases::list(&used.rx),
+            phrases::list(&unused)
+        ));
+    }
+}
+
+/// Notes about options that the file sets for an interface and that have no effect on io_uring.
+pub(super) fn about_io_uring(document: &Document, used: &Use<'_>, notes: &mut Vec<String>) {
+    let name = &used.facts.name;
+    let listed = options_of(document, name).is_some_and(|(options, _)| options.queues.is_some());
+    if listed && used.is_input {
+        notes.push(format!(
+            "The `queues` of {name} are not used: it is on io_uring, and a packet socket sees the frames \
+             of all queues."
+        ));
+    } else if listed {
+        notes.push(format!(
+            "The `queues` of {name} are not used: it is on io_uring, and the kernel chooses the queue \
+             that a packet socket's frames leave through."
+        ));
+    }
+    if used.is_output && used.transmit == Transmit::Xsk {
+        notes.push(format!(
+            "The `transmit` \"xsk\" of {name} is not used: it is on io_uring, which has no AF_XDP sockets."
+        ));
+    }
+}
+
+/// Notes about outputs whose MTU is smaller than that of their input.
+pub(super) fn about_mtus(
+    flows: &List<FlowId, Flow>,
+    uses: &List<InterfaceId, Use<'_>>,
+    notes: &mut Vec<String>,
+) {
+    let mut said = std::collections::HashSet::new();
+    for flow in flows {
+        for output in &flow.outputs {
+            let (Some(from), Some(to)) = (uses.get(flow.interface), uses.get(output.interface))
+            else {
+                continue;
+            };
+            let (from, to) = (from.facts, to.facts);
+            if to.mtu < from.mtu && said.insert((flow.interface, output.interface)) {
+                notes.push(format!(
+                    "{} has MTU {} and {} has MTU {}; larger datagrams from {} do not leave by {} and \
+                     are counted there as too_big.",
+                    from.name, from.mtu, to.name, to.mtu, from.name, to.name
+                ));
+            }
+        }
+    }
+}
