@@ -151,7 +151,7 @@ fn give_up_privileges(kernel: &Kernel, paths: &List<InterfaceId, FramePath>) {
     }
     match privileges::drop::give_up(&asked) {
         Ok(kept) if kept.is_empty() => {
-            debug!("gave up all capabilities: running needs none of them")
+            debug!("gave up all capabilities: running needs none of them");
         }
         Ok(kept) => info!(
             "kept {}, which this kernel asks for while the relay runs; gave up all other capabilities",

@@ -9,6 +9,7 @@
 
 mod error;
 mod filter;
+mod link;
 mod maps;
 mod object;
 mod occupant;

@@ -141,7 +141,7 @@ impl<M: Memory> Copies<'_, M> {
                     frames,
                 },
                 self.memory,
-            )
+            );
         };
     }
 
@@ -169,7 +169,7 @@ impl<M: Memory> Copies<'_, M> {
                     frames: std::iter::once(frame),
                 },
                 self.memory,
-            )
+            );
         };
     }
 
@@ -204,7 +204,7 @@ impl<M: Memory> Copies<'_, M> {
                             frames: part,
                         },
                         self.memory,
-                    )
+                    );
                 };
             }
             left -= payload_len;

@@ -163,7 +163,7 @@ impl TxSocket {
     /// left, and the device may take it in a moment, or through the other socket. `direct` is
     /// whether it went straight to the device.
     #[cold]
-    pub fn can_wait(&mut self, error: Errno, direct: bool, frames: u64) -> bool {
+    pub fn can_wait(&self, error: Errno, direct: bool, frames: u64) -> bool {
         if error != Errno::ENOBUFS || !direct {
             return false;
         }
@@ -217,9 +217,6 @@ impl TxSocket {
                     break;
                 }
                 Err(error) if self.can_wait(error, direct, frames) => {
-                    if self.direct != direct {
-                        continue;
-                    }
                     self.refused = Some(Instant::now());
                     break;
                 }

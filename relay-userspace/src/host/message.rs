@@ -120,7 +120,11 @@ impl Socket {
                 }
                 complete &= message.flags & DUMP_INTR == 0;
                 match message.kind {
-                    DONE => return Ok(complete),
+                    // The kernel ends a dump that has failed with the error.
+                    DONE => match i32_at(message.payload, 0) {
+                        Some(code @ ..0) => return Err(io::Error::from_raw_os_error(-code)),
+                        _ => return Ok(complete),
+                    },
                     // Error 0 is the acknowledgement.
                     ERROR => match i32_at(message.payload, 0) {
                         Some(0) => return Ok(complete),

@@ -212,6 +212,9 @@ mod watched {
             run("ip link del other");
             assert_eq!(questions.link(index).unwrap(), None);
             assert_eq!(questions.takes_gso(index), None);
+            // An error, and not the empty list that an interface without addresses has.
+            let gone = questions.addresses(index).unwrap_err();
+            assert_eq!(gone.raw_os_error(), Some(libc::ENODEV));
         });
     }
 

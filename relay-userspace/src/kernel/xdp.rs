@@ -2,18 +2,23 @@
 //!
 //! The program is attached by links only, so that it cannot outlive a killed relay.
 
-use std::{os::fd::RawFd, thread, time::Duration};
+use std::{
+    os::fd::{AsFd as _, RawFd},
+    thread,
+    time::Duration,
+};
 
 use aya::{
     Ebpf,
     maps::{MapData, XskMap},
-    programs::{Xdp, XdpMode, links::FdLink},
+    programs::Xdp,
 };
 use aya_log::EbpfLogger;
 use relay_common::abi::{self, InterfaceValue};
 
 use super::{
-    error::{KernelError, chain, loading, map_write, os_error},
+    error::{KernelError, chain, loading, map_write},
+    link::Link,
     maps::{Maps, take},
     object, occupant,
 };
@@ -27,7 +32,7 @@ const RELEASE: Duration = Duration::from_millis(150);
 /// The loaded program, its maps and its links. Dropping it detaches the program.
 pub struct XdpProgram {
     /// Dropped first, which detaches the program.
-    _links: Vec<FdLink>,
+    _links: Vec<Link>,
     /// The program's id, if the kernel reports it.
     id: Option<u32>,
     /// The ids of the interfaces that the program is attached to.
@@ -130,35 +135,28 @@ impl Drop for XdpProgram {
     }
 }
 
-/// Attaches in native mode, by a link. aya falls back to netlink if the kernel refuses a link, and
-/// a program attached by netlink would outlive a killed relay, so such an attach is an error.
-fn attach_link(program: &mut Xdp, interface: &str, index: u32) -> Result<FdLink, KernelError> {
+/// Attaches in native mode, by a link.
+fn attach_link(program: &Xdp, interface: &str, index: u32) -> Result<Link, KernelError> {
     let refused = |reason: String, code: Option<i32>, remedy: &'static str| KernelError::Attach {
         interface: interface.to_owned(),
         reason,
         code,
         remedy,
     };
-    let id = program
-        .attach_to_if_index(index, XdpMode::Driver)
-        .map_err(|error| match os_error(&error) {
-            Some(libc::EBUSY | libc::EEXIST) => KernelError::Occupied {
-                interface: interface.to_owned(),
-                holder: occupant::describe(interface, index),
-            },
-            code => refused(chain(&error), code, remedy(code)),
-        })?;
-    program
-        .take_link(id)
-        .map_err(|error| refused(chain(&error), os_error(&error), ""))?
-        .try_into()
-        .map_err(|_| {
-            refused(
-                "the kernel refused a bpf_link".into(),
-                None,
-                "; Linux 5.9 or later is needed",
-            )
-        })
+    let program = program
+        .fd()
+        .map_err(|error| refused(chain(&error), None, ""))?;
+    Link::attach(program.as_fd(), index).map_err(|error| match error.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) => KernelError::Occupied {
+            interface: interface.to_owned(),
+            holder: occupant::describe(interface, index),
+        },
+        code => refused(
+            format!("`bpf_link_create` failed: {error}"),
+            code,
+            remedy(code),
+        ),
+    })
 }
 
 fn remedy(code: Option<i32>) -> &'static str {
