@@ -6,14 +6,14 @@
 //! contains. A [`Document`] keeps the places, so that later findings about an interface point into
 //! the file too.
 
-mod check;
+mod cross_checks;
 mod draft;
 mod mistake;
-mod parts;
 mod place;
-mod read;
 mod reader;
 pub mod rules;
+mod sections;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -153,10 +153,10 @@ pub fn load(path: &Path) -> Result<Document, Mistakes> {
 /// Every mistake in the text. Only wrong TOML syntax hides other mistakes.
 pub fn parse(path_label: &str, text: &str) -> Result<Document, Mistakes> {
     let mut found = mistake::Collector::new(path_label, text);
-    let Some(draft) = read::read(text, &mut found) else {
+    let Some(draft) = tables::read(text, &mut found) else {
         return Err(found.into_mistakes());
     };
-    check::check(&draft, &mut found);
+    cross_checks::check(&draft, &mut found);
     if !found.mistakes.is_empty() {
         return Err(found.into_mistakes());
     }

@@ -32,7 +32,7 @@ use relay_common::abi::Counter;
 
 pub use self::error::RunError;
 use self::{
-    claim::Claims, memberships::Memberships, privileges::drop::Asked, set_up::Ready,
+    claim::Claims, memberships::Memberships, privileges::give_up::Asked, set_up::Ready,
     shut_down::Ended, signals::Stop, threads::Thread, watcher::Watcher,
 };
 use crate::{
@@ -149,7 +149,7 @@ fn give_up_privileges(kernel: &Kernel, paths: &List<InterfaceId, FramePath>) {
     if paths.iter().any(|path| path.mode == Some(Mode::ZeroCopy)) {
         asked.push(Asked::busy_polling(&socket_options::may_busy_poll));
     }
-    match privileges::drop::give_up(&asked) {
+    match privileges::give_up::give_up(&asked) {
         Ok(kept) if kept.is_empty() => {
             debug!("gave up all capabilities: running needs none of them");
         }

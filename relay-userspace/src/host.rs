@@ -3,18 +3,18 @@
 //! Everything comes from netlink and from ioctls on sockets of the calling thread, never from
 //! `/sys`: that shows the namespace it was mounted for, which need not be ours.
 
-mod bystanders;
 pub mod device_drops;
-mod dump;
 mod ethtool;
 mod facts;
 #[cfg(test)]
 pub(crate) mod fixture;
-mod gso;
-mod message;
-pub mod missed;
+mod gso_limits;
 mod netlink;
+mod netlink_dump;
+mod netlink_socket;
+mod other_receivers;
 pub mod packet_socket;
+pub mod rx_missed;
 pub mod socket_options;
 #[cfg(test)]
 mod tests;
@@ -23,7 +23,7 @@ pub mod watch;
 #[cfg(test)]
 pub(crate) use self::facts::facts;
 pub use self::{
-    bystanders::Bystanders,
     facts::{HostError, HostFacts, InterfaceFacts, XdpFeatures, facts_for, with_carrier},
-    gso::GsoLimits,
+    gso_limits::GsoLimits,
+    other_receivers::Bystanders,
 };

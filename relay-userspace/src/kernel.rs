@@ -7,12 +7,12 @@
 //! matters: attach, bind the sockets, and only then [`Kernel::open`] the flows, so that no frame is
 //! matched before a socket can receive it.
 
+mod attached_program;
+mod bpf_link;
 mod error;
 mod filter;
-mod link;
 mod maps;
 mod object;
-mod occupant;
 mod xdp;
 
 use std::os::fd::{BorrowedFd, RawFd};

@@ -6,34 +6,34 @@
 mod backend;
 mod backend_choice;
 mod build;
-mod checksums;
-mod connected;
+mod connected_interfaces;
 mod constraints;
 mod group_notes;
 mod ids;
-mod interfaces;
+mod interface_checks;
 mod io_uring_workers;
 mod loops;
 mod mac;
-mod missing;
+mod missing_interfaces;
 mod model;
-mod named;
+mod named_interfaces;
 mod notes;
-mod phrases;
 mod print;
 mod queues;
+mod received_checksums;
 #[cfg(test)]
 mod tests;
 mod tx_methods;
-mod used;
+mod used_interface;
+mod wording;
 
 pub(crate) use self::tx_methods::max_zero_copy_mtu;
 pub use self::{
     backend::Backend,
     build::build,
-    checksums::Checksums,
     constraints::{Constraints, Refusal},
     ids::{FlowId, Id, InterfaceId, List, OutputId},
     mac::{Mac, of_group},
     model::{Flow, Interface, Mode, Output, Plan, Port, TxMethod, WorkerPlan},
+    received_checksums::Checksums,
 };

@@ -12,9 +12,9 @@ use relay::{
         gso_packets,
         stats::WorkerStats,
         xdp::{
-            messages::{HandOver, Messages, Queue},
             receive, ring_outputs,
             ring_sizes::TX_SIZE,
+            sendmmsg::{HandOver, Messages, Queue},
             transmitter::{Rings, Transmitter},
             umem::{Chunk, Chunks},
         },

@@ -43,7 +43,7 @@ pub fn start_queued() -> io::Result<()> {
     let queue: &'static Queue = Box::leak(Box::default());
     thread::Builder::new().name("relay-log".into()).spawn(|| {
         // This thread needs no capability. If the kernel refuses, the main thread reports it later.
-        let _ = privileges::drop::give_up(&[]);
+        let _ = privileges::give_up::give_up(&[]);
         queue.write_out(|line| write_all(io::stderr().as_fd(), line));
     })?;
     let queue = *QUEUE.get_or_init(|| queue);

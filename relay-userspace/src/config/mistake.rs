@@ -5,7 +5,7 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
-use super::{parts::Origin, place::Lines};
+use super::{place::Lines, sections::Origin};
 
 /// The most mistakes that are printed: as many as a screen has room for.
 const SHOWN: usize = 20;

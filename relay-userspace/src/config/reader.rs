@@ -6,7 +6,7 @@ use super::{Place, draft::Draft, mistake::Collector};
 pub(super) struct Reader<'f, 't> {
     pub(super) found: &'f mut Collector<'t>,
     pub(super) draft: Draft,
-    /// The number of rules so far, including wrong ones and those beyond [`MAX_RULES`].
+    /// The number of rules so far, including wrong ones and those beyond [`super::MAX_RULES`].
     pub(super) rules: usize,
     /// The index of the mistake that reports too many rules.
     pub(super) extra: Option<usize>,

@@ -1,7 +1,7 @@
 //! The capabilities that running needs, checked before the relay touches anything, so that a
 //! missing one is named with its remedy instead of surfacing as the `EPERM` of some call.
 
-pub mod drop;
+pub mod give_up;
 
 use std::fs;
 

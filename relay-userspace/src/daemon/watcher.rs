@@ -32,7 +32,7 @@ use nix::{
 
 use self::interface::{Watched, linked};
 use crate::{
-    datapath::link::{Link, State},
+    datapath::output_link::{Link, State},
     host::watch::{Heard, News, Questions},
     plan::{InterfaceId, Plan},
 };

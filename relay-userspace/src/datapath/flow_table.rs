@@ -10,7 +10,7 @@ use std::{ops::Range, sync::Arc};
 use relay_common::{abi::FlowKey, wire::ETHERNET_LEN};
 use rustc_hash::FxHashMap;
 
-use super::link::{Link, State};
+use super::output_link::{Link, State};
 use crate::{
     packet::{Target, Template},
     plan::{self, InterfaceId, Plan, TxMethod},

@@ -22,7 +22,7 @@ use nix::errno::Errno;
 use super::{
     backlog::{self, Backlog, Waiting},
     error::SetupError,
-    link::Link,
+    output_link::Link,
     stats::{Dropped, OutputStats},
 };
 use crate::{

@@ -44,9 +44,9 @@ use super::{
     error::SetupError,
     flow_table::Flows,
     gso_packets,
-    link::Link,
-    pace::{DRAIN, SPIN, WAITING},
+    output_link::Link,
     stats::WorkerStats,
+    timings::{DRAIN, SPIN, WAITING},
     tx_socket::{self, TxSocket},
 };
 use crate::{

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    error::SetupError, link::Link, socket_drops::Receivers, stats::WorkerStats, uring, xdp,
+    error::SetupError, output_link::Link, socket_drops::Receivers, stats::WorkerStats, uring, xdp,
 };
 use crate::{
     kernel::Kernel,

@@ -13,17 +13,17 @@
 //! `poll`; and `send` for an output that has refused copies.
 
 mod kick;
-pub mod ledger;
-pub mod messages;
 mod port;
 pub mod receive;
 pub mod ring_outputs;
 pub mod ring_sizes;
-mod sizes;
+pub mod sendmmsg;
 mod socket_mode;
 pub mod transmitter;
+pub mod tx_ring_account;
 mod tx_sockets;
 pub mod umem;
+mod umem_sizes;
 
 use std::{
     io,
@@ -37,7 +37,7 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-pub use self::sizes::chunk_count;
+pub use self::umem_sizes::chunk_count;
 use self::{
     port::Port,
     ring_sizes::BATCH,
@@ -49,9 +49,9 @@ use super::{
     batch::Batch,
     error::SetupError,
     flow_table::Flows,
-    link::Link,
-    pace::{DRAIN, SPIN, WAITING},
+    output_link::Link,
     stats::WorkerStats,
+    timings::{DRAIN, SPIN, WAITING},
     tx_socket,
 };
 use crate::{
@@ -120,7 +120,7 @@ impl XdpWorker {
         chunk_count: u32,
     ) -> Result<Self, SetupError> {
         let interface = |port: &plan::Port| plan.interfaces.get(port.interface);
-        let chunks = Chunks::new(sizes::chunk_size(plan, worker, mode), chunk_count)?;
+        let chunks = Chunks::new(umem_sizes::chunk_size(plan, worker, mode), chunk_count)?;
         let mut ports = Vec::with_capacity(worker.ports.len());
         let mut inputs = Vec::new();
         for port in &worker.ports {
@@ -135,7 +135,7 @@ impl XdpWorker {
                     known: known(interface),
                 });
             }
-            let lends = sizes::lends(worker, port, mode);
+            let lends = umem_sizes::lends(worker, port, mode);
             let bound = bind_patiently(&chunks, &interface.name, port.queue, mode, lends)?;
             ports.push(bound);
         }

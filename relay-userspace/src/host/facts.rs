@@ -8,7 +8,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use super::{bystanders::Bystanders, ethtool, gso::GsoLimits, netlink};
+use super::{ethtool, gso_limits::GsoLimits, netlink, other_receivers::Bystanders};
 
 /// One interface as the kernel describes it now.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -25,7 +25,7 @@ use neli::{
 
 use super::{
     GsoLimits,
-    dump::{Failure, connect, dump, failed, family},
+    netlink_dump::{Failure, connect, dump, failed, family},
 };
 
 /// Everything that the relay reads by netlink for a plan.

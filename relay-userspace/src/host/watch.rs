@@ -19,7 +19,7 @@ use nix::{
 
 use super::{
     GsoLimits,
-    message::{Socket, attributes, push, text, u16_at, u32_at},
+    netlink_socket::{Socket, attributes, push, text, u16_at, u32_at},
     socket_options,
 };
 

@@ -17,10 +17,11 @@ use aya_log::EbpfLogger;
 use relay_common::abi::{self, InterfaceValue};
 
 use super::{
+    attached_program,
+    bpf_link::Link,
     error::{KernelError, chain, loading, map_write},
-    link::Link,
     maps::{Maps, take},
-    object, occupant,
+    object,
 };
 use crate::plan::{Interface, InterfaceId, Mode, Plan};
 
@@ -149,7 +150,7 @@ fn attach_link(program: &Xdp, interface: &str, index: u32) -> Result<Link, Kerne
     Link::attach(program.as_fd(), index).map_err(|error| match error.raw_os_error() {
         Some(libc::EBUSY | libc::EEXIST) => KernelError::Occupied {
             interface: interface.to_owned(),
-            holder: occupant::describe(interface, index),
+            holder: attached_program::describe(interface, index),
         },
         code => refused(
             format!("`bpf_link_create` failed: {error}"),

@@ -51,7 +51,7 @@ pub struct InterfaceReport {
     /// own numbers count them as sent, because the kernel does not tell whose they were.
     pub device_dropped: u64,
     /// Frames of any kind that its NIC dropped since the relay started, because it had no buffer
-    /// for them ([`crate::host::missed`]). Nothing else has seen them, and `dropped` does not
+    /// for them ([`crate::host::rx_missed`]). Nothing else has seen them, and `dropped` does not
     /// contain them.
     pub missed: u64,
     /// The counters of the kernel program (XDP program or socket filter); empty on an interface

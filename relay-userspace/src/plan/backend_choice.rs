@@ -6,10 +6,10 @@
 
 use super::{
     backend::Backend,
-    connected::Connected,
+    connected_interfaces::Connected,
     constraints::Constraints,
     ids::{InterfaceId, List},
-    named::Named,
+    named_interfaces::Named,
 };
 use crate::{
     config::{Document, Mistake, Place},

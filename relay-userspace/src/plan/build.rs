@@ -9,17 +9,17 @@ use relay_common::abi::MAX_INTERFACES;
 
 use super::{
     backend::Backend,
-    backend_choice,
-    checksums::Checksums,
-    connected,
+    backend_choice, connected_interfaces,
     constraints::Constraints,
     group_notes,
     ids::{FlowId, InterfaceId, List},
-    interfaces, loops, mac, missing,
+    interface_checks, loops, mac, missing_interfaces,
     model::{Flow, Interface, Mode, Output, Plan},
-    named::{self, options_of},
-    notes, queues, tx_methods,
-    used::Use,
+    named_interfaces::{self, options_of},
+    notes, queues,
+    received_checksums::Checksums,
+    tx_methods,
+    used_interface::Use,
 };
 use crate::{
     config::{Document, Mistakes, rules::Rule},
@@ -38,7 +38,7 @@ pub fn build(
 ) -> Result<Plan, Mistakes> {
     let mut mistakes = Vec::new();
     let mut said = Vec::new();
-    let named = named::names(document);
+    let named = named_interfaces::names(document);
     if let Some(beyond) = named.get(InterfaceId::new(MAX_INTERFACES as usize)) {
         mistakes.push(document.mistake(
             beyond.place(),
@@ -53,7 +53,8 @@ pub fn build(
         .with_ids()
         .map(|(id, named)| (named.name, id))
         .collect();
-    let connected = connected::connected(named.len(), &connected::links(document, &ids));
+    let connected =
+        connected_interfaces::connected(named.len(), &connected_interfaces::links(document, &ids));
     let chosen = backend_choice::choose(
         document,
         &connected,
@@ -67,13 +68,13 @@ pub fn build(
     for (named, chosen) in named.iter().zip(chosen) {
         let options = options_of(document, named.name);
         if let Some((options, places)) = options {
-            interfaces::cpus(document, options, places, host_facts.cpus, &mut mistakes);
+            interface_checks::cpus(document, options, places, host_facts.cpus, &mut mistakes);
         }
         match host_facts.interfaces.get(named.name) {
             Some(facts) => {
-                interfaces::suitable(document, named, facts, &mut mistakes);
-                interfaces::gso_packets(document, options, facts, host_facts, &mut mistakes);
-                let used = interfaces::used(
+                interface_checks::suitable(document, named, facts, &mut mistakes);
+                interface_checks::gso_packets(document, options, facts, host_facts, &mut mistakes);
+                let used = interface_checks::used(
                     document,
                     named,
                     facts,
@@ -88,7 +89,7 @@ pub fn build(
         }
     }
     let mut uses = List::from(uses);
-    missing::add(document, &missing_names, host_facts, &mut mistakes);
+    missing_interfaces::add(document, &missing_names, host_facts, &mut mistakes);
     if !mistakes.is_empty() {
         return Err(Mistakes::of(mistakes));
     }

@@ -7,7 +7,7 @@ use super::{
     backend::Backend,
     ids::{FlowId, InterfaceId, List},
     model::Flow,
-    used::Use,
+    used_interface::Use,
 };
 use crate::host::Bystanders;
 

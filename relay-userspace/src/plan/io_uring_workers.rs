@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 
 use super::{
     backend::Backend,
-    connected::Connected,
+    connected_interfaces::Connected,
     ids::{FlowId, InterfaceId, List},
     model::{Flow, WorkerPlan},
-    named::options_of,
-    used::Use,
+    named_interfaces::options_of,
+    used_interface::Use,
 };
 use crate::config::Document;
 

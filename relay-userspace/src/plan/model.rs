@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::{
     backend::Backend,
-    checksums::Checksums,
     ids::{FlowId, InterfaceId, List},
     mac,
+    received_checksums::Checksums,
 };
 use crate::{
     config::rules::{Limit, Transmit, Ttl},

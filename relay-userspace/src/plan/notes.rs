@@ -3,9 +3,9 @@
 use super::{
     ids::{FlowId, InterfaceId, List},
     model::Flow,
-    named::options_of,
-    phrases,
-    used::Use,
+    named_interfaces::options_of,
+    used_interface::Use,
+    wording,
 };
 use crate::{
     config::{Document, rules::Transmit},
@@ -69,8 +69,8 @@ pub(super) fn about_xdp(used: &Use<'_>, notes: &mut Vec<String>) {
         notes.push(format!(
             "{name} relays from RX {} only, as `queues` says; datagrams that it steers to RX {} are \
              not relayed. `ethtool -X {name}` or `ethtool -N {name}` steers them.",
-            phrases::list(&used.rx),
-            phrases::list(&unused)
+            wording::list(&used.rx),
+            wording::list(&unused)
         ));
     }
 }

@@ -7,7 +7,7 @@ use super::{
     ids::InterfaceId,
     mac::Mac,
     model::{Mode, Output, Plan, Port, TxMethod, WorkerPlan},
-    phrases::spans,
+    wording::spans,
 };
 use crate::config::rules::Ttl;
 

@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     backend::Backend,
-    connected::Connected,
+    connected_interfaces::Connected,
     ids::{FlowId, InterfaceId, List},
     io_uring_workers,
     model::{Flow, Port, TxMethod, WorkerPlan},
-    phrases::{abridged, counted, list, spans},
-    used::Use,
+    used_interface::Use,
+    wording::{abridged, counted, list, spans},
 };
 use crate::config::Document;
 

@@ -11,12 +11,12 @@
 
 use super::{
     backend::Backend,
-    connected::Connected,
+    connected_interfaces::Connected,
     constraints::Constraints,
     ids::{InterfaceId, List},
     model::{Mode, TxMethod},
-    phrases,
-    used::Use,
+    used_interface::Use,
+    wording,
 };
 use crate::{
     config::rules::Transmit,
@@ -105,8 +105,8 @@ pub(super) fn choose(
             notes.push(format!(
                 "Zero copy is possible on {} but not on {}; rules connect them, so they share memory \
                  and all of them copy.",
-                phrases::names(&able, uses),
-                phrases::names(&hindering, uses)
+                wording::names(&able, uses),
+                wording::names(&hindering, uses)
             ));
         }
         for &at in &group.interfaces {

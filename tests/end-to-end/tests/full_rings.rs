@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 use in_process::SetUp;
 use relay::datapath::Worker;
-use relay::datapath::link::State;
+use relay::datapath::output_link::State;
 use relay::datapath::stats::{Dropped, WorkerStats};
 use relay_tests::backend::Backend;
 use relay_tests::frames::UdpFrame;

@@ -3,7 +3,7 @@
 use log::Level::{Info, Warn};
 
 use super::budget::Line;
-use crate::{datapath::link::State, plan, plan::Interface};
+use crate::{datapath::output_link::State, plan, plan::Interface};
 
 /// An interface as it was last seen, as far as the relay depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use log::debug;
 
 use super::{budget::Budget, changes, changes::Seen};
 use crate::{
-    datapath::link::{Link, State},
+    datapath::output_link::{Link, State},
     host::{
         device_drops::DeviceDrops,
-        missed::Missed,
+        rx_missed::Missed,
         watch::{Now, Questions},
     },
     plan::Interface,

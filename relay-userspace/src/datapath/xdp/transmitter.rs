@@ -13,8 +13,8 @@ use nix::errno::Errno;
 use xsk_rs::umem::frame::FrameDesc;
 
 use super::{
-    ledger::{Ledger, Taken},
     ring_sizes::TX_SIZE,
+    tx_ring_account::{Ledger, Taken},
     umem::{Chunk, Chunks},
 };
 use crate::{

@@ -8,7 +8,7 @@ use std::{os::fd::AsRawFd, sync::Arc};
 use nix::errno::Errno;
 
 use super::{
-    messages::{HandOver, Messages, Queue},
+    sendmmsg::{HandOver, Messages, Queue},
     umem::{Chunk, Chunks},
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
         error::SetupError,
         flow_table::Flows,
         gso_packets,
-        link::Link,
+        output_link::Link,
         stats::{OutputStats, WorkerStats},
         tx_socket::TxSocket,
     },

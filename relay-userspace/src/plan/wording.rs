@@ -2,7 +2,7 @@
 
 use super::{
     ids::{InterfaceId, List},
-    used::Use,
+    used_interface::Use,
 };
 
 /// "1 worker" or "2 workers".

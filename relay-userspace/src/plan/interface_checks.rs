@@ -1,8 +1,8 @@
 //! Checks one interface against the rules and against its own table in the file.
 
 use super::{
-    backend::Backend, backend_choice::Chosen, constraints::Constraints, named::Named, tx_methods,
-    used::Use,
+    backend::Backend, backend_choice::Chosen, constraints::Constraints, named_interfaces::Named,
+    tx_methods, used_interface::Use,
 };
 use crate::{
     config::{

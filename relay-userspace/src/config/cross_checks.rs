@@ -1,7 +1,7 @@
 //! Checks that compare values of the file: duplicates, loops, `[[interfaces]]` tables that no rule
 //! uses.
 //!
-//! Checks of single values are in [`super::read`] and [`super::values`].
+//! Checks of single values are in [`super::tables`] and [`super::values`].
 
 use std::collections::HashMap;
 

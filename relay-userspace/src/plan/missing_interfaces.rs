@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::named::Named;
+use super::named_interfaces::Named;
 use crate::{
     config::{Document, Mistake, quoted},
     host::{HostError, HostFacts},

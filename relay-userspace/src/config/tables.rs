@@ -1,7 +1,7 @@
 //! From TOML values to typed drafts, with every check that needs only one value.
 //!
 //! A value that cannot be read becomes a mistake and stays `None` in the draft, so that one wrong
-//! value never hides another. [`super::check`] has the checks that need several values.
+//! value never hides another. [`super::cross_checks`] has the checks that need several values.
 
 use std::net::Ipv4Addr;
 
@@ -11,9 +11,9 @@ use super::{
     MAX_NAME_BYTES, MAX_OUTPUTS, MAX_RULES, Place,
     draft::{At, Draft, InterfaceDraft, RuleDraft},
     mistake::{Collector, quoted},
-    parts::{Kind, MAX_PART_BYTES, Part, Parts},
     reader::{Reader, SyntaxErrors},
     rules::{Input, Output, Ttl},
+    sections::{Kind, MAX_PART_BYTES, Part, Parts},
     values::{Side, Value, close},
 };
 
@@ -142,7 +142,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// Counts rules beyond [`MAX_RULES`]. Only the first of them is a mistake, which says how many
+    /// Counts rules beyond [`super::MAX_RULES`]. Only the first of them is a mistake, which says how many
     /// rules the file has.
     fn extra_rules(&mut self, more: usize, place: Place) {
         self.rules += more;

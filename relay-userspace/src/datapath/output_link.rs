@@ -4,13 +4,13 @@
 //! never asks the kernel about a device. Until the watcher hears of a change ([`crate::daemon`]),
 //! the worker acts on the old state.
 
-mod gso;
+mod gso_limits;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use relay_common::wire::ETHERNET_LEN;
 
-use self::gso::SharedLimits;
+use self::gso_limits::SharedLimits;
 
 use crate::{host::GsoLimits, plan};
 
