@@ -33,6 +33,9 @@ pub enum Command {
         /// How long to send
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
         seconds: u32,
+        /// Draw what it shows into FILE
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
     },
     /// Compare the relay with other programs on the same wires; ARGS are a scenario's name and options. With
     /// `--against-commit REV` also with the relay of that commit, which is built first

@@ -1,9 +1,16 @@
 //! `cargo xtask demo`: builds all and hands over to the demo of the testbed.
 
-use std::process::{Command, ExitCode};
+mod picture;
+mod recording;
 
-use anyhow::{Result, bail};
+use std::{
+    path::Path,
+    process::{Command, ExitCode},
+};
 
+use anyhow::{Context, Result, bail};
+
+use self::recording::Recording;
 use crate::{
     build, process,
     setup::{self, Purpose},
@@ -11,9 +18,12 @@ use crate::{
 };
 
 const RULES: &str = "examples/one-to-four.toml";
+/// What the picture says above the terminal.
+const TITLE: &str = "cargo xtask demo";
 
-/// Runs for some seconds; the exit code is the demo's.
-pub fn run(ws: &Workspace, seconds: u32) -> Result<ExitCode> {
+/// Runs for some seconds, and draws what it showed into `svg` if every output was exact; the exit
+/// code is the demo's.
+pub fn run(ws: &Workspace, seconds: u32, svg: Option<&Path>) -> Result<ExitCode> {
     if !process::is_root() {
         bail!(
             "the demo needs root: it makes network namespaces and attaches an XDP program. \
@@ -37,5 +47,14 @@ pub fn run(ws: &Workspace, seconds: u32) -> Result<ExitCode> {
         .arg("--relay")
         .arg(relay)
         .args(["--rules", RULES, "--seconds", &seconds.to_string()]);
-    Ok(process::exit_code(process::status(&mut demo)?))
+    let Some(svg) = svg else {
+        return Ok(process::exit_code(process::status(&mut demo)?));
+    };
+    let recording = Recording::of(demo)?;
+    if recording.status.success() {
+        std::fs::write(svg, picture::draw(TITLE, &recording.screens))
+            .with_context(|| format!("writing {}", svg.display()))?;
+        println!("\ndrawn into {}", svg.display());
+    }
+    Ok(process::exit_code(recording.status))
 }

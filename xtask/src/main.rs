@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf => ebpf::build(&ws).map(|()| ExitCode::SUCCESS),
         Command::Build => build::relay(&ws).map(|_| ExitCode::SUCCESS),
         Command::Run { args } => build::run(&ws, &args),
-        Command::Demo { seconds } => demo::run(&ws, seconds),
+        Command::Demo { seconds, svg } => demo::run(&ws, seconds, svg.as_deref()),
         Command::Bench { args } => bench::run(&ws, &args),
         Command::Charts { results } => charts::run(&ws, &results),
         Command::Test {

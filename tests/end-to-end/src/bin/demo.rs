@@ -107,10 +107,11 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let mut command = bed.relay.command(&arguments.relay);
     command.args(["run", "--json"]).arg(&arguments.rules);
     let relay = RelayProcess::start_command(command)?;
-    relay
-        .log()
-        .lines()
-        .for_each(|line| println!("relay: {line}"));
+    for line in relay.log().lines() {
+        // Without the time and the module.
+        let message = line.split_once("] ").map_or(line, |(_, message)| message);
+        println!("relay: {message}");
+    }
     let listen: Vec<_> = flow
         .outputs
         .iter()
