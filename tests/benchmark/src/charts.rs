@@ -12,6 +12,8 @@ use crate::{
 
 /// The scenario whose latencies are shown.
 const LATENCY_OF: &str = "1-1";
+/// The scenario that the README shows.
+const README_OF: &str = "1-16";
 
 /// Writes all charts to `folder`, by the name of what they show.
 ///
@@ -24,7 +26,39 @@ pub fn write(results: &Results, folder: &Path) -> Result<()> {
     write("loss-free", loss_free(results))?;
     write("overload", overload(results))?;
     write("latency", latency(results)?)?;
-    write("cpu", cpu(results))
+    write("cpu", cpu(results))?;
+    match readme(results) {
+        Some(chart) => write("one-to-sixteen", chart),
+        None => Ok(()),
+    }
+}
+
+/// The one scenario of the README, a line for each contender; `None` if it was not measured.
+fn readme(results: &Results) -> Option<Chart> {
+    let mut scenarios = results.scenarios.iter();
+    let result = scenarios.find(|result| result.scenario.name == README_OF)?;
+    let rate = |one: &ContenderResult| {
+        let rate = one.summary.loss_free_out?.median / 1e3;
+        Some((one.name.clone(), rate))
+    };
+    Some(one_to_sixteen(
+        result.contenders.iter().filter_map(rate).collect(),
+    ))
+}
+
+/// Of names and thousand copies a second.
+fn one_to_sixteen(rates: Vec<(String, f64)>) -> Chart {
+    let group = |(name, rate): (String, f64)| Group {
+        bars: vec![(usize::from(!name.starts_with("relay")), rate)],
+        label: name,
+    };
+    Chart {
+        title: "One feed to 16 outputs: copies without loss, on one core".into(),
+        axis: "thousand copies a second, 1000 bytes each; more is better".into(),
+        scale: Scale::Linear,
+        series: ["this relay", "other programs"].map(str::to_owned).to_vec(),
+        groups: rates.into_iter().map(group).collect(),
+    }
 }
 
 fn loss_free(results: &Results) -> Chart {
@@ -116,4 +150,23 @@ fn latency(results: &Results) -> Result<Chart> {
         series: ["p50", "p99", "p99.9"].map(str::to_owned).to_vec(),
         groups: result.contenders.iter().filter_map(group).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_tells_the_relay_from_other_programs() {
+        let rates = [("relay", 30.0), ("relay-io-uring", 20.0), ("socat", 1.0)];
+        let chart = one_to_sixteen(rates.map(|(name, rate)| (name.into(), rate)).to_vec());
+        let bars = |group: &Group| (group.label.clone(), group.bars.clone());
+        let bars: Vec<_> = chart.groups.iter().map(bars).collect();
+        let expected = [
+            ("relay".to_owned(), vec![(0, 30.0)]),
+            ("relay-io-uring".to_owned(), vec![(0, 20.0)]),
+            ("socat".to_owned(), vec![(1, 1.0)]),
+        ];
+        assert_eq!(bars, expected);
+    }
 }
