@@ -90,7 +90,9 @@ fn interfaces() {
 fn check_accepts_the_examples() {
     for (name, summary) in [
         ("minimal.toml", "ok, 1 rule with 1 output\n"),
+        ("multi-queue.toml", "ok, 2 rules with 3 outputs\n"),
         ("one-to-four.toml", "ok, 1 rule with 4 outputs\n"),
+        ("several-interfaces.toml", "ok, 2 rules with 5 outputs\n"),
     ] {
         let file = example(name);
         let output = relay(&["check", &file]);
@@ -101,7 +103,7 @@ fn check_accepts_the_examples() {
     let shipped = std::fs::read_dir(repository().join("examples"))
         .unwrap()
         .count();
-    assert_eq!(shipped, 2, "an example that no test loads");
+    assert_eq!(shipped, 4, "an example that no test loads");
 }
 
 #[test]
@@ -200,6 +202,44 @@ fn plan_shows_this_machine() {
             json["flows"][0]["outputs"][3]["destination_mac"],
             "01:00:5e:02:02:04"
         );
+    });
+}
+
+#[test]
+fn plan_takes_the_examples_with_several_interfaces_and_several_queues() {
+    in_namespace(|| {
+        interfaces();
+        for (name, address) in [("in1", "10.3.0.1"), ("out1", "10.4.0.1")] {
+            run(&format!(
+                "ip link add name {name} type veth peer name {name}-far"
+            ));
+            run(&format!("ip link set {name} up"));
+            run(&format!("ip link set {name}-far up"));
+            run(&format!("ip address add {address}/24 dev {name}"));
+        }
+        let several = [
+            "studio: 239.1.1.1:5001 on in0, 3 outputs",
+            "remote: 239.1.1.2:5001 on in1, 2 outputs",
+            "-> 239.3.3.1:5001        by in0             from 10.1.0.1        to 01:00:5e:03:03:01, TTL auto",
+            "-> 239.2.2.2:5002        by out1            from 10.4.0.1        to 01:00:5e:02:02:02, TTL less 1",
+            "output, AF_XDP copy expected",
+        ];
+        let queues = [
+            "worker 0, CPU 0\n    receives from  in0 queue 0\n",
+            "worker 1, CPU 1\n    receives from  in0 queue 1\n",
+            "feed-b: 239.1.1.2:5001 on in0, at most 50000 a second and 500 at once, 1 output",
+        ];
+        for (name, parts) in [
+            ("several-interfaces.toml", &several[..]),
+            ("multi-queue.toml", &queues[..]),
+        ] {
+            let output = relay(&["plan", &example(name)]);
+            exits(&output, 0);
+            let shown = text(&output.stdout);
+            for part in parts {
+                assert!(shown.contains(part), "{part}\nis not in\n{shown}");
+            }
+        }
     });
 }
 
