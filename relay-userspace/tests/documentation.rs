@@ -1,0 +1,139 @@
+//! The pages of the repository: links lead somewhere, files that the map names exist, prose wraps.
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of a test may fail it like the test itself"
+)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Characters of a line of prose, at most.
+const WIDTH: usize = 100;
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// Every page, and its text.
+fn pages() -> Vec<(PathBuf, String)> {
+    let mut pages = Vec::new();
+    for folder in ["", "docs", "docs/decisions"] {
+        for entry in fs::read_dir(repository().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let text = fs::read_to_string(&path).unwrap();
+                pages.push((path, text));
+            }
+        }
+    }
+    assert!(pages.len() > 20, "{pages:?}");
+    pages
+}
+
+/// The lines outside of fenced blocks, with their numbers.
+fn outside_of_blocks(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut inside = false;
+    (1..).zip(text.lines()).filter(move |(_, line)| {
+        let fence = line.starts_with("```");
+        inside ^= fence;
+        !(inside || fence)
+    })
+}
+
+/// What stands between `open` and `close`, wherever that is in a text.
+fn between<'a>(text: &'a str, open: &'a str, close: char) -> impl Iterator<Item = &'a str> {
+    let parts = text.split(open).skip(1);
+    parts.filter_map(move |part| part.split_once(close).map(|(inner, _)| inner))
+}
+
+/// The anchors of a page: its headings as forges write them.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = outside_of_blocks(text).filter(|(_, line)| line.starts_with('#'));
+    let anchor = |(_, line): (usize, &str)| {
+        let heading = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_to_a_heading_in_it() {
+    let mut broken = Vec::new();
+    for (page, text) in pages() {
+        for target in between(&text, "](", ')') {
+            if target.contains("://") {
+                continue;
+            }
+            let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let file = match path {
+                "" => page.clone(),
+                path => page.parent().unwrap().join(path),
+            };
+            let found = file.exists()
+                && (anchor.is_empty()
+                    || anchors(&fs::read_to_string(&file).unwrap()).contains(&anchor.to_owned()));
+            if !found {
+                broken.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn every_file_that_the_map_of_the_source_names_exists() {
+    let mut missing = Vec::new();
+    for page in ["docs/architecture.md", "CONTRIBUTING.md"] {
+        let text = fs::read_to_string(repository().join(page)).unwrap();
+        let words =
+            outside_of_blocks(&text).flat_map(|(_, line)| line.split('`').skip(1).step_by(2));
+        let mut paths: Vec<_> = words
+            .filter(|word| word.ends_with('/') || word.ends_with(".rs") && word.contains('/'))
+            .collect();
+        paths.dedup();
+        assert!(!paths.is_empty(), "{page} names no file");
+        let places = [
+            repository().to_owned(),
+            repository().join("relay-userspace/src"),
+        ];
+        paths.retain(|path| !places.iter().any(|place| place.join(path).exists()));
+        missing.extend(paths.into_iter().map(|path| format!("{page}: {path}")));
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn every_decision_is_in_the_index() {
+    let folder = repository().join("docs/decisions");
+    let index = fs::read_to_string(folder.join("README.md")).unwrap();
+    for (page, text) in pages() {
+        let name = page.file_name().unwrap().to_str().unwrap();
+        if page.parent() != Some(&folder) || name == "README.md" {
+            continue;
+        }
+        let (number, title) = text.lines().next().unwrap()[2..].split_once(". ").unwrap();
+        assert!(
+            index.contains(&format!("| [{number}]({name}) | ")),
+            "{name}"
+        );
+        assert_eq!(format!("{number:0>4}"), name[..4], "{title}");
+    }
+}
+
+#[test]
+fn prose_wraps() {
+    let mut long = Vec::new();
+    for (page, text) in pages() {
+        for (number, line) in outside_of_blocks(&text) {
+            if line.chars().count() > WIDTH && !line.starts_with(['|', '#']) {
+                long.push(format!("{}:{number}", page.display()));
+            }
+        }
+    }
+    assert!(long.is_empty(), "more than {WIDTH} characters: {long:#?}");
+}
