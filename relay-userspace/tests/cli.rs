@@ -227,7 +227,7 @@ fn plan_takes_the_examples_with_several_interfaces_and_several_queues() {
         let queues = [
             "worker 0, CPU 0\n    receives from  in0 queue 0\n",
             "worker 1, CPU 1\n    receives from  in0 queue 1\n",
-            "feed-b: 239.1.1.2:5001 on in0, at most 50000 a second and 500 at once, 1 output",
+            "feed-b: 239.1.1.2:5001 on in0, at most 50000 per second and 500 at once, 1 output",
         ];
         for (name, parts) in [
             ("several-interfaces.toml", &several[..]),
