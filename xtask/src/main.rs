@@ -6,16 +6,19 @@
 mod bench;
 mod build;
 mod charts;
+mod clean_net;
 mod cli;
+mod counts;
 mod demo;
 mod ebpf;
-mod net;
+mod native_xdp;
 mod nightly;
 mod process;
 mod setup;
+mod summary;
 mod test;
+mod vm;
 mod workspace;
-mod zero_copy;
 
 use std::process::ExitCode;
 
@@ -42,18 +45,18 @@ fn main() -> ExitCode {
             kernel,
             iommu,
         } => {
-            let options = zero_copy::Options {
+            let options = vm::Options {
                 filter,
                 kernel,
                 iommu,
             };
-            zero_copy::run(&ws, &options)
+            vm::run(&ws, &options)
         }
         Command::Test { filter, .. } => test::run(&ws, filter.as_deref()),
         Command::RecordInstructions => test::instructions::record(&ws),
         Command::Ci { nightly: true } => nightly::run(&ws),
         Command::Ci { .. } => test::run(&ws, None),
-        Command::CleanNet => net::clean(),
+        Command::CleanNet => clean_net::run(),
     });
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

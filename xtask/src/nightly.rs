@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{bench, test, workspace::Workspace, zero_copy};
+use crate::{bench, test, vm, workspace::Workspace};
 
 /// The scenarios of the benchmark that are compared with the commit before, and how.
 const BENCH: [&str; 5] = [
@@ -32,14 +32,14 @@ struct Part {
 
 /// Runs all of them.
 pub fn run(ws: &Workspace) -> Result<ExitCode> {
-    let kernels = zero_copy::Options {
+    let kernels = vm::Options {
         filter: None,
         kernel: Some("all".to_owned()),
         iommu: false,
     };
     let parts = [
         part("all tests", || test::run(ws, None)),
-        part("zero copy on all kernels", || zero_copy::run(ws, &kernels)),
+        part("zero copy on all kernels", || vm::run(ws, &kernels)),
         part("benchmark against the commit before", || {
             bench::run(ws, &bench_args(ws))
         }),

@@ -4,6 +4,7 @@
 //! that a command installs only what it uses: the demo needs no licence checker.
 
 mod compiler;
+mod install;
 mod linker;
 mod packages;
 mod tools;
@@ -13,7 +14,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 pub use self::{
-    compiler::Compiler,
+    compiler::{Compiler, Report},
+    packages::Purpose,
     tools::{cargo_deny, gungraun_runner},
 };
 use crate::workspace::Workspace;
@@ -43,25 +45,14 @@ pub fn all(ws: &Workspace) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub use self::packages::Purpose;
-
 /// The packages of the operating system.
 pub fn system(purpose: Purpose) -> Result<()> {
     packages::ensure(purpose)
 }
 
-/// How much [`ebpf`] says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Report {
-    /// What was chosen and why.
-    Everything,
-    /// Only what has to be installed.
-    Installs,
-}
-
 /// The compiler and the linker of the kernel program.
 pub fn ebpf(ws: &Workspace, report: Report) -> Result<EbpfToolchain> {
     let compiler = compiler::ensure(ws, report)?;
-    let linker = linker::ensure(ws, &compiler)?;
+    let linker = linker::ensure(ws, compiler.version.llvm, compiler.own_llvm())?;
     Ok(EbpfToolchain { compiler, linker })
 }

@@ -1,6 +1,6 @@
 //! The testbed of the virtual machine: real drivers, NICs that QEMU emulates, and wires inside of QEMU.
 //!
-//! Wire N joins the NICs in the PCI slots 2N + 2 (left) and 2N + 3 (right), as `xtask/src/zero_copy/machine.rs` lays
+//! Wire N joins the NICs in the PCI slots 2N + 2 (left) and 2N + 3 (right), as `xtask/src/vm/machine.rs` lays
 //! them out. A NIC moves into the namespace of the host that a test gives it to, and the kernel gives it back when
 //! that namespace is gone, so a NIC may have to be waited for, and is known by its slot and not by its name.
 

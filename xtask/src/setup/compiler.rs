@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use super::{Report, linker, packages};
+use super::{linker, packages};
 use crate::{process, workspace::Workspace};
 
 /// What Debian calls its current compiler and the sources of it.
@@ -24,6 +24,15 @@ const DEBIAN_PACKAGES: [&str; 2] = ["rustc-web", "rust-web-src"];
 /// How long fetching the sources may take: a machine behind a silent firewall must get to the
 /// next choice.
 const COMPONENT_LIMIT: Duration = Duration::from_secs(120);
+
+/// How much [`ensure`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// What was chosen and why.
+    Everything,
+    /// Only what has to be installed.
+    Installs,
+}
 
 /// A rustc that can build `core`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +44,14 @@ pub struct Compiler {
     /// Which it is.
     pub version: Version,
     /// Whether its LLVM lies beside it, as in the toolchains of rustup.
-    pub own_llvm: bool,
+    pub has_own_llvm: bool,
+}
+
+impl Compiler {
+    /// The folder of the LLVM beside the compiler; `None` if it uses the system's.
+    pub fn own_llvm(&self) -> Option<PathBuf> {
+        self.has_own_llvm.then(|| self.sysroot.join("lib"))
+    }
 }
 
 /// What `rustc -vV` says, as far as it matters.
@@ -161,7 +177,7 @@ fn fit(compiler: &Compiler) -> Result<(), String> {
         return Err(format!("older than {needed}"));
     }
     let llvm = compiler.version.llvm;
-    if linker::choose(llvm, compiler.own_llvm).is_none() {
+    if linker::choose(llvm, compiler.has_own_llvm).is_none() {
         return Err(format!("no bpf-linker for LLVM {llvm}"));
     }
     Ok(())
@@ -180,7 +196,7 @@ fn describe(rustc: &Path) -> Option<Compiler> {
     let sysroot = PathBuf::from(ask(&["--print", "sysroot"])?.trim());
     Some(Compiler {
         rustc: rustc.to_path_buf(),
-        own_llvm: has_own_llvm(&sysroot),
+        has_own_llvm: has_own_llvm(&sysroot),
         sysroot,
         version,
     })
@@ -287,7 +303,7 @@ mod tests {
             rustc: "/t/bin/rustc".into(),
             sysroot: "/t".into(),
             version: Version { release, llvm },
-            own_llvm: false,
+            has_own_llvm: false,
         };
         assert_eq!(fit(&compiler((1, 96), 22)), Ok(()));
         let old = fit(&compiler((1, 85), 22)).unwrap_err();

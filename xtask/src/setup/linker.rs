@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{Compiler, packages};
+use super::{
+    install::{cargo_install, remove_build},
+    packages,
+};
 use crate::{process, workspace::Workspace};
 
 /// The last version that can load the LLVM of a rustup toolchain.
@@ -88,16 +91,17 @@ impl fmt::Display for Flavour {
     }
 }
 
-/// Finds the linker or installs it below target/tools. One of another flavour is replaced.
-pub fn ensure(ws: &Workspace, compiler: &Compiler) -> Result<Linker> {
-    let Some(flavour) = choose(compiler.version.llvm, compiler.own_llvm) else {
-        bail!("there is no bpf-linker for LLVM {}", compiler.version.llvm);
+/// Finds the linker for a compiler of LLVM `llvm`, which lies in the folder `own_llvm` if it lies
+/// beside the compiler; or installs it below target/tools. One of another flavour is replaced.
+pub fn ensure(ws: &Workspace, llvm: u32, own_llvm: Option<PathBuf>) -> Result<Linker> {
+    let Some(flavour) = choose(llvm, own_llvm.is_some()) else {
+        bail!("there is no bpf-linker for LLVM {llvm}");
     };
     let linker = Linker {
         program: ws.tool("bpf-linker"),
         flavour,
         library_path: match flavour {
-            Flavour::Rustup { .. } => Some(compiler.sysroot.join("lib")),
+            Flavour::Rustup { .. } => own_llvm,
             Flavour::System { .. } => None,
         },
     };
@@ -151,44 +155,6 @@ fn install(ws: &Workspace, flavour: Flavour, llvm_bin: Option<&Path>) -> Result<
     process::long("cargo install bpf-linker", &mut cargo, &log, None)?;
     remove_build(ws);
     Ok(())
-}
-
-/// What `cargo install` leaves is several times the size of the program and never used again.
-pub fn remove_build(ws: &Workspace) {
-    let _ = fs::remove_dir_all(ws.tools().join("build"));
-}
-
-/// `cargo install` of a tool into target/tools, without what a user's environment would do to it.
-/// Unoptimised: that halves the time to build, and our tools run for a second at most.
-pub fn cargo_install(ws: &Workspace, name: &str, version: &str) -> Command {
-    let mut cargo = ws.cargo();
-    cargo
-        .args(["install", name, "--version", version, "--locked", "--force"])
-        .arg("--root")
-        .arg(ws.tools())
-        .arg("--target-dir")
-        .arg(ws.tools().join("build"));
-    for name in [
-        "RUSTC",
-        "RUSTC_BOOTSTRAP",
-        "RUSTC_WRAPPER",
-        "RUSTFLAGS",
-        "CARGO_ENCODED_RUSTFLAGS",
-        "CARGO_TARGET_DIR",
-        "CARGO_BUILD_TARGET",
-    ] {
-        cargo.env_remove(name);
-    }
-    for (setting, value) in [
-        ("OPT_LEVEL", "0"),
-        ("LTO", "off"),
-        ("CODEGEN_UNITS", "256"),
-        ("DEBUG", "false"),
-        ("STRIP", "debuginfo"),
-    ] {
-        cargo.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
-    }
-    cargo
 }
 
 /// The folder of llvm-config of this major version; installed with apt if it is missing.

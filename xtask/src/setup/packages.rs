@@ -10,19 +10,9 @@ use std::{fmt::Write as _, path::Path, process::Command};
 
 use anyhow::{Result, bail};
 
+pub use self::needs::Purpose;
 use self::needs::{NEEDS, Need};
 use crate::process;
-
-/// What the machine has to be able to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Purpose {
-    /// Compile the relay.
-    Build,
-    /// Run the demo and the tests as well.
-    Test,
-    /// Run what the benchmark compares the relay with as well.
-    Bench,
-}
 
 /// A family of distributions.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::linker::{cargo_install, remove_build};
+use super::install::{cargo_install, remove_build};
 use crate::{process, workspace::Workspace};
 
 /// One program.

@@ -6,21 +6,18 @@
 
 mod baseline;
 
-use std::{collections::BTreeMap, env, path::PathBuf, process::Command};
+use std::{env, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use self::baseline::Baseline;
-use super::summary::Counts;
+use self::baseline::{Baseline, Instructions};
 use crate::{
+    counts::Counts,
     process,
     setup::{self, Purpose},
     workspace::Workspace,
 };
-
-/// Instructions of each benchmark, by name.
-type Instructions = BTreeMap<String, u64>;
 
 /// Counts and compares; a benchmark within the tolerance is a test that passed.
 pub fn compare(ws: &Workspace) -> Result<Counts> {

@@ -8,8 +8,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use super::summary::Counts;
-use crate::{build, ebpf, process, setup, workspace::Workspace};
+use crate::{build, counts::Counts, ebpf, process, setup, workspace::Workspace};
 
 /// The kernel programs compile for another target only.
 const NO_KERNEL_PROGRAMS: [&str; 4] = ["--exclude", "relay-ebpf", "--exclude", "relay-bench-ebpf"];

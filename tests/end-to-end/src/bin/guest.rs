@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 
-/// What xtask looks for (`xtask/src/zero_copy.rs`).
+/// What xtask looks for (`xtask/src/vm/machine.rs`).
 const DONE: &str = "guest: the tests ended with ";
 
 const FILE_SYSTEMS: [(&str, &str); 6] = [

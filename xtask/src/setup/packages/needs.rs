@@ -1,6 +1,17 @@
 //! The table of what is needed: one entry a thing, with its packages.
 
-use super::{Purpose, probe::Probe};
+use super::probe::Probe;
+
+/// What the machine has to be able to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// Compile the relay.
+    Build,
+    /// Run the demo and the tests as well.
+    Test,
+    /// Run what the benchmark compares the relay with as well.
+    Bench,
+}
 
 /// One thing that is needed.
 #[derive(Debug)]

@@ -3,12 +3,10 @@
 //! Both directions fail: a benchmark that became faster without a new baseline would leave room for
 //! the next change to become slower unseen.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-
-use super::Instructions;
 
 /// How far a count may be from its baseline, in per cent. Callgrind counts exactly; this is for
 /// changes elsewhere that move a few instructions.
@@ -18,6 +16,9 @@ const TOLERANCE_FLOOR: u64 = 3;
 
 /// What makes a new baseline.
 const RECORD: &str = "cargo xtask record-instructions";
+
+/// Instructions of each benchmark, by name.
+pub type Instructions = BTreeMap<String, u64>;
 
 /// The content of the file.
 #[derive(Debug, Serialize, Deserialize)]

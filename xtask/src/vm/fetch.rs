@@ -247,7 +247,7 @@ impl Apt {
         process::long(what, &mut download, &self.log(), Some(LIMIT)).with_context(|| {
             format!(
                 "{name} {version} could not be fetched; if the mirror has a newer one instead, pin that in \
-                 xtask/src/zero_copy/packages.rs"
+                 xtask/src/vm/packages.rs"
             )
         })?;
         let mut found = fs::read_dir(&part)?;

@@ -22,17 +22,14 @@ use self::{
     packages::{Kernel, Tests},
 };
 use crate::{
+    counts::Counts,
     setup::{self, Purpose},
-    test::{Run, summary::Counts},
+    summary::Run,
     workspace::Workspace,
 };
 
 /// The exit code of a run that could not take place: what it needs could not be fetched.
 const NOT_RUN: u8 = 3;
-
-/// What the guest's first program prints at the end, followed by the exit code of the tests
-/// (`tests/end-to-end/src/bin/guest.rs`).
-const GUEST_DONE: &str = "guest: the tests ended with ";
 
 /// What to run.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Network namespaces: those that a killed run left, and whether this machine can run the tests.
+//! `cargo xtask clean-net`: removes the network namespaces that a killed run left behind.
 //!
 //! The testbed names its namespaces `relay-<pid>-...` after the process that made them. One is left
 //! over if that process is gone, or if its number now belongs to a process that is younger than
@@ -11,17 +11,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::{process, workspace::Workspace};
+use crate::process;
 
 const NAMESPACES: &str = "/run/netns";
 /// How much younger than the namespace a process must be before it cannot have made it: the clock
 /// may have been set in between.
 const SLACK: Duration = Duration::from_secs(60);
 
-/// `cargo xtask clean-net`.
-pub fn clean() -> Result<ExitCode> {
+/// Removes them and says which; one that cannot be removed makes the exit code a failure.
+pub fn run() -> Result<ExitCode> {
     let mut removed = 0;
     let mut failed = false;
     for name in namespaces()? {
@@ -107,55 +107,6 @@ fn boot_seconds(stat: &str) -> Option<u64> {
 fn start_ticks(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(22 - 3)?.parse().ok()
-}
-
-/// Whether a native XDP program can be attached to a veth here, tried on a pair of our own. The
-/// error says what this machine lacks.
-pub fn check_native_xdp(ws: &Workspace) -> Result<()> {
-    let folder = ws.tools().join("probe");
-    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    let source = folder.join("pass.c");
-    let object = folder.join("pass.o");
-    // SEC("xdp") int pass(void *ctx) { return XDP_PASS; }
-    fs::write(
-        &source,
-        "__attribute__((section(\"xdp\"), used)) int pass(void *ctx) { return 2; }\n",
-    )
-    .with_context(|| format!("writing {}", source.display()))?;
-    process::capture(
-        Command::new("clang")
-            .args(["-target", "bpf", "-O2", "-g", "-c"])
-            .arg(&source)
-            .arg("-o")
-            .arg(&object),
-    )?;
-    let name = format!("relay-{}-probe", std::process::id());
-    ip(&["netns", "add", &name]).context("network namespaces cannot be made here")?;
-    let tried = attach(&name, &object.to_string_lossy());
-    let removed = ip(&["netns", "delete", &name]);
-    tried.and(removed)
-}
-
-fn attach(name: &str, object: &str) -> Result<()> {
-    ip(&[
-        "-n", name, "link", "add", "name", "a", "type", "veth", "peer", "name", "b",
-    ])
-    .context("veth pairs cannot be made here")?;
-    let link = ["-n", name, "link", "set", "dev", "a"];
-    let program = ["xdpdrv", "object", object, "section", "xdp"];
-    ip(&[&link[..], &program[..]].concat()).context("native XDP cannot be attached to a veth here")
-}
-
-fn ip(args: &[&str]) -> Result<()> {
-    let output = process::output(Command::new("ip").args(args))?;
-    if !output.status.success() {
-        bail!(
-            "`ip {}`: {}",
-            args.join(" "),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(())
 }
 
 #[cfg(test)]

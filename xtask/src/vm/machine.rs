@@ -13,8 +13,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::GUEST_DONE;
-use crate::{process, test::summary::Counts};
+use crate::{counts::Counts, process};
+
+/// What the guest's first program prints at the end, followed by the exit code of the tests
+/// (`tests/end-to-end/src/bin/guest.rs`).
+const GUEST_DONE: &str = "guest: the tests ended with ";
 
 /// How long the guest may run, from its first instruction to its last.
 const LIMIT: Duration = Duration::from_secs(2400);
