@@ -15,8 +15,8 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Runs `relay-bench` with `args`, but for those that ask for the relay of another commit, which is built; the exit
-/// code is that of `relay-bench`.
+/// Builds the relay of another commit if `args` ask for one, and runs `relay-bench` with the other
+/// arguments; the exit code is that of `relay-bench`.
 pub fn run(ws: &Workspace, args: &[OsString]) -> Result<ExitCode> {
     if !process::is_root() {
         bail!(
@@ -45,7 +45,7 @@ pub fn run(ws: &Workspace, args: &[OsString]) -> Result<ExitCode> {
     Ok(process::exit_code(process::status(&mut bench)?))
 }
 
-/// What has to be installed: other people's programs only where they take part.
+/// What has to be installed: the programs of other projects only where they take part.
 fn purpose(args: &[OsString]) -> Purpose {
     const OPTION: &str = "--contenders";
     /// Those that this repository builds itself.

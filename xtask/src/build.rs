@@ -26,7 +26,7 @@ pub fn relay(ws: &Workspace) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// `cargo xtask run -- ARGS`: becomes the relay.
+/// `cargo xtask run -- ARGS`: replaces this process by the relay.
 pub fn run(ws: &Workspace, args: &[OsString]) -> Result<ExitCode> {
     let binary = relay(ws)?;
     let mut command = if process::is_root() {

@@ -10,9 +10,10 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Draws `results` into docs/performance and prints its tables; the exit code is that of `relay-bench`.
+/// Draws `results` into docs/performance and prints its tables; the exit code is that of
+/// `relay-bench`.
 pub fn run(ws: &Workspace, results: &Path) -> Result<ExitCode> {
-    // The programs that are compared are not needed to draw.
+    // Drawing needs none of the programs that were compared.
     setup::system(Purpose::Build)?;
     let mut charts = bench::program(ws)?;
     charts

@@ -17,7 +17,7 @@ use crate::process;
 
 const NAMESPACES: &str = "/run/netns";
 /// How much younger than the namespace a process must be before it cannot have made it: the clock
-/// may have been set in between.
+/// may have been set between the two.
 const SLACK: Duration = Duration::from_secs(60);
 
 /// Removes them and says which; one that cannot be removed makes the exit code a failure.

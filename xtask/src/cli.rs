@@ -13,7 +13,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// What to do. Each does by itself what it needs of the ones before it.
+/// What to do. Each command runs the earlier ones that it needs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Find or install all that building and testing need; says what and why
@@ -37,8 +37,9 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         svg: Option<PathBuf>,
     },
-    /// Compare the relay with other programs on the same wires; ARGS are a scenario's name and options. With
-    /// `--against-commit REV` also with the relay of that commit, which is built first
+    /// Compare the relay with other programs on the same wires; ARGS are a scenario's name and
+    /// options. With `--against-commit REV` also with the relay of that commit, which is built
+    /// first
     Bench {
         /// Arguments of the benchmark: see `cargo xtask bench -- --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -53,13 +54,15 @@ pub enum Command {
     Test {
         /// A part of the names of the tests to run
         filter: Option<String>,
-        /// Only the tests of zero copy, in a virtual machine that is fetched once; exit code 3 where it cannot be
+        /// Only the tests of zero copy, in a virtual machine that is fetched once; exit code 3
+        /// where it cannot be fetched
         #[arg(long)]
         zero_copy: bool,
-        /// The virtual machine's kernel, or `all` of those that are pinned, and one with an IOMMU
+        /// The virtual machine's kernel; `all` runs every pinned kernel, and one of them with an
+        /// IOMMU too
         #[arg(long, requires = "zero_copy", value_name = "VERSION")]
         kernel: Option<String>,
-        /// DMA of the virtual machine goes through an IOMMU in strict mode
+        /// Put the DMA of the virtual machine behind an IOMMU in strict mode
         #[arg(long, requires = "zero_copy")]
         iommu: bool,
     },
@@ -67,7 +70,8 @@ pub enum Command {
     RecordInstructions,
     /// What continuous integration runs: the same as `test`
     Ci {
-        /// Then also zero copy on every kernel, and the benchmark against the commit before; about an hour
+        /// Then also zero copy on every kernel, and the benchmark against the commit before; about
+        /// an hour
         #[arg(long)]
         nightly: bool,
     },

@@ -1,26 +1,26 @@
 //! Counts tests by reading what libtest prints, so that "all passed" also means "all ran".
 
-/// What the test binaries of a step said.
+/// What the test binaries of a step reported.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Tests that passed.
     pub passed: usize,
     /// Tests that failed.
     pub failed: usize,
-    /// Tests that were left out by an attribute.
+    /// Tests that an attribute leaves out.
     pub ignored: usize,
-    /// Tests that were left out by name.
+    /// Tests that the filter leaves out.
     pub filtered: usize,
     /// The names of those that failed.
     pub failures: Vec<String>,
-    /// Whether a name was given, so that leaving out others is what was asked for.
+    /// Whether a filter was given: only then may tests be left out.
     pub filter_given: bool,
     /// What else went wrong, such as a test binary that crashed.
     pub other: Option<String>,
 }
 
 impl Counts {
-    /// Takes in one line of output.
+    /// Counts what one line of output reports.
     pub fn read(&mut self, line: &str) {
         if let Some(result) = Totals::parse(line) {
             self.passed += result.passed;
@@ -63,7 +63,7 @@ struct Totals {
 }
 
 impl Totals {
-    /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in ...`
+    /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; ...`
     fn parse(line: &str) -> Option<Self> {
         let (_, parts) = line.strip_prefix("test result: ")?.split_once(". ")?;
         let mut totals = Self::default();
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filtered_test_is_a_problem_only_if_nobody_asked_for_it() {
+    fn a_filtered_test_is_a_problem_only_without_a_filter() {
         let mut counts = read(&[OK]);
         assert_eq!(counts.problems(), ["3 tests were filtered out"]);
         counts.filter_given = true;

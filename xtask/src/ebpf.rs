@@ -1,9 +1,9 @@
-//! Compiles the kernel programs: the relay's to `target/ebpf/relay.o` (XDP) and `target/ebpf/relay-filter.o`
-//! (the socket filter), the benchmark's to `target/ebpf/bench.o`.
+//! Compiles the kernel programs: the relay's to `target/ebpf/relay.o` (XDP) and
+//! `target/ebpf/relay-filter.o` (the socket filter), the benchmark's to `target/ebpf/bench.o`.
 //!
-//! They have their own target directory, so that its settings and those of user space never make each
-//! other rebuild; and an object is replaced only when its bytes change, so that user space is not
-//! rebuilt for nothing.
+//! They have their own target directory, so that building them never makes cargo rebuild user
+//! space, nor the other way round; and an object is replaced only when its bytes change, so that
+//! cargo does not rebuild what embeds it without need.
 
 use std::{
     fs,
@@ -35,7 +35,7 @@ pub fn build(ws: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Compiles the benchmark's programs and says which object there is now.
+/// Compiles the benchmark's programs; returns the path of their object.
 pub fn build_bench(ws: &Workspace) -> Result<PathBuf> {
     let program = "relay-bench-ebpf";
     let built = compile(ws, program, program, Loads::Aligned)?;
@@ -44,13 +44,13 @@ pub fn build_bench(ws: &Workspace) -> Result<PathBuf> {
     Ok(object)
 }
 
-/// What a program may load at once.
+/// Which words a program may load with one instruction.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Loads {
-    /// What is aligned to its own size.
+    /// Words that are aligned to their own size.
     Aligned,
-    /// Any word. Kernels on the machines that have fast NICs take that from frames, and from nothing else: only for
-    /// programs that read nothing else by word but what is aligned anyway.
+    /// Any word. On the machines that have fast NICs the verifier allows an unaligned load from a
+    /// frame and from nothing else, so whatever else the program loads must be aligned.
     Unaligned,
 }
 
@@ -61,10 +61,11 @@ fn compile(ws: &Workspace, package: &str, program: &str, loads: Loads) -> Result
     let folder = ws.target.join("ebpf-build");
     let mut cargo = cargo_rustc(ws, package, &toolchain, &folder);
     cargo.args(["--bin", program]);
-    // An older LLVM loads in halves what is not aligned, which is right as well.
+    // An older LLVM loads an unaligned word in halves, which is correct as well.
     if loads == Loads::Unaligned && toolchain.compiler.version.llvm >= UNALIGNED_SINCE {
-        // The compiler warns that it does not know the feature itself, and only silence helps: it is clippy, in
-        // `cargo xtask test`, that looks at the programs.
+        // rustc warns that it does not know this feature of LLVM, and only switching all warnings
+        // off silences that; clippy, in `cargo xtask test`, still sees the warnings of the
+        // programs.
         cargo.args(["--", "-Ctarget-feature=+allows-misaligned-mem-access"]);
         cargo.arg("-Awarnings");
     }
@@ -72,7 +73,7 @@ fn compile(ws: &Workspace, package: &str, program: &str, loads: Loads) -> Result
     Ok(folder.join(TARGET).join("release").join(program))
 }
 
-/// Puts the binary `built` where others look for it, as `object`.
+/// Copies the binary `built` to `object`, where the builds and programs that use it look.
 fn install(ws: &Workspace, built: &Path, object: &Path) -> Result<()> {
     let bytes = fs::read(built).with_context(|| format!("reading {}", built.display()))?;
     ensure!(
@@ -120,7 +121,7 @@ fn has_btf(object: &[u8]) -> bool {
     object.windows(HEADER.len()).any(|window| window == HEADER)
 }
 
-/// Writes only what differs, and never leaves half an object.
+/// Writes only if the bytes differ, and never leaves half an object.
 fn replace(object: &Path, bytes: &[u8]) -> Result<()> {
     if fs::read(object).is_ok_and(|old| old == bytes) {
         return Ok(());

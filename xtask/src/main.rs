@@ -1,7 +1,7 @@
 //! `cargo xtask`: everything that a developer or a CI machine does with this repository.
 //!
-//! One file per command. Each command does what it needs of the earlier ones by itself, so that
-//! `cargo xtask demo` and `cargo xtask test` work on a clean clone of a fresh machine.
+//! One file per command. Each command runs the earlier ones that it needs, so that
+//! `cargo xtask demo` and `cargo xtask test` work on a clean clone on a fresh machine.
 
 mod bench;
 mod build;

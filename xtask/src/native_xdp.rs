@@ -1,5 +1,5 @@
-//! Whether this machine can run the end-to-end tests: a network namespace, a veth pair, and a native
-//! XDP program on it, tried once before the first test.
+//! Whether this machine can run the end-to-end tests: a network namespace, a veth pair, and a
+//! native XDP program on it, tried once before the first test.
 
 use std::{fs, process::Command};
 

@@ -1,6 +1,7 @@
 //! `cargo xtask ci --nightly`: everything that `test` runs, and then what takes longer.
 //!
-//! The parts are independent: one that fails does not keep the others from running, and any of them makes the whole fail.
+//! The parts are independent: one that fails does not keep the others from running, and the whole
+//! fails if any of them does.
 
 use std::{
     ffi::OsString,
@@ -21,12 +22,12 @@ const BENCH: [&str; 5] = [
     "--json",
 ];
 
-/// What came of a part.
+/// The result of a part.
 struct Part {
     name: &'static str,
     time: Duration,
     passed: bool,
-    /// Why not, where it could not even end.
+    /// The error of a part that did not run to its end.
     error: Option<String>,
 }
 

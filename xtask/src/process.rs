@@ -14,8 +14,8 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 
-/// Takes out what `cargo run` put into the environment of xtask and what would change the result
-/// of a nested cargo: its library path leads the wrong compiler to the wrong LLVM.
+/// Removes from the environment what `cargo run` set for xtask and what would change the result of
+/// a nested cargo: with this library path another compiler would load the wrong LLVM.
 pub fn without_own_environment(command: &mut Command) -> &mut Command {
     command
         .env_remove("LD_LIBRARY_PATH")
@@ -23,7 +23,7 @@ pub fn without_own_environment(command: &mut Command) -> &mut Command {
         .env_remove("CARGO_MANIFEST_PATH")
 }
 
-/// Runs to the end with our own standard streams.
+/// Runs to the end with the standard streams of xtask.
 pub fn status(command: &mut Command) -> Result<ExitStatus> {
     command
         .status()
@@ -39,7 +39,7 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The exit code of a program that we stand for. One that a signal ended has none of its own.
+/// The exit code of a program, to be that of xtask. A program that a signal ended has none.
 pub fn exit_code(status: ExitStatus) -> ExitCode {
     status
         .code()
@@ -55,7 +55,7 @@ pub fn output(command: &mut Command) -> Result<Output> {
         .with_context(|| format!("running `{}`", line(command)))
 }
 
-/// Runs silently and gives the standard output; anything but success is an error that carries the
+/// Runs silently and returns the standard output; anything but success is an error that carries the
 /// standard error.
 pub fn capture(command: &mut Command) -> Result<String> {
     let output = output(command)?;
@@ -91,7 +91,7 @@ pub fn tee(command: &mut Command, mut each: impl FnMut(&str)) -> Result<ExitStat
 }
 
 /// Runs a step that may take minutes. Its output goes to `log`; meanwhile one line shows the
-/// seconds and what it is at. On failure the end of the log is part of the error.
+/// seconds and the last line of the log. On failure the end of the log is part of the error.
 pub fn long(what: &str, command: &mut Command, log: &Path, limit: Option<Duration>) -> Result<()> {
     if let Some(folder) = log.parent() {
         std::fs::create_dir_all(folder)
@@ -199,7 +199,7 @@ pub fn on_path(program: &str) -> bool {
     })
 }
 
-/// Whether we have the rights of root: the owner of our own entry in /proc.
+/// Whether xtask runs as root: the owner of its own entry in /proc.
 pub fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)

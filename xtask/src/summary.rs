@@ -54,7 +54,8 @@ impl Run {
         passed
     }
 
-    /// Prints the table of a run of the tests whose name contains `filter`, or of all; the last line is the count.
+    /// Prints the table of a run of the tests whose name contains `filter`, or of all; the last
+    /// line is the count.
     pub fn finish(&self, filter: Option<&str>) -> ExitCode {
         println!("\n{}", self.table());
         let (passed, failed) = self.totals();
@@ -100,7 +101,8 @@ impl Run {
         text
     }
 
-    /// Tests that passed, and what failed: tests, and steps that failed without a failed test.
+    /// How many tests passed, and how many failed; a step that failed without a failed test counts
+    /// as one.
     fn totals(&self) -> (usize, usize) {
         let sum = |count: fn(&Step) -> usize| self.steps.iter().map(count).sum::<usize>();
         let passed = sum(|step| step.counts.passed);

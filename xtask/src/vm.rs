@@ -1,8 +1,9 @@
-//! `cargo xtask test --zero-copy`: the tests of zero copy, in a virtual machine.
+//! The virtual machine of `cargo xtask test --zero-copy`, which runs the tests of zero copy.
 //!
-//! Drivers that do AF_XDP zero copy need their NICs, and QEMU emulates two of them, igb and virtio-net. What is needed
-//! is fetched once ([`fetch`]), the relay and its tests are built statically and packed together with the drivers
-//! ([`guest`]), and the machine is booted ([`machine`]). Neither root nor KVM is needed.
+//! Drivers that do AF_XDP zero copy need their NICs, and QEMU emulates two of them: igb and
+//! virtio-net. xtask fetches QEMU and the kernels once ([`fetch`]), builds the relay and its tests
+//! statically, packs them together with the drivers ([`guest`]), and boots the machine
+//! ([`machine`]). That needs neither root nor KVM.
 
 mod fetch;
 mod guest;
@@ -28,7 +29,7 @@ use crate::{
     workspace::Workspace,
 };
 
-/// The exit code of a run that could not take place: what it needs could not be fetched.
+/// The exit code where nothing ran, because the virtual machine could not be fetched.
 const NOT_RUN: u8 = 3;
 
 /// What to run.
@@ -61,17 +62,17 @@ impl Boot {
     }
 }
 
-/// `cargo xtask test --zero-copy`. Says "not run" and ends with [`NOT_RUN`] where the machine cannot be fetched, and
-/// fails where it had to run.
+/// `cargo xtask test --zero-copy`. Says "not run" and ends with [`NOT_RUN`] where the machine
+/// cannot be fetched; where it is [`required`], that is a failure.
 pub fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     let boots = boots(options)?;
     let cache = Cache::of(ws);
     let kernels: Vec<&Kernel> = boots.iter().map(|boot| boot.kernel).collect();
     if let Err(error) = cache.fetch(&kernels) {
         println!(
-            "not run: {error:#}\nThe tests of zero copy run in a virtual machine that is fetched once, from the mirror \
-             of Debian that this machine uses. With a network: cargo xtask test --zero-copy. Or copy {} from a \
-             machine that has it.",
+            "not run: {error:#}\nThe tests of zero copy run in a virtual machine that is fetched \
+             once, from the mirror of Debian that this machine uses. With a network: cargo xtask \
+             test --zero-copy. Or copy {} from a machine that has it.",
             cache.folder().display()
         );
         return Ok(if required() {
@@ -85,14 +86,15 @@ pub fn run(ws: &Workspace, options: &Options) -> Result<ExitCode> {
     Ok(run.finish(options.filter.as_deref()))
 }
 
-/// The part of the whole test run: if the virtual machine has been fetched, or has to be.
+/// The part of a whole test run that needs the virtual machine. It runs if the machine has been
+/// fetched, or is [`required`].
 pub fn part_of_all(ws: &Workspace, run: &mut Run) {
     let cache = Cache::of(ws);
     let kernel = packages::default_kernel();
     if !cache.has(kernel) && !required() {
         println!(
-            "\nzero copy: not run, its virtual machine has not been fetched. `cargo xtask test --zero-copy` does that and \
-             runs it."
+            "\nzero copy: not run, its virtual machine has not been fetched. `cargo xtask test \
+             --zero-copy` fetches and runs it."
         );
         return;
     }
@@ -109,12 +111,12 @@ pub fn part_of_all(ws: &Workspace, run: &mut Run) {
     }
 }
 
-/// Whether a run that cannot take place is a failure.
+/// Whether it is a failure that the virtual machine cannot be fetched.
 fn required() -> bool {
     env::var_os("CI_ZERO_COPY").is_some_and(|value| value == "1")
 }
 
-/// What to boot.
+/// Which kernels to boot, and whether with an IOMMU.
 fn boots(options: &Options) -> Result<Vec<Boot>> {
     let boot = |kernel, iommu| Boot { kernel, iommu };
     match options.kernel.as_deref() {
@@ -145,7 +147,7 @@ fn boots(options: &Options) -> Result<Vec<Boot>> {
     }
 }
 
-/// Builds once, boots each.
+/// Builds once, and boots each as a step of its own.
 fn steps(ws: &Workspace, run: &mut Run, boots: &[Boot], filter: Option<&str>) {
     let mut programs = None;
     run.step("build for the guest", || {
@@ -161,7 +163,7 @@ fn steps(ws: &Workspace, run: &mut Run, boots: &[Boot], filter: Option<&str>) {
     }
 }
 
-/// Packs and boots.
+/// Packs the initramfs of one boot and boots.
 fn one(ws: &Workspace, programs: &Programs, boot: Boot, filter: Option<&str>) -> Result<Counts> {
     let cache = Cache::of(ws);
     let unpacked = cache.kernel(boot.kernel);

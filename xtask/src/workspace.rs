@@ -1,7 +1,7 @@
 //! Where things are: the repository, its target directory, and the programs that xtask puts there.
 //!
-//! `CARGO_TARGET_DIR` and cargo's own configuration are respected: the target directory is whatever
-//! cargo says it is.
+//! Cargo is asked for the target directory, so `CARGO_TARGET_DIR` and cargo's own configuration are
+//! respected.
 
 use std::{
     env,
@@ -24,7 +24,7 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Asks cargo.
+    /// Asks cargo where they are.
     pub fn find() -> Result<Self> {
         let manifest = env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
@@ -101,7 +101,7 @@ fn cargo_program() -> PathBuf {
     env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
 }
 
-/// What `cargo metadata` says, as far as it matters.
+/// The fields of `cargo metadata` that are used here.
 #[derive(Debug, Deserialize)]
 struct Metadata {
     target_directory: PathBuf,

@@ -1,5 +1,5 @@
-//! The relay of another commit, to compare with: checked out beside the repository's own files, and built by its own
-//! xtask, so that its kernel programs are its own too.
+//! The relay of another commit, to compare with: checked out into target/against, and built by the
+//! xtask of that commit, so that the kernel programs are of that commit too.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -15,7 +15,8 @@ use crate::{process, workspace::Workspace};
 /// The option that asks for it.
 const OPTION: &str = "--against-commit";
 
-/// Takes the option out of the arguments of `relay-bench`, wherever it stands, and returns its value and the rest.
+/// Takes the option out of the arguments of `relay-bench`, wherever it stands; returns its value
+/// and the other arguments.
 pub fn take(args: &[OsString]) -> Result<(Option<String>, Vec<OsString>)> {
     let (mut commit, mut rest) = (None, Vec::new());
     let mut args = args.iter();
@@ -53,7 +54,7 @@ pub fn build(ws: &Workspace, commit: &str) -> Result<PathBuf> {
     }
     let (tree, target) = (folder.join("tree"), folder.join("target"));
     fs::create_dir_all(&target).with_context(|| format!("creating {}", target.display()))?;
-    // What `setup` has installed serves both.
+    // Both commits use what `setup` has installed.
     let tools = target.join("tools");
     if !tools.exists() {
         fs::create_dir_all(ws.tools())
@@ -91,7 +92,7 @@ pub fn build(ws: &Workspace, commit: &str) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Removes the checkout, also one that a killed run has left.
+/// Removes the checkout, also one that a killed run left behind.
 fn remove(ws: &Workspace, tree: &Path) -> Result<()> {
     if tree.exists() {
         fs::remove_dir_all(tree).with_context(|| format!("removing {}", tree.display()))?;

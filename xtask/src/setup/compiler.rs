@@ -1,10 +1,10 @@
 //! The compiler of the kernel program: a rustc together with the sources of `core`.
 //!
 //! No compiler ships a ready-made `core` for `bpfel-unknown-none`, so it is built from source, and
-//! the source must be that compiler's own. The first that has it is taken: the toolchain in use
-//! (then both halves of the relay come from one compiler), another rustup toolchain, the system's
-//! compiler. Else the source is added to the toolchain in use, else Debian's packages are
-//! installed.
+//! the source must be that compiler's own. The first compiler that has it is used: that of the
+//! toolchain in use (then one compiler builds both halves of the relay), of another rustup
+//! toolchain, of the system. If none has it, rustup adds the source to the toolchain in use; if
+//! that fails, apt installs Debian's packages.
 
 use std::{
     env, fmt,
@@ -18,11 +18,11 @@ use anyhow::{Result, bail};
 use super::{linker, packages};
 use crate::{process, workspace::Workspace};
 
-/// What Debian calls its current compiler and the sources of it.
+/// The names of Debian's packages of its current compiler and of its source.
 const DEBIAN_PACKAGES: [&str; 2] = ["rustc-web", "rust-web-src"];
 
-/// How long fetching the sources may take: a machine behind a silent firewall must get to the
-/// next choice.
+/// How long fetching the source may take: behind a firewall that drops everything, the next choice
+/// must get its turn.
 const COMPONENT_LIMIT: Duration = Duration::from_secs(120);
 
 /// How much [`ensure`] says.
@@ -41,7 +41,7 @@ pub struct Compiler {
     pub rustc: PathBuf,
     /// Where its libraries are.
     pub sysroot: PathBuf,
-    /// Which it is.
+    /// Its version.
     pub version: Version,
     /// Whether its LLVM lies beside it, as in the toolchains of rustup.
     pub has_own_llvm: bool,
@@ -54,7 +54,7 @@ impl Compiler {
     }
 }
 
-/// What `rustc -vV` says, as far as it matters.
+/// The fields of `rustc -vV` that are used here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version {
     /// Major and minor of rustc.
@@ -123,7 +123,7 @@ pub fn ensure(ws: &Workspace, report: Report) -> Result<Compiler> {
     from_debian()
 }
 
-/// The rustc that cargo uses: of the toolchain, past rustup's proxy.
+/// The rustc that cargo uses: the program in the toolchain, not rustup's proxy.
 fn active() -> Option<PathBuf> {
     let rustc = env::var_os("RUSTC").map_or_else(|| PathBuf::from("rustc"), PathBuf::from);
     let sysroot = process::capture(
@@ -154,8 +154,8 @@ fn toolchains() -> Vec<PathBuf> {
     found
 }
 
-/// Whether a rustc will do: it has the sources of `core`, is new enough for this workspace, and
-/// there is a bpf-linker for its LLVM.
+/// The compiler, if it can be used: it has the sources of `core`, is new enough for this workspace,
+/// and there is a bpf-linker for its LLVM.
 fn inspect(rustc: &Path, report: Report) -> Option<Compiler> {
     let compiler = describe(rustc)?;
     if !has_sources(&compiler.sysroot) {
@@ -208,8 +208,8 @@ fn has_sources(sysroot: &Path) -> bool {
         .is_file()
 }
 
-/// Rustup's toolchains carry `libLLVM*` and nothing else by that name; a distribution's compiler
-/// uses the system's LLVM, of which there may be several.
+/// Whether there is a `libLLVM*` beside the compiler, as in every toolchain of rustup; a
+/// distribution's compiler uses the system's LLVM, of which there may be several.
 fn has_own_llvm(sysroot: &Path) -> bool {
     sysroot != Path::new("/usr")
         && std::fs::read_dir(sysroot.join("lib"))

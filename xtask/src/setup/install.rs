@@ -4,13 +4,14 @@ use std::{fs, process::Command};
 
 use crate::workspace::Workspace;
 
-/// What `cargo install` leaves is several times the size of the program and never used again.
+/// Removes what `cargo install` leaves: several times the size of the program, and never used
+/// again.
 pub fn remove_build(ws: &Workspace) {
     let _ = fs::remove_dir_all(ws.tools().join("build"));
 }
 
-/// `cargo install` of a tool into target/tools, without what a user's environment would do to it.
-/// Unoptimised: that halves the time to build, and our tools run for a second at most.
+/// `cargo install` of a tool into target/tools, whatever the environment says about cargo and
+/// rustc. Unoptimised: that halves the time to build, and these tools run for a second at most.
 pub fn cargo_install(ws: &Workspace, name: &str, version: &str) -> Command {
     let mut cargo = ws.cargo();
     cargo

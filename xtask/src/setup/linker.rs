@@ -20,10 +20,10 @@ use crate::{process, workspace::Workspace};
 
 /// The last version that can load the LLVM of a rustup toolchain.
 const FOR_RUSTUP: &str = "0.10.4";
-/// The newest that this workspace's Rust compiles; links to the system's LLVM.
+/// The newest version that this workspace's Rust compiles; links to the system's LLVM.
 const FOR_SYSTEM: &str = "0.13.0";
 
-/// Which linker, built how.
+/// The LLVM that a linker is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavour {
     /// Loads the LLVM beside the compiler.
@@ -45,7 +45,7 @@ pub struct Linker {
     pub program: PathBuf,
     /// What it was built for.
     pub flavour: Flavour,
-    /// Where it looks for LLVM when it runs, if it does.
+    /// The folder that it loads LLVM from, if it loads LLVM when it starts.
     pub library_path: Option<PathBuf>,
 }
 
@@ -105,7 +105,7 @@ pub fn ensure(ws: &Workspace, llvm: u32, own_llvm: Option<PathBuf>) -> Result<Li
             Flavour::System { .. } => None,
         },
     };
-    // A stamp, because the program does not tell how it was built.
+    // A stamp, because the program does not report how it was built.
     let stamp = ws.tools().join("bpf-linker.flavour");
     let wanted = flavour.to_string();
     if linker.program.is_file() && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
@@ -126,7 +126,7 @@ pub fn ensure(ws: &Workspace, llvm: u32, own_llvm: Option<PathBuf>) -> Result<Li
 }
 
 impl Linker {
-    /// Lets a command find LLVM if its linker needs that.
+    /// Lets a command that runs the linker find LLVM, if the linker loads it.
     pub fn prepare<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         match &self.library_path {
             Some(path) => command.env("LD_LIBRARY_PATH", path),

@@ -1,7 +1,8 @@
-//! The packages of the operating system: what is needed, what for, and how each family calls it.
+//! The packages of the operating system: what is needed, what for, and the package's name in each
+//! family of distributions.
 //!
 //! What counts is whether the thing itself is there (a program on the path, a header), not whether
-//! a package manager knows of it; so a machine with its own builds passes, too.
+//! a package manager knows of it; so a machine with its own builds passes too.
 
 mod needs;
 mod probe;

@@ -1,7 +1,7 @@
-//! Programs of crates.io that the tests run, built once a version.
+//! Programs of crates.io that the tests run, built once per version.
 //!
-//! Each is installed below target/tools with a stamp of its version, so that a change of the version
-//! here replaces it.
+//! Each is installed below target/tools with a stamp of its version, so that a change of the
+//! version here replaces it.
 
 use std::{fs, path::PathBuf};
 
@@ -35,12 +35,12 @@ const GUNGRAUN_RUNNER: Tool = Tool {
     arguments: &[],
 };
 
-/// cargo-deny: licences, sources and known vulnerabilities of what we depend on.
+/// cargo-deny: licences, sources and known vulnerabilities of the dependencies.
 pub fn cargo_deny(ws: &Workspace) -> Result<PathBuf> {
     CARGO_DENY.ensure(ws)
 }
 
-/// gungraun-runner: what the benchmarks of the crate gungraun are run by.
+/// gungraun-runner: runs the benchmarks of the crate gungraun.
 pub fn gungraun_runner(ws: &Workspace) -> Result<PathBuf> {
     GUNGRAUN_RUNNER.ensure(ws)
 }

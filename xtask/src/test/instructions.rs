@@ -1,8 +1,8 @@
 //! The step that counts instructions: runs the benchmarks of the forwarding loop's arithmetic under
 //! callgrind and compares each count with the committed baseline.
 //!
-//! Only [`record`] writes the baseline, and only when somebody asks for it: a test run never moves
-//! what it is measured by.
+//! Only [`record`] writes the baseline, which is a command of its own: a test run never moves what
+//! it is measured by.
 
 mod baseline;
 
@@ -84,7 +84,7 @@ fn measure(ws: &Workspace) -> Result<Instructions> {
     Ok(counted)
 }
 
-/// What the runner says of one benchmark, as far as it matters.
+/// The fields of the runner's report on one benchmark that are used here.
 #[derive(Debug, Deserialize)]
 struct Summary {
     /// `file::group::function`.
@@ -120,7 +120,7 @@ struct Metric {
     values: Values,
 }
 
-/// The runner adds the count of the run before, if there was one.
+/// If there was a run before, the runner adds its count as `old`.
 #[derive(Debug, Deserialize)]
 struct Values {
     new: u64,
@@ -158,7 +158,7 @@ impl Summary {
     }
 }
 
-/// The compiler that cargo uses, with all that code generation depends on.
+/// The compiler that cargo uses, with everything that code generation depends on.
 fn compiler() -> Result<String> {
     let rustc = env::var_os("RUSTC").map_or_else(|| PathBuf::from("rustc"), PathBuf::from);
     let mut command = Command::new(rustc);

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 
 use crate::{build, counts::Counts, ebpf, process, setup, workspace::Workspace};
 
-/// The kernel programs compile for another target only.
+/// The kernel programs, which compile for another target only.
 const NO_KERNEL_PROGRAMS: [&str; 4] = ["--exclude", "relay-ebpf", "--exclude", "relay-bench-ebpf"];
 /// How long fetching the advisory database may take.
 const ADVISORIES_LIMIT: Duration = Duration::from_secs(60);
@@ -42,7 +42,7 @@ pub fn clippy(ws: &Workspace) -> Result<Counts> {
     )
 }
 
-/// The kernel programs, on the host: that finds the same mistakes and needs no sources of `core`.
+/// The kernel programs, for the host: that finds the same mistakes and needs no source of `core`.
 pub fn clippy_ebpf(ws: &Workspace) -> Result<Counts> {
     quiet(
         ws.cargo()
@@ -57,7 +57,7 @@ pub fn clippy_ebpf(ws: &Workspace) -> Result<Counts> {
 }
 
 /// Licences, sources, duplicate versions; and known vulnerabilities where their database can be
-/// had.
+/// fetched.
 pub fn dependencies(ws: &Workspace) -> Result<Counts> {
     let deny = setup::cargo_deny(ws)?;
     let check = |what: &[&str]| {

@@ -1,7 +1,8 @@
-//! Gets the packages of the virtual machine, once, into `target/zero-copy`.
+//! Fetches the packages of the virtual machine, once, into `target/zero-copy`.
 //!
-//! apt runs with folders of its own there, so it needs no root and the machine's packages are not touched; the
-//! mirror is the one that the machine uses. A folder or package that has its final name is complete.
+//! apt runs with folders of its own there, so it needs no root and leaves the host's packages
+//! alone; the mirror is the one that the host uses. A folder or package that has its final name is
+//! complete.
 
 use std::{
     env, fs,
@@ -58,7 +59,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// The cache of the workspace, whatever is in it.
+    /// The cache of the workspace, filled or not.
     pub fn of(ws: &Workspace) -> Self {
         let folder = ws.target.join("zero-copy");
         Self { folder }
@@ -88,7 +89,8 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// No Debian mirror, no network, or a package that the mirror no longer has. What has been fetched stays.
+    /// No Debian mirror, no network, or a package that the mirror no longer has. What has been
+    /// fetched stays.
     pub fn fetch(&self, kernels: &[&Kernel]) -> Result<()> {
         let bundles = self.missing(kernels);
         if bundles.is_empty() {
@@ -101,7 +103,8 @@ impl Cache {
         for program in ["apt-get", "dpkg-deb", "xz"] {
             ensure!(
                 process::on_path(program),
-                "the virtual machine is made of packages of Debian, and there is no {program} to get them with"
+                "the virtual machine is made of packages of Debian, and there is no {program} to \
+                 get them with"
             );
         }
         let apt = Apt::set_up(&self.folder)?;
@@ -162,7 +165,8 @@ impl Apt {
     fn set_up(cache: &Path) -> Result<Self> {
         let sources = machine_sources();
         let mirror = mirror(&sources).context(
-            "neither /etc/apt/sources.list nor a file in /etc/apt/sources.list.d names a mirror of Debian",
+            "neither /etc/apt/sources.list nor a file in /etc/apt/sources.list.d names a mirror of \
+             Debian",
         )?;
         ensure!(
             Path::new(KEYRING).is_file(),
@@ -219,7 +223,7 @@ impl Apt {
         self.folder.join("apt.log")
     }
 
-    /// Where a package is when it is complete.
+    /// The path of a package that is complete.
     fn file(&self, package: &Package) -> PathBuf {
         let name = format!(
             "{}_{}.deb",
@@ -246,8 +250,8 @@ impl Apt {
             .current_dir(&part);
         process::long(what, &mut download, &self.log(), Some(LIMIT)).with_context(|| {
             format!(
-                "{name} {version} could not be fetched; if the mirror has a newer one instead, pin that in \
-                 xtask/src/vm/packages.rs"
+                "{name} {version} could not be fetched; if the mirror has a newer one instead, pin \
+                 that in xtask/src/vm/packages.rs"
             )
         })?;
         let mut found = fs::read_dir(&part)?;
@@ -280,7 +284,7 @@ APT::Sandbox::User "";
     )
 }
 
-/// All that the machine's files say about where packages come from.
+/// The text of all files of the host that say where packages come from.
 fn machine_sources() -> String {
     let parts = fs::read_dir("/etc/apt/sources.list.d")
         .into_iter()
@@ -294,7 +298,7 @@ fn machine_sources() -> String {
     texts.collect::<Vec<_>>().join("\n")
 }
 
-/// The first mirror of Debian in the machine's sources, in either of their two forms.
+/// The first mirror of Debian in the host's sources, in either of their two forms.
 fn mirror(sources: &str) -> Option<&str> {
     let lines = sources
         .lines()

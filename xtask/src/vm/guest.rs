@@ -1,5 +1,5 @@
-//! What runs in the guest: the relay, its tests and the first program, linked statically, and the few files
-//! that they need there.
+//! What runs in the guest: the relay, its tests and the first program, linked statically, and the
+//! few files that they need there.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ use crate::{ebpf, process, workspace::Workspace};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// The drivers of the NICs and what the tests' hosts are made of.
+/// The drivers of the NICs, and of the veth pairs that join the tests' hosts.
 const MODULES: [&str; 5] = ["virtio_pci", "virtio_net", "igb", "e1000e", "veth"];
 
 /// The programs of the guest.
@@ -34,7 +34,7 @@ pub struct Programs {
     poisoned: PathBuf,
 }
 
-/// One line of what cargo prints: a program that it has built.
+/// One line of cargo's output: a program that it has built.
 #[derive(Debug, Deserialize)]
 struct Artifact {
     target: Target,
@@ -46,7 +46,7 @@ struct Target {
     name: String,
 }
 
-/// Builds them.
+/// Builds the programs of the guest.
 pub fn build(ws: &Workspace) -> Result<Programs> {
     const RELAY: [&str; 4] = ["--package", "relay-userspace", "--bin", "relay"];
     ebpf::build(ws)?;
@@ -177,7 +177,7 @@ pub fn pack(
     archive.finish()
 }
 
-/// Where a tool is, on the path or where a user's path often does not lead.
+/// The path of a tool, also in the folders that a user's PATH often lacks.
 fn find(tool: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -185,7 +185,8 @@ fn find(tool: &str) -> Option<PathBuf> {
     folders.find_map(|folder| Some(folder.join(tool)).filter(|path| path.is_file()))
 }
 
-/// The shared libraries of a program and its loader, by the paths at which they will be looked for.
+/// The shared libraries of a program and its loader, by the paths at which the program looks for
+/// them.
 fn libraries_of(program: &Path) -> Result<Vec<String>> {
     Ok(paths(&process::capture(Command::new("ldd").arg(program))?))
 }

@@ -1,6 +1,6 @@
 //! The file system that the guest boots into: a cpio archive of the form "newc", made in memory.
 //!
-//! The kernel unpacks it in order (`init/initramfs.c`), so a folder stands in front of what is in it.
+//! The kernel unpacks it in order (`init/initramfs.c`), so a folder comes before what is in it.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,8 @@ pub struct Initramfs {
 }
 
 impl Initramfs {
-    /// An archive with a console and nothing else: the kernel opens `/dev/console` for the first program.
+    /// An archive with a console and nothing else: the kernel opens `/dev/console` for the first
+    /// program.
     pub fn new() -> Result<Self> {
         let mut archive = Self::default();
         archive.parents("dev/console")?;
@@ -27,7 +28,7 @@ impl Initramfs {
         Ok(archive)
     }
 
-    /// Adds a file that may be run, and the folders that it is in. `path` may begin with a slash.
+    /// Adds an executable file, and the folders that it is in. `path` may begin with a slash.
     pub fn file(&mut self, path: &str, content: &[u8]) -> Result<()> {
         let path = path.trim_start_matches('/');
         self.parents(path)?;

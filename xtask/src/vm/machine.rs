@@ -1,8 +1,8 @@
-//! The virtual machine: QEMU without KVM, network or disk, and what is to be made of how it ended.
+//! The virtual machine: QEMU without KVM, network or disk, and whether it ended well.
 //!
-//! Two serial ports keep two things apart: the first is the kernel's console and goes to a file, the second is what
-//! the tests print. Wires are hubs inside QEMU. The ends of wire N are the PCI slots 2N + 2 and 2N + 3, which is how
-//! `tests/end-to-end/src/lab.rs` finds them.
+//! Two serial ports keep two things apart: the first is the kernel's console and goes to a file,
+//! the second is what the tests print. Wires are hubs inside QEMU. The ends of wire N are the NICs
+//! in the PCI slots 2N + 2 and 2N + 3, where `tests/end-to-end/src/lab.rs` finds them.
 
 use std::{
     fs::{self, File},
@@ -34,7 +34,7 @@ const WIRES: [(&str, &str); 5] = [
     ("e1000e", "virtio-net-pci,disable-legacy=on"),
 ];
 
-/// With `iommu_platform` its driver goes through the DMA API, which is what lets it do zero copy.
+/// With `iommu_platform` its driver goes through the DMA API, without which it does no zero copy.
 const VIRTIO: &str = "virtio-net-pci,disable-legacy=on,iommu_platform=on";
 
 /// What the console says when the kernel is in trouble, wherever in a line.
@@ -71,7 +71,7 @@ impl Machine<'_> {
         let errors = self.console.with_extension("qemu.log");
         let stderr =
             File::create(&errors).with_context(|| format!("creating {}", errors.display()))?;
-        // A console of an earlier run must not be judged.
+        // What an earlier run left on its console must not count.
         fs::write(&self.console, "")
             .with_context(|| format!("writing {}", self.console.display()))?;
         let mut done: Option<String> = None;
@@ -120,7 +120,7 @@ impl Machine<'_> {
         let program = self.qemu.join("usr/bin/qemu-system-x86_64");
         let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
         let libraries = libraries.map(|folder| self.qemu.join(folder).display().to_string());
-        // timeout(1) outlives us if we are killed, and then ends QEMU at the limit.
+        // If xtask is killed, timeout(1) goes on and ends QEMU at the limit.
         let mut command = Command::new("timeout");
         process::without_own_environment(&mut command)
             .env("LD_LIBRARY_PATH", libraries.join(":"))
@@ -163,7 +163,7 @@ impl Machine<'_> {
     }
 }
 
-/// The first trouble that a console tells of, with the lines that follow.
+/// The first trouble that a console reports, with the lines that follow.
 fn trouble(console: &str) -> Option<String> {
     let lines: Vec<&str> = console.lines().collect();
     let is_trouble = |line: &&str| TROUBLE.iter().any(|sign| line.contains(sign));

@@ -1,7 +1,7 @@
 //! The kernel modules that the guest loads, each after those that it needs.
 //!
-//! Packages of kernels come without the table that `depmod` makes when they are installed, so what a module needs
-//! is read from the module itself: the entry `depends=` of its section `.modinfo`.
+//! Packages of kernels come without the table that `depmod` makes when they are installed, so what
+//! a module needs is read from the module itself: the entry `depends=` of its section `.modinfo`.
 
 use std::{
     collections::BTreeMap,
@@ -24,8 +24,9 @@ pub struct Module {
     pub object: Vec<u8>,
 }
 
-/// `wanted` and all that they need, from the modules below `folder`, which is `lib/modules/VERSION`. One that is wanted and is
-/// not there is part of the kernel itself, or the tests miss its NICs.
+/// `wanted` and all that they need, from the modules below `folder`, which is
+/// `lib/modules/VERSION`. One that is wanted and is not there is taken to be built into the kernel;
+/// if it is not, the tests miss its NICs and fail.
 pub fn in_order(folder: &Path, wanted: &[&str]) -> Result<Vec<Module>> {
     let mut files = BTreeMap::new();
     index(folder, &mut files)?;
@@ -69,7 +70,8 @@ fn index(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// The name of a module's file, `None` if it is none. A hyphen in it is an underscore everywhere else.
+/// The name of the module in a file, `None` if there is none. A hyphen in the file's name is an
+/// underscore everywhere else.
 fn name(path: &Path) -> Option<String> {
     let file = path.file_name().and_then(OsStr::to_str)?;
     let stem = file

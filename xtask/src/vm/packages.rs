@@ -1,8 +1,9 @@
-//! The packages of Debian that make up the virtual machine, with exact versions: drivers and emulated NICs change
-//! between versions, and what a test shows holds for those that it ran on.
+//! The packages of Debian that make up the virtual machine, with exact versions: drivers and
+//! emulated NICs change between versions, and what a test shows holds for those that it ran on.
 //!
-//! A mirror keeps a version for as long as it is the newest of its suite. When one has gone, the fetch says so; then
-//! pin its successor here (`apt-cache policy` with `APT_CONFIG=target/zero-copy/apt/apt.conf` shows it).
+//! A mirror keeps a version for as long as it is the newest of its suite. When one has gone, the
+//! fetch says so; then pin its successor here (`apt-cache policy` with
+//! `APT_CONFIG=target/zero-copy/apt/apt.conf` shows it).
 
 /// A kernel of the guest.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,8 +21,9 @@ pub struct Kernel {
 pub enum Tests {
     /// Zero copy, with the drivers that do it.
     ZeroCopy,
-    /// Both kernel programs pass the verifier, and give every packet of the table its verdict. It is
-    /// all that the oldest kernel runs: io_uring, and more of what the other tests use, came later.
+    /// Both kernel programs pass the verifier, and give every packet of the table its verdict. It
+    /// is all that the oldest kernel runs: io_uring, and more of what the other tests use, came
+    /// later.
     PacketTable,
 }
 
@@ -50,7 +52,7 @@ const fn package(name: &'static str, version: &'static str) -> Package {
 
 impl Kernel {
     /// The version without what Debian adds: `6.12.90`. The release of an older kernel has only the
-    /// first two numbers of it, its package has all.
+    /// first two of the three numbers; its package has all.
     pub fn version(&self) -> &'static str {
         let full = self.packages.first().map_or(self.release, |p| p.version);
         full.split(['+', '-']).next().unwrap_or(full)
@@ -96,12 +98,12 @@ pub const KERNELS: &[Kernel] = &[
     },
 ];
 
-/// The kernel that runs unless another is asked for: the newest.
+/// The kernel that runs without `--kernel`: the newest.
 pub fn default_kernel() -> &'static Kernel {
     &KERNELS[KERNELS.len() - 1]
 }
 
-/// QEMU first, then the libraries that it needs and a system may lack.
+/// QEMU first, then the libraries that it needs and a host may lack.
 pub const QEMU: &[Package] = &[
     package("qemu-system-x86", "1:10.0.2+ds-2+deb13u1~bpo12+1"),
     package("qemu-system-data", "1:10.0.2+ds-2+deb13u1~bpo12+1"),

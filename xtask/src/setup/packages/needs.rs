@@ -1,4 +1,4 @@
-//! The table of what is needed: one entry a thing, with its packages.
+//! The table of what is needed: one entry per thing, with its packages.
 
 use super::probe::Probe;
 
@@ -133,8 +133,8 @@ pub const NEEDS: &[Need] = &[
         fedora: "strace",
         arch: "strace",
     },
-    // What the benchmark compares with was tried on Debian only. The other names are the projects' own, which those
-    // distributions use for what they have.
+    // What the benchmark compares with was tried on Debian only. On the others these are the names
+    // that the projects themselves use, and so do the distributions that package them.
     Need {
         what: "valgrind",
         why: "the tests count the instructions of the forwarding loop with it",

@@ -1,4 +1,4 @@
-//! How to see that a thing is there, whoever installed it.
+//! How to see that a thing is there, however it was installed.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ pub enum Probe {
 }
 
 impl Probe {
-    /// Looks.
+    /// Looks for it.
     pub fn is_there(self) -> bool {
         match self {
             Self::Program(names) => names.iter().any(|name| process::on_path(name)),

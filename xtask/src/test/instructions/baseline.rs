@@ -1,4 +1,4 @@
-//! The committed instruction counts, and what a new run may differ from them.
+//! The committed instruction counts, and how far a new run may differ from them.
 //!
 //! Both directions fail: a benchmark that became faster without a new baseline would leave room for
 //! the next change to become slower unseen.
@@ -8,13 +8,14 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-/// How far a count may be from its baseline, in per cent. Callgrind counts exactly; this is for
+/// How far a count may be from its baseline, in per cent. Callgrind counts exactly; this allows for
 /// changes elsewhere that move a few instructions.
 const TOLERANCE_PERCENT: u64 = 3;
-/// What the smallest benchmarks may differ by in any case, in instructions.
+/// How far a count may be from its baseline in any case, in instructions: for the smallest
+/// benchmarks.
 const TOLERANCE_FLOOR: u64 = 3;
 
-/// What makes a new baseline.
+/// The command that writes a new baseline.
 const RECORD: &str = "cargo xtask record-instructions";
 
 /// Instructions of each benchmark, by name.
@@ -52,9 +53,9 @@ pub struct Comparison {
     pub passed: usize,
     /// One sentence for each benchmark that is not.
     pub failures: Vec<String>,
-    /// What to know about all failures together.
+    /// What the reader must know about all failures together.
     pub advice: Option<String>,
-    /// Every benchmark in a line.
+    /// One line for each benchmark.
     pub table: String,
 }
 
@@ -85,13 +86,15 @@ pub fn compare(baseline: &Baseline, now: &Baseline) -> Comparison {
     for name in baseline.instructions.keys() {
         if !now.instructions.contains_key(name) {
             comparison.failures.push(format!(
-                "{name}: in the baseline, but there is no such benchmark; if it was removed, record: `{RECORD}`"
+                "{name}: in the baseline, but there is no such benchmark; if it was removed, \
+                 record: `{RECORD}`"
             ));
         }
     }
     if !comparison.failures.is_empty() && baseline.compiler != now.compiler {
         comparison.advice = Some(format!(
-            "the baseline was recorded with {}, and this is {}: another compiler gives other counts",
+            "the baseline was recorded with {}, and this is {}: another compiler gives other \
+             counts",
             baseline.compiler, now.compiler
         ));
     }
@@ -119,7 +122,7 @@ fn judge(name: &str, recorded: u64, count: u64) -> Option<String> {
     ))
 }
 
-/// The difference as people read it: `+8.4 %`.
+/// The difference in per cent: `+8.4 %`.
 fn change(recorded: u64, count: u64) -> String {
     let percent = (count as f64 - recorded as f64) / (recorded as f64).max(1.0) * 100.0;
     format!("{percent:+.1} %")
