@@ -2,7 +2,7 @@
 //!
 //! A frame that is lost before it is copied stands for all of its copies.
 
-use crate::contender::Drops;
+use crate::drops::Drops;
 
 /// The relay's reasons that count frames and not copies, see "Counters" in docs/architecture.md. A new one that is
 /// missing here does not go unnoticed: its frames are unaccounted then.

@@ -6,14 +6,13 @@
 use std::fmt;
 
 use crate::{
+    cell,
+    contender::RELAY_BEFORE,
     measure::Measures,
     results::{ContenderResult, Results, ScenarioResult, Spread},
-    table,
 };
 
-/// What tables call the other build.
-pub const NAME: &str = "relay-before";
-/// What they call the relay.
+/// What tables call the relay.
 const RELAY: &str = "relay";
 
 /// Numbers of the relay divided by those of the other build, round by round.
@@ -34,7 +33,7 @@ impl Ratios {
             let one: &ContenderResult = result.contenders.iter().find(|one| one.name == name)?;
             (!one.rounds.is_empty()).then_some(&one.rounds)
         };
-        let (relay, before) = (rounds(RELAY)?, rounds(NAME)?);
+        let (relay, before) = (rounds(RELAY)?, rounds(RELAY_BEFORE)?);
         let ratio = |value: fn(&Measures) -> Option<f64>| {
             let pairs = relay.iter().zip(before);
             Spread::of(
@@ -51,7 +50,7 @@ impl Ratios {
     }
 
     fn cells(&self) -> [String; 3] {
-        [self.rate, self.cpu, self.latency].map(table::ratios)
+        [self.rate, self.cpu, self.latency].map(cell::ratios)
     }
 }
 
@@ -112,7 +111,10 @@ mod tests {
     #[test]
     fn each_round_is_compared_with_itself() {
         // The machine was half as fast in the second round.
-        let both = result(&[(RELAY, &[110.0, 60.0, 90.0]), (NAME, &[100.0, 50.0, 100.0])]);
+        let both = result(&[
+            (RELAY, &[110.0, 60.0, 90.0]),
+            (RELAY_BEFORE, &[100.0, 50.0, 100.0]),
+        ]);
         let ratios = Ratios::of(&both).unwrap();
         let expected = Spread {
             median: 1.1,
@@ -128,6 +130,9 @@ mod tests {
     #[test]
     fn without_another_build_there_is_no_ratio() {
         assert_eq!(Ratios::of(&result(&[(RELAY, &[1.0])])), None);
-        assert_eq!(Ratios::of(&result(&[(RELAY, &[1.0]), (NAME, &[])])), None);
+        assert_eq!(
+            Ratios::of(&result(&[(RELAY, &[1.0]), (RELAY_BEFORE, &[])])),
+            None
+        );
     }
 }

@@ -12,7 +12,8 @@ use relay_tests::{
 };
 
 use crate::{
-    contender::{Contender, Drops},
+    contender::Contender,
+    drops::Drops,
     job::{Flow, Job, Output},
 };
 

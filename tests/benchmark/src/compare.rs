@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::{
     bed, before,
-    contender::Contender,
+    contender::{Contender, RELAY_BEFORE},
     limits,
     machine::Machine,
     measure::{Measures, Outcome, measure},
@@ -73,7 +73,7 @@ pub fn run(comparison: &Comparison) -> Result<Results> {
         let cast: Vec<_> = cast.collect();
         let result = rounds(comparison, scenario, &cast, &mut results.failures);
         if let Some(ratios) = before::Ratios::of(&result) {
-            println!("{}: relay / {}: {ratios}", scenario.name, before::NAME);
+            println!("{}: relay / {RELAY_BEFORE}: {ratios}", scenario.name);
         }
         results.scenarios.push(result);
     }
@@ -221,11 +221,11 @@ mod tests {
     #[test]
     fn the_build_before_is_measured_right_after_the_relay() {
         let all = names(Some("/proc/self/exe"), None).unwrap();
-        assert_eq!(all[..2], ["relay", before::NAME]);
+        assert_eq!(all[..2], ["relay", RELAY_BEFORE]);
         assert!(
             !names(None, None)
                 .unwrap()
-                .contains(&before::NAME.to_owned())
+                .contains(&RELAY_BEFORE.to_owned())
         );
         let error = names(Some("/nowhere"), None).unwrap_err().to_string();
         assert!(error.contains("/nowhere"), "{error}");

@@ -3,6 +3,7 @@
 //! Every contender does the same [`Job`] on the same core. One that is returned by [`Contender::start`]
 //! forwards already, and whatever way its value goes, nothing of it stays behind.
 
+mod active;
 pub mod command;
 mod links;
 mod multicast_routing;
@@ -11,37 +12,20 @@ mod testpmd;
 mod udp;
 
 use std::{
-    collections::BTreeMap,
     env,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use self::links::Links;
-use crate::{before, job::Job, relay::Options, scenario::Cast};
+use self::{active::Active, links::Links};
+use crate::{drops::Lost, job::Job, relay::Options, scenario::Cast};
 
 /// The relay's backend for interfaces without native XDP, as its flag `--backend` has it.
 const IO_URING: &str = "io-uring";
 
-/// What was lost, by the place that counted it.
-pub type Drops = BTreeMap<String, u64>;
-
-/// All that is known of what a contender lost.
-#[derive(Debug, Clone, Default)]
-pub struct Lost {
-    /// By its own account, and by the kernel's for its sockets.
-    pub own: Drops,
-    /// By its interfaces. Some of it may be in the contender's own account too.
-    pub links: Drops,
-}
-
-impl Lost {
-    /// Everything.
-    pub fn all(self) -> Drops {
-        self.own.into_iter().chain(self.links).collect()
-    }
-}
+/// What tables call another build of the relay.
+pub const RELAY_BEFORE: &str = "relay-before";
 
 /// A program that can be given a [`Job`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,14 +64,6 @@ pub struct Running {
     links: Links,
 }
 
-/// A contender's own part of [`Running`].
-trait Active: Send {
-    /// Processes and kernel threads whose CPU time is the contender's.
-    fn pids(&self) -> Vec<u32>;
-    /// Ends it, and says what it knows to be lost.
-    fn stop(self: Box<Self>) -> Result<Drops>;
-}
-
 impl Contender {
     /// Every contender; the relay, which is `binary`, as it chooses itself, on io_uring, and as an AF_XDP sender.
     pub fn all(binary: &Path) -> Vec<Self> {
@@ -119,7 +95,7 @@ impl Contender {
                 let names = std::iter::once("relay").chain(asked.map(String::as_str));
                 names.collect::<Vec<_>>().join("-")
             }
-            Self::RelayBefore { .. } => before::NAME.into(),
+            Self::RelayBefore { .. } => RELAY_BEFORE.into(),
             Self::TwoThreads => "two-threads".into(),
             Self::Sendmmsg => "sendmmsg-fanout".into(),
             Self::Socat => "socat".into(),

@@ -1,7 +1,7 @@
 //! The results as the tables of docs/performance.md.
 
 use crate::{
-    before, charts,
+    before, cell, charts,
     results::{Results, ScenarioResult, Spread},
     table,
 };
@@ -24,7 +24,7 @@ pub fn of(results: &Results) -> String {
         text += "\n### What one core can do in one direction, kpps\n\n";
         let mut rows = vec![["ceiling", "rate"].map(str::to_owned).to_vec()];
         let ceilings = results.ceilings.iter();
-        rows.extend(ceilings.map(|one| vec![one.name.clone(), table::range(one.rate, 1e3)]));
+        rows.extend(ceilings.map(|one| vec![one.name.clone(), cell::range(one.rate, 1e3)]));
         text += &lines(&rows);
     }
     for result in &results.scenarios {
@@ -53,7 +53,7 @@ fn overview(results: &Results) -> Vec<Vec<String>> {
             let one = all.find(|one| one.name == *name);
             let rate = one.and_then(|one| one.summary.loss_free_out);
             let median = rate.and_then(|rate| Spread::of(vec![rate.median]));
-            table::range(median, 1e3)
+            cell::range(median, 1e3)
         };
         let scenario = [result.scenario.name.to_owned()];
         scenario.into_iter().chain(names.iter().map(cell)).collect()

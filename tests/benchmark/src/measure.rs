@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     bed::Bed,
     capacity::{self, Step},
-    contender::{Contender, Drops},
+    contender::Contender,
+    drops::Drops,
     histogram::Histogram,
     scenario::Scenario,
     trial::Trial,

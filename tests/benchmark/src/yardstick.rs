@@ -1,8 +1,8 @@
 //! What the relay's rate in a scenario is read beside: every other contender, and what is no contender.
 
 use crate::{
-    before,
     ceiling::Ceiling,
+    contender::RELAY_BEFORE,
     results::{Results, ScenarioResult, Spread},
     scenario::{Cast, ONE_RULE},
 };
@@ -66,7 +66,7 @@ pub fn others(results: &Results, result: &ScenarioResult) -> Vec<Yardstick> {
 
 fn relay(result: &ScenarioResult) -> Option<Spread> {
     let mut contenders = result.contenders.iter();
-    let relay = contenders.find(|one| !one.reference && one.name != before::NAME)?;
+    let relay = contenders.find(|one| !one.reference && one.name != RELAY_BEFORE)?;
     relay.summary.loss_free_out
 }
 

@@ -6,8 +6,7 @@ use anyhow::{Context, Result};
 use relay_tests::netns::Namespace;
 use serde::Deserialize;
 
-use super::Drops;
-use crate::job::Job;
+use crate::{drops::Drops, job::Job};
 
 /// The drop counters of a job's interfaces when the contender started.
 #[derive(Debug)]

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::{sched::sched_setaffinity, unistd::Pid};
 use relay_tests::{background::eventually, netns::Namespace, process::Process};
 
-use super::{Active, Drops, command};
-use crate::{job::Job, peer};
+use super::{active::Active, command};
+use crate::{drops::Drops, job::Job, peer};
 
 pub(super) const SMCROUTED: &str = "smcrouted";
 

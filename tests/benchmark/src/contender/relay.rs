@@ -4,8 +4,9 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::{Active, Drops};
+use super::active::Active;
 use crate::{
+    drops::Drops,
     job::Job,
     relay::{Options, Relay},
 };

@@ -6,8 +6,8 @@ use std::{process::Stdio, sync::Arc};
 use anyhow::{Context, Result};
 use relay_tests::{netns::Namespace, process::Process};
 
-use super::{Active, Drops, command};
-use crate::job::Job;
+use super::{active::Active, command};
+use crate::{drops::Drops, job::Job};
 
 pub(super) const TESTPMD: &str = "dpdk-testpmd";
 

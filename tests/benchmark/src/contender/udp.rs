@@ -8,8 +8,9 @@ use std::{collections::BTreeSet, fs, sync::Arc};
 use anyhow::{Context, Result};
 use relay_tests::{netns::Namespace, process::Process};
 
-use super::{Active, Drops, command};
+use super::{active::Active, command};
 use crate::{
+    drops::Drops,
     job::{Flow, Job},
     peer,
 };

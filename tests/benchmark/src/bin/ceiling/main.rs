@@ -4,17 +4,15 @@
 //! to be measured.
 
 mod frame;
+mod measure;
 mod segmented;
 mod xdp;
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use relay_bench::{ceiling::Measured, peer};
+use relay_bench::peer;
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -61,21 +59,4 @@ fn main() -> Result<()> {
         }
     };
     serde_json::to_writer(std::io::stdout(), &measured).context("printing the result")
-}
-
-/// Says that everything is open, and calls `step`, which returns how many frames it moved, for `time`.
-fn measure(time: Duration, mut step: impl FnMut() -> Result<u64>) -> Result<Measured> {
-    eprintln!("{}", peer::READY);
-    let start = Instant::now();
-    let mut frames = 0;
-    loop {
-        frames += step()?;
-        let elapsed = start.elapsed();
-        if elapsed >= time {
-            return Ok(Measured {
-                frames,
-                seconds: elapsed.as_secs_f64(),
-            });
-        }
-    }
 }

@@ -16,7 +16,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use relay_bench::{ceiling::Measured, job::Output, peer::BUFFER, programs::abi::HEADERS_LEN};
 use relay_tests::sys::{self, Hears};
 
-use crate::{frame, measure};
+use crate::{frame, measure::measure};
 
 /// Options of packet sockets (linux/if_packet.h).
 const PACKET_VNET_HDR: c_int = 15;

@@ -21,7 +21,7 @@ use xsk_rs::{
     umem::frame::FrameDesc,
 };
 
-use crate::{frame, measure};
+use crate::{frame, measure::measure};
 
 /// Entries of the RX, TX and completion rings, and chunks of the UMEM.
 const RING: u32 = 2048;

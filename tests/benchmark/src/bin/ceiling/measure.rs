@@ -1,0 +1,23 @@
+//! Counts what is moved in a given time.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use relay_bench::{ceiling::Measured, peer};
+
+/// Says that everything is open, and calls `step`, which returns how many frames it moved, for `time`.
+pub fn measure(time: Duration, mut step: impl FnMut() -> Result<u64>) -> Result<Measured> {
+    eprintln!("{}", peer::READY);
+    let start = Instant::now();
+    let mut frames = 0;
+    loop {
+        frames += step()?;
+        let elapsed = start.elapsed();
+        if elapsed >= time {
+            return Ok(Measured {
+                frames,
+                seconds: elapsed.as_secs_f64(),
+            });
+        }
+    }
+}

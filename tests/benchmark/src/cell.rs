@@ -1,0 +1,57 @@
+//! Numbers as the cells of a table.
+
+use crate::results::{LatencySpread, Spread};
+
+/// How many times one thing another is.
+pub fn ratio(times: Option<f64>) -> String {
+    times.map_or("-".to_owned(), |times| format!("{times:.2}"))
+}
+
+/// The median, and the bounds if there are some, in a unit.
+pub fn range(spread: Option<Spread>, unit: f64) -> String {
+    let number = |value: f64| {
+        let value = value / unit;
+        let digits = usize::from(value < 100.0);
+        format!("{value:.digits$}")
+    };
+    spread.map_or("-".to_owned(), |spread| {
+        let median = number(spread.median);
+        if spread.min < spread.max {
+            format!("{median} ({}..{})", number(spread.min), number(spread.max))
+        } else {
+            median
+        }
+    })
+}
+
+/// Of one thing to another: the median, and the bounds if there are some.
+pub fn ratios(spread: Option<Spread>) -> String {
+    match spread {
+        None => "-".to_owned(),
+        Some(Spread { median, min, max }) if min < max => {
+            format!("{median:.2} ({min:.2}..{max:.2})")
+        }
+        Some(Spread { median, .. }) => format!("{median:.2}"),
+    }
+}
+
+/// Medians of p50, p99 and p99.9, in microseconds.
+pub fn latency(spread: Option<LatencySpread>) -> String {
+    spread.map_or("-".to_owned(), |spread| {
+        let medians = [spread.p50, spread.p99, spread.p999].map(|s| format!("{:.0}", s.median));
+        medians.join(" / ")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_shows_its_bounds_only_if_it_has_some() {
+        let spread = |values: &[f64]| Spread::of(values.to_vec());
+        assert_eq!(range(spread(&[1500.0]), 1e3), "1.5");
+        assert_eq!(range(spread(&[1e5, 2e5, 4e5]), 1e3), "200 (100..400)");
+        assert_eq!(range(None, 1.0), "-");
+    }
+}

@@ -1,0 +1,13 @@
+//! What every contender can do once it runs.
+
+use anyhow::Result;
+
+use crate::drops::Drops;
+
+/// A contender that forwards; killed on drop.
+pub trait Active: Send {
+    /// Processes and kernel threads whose CPU time is the contender's.
+    fn pids(&self) -> Vec<u32>;
+    /// Ends it, and says what it knows to be lost.
+    fn stop(self: Box<Self>) -> Result<Drops>;
+}
