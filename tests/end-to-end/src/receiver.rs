@@ -12,13 +12,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, sock
 
 use crate::background::Background;
 use crate::payload;
-use crate::sys::{self, Batch};
+use crate::sys::{self, Batch, RECEIVE_BUFFER};
 use crate::tally::{Stream, Tally};
 use crate::veth::Endpoint;
-
-/// Enough for every datagram of the largest test, so that a receiver that is scheduled late does
-/// not look like a relay that lost something.
-pub(crate) const RECEIVE_BUFFER: usize = 64 << 20;
 
 /// After the last expected datagram a receiver listens on for this long, to catch surplus.
 pub const QUIET: Duration = Duration::from_millis(150);

@@ -11,8 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::socket::sockopt;
 
 use crate::netns::Namespace;
-use crate::receiver::RECEIVE_BUFFER;
-use crate::sys::{self, Hears};
+use crate::sys::{self, Hears, RECEIVE_BUFFER};
 
 /// Bytes of a frame in front of its UDP payload.
 const HEADERS: u64 = 14 + 20 + 8;
