@@ -45,10 +45,7 @@ impl Flapped {
     /// Fails if anything is missing but what was sent while the interface was down.
     #[track_caller]
     pub fn assert_only_the_gap_is_missing(&self, tally: &Tally) {
-        let part = |first: u64, end: u64| Stream {
-            first,
-            ..Stream::new(0, end - first, SIZE)
-        };
+        let part = |first, end| Stream::new(0, end - first, SIZE).starting_at(first);
         let before = tally.missing(&part(0, self.before));
         assert_eq!(before, [0; 0], "before: {tally}");
         let after = tally.missing(&part(self.resumed, self.sent));

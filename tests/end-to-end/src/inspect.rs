@@ -63,6 +63,11 @@ fn sum(bytes: &[u8], start: u32) -> u16 {
     sum as u16
 }
 
+/// Whether an untagged frame says of itself that it holds UDP over IPv4.
+pub fn is_udp(frame: &[u8]) -> bool {
+    word(frame, 12) == Some(0x0800) && frame.get(23) == Some(&17)
+}
+
 /// Reads an untagged frame that holds an unfragmented UDP datagram; `None` if it holds anything else
 /// or its lengths do not fit. `partial` is what the packet socket said about the checksum.
 pub fn datagram(frame: &[u8], partial: bool) -> Option<Datagram> {

@@ -31,4 +31,5 @@ pub mod sys;
 pub mod tally;
 pub mod tap;
 pub mod topology;
+pub mod unprivileged;
 pub mod veth;

@@ -19,7 +19,11 @@ use crate::report::Report;
 use crate::rules::{Rule, to_toml};
 
 /// How long a start may take: loading and attaching on a machine that is busy with other tests.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+pub const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long an orderly end may take. The promise is a second; this is for a machine that is busy with
+/// other tests.
+pub const STOP_IN_TIME: Duration = Duration::from_secs(2);
 
 /// The slack over the promised second before a relay that was told to stop is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -148,6 +152,30 @@ pub fn run_arguments(backend: Backend) -> [&'static str; 4] {
     ["run", "--json", "--backend", backend.name()]
 }
 
+/// `relay run` with the arguments of [`run_arguments`] and `file`, in a host, without standard input.
+pub fn run_command(namespace: &Namespace, backend: Backend, file: &RuleFile) -> Result<Command> {
+    let mut command = namespace.command(binary()?);
+    command
+        .args(run_arguments(backend))
+        .arg(file.path())
+        .stdin(Stdio::null());
+    Ok(command)
+}
+
+/// Ends a relay, which was started as a plain process, by SIGTERM, and returns its report. Fails unless
+/// the relay ends without an error within [`STOP_IN_TIME`].
+pub fn stop_in_time(mut relay: Process) -> Result<Report> {
+    let started = Instant::now();
+    relay.signal(Signal::SIGTERM)?;
+    let status = relay.wait(Duration::from_secs(10))?;
+    let took = started.elapsed();
+    let status = status.context("SIGTERM did not end the relay")?;
+    anyhow::ensure!(status.success(), "the relay ended with {status}");
+    anyhow::ensure!(took < STOP_IN_TIME, "the relay took {took:?} to end");
+    let stdout = relay.stdout();
+    serde_json::from_str(&stdout).with_context(|| format!("reading the report `{stdout}`"))
+}
+
 /// How a relay that was told to stop has ended.
 #[derive(Debug)]
 pub struct Stopped {
@@ -188,8 +216,7 @@ impl RelayProcess {
 
     /// The same with any file.
     pub fn start_file(namespace: &Namespace, backend: Backend, file: RuleFile) -> Result<Self> {
-        let mut command = namespace.command(binary()?);
-        command.args(run_arguments(backend)).arg(file.path());
+        let command = run_command(namespace, backend, &file)?;
         let mut relay = Self::start_command(command)?.expecting(backend);
         relay._file = Some(file);
         Ok(relay)

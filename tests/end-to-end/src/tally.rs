@@ -30,13 +30,19 @@ pub struct Stream {
 
 impl Stream {
     /// `count` datagrams of `size` bytes from sequence 0 on.
-    pub fn new(flow: u32, count: u64, size: usize) -> Self {
+    pub const fn new(flow: u32, count: u64, size: usize) -> Self {
         Self {
             flow,
             first: 0,
             count,
             size,
         }
+    }
+
+    /// The same from another sequence on.
+    #[must_use]
+    pub const fn starting_at(self, first: u64) -> Self {
+        Self { first, ..self }
     }
 }
 

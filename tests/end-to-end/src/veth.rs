@@ -145,6 +145,24 @@ impl Endpoint {
         })
     }
 
+    /// Whether an XDP program is attached here.
+    pub fn has_xdp_program(&self) -> Result<bool> {
+        let name = &self.interface;
+        let shown = self
+            .namespace
+            .ip(&format!("-details link show dev {name}"))?;
+        Ok(shown.contains("xdp"))
+    }
+
+    /// Whether a program of this host has joined `group` here.
+    pub fn has_joined(&self, group: Ipv4Addr) -> Result<bool> {
+        let shown = self
+            .namespace
+            .ip(&format!("maddress show dev {}", self.interface))?;
+        let group = group.to_string();
+        Ok(shown.split_whitespace().any(|word| word == group))
+    }
+
     /// Frames that have arrived here since the interface exists; a super-frame is one.
     pub fn frames_received(&self) -> Result<u64> {
         Ok(self.received()?.1)

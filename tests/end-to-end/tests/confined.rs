@@ -10,7 +10,7 @@ use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
 use relay_tests::process::Process;
 use relay_tests::relay::{RelayProcess, RuleFile};
-use relay_tests::rules::{Rule, to_toml, transmit_by};
+use relay_tests::rules::{GROUP_IN, Rule, to_toml, transmit_by};
 use relay_tests::scenario::{Receivers, TRANSMIT, send, streams};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
@@ -50,17 +50,15 @@ fn a_relay_that_forwards_has_no_capability_left_and_still_ends_in_order(
     let values = relay.of_threads("NoNewPrivs:")?;
     assert!(values.iter().all(|value| value == "1"), "{values:?}");
 
-    let joined = || bed.relay.ip("maddress show dev in0");
-    let attached = || bed.relay.ip("-details link show dev in0");
-    assert!(joined()?.contains("239.1.1.1"), "{}", joined()?);
-    let on_xdp = backend == Backend::Xdp;
-    assert_eq!(attached()?.contains("prog/xdp"), on_xdp);
+    let input = &bed.inputs[0];
+    assert!(input.has_joined(GROUP_IN)?, "joined");
+    assert_eq!(input.has_xdp_program()?, backend == Backend::Xdp);
     let stopped = relay.stop()?;
     assert!(stopped.status.success(), "{stopped:?}");
     // It read its maps to the end.
     stopped.report.assert_exact(&[500]);
-    assert!(!joined()?.contains("239.1.1.1"), "{}", joined()?);
-    assert!(!attached()?.contains("prog/xdp"), "{}", attached()?);
+    assert!(!input.has_joined(GROUP_IN)?, "the group is left");
+    assert!(!input.has_xdp_program()?, "no XDP program stays");
     assert_eq!(bed.relay.packet_sockets()?, 0);
     Ok(())
 }
@@ -144,10 +142,7 @@ fn a_worker_under_traffic_makes_the_documented_system_calls_and_no_others(
         let file = RuleFile::new(&format!("{}{by}", to_toml(&rules)))?;
         let relay = RelayProcess::start_file(&bed.relay, backend, file)?;
         let receivers = Receivers::start(&bed, &rules)?;
-        let part = |first, count| Stream {
-            first,
-            ..Stream::new(0, count, 1000)
-        };
+        let part = |first, count| Stream::new(0, count, 1000).starting_at(first);
         // What its thread asks for before the loop is over then.
         send(&bed, &rules, &[part(0, 100)], || receivers.progress())?;
         receivers.assert_exact(&[part(0, 100)]);

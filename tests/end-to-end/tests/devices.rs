@@ -105,10 +105,7 @@ impl Running {
     /// Sends `count` datagrams in bursts, and waits until nothing arrives any more. Returns how many arrived by each
     /// output.
     fn send(&mut self, count: u64, size: usize) -> Result<Vec<u64>> {
-        let stream = Stream {
-            first: self.sent,
-            ..Stream::new(0, count, size)
-        };
+        let stream = Stream::new(0, count, size).starting_at(self.sent);
         let before = self.arrived();
         let traffic = Traffic::new(GROUP_IN, PORT_IN, stream);
         self.sender

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use relay_tests::backend::Backend;
 use relay_tests::frames::UdpFrame;
+use relay_tests::inspect::is_udp;
 use relay_tests::netns::Namespace;
 use relay_tests::payload::payload;
 use relay_tests::raw::{RawReceiver, RawSender};
@@ -257,10 +258,7 @@ fn f6_ethernet_padding_behind_a_small_datagram_does_not_leave(backend: Backend) 
     }
     receivers.assert_exact(&[Stream::new(0, 200, 4)]);
     let frames = wire.frames();
-    let udp: Vec<_> = frames
-        .iter()
-        .filter(|f| f.bytes.get(23) == Some(&17))
-        .collect();
+    let udp: Vec<_> = frames.iter().filter(|frame| is_udp(&frame.bytes)).collect();
     assert_eq!(udp.len(), 600);
     assert!(
         udp.iter().all(|f| f.bytes.len() == 46),

@@ -232,10 +232,7 @@ fn x5_when_chunks_run_out_copies_are_counted_and_when_they_are_back_all_is_as_be
     let text = to_toml(&rules) + &transmit_by(&rules, "xsk");
     let chunks = FILL_SIZE + CHUNKS_FOR_COPIES;
     let relay = InProcess::start(&bed, Backend::Xdp, &text, Some(chunks), false)?;
-    let part = |number: u64| Stream {
-        first: number * 200,
-        ..Stream::new(0, 200, 1000)
-    };
+    let part = |number| Stream::new(0, 200, 1000).starting_at(number * 200);
     bed.relay.ip("link set out0 down")?;
     send_one_by_one(&bed, part(0), &relay)?;
     let exhausted = relay.dropped(0, Dropped::BufferExhaustion);

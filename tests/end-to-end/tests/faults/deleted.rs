@@ -37,10 +37,7 @@ fn an_input_deleted_with_copies_queued_keeps_no_worker_awake(method: Method) -> 
     let receivers = Receivers::start(&bed, &rules)?;
     let relay = method.start(&bed, &rules)?;
     let source = method.source(&bed.sources[0])?;
-    let part = |number: u64| Stream {
-        first: number * COUNT,
-        ..Stream::new(0, COUNT, 500)
-    };
+    let part = |number| Stream::new(0, COUNT, 500).starting_at(number * COUNT);
     let beside = |count: u64| {
         let arrived = receivers.wait_until_output(OUTPUTS, |tally| tally.received >= count);
         assert!(arrived, "{count} beside it");

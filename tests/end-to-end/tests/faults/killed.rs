@@ -33,15 +33,11 @@ fn x3_after_kill_9_the_interface_is_clean_and_a_new_start_works_at_once(
             report.assert_exact(&[stream.count]);
             break;
         }
-        let burst = Stream {
-            first: stream.count,
-            ..Stream::new(0, 100, 1000)
-        };
+        let burst = Stream::new(0, 100, 1000).starting_at(stream.count);
         source.send_in_one_burst(&burst, &relay)?;
         relay.kill()?;
         // Link and sockets are closed with the process; nobody removes anything by hand.
-        let shown = bed.relay.ip("-details link show dev in0")?;
-        assert!(!shown.contains("xdp"), "no program stays: {shown}");
+        assert!(!bed.inputs[0].has_xdp_program()?, "no XDP program stays");
         if round == 0 {
             // io_uring's own references go a moment after the process, by a work queue
             // (`io_ring_exit_work`).

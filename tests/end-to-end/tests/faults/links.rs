@@ -89,22 +89,11 @@ struct Burst {
 }
 
 const STREAMS: Burst = {
-    let stream = Stream {
-        flow: 0,
-        first: 0,
-        count: BURST,
-        size: SIZE,
-    };
+    let first = Stream::new(0, BURST, SIZE);
     Burst {
-        first: stream,
-        burst: Stream {
-            first: BURST,
-            ..stream
-        },
-        last: Stream {
-            first: 2 * BURST,
-            ..stream
-        },
+        first,
+        burst: first.starting_at(BURST),
+        last: first.starting_at(2 * BURST),
     }
 };
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use relay_tests::backend::Backend;
 use relay_tests::frames::{ETHERNET_LEN, UdpFrame};
+use relay_tests::inspect::is_udp;
 use relay_tests::payload::payload;
 use relay_tests::raw::{RawReceiver, RawSender};
 use relay_tests::relay::RelayProcess;
@@ -81,11 +82,6 @@ fn malformed(bed: &Testbed) -> Result<Vec<(String, Vec<u8>)>> {
         cases.push((format!("random bytes, number {n}"), frame));
     }
     Ok(cases)
-}
-
-/// Whether a frame says of itself that it holds UDP over IPv4.
-fn is_udp(frame: &[u8]) -> bool {
-    frame.get(12..14) == Some(&[8, 0]) && frame.get(23) == Some(&17)
 }
 
 fn x6_malformed_frames_never_leave_and_the_traffic_beside_them_is_exact(

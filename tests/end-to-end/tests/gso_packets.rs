@@ -16,7 +16,7 @@ use relay::host::GsoLimits;
 use relay::plan::Checksums;
 use relay_tests::backend::Backend;
 use relay_tests::frames::{Checksum, UdpFrame};
-use relay_tests::inspect::{Datagram, UdpChecksum};
+use relay_tests::inspect::{Datagram, UdpChecksum, is_udp};
 use relay_tests::payload::payload;
 use relay_tests::raw::{RawReceiver, RawSender};
 use relay_tests::relay::RelayProcess;
@@ -76,10 +76,7 @@ fn forward(
 fn on_the_wire(raw: &RawReceiver) -> usize {
     raw.settle();
     let frames = raw.frames();
-    frames
-        .iter()
-        .filter(|frame| frame.bytes.get(23) == Some(&17))
-        .count()
+    frames.iter().filter(|frame| is_udp(&frame.bytes)).count()
 }
 
 /// Forwards over a wire in front of which the kernel cuts super-frames apart, by one output, and returns what
