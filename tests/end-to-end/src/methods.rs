@@ -1,12 +1,12 @@
-//! The ways in which copies can leave, on both backends: a scenario about faults or overload is one
-//! function that runs on each, because each has its own idea of what the kernel took.
+//! TX methods, that is how copies leave, on both backends: a scenario about faults or overload is one
+//! function that runs on each, because each learns in another way what the kernel took.
 //!
-//! | way | what leaves | who says what became of it |
+//! | TX method | what leaves | what reports the result |
 //! |---|---|---|
-//! | [`Way::Ring`] | descriptors on an AF_XDP TX ring | the kick, frame by frame |
-//! | [`Way::Whole`] | super-frames, which the device takes whole | the call, super-frame by super-frame |
-//! | [`Way::Cut`] | super-frames, which the kernel cuts apart | the device's counter of drops |
-//! | [`Way::Frames`] | frames, each a message of its own | the call, frame by frame |
+//! | [`TxMethod::Ring`] | descriptors on an AF_XDP TX ring | the kick, for each frame |
+//! | [`TxMethod::Whole`] | GSO packets that the device takes whole | the system call, for each GSO packet |
+//! | [`TxMethod::Cut`] | GSO packets that the kernel cuts | the device's counter of drops |
+//! | [`TxMethod::Frames`] | frames, each a message of its own | the system call, for each frame |
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -15,9 +15,9 @@ use anyhow::{Context, Result};
 
 use crate::backend::Backend;
 use crate::payload::payload;
-use crate::relay::{RelayProcess, RuleFile};
+use crate::relay::RelayProcess;
 use crate::report::Report;
-use crate::rules::{GROUP_IN, PORT_IN, Rule, to_toml, transmit_by};
+use crate::rules::{GROUP_IN, PORT_IN, Rule, transmit_by};
 use crate::sender::{Pacer, UdpSender};
 use crate::tally::Stream;
 use crate::topology::Testbed;
@@ -25,24 +25,24 @@ use crate::veth::Endpoint;
 
 /// How copies leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum TxMethod {
     /// By TX rings.
     Ring,
-    /// As super-frames that devices take whole.
+    /// In GSO packets that devices take whole.
     Whole,
-    /// As super-frames that the kernel cuts apart.
+    /// In GSO packets that the kernel cuts in front of the device.
     Cut,
     /// Frame by frame.
     Frames,
 }
 
-/// A way on a backend.
+/// A TX method on a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Method {
     /// The backend.
     pub backend: Backend,
-    /// The way.
-    pub way: Way,
+    /// The TX method.
+    pub tx: TxMethod,
 }
 
 /// Makes a test of each function `fn(Method) -> anyhow::Result<()>` for every method:
@@ -71,11 +71,11 @@ macro_rules! on_all_methods {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! on_methods {
-    ($backend:ident, $module:ident $way:ident, $($scenario:ident),+) => {
+    ($backend:ident, $module:ident $tx:ident, $($scenario:ident),+) => {
         mod $module {
             const METHOD: $crate::methods::Method = $crate::methods::Method {
                 backend: $crate::backend::Backend::$backend,
-                way: $crate::methods::Way::$way,
+                tx: $crate::methods::TxMethod::$tx,
             };
             $(
                 #[test]
@@ -87,7 +87,7 @@ macro_rules! on_methods {
     };
 }
 
-/// The interfaces that copies of `rules` leave by, at the relay.
+/// The relay's interfaces that copies of `rules` leave through.
 fn output_interfaces<'a>(bed: &'a Testbed, rules: &[Rule]) -> Vec<&'a Endpoint> {
     let outputs = rules.iter().flat_map(|rule| &rule.outputs);
     let names: BTreeSet<&str> = outputs.map(|output| output.interface.as_str()).collect();
@@ -97,48 +97,48 @@ fn output_interfaces<'a>(bed: &'a Testbed, rules: &[Rule]) -> Vec<&'a Endpoint> 
 }
 
 impl Method {
-    /// Starts a relay whose copies leave like that. Makes the outputs' interfaces such that they
-    /// do.
+    /// Starts a relay whose copies leave by this method, after it has set up the outputs' interfaces for
+    /// that.
     pub fn start(self, bed: &Testbed, rules: &[Rule]) -> Result<RelayProcess> {
         for near in output_interfaces(bed, rules) {
-            let io_uring_frames = self.way == Way::Frames && self.backend == Backend::IoUring;
-            if self.way == Way::Cut || io_uring_frames {
+            let io_uring_frames = self.tx == TxMethod::Frames && self.backend == Backend::IoUring;
+            if self.tx == TxMethod::Cut || io_uring_frames {
                 near.set_checksum_offload(false)?;
             }
             if io_uring_frames {
-                // Behind a queue nobody could tell what became of the parts of a super-frame.
+                // Behind a queue the relay could not learn what became of the parts of a GSO packet, so
+                // it sends frames.
                 let queue = ["qdisc", "replace", "dev", &near.interface, "root", "pfifo"];
                 bed.relay.tool("tc", &queue)?;
             }
         }
-        let keys = match (self.backend, self.way) {
+        let tables = match (self.backend, self.tx) {
             (Backend::IoUring, _) => String::new(),
-            (Backend::Xdp, Way::Ring) => transmit_by(rules, "xsk"),
+            (Backend::Xdp, TxMethod::Ring) => transmit_by(rules, "xsk"),
             (Backend::Xdp, _) => transmit_by(rules, "segmented"),
         };
-        let file = RuleFile::new(&format!("{}{keys}", to_toml(rules)))?;
-        RelayProcess::start_file(&bed.relay, self.backend, file)
+        RelayProcess::start_with(&bed.relay, self.backend, rules, &tables)
     }
 
-    /// Opens the sockets of a source whose datagrams leave the relay like that.
+    /// Opens the sockets of a source whose datagrams leave the relay by this method.
     pub fn source(self, at: &Endpoint) -> Result<Source> {
         // Datagrams of two senders in turn are never joined.
-        let count = if self.way == Way::Frames { 2 } else { 1 };
+        let count = if self.tx == TxMethod::Frames { 2 } else { 1 };
         let sockets = (0..count).map(|_| UdpSender::open(at));
         Ok(Source {
             sockets: sockets.collect::<Result<_>>()?,
         })
     }
 
-    /// Fails unless the report says that the copies of `rules` left like that.
+    /// Fails unless the report says that the copies of `rules` left by this method.
     #[track_caller]
     pub fn assert_used(self, report: &Report, rules: &[Rule]) -> Result<()> {
-        let engine = match (self.backend, self.way) {
-            (_, Way::Ring) => "xsk",
-            (Backend::IoUring, Way::Frames) => "frames",
+        let method = match (self.backend, self.tx) {
+            (_, TxMethod::Ring) => "xsk",
+            (Backend::IoUring, TxMethod::Frames) => "frames",
             _ => "segmented",
         };
-        report.assert_engines(rules, engine)
+        report.assert_tx_method(rules, method)
     }
 }
 
@@ -183,8 +183,8 @@ impl Source {
         Ok(sent)
     }
 
-    /// Sends a stream while the relay stands still, so that all of it is there when the relay goes
-    /// on.
+    /// Sends a stream while the relay is stopped by a signal, so that all of it is there when the relay
+    /// goes on.
     pub fn send_in_one_burst(&self, stream: &Stream, relay: &RelayProcess) -> Result<()> {
         let paused = relay.pause()?;
         for number in stream.first..stream.first + stream.count {

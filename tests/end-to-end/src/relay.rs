@@ -74,7 +74,12 @@ impl RuleFile {
 
     /// Writes `rules` to a new file.
     pub fn of(rules: &[Rule]) -> Result<Self> {
-        Self::new(&to_toml(rules))
+        Self::with(rules, "")
+    }
+
+    /// Writes `rules` and more `tables` to a new file.
+    pub fn with(rules: &[Rule], tables: &str) -> Result<Self> {
+        Self::new(&(to_toml(rules) + tables))
     }
 
     /// Where it is.
@@ -212,6 +217,16 @@ impl RelayProcess {
     /// Runs the relay with `rules` in `namespace` on `backend` and waits until it forwards.
     pub fn start(namespace: &Namespace, backend: Backend, rules: &[Rule]) -> Result<Self> {
         Self::start_file(namespace, backend, RuleFile::of(rules)?)
+    }
+
+    /// The same with more `tables` in the rule file.
+    pub fn start_with(
+        namespace: &Namespace,
+        backend: Backend,
+        rules: &[Rule],
+        tables: &str,
+    ) -> Result<Self> {
+        Self::start_file(namespace, backend, RuleFile::with(rules, tables)?)
     }
 
     /// The same with any file.

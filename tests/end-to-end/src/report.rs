@@ -43,8 +43,9 @@ pub struct InterfaceReport {
     /// The mode of its AF_XDP sockets; absent where it has none.
     pub mode: Option<String>,
     /// How copies leave; absent where none do.
-    pub engine: Option<String>,
-    /// Why that way.
+    #[serde(rename = "engine")]
+    pub tx_method: Option<String>,
+    /// Why this backend, mode and TX method.
     pub reason: String,
     /// Frames that the NIC had no buffer for.
     pub missed: u64,
@@ -150,12 +151,13 @@ impl Report {
         Ok(())
     }
 
-    /// Fails unless the copies of all outputs of `rules` left by `engine`.
+    /// Fails unless the copies of all outputs of `rules` left by the TX method `expected`.
     #[track_caller]
-    pub fn assert_engines(&self, rules: &[Rule], engine: &str) -> Result<()> {
+    pub fn assert_tx_method(&self, rules: &[Rule], expected: &str) -> Result<()> {
         for output in rules.iter().flat_map(|rule| &rule.outputs) {
             let interface = self.interface(&output.interface)?;
-            assert_eq!(interface.engine.as_deref(), Some(engine), "{interface:?}");
+            let used = interface.tx_method.as_deref();
+            assert_eq!(used, Some(expected), "{interface:?}");
         }
         Ok(())
     }

@@ -12,8 +12,8 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::backend::Backend;
 use crate::receiver::{Listen, UdpReceiver};
-use crate::relay::{RelayProcess, RuleFile, Stopped};
-use crate::rules::{Rule, to_toml, transmit_by};
+use crate::relay::{RelayProcess, Stopped};
+use crate::rules::{Rule, transmit_by};
 use crate::sender::{MAX_BURST, Traffic, UdpSender, Window};
 use crate::tally::{Stream, Tally};
 use crate::topology::Testbed;
@@ -209,12 +209,20 @@ pub fn send(
     })
 }
 
-/// The ways in which copies can leave on XDP.
-pub const TRANSMIT: [&str; 2] = ["xsk", "segmented"];
+/// The TX methods that a rule file can choose on `backend`: for each the tables that choose it for the
+/// outputs of `rules`, and its name in the report.
+pub fn tx_methods(backend: Backend, rules: &[Rule]) -> Vec<(String, &'static str)> {
+    match backend {
+        Backend::Xdp => ["xsk", "segmented"]
+            .map(|method| (transmit_by(rules, method), method))
+            .into(),
+        Backend::IoUring => vec![(String::new(), "segmented")],
+    }
+}
 
 /// Runs a relay with `rules` on `backend`, sends `count` datagrams of `size` bytes for each, and fails
-/// unless every output is exact, the relay counted the same, and it stopped cleanly. On XDP this is done
-/// once by each way of [`TRANSMIT`]. Returns how the last one ended.
+/// unless every output is exact, the relay counted the same, and it stopped cleanly; once by each of the
+/// [`tx_methods`]. Returns how the last run ended.
 #[track_caller]
 pub fn forward_exactly(
     bed: &Testbed,
@@ -234,21 +242,14 @@ pub fn forward_streams_exactly(
     rules: &[Rule],
     streams: &[Stream],
 ) -> Result<Stopped> {
-    let by = |more: &str, engine: &str| {
-        let file = RuleFile::new(&format!("{}{more}", to_toml(rules)))?;
-        let relay = RelayProcess::start_file(&bed.relay, backend, file)?;
+    let mut last = None;
+    for (tables, method) in tx_methods(backend, rules) {
+        let relay = RelayProcess::start_with(&bed.relay, backend, rules, &tables)?;
         let stopped = forward_exactly_by(relay, bed, rules, streams)?;
-        stopped.report.assert_engines(rules, engine)?;
-        Ok(stopped)
-    };
-    match backend {
-        Backend::Xdp => {
-            let [first, last] = TRANSMIT;
-            by(&transmit_by(rules, first), first)?;
-            by(&transmit_by(rules, last), last)
-        }
-        Backend::IoUring => by("", "segmented"),
+        stopped.report.assert_tx_method(rules, method)?;
+        last = Some(stopped);
     }
+    last.context("the backend has no TX method")
 }
 
 /// Sends every rule's stream through `relay`, which runs `rules`, stops it, and fails unless every output

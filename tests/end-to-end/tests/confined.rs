@@ -9,9 +9,9 @@ use nix::sys::signal::Signal;
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
 use relay_tests::process::Process;
-use relay_tests::relay::{RelayProcess, RuleFile};
-use relay_tests::rules::{GROUP_IN, Rule, to_toml, transmit_by};
-use relay_tests::scenario::{Receivers, TRANSMIT, send, streams};
+use relay_tests::relay::RelayProcess;
+use relay_tests::rules::{GROUP_IN, Rule};
+use relay_tests::scenario::{Receivers, send, streams, tx_methods};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
@@ -129,18 +129,14 @@ fn a_worker_under_traffic_makes_the_documented_system_calls_and_no_others(
     backend: Backend,
 ) -> Result<()> {
     let rules = [Rule::feed().outputs("out0", 2)];
-    let ways: &[(&str, &str)] = match backend {
-        Backend::Xdp => &[(TRANSMIT[0], "sendto"), (TRANSMIT[1], "sendmmsg")],
-        Backend::IoUring => &[("", "io_uring_enter")],
-    };
-    for (transmit, sends) in ways {
-        let bed = Testbed::builder().without_capture().build()?;
-        let by = match *transmit {
-            "" => String::new(),
-            transmit => transmit_by(&rules, transmit),
+    for (tables, method) in tx_methods(backend, &rules) {
+        let sends = match (backend, method) {
+            (Backend::IoUring, _) => "io_uring_enter",
+            (Backend::Xdp, "xsk") => "sendto",
+            (Backend::Xdp, _) => "sendmmsg",
         };
-        let file = RuleFile::new(&format!("{}{by}", to_toml(&rules)))?;
-        let relay = RelayProcess::start_file(&bed.relay, backend, file)?;
+        let bed = Testbed::builder().without_capture().build()?;
+        let relay = RelayProcess::start_with(&bed.relay, backend, &rules, &tables)?;
         let receivers = Receivers::start(&bed, &rules)?;
         let part = |first, count| Stream::new(0, count, 1000).starting_at(first);
         // What its thread asks for before the loop is over then.
@@ -152,13 +148,13 @@ fn a_worker_under_traffic_makes_the_documented_system_calls_and_no_others(
         })?;
         receivers.assert_exact(&[part(0, 500)]);
         let calls = followed.end()?;
-        assert!(calls.contains(*sends), "{transmit}: {calls:?}");
+        assert!(calls.contains(sends), "{method}: {calls:?}");
         let allowed = allowed(backend);
         let others: Vec<_> = calls
             .iter()
             .filter(|call| !allowed.contains(&call.as_str()))
             .collect();
-        assert!(others.is_empty(), "{transmit}: {others:?} of {calls:?}");
+        assert!(others.is_empty(), "{method}: {others:?} of {calls:?}");
         let stopped = relay.stop()?;
         assert!(stopped.status.success(), "{stopped:?}");
         stopped.report.assert_exact(&[500]);

@@ -3,10 +3,11 @@
 use anyhow::{Result, ensure};
 use relay_tests::backend::Backend;
 use relay_tests::bpf;
+use relay_tests::methods::{Method, TxMethod};
 use relay_tests::netns::Namespace;
-use relay_tests::relay::{RelayProcess, RuleFile};
+use relay_tests::relay::RelayProcess;
 use relay_tests::report::Report;
-use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml, transmit_by};
+use relay_tests::rules::{GROUP_IN, PORT_IN, Rule};
 use relay_tests::scenario::Receivers;
 use relay_tests::sender::{Traffic, UdpSender, Window};
 use relay_tests::tally::Stream;
@@ -15,54 +16,13 @@ use relay_tests::topology::Testbed;
 /// Datagrams that a source sends by one call.
 const JOINED: u32 = 32;
 
-/// How copies leave, and what makes them leave so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// By TX rings.
-    Ring,
-    /// In GSO packets that the device takes whole.
-    Whole,
-    /// In GSO packets that the kernel cuts apart in front of the device.
-    Cut,
-    /// Frame by frame.
-    Frames,
-}
-
-impl Way {
-    /// Those that there are on a backend.
-    fn all(backend: Backend) -> &'static [Self] {
-        match backend {
-            Backend::Xdp => &[Self::Ring, Self::Whole, Self::Cut],
-            Backend::IoUring => &[Self::Whole, Self::Cut, Self::Frames],
-        }
-    }
-
-    /// As the report calls it.
-    fn engine(self) -> &'static str {
-        match self {
-            Self::Ring => "xsk",
-            Self::Whole | Self::Cut => "segmented",
-            Self::Frames => "frames",
-        }
-    }
-
-    /// A relay whose copies leave this way.
-    fn start(self, bed: &Testbed, backend: Backend, rules: &[Rule]) -> Result<RelayProcess> {
-        for near in &bed.outputs {
-            if matches!(self, Self::Cut | Self::Frames) {
-                near.set_checksum_offload(false)?;
-            }
-            if self == Self::Frames {
-                queue(bed, &near.interface, "add")?;
-            }
-        }
-        let more = match (self, backend) {
-            (Self::Frames, _) | (_, Backend::IoUring) => String::new(),
-            _ => transmit_by(rules, self.engine()),
-        };
-        let file = RuleFile::new(&format!("{}{more}", to_toml(rules)))?;
-        RelayProcess::start_file(&bed.relay, backend, file)
-    }
+/// The TX methods of a backend, but for frames on XDP: the source here sends no datagrams in turn.
+fn methods(backend: Backend) -> [Method; 3] {
+    let tx_methods = match backend {
+        Backend::Xdp => [TxMethod::Ring, TxMethod::Whole, TxMethod::Cut],
+        Backend::IoUring => [TxMethod::Whole, TxMethod::Cut, TxMethod::Frames],
+    };
+    tx_methods.map(|tx| Method { backend, tx })
 }
 
 fn queue(bed: &Testbed, interface: &str, verb: &str) -> Result<()> {
@@ -77,7 +37,7 @@ fn segmentation(bed: &Testbed, interface: &str, state: &str) -> Result<()> {
 
 /// A running relay with one output on every output interface, and its receivers.
 struct Running {
-    way: Way,
+    method: Method,
     rules: [Rule; 1],
     relay: RelayProcess,
     receivers: Receivers,
@@ -86,16 +46,16 @@ struct Running {
 }
 
 impl Running {
-    fn start(bed: &Testbed, backend: Backend, way: Way) -> Result<Self> {
+    fn start(bed: &Testbed, method: Method) -> Result<Self> {
         let mut rule = Rule::feed();
         for near in &bed.outputs {
             rule = rule.outputs(&near.interface, 1);
         }
         let rules = [rule];
         Ok(Self {
-            way,
+            method,
             receivers: Receivers::start(bed, &rules)?,
-            relay: way.start(bed, backend, &rules)?,
+            relay: method.start(bed, &rules)?,
             rules,
             sender: UdpSender::open(&bed.sources[0])?,
             sent: 0,
@@ -136,9 +96,7 @@ impl Running {
     fn stop(self) -> Result<Report> {
         let stopped = self.relay.stop()?;
         stopped.report.assert_balanced();
-        stopped
-            .report
-            .assert_engines(&self.rules, self.way.engine())?;
+        self.method.assert_used(&stopped.report, &self.rules)?;
         for ((_, tally), output) in self
             .receivers
             .tallies()
@@ -159,20 +117,20 @@ fn drops(report: &Report, output: usize, reason: &str) -> u64 {
 }
 
 fn above_a_lowered_mtu_nothing_leaves_and_all_is_counted(backend: Backend) -> Result<()> {
-    for &way in Way::all(backend) {
+    for method in methods(backend) {
         let bed = Testbed::builder().outputs(2).without_capture().build()?;
-        let mut running = Running::start(&bed, backend, way)?;
-        assert_eq!(running.send(320, 1000)?, [320, 320], "{way:?}");
+        let mut running = Running::start(&bed, method)?;
+        assert_eq!(running.send(320, 1000)?, [320, 320], "{method:?}");
         bed.relay.ip("link set out0 mtu 900")?;
         running.says("out0 has MTU 900 now, 1500 before")?;
-        assert_eq!(running.send(320, 1000)?, [0, 320], "{way:?}");
-        assert_eq!(running.send(320, 800)?, [320, 320], "{way:?}");
+        assert_eq!(running.send(320, 1000)?, [0, 320], "{method:?}");
+        assert_eq!(running.send(320, 800)?, [320, 320], "{method:?}");
         bed.relay.ip("link set out0 mtu 1500")?;
         running.says("out0 has MTU 1500 now, 900 before")?;
-        assert_eq!(running.send(320, 1000)?, [320, 320], "{way:?}");
+        assert_eq!(running.send(320, 1000)?, [320, 320], "{method:?}");
         let report = running.stop()?;
-        assert_eq!(drops(&report, 0, "too_big"), 320, "{way:?}: {report:#?}");
-        assert_eq!(report.dropped_total(), 320, "{way:?}: {report:#?}");
+        assert_eq!(drops(&report, 0, "too_big"), 320, "{method:?}: {report:#?}");
+        assert_eq!(report.dropped_total(), 320, "{method:?}: {report:#?}");
     }
     Ok(())
 }
@@ -183,7 +141,13 @@ fn a_device_behind_a_queue_that_takes_no_gso_packets_any_more_gets_frames(
 ) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     queue(&bed, "out0", "add")?;
-    let mut running = Running::start(&bed, backend, Way::Whole)?;
+    let mut running = Running::start(
+        &bed,
+        Method {
+            backend,
+            tx: TxMethod::Whole,
+        },
+    )?;
     assert_eq!(running.send(320, 1000)?, [320]);
     segmentation(&bed, "out0", "off")?;
     running.says("out0 takes no GSO packets any more")?;
@@ -198,7 +162,13 @@ fn a_device_behind_a_queue_that_takes_no_gso_packets_any_more_gets_frames(
 /// The queue drops GSO packets whole, and says so by an answer that is about a part where there is no queue.
 fn a_queue_that_is_put_in_front_of_a_device_swallows_nothing(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
-    let mut running = Running::start(&bed, backend, Way::Cut)?;
+    let mut running = Running::start(
+        &bed,
+        Method {
+            backend,
+            tx: TxMethod::Cut,
+        },
+    )?;
     assert_eq!(running.send(320, 1000)?, [320]);
     let blocking = "qdisc add dev out0 root tbf rate 8kbit burst 1600 limit 3000";
     let arguments: Vec<&str> = blocking.split(' ').collect();
@@ -214,16 +184,16 @@ fn a_queue_that_is_put_in_front_of_a_device_swallows_nothing(backend: Backend) -
 }
 
 fn under_another_name_everything_goes_on(backend: Backend) -> Result<()> {
-    for &way in Way::all(backend) {
+    for method in methods(backend) {
         let bed = Testbed::builder().without_capture().build()?;
-        let mut running = Running::start(&bed, backend, way)?;
-        assert_eq!(running.send(320, 1000)?, [320], "{way:?}");
+        let mut running = Running::start(&bed, method)?;
+        assert_eq!(running.send(320, 1000)?, [320], "{method:?}");
         for (old, new) in [("in0", "lan7"), ("out0", "lan8")] {
             bed.relay.ip(&format!("link set {old} name {new}"))?;
             running.says(&format!("{old} is called {new} now"))?;
         }
-        assert_eq!(running.send(1600, 1000)?, [1600], "{way:?}");
-        assert_eq!(running.stop()?.dropped_total(), 0, "{way:?}");
+        assert_eq!(running.send(1600, 1000)?, [1600], "{method:?}");
+        assert_eq!(running.stop()?.dropped_total(), 0, "{method:?}");
     }
     Ok(())
 }
@@ -231,31 +201,37 @@ fn under_another_name_everything_goes_on(backend: Backend) -> Result<()> {
 fn an_output_that_is_deleted_stops_alone_and_the_log_says_what_to_do(
     backend: Backend,
 ) -> Result<()> {
-    for &way in Way::all(backend) {
+    for method in methods(backend) {
         let bed = Testbed::builder().outputs(2).without_capture().build()?;
-        let mut running = Running::start(&bed, backend, way)?;
-        assert_eq!(running.send(320, 1000)?, [320, 320], "{way:?}");
+        let mut running = Running::start(&bed, method)?;
+        assert_eq!(running.send(320, 1000)?, [320, 320], "{method:?}");
         bed.relay.ip("link del out0")?;
         running.says("out0 has gone")?;
-        assert_eq!(running.send(320, 1000)?, [0, 320], "{way:?}");
+        assert_eq!(running.send(320, 1000)?, [0, 320], "{method:?}");
         bed.relay.ip("link add out0 type veth peer name far0")?;
         running.says("there is an interface out0 again")?;
-        assert_eq!(running.send(320, 1000)?, [0, 320], "{way:?}");
+        assert_eq!(running.send(320, 1000)?, [0, 320], "{method:?}");
         let log = running.relay.log();
         let stopped = running.stop()?;
         let left: u64 = stopped.rules[0].outputs[0].dropped.values().sum();
-        assert_eq!(left, 640, "{way:?}: {stopped:#?}");
+        assert_eq!(left, 640, "{method:?}: {stopped:#?}");
         let told = |text: &str| log.lines().filter(|line| line.contains(text)).count();
-        assert_eq!(told("out0 has gone"), 1, "{way:?}: {log}");
-        assert_eq!(told("out0 again"), 1, "{way:?}: {log}");
-        assert_eq!(told("restart the relay"), 2, "{way:?}: {log}");
+        assert_eq!(told("out0 has gone"), 1, "{method:?}: {log}");
+        assert_eq!(told("out0 again"), 1, "{method:?}: {log}");
+        assert_eq!(told("restart the relay"), 2, "{method:?}: {log}");
     }
     Ok(())
 }
 
 fn what_happens_to_an_interface_is_in_the_log_with_what_to_do(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
-    let running = Running::start(&bed, backend, Way::Whole)?;
+    let running = Running::start(
+        &bed,
+        Method {
+            backend,
+            tx: TxMethod::Whole,
+        },
+    )?;
     let relay = |command: &str, expected: &[&str]| -> Result<()> {
         bed.relay.ip(command)?;
         expected.iter().try_for_each(|text| running.says(text))
@@ -305,7 +281,13 @@ fn what_happens_to_an_interface_is_in_the_log_with_what_to_do(backend: Backend) 
 /// Whatever a wire does, the log stays readable.
 fn a_flapping_wire_does_not_fill_the_log(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
-    let running = Running::start(&bed, backend, Way::Whole)?;
+    let running = Running::start(
+        &bed,
+        Method {
+            backend,
+            tx: TxMethod::Whole,
+        },
+    )?;
     let (far, name) = (&bed.receivers[0].namespace, &bed.receivers[0].interface);
     for _ in 0..60 {
         far.ip(&format!("link set {name} down"))?;
@@ -323,7 +305,13 @@ fn a_flapping_wire_does_not_fill_the_log(backend: Backend) -> Result<()> {
 #[test]
 fn an_xdp_program_that_is_detached_by_force_is_told_of() -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
-    let mut running = Running::start(&bed, Backend::Xdp, Way::Whole)?;
+    let mut running = Running::start(
+        &bed,
+        Method {
+            backend: Backend::Xdp,
+            tx: TxMethod::Whole,
+        },
+    )?;
     assert_eq!(running.send(320, 1000)?, [320]);
     bpf::detach_xdp(running.relay.id(), bed.inputs[0].index)?;
     running.says("the XDP program of the relay is not attached to in0 any more")?;

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use relay_tests::backend::Backend;
 use relay_tests::receiver::{Listen, UdpReceiver};
 use relay_tests::relay::{Finished, RelayProcess, RuleFile, binary, finish, relay, run_arguments};
-use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, feeds, to_toml};
+use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, feeds};
 use relay_tests::scenario::{ARRIVAL, forward_exactly, forward_exactly_by, streams};
 use relay_tests::sender::{Traffic, UdpSender};
 use relay_tests::stacked;
@@ -152,7 +152,7 @@ fn where_super_frames_cannot_leave_frames_do_and_are_exact() -> Result<()> {
     let rules = one_to_four(&bed);
     let relay = RelayProcess::start(&bed.relay, Backend::IoUring, &rules)?;
     let stopped = forward_exactly_by(relay, &bed, &rules, &streams(&rules, 2000, 1000))?;
-    stopped.report.assert_engines(&rules, "frames")
+    stopped.report.assert_tx_method(&rules, "frames")
 }
 
 #[test]
@@ -213,8 +213,7 @@ fn two_workers_share_the_flows_of_an_input_with_two_cpus_and_are_exact_in_order(
     let bed = Testbed::builder().without_capture().build()?;
     let rules = feeds(32);
     let cpus = "\n[[interfaces]]\nname = \"in0\"\ncpus = [0, 1]\n";
-    let file = RuleFile::new(&format!("{}{cpus}", to_toml(&rules)))?;
-    let relay = RelayProcess::start_file(&bed.relay, Backend::IoUring, file)?;
+    let relay = RelayProcess::start_with(&bed.relay, Backend::IoUring, &rules, cpus)?;
     let stopped = forward_exactly_by(relay, &bed, &rules, &streams(&rules, 200, 500))?;
     let workers = stopped.report.workers;
     assert_eq!(workers.len(), 2, "{workers:?}");
@@ -229,8 +228,7 @@ fn relays_only_what_comes_in(keys: &str, workers: usize) -> Result<()> {
     const COUNT: u64 = 50;
     let bed = Testbed::builder().without_capture().build()?;
     let rules = feeds(16);
-    let file = RuleFile::new(&format!("{}{keys}", to_toml(&rules)))?;
-    let relay = RelayProcess::start_file(&bed.relay, Backend::IoUring, file)?;
+    let relay = RelayProcess::start_with(&bed.relay, Backend::IoUring, &rules, keys)?;
     let local = UdpSender::open(&bed.inputs[0])?;
     for (number, rule) in rules.iter().enumerate() {
         let stream = Stream::new(1000 + number as u32, COUNT, 300);

@@ -1,12 +1,13 @@
-//! Super-frames: what one receive batch brought of a flow leaves joined, and arrives as what it was.
+//! GSO packets: datagrams of a flow that arrive in one batch leave joined in one large packet, which the
+//! kernel or the device cuts into datagrams again, and arrive as they were sent.
 //!
-//! The worker runs inside the test's process, one round at a time, so that the test decides what is in a
-//! batch. Where the wire's near end completes no checksums, the kernel cuts super-frames apart in front of it
-//! and computes all checksums, and every frame can be looked at.
+//! The worker runs inside the test's process, one batch at a time, so that the test decides what is in a
+//! batch. Where the relay's end of the wire completes no checksums, the kernel cuts GSO packets in front
+//! of it and computes all checksums, and the test sees every frame.
 
 mod in_process;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use in_process::SetUp;
@@ -19,10 +20,8 @@ use relay_tests::frames::{Checksum, UdpFrame};
 use relay_tests::inspect::{Datagram, UdpChecksum, is_udp};
 use relay_tests::payload::payload;
 use relay_tests::raw::{RawReceiver, RawSender};
-use relay_tests::relay::RelayProcess;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, output_destination, to_toml};
 use relay_tests::scenario::{ARRIVAL, Receivers};
-use relay_tests::sender::{Traffic, UdpSender};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
@@ -33,8 +32,8 @@ fn frame(bed: &Testbed, n: u64, size: usize) -> UdpFrame {
     frame
 }
 
-/// Sends `frames`, equally many for each rule, then lets a relay with `rules` forward them: all that fit into a batch at once. Returns what
-/// stayed behind: drops by output and reason.
+/// Sends `frames`, equally many for each rule, then lets a worker with `rules` forward them, as many in
+/// a batch as fit. Returns what was dropped, by output and reason.
 fn forward(
     bed: &Testbed,
     backend: Backend,
@@ -72,14 +71,14 @@ fn forward(
     Ok(dropped)
 }
 
-/// The UDP frames that came to the first receiving host.
+/// How many UDP frames arrived at the receiving host of `raw`; a GSO packet is one.
 fn on_the_wire(raw: &RawReceiver) -> usize {
     raw.settle();
     let frames = raw.frames();
     frames.iter().filter(|frame| is_udp(&frame.bytes)).count()
 }
 
-/// Forwards over a wire in front of which the kernel cuts super-frames apart, by one output, and returns what
+/// Forwards through one output, in front of whose device the kernel cuts GSO packets, and returns what
 /// arrived.
 fn forward_cut(
     backend: Backend,
@@ -107,7 +106,7 @@ fn datagrams_of_one_batch_leave_joined_and_arrive_apart(backend: Backend) -> Res
     let frames: Vec<_> = (0..60).map(|n| frame(&bed, n, 1400)).collect();
     assert_eq!(forward(&bed, backend, &rules, &frames)?, []);
     receivers.assert_exact(&[Stream::new(0, 60, 1400)]);
-    // 60 datagrams of 1400 bytes are more than one super-frame holds, and fill two.
+    // 60 datagrams of 1400 bytes are more than one GSO packet holds, and fit into two.
     assert_eq!(on_the_wire(&raw), 3 * 2);
     Ok(())
 }
@@ -172,7 +171,7 @@ fn datagrams_whose_headers_do_not_follow_are_not_joined(backend: Backend) -> Res
         let sent = |bed: &Testbed| -> Vec<_> {
             let frames = (0..120).map(|n| {
                 let mut frame = frame(bed, n, 400);
-                // Atomic datagrams may be renumbered, and these shall tell.
+                // With DF the relay may renumber datagrams (RFC 6864); the identification of these must stay.
                 frame.dont_fragment = false;
                 change(&mut frame, n);
                 frame
@@ -200,8 +199,9 @@ fn datagrams_whose_headers_do_not_follow_are_not_joined(backend: Backend) -> Res
     Ok(())
 }
 
-/// A checksum that has the value of a partial one by chance, on an interface that brings complete ones only: the plan
-/// says so of NICs, which no testbed has, and the kernel says so of every frame on io_uring.
+/// A wrong checksum that has the value of a partial one by chance arrives on an interface whose
+/// checksums are all complete. On XDP the plan knows that of NICs, which no testbed has; on io_uring the
+/// kernel says it of every frame.
 fn f9_a_wrong_checksum_that_looks_partial_is_not_repaired_where_none_is(
     backend: Backend,
 ) -> Result<()> {
@@ -303,9 +303,9 @@ fn a_time_to_live_that_ends_here_is_counted_for_every_datagram(backend: Backend)
     Ok(())
 }
 
-/// The device's limits, as the relay finds them at its start and as it is told of them while it
-/// runs.
-fn super_frames_stay_within_what_the_device_takes_in_one(backend: Backend) -> Result<()> {
+/// The device's limits on a GSO packet: as the relay reads them at its start, and as it learns of a
+/// change while it runs.
+fn gso_packets_stay_within_what_the_device_takes_in_one(backend: Backend) -> Result<()> {
     const COUNT: u64 = 60;
     const SIZE: usize = 400;
     let bed = Testbed::builder().without_capture().build()?;
@@ -313,9 +313,9 @@ fn super_frames_stay_within_what_the_device_takes_in_one(backend: Backend) -> Re
     let wire = RawReceiver::start(&bed.receivers[0])?;
     let sender = RawSender::open(&bed.sources[0])?;
     let (mut sent, mut seen) = (0, 0);
-    // Sends until a packet of `most` datagrams has left. None has more.
+    // Sends until a packet of `most` datagrams has left; none may have more.
     let mut joins = |worker: &mut Worker, most: usize, case: &str| -> Result<()> {
-        // A busy machine may take a batch apart.
+        // On a busy machine the datagrams may not arrive in one batch.
         for _ in 0..20 {
             for n in sent..sent + COUNT {
                 sender.send(&frame(&bed, n, SIZE).build()?)?;
@@ -339,8 +339,8 @@ fn super_frames_stay_within_what_the_device_takes_in_one(backend: Backend) -> Re
         anyhow::bail!("{case}: never {most} in one")
     };
     let receivers = Receivers::start(&bed, &rules)?;
-    // A packet is shorter than `gso_max_size`: one byte less than seven datagrams take, and just
-    // enough.
+    // A packet must be shorter than `gso_max_size`: 2842 is one byte too little for seven datagrams,
+    // 2843 just enough.
     for (limit, most) in [
         ("gso_max_segs 4", 4),
         ("gso_max_size 2842", 6),
@@ -371,9 +371,9 @@ fn super_frames_stay_within_what_the_device_takes_in_one(backend: Backend) -> Re
     Ok(())
 }
 
-/// TX rings are the XDP backend's only.
+/// Only the XDP backend has TX rings.
 #[test]
-fn tx_rings_and_super_frames_serve_one_rule_side_by_side() -> Result<()> {
+fn tx_rings_and_gso_packets_serve_one_rule_side_by_side() -> Result<()> {
     let bed = Testbed::builder().outputs(2).build()?;
     let rules = [Rule::feed().outputs("out0", 2).outputs("out1", 2)];
     let receivers = Receivers::start(&bed, &rules)?;
@@ -396,86 +396,6 @@ fn tx_rings_and_super_frames_serve_one_rule_side_by_side() -> Result<()> {
     Ok(())
 }
 
-/// One end of the wire goes down and up again under traffic, where super-frames leave whole and where the
-/// kernel cuts them apart. What did not arrive is counted, frame by frame.
-fn every_frame_that_a_dead_wire_swallows_is_counted(backend: Backend) -> Result<()> {
-    const COUNT: u64 = 20_000;
-    /// Half of what the outputs are sent while the wire is down.
-    const WHILE_DOWN: u64 = 2 * 20_000 * 300 / 1000 / 2;
-    for (whole, far) in [(true, true), (true, false), (false, true), (false, false)] {
-        let bed = Testbed::builder().without_capture().build()?;
-        bed.outputs[0].set_checksum_offload(whole)?;
-        let rules = [Rule::feed().outputs("out0", 2)];
-        let receivers = Receivers::start(&bed, &rules)?;
-        let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
-        let end = [&bed.outputs[0], &bed.receivers[0]][usize::from(far)];
-        std::thread::scope(|scope| -> Result<()> {
-            let sender = UdpSender::open(&bed.sources[0])?;
-            let traffic = Traffic::new(GROUP_IN, PORT_IN, Stream::new(0, COUNT, 400));
-            let sending = scope.spawn(move || sender.send(&traffic, 20_000));
-            for state in ["down", "up"] {
-                std::thread::sleep(Duration::from_millis(300));
-                end.namespace
-                    .ip(&format!("link set {} {state}", end.interface))?;
-            }
-            let sent = sending.join();
-            ensure!(matches!(sent, Ok(Ok(()))), "{sent:?}");
-            Ok(())
-        })?;
-        receivers.wait_for(&[0]);
-        receivers.settle();
-        let report = relay.stop()?.report;
-        let arrived: u64 = receivers
-            .tallies()
-            .iter()
-            .map(|(_, tally)| tally.received)
-            .sum();
-        assert!(arrived < 2 * COUNT, "the wire was never down");
-        assert_eq!(report.packets_matched, COUNT);
-        // Where the kernel cuts, what is sent between the end of the carrier and its news is swallowed without a word:
-        // the kernel waits for all other CPUs in between (`dev_deactivate_many`, net/sched/sch_generic.c).
-        let unseen = if whole { 0 } else { WHILE_DOWN };
-        let off = report.packets_sent.abs_diff(arrived);
-        assert!(
-            off <= unseen,
-            "whole: {whole}, far: {far}, {arrived} arrived: {report:#?}"
-        );
-        assert_eq!(
-            report.packets_sent + report.dropped_total(),
-            2 * COUNT,
-            "{report:#?}"
-        );
-    }
-    Ok(())
-}
-
-/// The far end of a wire gets an XDP program while super-frames leave whole: from then on the kernel must cut
-/// them apart, and nothing may be lost.
-fn an_xdp_program_attached_at_the_far_end_costs_no_frame(backend: Backend) -> Result<()> {
-    const COUNT: u64 = 20_000;
-    let bed = Testbed::builder().without_capture().build()?;
-    let rules = [Rule::feed().outputs("out0", 2)];
-    let receivers = Receivers::start(&bed, &rules)?;
-    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
-    let far = &bed.receivers[0];
-    let _next_hop = std::thread::scope(|scope| -> Result<RelayProcess> {
-        let sender = UdpSender::open(&bed.sources[0])?;
-        let traffic = Traffic::new(GROUP_IN, PORT_IN, Stream::new(0, COUNT, 400));
-        let sending = scope.spawn(move || sender.send(&traffic, 10_000));
-        // Another relay, for another group.
-        let other = Rule::new("other".to_owned(), "rcv0", [239, 77, 7, 7].into(), 7777);
-        let next_hop =
-            RelayProcess::start(&far.namespace, Backend::Xdp, &[other.outputs("rcv0", 1)])?;
-        let sent = sending.join();
-        ensure!(matches!(sent, Ok(Ok(()))), "{sent:?}");
-        Ok(next_hop)
-    })?;
-    receivers.assert_exact(&[Stream::new(0, COUNT, 400)]);
-    let report = relay.stop()?.report;
-    report.assert_exact(&[COUNT]);
-    Ok(())
-}
-
 relay_tests::on_both_backends! {
     datagrams_of_one_batch_leave_joined_and_arrive_apart,
     flows_that_take_turns_are_joined_each_for_itself_and_keep_their_order,
@@ -485,7 +405,5 @@ relay_tests::on_both_backends! {
     datagrams_without_checksum_are_joined_and_get_one,
     a_shorter_last_datagram_still_leaves_where_the_others_are_too_big,
     a_time_to_live_that_ends_here_is_counted_for_every_datagram,
-    super_frames_stay_within_what_the_device_takes_in_one,
-    every_frame_that_a_dead_wire_swallows_is_counted,
-    an_xdp_program_attached_at_the_far_end_costs_no_frame,
+    gso_packets_stay_within_what_the_device_takes_in_one,
 }

@@ -19,7 +19,7 @@ use relay::datapath::stats::{Dropped, WorkerStats};
 use relay::datapath::xdp::ring_sizes::FILL_SIZE;
 use relay_tests::backend::Backend;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml, transmit_by};
-use relay_tests::scenario::{Receivers, TRANSMIT, streams};
+use relay_tests::scenario::{Receivers, streams, tx_methods};
 use relay_tests::sender::{Traffic, UdpSender, Window};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
@@ -162,15 +162,16 @@ fn send_one_by_one(bed: &Testbed, stream: Stream, relay: &InProcess) -> Result<(
 
 #[test]
 fn forwarding_allocates_nothing_however_many_frames_there_are() -> Result<()> {
+    let rules = [Rule::feed().outputs("out0", 4)];
+    let with = |backend| {
+        let tx_methods = tx_methods(backend, &rules);
+        tx_methods.into_iter().map(move |tx| (backend, tx))
+    };
     // One after the other: they share the counter.
-    let xdp = TRANSMIT.map(|transmit| (Backend::Xdp, Some(transmit)));
-    for way in xdp.into_iter().chain([(Backend::IoUring, None)]) {
+    for (backend, (tables, method)) in Backend::ALL.into_iter().flat_map(with) {
         let bed = Testbed::builder().without_capture().build()?;
-        let rules = [Rule::feed().outputs("out0", 4)];
         let before = ALLOCATIONS.load(Relaxed);
-        let (backend, transmit) = way;
-        let keys = transmit.map(|transmit| transmit_by(&rules, transmit));
-        let text = to_toml(&rules) + &keys.unwrap_or_default();
+        let text = to_toml(&rules) + &tables;
         let relay = InProcess::start(&bed, backend, &text, None, true)?;
         send(&bed, Stream::new(0, 100, 1000))?;
         relay.wait_for_matched(100);
@@ -179,11 +180,15 @@ fn forwarding_allocates_nothing_however_many_frames_there_are() -> Result<()> {
         send(&bed, Stream::new(0, 20_000, 1000))?;
         relay.wait_for_matched(20_100);
         let now = ALLOCATIONS.load(Relaxed);
-        assert_eq!(now - at_the_start, 0, "{way:?}: for 20,000 frames");
+        assert_eq!(
+            now - at_the_start,
+            0,
+            "{backend:?}, {method}: for 20,000 frames"
+        );
         let stats = Arc::clone(&relay.stats);
         relay.stop()?;
         let sent: u64 = stats.outputs.iter().map(|output| output.sent.get()).sum();
-        assert_eq!(sent, 4 * 20_100, "{way:?}");
+        assert_eq!(sent, 4 * 20_100, "{backend:?}, {method}");
     }
     Ok(())
 }

@@ -15,8 +15,8 @@ use relay_tests::payload::payload;
 use relay_tests::raw::{RawReceiver, RawSender};
 use relay_tests::relay::{RelayProcess, RuleFile, relay};
 use relay_tests::report::Report;
-use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, output_destination, to_toml, transmit_by};
-use relay_tests::scenario::{ARRIVAL, TRANSMIT};
+use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, output_destination};
+use relay_tests::scenario::{ARRIVAL, tx_methods};
 use relay_tests::topology::Testbed;
 use relay_tests::veth::{End, Endpoint, connect};
 
@@ -24,19 +24,6 @@ use relay_tests::veth::{End, Endpoint, connect};
 const REST: Duration = Duration::from_millis(300);
 /// How long a test waits for that. What goes round for ever is seen long before.
 const PATIENCE: Duration = Duration::from_secs(3);
-
-/// The ways in which copies can leave on `backend`, as what the rule file says of the outputs of `rules`.
-fn ways(backend: Backend, rules: &[Rule]) -> Vec<String> {
-    match backend {
-        Backend::Xdp => TRANSMIT.map(|way| transmit_by(rules, way)).into(),
-        Backend::IoUring => vec![String::new()],
-    }
-}
-
-fn start(at: &Namespace, backend: Backend, rules: &[Rule], way: &str) -> Result<RelayProcess> {
-    let file = RuleFile::new(&(to_toml(rules) + way))?;
-    RelayProcess::start_file(at, backend, file)
-}
 
 /// Waits until no frame arrives at any of `endpoints` any more, at most for [`PATIENCE`].
 fn come_to_rest(endpoints: &[&Endpoint]) -> Result<()> {
@@ -89,14 +76,14 @@ fn l1_in_a_ring_of_two_relays_a_datagram_passes_at_most_32_relays(backend: Backe
     // What a datagram comes with, and how many relays pass it on.
     const PASSES: [(u8, u64); 6] = [(1, 32), (8, 32), (32, 32), (33, 0), (64, 31), (255, 32)];
     let rules = onwards();
-    for way in ways(backend, &rules) {
+    for (tables, _) in tx_methods(backend, &rules) {
         let (one, two) = (Namespace::new("one")?, Namespace::new("two")?);
         let (one, two) = (Arc::new(one), Arc::new(two));
         let (in_one, out_two) = connect(end(&one, "in0", 0, 1), end(&two, "out0", 0, 2))?;
         let (out_one, in_two) = connect(end(&one, "out0", 1, 1), end(&two, "in0", 1, 2))?;
         let relays = [
-            start(&one, backend, &rules, &way)?,
-            start(&two, backend, &rules, &way)?,
+            RelayProcess::start_with(&one, backend, &rules, &tables)?,
+            RelayProcess::start_with(&two, backend, &rules, &tables)?,
         ];
         let sender = RawSender::open(&out_two)?;
         for (number, (ttl, _)) in (0..).zip(PASSES) {
@@ -127,7 +114,7 @@ fn l1_a_bridge_from_an_output_back_to_the_input_gives_no_second_copy(
 ) -> Result<()> {
     const COUNT: u64 = 50;
     let rules = onwards();
-    for way in ways(backend, &rules) {
+    for (tables, _) in tx_methods(backend, &rules) {
         let (relay, host) = (Namespace::new("relay")?, Namespace::new("bridge")?);
         let (relay, host) = (Arc::new(relay), Arc::new(host));
         let (input, port) = connect(end(&relay, "in0", 0, 1), end(&host, "port0", 0, 2))?;
@@ -137,7 +124,7 @@ fn l1_a_bridge_from_an_output_back_to_the_input_gives_no_second_copy(
             host.ip(&format!("link set {port} master bridge"))?;
         }
         host.ip("link set bridge up")?;
-        let running = start(&relay, backend, &rules, &way)?;
+        let running = RelayProcess::start_with(&relay, backend, &rules, &tables)?;
         let sender = RawSender::open(&port)?;
         for number in 0..COUNT {
             sender.send(&foreign(&port, number, 1).build()?)?;
@@ -158,7 +145,7 @@ fn l1_an_interface_that_hears_its_own_multicast_takes_none_of_it(backend: Backen
         Rule::feed().output("in0", group, port),
         Rule::new("echo", "in0", group, port).output("out0", group, port),
     ];
-    for way in ways(backend, &rules) {
+    for (tables, _) in tx_methods(backend, &rules) {
         let bed = Testbed::builder().without_capture().build()?;
         let (input, far) = (&bed.inputs[0], &bed.sources[0]);
         far.namespace
@@ -171,7 +158,7 @@ fn l1_an_interface_that_hears_its_own_multicast_takes_none_of_it(backend: Backen
             far.interface
         ))?;
         far.namespace.ip("link set bridge up")?;
-        let relay = start(&bed.relay, backend, &rules, &way)?;
+        let relay = RelayProcess::start_with(&bed.relay, backend, &rules, &tables)?;
         let sender = RawSender::open(far)?;
         for number in 0..COUNT {
             sender.send(&foreign(far, number, 1).build()?)?;
@@ -190,7 +177,7 @@ type Verdict = Option<&'static str>;
 fn only_frames_that_a_host_would_take_are_relayed(backend: Backend) -> Result<()> {
     const COUNT: u64 = 20;
     let rules = [Rule::feed().outputs("out0", 2)];
-    for way in ways(backend, &rules) {
+    for (tables, _) in tx_methods(backend, &rules) {
         let bed = Testbed::builder().without_capture().build()?;
         // Frames, not super-frames, and complete checksums.
         bed.outputs[0].set_checksum_offload(false)?;
@@ -228,7 +215,7 @@ fn only_frames_that_a_host_would_take_are_relayed(backend: Backend) -> Result<()
             (from_mac(output.mac), group, Some("own_frame")),
         ];
         let wire = RawReceiver::start(&bed.receivers[0])?;
-        let relay = start(&bed.relay, backend, &rules, &way)?;
+        let relay = RelayProcess::start_with(&bed.relay, backend, &rules, &tables)?;
         let sender = RawSender::open(source)?;
         let mut relayed = 0;
         let mut expected: BTreeMap<&str, u64> = BTreeMap::new();

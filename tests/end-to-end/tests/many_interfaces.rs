@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use relay_tests::backend::Backend;
 use relay_tests::netns::Namespace;
 use relay_tests::relay::{RelayProcess, RuleFile};
-use relay_tests::rules::{Rule, to_toml};
+use relay_tests::rules::Rule;
 use relay_tests::scenario::forward_exactly_by;
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
@@ -58,8 +58,7 @@ fn sixty_four_connected_interfaces_are_ready_soon_and_take_memory_by_need(
         .chain(others)
         .collect();
     // Waits 20 s for it to be ready.
-    let file = RuleFile::new(&to_toml(&rules))?;
-    let relay = RelayProcess::start_file(&bed.relay, backend, file)?;
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
     let memory = peak_memory(relay.id())?;
     let mut streams = vec![Stream::new(0, 2000, 1000)];
     streams.extend((1..rules.len() as u32).map(|flow| Stream::new(flow, 0, 1000)));

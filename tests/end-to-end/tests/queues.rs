@@ -6,9 +6,9 @@ use std::fs;
 use anyhow::{Context, Result};
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
-use relay_tests::relay::{RelayProcess, RuleFile};
+use relay_tests::relay::RelayProcess;
 use relay_tests::report::Report;
-use relay_tests::rules::{feeds, to_toml};
+use relay_tests::rules::feeds;
 use relay_tests::scenario::{
     ARRIVAL, Receivers, forward_exactly, forward_exactly_by, send, streams,
 };
@@ -21,10 +21,9 @@ const FEEDS: u16 = 32;
 const COUNT: u64 = 50;
 
 /// Runs the relay with `feeds` and more configuration, and expects exactness.
-fn forward_with(bed: &Testbed, more: &str) -> Result<Report> {
+fn forward_with(bed: &Testbed, tables: &str) -> Result<Report> {
     let rules = feeds(FEEDS);
-    let file = RuleFile::new(&format!("{}{more}", to_toml(&rules)))?;
-    let relay = RelayProcess::start_file(&bed.relay, Backend::Xdp, file)?;
+    let relay = RelayProcess::start_with(&bed.relay, Backend::Xdp, &rules, tables)?;
     let streams = streams(&rules, COUNT, 500);
     Ok(forward_exactly_by(relay, bed, &rules, &streams)?.report)
 }
@@ -59,14 +58,12 @@ fn four_input_queues_and_one_output_queue_have_one_worker_and_are_exact() -> Res
 }
 
 #[test]
-fn super_frames_of_four_workers_leave_by_one_interface_and_are_exact() -> Result<()> {
+fn gso_packets_of_four_workers_leave_by_one_interface_and_are_exact() -> Result<()> {
     let bed = Testbed::builder().queues(4).without_capture().build()?;
     let report = forward_with(&bed, "\n[[interfaces]]\nname = \"out0\"\nqueues = [2]\n")?;
     assert_eq!(report.workers.len(), 4);
-    assert_eq!(
-        report.interface("out0")?.engine.as_deref(),
-        Some("segmented")
-    );
+    let used = report.interface("out0")?.tx_method.as_deref();
+    assert_eq!(used, Some("segmented"));
     Ok(())
 }
 
@@ -138,9 +135,8 @@ fn frames_on_a_queue_that_is_not_listed_are_counted_and_said() -> Result<()> {
     let bed = Testbed::builder().queues(2).without_capture().build()?;
     let rules = feeds(FEEDS);
     let only_one = "\n[[interfaces]]\nname = \"in0\"\nqueues = [1]\n";
-    let file = RuleFile::new(&format!("{}{only_one}", to_toml(&rules)))?;
     let receivers = Receivers::start(&bed, &rules)?;
-    let relay = RelayProcess::start_file(&bed.relay, Backend::Xdp, file)?;
+    let relay = RelayProcess::start_with(&bed.relay, Backend::Xdp, &rules, only_one)?;
     let streams: Vec<Stream> = streams(&rules, COUNT, 500);
     let sent = u64::from(FEEDS) * COUNT;
     send(&bed, &rules, &streams, || sent)?;

@@ -356,10 +356,10 @@ fn conclude(stream: &Stream, tallies: &[Tally], stopped: &Stopped) -> bool {
         let backend = interface.backend.name();
         let mode = interface.mode.as_deref();
         let mode = mode.map_or_else(String::new, |mode| format!("{mode}  "));
-        let engine = interface.engine.as_deref();
-        let engine = engine.map_or_else(String::new, |engine| format!("transmit: {engine} "));
+        let method = interface.tx_method.as_deref();
+        let method = method.map_or_else(String::new, |method| format!("transmit: {method} "));
         println!(
-            "  {:<22}{backend:>12}  {mode}{engine}{}",
+            "  {:<22}{backend:>12}  {mode}{method}{}",
             interface.name, interface.reason
         );
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use relay_tests::flap::Flap;
-use relay_tests::methods::{Method, Way};
+use relay_tests::methods::{Method, TxMethod};
 use relay_tests::report::OutputReport;
 use relay_tests::rules::Rule;
 use relay_tests::scenario::Receivers;
@@ -54,8 +54,8 @@ fn down_and_up(method: Method, near: impl Fn(&Testbed) -> &Endpoint) -> Result<(
     report.assert_balanced();
     // Where the kernel cuts, what one call was sending when the interface went down ends in
     // `noop_qdisc`, and is called sent.
-    let one_call = match method.way {
-        Way::Cut => (MAX_JOINED * OUTPUTS) as u64,
+    let one_call = match method.tx {
+        TxMethod::Cut => (MAX_JOINED * OUTPUTS) as u64,
         _ => 0,
     };
     assert_sent_is_what_arrived(method, &report, &receivers, one_call);
@@ -165,8 +165,8 @@ pub fn x1_a_burst_for_an_interface_that_is_down_waits_or_is_refused_to_the_last_
     )?;
     let (mut waited, mut dropped_in_all) = (0, 0);
     for (output, arrived) in &outputs {
-        let reason = match method.way {
-            Way::Ring => "ring_full",
+        let reason = match method.tx {
+            TxMethod::Ring => "ring_full",
             _ => "device_refused",
         };
         assert_eq!(dropped(output, reason) + arrived, BURST, "{output:?}");
@@ -174,8 +174,8 @@ pub fn x1_a_burst_for_an_interface_that_is_down_waits_or_is_refused_to_the_last_
         dropped_in_all += dropped(output, reason);
     }
     let copies = BURST * OUTPUTS as u64;
-    let expected = match method.way {
-        Way::Ring => RING,
+    let expected = match method.tx {
+        TxMethod::Ring => RING,
         _ => 0,
     };
     assert_eq!((waited, dropped_in_all), (expected, copies - expected));

@@ -7,7 +7,7 @@ mod links;
 mod malformed;
 mod overload;
 
-use relay_tests::methods::{Method, Way};
+use relay_tests::methods::{Method, TxMethod};
 use relay_tests::report::Report;
 use relay_tests::scenario::Receivers;
 
@@ -32,7 +32,7 @@ fn assert_sent_is_what_arrived(
     assert_ne!(swallowed, None, "{arrived} arrived: {report:#?}");
     for ((_, tally), output) in tallies.iter().zip(&report.rules[0].outputs) {
         let exact = tally.received == output.packets_sent;
-        assert!(exact || method.way == Way::Cut, "{tally}, {output:?}");
+        assert!(exact || method.tx == TxMethod::Cut, "{tally}, {output:?}");
         assert_eq!(tally.unique, tally.received, "{tally}");
         assert_eq!(tally.out_of_order, 0, "{tally}");
     }

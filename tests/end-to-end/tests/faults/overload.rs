@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
-use relay_tests::methods::{Method, Way};
+use relay_tests::methods::{Method, TxMethod};
 use relay_tests::receiver::QUIET;
 use relay_tests::rules::Rule;
 use relay_tests::scenario::{ARRIVAL, Receivers, send, streams};
@@ -70,8 +70,8 @@ fn overload(method: Method, flood: Flood, seconds: u64) -> Result<()> {
 fn x5_after_an_overload_every_frame_is_accounted_for_and_nothing_is_lost_any_more(
     method: Method,
 ) -> Result<()> {
-    let flood = match method.way {
-        Way::Frames => Flood::SingleFrames,
+    let flood = match method.tx {
+        TxMethod::Frames => Flood::SingleFrames,
         _ => Flood::SuperFrames,
     };
     overload(method, flood, 2)
@@ -79,8 +79,8 @@ fn x5_after_an_overload_every_frame_is_accounted_for_and_nothing_is_lost_any_mor
 
 /// As copies leave unless a file says otherwise, where the far end takes no super-frames.
 fn by_default(backend: Backend) -> Method {
-    let way = Way::Cut;
-    Method { backend, way }
+    let tx = TxMethod::Cut;
+    Method { backend, tx }
 }
 
 fn x5_after_ten_seconds_of_overload_every_frame_is_accounted_for_and_nothing_is_lost_any_more(

@@ -81,7 +81,7 @@ impl Nics {
         let stopped = forward(bed, rule, count, size)?;
         self.assert_mode(&stopped)?;
         let rules = std::slice::from_ref(rule);
-        stopped.report.assert_engines(rules, "xsk")?;
+        stopped.report.assert_tx_method(rules, "xsk")?;
         Ok(stopped)
     }
 }

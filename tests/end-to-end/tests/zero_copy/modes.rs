@@ -115,11 +115,11 @@ fn beside_an_output_without_zero_copy(input: Nic, other: Nic) -> Result<()> {
             ("out1", Some("copy"), Some("xsk")),
         ]
     };
-    for (name, mode, engine) in expected {
+    for (name, mode, method) in expected {
         let interface = stopped.report.interface(name)?;
         assert_eq!(interface.backend, Backend::Xdp, "{interface:?}");
         assert_eq!(interface.mode.as_deref(), mode, "{interface:?}");
-        assert_eq!(interface.engine.as_deref(), engine, "{interface:?}");
+        assert_eq!(interface.tx_method.as_deref(), method, "{interface:?}");
     }
     Ok(())
 }
