@@ -2,6 +2,7 @@
 //! must give the expected verdict for each packet, and the same verdict for ten thousand damaged ones.
 #![expect(clippy::panic, reason = "frames in memory, in a test")]
 
+mod kernel_program;
 mod packets;
 
 use std::collections::HashSet;
@@ -12,6 +13,7 @@ use aya::{
     maps::{HashMap, MapData, PerCpuArray},
     programs::{SocketFilter, TestRun as _, TestRunOptions, Xdp},
 };
+use kernel_program::program;
 use packets::{
     Case, GROUP, INPUT_MAC, OUTPUT_ADDRESS, OUTPUT_MAC, PORT, SHORTEST, fix_header, matching, table,
 };
@@ -89,11 +91,7 @@ struct XdpProgram {
 impl XdpProgram {
     fn load() -> Result<Self> {
         let mut ebpf = relay::kernel::load()?;
-        let program: &mut Xdp = ebpf
-            .program_mut(abi::PROGRAM)
-            .context("no program")?
-            .try_into()?;
-        program.load()?;
+        program::<Xdp>(&mut ebpf, abi::PROGRAM)?.load()?;
         let counters = Counters::set_up(&mut ebpf)?;
         Ok(Self { ebpf, counters })
     }
@@ -134,11 +132,7 @@ struct Filter {
 impl Filter {
     fn load() -> Result<Self> {
         let mut ebpf = relay::kernel::load_filter()?;
-        let program: &mut SocketFilter = ebpf
-            .program_mut(abi::FILTER)
-            .context("no program")?
-            .try_into()?;
-        program.load()?;
+        program::<SocketFilter>(&mut ebpf, abi::FILTER)?.load()?;
         let counters = Counters::set_up(&mut ebpf)?;
         Ok(Self { ebpf, counters })
     }
@@ -279,7 +273,7 @@ fn kernel_and_user_space_agree_on_ten_thousand_damaged_packets() -> Result<()> {
 }
 
 #[test]
-fn the_socket_filter_counts_a_super_frame_as_its_datagrams() -> Result<()> {
+fn the_socket_filter_counts_a_gso_packet_as_its_datagrams() -> Result<()> {
     let filter = Filter::load()?;
     for (payload, gso_size, datagrams) in [
         (0, 300, 1),

@@ -2,6 +2,8 @@
 //! verifier made of the program, with the look-ups that it writes out. Caches are not in it, nor what helpers do.
 #![expect(clippy::panic, reason = "a program that cannot be followed, in a test")]
 
+mod kernel_program;
+
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -252,10 +254,7 @@ fn frame(payload: usize) -> Result<Vec<u8>> {
 #[test]
 fn a_frame_that_is_taken_costs_the_xdp_program_at_most_176_instructions() -> Result<()> {
     let mut ebpf = relay::kernel::load()?;
-    let program: &mut Xdp = ebpf
-        .program_mut(abi::PROGRAM)
-        .context("no program")?
-        .try_into()?;
+    let program: &mut Xdp = kernel_program::program(&mut ebpf, abi::PROGRAM)?;
     program.load()?;
     let instructions = translated(program)?;
     for payload in [0, 7, 1000] {

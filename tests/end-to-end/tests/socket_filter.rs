@@ -1,6 +1,7 @@
 //! The socket filter on a real packet socket: what it lets through, what it counts, and what it needs to be loaded.
 #![expect(clippy::expect_used, reason = "counters of a testbed, in a test")]
 
+mod kernel_program;
 mod packets;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use aya::programs::SocketFilter;
+use kernel_program::program;
 use packets::{
     Case, INPUT_MAC, OUTPUT_ADDRESS, OUTPUT_MAC, matching, priority_tagged, table, tagged,
 };
@@ -179,7 +181,7 @@ fn a_tag_that_the_kernel_took_out_keeps_a_frame_from_the_rule() -> Result<()> {
 }
 
 #[test]
-fn a_super_frame_comes_through_whole_and_counts_as_its_datagrams() -> Result<()> {
+fn a_gso_packet_comes_through_whole_and_counts_as_its_datagrams() -> Result<()> {
     const SIZE: usize = 1400;
     const JOINED: u64 = 46;
     let bed = Testbed::new()?;
@@ -289,11 +291,7 @@ fn the_filter_needs_cap_bpf_and_nothing_else() -> Result<()> {
             keep_only_capability(capability)?;
             let mut ebpf = relay::kernel::load_filter()?;
             ensure!(ebpf.map(abi::SOCKETS).is_none(), "an XSKMAP");
-            let program: &mut SocketFilter = ebpf
-                .program_mut(abi::FILTER)
-                .context("no program")?
-                .try_into()?;
-            Ok(program.load()?)
+            Ok(program::<SocketFilter>(&mut ebpf, abi::FILTER)?.load()?)
         });
         loading.join().expect("a thread without a panic")
     };
