@@ -1,5 +1,5 @@
-//! The two ways in which the relay moves frames. The same rule file gives the same result on both, so a
-//! scenario is one function that runs on both.
+//! The two backends, which move the relay's frames. The same rule file gives the same result on
+//! both, so a scenario is one function that runs on both.
 
 use serde::Deserialize;
 
@@ -14,7 +14,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Both.
+    /// Both backends.
     pub const ALL: [Self; 2] = [Self::Xdp, Self::IoUring];
 
     /// The name on the command line and in plans and reports.
@@ -26,9 +26,11 @@ impl Backend {
     }
 }
 
-/// Makes two tests of each function `fn(Backend) -> anyhow::Result<()>`: `xdp::NAME` and `io_uring::NAME`.
+/// Makes two tests of each function `fn(Backend) -> anyhow::Result<()>`: `xdp::NAME` and
+/// `io_uring::NAME`.
 ///
-/// A function that is not listed is dead code, which clippy refuses.
+/// A function that is in no list is dead code, which the compiler reports and `cargo xtask test`
+/// refuses.
 #[macro_export]
 macro_rules! on_both_backends {
     ($($scenario:ident),+ $(,)?) => {

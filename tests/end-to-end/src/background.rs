@@ -1,7 +1,7 @@
 //! A thread that drains sockets into a shared state, and the ways to wait for that state.
 //!
-//! Every receiver of the testbed is one of these, so waiting is the same everywhere: for a condition
-//! (woken by the thread that fills the state, never by polling), or for quiet.
+//! Every receiver of the testbed is one of these, so waiting is the same everywhere: for a
+//! condition (woken by the thread that fills the state, never by polling), or for quiet.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,13 +34,14 @@ impl<T> std::fmt::Debug for Background<T> {
     }
 }
 
-/// Poisoning says only that some test thread failed while it looked; the counts are still true.
+/// A poisoned lock means only that a thread of the test panicked while it looked; the counts are
+/// true.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<T: Send + 'static> Background<T> {
-    /// Starts a thread that calls `drain(position, socket, state)` whenever a socket has something.
+    /// Starts a thread that calls `drain(position, socket, state)` whenever a socket has a message.
     /// `drain` receives one batch and returns how many messages it had.
     pub fn start(
         name: &str,
@@ -110,7 +111,7 @@ impl<T> Drop for Background<T> {
     }
 }
 
-/// The thread: poll, drain every readable socket, tell whoever waits.
+/// The thread: polls, drains every readable socket, and wakes the threads that wait.
 fn run<T>(
     sockets: &[OwnedFd],
     shared: &Shared<T>,
@@ -135,7 +136,7 @@ fn run<T>(
             if !stopped && !fds.get(i).is_some_and(ready) {
                 continue;
             }
-            // What was in the socket when the stop came still counts, so drain to the end.
+            // What is in the socket when the thread is stopped still counts, so drain to the end.
             loop {
                 match drain(i, socket.as_fd(), &shared.state) {
                     Ok(0) => break,
@@ -157,8 +158,8 @@ fn run<T>(
     }
 }
 
-/// Waits until `condition` holds, asking again a few times a second, for what has no event to wait
-/// on (another process's view of the world). Returns how long it took, `None` after `timeout`.
+/// Waits until `condition` holds by polling it every 10 ms: for states of another process or of the
+/// kernel, which come with no event. Returns how long that took, `None` after `timeout`.
 pub fn eventually(timeout: Duration, mut condition: impl FnMut() -> bool) -> Option<Duration> {
     let start = Instant::now();
     loop {

@@ -8,7 +8,8 @@ use std::ptr;
 
 use anyhow::{Context, Result};
 
-/// `union bpf_attr` (linux/bpf.h) as the commands on links use it: the id or the descriptor of a link, and zeros.
+/// `union bpf_attr` (linux/bpf.h) as the commands on links use it: the id or the descriptor of a
+/// link, and zeros.
 #[repr(C)]
 #[derive(Default)]
 struct LinkCommand {
@@ -21,7 +22,7 @@ fn bpf(command: libc::c_long, link: u32) -> io::Result<c_int> {
         link,
         ..LinkCommand::default()
     };
-    // SAFETY: the structure is as large as told, has no pointers, and outlives the call.
+    // SAFETY: the structure is as large as the call says, has no pointers, and outlives the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -36,7 +37,8 @@ fn bpf(command: libc::c_long, link: u32) -> io::Result<c_int> {
     Ok(result as c_int)
 }
 
-/// Detaches the XDP program that `process` has attached to the interface with `index`, as `bpftool link detach` does.
+/// Detaches the XDP program that `process` has attached to the interface with `index`, as
+/// `bpftool link detach` does.
 pub fn detach_xdp(process: u32, index: u32) -> Result<()> {
     const LINK_GET_FD_BY_ID: libc::c_long = 30;
     const LINK_DETACH: libc::c_long = 34;
@@ -49,8 +51,8 @@ pub fn detach_xdp(process: u32, index: u32) -> Result<()> {
     Ok(())
 }
 
-/// The id of the link. The kernel tells it in the process's `fdinfo`; its own list does not tell the namespaces of
-/// interfaces.
+/// The id of the link. It is read from the process's `fdinfo`, because the kernel's list of links
+/// does not say in which namespace an interface is.
 fn link_of(process: u32, index: u32) -> Result<Option<u32>> {
     let folder = format!("/proc/{process}/fdinfo");
     for entry in fs::read_dir(&folder).with_context(|| format!("reading {folder}"))? {

@@ -1,4 +1,4 @@
-//! What passed an interface during a test that failed, as a pcap file.
+//! The frames on an interface during a test that failed, as a pcap file.
 //!
 //! Frames are kept in memory, bounded, and written only when the test panics, so that a passing run
 //! leaves nothing behind.
@@ -17,11 +17,11 @@ use crate::background::Background;
 use crate::sys::{Batch, Hears};
 use crate::veth::Endpoint;
 
-/// The first frames of a test are kept, because a failure usually begins there ...
+/// How many of the first frames of a test are kept: a failure usually begins there.
 const FIRST_KEPT: usize = 2_000;
-/// ... and the last ones, because it is noticed there.
+/// How many of the last frames are kept: a failure is noticed there.
 const LAST_KEPT: usize = 2_000;
-/// Headers and sequence header; the tally has judged the rest.
+/// Bytes kept of each frame: the headers and the sequence header. The tally checks the rest.
 const SNAP_LEN: usize = 192;
 
 struct Record {
@@ -91,7 +91,7 @@ impl Records {
         }
         if self.last.len() == LAST_KEPT {
             self.left_out += 1;
-            // The oldest record's buffer serves the newest.
+            // The newest record takes over the buffer of the oldest.
             record.bytes = self
                 .last
                 .pop_front()

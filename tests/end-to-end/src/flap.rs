@@ -17,27 +17,27 @@ use crate::veth::{Endpoint, wait_for_carrier};
 /// Bytes of payload of every datagram.
 const SIZE: usize = 500;
 
-/// How a test does it.
+/// How fast traffic runs, and when the interface goes down and must be back.
 #[derive(Debug, Clone, Copy)]
 pub struct Flap {
-    /// Datagrams a second, of flow 0 to the usual group.
+    /// Datagrams per second, of flow 0 to the usual group.
     pub rate: u32,
     /// Datagrams that have arrived at every output before the interface goes down.
     pub warm_up: u64,
-    /// How long after the first new datagram what is sent has to arrive.
+    /// How long after the first datagram that arrives again every datagram has to arrive.
     pub settled: Duration,
-    /// For how long it is sent after that.
+    /// For how long to send after that.
     pub after: Duration,
 }
 
-/// What was sent.
+/// The datagrams that were sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Flapped {
     /// Datagrams before the interface went down.
     pub before: u64,
     /// The first one that has to arrive again.
     pub resumed: u64,
-    /// All of them.
+    /// How many were sent in all.
     pub sent: u64,
 }
 
@@ -54,8 +54,8 @@ impl Flapped {
 }
 
 impl Flap {
-    /// Takes the relay's interface `near` down and up again while traffic runs. Fails unless datagrams arrive at every
-    /// output within a second after the carrier is back.
+    /// Takes the relay's interface `near` down and up again while traffic runs. Fails unless
+    /// datagrams arrive at every output within a second after the carrier is back.
     pub fn run(&self, bed: &Testbed, receivers: &Receivers, near: &Endpoint) -> Result<Flapped> {
         let sender = UdpSender::open(&bed.sources[0])?;
         self.run_with(bed, receivers, near, |number, size| {
@@ -63,7 +63,7 @@ impl Flap {
         })
     }
 
-    /// The same with a sender of the caller's: `send(number, size)` sends that datagram.
+    /// The same, where `send(number, size)` sends each datagram.
     pub fn run_with(
         &self,
         bed: &Testbed,

@@ -1,20 +1,20 @@
-//! Verifies frames as they came off the wire: addresses, lengths and checksums.
+//! Decodes and verifies frames from the wire: addresses, lengths and checksums.
 //!
-//! The sums are taken here byte by byte from the definition (RFC 768, RFC 791), because a helper
+//! The sums are computed here byte by byte from the definition (RFC 768, RFC 791), because a helper
 //! shared with the code under test would repeat its mistakes.
 
 use std::net::Ipv4Addr;
 
-/// What stands in a UDP checksum field, judged against the payload.
+/// A UDP checksum, compared with what the datagram needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UdpChecksum {
-    /// Fits.
+    /// It fits.
     Valid,
-    /// 0: the sender made none.
+    /// 0: the sender computed none.
     Zero,
     /// The kernel says it is still to be completed; only seen before a device has sent the frame.
     Partial,
-    /// Does not fit.
+    /// It does not fit.
     Wrong,
 }
 
@@ -68,8 +68,8 @@ pub fn is_udp(frame: &[u8]) -> bool {
     word(frame, 12) == Some(0x0800) && frame.get(23) == Some(&17)
 }
 
-/// Reads an untagged frame that holds an unfragmented UDP datagram; `None` if it holds anything else
-/// or its lengths do not fit. `partial` is what the packet socket said about the checksum.
+/// Reads an untagged frame that holds an unfragmented UDP datagram; `None` if it holds anything
+/// else or its lengths do not fit. `partial` is what the packet socket said about the checksum.
 pub fn datagram(frame: &[u8], partial: bool) -> Option<Datagram> {
     if word(frame, 12)? != 0x0800 {
         return None;
@@ -115,7 +115,7 @@ pub fn datagram(frame: &[u8], partial: bool) -> Option<Datagram> {
     })
 }
 
-/// The group and what is said about it in an IGMP message that a host sent.
+/// What an IGMP message of a host says about a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Membership {
     /// The host wants the group.

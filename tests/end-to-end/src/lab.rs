@@ -1,8 +1,10 @@
-//! The testbed of the virtual machine: real drivers, NICs that QEMU emulates, and wires inside of QEMU.
+//! The testbed of the virtual machine: real drivers, NICs that QEMU emulates, and wires inside of
+//! QEMU.
 //!
-//! Wire N joins the NICs in the PCI slots 2N + 2 (left) and 2N + 3 (right), as `xtask/src/vm/machine.rs` lays
-//! them out. A NIC moves into the namespace of the host that a test gives it to, and the kernel gives it back when
-//! that namespace is gone, so a NIC may have to be waited for, and is known by its slot and not by its name.
+//! Wire N joins the NICs in the PCI slots 2N + 2 (left) and 2N + 3 (right), as
+//! `xtask/src/vm/machine.rs` lays them out. A test moves a NIC into the namespace of a host, and
+//! the kernel moves it back when that namespace is gone. So the next test may have to wait for it,
+//! and finds it by its slot, not its name.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -23,30 +25,34 @@ use crate::tally::Stream;
 use crate::topology::Testbed;
 use crate::veth::{Endpoint, finish, format_mac, wait_for_carrier};
 
-/// How long the kernel may take to give a NIC back.
+/// How long the kernel may take to move a NIC back into the initial namespace.
 const RETURN: Duration = Duration::from_secs(10);
 
-/// Frames a second that a test puts on all outputs together: the NICs are emulated, by the CPUs that the test runs on.
+/// Frames per second that a test sends through all outputs together: the CPUs that run the test
+/// emulate the NICs too.
 const OUTPUT_RATE: u32 = 6_000;
 
-/// Frames that may be on their way to the receivers at once: less than the emulated NICs' rings hold.
+/// Frames that may be on their way to the receivers at once: less than the emulated NICs' rings
+/// hold.
 const OUTPUT_WINDOW: u32 = 192;
 
-/// A kind of NIC that the relay may use. At the far end of its wire is another one.
+/// A kind of NIC at the relay. At the far end of its wire is a NIC of another kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nic {
-    /// Does zero copy.
+    /// Its driver does zero copy.
     Igb,
     /// virtio-net that does zero copy, because it goes through the DMA API.
     Virtio,
-    /// Has no native XDP.
+    /// Its driver has no native XDP.
     E1000e,
     /// virtio-net that does not go through the DMA API: native XDP, and no zero copy.
     PlainVirtio,
 }
 
 impl Nic {
-    /// Whether its driver does zero copy in the running kernel: igb since Linux 6.14, virtio-net since 6.13.
+    /// Whether its driver does zero copy in the running kernel: igb since Linux 6.14, virtio-net
+    /// since
+    /// 6.13.
     pub fn does_zero_copy(self) -> Result<bool> {
         let since = match self {
             Self::Igb => (6, 14),
@@ -56,7 +62,7 @@ impl Nic {
         Ok(kernel()? >= since)
     }
 
-    /// The wires that have one, and its end there: 0 is left, 1 is right.
+    /// The wires that have a NIC of this kind, and its end there: 0 is left, 1 is right.
     fn wires(self) -> (std::ops::RangeInclusive<u8>, u8) {
         match self {
             Self::Igb => (1..=4, 0),
@@ -77,8 +83,8 @@ fn kernel() -> Result<(u32, u32)> {
     }
 }
 
-/// Source, relay and receivers: the relay has one NIC for its input and one for each of its outputs, `in0`, `out0`,
-/// `out1`, ..., and addresses are those of every [`Testbed`].
+/// Source, relay and receivers: the relay has one NIC for its input and one for each of its
+/// outputs, `in0`, `out0`, `out1`, ..., and addresses are those of every [`Testbed`].
 pub fn testbed(input: Nic, outputs: &[Nic]) -> Result<Testbed> {
     let relay = Arc::new(Namespace::new("relay")?);
     let mut taken = Vec::new();
@@ -108,7 +114,7 @@ pub fn testbed(input: Nic, outputs: &[Nic]) -> Result<Testbed> {
     for (number, &nic) in (0..).zip(outputs) {
         ends.push(wire(nic, "out", "rcv", 2, number)?);
     }
-    // All are up, and find their carriers at the same time.
+    // All NICs are up, and get their carriers at the same time.
     let ready = |wires: Vec<(Taken, Taken)>| -> Result<Vec<(Endpoint, Endpoint)>> {
         wires
             .into_iter()
@@ -139,7 +145,7 @@ impl Taken {
     }
 }
 
-/// Moves the NIC in `slot` to a host, with a MAC of its own, and takes it up.
+/// Moves the NIC in `slot` to a host, gives it a MAC of its own, and takes it up.
 fn take(slot: u8, namespace: &Arc<Namespace>, name: &str, address: Ipv4Addr) -> Result<Taken> {
     let found = eventually(RETURN, || interface_in(slot).is_some());
     let old = interface_in(slot).filter(|_| found.is_some());
@@ -151,9 +157,10 @@ fn take(slot: u8, namespace: &Arc<Namespace>, name: &str, address: Ipv4Addr) -> 
         "link set {old} netns {} name {name}",
         namespace.name()
     ))?;
-    // The emulated igb sends a UDP super-frame as the fragments of one datagram. The kernel cuts them right.
+    // The emulated igb sends a UDP GSO packet as the fragments of one datagram, so let the kernel
+    // cut it.
     namespace.tool("ethtool", &["-K", name, "tx-udp-segmentation", "off"])?;
-    // With tags taken out of the frames, an input is not on XDP.
+    // Where a NIC takes tags out of the frames, the relay does not put the input on XDP.
     namespace.tool("ethtool", &["-K", name, "rx-vlan-offload", "off"])?;
     namespace.ip(&format!("address add {address}/24 dev {name}"))?;
     namespace.ip(&format!("link set {name} up"))?;
@@ -170,7 +177,8 @@ fn device(slot: u8) -> String {
     format!("/sys/bus/pci/devices/0000:00:{slot:02x}.0")
 }
 
-/// The interface of the NIC in a slot, if it is in the initial namespace. virtio has a device of its own in between.
+/// The interface of the NIC in a slot, if it is in the initial namespace. virtio has a device of
+/// its own in between.
 fn interface_in(slot: u8) -> Option<String> {
     let first = |folder: &Path, beginning: &str| {
         let mut entries = fs::read_dir(folder).ok()?.flatten();
@@ -209,15 +217,15 @@ fn ip(arguments: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs the relay with `rules`, which chooses backend and mode by itself, and waits until all of its interfaces carry:
-/// to attach a program resets some NICs.
+/// Runs the relay with `rules`, which chooses backend and mode by itself, and waits until all of
+/// its interfaces have a carrier: attaching a program resets some NICs.
 pub fn start(bed: &Testbed, rules: &[Rule]) -> Result<RelayProcess> {
     let relay = RelayProcess::start_unforced(&bed.relay, RuleFile::of(rules)?)?;
     wait_for_carriers(bed)?;
     Ok(relay)
 }
 
-/// Waits until all of the relay's interfaces carry.
+/// Waits until all of the relay's interfaces have a carrier.
 pub fn wait_for_carriers(bed: &Testbed) -> Result<()> {
     for near in bed.inputs.iter().chain(&bed.outputs) {
         wait_for_carrier(&bed.relay, &near.interface)?;

@@ -1,11 +1,15 @@
 //! The network testbed of the end-to-end tests: hosts, wires, senders and receivers made of network
 //! namespaces, veth pairs and real sockets.
 //!
-//! Nothing here shares code with the relay. What a test believes about forwarding it has counted at
-//! the receivers; the relay's own counters are then compared with that. Everything a test makes is
-//! private to it, so tests run in parallel without meeting, and is removed when it goes out of
-//! scope, also by a panic. What a killed run left behind is named `relay-*`: `cargo xtask clean-net`
-//! removes it.
+//! Nothing here shares code with the relay. A test counts at the receivers what was forwarded, and
+//! compares the relay's own counters with that. Everything that a test makes is its own, so tests
+//! run in parallel without meeting, and is removed when it goes out of scope, also by a panic.
+//! Namespaces that a killed run left behind are named `relay-*`: `cargo xtask clean-net` removes
+//! them.
+//!
+//! Many tests have the number of a scenario in their names: `f` for forwarding, `m` for matching,
+//! `o` for operating, `x` for faults, `l` for loops. `cargo xtask test f9` runs those of one
+//! scenario, here checksums.
 
 pub mod backend;
 pub mod background;

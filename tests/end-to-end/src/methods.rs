@@ -1,10 +1,10 @@
-//! TX methods, that is how copies leave, on both backends: a scenario about faults or overload is one
-//! function that runs on each, because each learns in another way what the kernel took.
+//! TX methods, that is how copies leave, on both backends: a scenario about faults or overload is
+//! one function that runs on each, because each learns in another way what the kernel took.
 //!
 //! | TX method | what leaves | what reports the result |
 //! |---|---|---|
 //! | [`TxMethod::Ring`] | descriptors on an AF_XDP TX ring | the kick, for each frame |
-//! | [`TxMethod::Whole`] | GSO packets that the device takes whole | the system call, for each GSO packet |
+//! | [`TxMethod::Whole`] | GSO packets that the device takes whole | the system call, for each packet |
 //! | [`TxMethod::Cut`] | GSO packets that the kernel cuts | the device's counter of drops |
 //! | [`TxMethod::Frames`] | frames, each a message of its own | the system call, for each frame |
 
@@ -48,7 +48,8 @@ pub struct Method {
 /// Makes a test of each function `fn(Method) -> anyhow::Result<()>` for every method:
 /// `xdp::ring::NAME`, `io_uring::whole::NAME`, and so on.
 ///
-/// A function that is not listed is dead code, which clippy refuses.
+/// A function that is in no list is dead code, which the compiler reports and `cargo xtask test`
+/// refuses.
 #[macro_export]
 macro_rules! on_all_methods {
     ($($scenario:ident),+ $(,)?) => {
@@ -97,8 +98,8 @@ fn output_interfaces<'a>(bed: &'a Testbed, rules: &[Rule]) -> Vec<&'a Endpoint> 
 }
 
 impl Method {
-    /// Starts a relay whose copies leave by this method, after it has set up the outputs' interfaces for
-    /// that.
+    /// Starts a relay whose copies leave by this method, after it has set up the outputs'
+    /// interfaces for that.
     pub fn start(self, bed: &Testbed, rules: &[Rule]) -> Result<RelayProcess> {
         for near in output_interfaces(bed, rules) {
             let io_uring_frames = self.tx == TxMethod::Frames && self.backend == Backend::IoUring;
@@ -106,8 +107,8 @@ impl Method {
                 near.set_checksum_offload(false)?;
             }
             if io_uring_frames {
-                // Behind a queue the relay could not learn what became of the parts of a GSO packet, so
-                // it sends frames.
+                // Behind a queue the relay could not learn what became of the parts of a GSO
+                // packet, so it sends frames.
                 let queue = ["qdisc", "replace", "dev", &near.interface, "root", "pfifo"];
                 bed.relay.tool("tc", &queue)?;
             }
@@ -122,7 +123,7 @@ impl Method {
 
     /// Opens the sockets of a source whose datagrams leave the relay by this method.
     pub fn source(self, at: &Endpoint) -> Result<Source> {
-        // Datagrams of two senders in turn are never joined.
+        // The relay never joins datagrams of two senders that take turns.
         let count = if self.tx == TxMethod::Frames { 2 } else { 1 };
         let sockets = (0..count).map(|_| UdpSender::open(at));
         Ok(Source {
@@ -183,8 +184,8 @@ impl Source {
         Ok(sent)
     }
 
-    /// Sends a stream while the relay is stopped by a signal, so that all of it is there when the relay
-    /// goes on.
+    /// Sends a stream while the relay is stopped by a signal, so that all of it is there when the
+    /// relay goes on.
     pub fn send_in_one_burst(&self, stream: &Stream, relay: &RelayProcess) -> Result<()> {
         let paused = relay.pause()?;
         for number in stream.first..stream.first + stream.count {

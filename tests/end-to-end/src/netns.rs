@@ -1,7 +1,7 @@
 //! Hosts of the testbed: network namespaces with unique names.
 //!
-//! They are bound under `/run/netns` the way iproute2 does it, so `ip netns` sees them and
-//! `cargo xtask clean-net` finds what a killed run left. Dropping one removes it; the kernel
+//! They are bound under `/run/netns` as iproute2 does it, so `ip netns` sees them and
+//! `cargo xtask clean-net` finds what a killed run left behind. Dropping one removes it; the kernel
 //! destroys the interfaces in it when the last socket is closed.
 
 use std::fs::{self, File, OpenOptions};
@@ -94,8 +94,8 @@ impl Namespace {
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         let handle = self.handle.as_raw_fd();
-        // SAFETY: between fork and exec the closure makes two system calls and allocates nothing. The
-        // descriptor is open for as long as `self` lives; if the caller spawns later than that,
+        // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+        // The descriptor is open for as long as `self` lives; if the caller spawns later than that,
         // `setns` fails and so does the spawn.
         unsafe {
             command.pre_exec(move || {
@@ -195,7 +195,7 @@ fn prepare_directory() -> Result<()> {
     }
 }
 
-/// Creates the file that will hold the name; whoever creates it owns it.
+/// Creates the file of the name; the process that creates it owns the name.
 fn reserve_name(role: &str) -> Result<(String, PathBuf)> {
     loop {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -203,14 +203,15 @@ fn reserve_name(role: &str) -> Result<(String, PathBuf)> {
         let path = Path::new(NETNS_DIR).join(&name);
         match OpenOptions::new().write(true).create_new(true).open(&path) {
             Ok(_) => return Ok((name, path)),
-            // Left by a killed process that had the same id.
+            // A killed process that had the same id left it behind.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e).with_context(|| format!("creating {}", path.display())),
         }
     }
 }
 
-/// Moves the calling thread, which must end afterwards, into a new namespace and binds it to `path`.
+/// Moves the calling thread, which must end afterwards, into a new namespace and binds it to
+/// `path`.
 fn bind_new_namespace(path: &Path) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).context("unshare(CLONE_NEWNET), are you root?")?;
     let source = Some("/proc/thread-self/ns/net");
@@ -218,7 +219,7 @@ fn bind_new_namespace(path: &Path) -> Result<()> {
         .with_context(|| format!("binding the namespace to {}", path.display()))
 }
 
-/// Removes a name; errors have nobody to go to, and `clean-net` gets what stays.
+/// Removes a name. Errors are ignored: `clean-net` removes what stays.
 fn remove(path: &Path) {
     let _ = umount2(path, MntFlags::MNT_DETACH);
     let _ = fs::remove_file(path);

@@ -1,4 +1,4 @@
-//! What is inside the datagrams: a sequence header and bytes that follow from it.
+//! The payloads of datagrams: a sequence header, and bytes that follow from it.
 //!
 //! Sender and receiver derive the same bytes from (flow, sequence), so a receiver knows every byte
 //! that it must see without having seen the sender.
@@ -70,7 +70,7 @@ impl Default for OrderedHash {
 }
 
 impl OrderedHash {
-    /// Takes the next payload in.
+    /// Adds the next payload.
     pub fn update(&mut self, payload: &[u8]) {
         let mut state = mix(self.0 ^ payload.len() as u64);
         for chunk in payload.chunks(8) {

@@ -1,6 +1,6 @@
-//! Programs that a test starts beside itself: their log as it grows, and a certain end.
+//! Programs that a test runs: the log as it grows, and a certain end.
 //!
-//! Whatever happens to the test, the program does not outlive the value that stands for it.
+//! Whatever happens to the test, the program does not outlive its [`Process`].
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
@@ -70,7 +70,8 @@ impl Process {
         Ok(process)
     }
 
-    /// As [`Self::spawn_with_stderr`], with `terminal` as its standard error and as the terminal that its session hangs on.
+    /// As [`Self::spawn_with_stderr`], with `terminal` as its standard error and as the controlling
+    /// terminal of its session.
     pub fn spawn_on_terminal(mut command: Command, terminal: OwnedFd) -> Result<Self> {
         sys::lead_session_of_stderr(&mut command);
         command.stdout(Stdio::piped()).stderr(terminal);
@@ -79,7 +80,7 @@ impl Process {
         Ok(process)
     }
 
-    /// Starts a program whose log is all that it writes.
+    /// Starts a program whose log is everything that it prints.
     pub fn spawn_logging(mut command: Command) -> Result<Self> {
         Self::keep_from_terminal(&mut command);
         let (reader, writer) = io::pipe().context("creating a pipe")?;
@@ -90,7 +91,7 @@ impl Process {
         Ok(process)
     }
 
-    /// A Ctrl-C at a terminal must not stop the program before its sender.
+    /// Ctrl-C at a terminal must not end the program before the test that started it.
     fn keep_from_terminal(command: &mut Command) {
         command.process_group(0);
     }
@@ -149,7 +150,7 @@ impl Process {
         lock(&self.log.0).text.clone()
     }
 
-    /// Waits until the log holds `text`; false if it ends or time runs out before.
+    /// Waits until the log contains `text`; false if the log ends or time runs out before.
     pub fn wait_for_log(&self, text: &str, timeout: Duration) -> bool {
         let waiting = |log: &mut Log| !log.ended && !log.text.contains(text);
         let waited = self
@@ -179,7 +180,7 @@ impl Process {
         Ok(status)
     }
 
-    /// What it has answered, once it has ended.
+    /// Its answer, once it has ended.
     pub fn stdout(&mut self) -> String {
         self.stdout
             .take()

@@ -51,7 +51,7 @@ pub struct Frame {
     pub bytes: Vec<u8>,
     /// The tag that the frame had.
     pub vlan: Option<u16>,
-    /// The checksum is still to be completed.
+    /// The checksum is still to be completed: only its pseudo-header is in it.
     pub partial_checksum: bool,
 }
 
@@ -99,8 +99,8 @@ impl RawReceiver {
         Ok(Self { background })
     }
 
-    /// Every frame so far. Fails if there were more than this receiver could keep, because a test
-    /// would take those for lost.
+    /// Every frame so far. Fails if there were more than this receiver could keep: the test would
+    /// count the others as lost.
     #[track_caller]
     pub fn frames(&self) -> Vec<Frame> {
         let left_out = self.background.with(|frames| {

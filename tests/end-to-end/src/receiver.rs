@@ -1,4 +1,4 @@
-//! Receiving hosts as applications are: UDP sockets that have joined a group.
+//! Receivers as applications have them: UDP sockets that have joined a group.
 //!
 //! One thread serves all sockets of a receiver; each socket keeps its own [`Tally`].
 
@@ -16,7 +16,7 @@ use crate::sys::{self, Batch, RECEIVE_BUFFER};
 use crate::tally::{Stream, Tally};
 use crate::veth::Endpoint;
 
-/// After the last expected datagram a receiver listens on for this long, to catch surplus.
+/// After the last expected datagram a receiver listens for this long, to catch more than expected.
 pub const QUIET: Duration = Duration::from_millis(150);
 
 /// One group and port to listen to, and the flow whose payloads should arrive there.
@@ -44,11 +44,11 @@ pub struct UdpReceiver {
 }
 
 impl UdpReceiver {
-    /// Joins every group on `endpoint` and starts to count, one tally an entry, in their order.
+    /// Joins every group on `endpoint` and starts to count, one tally per entry, in their order.
     /// Entries with the same group and port share a socket: each counts its own flow, and the first
-    /// of them what belongs to none.
+    /// of them also the datagrams of no entry's flow.
     pub fn start(endpoint: &Endpoint, listen: &[Listen]) -> Result<Self> {
-        // One entry a socket: the positions in `listen` that it serves.
+        // One entry per socket: the positions in `listen` that it serves.
         let mut served: Vec<Vec<usize>> = Vec::new();
         for (i, entry) in listen.iter().enumerate() {
             let same = |others: &&mut Vec<usize>| {
@@ -123,13 +123,13 @@ impl UdpReceiver {
         self.background.with(|tallies| look(tallies));
     }
 
-    /// The counts so far, one an entry of `listen`.
+    /// The counts so far, one tally per entry of `listen`.
     pub fn tallies(&self) -> Vec<Tally> {
         self.background.with(Vec::clone)
     }
 
     /// Waits for `expected`, then for quiet, and fails unless every socket has received exactly
-    /// that many of its own flow. `flow` of the stream is replaced by each socket's.
+    /// that many of its own flow, which takes the place of the stream's.
     #[track_caller]
     pub fn assert_all_exact(&self, expected: &Stream, timeout: Duration) {
         self.wait_for(expected.count, timeout);

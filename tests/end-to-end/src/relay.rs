@@ -21,11 +21,11 @@ use crate::rules::{Rule, to_toml};
 /// How long a start may take: loading and attaching on a machine that is busy with other tests.
 pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long an orderly end may take. The promise is a second; this is for a machine that is busy with
-/// other tests.
+/// How long an orderly end may take. The promise is a second; this is for a machine that is busy
+/// with other tests.
 pub const STOP_IN_TIME: Duration = Duration::from_secs(2);
 
-/// The slack over the promised second before a relay that was told to stop is killed.
+/// How long a relay may take to end after a signal before the test gives up.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 static NEXT_FILE: AtomicU32 = AtomicU32::new(0);
@@ -82,7 +82,7 @@ impl RuleFile {
         Self::new(&(to_toml(rules) + tables))
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -106,8 +106,8 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Fails unless it reports a mistake at `line` of `file` that says every one of `words`, and a
-    /// remedy in the line after it.
+    /// Fails unless it reports a mistake at `line` of `file` with every one of `words` in the
+    /// message, and a remedy in the next line.
     #[track_caller]
     pub fn assert_mistake(&self, file: &RuleFile, line: usize, words: &[&str]) {
         let text = format!("{}{}", self.stdout, self.stderr);
@@ -157,7 +157,8 @@ pub fn run_arguments(backend: Backend) -> [&'static str; 4] {
     ["run", "--json", "--backend", backend.name()]
 }
 
-/// `relay run` with the arguments of [`run_arguments`] and `file`, in a host, without standard input.
+/// `relay run` with the arguments of [`run_arguments`] and `file`, in a host, without standard
+/// input.
 pub fn run_command(namespace: &Namespace, backend: Backend, file: &RuleFile) -> Result<Command> {
     let mut command = namespace.command(binary()?);
     command
@@ -167,8 +168,8 @@ pub fn run_command(namespace: &Namespace, backend: Backend, file: &RuleFile) -> 
     Ok(command)
 }
 
-/// Ends a relay, which was started as a plain process, by SIGTERM, and returns its report. Fails unless
-/// the relay ends without an error within [`STOP_IN_TIME`].
+/// Ends a relay, which was started as a plain process, by SIGTERM, and returns its report. Fails
+/// unless the relay ends without an error within [`STOP_IN_TIME`].
 pub fn stop_in_time(mut relay: Process) -> Result<Report> {
     let started = Instant::now();
     relay.signal(Signal::SIGTERM)?;
@@ -181,7 +182,7 @@ pub fn stop_in_time(mut relay: Process) -> Result<Report> {
     serde_json::from_str(&stdout).with_context(|| format!("reading the report `{stdout}`"))
 }
 
-/// How a relay that was told to stop has ended.
+/// How a relay ended that a signal stopped.
 #[derive(Debug)]
 pub struct Stopped {
     /// How it ended.
@@ -194,7 +195,7 @@ pub struct Stopped {
     pub log: String,
 }
 
-/// A relay that stands still; goes on when this is dropped.
+/// A relay that SIGSTOP has stopped; goes on when this is dropped.
 #[derive(Debug)]
 pub struct Paused<'a>(&'a RelayProcess);
 
@@ -265,7 +266,7 @@ impl RelayProcess {
         })
     }
 
-    /// Its report must name `backend` at every interface, or [`Self::stop`] fails.
+    /// From now on [`Self::stop`] fails unless the report names `backend` at every interface.
     #[must_use]
     pub fn expecting(mut self, backend: Backend) -> Self {
         self.backend = Some(backend);
@@ -277,7 +278,7 @@ impl RelayProcess {
         self.running.log()
     }
 
-    /// Waits until the log holds `text`; false if it does not in time, or the relay ends before.
+    /// Waits until the log contains `text`; false if it does not in time, or the relay ends before.
     pub fn wait_for_log(&self, text: &str) -> bool {
         self.running.wait_for_log(text, START_TIMEOUT)
     }
@@ -292,7 +293,7 @@ impl RelayProcess {
         self.running.is_running()
     }
 
-    /// Has it stand still until the value returned is dropped.
+    /// Stops all of its threads by SIGSTOP until the returned value is dropped.
     pub fn pause(&self) -> Result<Paused<'_>> {
         self.running.signal(Signal::SIGSTOP)?;
         let stopped = eventually(STOP_TIMEOUT, || {
@@ -300,11 +301,11 @@ impl RelayProcess {
             states.is_ok_and(|states| states.iter().all(|state| state.starts_with('T')))
         });
         let paused = Paused(self);
-        anyhow::ensure!(stopped.is_some(), "the relay does not stand still");
+        anyhow::ensure!(stopped.is_some(), "the relay does not stop");
         Ok(paused)
     }
 
-    /// How often its threads have gone to sleep since they exist, in all.
+    /// How often its threads have gone to sleep since they started, in all.
     pub fn times_asleep(&self) -> Result<u64> {
         let counts = self.of_threads("voluntary_ctxt_switches:")?;
         let mut sum = 0;
@@ -315,7 +316,7 @@ impl RelayProcess {
         Ok(sum)
     }
 
-    /// What the kernel says of each of its threads under `key`.
+    /// The value of `key` in `/proc/PID/task/TID/status` for each of its threads.
     pub fn of_threads(&self, key: &str) -> Result<Vec<String>> {
         let mut values = Vec::new();
         let tasks = format!("/proc/{}/task", self.id());
@@ -331,7 +332,7 @@ impl RelayProcess {
         Ok(values)
     }
 
-    /// The id of its thread `name`, once it has given itself that name.
+    /// The id of its thread `name`; waits until the thread has given itself that name.
     pub fn thread(&self, name: &str) -> Result<u32> {
         let mut found = None;
         eventually(START_TIMEOUT, || {
@@ -365,7 +366,10 @@ impl RelayProcess {
         let took = start.elapsed();
         let (stdout, log) = (self.running.stdout(), self.running.log());
         let report: Report = serde_json::from_str(&stdout).with_context(|| {
-            format!("reading the report of a relay that ended with {status}: `{stdout}`; its log:\n{log}")
+            format!(
+                "reading the report of a relay that ended with {status}: `{stdout}`; its log:\n\
+                 {log}"
+            )
         })?;
         if let Some(backend) = self.backend {
             report.ensure_all_on(backend)?;

@@ -19,9 +19,9 @@ pub struct Report {
     pub uptime_seconds: f64,
     /// Frames that reached the relay.
     pub packets_received: u64,
-    /// Those that a rule wanted.
+    /// Those that matched a rule.
     pub packets_matched: u64,
-    /// Frames that left, one an output.
+    /// Frames that left, one per output.
     pub packets_sent: u64,
     /// Frames that did not leave, by reason.
     pub dropped: Reasons,
@@ -84,18 +84,18 @@ pub struct OutputReport {
     pub dropped: Reasons,
 }
 
-/// Where one worker's chunks are: its UMEM's, or its receive buffers.
+/// Where the chunks of one worker are: the chunks of its UMEM, or its receive buffers.
 #[derive(Debug, Clone, Deserialize)]
 pub struct WorkerReport {
-    /// Frames that reached it.
+    /// Frames that reached the worker.
     pub packets_received: u64,
-    /// All of them.
+    /// All chunks.
     pub chunks_total: u64,
     /// In the free list.
     pub chunks_free: u64,
     /// In the FILL ring, or the ring of receive buffers.
     pub chunks_fill: u64,
-    /// On their way out.
+    /// In frames that have not left yet.
     pub chunks_in_flight: u64,
 }
 
@@ -110,7 +110,7 @@ impl Report {
         self.dropped.get(reason).copied().unwrap_or(0)
     }
 
-    /// What is said of an interface.
+    /// The part about an interface.
     pub fn interface(&self, name: &str) -> Result<&InterfaceReport> {
         let mut interfaces = self.interfaces.iter();
         interfaces
@@ -127,7 +127,8 @@ impl Report {
             .unwrap_or(0)
     }
 
-    /// Frames that a rule wanted and the kernel had no room for: the worker was slower than the feed.
+    /// Frames that matched a rule and that the kernel had no room for: the worker was slower than
+    /// the feed.
     pub fn dropped_before_the_worker(&self) -> u64 {
         let reasons = ["rx_ring_full", "rx_fill_ring_empty", "rx_socket_full"];
         reasons.iter().map(|reason| self.dropped_for(reason)).sum()
@@ -138,7 +139,7 @@ impl Report {
         for interface in &self.interfaces {
             ensure!(
                 interface.backend == backend,
-                "{} shall be on {}: {interface:?}",
+                "{} must be on {}: {interface:?}",
                 interface.name,
                 backend.name()
             );
@@ -162,9 +163,10 @@ impl Report {
         Ok(())
     }
 
-    /// Fails unless the accounts balance: every frame that was redirected, or that the socket filter let
-    /// through, was received or dropped by the kernel, totals are the sums of their parts, every matched frame was sent or dropped for one
-    /// reason at each output, and no chunk is missing.
+    /// Fails unless the accounts balance: every frame that the XDP program redirected, or that the
+    /// socket filter let through, was received by the worker or dropped by the kernel; totals are
+    /// the sums of their parts; every matched frame was sent or dropped for one reason at each
+    /// output; and no chunk is missing.
     #[track_caller]
     pub fn assert_balanced(&self) {
         let redirected: u64 = self
@@ -188,7 +190,7 @@ impl Report {
         assert_eq!(
             self.packets_sent + self.dropped_for("device_dropped"),
             sent,
-            "sent in all and by output, which do not know what devices drop: {self:#?}"
+            "sent in all, and by output, where drops of devices are not subtracted: {self:#?}"
         );
         for rule in &self.rules {
             for output in &rule.outputs {
@@ -203,7 +205,7 @@ impl Report {
         self.assert_no_chunk_missing();
     }
 
-    /// Fails unless every chunk of every worker has come back: none is on its way out at the end.
+    /// Fails unless every chunk of every worker has come back: none is in flight at the end.
     #[track_caller]
     pub fn assert_no_chunk_missing(&self) {
         assert!(!self.workers.is_empty(), "no worker in {self:#?}");
@@ -215,7 +217,7 @@ impl Report {
             let found = worker.chunks_free + worker.chunks_fill;
             assert_eq!(
                 found, worker.chunks_total,
-                "chunks that are somewhere, of all: {worker:?}"
+                "chunks that are free or lent, against all: {worker:?}"
             );
         }
     }

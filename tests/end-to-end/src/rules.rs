@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
-/// The group that tests receive on unless they need more.
+/// The group of the usual feed, which arrives at the relay.
 pub const GROUP_IN: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 1);
 /// The port of [`GROUP_IN`].
 pub const PORT_IN: u16 = 5001;
@@ -18,7 +18,7 @@ pub struct Output {
     pub group: Ipv4Addr,
     /// The destination port.
     pub port: u16,
-    /// The TTL as it stands in the file, if it does.
+    /// The key `ttl` as it is in the file, if it is there.
     pub ttl: Option<String>,
 }
 
@@ -33,7 +33,7 @@ pub struct Rule {
     pub group: Ipv4Addr,
     /// The port that is matched.
     pub port: u16,
-    /// Where it goes.
+    /// Where copies go.
     pub outputs: Vec<Output>,
 }
 
@@ -55,7 +55,7 @@ impl Rule {
         Self::new("feed", "in0", GROUP_IN, PORT_IN)
     }
 
-    /// With one more output.
+    /// Adds an output.
     #[must_use]
     pub fn output(mut self, interface: &str, group: Ipv4Addr, port: u16) -> Self {
         let interface = interface.to_owned();
@@ -68,7 +68,7 @@ impl Rule {
         self
     }
 
-    /// With `count` more outputs on `interface`, each with a group and port of its own.
+    /// Adds `count` outputs on `interface`, each with a group and port of its own.
     #[must_use]
     pub fn outputs(mut self, interface: &str, count: usize) -> Self {
         for _ in 0..count {
@@ -79,7 +79,7 @@ impl Rule {
         self
     }
 
-    /// The TTL of the last output, as it stands in the file: `8` or `"decrement"`.
+    /// Sets the TTL of the last output, as it is in the file: `8` or `"decrement"`.
     #[must_use]
     pub fn ttl(mut self, ttl: &str) -> Self {
         if let Some(output) = self.outputs.last_mut() {
@@ -89,8 +89,8 @@ impl Rule {
     }
 }
 
-/// `count` rules from `in0` to two outputs on `out0` each: so many groups and ports that a hash over them
-/// spreads them out.
+/// `count` rules from `in0` to two outputs on `out0` each, with groups and ports of their own,
+/// which a hash spreads over queues.
 pub fn feeds(count: u16) -> Vec<Rule> {
     (0..count)
         .map(|n| {
@@ -110,7 +110,8 @@ pub fn output_destination(n: usize) -> (Ipv4Addr, u16) {
     )
 }
 
-/// The `[[interfaces]]` tables that make all outputs of `rules` leave by `transmit`: `xsk` or `segmented`.
+/// The `[[interfaces]]` tables that set the key `transmit` of all outputs of `rules`, to `xsk` or
+/// `segmented`.
 pub fn transmit_by(rules: &[Rule], transmit: &str) -> String {
     let outputs = rules.iter().flat_map(|rule| &rule.outputs);
     let names: BTreeSet<&str> = outputs.map(|output| output.interface.as_str()).collect();

@@ -2,7 +2,7 @@
 //! exactly that traffic at every output.
 //!
 //! The flow id of a rule's traffic is the rule's position. A receiver listens to every output of
-//! every rule, on whatever wire it leaves by, also the input's own.
+//! every rule, at the far end of the wire that it leaves through, which may be the input's own.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -22,8 +22,8 @@ use crate::veth::Endpoint;
 /// How long the last datagram may take to arrive on a machine that is busy with other tests.
 pub const ARRIVAL: Duration = Duration::from_secs(10);
 
-/// Frames a second that a test may put on all its outputs together: tests run side by side, and
-/// what they check is not speed.
+/// Frames per second that a test may send through all its outputs together: tests run side by side,
+/// and they do not check speed.
 pub const OUTPUT_RATE: u32 = 30_000;
 
 /// Frames that may wait in the outputs' rings at once.
@@ -165,8 +165,8 @@ pub fn streams(rules: &[Rule], count: u64, size: usize) -> Vec<Stream> {
         .collect()
 }
 
-/// Sends every rule's stream from the host at the rule's input, all hosts at the same time, paced so
-/// that the outputs stay within [`OUTPUT_RATE`] and never far ahead of what has arrived at every
+/// Sends every rule's stream from the host at the rule's input, all hosts at the same time, paced
+/// so that the outputs stay within [`OUTPUT_RATE`] and never far ahead of what has arrived at every
 /// output according to `progress`.
 pub fn send(
     bed: &Testbed,
@@ -174,7 +174,7 @@ pub fn send(
     streams: &[Stream],
     progress: impl Fn() -> u64 + Sync,
 ) -> Result<()> {
-    // Frames out for one datagram in, on average over the rules.
+    // Copies of one datagram, on average over the rules.
     let outputs = rules.iter().map(|rule| rule.outputs.len()).sum::<usize>();
     let fan_out = (outputs / rules.len().max(1)).max(1) as u32;
     let busy = bed
@@ -209,8 +209,8 @@ pub fn send(
     })
 }
 
-/// The TX methods that a rule file can choose on `backend`: for each the tables that choose it for the
-/// outputs of `rules`, and its name in the report.
+/// The TX methods that a rule file can choose on `backend`: for each the tables that choose it for
+/// the outputs of `rules`, and its name in the report.
 pub fn tx_methods(backend: Backend, rules: &[Rule]) -> Vec<(String, &'static str)> {
     match backend {
         Backend::Xdp => ["xsk", "segmented"]
@@ -220,9 +220,9 @@ pub fn tx_methods(backend: Backend, rules: &[Rule]) -> Vec<(String, &'static str
     }
 }
 
-/// Runs a relay with `rules` on `backend`, sends `count` datagrams of `size` bytes for each, and fails
-/// unless every output is exact, the relay counted the same, and it stopped cleanly; once by each of the
-/// [`tx_methods`]. Returns how the last run ended.
+/// Runs a relay with `rules` on `backend`, sends `count` datagrams of `size` bytes for each, and
+/// fails unless every output is exact, the relay counted the same, and it stopped cleanly; once by
+/// each of the [`tx_methods`]. Returns how the last run ended.
 #[track_caller]
 pub fn forward_exactly(
     bed: &Testbed,
@@ -252,8 +252,8 @@ pub fn forward_streams_exactly(
     last.context("the backend has no TX method")
 }
 
-/// Sends every rule's stream through `relay`, which runs `rules`, stops it, and fails unless every output
-/// is exact, the relay counted the same, and it stopped cleanly.
+/// Sends every rule's stream through `relay`, which runs `rules`, stops it, and fails unless every
+/// output is exact, the relay counted the same, and it stopped cleanly.
 #[track_caller]
 pub fn forward_exactly_by(
     relay: RelayProcess,

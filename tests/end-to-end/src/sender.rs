@@ -1,7 +1,7 @@
-//! Sending hosts as applications are: UDP sockets that send to a group at a steady rate.
+//! Senders as applications have them: UDP sockets that send to a group at a steady rate.
 //!
-//! A sender never bursts more than a token bucket allows, because what is measured is the relay's
-//! correctness and not the depth of the queues before it.
+//! A sender never bursts more than a token bucket allows, because the tests check the relay's
+//! correctness and not the depth of the queues in front of it.
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsFd;
@@ -19,10 +19,10 @@ use crate::veth::Endpoint;
 /// Datagrams that may be sent at once after a pause.
 pub const MAX_BURST: u32 = 64;
 
-/// Receivers that see nothing new for this long have lost something.
+/// If nothing has arrived for this long while datagrams are outstanding, something was lost.
 const STALL: Duration = Duration::from_secs(1);
 
-/// A token bucket: `rate` a second, at most `burst` at once.
+/// A token bucket: `rate` tokens per second, at most `burst` at once.
 #[derive(Debug)]
 pub struct Pacer {
     interval: Duration,
@@ -32,7 +32,7 @@ pub struct Pacer {
 }
 
 impl Pacer {
-    /// Paces to `rate` a second; `burst` is limited to [`MAX_BURST`].
+    /// Paces to `rate` per second; `burst` is limited to [`MAX_BURST`].
     pub fn new(rate: u32, burst: u32) -> Self {
         let interval = Duration::from_secs(1) / rate.max(1);
         Self {
@@ -129,14 +129,14 @@ impl Traffic {
     }
 }
 
-/// A UDP socket that sends multicast out of one interface.
+/// A UDP socket that sends multicast through one interface.
 #[derive(Debug)]
 pub struct UdpSender {
     socket: UdpSocket,
 }
 
 impl UdpSender {
-    /// Opens a socket whose multicast leaves by `endpoint`, TTL 8, without loopback.
+    /// Opens a socket whose multicast leaves through `endpoint`, TTL 8, without loopback.
     pub fn open(endpoint: &Endpoint) -> Result<Self> {
         Self::open_from_port(endpoint, 0)
     }
@@ -245,8 +245,8 @@ impl UdpSender {
         Ok(())
     }
 
-    /// Sends a stream with UDP segmentation offload: `joined` datagrams in one system call, cut
-    /// apart by the kernel or the device. `rate` and `window` count datagrams.
+    /// Sends a stream with UDP segmentation offload: `joined` datagrams in one system call, which
+    /// the kernel or the device cuts. `rate` and `window` count datagrams.
     pub fn send_segmented(
         &self,
         traffic: &Traffic,
@@ -277,7 +277,7 @@ impl UdpSender {
         self.cut_into(0)
     }
 
-    /// What is sent from now on leaves as datagrams of `size` bytes, cut apart by the kernel or the device; 0
+    /// From now on the kernel or the device cuts what is sent into datagrams of `size` bytes; 0
     /// ends that.
     pub fn cut_into(&self, size: usize) -> Result<()> {
         let size = libc::c_int::try_from(size).map_err(|_| anyhow!("payload size"))?;

@@ -1,7 +1,7 @@
 //! Devices on top of a wire's end: macvlan and bridge. They have no native XDP.
 //!
-//! A device takes over the address of the end that it is made on, so that it can stand in its place in a
-//! [`crate::topology::Testbed`]. It is removed with its namespace.
+//! A device takes over the address of the end that it is made on, so that it can take the place of
+//! that end in a [`crate::topology::Testbed`]. It is removed with its namespace.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ fn create(wire: &Endpoint, name: &str, what: &str, kind: &str) -> Result<Endpoin
         ..
     } = wire;
     let mut mac = wire.mac;
-    mac[3] |= 0x80; // its own, and still told apart from those of other wires
+    mac[3] |= 0x80; // another MAC than that of any wire
     let has_address = *address != Ipv4Addr::UNSPECIFIED;
     namespace.ip(&format!(
         "link add {what} address {} type {kind}",

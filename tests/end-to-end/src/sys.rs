@@ -2,7 +2,8 @@
 //! devices, and what is set between `fork` and `exec`.
 //!
 //! Every `unsafe` block of the testbed lives here, except those of `netns.rs` (`pre_exec`) and
-//! `bpf.rs`. Buffers belong to safe types; pointers into them exist only for the length of one call.
+//! `bpf.rs`. Buffers belong to safe types; pointers into them exist only for the length of one
+//! call.
 
 mod batch;
 mod child;

@@ -1,7 +1,7 @@
-//! What a receiver has seen of one flow, and whether that is exactly what was sent.
+//! What a receiver has received of one flow, and whether that is exactly what was sent.
 //!
-//! "Exact" means every datagram once, in order, every byte as sent. The verdict names every way in
-//! which that failed, so that a failing test needs no second run to be understood.
+//! "Exact" means every datagram once, in order, every byte as sent. The verdict names everything
+//! that is not so, so that a failed test is understood without a second run.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,7 +15,7 @@ const SEQUENCE_LIMIT: u64 = 1 << 24;
 /// How many different senders are remembered.
 const SOURCES_KEPT: usize = 16;
 
-/// A run of datagrams of one flow.
+/// Datagrams of one flow with consecutive sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stream {
     /// The flow's id, part of every payload.
@@ -50,7 +50,7 @@ impl Stream {
 /// `mismatched` and `foreign`.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
-    /// Whose tally, for messages.
+    /// The name of the receiver, for messages.
     pub name: String,
     /// The flow that is expected.
     pub flow: u32,
@@ -62,9 +62,9 @@ pub struct Tally {
     pub duplicates: u64,
     /// Unique datagrams that came after one with a higher sequence.
     pub out_of_order: u64,
-    /// Payload bytes differ from what was sent under that sequence.
+    /// Datagrams whose bytes differ from those that were sent with that sequence.
     pub mismatched: u64,
-    /// Of another flow, or of no flow at all.
+    /// Datagrams of another flow, or of no flow at all.
     pub foreign: u64,
     /// Bytes of payload.
     pub bytes: u64,
@@ -80,7 +80,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Nothing received yet of `flow`.
+    /// A tally of `flow`, of which nothing has been received yet.
     pub fn new(name: impl Into<String>, flow: u32) -> Self {
         Self {
             name: name.into(),
@@ -100,7 +100,7 @@ impl Tally {
             self.sources.insert(source);
         }
         let sequence = if payload.len() < payload::HEADER_LEN {
-            // No header fits: the place in the order of arrival says which one it should be.
+            // Too short for a header: the order of arrival says which datagram it must be.
             self.received - 1
         } else {
             match payload::header(payload) {

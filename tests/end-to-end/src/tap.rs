@@ -1,8 +1,8 @@
 //! A tap device of the relay's host: an output whose far end is a file that the test reads when it
 //! wants to.
 //!
-//! The device has a ring of as many frames as its `txqueuelen`, and drops what finds it full. So
-//! how much room it has is up to the test, to the frame.
+//! The device has a ring of as many frames as its `txqueuelen`, and drops a frame that finds it
+//! full. So the test decides, to the frame, how much room there is.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -15,18 +15,18 @@ use crate::inspect;
 use crate::netns::Namespace;
 use crate::sys;
 
-/// How frames get to the device.
+/// What cuts GSO packets into datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cuts {
-    /// It has a queueing discipline, as NICs have, and takes GSO packets whole
+    /// The device, which has a queueing discipline, as NICs have, and takes GSO packets whole
     /// (`tx-udp-segmentation`).
     Itself,
-    /// It has none, and the kernel cuts GSO packets apart in front of it.
+    /// The kernel, in front of the device, which has no queueing discipline.
     Kernel,
 }
 
-/// Bytes of a `struct virtio_net_hdr`, which is in front of every frame.
-const TOLD: usize = 10;
+/// Bytes of the vnet header (`struct virtio_net_hdr`) in front of every frame.
+const VNET_HEADER: usize = 10;
 
 /// A tap device, removed on drop.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Tap {
         let replace = ["qdisc", "replace", "dev", interface, "root", discipline];
         namespace.tool("tc", &replace)?;
         namespace.ip(&format!("link set {interface} up"))?;
-        // Its carrier is the open file: it has one at once.
+        // The device has a carrier for as long as the file is open, so there is no need to wait.
         Ok(Self {
             namespace: Arc::clone(namespace),
             file,
@@ -77,17 +77,17 @@ impl Tap {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
             Err(error) => bail!("reading from {}: {error}", self.interface),
         };
-        let told = buffer.get(..TOLD).context("no virtio_net_hdr")?;
-        let size = usize::from(u16::from_ne_bytes([told[4], told[5]]));
-        let frame = buffer.get(TOLD..len).context("no frame")?;
+        let vnet_header = buffer.get(..VNET_HEADER).context("no vnet header")?;
+        let gso_size = usize::from(u16::from_ne_bytes([vnet_header[4], vnet_header[5]]));
+        let frame = buffer.get(VNET_HEADER..len).context("no frame")?;
         let Some(datagram) = inspect::datagram(frame, true) else {
             return Ok(Some(Vec::new()));
         };
         let payload = datagram.payload;
-        Ok(Some(if size == 0 {
+        Ok(Some(if gso_size == 0 {
             vec![payload]
         } else {
-            payload.chunks(size).map(<[u8]>::to_vec).collect()
+            payload.chunks(gso_size).map(<[u8]>::to_vec).collect()
         }))
     }
 

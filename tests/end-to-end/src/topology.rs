@@ -1,4 +1,4 @@
-//! The usual shape of a test: sources - relay - receivers, every one a host of its own.
+//! The usual hosts of a test: sources, relay and receivers, each a namespace of its own.
 //!
 //! ```text
 //!   source 0  src0 ------ in0 +-------+ out0 ------ rcv0  receiver 0
@@ -7,8 +7,8 @@
 //!             10.1.1.2        +-------+        10.2.1.2
 //! ```
 //!
-//! The relay's end of each wire is `.1`. Every testbed has its own namespaces, so the same names and
-//! addresses in tests that run side by side never meet.
+//! The relay's end of each wire is `.1`. Every testbed has its own namespaces, so the same names
+//! and addresses in tests that run side by side never meet.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub struct Testbed {
     _captures: Vec<Capture>,
 }
 
-/// What a [`Testbed`] shall have.
+/// What a [`Testbed`] will have.
 #[derive(Debug, Clone)]
 pub struct Builder {
     input_mtus: Vec<u32>,
@@ -55,7 +55,7 @@ impl Testbed {
         }
     }
 
-    /// Of wires that exist, each as the relay's end and the far end; without captures.
+    /// A testbed of wires that exist, each as the relay's end and the far end; without captures.
     pub fn of_wires(
         relay: Arc<Namespace>,
         inputs: Vec<(Endpoint, Endpoint)>,
@@ -80,21 +80,21 @@ impl Testbed {
 }
 
 impl Builder {
-    /// So many source hosts.
+    /// How many source hosts.
     #[must_use]
     pub fn inputs(mut self, count: usize) -> Self {
         self.input_mtus.resize(count, 1500);
         self
     }
 
-    /// So many receiving hosts.
+    /// How many receiving hosts.
     #[must_use]
     pub fn outputs(mut self, count: usize) -> Self {
         self.output_mtus.resize(count, 1500);
         self
     }
 
-    /// Another MTU on both ends of one input's wire; no effect on an input that is not there.
+    /// The MTU of both ends of one input's wire; no effect on an input that is not there.
     #[must_use]
     pub fn input_mtu(mut self, input: usize, mtu: u32) -> Self {
         if let Some(slot) = self.input_mtus.get_mut(input) {
@@ -103,7 +103,7 @@ impl Builder {
         self
     }
 
-    /// Another MTU on both ends of one output's wire; no effect on an output that is not there.
+    /// The MTU of both ends of one output's wire; no effect on an output that is not there.
     #[must_use]
     pub fn output_mtu(mut self, output: usize, mtu: u32) -> Self {
         if let Some(slot) = self.output_mtus.get_mut(output) {

@@ -1,7 +1,7 @@
 //! Wires of the testbed: veth pairs between two namespaces.
 //!
-//! A pair is returned only when both ends carry: the kernel starts a device's transmit queue a
-//! moment after the link comes up, and frames sent before that are lost.
+//! A pair is returned only when both ends have a carrier: the kernel starts a device's transmit
+//! queue a moment after the link comes up, and frames sent before that are lost.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::sys::{self, Hears, RECEIVE_BUFFER};
 /// Bytes of a frame in front of its UDP payload.
 const HEADERS: u64 = 14 + 20 + 8;
 
-/// What one end of a pair shall be.
+/// What one end of a pair will be.
 #[derive(Debug, Clone)]
 pub struct End {
     /// The host that the end is in.
@@ -48,12 +48,12 @@ pub struct Endpoint {
     pub address: Ipv4Addr,
 }
 
-/// `mac` as it is written.
+/// `mac` as text, with colons.
 pub fn format_mac(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Joins two hosts by a wire and waits until it carries.
+/// Joins two hosts by a wire and waits until both ends have a carrier.
 pub fn connect(a: End, b: End) -> Result<(Endpoint, Endpoint)> {
     let side = |end: &End| {
         format!(
@@ -111,7 +111,7 @@ pub fn wait_for_carrier(namespace: &Namespace, interface: &str) -> Result<()> {
     wait_for(namespace, interface, true)
 }
 
-/// Waits until the interface is up without carrier, and its kernel has noticed.
+/// Waits until the kernel has noticed that the interface has no carrier.
 pub fn wait_for_no_carrier(namespace: &Namespace, interface: &str) -> Result<()> {
     wait_for(namespace, interface, false)
 }
@@ -163,13 +163,13 @@ impl Endpoint {
         Ok(shown.split_whitespace().any(|word| word == group))
     }
 
-    /// Frames that have arrived here since the interface exists; a super-frame is one.
+    /// Frames that have arrived here since the interface exists; a GSO packet is one.
     pub fn frames_received(&self) -> Result<u64> {
         Ok(self.received()?.1)
     }
 
-    /// Datagrams of `size` bytes that have arrived here since the interface exists, where no others
-    /// did, joined to super-frames or not: each super-frame has one header.
+    /// Datagrams of `size` bytes that have arrived here since the interface exists, alone or in GSO
+    /// packets, each of which has one header. Nothing else may have arrived.
     pub fn datagrams_received(&self, size: usize) -> Result<u64> {
         let (bytes, frames) = self.received()?;
         Ok(bytes.saturating_sub(frames * HEADERS) / size as u64)

@@ -1,4 +1,4 @@
-//! Checksums and headers on the wire: sound where the sender's were, and never repaired.
+//! Checksums and headers on the wire: right where the sender's were, and never repaired.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use relay_tests::sender::{Traffic, UdpSender};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
-/// What the receiving host sees of a run: raw datagrams, and the relay's end.
+/// What the receiving host saw of a run, and how the relay ended.
 struct Seen {
     datagrams: Vec<Datagram>,
     stopped: Stopped,
@@ -36,8 +36,8 @@ impl Seen {
 }
 
 /// Runs a relay with three outputs on `out0`, lets `send` send `count` datagrams of flow 0, and
-/// checks that three times as many arrive with sound headers. The wire takes no super-frames, and the kernel completes
-/// all checksums in front of it, as on a NIC without offloads.
+/// checks that three times as many arrive with right headers. The wire takes no GSO packets, and
+/// the kernel completes all checksums in front of it, as on a NIC without offloads.
 fn relay_to_three(
     backend: Backend,
     count: usize,
@@ -167,8 +167,8 @@ fn f9_datagrams_without_checksum_leave_without_one_or_with_a_valid_one(
         )
     })?;
     for datagram in &seen.datagrams {
-        let sound = matches!(datagram.checksum, UdpChecksum::Zero | UdpChecksum::Valid);
-        assert!(sound, "{datagram:?}");
+        let right = matches!(datagram.checksum, UdpChecksum::Zero | UdpChecksum::Valid);
+        assert!(right, "{datagram:?}");
     }
     assert_payloads(&seen.datagrams, |_| 400);
     Ok(())

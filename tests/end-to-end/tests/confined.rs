@@ -1,4 +1,4 @@
-//! What a relay that forwards may ask the kernel for, and what its workers do ask.
+//! What a running relay may ask the kernel for, and what its workers do ask for.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
@@ -15,9 +15,9 @@ use relay_tests::scenario::{Receivers, send, streams, tx_methods};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
-/// How long anything may take that happens at once on an idle machine.
+/// The limit for what takes no time on an idle machine.
 const SOON: Duration = Duration::from_secs(20);
-/// A thread without any capability has this in every set.
+/// A capability set without any capability, as in /proc.
 const NONE: &str = "0000000000000000";
 
 fn a_relay_that_forwards_has_no_capability_left_and_still_ends_in_order(
@@ -55,7 +55,7 @@ fn a_relay_that_forwards_has_no_capability_left_and_still_ends_in_order(
     assert_eq!(input.has_xdp_program()?, backend == Backend::Xdp);
     let stopped = relay.stop()?;
     assert!(stopped.status.success(), "{stopped:?}");
-    // It read its maps to the end.
+    // The relay could read its maps until its end.
     stopped.report.assert_exact(&[500]);
     assert!(!input.has_joined(GROUP_IN)?, "the group is left");
     assert!(!input.has_xdp_program()?, "no XDP program stays");
@@ -63,7 +63,7 @@ fn a_relay_that_forwards_has_no_capability_left_and_still_ends_in_order(
     Ok(())
 }
 
-/// Follows one thread with strace; everything that it asks the kernel for is in the log.
+/// strace that follows one thread; all system calls of the thread are in its log.
 struct Followed(Process);
 
 impl Followed {
@@ -86,7 +86,7 @@ impl Followed {
         Ok(Self(strace))
     }
 
-    /// Lets the thread go, and returns the names of its calls.
+    /// Detaches from the thread, and returns the names of its system calls.
     fn end(mut self) -> Result<BTreeSet<String>> {
         self.0.signal(Signal::SIGINT)?;
         let ended = self.0.wait(SOON)?;
@@ -103,8 +103,9 @@ impl Followed {
     }
 }
 
-/// What docs/architecture.md names for workers, and what needs no name: `restart_syscall` is a wait that strace interrupted
-/// as it attached, and the clock is a call only where the kernel has none that is read from memory.
+/// The system calls that docs/architecture.md names for workers, and two more: `restart_syscall`
+/// continues a wait that strace interrupted when it attached, and the clock needs a system call
+/// only where the kernel offers none in the vDSO.
 fn allowed(backend: Backend) -> &'static [&'static str] {
     match backend {
         Backend::Xdp => &[
@@ -139,7 +140,7 @@ fn a_worker_under_traffic_makes_the_documented_system_calls_and_no_others(
         let relay = RelayProcess::start_with(&bed.relay, backend, &rules, &tables)?;
         let receivers = Receivers::start(&bed, &rules)?;
         let part = |first, count| Stream::new(0, count, 1000).starting_at(first);
-        // What its thread asks for before the loop is over then.
+        // Afterwards its thread has made the system calls that come before the loop.
         send(&bed, &rules, &[part(0, 100)], || receivers.progress())?;
         receivers.assert_exact(&[part(0, 100)]);
         let followed = Followed::new(&relay, "relay-worker-0")?;

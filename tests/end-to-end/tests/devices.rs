@@ -1,4 +1,5 @@
-//! Interfaces that change while the relay runs: what leaves follows them, and the log says what happened and what to do.
+//! Interfaces that change while the relay runs: forwarding follows them, and the log says what
+//! happened and what to do.
 
 use anyhow::{Result, ensure};
 use relay_tests::backend::Backend;
@@ -13,7 +14,7 @@ use relay_tests::sender::{Traffic, UdpSender, Window};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
-/// Datagrams that a source sends by one call.
+/// Datagrams that a source sends with one system call.
 const JOINED: u32 = 32;
 
 /// The TX methods of a backend, but for frames on XDP: the source here sends no datagrams in turn.
@@ -62,8 +63,8 @@ impl Running {
         })
     }
 
-    /// Sends `count` datagrams in bursts, and waits until nothing arrives any more. Returns how many arrived by each
-    /// output.
+    /// Sends `count` datagrams in bursts, and waits until nothing arrives any more. Returns how
+    /// many arrived through each output.
     fn send(&mut self, count: u64, size: usize) -> Result<Vec<u64>> {
         let stream = Stream::new(0, count, size).starting_at(self.sent);
         let before = self.arrived();
@@ -92,7 +93,7 @@ impl Running {
         Ok(())
     }
 
-    /// Ends the relay. What its outputs have as sent must be what arrived.
+    /// Stops the relay. Every output must have counted as sent what arrived.
     fn stop(self) -> Result<Report> {
         let stopped = self.relay.stop()?;
         stopped.report.assert_balanced();
@@ -135,7 +136,8 @@ fn above_a_lowered_mtu_nothing_leaves_and_all_is_counted(backend: Backend) -> Re
     Ok(())
 }
 
-/// Behind a queueing discipline nobody could tell what became of the parts of a GSO packet that the kernel cut.
+/// Behind a queueing discipline the relay could not learn what became of the parts of a GSO packet
+/// that the kernel cut.
 fn a_device_behind_a_queue_that_takes_no_gso_packets_any_more_gets_frames(
     backend: Backend,
 ) -> Result<()> {
@@ -159,7 +161,8 @@ fn a_device_behind_a_queue_that_takes_no_gso_packets_any_more_gets_frames(
     Ok(())
 }
 
-/// The queue drops GSO packets whole, and says so by an answer that is about a part where there is no queue.
+/// The queue drops GSO packets whole. It reports that by the same return value that, without a
+/// queue, is about one part.
 fn a_queue_that_is_put_in_front_of_a_device_swallows_nothing(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let mut running = Running::start(
@@ -215,10 +218,10 @@ fn an_output_that_is_deleted_stops_alone_and_the_log_says_what_to_do(
         let stopped = running.stop()?;
         let left: u64 = stopped.rules[0].outputs[0].dropped.values().sum();
         assert_eq!(left, 640, "{method:?}: {stopped:#?}");
-        let told = |text: &str| log.lines().filter(|line| line.contains(text)).count();
-        assert_eq!(told("out0 has gone"), 1, "{method:?}: {log}");
-        assert_eq!(told("out0 again"), 1, "{method:?}: {log}");
-        assert_eq!(told("restart the relay"), 2, "{method:?}: {log}");
+        let times = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+        assert_eq!(times("out0 has gone"), 1, "{method:?}: {log}");
+        assert_eq!(times("out0 again"), 1, "{method:?}: {log}");
+        assert_eq!(times("restart the relay"), 2, "{method:?}: {log}");
     }
     Ok(())
 }
@@ -252,7 +255,8 @@ fn what_happens_to_an_interface_is_in_the_log_with_what_to_do(backend: Backend) 
     relay(
         "link set out0 address 02:00:00:00:00:77",
         &[&format!(
-            "out0 has the MAC address 02:00:00:00:00:77 now, and copies still leave with {mac}: restart the relay"
+            "out0 has the MAC address 02:00:00:00:00:77 now, and copies still leave with {mac}: \
+             restart the relay"
         )],
     )?;
     relay(
@@ -262,7 +266,8 @@ fn what_happens_to_an_interface_is_in_the_log_with_what_to_do(backend: Backend) 
     relay(
         "address del 10.2.0.1/24 dev out0",
         &[
-            "out0 does not have the address 10.2.0.1 any more, and copies still leave with it: restart the relay",
+            "out0 does not have the address 10.2.0.1 any more, and copies still leave with it: \
+             restart the relay",
         ],
     )?;
     relay(
@@ -278,7 +283,7 @@ fn what_happens_to_an_interface_is_in_the_log_with_what_to_do(backend: Backend) 
     Ok(())
 }
 
-/// Whatever a wire does, the log stays readable.
+/// However often a wire loses its carrier, the log stays short.
 fn a_flapping_wire_does_not_fill_the_log(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let running = Running::start(
@@ -301,9 +306,9 @@ fn a_flapping_wire_does_not_fill_the_log(backend: Backend) -> Result<()> {
     Ok(())
 }
 
-/// On XDP only: a socket filter cannot be taken away.
+/// On XDP only: an administrator cannot detach a socket filter.
 #[test]
-fn an_xdp_program_that_is_detached_by_force_is_told_of() -> Result<()> {
+fn an_xdp_program_that_is_detached_by_force_is_reported() -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let mut running = Running::start(
         &bed,

@@ -1,5 +1,5 @@
-//! The fallback: interfaces without native XDP, where the relay takes io_uring by itself, and what only
-//! that backend does. No `--backend` is given unless a test says so.
+//! The fallback: on interfaces without native XDP the relay uses io_uring by itself. Also what only
+//! that backend does. The relay chooses its backend unless a test forces one.
 
 use anyhow::{Context, Result};
 use relay_tests::backend::Backend;
@@ -36,20 +36,20 @@ fn planned<'a>(plan: &'a Value, interface: &str) -> Result<&'a Value> {
     found.with_context(|| format!("no {interface} in {plan:#}"))
 }
 
-/// Whether `text` says `because`, as far as it is a string.
+/// Whether `text` is a string that contains `because`.
 fn says(text: &Value, because: &str) -> bool {
     text.as_str().is_some_and(|text| text.contains(because))
 }
 
-/// Forwards from one to four without `--backend`, and fails unless it is exact, by io_uring, and the log and the
-/// report say `because`.
+/// Forwards from one to four without `--backend`. Fails unless that is exact and by io_uring, and
+/// the log and the report give `because` as the reason.
 fn falls_back(bed: &Testbed, because: &str, size: usize) -> Result<()> {
     let rules = one_to_four(bed);
     let relay = RelayProcess::start_unforced(&bed.relay, RuleFile::of(&rules)?)?;
     let relay = relay.expecting(Backend::IoUring);
     let log = relay.log();
     let stopped = forward_exactly_by(relay, bed, &rules, &streams(&rules, 2000, size))?;
-    // What rules connect is on one backend for one reason.
+    // All connected interfaces are on one backend for one reason.
     for endpoint in bed.inputs.iter().chain(&bed.outputs) {
         let name = endpoint.interface.as_str();
         let mut lines = log.lines();
@@ -61,7 +61,7 @@ fn falls_back(bed: &Testbed, because: &str, size: usize) -> Result<()> {
     Ok(())
 }
 
-/// The same where the plan knows it already.
+/// The same, where the plan already shows it.
 fn falls_back_by_plan(bed: &Testbed, because: &str, size: usize) -> Result<()> {
     let plan = plan(bed, &RuleFile::of(&one_to_four(bed))?)?;
     for endpoint in bed.inputs.iter().chain(&bed.outputs) {
@@ -95,7 +95,7 @@ fn jumbo_frames_take_io_uring_and_are_exact() -> Result<()> {
     falls_back_by_plan(&bed, "in0 has MTU 9000", 8972)
 }
 
-/// The plan cannot know it: the peer is in another namespace, and only the attempt to attach tells.
+/// The plan cannot show it: the peer is in another namespace, and only the attempt to attach fails.
 #[test]
 fn an_input_whose_peer_has_too_large_an_mtu_for_xdp_takes_io_uring_and_is_exact() -> Result<()> {
     let bed = Testbed::new()?;
@@ -114,7 +114,8 @@ fn an_input_with_several_queues_has_one_worker_on_io_uring_and_is_exact() -> Res
     Ok(())
 }
 
-/// Forwards to an output on `device`, with an input that can do XDP: exact, whatever the plan chooses.
+/// Forwards to an output on `device`, with an input that can do XDP: exact on the backend of the
+/// plan.
 fn output_on(device: fn(&Endpoint, &str) -> Result<Endpoint>, name: &str) -> Result<()> {
     let mut bed = Testbed::new()?;
     bed.outputs[0] = device(&bed.outputs[0], name)?;
@@ -141,9 +142,10 @@ fn an_output_on_a_macvlan_device_is_exact() -> Result<()> {
     output_on(stacked::macvlan, "mv0")
 }
 
-/// A device that does not cut super-frames, behind a queue: nobody could tell what became of their parts.
+/// A device that does not cut GSO packets, behind a queue: the relay could not learn what became of
+/// their parts.
 #[test]
-fn where_super_frames_cannot_leave_frames_do_and_are_exact() -> Result<()> {
+fn where_gso_packets_cannot_leave_frames_do_and_are_exact() -> Result<()> {
     let bed = Testbed::new()?;
     let near = &bed.outputs[0];
     near.set_checksum_offload(false)?;
@@ -156,7 +158,7 @@ fn where_super_frames_cannot_leave_frames_do_and_are_exact() -> Result<()> {
 }
 
 #[test]
-fn two_groups_of_interfaces_are_each_on_the_backend_that_suits_it_and_exact_at_the_same_time()
+fn interfaces_that_no_rule_connects_are_on_different_backends_and_exact_at_the_same_time()
 -> Result<()> {
     let mut bed = Testbed::builder().inputs(2).outputs(2).build()?;
     bed.inputs[0] = stacked::macvlan(&bed.inputs[0], "mv0")?;
@@ -197,7 +199,7 @@ fn forced_xdp_on_a_bridge_is_refused_with_its_line_and_a_remedy_and_changes_noth
     Ok(())
 }
 
-/// On io_uring only: an XDP program takes what it relays.
+/// On io_uring only: an XDP program takes the frames that it relays from the stack.
 #[test]
 fn a_local_receiver_of_the_same_group_still_gets_every_datagram_on_io_uring() -> Result<()> {
     let bed = Testbed::new()?;
@@ -207,7 +209,7 @@ fn a_local_receiver_of_the_same_group_still_gets_every_datagram_on_io_uring() ->
     Ok(())
 }
 
-/// On io_uring only: on XDP a worker has queues of its own.
+/// On io_uring only: on XDP each worker has queues of its own.
 #[test]
 fn two_workers_share_the_flows_of_an_input_with_two_cpus_and_are_exact_in_order() -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
@@ -222,13 +224,13 @@ fn two_workers_share_the_flows_of_an_input_with_two_cpus_and_are_exact_in_order(
     Ok(())
 }
 
-/// Feeds that a host sends on the wire are relayed; the same ones that a process of the relay's
-/// host sends out of the input are not. `keys` go into the rule file.
-fn relays_only_what_comes_in(keys: &str, workers: usize) -> Result<()> {
+/// The relay forwards feeds that arrive from the wire, and not those that a process of its own host
+/// sends through the input. `tables` go into the rule file.
+fn relays_only_what_arrives(tables: &str, workers: usize) -> Result<()> {
     const COUNT: u64 = 50;
     let bed = Testbed::builder().without_capture().build()?;
     let rules = feeds(16);
-    let relay = RelayProcess::start_with(&bed.relay, Backend::IoUring, &rules, keys)?;
+    let relay = RelayProcess::start_with(&bed.relay, Backend::IoUring, &rules, tables)?;
     let local = UdpSender::open(&bed.inputs[0])?;
     for (number, rule) in rules.iter().enumerate() {
         let stream = Stream::new(1000 + number as u32, COUNT, 300);
@@ -247,16 +249,17 @@ fn relays_only_what_comes_in(keys: &str, workers: usize) -> Result<()> {
 
 #[test]
 fn what_local_processes_send_is_not_relayed_by_one_worker() -> Result<()> {
-    relays_only_what_comes_in("", 1)
+    relays_only_what_arrives("", 1)
 }
 
 #[test]
 fn what_local_processes_send_is_not_relayed_by_two_workers_that_share_an_input() -> Result<()> {
-    relays_only_what_comes_in("\n[[interfaces]]\nname = \"in0\"\ncpus = [0, 1]\n", 2)
+    relays_only_what_arrives("\n[[interfaces]]\nname = \"in0\"\ncpus = [0, 1]\n", 2)
 }
 
-/// `relay run FILE --backend BACKEND` where seccomp refuses io_uring, as in many containers, and the sysctl
-/// reads as `disabled`. The file that says so is seen by the relay only; the machine's sysctl stays.
+/// `relay run FILE --backend BACKEND` where seccomp refuses io_uring, as in many containers, and
+/// the sysctl has the value `disabled`. Only the relay sees that value, in a mount of its own; the
+/// host's stays.
 fn without_io_uring(bed: &Testbed, backend: Backend, disabled: &str) -> Result<Finished> {
     let sysctl = RuleFile::new(disabled)?;
     let file = RuleFile::of(&one_to_four(bed))?;
@@ -296,7 +299,7 @@ fn where_a_sysctl_disables_io_uring_the_relay_names_it_and_what_to_set() -> Resu
     Ok(())
 }
 
-/// The XDP backend does not need what is refused.
+/// The XDP backend does not need io_uring.
 #[test]
 fn where_io_uring_is_refused_the_relay_still_runs_on_xdp() -> Result<()> {
     let bed = Testbed::new()?;

@@ -1,5 +1,5 @@
-//! The wire of an output changes under traffic: one of its ends goes down and up again, or its far end
-//! gets an XDP program.
+//! The wire of an output changes under traffic: one of its ends goes down and up again, or its far
+//! end gets an XDP program.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use relay_tests::sender::{Traffic, UdpSender};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
-/// One end of the wire goes down and up again under traffic, where GSO packets leave whole and where the
-/// kernel cuts them. Every frame that did not arrive is counted.
+/// One end of the wire goes down and up again under traffic, where GSO packets leave whole and
+/// where the kernel cuts them. Every frame that did not arrive is counted.
 fn every_frame_that_a_dead_wire_swallows_is_counted(backend: Backend) -> Result<()> {
     const COUNT: u64 = 20_000;
     /// Half of what the outputs are sent while the wire is down.
@@ -48,9 +48,9 @@ fn every_frame_that_a_dead_wire_swallows_is_counted(backend: Backend) -> Result<
             .sum();
         assert!(arrived < 2 * COUNT, "the wire was never down");
         assert_eq!(report.packets_matched, COUNT);
-        // Where the kernel cuts, it drops uncounted what is sent after the carrier is gone and before the
-        // relay hears of that: in between the kernel waits for all other CPUs (`dev_deactivate_many`,
-        // net/sched/sch_generic.c).
+        // Where the kernel cuts, it drops uncounted what is sent after the carrier is gone and
+        // before the relay hears of that: in between the kernel waits for all other CPUs
+        // (`dev_deactivate_many`, net/sched/sch_generic.c).
         let unseen = if whole { 0 } else { WHILE_DOWN };
         let off = report.packets_sent.abs_diff(arrived);
         assert!(
@@ -66,8 +66,8 @@ fn every_frame_that_a_dead_wire_swallows_is_counted(backend: Backend) -> Result<
     Ok(())
 }
 
-/// The far end of the wire gets an XDP program while GSO packets leave whole: from then on the kernel
-/// must cut them, and nothing may be lost.
+/// The far end of the wire gets an XDP program while GSO packets leave whole: from then on the
+/// kernel must cut them, and nothing may be lost.
 fn an_xdp_program_attached_at_the_far_end_costs_no_frame(backend: Backend) -> Result<()> {
     const COUNT: u64 = 20_000;
     let bed = Testbed::builder().without_capture().build()?;

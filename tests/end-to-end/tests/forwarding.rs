@@ -1,4 +1,4 @@
-//! Forwarding: what arrives for a rule leaves exactly once by each of its outputs.
+//! Forwarding: a datagram that arrives for a rule leaves exactly once through each of its outputs.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -243,7 +243,7 @@ fn f6_a_datagram_larger_than_one_outputs_mtu_is_dropped_there_and_leaves_by_the_
 
 fn f6_ethernet_padding_behind_a_small_datagram_does_not_leave(backend: Backend) -> Result<()> {
     let bed = Testbed::new()?;
-    bed.outputs[0].set_checksum_offload(false)?; // frames, not super-frames
+    bed.outputs[0].set_checksum_offload(false)?; // frames, not GSO packets
     let rules = [Rule::feed().outputs("out0", 3)];
     let receivers = Receivers::start(&bed, &rules)?;
     let wire = RawReceiver::start(&bed.receivers[0])?;

@@ -1,8 +1,7 @@
-//! Devices without room: what their rings refuse waits, or is counted, once, and leaves at most
-//! once.
+//! Devices without room: a frame that their ring refuses waits or is counted once, and leaves at
+//! most once.
 //!
-//! The output is a tap device, whose ring is as large as the test wants it and is emptied when the
-//! test wants it.
+//! The output is a tap device: the test chooses the size of its ring, and when to empty it.
 
 mod in_process;
 
@@ -38,8 +37,8 @@ fn tap(bed: &Testbed, ring: u32, cuts: Cuts) -> Result<Tap> {
     Tap::new(&bed.relay, "tap0", TAP, ring, cuts)
 }
 
-/// Packet sockets on every output, also where TX rings would be chosen.
-fn by_packet_sockets(rules: &[Rule]) -> String {
+/// The rule file with TX sockets for all outputs, also where the relay would choose TX rings.
+fn by_tx_sockets(rules: &[Rule]) -> String {
     let tables = "[[interfaces]]\nname = \"tap0\"\ntransmit = \"segmented\"\n";
     format!("{}{tables}", to_toml(rules))
 }
@@ -57,28 +56,28 @@ fn sent(stats: &WorkerStats) -> u64 {
     stats.outputs.iter().map(|output| output.sent.get()).sum()
 }
 
-/// Whether datagrams can leave in one GSO packet.
+/// Whether the datagrams can leave joined in GSO packets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leave {
     Joined,
     Alone,
 }
 
-/// Sends datagrams of flow 0 to the relay, from number `first` on, so that they wait in its input.
+/// Sends datagrams of flow 0 to the relay, from number `first` on; they wait in its input.
 fn send(bed: &Testbed, first: u64, count: u64, size: usize, leave: Leave) -> Result<()> {
     let sender = RawSender::open(&bed.sources[0])?;
     for n in first..first + count {
         let mut frame = UdpFrame::new(&bed.sources[0], GROUP_IN, PORT_IN, payload(0, n, size));
         frame.identification = n as u16;
-        // Every other datagram has a time to live of its own.
+        // Different TTLs in turn keep datagrams apart.
         frame.ttl += u8::from(leave == Leave::Alone && n % 2 == 0);
         sender.send(&frame.build()?)?;
     }
     Ok(())
 }
 
-/// A worker in this process with outputs on a tap device, and datagrams in its input.
-struct Bench {
+/// A worker in this process with outputs on a tap device.
+struct OnTap {
     bed: Testbed,
     tap: Tap,
     worker: Worker,
@@ -86,14 +85,14 @@ struct Bench {
     _feeds: in_process::Feeds,
 }
 
-impl Bench {
+impl OnTap {
     fn new(backend: Backend, outputs: usize, ring: u32, cuts: Cuts) -> Result<Self> {
         let bed = Testbed::builder().without_capture().build()?;
         let tap = tap(&bed, ring, cuts)?;
         let rules = [Rule::feed().outputs("tap0", outputs)];
-        let SetUp { worker, feeds } = SetUp::new(&bed, backend, &by_packet_sockets(&rules), None)?;
+        let SetUp { worker, feeds } = SetUp::new(&bed, backend, &by_tx_sockets(&rules), None)?;
         let stats = worker.stats();
-        tap.read_all()?; // what the host says by itself when a device comes up
+        tap.read_all()?; // what the host sends by itself when a device comes up
         Ok(Self {
             bed,
             tap,
@@ -104,19 +103,19 @@ impl Bench {
     }
 }
 
-/// 600 datagrams find room for 4 GSO packets. The rest waits, and leaves as the ring is emptied, in
-/// order.
+/// 600 datagrams find room for 4 GSO packets. The rest waits, and leaves in order when the test
+/// empties the ring.
 fn what_a_full_ring_refuses_waits_and_leaves_in_order(backend: Backend) -> Result<()> {
     const COUNT: u64 = 600;
-    // Another try where the machine was too busy to empty the ring in time.
+    // Try again if the machine was too busy to empty the ring in time.
     for _ in 0..20 {
-        let Bench {
+        let OnTap {
             bed,
             tap,
             mut worker,
             stats,
             _feeds,
-        } = Bench::new(backend, 1, 4, Cuts::Itself)?;
+        } = OnTap::new(backend, 1, 4, Cuts::Itself)?;
         send(&bed, 0, COUNT, 1000, Leave::Joined)?;
         let (mut tally, start) = (Tally::new("tap0", 0), Instant::now());
         while worker.poll_once() {}
@@ -141,8 +140,8 @@ fn what_a_full_ring_refuses_waits_and_leaves_in_order(backend: Backend) -> Resul
     anyhow::bail!("never within {PATIENCE:?}")
 }
 
-/// Nobody empties the ring: what finds no room is counted, whatever waited when the relay ended
-/// too, and the other output loses nothing.
+/// The test never empties the ring: copies that find no room are counted, those that still waited
+/// when the relay ended too, and the other output loses nothing.
 fn a_ring_that_stays_full_drops_and_counts_and_the_other_output_loses_nothing(
     backend: Backend,
 ) -> Result<()> {
@@ -151,7 +150,7 @@ fn a_ring_that_stays_full_drops_and_counts_and_the_other_output_loses_nothing(
     let tap = tap(&bed, 16, Cuts::Itself)?;
     let rules = [Rule::feed().outputs("tap0", 1).outputs("out0", 1)];
     let receivers = Receivers::start(&bed, &rules)?;
-    let file = RuleFile::new(&by_packet_sockets(&rules))?;
+    let file = RuleFile::new(&by_tx_sockets(&rules))?;
     let relay = RelayProcess::start_file(&bed.relay, backend, file)?;
     let before = tap.read_all()?.len();
     assert_eq!(before, 0, "nothing is relayed yet");
@@ -180,26 +179,26 @@ fn a_ring_that_stays_full_drops_and_counts_and_the_other_output_loses_nothing(
     Ok(())
 }
 
-/// Where the kernel cuts, a GSO packet may leave in part, and what did not leave only the device
-/// has counted. No frame leaves twice, and no drop is counted twice, of GSO packets and of frames
+/// Where the kernel cuts, a GSO packet may leave in part, and only the device counts the frames of
+/// it that did not leave. No frame leaves twice and no drop is counted twice, in GSO packets and
 /// alone.
 fn where_the_kernel_cuts_no_frame_is_sent_or_counted_twice(backend: Backend) -> Result<()> {
     const COUNT: u64 = 600;
     const OUTPUTS: u64 = 4;
-    let mut bench = Bench::new(backend, OUTPUTS as usize, 450, Cuts::Kernel)?;
-    // The ring is full in the middle of a GSO packet or of a call, and stays so. Then room comes
-    // back all the time.
+    let mut on_tap = OnTap::new(backend, OUTPUTS as usize, 450, Cuts::Kernel)?;
+    // First the ring becomes full in the middle of a GSO packet or of a system call, and stays
+    // full. Then it is emptied all the time.
     let cases = [Leave::Joined, Leave::Alone].map(|leave| [(leave, false), (leave, true)]);
     for ((leave, empties), first) in cases
         .into_iter()
         .flatten()
         .zip((0..).step_by(COUNT as usize))
     {
-        let before = bench.tap.dropped()?;
-        send(&bench.bed, first, COUNT, 200, leave)?;
-        let Bench {
+        let before = on_tap.tap.dropped()?;
+        send(&on_tap.bed, first, COUNT, 200, leave)?;
+        let OnTap {
             tap, worker, stats, ..
-        } = &mut bench;
+        } = &mut on_tap;
         let stop = AtomicBool::new(false);
         let mut arrived = thread::scope(|scope| {
             let reading = scope.spawn(|| -> Result<_> {
@@ -216,8 +215,8 @@ fn where_the_kernel_cuts_no_frame_is_sent_or_counted_twice(backend: Backend) -> 
             reading.join().map_err(|_| anyhow!("the reader panicked"))?
         })?;
         arrived.extend(tap.read_all()?);
-        assert_eq!(bench.stats.matched.get(), first + COUNT);
-        let lost = bench.tap.dropped()? - before;
+        assert_eq!(on_tap.stats.matched.get(), first + COUNT);
+        let lost = on_tap.tap.dropped()? - before;
         let all = arrived.len() as u64 + lost;
         let alone = leave == Leave::Alone;
         let what = format!(
@@ -233,30 +232,30 @@ fn where_the_kernel_cuts_no_frame_is_sent_or_counted_twice(backend: Backend) -> 
         assert!(most <= OUTPUTS, "{what}: a frame left {most} times");
     }
     assert_eq!(
-        sent(&bench.stats),
+        sent(&on_tap.stats),
         4 * COUNT * OUTPUTS,
         "what the device drops, it counts"
     );
     Ok(())
 }
 
-/// A message's way is fixed when it is made: what was made for a device that takes GSO packets
-/// whole is refused whole by one that does not any more, and leaves the other way, once.
+/// Whether a message is a GSO packet is decided when it is made. A device that has stopped taking
+/// GSO packets refuses it whole, and then its datagrams leave the other way, once.
 fn a_device_that_changes_between_two_batches_gets_every_frame_once(backend: Backend) -> Result<()> {
     const EACH: u64 = 120;
-    let Bench {
+    let OnTap {
         bed,
         tap,
         mut worker,
         stats,
         _feeds,
-    } = Bench::new(backend, 1, 1000, Cuts::Kernel)?;
+    } = OnTap::new(backend, 1, 1000, Cuts::Kernel)?;
     let links = worker.links();
     let mut tally = Tally::new("tap0", 0);
     for round in 0..4 {
-        // It asks about its device once a millisecond at most.
+        // The worker looks at its device's state once per millisecond at most.
         thread::sleep(Duration::from_millis(2));
-        // The device cuts all the time; what the worker believes of it changes.
+        // The kernel cuts all the time; the state that the worker reads changes.
         for link in &links {
             link.update(|state| State {
                 takes_gso: round % 2 == 0,

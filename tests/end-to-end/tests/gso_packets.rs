@@ -1,9 +1,9 @@
-//! GSO packets: datagrams of a flow that arrive in one batch leave joined in one large packet, which the
-//! kernel or the device cuts into datagrams again, and arrive as they were sent.
+//! GSO packets: datagrams of a flow that arrive in one batch leave joined in one large packet,
+//! which the kernel or the device cuts into datagrams again, and arrive as they were sent.
 //!
-//! The worker runs inside the test's process, one batch at a time, so that the test decides what is in a
-//! batch. Where the relay's end of the wire completes no checksums, the kernel cuts GSO packets in front
-//! of it and computes all checksums, and the test sees every frame.
+//! The worker runs inside the test's process, one batch at a time, so that the test decides what is
+//! in a batch. Where the relay's end of the wire completes no checksums, the kernel cuts GSO
+//! packets in front of it and computes all checksums, and the test sees every frame.
 
 mod in_process;
 
@@ -32,8 +32,8 @@ fn frame(bed: &Testbed, n: u64, size: usize) -> UdpFrame {
     frame
 }
 
-/// Sends `frames`, equally many for each rule, then lets a worker with `rules` forward them, as many in
-/// a batch as fit. Returns what was dropped, by output and reason.
+/// Sends `frames`, equally many for each rule, then lets a worker with `rules` forward them, as
+/// many in a batch as fit. Returns what was dropped, by output and reason.
 fn forward(
     bed: &Testbed,
     backend: Backend,
@@ -78,8 +78,8 @@ fn on_the_wire(raw: &RawReceiver) -> usize {
     frames.iter().filter(|frame| is_udp(&frame.bytes)).count()
 }
 
-/// Forwards through one output, in front of whose device the kernel cuts GSO packets, and returns what
-/// arrived.
+/// Forwards through one output, in front of whose device the kernel cuts GSO packets, and returns
+/// what arrived.
 fn forward_cut(
     backend: Backend,
     frames: impl Fn(&Testbed) -> Vec<UdpFrame>,
@@ -171,7 +171,8 @@ fn datagrams_whose_headers_do_not_follow_are_not_joined(backend: Backend) -> Res
         let sent = |bed: &Testbed| -> Vec<_> {
             let frames = (0..120).map(|n| {
                 let mut frame = frame(bed, n, 400);
-                // With DF the relay may renumber datagrams (RFC 6864); the identification of these must stay.
+                // With DF the relay may renumber datagrams (RFC 6864); the identification of these
+                // must stay.
                 frame.dont_fragment = false;
                 change(&mut frame, n);
                 frame
@@ -200,8 +201,8 @@ fn datagrams_whose_headers_do_not_follow_are_not_joined(backend: Backend) -> Res
 }
 
 /// A wrong checksum that has the value of a partial one by chance arrives on an interface whose
-/// checksums are all complete. On XDP the plan knows that of NICs, which no testbed has; on io_uring the
-/// kernel says it of every frame.
+/// checksums are all complete. On XDP the plan knows that of NICs, which no testbed has; on
+/// io_uring the kernel says it of every frame.
 fn f9_a_wrong_checksum_that_looks_partial_is_not_repaired_where_none_is(
     backend: Backend,
 ) -> Result<()> {
@@ -339,8 +340,8 @@ fn gso_packets_stay_within_what_the_device_takes_in_one(backend: Backend) -> Res
         anyhow::bail!("{case}: never {most} in one")
     };
     let receivers = Receivers::start(&bed, &rules)?;
-    // A packet must be shorter than `gso_max_size`: 2842 is one byte too little for seven datagrams,
-    // 2843 just enough.
+    // A packet must be shorter than `gso_max_size`: 2842 is one byte too little for seven
+    // datagrams, 2843 just enough.
     for (limit, most) in [
         ("gso_max_segs 4", 4),
         ("gso_max_size 2842", 6),

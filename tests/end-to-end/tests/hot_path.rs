@@ -1,6 +1,6 @@
-//! The forwarding loop itself, run inside the test's process where what it does to memory can be
-//! seen: it allocates nothing, it shares one chunk between identical outputs, it survives without
-//! free chunks, and every chunk comes home.
+//! The forwarding loop, run inside the test's process, where a test sees what it does to memory: it
+//! allocates nothing, it shares one chunk between identical outputs, it goes on without free
+//! chunks, and every chunk comes back.
 
 mod in_process;
 
@@ -25,7 +25,7 @@ use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 use relay_tests::veth::{wait_for_carrier, wait_for_no_carrier};
 
-/// Counts what a thread allocates that has asked for it.
+/// Counts the allocations of threads that have switched that on.
 struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
@@ -73,8 +73,8 @@ struct InProcess {
 }
 
 impl InProcess {
-    /// `chunks` as the plan asks for, or as few as the test wants. With `counted` the worker's
-    /// allocations are counted from its first round on.
+    /// With `chunks` chunks, or as many as the plan wants. With `counted` the worker's allocations
+    /// are counted from its first batch on.
     fn start(
         bed: &Testbed,
         backend: Backend,
@@ -116,7 +116,7 @@ impl InProcess {
             .map_or(0, |(_, count)| count)
     }
 
-    /// Ends the worker and asserts where its chunks are.
+    /// Stops the worker and checks that all of its chunks have come back.
     fn stop(mut self) -> Result<Worker> {
         self.stop.store(true, Relaxed);
         let worker = self
@@ -193,8 +193,8 @@ fn forwarding_allocates_nothing_however_many_frames_there_are() -> Result<()> {
     Ok(())
 }
 
-/// One round brings 2400 copies, and the ring holds 2048. The device refuses each one as soon as the kernel
-/// takes it, so there is room for the others within the round.
+/// One batch has 2400 copies, and the ring holds 2048. The device refuses each copy as soon as the
+/// kernel takes it from the ring, so there is room for the others within the batch.
 #[test]
 fn x4_a_round_with_more_copies_than_a_ring_holds_is_refused_by_a_dead_wire_to_the_last_copy()
 -> Result<()> {
@@ -223,9 +223,9 @@ fn x4_a_round_with_more_copies_than_a_ring_holds_is_refused_by_a_dead_wire_to_th
     Ok(())
 }
 
-/// The interface is down, and its ring would hold all copies, but there is a chunk for few of them.
-/// The others are counted; the interface beside it loses nothing; and when those that wait have
-/// left, nothing is short any more.
+/// The interface is down, and its ring would hold all copies, but there are chunks for a few of
+/// them only. The others are counted, the other interface loses nothing, and when the copies that
+/// wait have left, no chunk is short any more.
 #[test]
 fn x5_when_chunks_run_out_copies_are_counted_and_when_they_are_back_all_is_as_before() -> Result<()>
 {
@@ -237,7 +237,7 @@ fn x5_when_chunks_run_out_copies_are_counted_and_when_they_are_back_all_is_as_be
     let text = to_toml(&rules) + &transmit_by(&rules, "xsk");
     let chunks = FILL_SIZE + CHUNKS_FOR_COPIES;
     let relay = InProcess::start(&bed, Backend::Xdp, &text, Some(chunks), false)?;
-    let part = |number| Stream::new(0, 200, 1000).starting_at(number * 200);
+    let part = |number: u64| Stream::new(0, 200, 1000).starting_at(number * 200);
     bed.relay.ip("link set out0 down")?;
     send_one_by_one(&bed, part(0), &relay)?;
     let exhausted = relay.dropped(0, Dropped::BufferExhaustion);
@@ -265,12 +265,12 @@ fn x5_when_chunks_run_out_copies_are_counted_and_when_they_are_back_all_is_as_be
     Ok(())
 }
 
-/// As many chunks as leave none for a copy: all of them are lent to the FILL ring.
+/// So few chunks that all of them are in the FILL ring, and none is left for a copy.
 const NO_CHUNK_FOR_COPIES: u32 = 64;
-/// Chunks beside those that the FILL ring takes.
+/// Chunks beyond those that the FILL ring takes.
 const CHUNKS_FOR_COPIES: u32 = 16;
 
-/// By TX rings: nothing else needs a chunk for a copy.
+/// By TX rings: no other TX method needs a chunk for a copy.
 fn start_short_of_chunks(bed: &Testbed, rules: &[Rule]) -> Result<InProcess> {
     let text = to_toml(rules) + &transmit_by(rules, "xsk");
     InProcess::start(bed, Backend::Xdp, &text, Some(NO_CHUNK_FOR_COPIES), false)

@@ -1,5 +1,5 @@
-//! Rule files that are no rule files: whatever 16 MB say, `relay check` answers soon, in little memory
-//! and on one screen.
+//! Rule files of up to 16 MB, full of mistakes or of nothing: `relay check` answers soon, in little
+//! memory, and with one screen of text.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use relay_tests::relay::binary;
 use relay_tests::sys::{Usage, wait_with_usage};
 
-/// The limits of a release build. Time is that on CPUs, because tests run side by side; the promise is
+/// The limits of a release build. Time is CPU time, because tests run side by side; the promise is
 /// 3 s, and this is for a machine whose CPUs are shared.
 const MOST_TIME: Duration = Duration::from_secs(5);
 const MOST_MEMORY: u64 = 250 << 20;
@@ -21,7 +21,7 @@ const MOST_BYTES: u64 = 16 << 10;
 
 const MIB: usize = 1 << 20;
 
-/// A folder that goes away with the test.
+/// A folder that is removed on drop.
 struct Folder(PathBuf);
 
 impl Drop for Folder {
@@ -30,7 +30,8 @@ impl Drop for Folder {
     }
 }
 
-/// What `relay check` says of a file that `write` has written, within the limits.
+/// The exit code and the output of `relay check` for the file that `write` writes; fails if they
+/// break a limit.
 #[track_caller]
 fn check(name: &str, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<(i32, String)> {
     let folder = Folder(
@@ -64,7 +65,7 @@ fn check(name: &str, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result
     Ok((status.code().context("it was killed")?, said))
 }
 
-/// The same of `head`, `piece` as often as 16 MB have room for it, and `tail`.
+/// The same for `head`, `piece` as many times as fit into 16 MB, and `tail`.
 #[track_caller]
 fn check_many(name: &str, head: &str, piece: &str, tail: &str) -> Result<(i32, String)> {
     check(name, |file| {
@@ -85,7 +86,7 @@ const RULE: &str = "[[rules]]\nname = \"a\"\n\
 const OUTPUTS: &str = "outputs = [{ interface = \"out0\", group = \"239.2.2.2\", port = 5002 }]\n";
 
 #[test]
-fn f7_a_file_of_nothing_costs_nothing() -> Result<()> {
+fn a_file_of_nothing_costs_nothing() -> Result<()> {
     let (code, said) = check_many("newlines", "", "\n", "")?;
     assert_eq!(code, 78, "{said}");
     assert!(said.contains("the file has no rules"), "{said}");
@@ -98,8 +99,8 @@ fn f7_a_file_of_nothing_costs_nothing() -> Result<()> {
 }
 
 #[test]
-fn f7_a_million_mistakes_are_one_screen_and_a_count() -> Result<()> {
-    // (what, head, what is repeated, tail, words that are said)
+fn a_million_mistakes_are_one_screen_and_a_count() -> Result<()> {
+    // (what, head, what is repeated, tail, words of the output)
     let cases = [
         ("unknown keys", "", "k_1 = 1\n", "", "KiB"),
         ("unknown tables", "", "[[k]]\n", "", "KiB"),
@@ -150,7 +151,7 @@ fn f7_a_million_mistakes_are_one_screen_and_a_count() -> Result<()> {
 }
 
 #[test]
-fn f7_rules_full_of_mistakes_are_read_until_there_are_enough() -> Result<()> {
+fn rules_full_of_mistakes_are_read_until_there_are_enough() -> Result<()> {
     let outputs = "{},".repeat(1024);
     let rule = format!("[[rules]]\nname = \"a\"\noutputs = [{outputs}]\n");
     let (code, said) = check_many("full rules", "", &rule, "")?;
@@ -175,7 +176,7 @@ fn f7_rules_full_of_mistakes_are_read_until_there_are_enough() -> Result<()> {
 }
 
 #[test]
-fn f7_names_that_nothing_uses_are_not_compared_with_every_other() -> Result<()> {
+fn names_that_nothing_uses_are_not_compared_with_every_other() -> Result<()> {
     let (code, said) = check("unused tables", |file| {
         for n in 0..30_000_u32 {
             let [_, _, high, low] = n.to_be_bytes();
@@ -197,7 +198,7 @@ fn f7_names_that_nothing_uses_are_not_compared_with_every_other() -> Result<()> 
 }
 
 #[test]
-fn f7_a_long_value_is_not_repeated() -> Result<()> {
+fn a_long_value_is_not_repeated() -> Result<()> {
     let name = |bytes: usize| {
         format!(
             "{}{OUTPUTS}",
@@ -233,7 +234,7 @@ fn f7_a_long_value_is_not_repeated() -> Result<()> {
 }
 
 #[test]
-fn f7_the_largest_file_of_good_rules_is_read_within_the_same_limits() -> Result<()> {
+fn the_largest_file_of_good_rules_is_read_within_the_same_limits() -> Result<()> {
     let (code, said) = check("good rules", |file| {
         for rule in 0..65_536_u32 {
             let [_, _, high, low] = rule.to_be_bytes();

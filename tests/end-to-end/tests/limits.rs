@@ -12,7 +12,7 @@ use relay_tests::sender::UdpSender;
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
-/// Datagrams a second of the flooded rule, and at once.
+/// The limit of the flooded rule: datagrams per second, and at once.
 const RATE: u64 = 2000;
 const BURST: u64 = 100;
 /// Datagrams of the small feed, and of the flood for each of them.
@@ -29,8 +29,9 @@ fn rules() -> [Rule; 2] {
     ]
 }
 
-/// Sends one datagram of the small feed a millisecond, and the flood as fast as the sender can, and never less than
-/// [`FLOOD`] for one. Returns how many datagrams the flood had.
+/// Sends one datagram of the small feed per millisecond, and the flood as fast as the sender can,
+/// at least [`FLOOD`] datagrams for each of the small feed. Returns how many datagrams the flood
+/// had.
 fn flood(bed: &Testbed) -> Result<u64> {
     let sender = UdpSender::open(&bed.sources[0])?;
     let flood = payload(0, 0, FLOOD_SIZE);
@@ -76,7 +77,7 @@ fn x10_a_limit_on_the_flooded_rule_leaves_the_small_one_whole(backend: Backend) 
     assert_eq!(limited.packets_matched + limited.over_limit, flooded);
     assert_eq!(report.dropped_for("over_limit"), limited.over_limit);
     assert_eq!(report.filter("in0", "over_limit"), limited.over_limit);
-    // The burst, and one more for each CPU that may have been at it at the same time.
+    // The burst, and one more for each CPU that may have counted at the same time.
     let most = RATE as f64 * took.as_secs_f64() + BURST as f64 + 64.0;
     assert!(
         (limited.packets_matched as f64) < most,
@@ -88,7 +89,7 @@ fn x10_a_limit_on_the_flooded_rule_leaves_the_small_one_whole(backend: Backend) 
 }
 
 #[test]
-fn a_limit_that_cannot_be_is_refused_with_its_line_and_a_remedy() -> Result<()> {
+fn an_impossible_limit_is_refused_with_its_line_and_a_remedy() -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let rules = [Rule::feed().outputs("out0", 1)];
     for (limit, words) in [

@@ -1,5 +1,5 @@
-//! The log and the report: a pipe that nothing reads stops neither the relay nor its end, and after a
-//! standstill the log does not make up for the lines of that time.
+//! The log and the report: a pipe that nothing reads stops neither the relay nor its end, and after
+//! a standstill the log does not make up for the lines of that time.
 
 use std::io::{self, BufRead, BufReader, PipeReader};
 use std::sync::mpsc::{Receiver, channel};

@@ -1,4 +1,5 @@
-//! Loops in the network around relays: a datagram put in once must come to rest, and what is dropped for it is counted.
+//! Loops in the network around relays: a datagram that is sent once must not circulate for ever,
+//! and what is dropped for that is counted.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -20,9 +21,10 @@ use relay_tests::scenario::{ARRIVAL, tx_methods};
 use relay_tests::topology::Testbed;
 use relay_tests::veth::{End, Endpoint, connect};
 
-/// How long no frame must have moved before all is taken to have come to rest: a round takes some ten microseconds.
+/// If no frame arrives for this long, none circulates any more: one round takes some ten
+/// microseconds.
 const REST: Duration = Duration::from_millis(300);
-/// How long a test waits for that. What goes round for ever is seen long before.
+/// How long a test waits for that. A frame that circulates for ever shows long before.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Waits until no frame arrives at any of `endpoints` any more, at most for [`PATIENCE`].
@@ -63,7 +65,7 @@ fn foreign(wire: &Endpoint, number: u64, ttl: u8) -> UdpFrame {
     }
 }
 
-/// The rule that sends what it takes on unchanged, by the other interface.
+/// The rule that forwards through the other interface to the same group and port.
 fn onwards() -> [Rule; 1] {
     [Rule::feed().output("out0", GROUP_IN, PORT_IN)]
 }
@@ -73,7 +75,7 @@ fn sum(reports: &[Report], of: impl Fn(&Report) -> u64) -> u64 {
 }
 
 fn l1_in_a_ring_of_two_relays_a_datagram_passes_at_most_32_relays(backend: Backend) -> Result<()> {
-    // What a datagram comes with, and how many relays pass it on.
+    // The TTL that a datagram arrives with, and how many relays pass it on.
     const PASSES: [(u8, u64); 6] = [(1, 32), (8, 32), (32, 32), (33, 0), (64, 31), (255, 32)];
     let rules = onwards();
     for (tables, _) in tx_methods(backend, &rules) {
@@ -140,7 +142,7 @@ fn l1_a_bridge_from_an_output_back_to_the_input_gives_no_second_copy(
 fn l1_an_interface_that_hears_its_own_multicast_takes_none_of_it(backend: Backend) -> Result<()> {
     const COUNT: u64 = 50;
     let (group, port) = output_destination(0);
-    // What the first rule sends would be what the second one takes.
+    // What the first rule sends would match the second one.
     let rules = [
         Rule::feed().output("in0", group, port),
         Rule::new("echo", "in0", group, port).output("out0", group, port),
@@ -152,7 +154,7 @@ fn l1_an_interface_that_hears_its_own_multicast_takes_none_of_it(backend: Backen
             .ip("link add bridge type bridge mcast_snooping 0")?;
         far.namespace
             .ip(&format!("link set {} master bridge", far.interface))?;
-        // The bridge sends what comes from its only port back to that port.
+        // The bridge sends frames of its only port back to that port.
         far.namespace.ip(&format!(
             "link set {} type bridge_slave hairpin on",
             far.interface
@@ -171,7 +173,7 @@ fn l1_an_interface_that_hears_its_own_multicast_takes_none_of_it(backend: Backen
     Ok(())
 }
 
-/// What a frame of the table below is counted as, `None` where it is relayed.
+/// The counter of a frame in the table below, `None` if it is relayed.
 type Verdict = Option<&'static str>;
 
 fn only_frames_that_a_host_would_take_are_relayed(backend: Backend) -> Result<()> {
@@ -179,7 +181,7 @@ fn only_frames_that_a_host_would_take_are_relayed(backend: Backend) -> Result<()
     let rules = [Rule::feed().outputs("out0", 2)];
     for (tables, _) in tx_methods(backend, &rules) {
         let bed = Testbed::builder().without_capture().build()?;
-        // Frames, not super-frames, and complete checksums.
+        // Frames, not GSO packets, and complete checksums.
         bed.outputs[0].set_checksum_offload(false)?;
         let (source, input, output) = (&bed.sources[0], &bed.inputs[0], &bed.outputs[0]);
         let plain = UdpFrame::new(source, GROUP_IN, PORT_IN, Vec::new());

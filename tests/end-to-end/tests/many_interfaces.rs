@@ -1,5 +1,5 @@
-//! Sixty-four interfaces in one relay, rules of all of them connected, so that one worker has all queues: it is ready in
-//! seconds, takes memory by need, and forwards.
+//! Sixty-four interfaces in one relay, all connected by rules, so that one worker has all queues:
+//! the relay is ready in seconds, takes no more memory than it needs, and forwards.
 
 use std::fs;
 
@@ -12,11 +12,14 @@ use relay_tests::scenario::forward_exactly_by;
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
-/// Wires inside the relay's host, both ends of which are inputs. With the testbed's two interfaces there are 64.
+/// Wires inside the relay's host, whose ends are both inputs. With the testbed's two interfaces
+/// that makes
+/// 64.
 const WIRES: u8 = 31;
-/// KiB that the process may ever have in memory. With 8192 chunks in every FILL ring it was a million.
+/// KiB that the process may have in memory at most. With 8192 chunks in every FILL ring it was a
+/// million.
 const MOST_MEMORY: u64 = 200 * 1024;
-/// Chunks of a worker that receives and sends super-frames, whatever the number of its inputs.
+/// Chunks of a worker that sends GSO packets, however many inputs it has.
 const MOST_CHUNKS: u64 = 4 * 8192 + 1024;
 
 /// The two ends of a wire.

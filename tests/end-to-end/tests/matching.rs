@@ -1,5 +1,5 @@
-//! Matching and rewriting: what a rule takes and what it leaves alone, and what the headers of its
-//! copies are on the wire.
+//! Matching and rewriting: which frames a rule takes and which it leaves to the stack, and the
+//! headers of its copies on the wire.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -26,8 +26,8 @@ const OTHER_PORT: u16 = 5002;
 fn f7_datagrams_that_match_no_rule_reach_the_local_stack(backend: Backend) -> Result<()> {
     let bed = Testbed::new()?;
     let rules = [Rule::feed().outputs("out0", 2)];
-    // A program on the relay's own host that wants another group, and the same group's other port; and one
-    // that wants what the relay takes.
+    // A program on the relay's own host that receives another group, and another port of the same
+    // group; and one that receives the group and port of the rule.
     let listen = [
         Listen::new(OTHER_GROUP, PORT_IN, 7),
         Listen::new(GROUP_IN, OTHER_PORT, 8),
@@ -117,7 +117,7 @@ fn f7_arp_icmp_igmp_tcp_options_fragments_and_tags_reach_the_local_stack_untouch
             "{what} arrives untouched"
         );
     }
-    // The tag is kept beside the frame, so this one is told by its tag.
+    // The kernel keeps the tag beside the frame, so this frame is recognised by its tag.
     sender.send(
         &UdpFrame {
             vlan: Some(9),
@@ -172,7 +172,7 @@ fn f7_the_relays_host_answers_arp_ping_and_tcp_on_its_input_interface(
         .relay
         .run(|| TcpListener::bind(address).context("listening"))?;
     let mut client = bed.sources[0].namespace.run(|| {
-        // Without an entry in the neighbour table: the connection needs ARP, too.
+        // There is no entry in the neighbour table, so the connection needs ARP too.
         TcpStream::connect_timeout(&address.into(), ARRIVAL).context("connecting")
     })?;
     let (mut server, _) = listener.accept()?;
@@ -186,7 +186,7 @@ fn f7_the_relays_host_answers_arp_ping_and_tcp_on_its_input_interface(
 
 fn m1_only_the_exact_group_port_and_interface_leave(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().inputs(2).build()?;
-    bed.outputs[0].set_checksum_offload(false)?; // frames, not super-frames
+    bed.outputs[0].set_checksum_offload(false)?; // frames, not GSO packets
     let rules = [Rule::feed().outputs("out0", 2)];
     let receivers = Receivers::start(&bed, &rules)?;
     let wire = RawReceiver::start(&bed.receivers[0])?;
@@ -339,7 +339,7 @@ fn m8_every_input_group_is_joined_on_the_wire_and_left_at_exit(backend: Backend)
     Ok(())
 }
 
-/// One reason at a time: what is wrong with a feed is read off the line.
+/// The line shows what is wrong with a feed: one number for each reason.
 fn the_line_of_the_log_has_a_reason_for_every_frame_that_no_rule_took(
     backend: Backend,
 ) -> Result<()> {
@@ -397,7 +397,7 @@ fn the_line_of_the_log_has_a_reason_for_every_frame_that_no_rule_took(
     };
     let told = eventually(ARRIVAL, || relay.log().lines().any(whole));
     assert!(told.is_some(), "{}", relay.log());
-    // Then there is nothing more to tell, which is said.
+    // Then nothing changes any more, and the log says that too.
     let silence = " s; in all received 7, matched 7, sent 14, dropped 0; passed ";
     assert!(relay.wait_for_log(silence), "{}", relay.log());
     relay.stop()?.report.assert_exact(&[7]);

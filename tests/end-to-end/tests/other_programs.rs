@@ -1,6 +1,6 @@
-//! Other programs on the relay's interfaces: a second relay is refused and learns which process holds
-//! the interface, a user without privileges cannot take it, and a program that has joined the same
-//! group is noted.
+//! Other programs on the relay's interfaces: a second relay is refused and learns which process
+//! holds the interface, a user without privileges cannot take it, and a program that has joined the
+//! same group is noted.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};

@@ -1,5 +1,6 @@
-//! What the XDP program costs a frame that it takes: the instructions that the kernel runs for it, counted in what the
-//! verifier made of the program, with the look-ups that it writes out. Caches are not in it, nor what helpers do.
+//! What the XDP program costs per frame that it takes: the instructions that the kernel runs,
+//! counted in the program that the verifier made of it, with the look-ups that it inlines. Caches
+//! and what helpers do are not in the count.
 #![expect(clippy::panic, reason = "a program that cannot be followed, in a test")]
 
 mod kernel_program;
@@ -14,15 +15,17 @@ use aya::programs::Xdp;
 use etherparse::PacketBuilder;
 use relay_common::abi;
 
-/// Instructions on the way of a match. It was 271 with byte-wise loads.
+/// Instructions for a frame that matches. There were 271 with loads byte by byte.
 const MOST: usize = 176;
 
 const XDP_REDIRECT: u64 = 4;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 
-/// The program as the kernel runs it (`xlated_prog_insns` in `struct bpf_prog_info`), eight bytes an instruction.
+/// The program as the kernel runs it (`xlated_prog_insns` in `struct bpf_prog_info`), eight bytes
+/// per instruction.
 fn translated(program: &Xdp) -> Result<Vec<u64>> {
-    // Of `struct bpf_prog_info` (linux/bpf.h): `xlated_prog_len` is bytes 20 to 23, `xlated_prog_insns` 32 to 39.
+    // `struct bpf_prog_info` (linux/bpf.h): `xlated_prog_len` is in bytes 20 to 23,
+    // `xlated_prog_insns` in bytes 32 to 39.
     let mut info = [0_u64; 32];
     let fd = program.fd()?.as_fd().as_raw_fd();
     let ask = |info: &mut [u64; 32]| {
@@ -31,8 +34,8 @@ fn translated(program: &Xdp) -> Result<Vec<u64>> {
             fd as u64 | len,
             info.as_mut_ptr().expose_provenance() as u64,
         ];
-        // SAFETY: `struct bpf_attr` of this command: descriptor, length, and address of the structure, which outlives
-        // the call, as the instructions do that it points to.
+        // SAFETY: `union bpf_attr` of this command: descriptor, length, and address of the
+        // structure. That outlives the call, and so do the instructions that it points to.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_bpf,
@@ -54,7 +57,8 @@ fn translated(program: &Xdp) -> Result<Vec<u64>> {
     Ok(instructions)
 }
 
-/// Where pointers of each kind lead, in their highest bits; for maps the number is in bits 32 to 47.
+/// The kinds of pointers, in their highest bits; a pointer to a map has its number in bits 32 to
+/// 47.
 const STACK: u64 = 1 << 48;
 const FRAME: u64 = 2 << 48;
 const CONTEXT: u64 = 3 << 48;
@@ -63,7 +67,8 @@ const MAP: u64 = 5 << 48;
 const VALUE: u64 = 6 << 48;
 const STACK_LEN: usize = 512;
 
-/// Follows a program: every look-up finds a value of zeros but in [`abi::OWN`], and every socket is there.
+/// Runs a program step by step: every look-up finds a value of zeros, except in [`abi::OWN`], and
+/// every socket is there.
 struct Machine<'a> {
     registers: [u64; 11],
     stack: [u8; STACK_LEN],
@@ -88,7 +93,7 @@ impl Machine<'_> {
             (CONTEXT | KERNEL, 8) => KERNEL,
             // An index of an interface or a queue.
             (CONTEXT | KERNEL, 4) => 0,
-            // What an array has of the CPUs' values.
+            // The pointer in an array to the values of the CPUs.
             (MAP, 8) => VALUE,
             (VALUE, _) => 0,
             _ => panic!("a load of {len} bytes from {address:#x}"),
@@ -104,7 +109,7 @@ impl Machine<'_> {
         }
     }
 
-    /// What a helper says, by the map that it is asked about.
+    /// The result of a helper, which depends on the map in its first argument.
     fn call(&self) -> u64 {
         let map = self.registers[1];
         let name = (map >> 48 << 48 == MAP).then(|| self.maps.get(&(map >> 32 & 0xffff)));
@@ -112,11 +117,11 @@ impl Machine<'_> {
             Some(&abi::SOCKETS) => XDP_REDIRECT,
             Some(&abi::OWN) => 0,
             Some(_) => VALUE,
-            None => panic!("a call that is about no map: {map:#x}"),
+            None => panic!("a call without a map: {map:#x}"),
         }
     }
 
-    /// Runs to the end; returns how many instructions that took.
+    /// Runs to the end; returns the number of instructions.
     fn run(&mut self, program: &[u64]) -> usize {
         let mut at = 0;
         for count in 1..10_000 {
@@ -137,7 +142,7 @@ impl Machine<'_> {
             let len = [4, 2, 1, 8][usize::from(code >> 3 & 3)];
             let near = |base: u64| base.wrapping_add_signed(offset);
             match code & 7 {
-                // LD: a 64-bit immediate takes two.
+                // LD: a 64-bit immediate takes two instructions.
                 0 => {
                     self.registers[to] = match from {
                         0 => immediate & 0xffff_ffff | program[at] >> 32 << 32,
@@ -164,7 +169,8 @@ impl Machine<'_> {
                 },
                 class => {
                     let value = match (class, code >> 4) {
-                        // Only the class of 32 bits depends on the byte order.
+                        // Only the 32-bit class has byte order instructions that depend on the
+                        // host.
                         (4, 0xd) if code & 8 != 0 => {
                             self.registers[to].swap_bytes() >> (64 - immediate)
                         }
@@ -219,7 +225,7 @@ fn compute(operation: u8, left: u64, right: u64) -> u64 {
     }
 }
 
-/// The numbers of the maps that the program asks.
+/// The ids of the maps that the program uses, with their names.
 fn maps(ebpf: &Ebpf) -> Result<HashMap<u64, &'static str>> {
     let names = [
         abi::INTERFACES,
@@ -267,7 +273,10 @@ fn a_frame_that_is_taken_costs_the_xdp_program_at_most_176_instructions() -> Res
         machine.registers[1] = CONTEXT;
         machine.registers[10] = STACK + STACK_LEN as u64;
         let count = machine.run(&instructions);
-        assert_eq!(machine.registers[0], XDP_REDIRECT, "not the way of a match");
+        assert_eq!(
+            machine.registers[0], XDP_REDIRECT,
+            "the frame does not match"
+        );
         println!("{count} of {} instructions", instructions.len());
         assert!(count <= MOST, "{count} instructions for {payload} bytes");
     }

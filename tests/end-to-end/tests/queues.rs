@@ -1,5 +1,6 @@
-//! Several queues: each belongs to one worker, whatever the numbers, and a frame on a queue that the relay
-//! does not use is left to the stack and counted. On XDP only: a packet socket hears all queues.
+//! Several queues: each belongs to one worker, whatever their numbers, and a frame on a queue that
+//! the relay does not use is left to the stack and counted. On XDP only: a packet socket receives
+//! from all queues.
 
 use std::fs;
 
@@ -15,12 +16,12 @@ use relay_tests::scenario::{
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
-/// Feeds enough that the hash of a multi-queue sender reaches every queue: with 32 feeds on 2 queues it misses
-/// one in 1 of 2^31 runs.
+/// So many feeds that the hash of a multi-queue sender reaches every queue: with 32 feeds on 2
+/// queues it misses one in 1 of 2^31 runs.
 const FEEDS: u16 = 32;
 const COUNT: u64 = 50;
 
-/// Runs the relay with `feeds` and more configuration, and expects exactness.
+/// Runs the relay with feeds and more `tables` in the rule file; fails unless all feeds are exact.
 fn forward_with(bed: &Testbed, tables: &str) -> Result<Report> {
     let rules = feeds(FEEDS);
     let relay = RelayProcess::start_with(&bed.relay, Backend::Xdp, &rules, tables)?;
@@ -90,8 +91,8 @@ fn cpus_of_workers(relay: &RelayProcess) -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// A packet socket sends by the TX queue of its worker's CPU. With several queues a worker that
-/// moved would have its later frames overtake the earlier ones.
+/// A TX socket sends through the TX queue of its worker's CPU. If a worker moved between CPUs,
+/// later frames on one queue could overtake earlier ones on another.
 #[test]
 fn where_an_output_has_several_tx_queues_a_worker_stays_on_one_cpu() -> Result<()> {
     let everywhere = fs::read_to_string("/proc/thread-self/status")?;
@@ -111,7 +112,7 @@ fn where_an_output_has_several_tx_queues_a_worker_stays_on_one_cpu() -> Result<(
             .build()?;
         let rules = feeds(FEEDS);
         let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
-        // A worker names itself first and settles then.
+        // A worker first gives itself its name, and then chooses its CPU.
         let is_right = |cpus: &String| {
             if queues > 1 {
                 cpus.parse::<usize>().is_ok()
@@ -131,7 +132,7 @@ fn where_an_output_has_several_tx_queues_a_worker_stays_on_one_cpu() -> Result<(
 }
 
 #[test]
-fn frames_on_a_queue_that_is_not_listed_are_counted_and_said() -> Result<()> {
+fn frames_on_a_queue_that_is_not_listed_are_counted_and_reported() -> Result<()> {
     let bed = Testbed::builder().queues(2).without_capture().build()?;
     let rules = feeds(FEEDS);
     let only_one = "\n[[interfaces]]\nname = \"in0\"\nqueues = [1]\n";

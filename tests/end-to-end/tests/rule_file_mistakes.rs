@@ -1,5 +1,5 @@
-//! Mistakes in the rule file: each is refused with its line and a remedy, all of them at once, and a
-//! correct file changes nothing until the relay runs.
+//! Mistakes in the rule file: each is refused with its line and a remedy, all of them at once, and
+//! a correct file changes nothing until the relay runs.
 
 use std::sync::Arc;
 

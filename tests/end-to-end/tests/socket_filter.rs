@@ -1,4 +1,5 @@
-//! The socket filter on a real packet socket: what it lets through, what it counts, and what it needs to be loaded.
+//! The socket filter on a real packet socket: which frames it lets through, what it counts, and
+//! which capability loading it needs.
 #![expect(clippy::expect_used, reason = "counters of a testbed, in a test")]
 
 mod kernel_program;
@@ -72,8 +73,8 @@ impl Filtered {
         self.kernel.counters(self.input).expect("an input")
     }
 
-    /// The frames that come to the socket, up to and without the datagram of the rule with the payload `last`.
-    /// Frames of one wire keep their order, so nothing from before is still to come.
+    /// The frames that the socket receives before the datagram of the rule with the payload `last`.
+    /// Frames of one wire keep their order, so no earlier frame can still arrive after that.
     fn frames_before(&self, last: &[u8]) -> Result<Vec<Vec<u8>>> {
         let last = matching(last);
         let mut batch = Batch::new(16, 70_000);
@@ -98,7 +99,8 @@ impl Filtered {
     }
 }
 
-/// Sends `frames` and then one datagram of the rule; returns which of `frames` came to the socket, and the counters.
+/// Sends `frames` and then one datagram of the rule; returns which of `frames` the socket received,
+/// and the counters.
 fn through_the_filter(frames: &[Vec<u8>]) -> Result<(Vec<Vec<u8>>, Counts)> {
     let bed = Testbed::new()?;
     let filtered = Filtered::new(&bed)?;
@@ -124,7 +126,7 @@ fn expected(verdicts: impl Iterator<Item = Counter>) -> Counts {
 #[test]
 fn the_packet_table_over_a_wire_lets_the_datagrams_of_the_rule_through_and_nothing_else()
 -> Result<()> {
-    // A tag that is cut short does not reach any socket: the kernel drops the frame (skb_vlan_untag).
+    // A frame that ends inside its tag reaches no socket: the kernel drops it (skb_vlan_untag).
     let table: Vec<Case> = table()
         .into_iter()
         .filter(|case| case.frame[12..14] != [0x81, 0x00] || case.frame.len() >= 20)
@@ -190,7 +192,7 @@ fn a_gso_packet_comes_through_whole_and_counts_as_its_datagrams() -> Result<()> 
     let udp = UdpSender::open(&bed.sources[0])?;
     let all = JOINED as u32;
     udp.send_segmented(&traffic(PORT_IN), all, 1_000_000, &Window::unlimited())?;
-    // Of no rule: one frame, since nobody knows how many datagrams of others there are.
+    // Without a rule it counts as one frame: the filter does not know the datagrams in it.
     udp.send_segmented(&traffic(PORT_IN + 1), all, 1_000_000, &Window::unlimited())?;
     RawSender::open(&bed.sources[0])?.send(&matching(b"the last one"))?;
     let arrived = filtered.frames_before(b"the last one")?;
@@ -250,7 +252,7 @@ fn only_the_program_that_the_plan_needs_is_loaded() -> Result<()> {
             assert!(kernel.counters(input).is_some());
             assert_eq!(bed.inputs[0].has_xdp_program()?, backend == Backend::Xdp);
             let filter = kernel.attach_filter(socket.as_fd());
-            // A packet socket is none that an XSKMAP takes, which is a refusal of the map and not of the relay.
+            // An XSKMAP does not take a packet socket: then the map refuses, and not the relay.
             let sockets = kernel.set_socket(&plan, input, 0, socket.as_raw_fd());
             match backend {
                 Backend::IoUring => {
@@ -268,7 +270,7 @@ fn only_the_program_that_the_plan_needs_is_loaded() -> Result<()> {
     Ok(())
 }
 
-/// Leaves the calling thread no capability but `number` (linux/capability.h).
+/// Takes all capabilities but `number` (linux/capability.h) from the calling thread.
 fn keep_only_capability(number: u32) -> Result<()> {
     const VERSION_3: u32 = 0x2008_0522;
     let header = [VERSION_3, 0];
@@ -276,7 +278,8 @@ fn keep_only_capability(number: u32) -> Result<()> {
     let bit = 1 << (number % 32);
     // Effective and permitted; not inheritable.
     sets[(number / 32) as usize] = [bit, bit, 0];
-    // SAFETY: a header of two words and two sets of three words each, as version 3 wants; both outlive the call.
+    // SAFETY: a header of two words and two sets of three words each, as version 3 wants; both
+    // outlive the call.
     let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
     ensure!(result == 0, "capset: {}", std::io::Error::last_os_error());
     Ok(())

@@ -1,4 +1,4 @@
-//! The testbed itself, on a wire without a relay: it counts exactly, and its checkers can fail.
+//! The testbed itself, on a wire without a relay: it counts exactly, and its checks can fail.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -22,7 +22,7 @@ const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 1);
 const PORT: u16 = 5001;
 const WAIT: Duration = Duration::from_secs(20);
 
-/// Sends `frames` over the wire and returns what a UDP receiver that expects `flow` makes of them.
+/// Sends `payloads` over the wire and returns the tally of a UDP receiver that expects `flow`.
 fn tally_of(flow: u32, payloads: &[Vec<u8>]) -> Result<Tally> {
     let bed = Testbed::new()?;
     let receiver = UdpReceiver::start(&bed.inputs[0], &[Listen::new(GROUP, PORT, flow)])?;

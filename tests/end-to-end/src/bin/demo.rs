@@ -42,10 +42,10 @@ struct Arguments {
     /// The rule file; its interfaces must be `in0` and `out0`.
     #[arg(long, value_name = "FILE")]
     rules: PathBuf,
-    /// For how long to send.
+    /// For how long to send, in seconds.
     #[arg(long, value_name = "N", default_value_t = 10)]
     seconds: u64,
-    /// Datagrams a second.
+    /// Datagrams per second.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     rate: u32,
     /// Bytes of payload in each datagram.
@@ -53,7 +53,7 @@ struct Arguments {
     size: u16,
 }
 
-/// What `relay plan --json` tells, as far as it is needed here.
+/// The parts of `relay plan --json` that are used here.
 #[derive(Debug, Deserialize)]
 struct Plan {
     interfaces: Vec<PlanInterface>,
@@ -119,7 +119,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
         .collect();
     let receiver = UdpReceiver::start(&bed.receivers[0], &listen)?;
     println!(
-        "\nSending {} datagrams of {} bytes a second to {}:{} for {} s; rule `{}` gives them {} outputs.\n",
+        "\nSending {} datagrams of {} bytes a second to {}:{} for {} s; rule `{}` gives \
+         them {} outputs.\n",
         arguments.rate,
         arguments.size,
         flow.group,
@@ -202,7 +203,7 @@ fn send(
     Ok(())
 }
 
-/// A count with its thousands apart.
+/// A count with its digits in groups of three.
 fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
@@ -215,7 +216,7 @@ fn grouped(count: u64) -> String {
     text
 }
 
-/// The destination that a tally counts, out of its name.
+/// The destination that a tally counts, which is a part of its name.
 fn destination(tally: &Tally) -> &str {
     tally
         .name
@@ -223,8 +224,8 @@ fn destination(tally: &Tally) -> &str {
         .map_or(tally.name.as_str(), |(_, destination)| destination)
 }
 
-/// Shows the receivers' counts until `finished`: a table that stays in place on a terminal, one line
-/// a second otherwise.
+/// Shows the receivers' counts until `finished`: a table that stays in place on a terminal, one
+/// line per second otherwise.
 fn show(receiver: &UdpReceiver, sent: &AtomicU64, finished: impl Fn() -> bool) -> Result<()> {
     let terminal = stdout().is_terminal();
     let interval = Duration::from_millis(if terminal { 250 } else { 1000 });
@@ -233,14 +234,14 @@ fn show(receiver: &UdpReceiver, sent: &AtomicU64, finished: impl Fn() -> bool) -
     let mut past: VecDeque<(Instant, Vec<Tally>)> = VecDeque::new();
     let mut drawn = 0;
     while !finished() {
-        // Short naps, so that the end of sending is not noticed late.
+        // Sleeps are short, so that the end of sending is noticed soon.
         if Instant::now() < next {
             thread::sleep(Duration::from_millis(20));
             continue;
         }
         next += interval;
         let (now, tallies) = (Instant::now(), receiver.tallies());
-        // The rate is taken over the last second.
+        // The rate is that of the last second.
         while past
             .front()
             .is_some_and(|(when, _)| now - *when > Duration::from_millis(1100))

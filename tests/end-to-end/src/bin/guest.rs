@@ -1,7 +1,8 @@
-//! The first program of the virtual machine of `cargo xtask test --zero-copy`: mounts what every system has, loads the
-//! drivers, runs the tests, says how they ended, and switches the machine off.
+//! The first program of the virtual machine of `cargo xtask test --zero-copy`: mounts the usual
+//! file systems, loads the drivers, runs the tests, prints how they ended, and switches the machine
+//! off.
 //!
-//! What it prints goes to the second serial port; the first one is the kernel's.
+//! Its output goes to the second serial port; the first one is the kernel's console.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -11,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 
-/// What xtask looks for (`xtask/src/vm/machine.rs`).
+/// The beginning of the line that xtask waits for (`xtask/src/vm/machine.rs`).
 const DONE: &str = "guest: the tests ended with ";
 
 const FILE_SYSTEMS: [(&str, &str); 6] = [
@@ -29,7 +30,7 @@ fn main() {
         Ok(status) => println!("{DONE}{status}"),
         Err(error) => println!("{DONE}an error: {error:#}"),
     }
-    // What is printed must be out before the machine is off.
+    // All output must have left before the machine is off.
     let _ = nix::sys::termios::tcdrain(io::stdout().as_fd());
     let off = nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_POWER_OFF);
     eprintln!("switching the machine off: {off:?}");
@@ -60,11 +61,11 @@ fn prepare() -> Result<()> {
     Ok(())
 }
 
-/// Loads a module whose needs are loaded.
+/// Loads a module; the modules that it needs are loaded already.
 fn load(module: &str) -> Result<()> {
     let file = File::open(format!("/modules/{module}.ko"))?;
-    // SAFETY: the descriptor is open during the call and the parameters are a C string; the call touches no memory
-    // of ours.
+    // SAFETY: the descriptor is open during the call and the parameters are a C string; the call
+    // touches no other memory of this process.
     let result =
         unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
     if result < 0 {

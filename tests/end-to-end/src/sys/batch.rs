@@ -1,4 +1,4 @@
-//! Receiving many messages with one system call, and what the kernel says beside each.
+//! Receives many messages with one system call, each with what the kernel says about it.
 
 use std::ffi::c_int;
 use std::io;
@@ -9,7 +9,7 @@ use std::ptr;
 
 use super::errno::check;
 
-/// What came with one received message.
+/// One received message.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {
     /// The bytes, cut off at the batch's buffer size.
@@ -52,7 +52,7 @@ impl Batch {
         }
     }
 
-    /// Receives what is there, without waiting; 0 when nothing is.
+    /// Receives the messages that are there, without waiting; returns how many.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.headers.clear();
         let mut vectors: Vec<libc::iovec> = self
@@ -78,8 +78,8 @@ impl Batch {
                 message
             })
             .collect();
-        // SAFETY: every pointer in `messages` leads to a buffer of `self` or `vectors` of the length
-        // beside it, and all of them outlive the call.
+        // SAFETY: every pointer in `messages` leads to a buffer of `self` or `vectors` of the
+        // length beside it, and all of them outlive the call.
         let result = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -132,8 +132,8 @@ fn source(name: &libc::sockaddr_storage) -> Option<SocketAddrV4> {
     if c_int::from(name.ss_family) != libc::AF_INET {
         return None;
     }
-    // SAFETY: a `sockaddr_storage` is large and aligned enough for every address; the family says it
-    // holds a `sockaddr_in`, which is valid for any bytes.
+    // SAFETY: a `sockaddr_storage` is large and aligned enough for every address; the family says
+    // it holds a `sockaddr_in`, which is valid for any bytes.
     let address = unsafe { *ptr::from_ref(name).cast::<libc::sockaddr_in>() };
     let ip = Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr));
     Some(SocketAddrV4::new(ip, u16::from_be(address.sin_port)))

@@ -1,5 +1,6 @@
-//! What a program that a test starts may do, and what it has used.
+//! What a program that a test starts may do, and how much it has used.
 
+use std::ffi::c_int;
 use std::io;
 use std::mem;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -8,8 +9,8 @@ use std::time::Duration;
 
 use super::errno::check;
 
-/// Makes `io_uring_setup` fail with `EPERM` in the program that `command` starts, as the seccomp profile of
-/// a container does.
+/// Makes `io_uring_setup` fail with `EPERM` in the program that `command` starts, as the seccomp
+/// profile of a container does.
 pub fn forbid_io_uring(command: &mut Command) {
     let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
         code: code as u16,
@@ -30,8 +31,8 @@ pub fn forbid_io_uring(command: &mut Command) {
         step(libc::BPF_RET | libc::BPF_K, 0, 0, refuse),
         step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
-    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing; `program`
-    // belongs to it and outlives the calls.
+    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing;
+    // `program` belongs to it and outlives the calls.
     unsafe {
         command.pre_exec(move || {
             let filter = libc::sock_fprog {
@@ -46,13 +47,14 @@ pub fn forbid_io_uring(command: &mut Command) {
     }
 }
 
-/// Lets the program that `command` starts lock `bytes` of memory.
+/// Lets the program that `command` starts lock `bytes` of memory at most.
 pub fn limit_locked_memory(command: &mut Command, bytes: u64) {
     let limit = libc::rlimit {
         rlim_cur: bytes,
         rlim_max: bytes,
     };
-    // SAFETY: between fork and exec the closure makes one system call, which reads `limit`, and allocates nothing.
+    // SAFETY: between fork and exec the closure makes one system call, which reads `limit`, and
+    // allocates nothing.
     unsafe {
         command.pre_exec(move || {
             check(libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit)).map(drop)
@@ -60,10 +62,12 @@ pub fn limit_locked_memory(command: &mut Command, bytes: u64) {
     }
 }
 
-/// Lets the program that `command` starts have `soft` of a resource, such as [`libc::RLIMIT_NOFILE`],
-/// and raise that to `hard`, or to the limit of this process if that is lower.
+/// Lets the program that `command` starts have `soft` of a resource, such as
+/// [`libc::RLIMIT_NOFILE`], and raise that to `hard`, or to the limit of this process if that is
+/// lower.
 pub fn limit(command: &mut Command, resource: libc::__rlimit_resource_t, soft: u64, hard: u64) {
-    // SAFETY: between fork and exec the closure makes two system calls, on a local, and allocates nothing.
+    // SAFETY: between fork and exec the closure makes two system calls, on a local, and allocates
+    // nothing.
     unsafe {
         command.pre_exec(move || {
             let mut limit: libc::rlimit = mem::zeroed();
@@ -87,30 +91,32 @@ pub fn lead_session_of_stderr(command: &mut Command) {
     }
 }
 
-/// Makes the calling thread, and no other, one of the user `nobody`, which has no capability. For good.
+/// Makes the calling thread, and no other, one of the user `nobody`, which has no capability. There
+/// is no way back.
 pub fn give_up_privileges() -> io::Result<()> {
     const NOBODY: libc::uid_t = 65_534;
-    // SAFETY: no pointer is passed. The C library's function would change all threads.
+    // The C library's function would change all threads.
+    // SAFETY: no pointer is passed.
     let result = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
     check(result as c_int).map(drop)
 }
 
-/// What a process has used up.
+/// What a process has used.
 #[derive(Debug, Clone, Copy)]
 pub struct Usage {
-    /// The time on CPUs, also in the kernel.
+    /// The CPU time, in the kernel too.
     pub cpu: Duration,
     /// The most memory that it had at once.
     pub peak_bytes: u64,
 }
 
-/// Waits for the end of a child, with what it used.
+/// Waits for the end of a child; returns also what it has used.
 pub fn wait_with_usage(child: Child) -> io::Result<(ExitStatus, Usage)> {
     let mut status = 0;
     // SAFETY: all-zero bytes are a valid `rusage`.
     let mut usage: libc::rusage = unsafe { mem::zeroed() };
-    // SAFETY: both pointers are to locals; the child is of this process and nothing else waits for it,
-    // because it was moved here.
+    // SAFETY: both pointers are to locals; the child is of this process and nothing else waits for
+    // it, because it was moved here.
     check(unsafe { libc::wait4(child.id().cast_signed(), &raw mut status, 0, &raw mut usage) })?;
     let time = |value: libc::timeval| {
         Duration::from_secs(value.tv_sec.unsigned_abs())

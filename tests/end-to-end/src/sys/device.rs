@@ -9,8 +9,8 @@ use super::errno::check;
 /// `ETHTOOL_STXCSUM` (linux/ethtool.h).
 const TX_CHECKSUM: u32 = 0x17;
 
-/// Turns checksum offload of `interface` on or off, in the calling thread's namespace. Off makes the kernel
-/// complete every checksum before the device.
+/// Turns checksum offload of `interface` on or off, in the calling thread's namespace. With it off
+/// the kernel completes every checksum in front of the device.
 pub fn set_checksum_offload(interface: &str, on: bool) -> io::Result<()> {
     #[repr(C)]
     struct Value {
@@ -40,9 +40,9 @@ const IFF_TAP_NO_PI_VNET_HDR: libc::c_short = 0x0002 | 0x1000 | 0x4000;
 /// `TUN_F_CSUM`, `TUN_F_USO4` and `TUN_F_USO6`, which come together.
 const TUN_TAKES_GSO_PACKETS: libc::c_ulong = 0x01 | 0x20 | 0x40;
 
-/// Makes a tap device in the calling thread's namespace, which lives as long as the file. What is
-/// read has a `struct virtio_net_hdr` in front; there is no waiting. With `offload` it takes UDP
-/// GSO packets whole.
+/// Makes a tap device in the calling thread's namespace, which lives as long as the file. Each
+/// frame that is read has a vnet header (`struct virtio_net_hdr`) in front; reading never waits.
+/// With `offload` the device takes UDP GSO packets whole.
 pub fn open_tap(interface: &str, offload: bool) -> io::Result<std::fs::File> {
     use std::os::unix::fs::OpenOptionsExt;
     let file = std::fs::OpenOptions::new()

@@ -14,8 +14,8 @@ const SK_MEMINFO_DROPS: usize = 8;
 /// `PACKET_IGNORE_OUTGOING` (linux/if_packet.h).
 const PACKET_IGNORE_OUTGOING: c_int = 23;
 
-/// Bytes that a receiver's socket may hold: enough for every datagram of the largest test, so that a
-/// receiver that is scheduled late does not look like a relay that lost something.
+/// Bytes that a receiver's socket may hold: enough for every datagram of the largest test, so that
+/// a receiver that is scheduled late does not look like a relay that lost something.
 pub const RECEIVE_BUFFER: usize = 64 << 20;
 
 /// Plain C data that may be handed to `setsockopt` byte for byte.
@@ -66,10 +66,10 @@ pub fn socket_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(values[SK_MEMINFO_DROPS])
 }
 
-/// What a packet socket hears.
+/// The frames that a packet socket receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hears {
-    /// Nothing; it only sends.
+    /// None; it only sends.
     Nothing,
     /// Frames that arrive.
     Arriving,
@@ -78,7 +78,7 @@ pub enum Hears {
 }
 
 /// Opens a raw packet socket on the interface with `index`, in the calling thread's namespace. It
-/// sends complete frames; what it hears comes with auxiliary data.
+/// sends complete frames; those that it receives come with auxiliary data.
 pub fn packet_socket(index: u32, hears: Hears) -> io::Result<OwnedFd> {
     // Protocol 0 keeps the socket silent until it is bound to the interface.
     // SAFETY: no pointer is passed.

@@ -11,9 +11,9 @@ use relay_tests::scenario::Receivers;
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
-/// Outputs on the interface that goes.
+/// Outputs on the interface that is deleted.
 const OUTPUTS: usize = 24;
-/// Datagrams of each stream; a TX ring holds less than the copies of one.
+/// Datagrams of each stream; their copies are more than a TX ring holds.
 const COUNT: u64 = 100;
 
 /// Fails unless the threads of the relay sleep nearly all the time: each of them wakes up some ten
@@ -27,7 +27,7 @@ fn assert_idle(relay: &RelayProcess, when: &str) -> Result<()> {
 }
 
 /// The interface transmits and receives, so a worker that waits for frames from it must not wait
-/// for those that never leave.
+/// for copies that never leave.
 fn an_input_deleted_with_copies_queued_keeps_no_worker_awake(method: Method) -> Result<()> {
     let bed = Testbed::builder().inputs(2).without_capture().build()?;
     let rules = [

@@ -13,8 +13,8 @@ use relay_tests::topology::Testbed;
 /// How long the kernel may take to release what a killed process had.
 const SOCKETS_GO: Duration = Duration::from_secs(1);
 
-/// It is killed with a burst in its hands, larger than a TX ring: wherever the copies are by then,
-/// they keep nothing.
+/// The relay is killed while it forwards a burst, larger than a TX ring: wherever the copies are
+/// then, they hold nothing in the kernel.
 fn x3_after_kill_9_the_interface_is_clean_and_a_new_start_works_at_once(
     method: Method,
 ) -> Result<()> {
@@ -36,7 +36,7 @@ fn x3_after_kill_9_the_interface_is_clean_and_a_new_start_works_at_once(
         let burst = Stream::new(0, 100, 1000).starting_at(stream.count);
         source.send_in_one_burst(&burst, &relay)?;
         relay.kill()?;
-        // Link and sockets are closed with the process; nobody removes anything by hand.
+        // The kernel closes link and sockets with the process.
         assert!(!bed.inputs[0].has_xdp_program()?, "no XDP program stays");
         if round == 0 {
             // io_uring's own references go a moment after the process, by a work queue

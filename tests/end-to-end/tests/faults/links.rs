@@ -1,7 +1,7 @@
 //! Links that go down and come up again, at the relay and at the far end.
 //!
-//! Bursts are larger than a TX ring: 100 datagrams by 24 outputs of one interface are 2400 copies,
-//! and a ring holds 2048.
+//! Bursts are larger than a TX ring: 100 datagrams through 24 outputs of one interface are 2400
+//! copies, and a ring holds 2048.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ const BURST: u64 = 100;
 const OUTPUTS: usize = 24;
 /// Copies that a TX ring holds.
 const RING: u64 = 2048;
-/// The most datagrams in a super-frame.
+/// The most datagrams in a GSO packet.
 const MAX_JOINED: usize = 64;
 /// Bytes of payload.
 const SIZE: usize = 500;
@@ -52,8 +52,8 @@ fn down_and_up(method: Method, near: impl Fn(&Testbed) -> &Endpoint) -> Result<(
     let report = relay.stop()?.report;
     method.assert_used(&report, &rules)?;
     report.assert_balanced();
-    // Where the kernel cuts, what one call was sending when the interface went down ends in
-    // `noop_qdisc`, and is called sent.
+    // Where the kernel cuts, frames of the call that was sending when the interface went down end
+    // in `noop_qdisc`, and the call reports them as sent.
     let one_call = match method.tx {
         TxMethod::Cut => (MAX_JOINED * OUTPUTS) as u64,
         _ => 0,
@@ -81,7 +81,7 @@ pub fn x1_after_the_output_was_down_forwarding_resumes_within_a_second(
     down_and_up(method, |bed| &bed.outputs[0])
 }
 
-/// What one burst met between two streams that arrive.
+/// One burst, and the streams before and after it, which arrive.
 struct Burst {
     first: Stream,
     burst: Stream,
@@ -97,9 +97,10 @@ const STREAMS: Burst = {
     }
 };
 
-/// Sends a stream, does `disturb`, sends a burst, does `repair`, and sends another stream: of that
-/// and of the first one nothing is missing, and by the output beside it nothing at all. Returns for
-/// each output with the fault what it dropped, and how many datagrams of the burst arrived.
+/// Sends a stream, does `disturb`, sends a burst, does `repair`, and sends another stream. Fails if
+/// anything of the first or last stream is missing, or anything at all at the output of the other
+/// interface. Returns the report of each output with the fault, and how many datagrams of the burst
+/// arrived there.
 fn through_a_fault(
     method: Method,
     disturb: impl Fn(&Testbed) -> Result<()>,
@@ -149,8 +150,8 @@ fn through_a_fault(
     Ok(outputs)
 }
 
-/// By a TX ring the burst waits, as much of it as the ring holds, and leaves when the interface is
-/// up again. By other ways the kernel refuses it.
+/// On a TX ring as much of the burst waits as the ring holds, and leaves when the interface is up
+/// again. By the other TX methods the kernel refuses the burst.
 pub fn x1_a_burst_for_an_interface_that_is_down_waits_or_is_refused_to_the_last_copy(
     method: Method,
 ) -> Result<()> {
@@ -182,9 +183,9 @@ pub fn x1_a_burst_for_an_interface_that_is_down_waits_or_is_refused_to_the_last_
     Ok(())
 }
 
-/// The far end is down, and the relay's kernel has noticed that the wire has no carrier. Every copy
-/// is refused and counted at its output. Until it notices, which takes it up to a second
-/// (net/core/link_watch.c), frames that it cuts from super-frames are `device_dropped`.
+/// The far end is down, and the relay's kernel has noticed that the wire has no carrier, so it
+/// refuses every copy, which is counted at its output. Until it notices, which takes up to a second
+/// (net/core/link_watch.c), frames that it cuts from GSO packets are `device_dropped`.
 pub fn x4_a_burst_for_a_dead_peer_is_counted_to_the_last_copy_and_the_other_output_loses_nothing(
     method: Method,
 ) -> Result<()> {

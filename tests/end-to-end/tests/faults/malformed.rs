@@ -15,8 +15,8 @@ use relay_tests::scenario::{Receivers, send, streams};
 use relay_tests::sender::Pacer;
 use relay_tests::topology::Testbed;
 
-/// An IPv4 header's bytes with a checksum that fits, so that only the named fault is in the frame.
-fn with_sound_header(mut frame: Vec<u8>, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+/// `frame` with `change` and a right IPv4 checksum after it, so that it has no other fault.
+fn with_right_header(mut frame: Vec<u8>, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     change(&mut frame);
     let words = (usize::from(frame[ETHERNET_LEN] & 0x0f) * 2).min((frame.len() - ETHERNET_LEN) / 2);
     frame[ETHERNET_LEN + 10..ETHERNET_LEN + 12].fill(0);
@@ -40,7 +40,7 @@ fn malformed(bed: &Testbed) -> Result<Vec<(String, Vec<u8>)>> {
     }
     .build()?;
     let mut cases = Vec::new();
-    // A packet socket refuses less than an Ethernet header.
+    // A packet socket does not send less than an Ethernet header.
     for length in ETHERNET_LEN..whole.len() {
         cases.push((format!("cut at byte {length}"), whole[..length].to_vec()));
     }
@@ -52,7 +52,7 @@ fn malformed(bed: &Testbed) -> Result<Vec<(String, Vec<u8>)>> {
     }
     let right = whole.len() as u16 - ETHERNET_LEN as u16;
     for total in [0, 1, 19, 20, 27, right - 1, right + 1, 1500, u16::MAX] {
-        let frame = with_sound_header(whole.clone(), |f| {
+        let frame = with_right_header(whole.clone(), |f| {
             f[16..18].copy_from_slice(&total.to_be_bytes());
         });
         cases.push((format!("IP total length {total}"), frame));
@@ -64,13 +64,13 @@ fn malformed(bed: &Testbed) -> Result<Vec<(String, Vec<u8>)>> {
         cases.push((format!("UDP length {length}"), frame));
     }
     for first in (0..=255u8).filter(|first| *first != 0x45) {
-        let frame = with_sound_header(whole.clone(), |f| f[ETHERNET_LEN] = first);
+        let frame = with_right_header(whole.clone(), |f| f[ETHERNET_LEN] = first);
         cases.push((format!("version and header length {first:#04x}"), frame));
     }
     let mut frame = whole.clone();
     frame[24] ^= 0x40;
     cases.push(("wrong IP header checksum".to_owned(), frame));
-    // Random bytes behind the group's Ethernet address: all of the frame, or all but IP's first bytes.
+    // Random bytes after the Ethernet header, or after the first bytes of the IP header.
     for n in 0..200u64 {
         let mut frame = payload(1000, n, 20 + (n as usize * 7) % 1400);
         let kept = if n % 2 == 0 {
@@ -88,7 +88,7 @@ fn x6_malformed_frames_never_leave_and_the_traffic_beside_them_is_exact(
     backend: Backend,
 ) -> Result<()> {
     let bed = Testbed::new()?;
-    bed.outputs[0].set_checksum_offload(false)?; // frames, not super-frames
+    bed.outputs[0].set_checksum_offload(false)?; // frames, not GSO packets
     let rules = [Rule::feed().outputs("out0", 3)];
     let receivers = Receivers::start(&bed, &rules)?;
     let wire = RawReceiver::start(&bed.receivers[0])?;
@@ -133,8 +133,8 @@ fn x6_each_malformed_frame_alone_does_not_leave(backend: Backend) -> Result<()> 
         pacer.wait();
         raw.send(frame)?;
     }
-    // All of them go up the relay host's own stack, which knows what to do with them. It drops a
-    // frame that ends inside its VLAN tag before a packet socket could see it.
+    // All of them reach the stack of the relay's host. The kernel drops a frame that ends inside
+    // its VLAN tag before a packet socket sees it.
     let shown = |frame: &[u8]| frame[12..14] != [0x81, 0] || frame.len() >= 20;
     let expected = frames.iter().filter(|(_, frame)| shown(frame)).count();
     let all = local.wait_for(expected, Duration::from_secs(10), |_| true);

@@ -1,5 +1,5 @@
-//! More than the relay can send: what is lost is accounted for, and afterwards nothing is lost any
-//! more.
+//! More traffic than the relay can send: every lost frame is accounted for, and afterwards nothing
+//! is lost any more.
 
 use std::thread;
 use std::time::Duration;
@@ -13,18 +13,18 @@ use relay_tests::rules::Rule;
 use relay_tests::scenario::{ARRIVAL, Receivers, send, streams};
 use relay_tests::topology::Testbed;
 
-/// How a flood comes in.
+/// How a flood arrives.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flood {
-    /// Cut apart on the way, or in the relay where the wire does not cut.
-    SuperFrames,
-    /// One datagram a system call.
+    /// In GSO packets, which the kernel cuts on the way, or else in front of the relay.
+    GsoPackets,
+    /// One datagram per system call.
     SingleFrames,
 }
 
-/// As much as one thread can send comes in for `seconds`, more than the relay can send by 32
-/// outputs. That it keeps up its rate meanwhile is what `cargo xtask bench` shows; here every frame
-/// is accounted for, and afterwards all is as before.
+/// For `seconds` one thread sends as fast as it can, which is more than the relay can send through
+/// 32 outputs. `cargo xtask bench` shows that the relay keeps its rate meanwhile; here every frame
+/// is accounted for, and afterwards the relay forwards as before.
 fn overload(method: Method, flood: Flood, seconds: u64) -> Result<()> {
     const SIZE: usize = 200;
     const OUTPUTS: usize = 32;
@@ -34,12 +34,12 @@ fn overload(method: Method, flood: Flood, seconds: u64) -> Result<()> {
     let relay = method.start(&bed, &rules)?;
     let before = far.datagrams_received(SIZE)?;
     let joined = match flood {
-        Flood::SuperFrames => 32,
+        Flood::GsoPackets => 32,
         Flood::SingleFrames => 1,
     };
     let source = method.source(&bed.sources[0])?;
     let sent = source.flood(SIZE, joined, Duration::from_secs(seconds))?;
-    // What is in rings and socket buffers by then leaves by all outputs.
+    // Frames that are in rings and socket buffers then still leave through all outputs.
     let mut in_flood = u64::MAX;
     let quiet = eventually(3 * ARRIVAL, || {
         thread::sleep(QUIET);
@@ -72,12 +72,12 @@ fn x5_after_an_overload_every_frame_is_accounted_for_and_nothing_is_lost_any_mor
 ) -> Result<()> {
     let flood = match method.tx {
         TxMethod::Frames => Flood::SingleFrames,
-        _ => Flood::SuperFrames,
+        _ => Flood::GsoPackets,
     };
     overload(method, flood, 2)
 }
 
-/// As copies leave unless a file says otherwise, where the far end takes no super-frames.
+/// The TX method that the relay chooses where the far end takes no GSO packets.
 fn by_default(backend: Backend) -> Method {
     let tx = TxMethod::Cut;
     Method { backend, tx }
@@ -86,7 +86,7 @@ fn by_default(backend: Backend) -> Method {
 fn x5_after_ten_seconds_of_overload_every_frame_is_accounted_for_and_nothing_is_lost_any_more(
     backend: Backend,
 ) -> Result<()> {
-    overload(by_default(backend), Flood::SuperFrames, 10)
+    overload(by_default(backend), Flood::GsoPackets, 10)
 }
 
 fn x5_after_an_overload_of_single_frames_every_frame_is_accounted_for_and_nothing_is_lost_any_more(

@@ -12,7 +12,7 @@ use relay_tests::topology::Testbed;
 /// Everything that `relay run` sets up before its worker runs, in the testbed's relay host.
 pub struct SetUp {
     pub worker: Worker,
-    /// What the worker needs to be fed, and ends with.
+    /// What makes frames reach the worker; must live as long as it.
     pub feeds: Feeds,
 }
 
@@ -23,13 +23,13 @@ pub struct Feeds {
 }
 
 impl SetUp {
-    /// For the one worker of the rule file `text`, with as many chunks or receive buffers as the relay would have, or as
-    /// the test wants.
+    /// For the one worker of the rule file `text`, with `chunks` chunks or receive buffers, or with
+    /// as many as the relay would have.
     pub fn new(bed: &Testbed, backend: Backend, text: &str, chunks: Option<u32>) -> Result<Self> {
         Self::altered(bed, backend, text, chunks, |_| ())
     }
 
-    /// The same of a plan that `alter` has put its hand to, for interfaces that no test has.
+    /// The same with a plan that `alter` has changed, for interfaces that no test has.
     pub fn altered(
         bed: &Testbed,
         backend: Backend,

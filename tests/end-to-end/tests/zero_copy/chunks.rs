@@ -1,7 +1,8 @@
-//! One chunk that two NICs transmit, and chunks for what is not relayed.
+//! One chunk that two NICs transmit, and chunks for frames that are not relayed.
 //!
-//! Two relays take part here: the one that users run, and one that overwrites every chunk that becomes free (the feature
-//! `poison-chunks`). A NIC in zero copy reads a chunk late, so a chunk that is free too early leaves damaged there.
+//! Two relays take part here: the one that users run, and one that overwrites every chunk that
+//! becomes free (the feature `poison-chunks`). A NIC in zero copy reads a chunk late, so if the
+//! relay frees it too early, the NIC transmits damaged bytes.
 
 use std::env;
 
@@ -20,8 +21,9 @@ use relay_tests::veth::format_mac;
 
 use super::Nics;
 
-/// A testbed whose two output interfaces have the same MAC and the same address, and a rule with the same destination on both: the frames are
-/// the same to the byte, so that one chunk carries them to both NICs.
+/// A testbed whose two output interfaces have the same MAC and the same address, and a rule with
+/// the same destination on both: the frames are the same to the byte, so both NICs transmit them
+/// from one chunk.
 fn identical_outputs(nics: Nics) -> Result<(Testbed, Rule)> {
     let bed = nics.testbed(2)?;
     let [first, second] = &bed.outputs[..] else {
@@ -65,7 +67,8 @@ pub fn identical_outputs_on_two_nics_are_exact_on_both(nics: Nics) -> Result<()>
     Ok(())
 }
 
-/// The relay that overwrites free chunks. Where it shall be wrong, it takes a chunk for free with the first of its transmissions.
+/// Starts the relay that overwrites free chunks. With `wrong` it frees a chunk too early, after the
+/// first of its transmissions.
 fn start_poisoned(bed: &Testbed, file: &RuleFile, wrong: bool) -> Result<RelayProcess> {
     let program = env::var_os("RELAY_POISONED_BIN").context("RELAY_POISONED_BIN")?;
     let mut command = bed.relay.command(program);
@@ -78,19 +81,22 @@ fn start_poisoned(bed: &Testbed, file: &RuleFile, wrong: bool) -> Result<RelayPr
     Ok(relay)
 }
 
-/// Datagrams whose frames wait for a NIC. They leave in one burst, and the emulated wires keep the order of short ones only.
+/// Datagrams whose frames wait for a NIC. They leave in one burst, and the emulated wires keep the
+/// order of short bursts only.
 const WAITING: u64 = 60;
 
 /// What became of the datagrams that were sent while one NIC was down.
 struct Waited {
-    /// How many arrived undamaged by the NIC that was up, and by the one that was down.
+    /// How many arrived undamaged through the NIC that was up, and through the one that was down.
     intact: [u64; 2],
-    /// How many the device that was down refused when it came up. None in zero copy, where a NIC without carrier lets frames wait.
+    /// How many the device that was down refused when it came up. None in zero copy, where frames
+    /// wait while the NIC has no carrier.
     refused: u64,
 }
 
-/// Sends datagrams while one output is down, whose frames wait in its TX ring while the other one transmits them. After it was up again
-/// sends more. Unless the relay is wrong on purpose, fails if that and the relay's account is not exact.
+/// Sends datagrams while one output is down: their frames wait in its TX ring while the other
+/// output transmits them. Sends more when it is up again. Unless the relay is wrong on purpose,
+/// fails if those or the relay's account are not exact.
 fn through_a_nic_that_waits(nics: Nics, wrong: bool) -> Result<Waited> {
     let (bed, rule) = identical_outputs(nics)?;
     let rules = [rule];
@@ -140,27 +146,28 @@ pub fn no_chunk_is_overwritten_before_the_slower_nic_has_read_it(nics: Nics) -> 
     Ok(())
 }
 
-/// Shows that the test above can fail, and that it is one chunk that both NICs transmit.
+/// Shows that the test above can fail, and that both NICs transmit one chunk.
 pub fn a_chunk_freed_too_early_would_be_noticed(nics: Nics) -> Result<()> {
     let Waited { intact, refused } = through_a_nic_that_waits(nics, true)?;
     let [first, second] = intact;
     assert_eq!(
         first, WAITING,
-        "it transmits before anything is overwritten"
+        "the NIC that is up transmits before the chunk is overwritten"
     );
     let arrived = second + refused;
     assert!(arrived < WAITING || nics.mode()? == "copy", "{arrived}");
     Ok(())
 }
 
-/// A bound queue receives into chunks and nothing else, so an output has some, for the host's own traffic.
-pub fn an_output_still_hears_what_is_for_the_host(nics: Nics) -> Result<()> {
+/// A bound queue receives into chunks of the UMEM only, so an output has some too, for traffic to
+/// its host.
+pub fn an_output_still_receives_what_is_for_the_host(nics: Nics) -> Result<()> {
     let bed = nics.testbed(1)?;
     let rules = [Rule::feed().outputs("out0", 1)];
     let relay = lab::start(&bed, &rules)?;
     let (group, port) = ([239, 77, 77, 77].into(), 7777);
     let host = UdpReceiver::start(&bed.outputs[0], &[Listen::new(group, port, 7)])?;
-    // More than the chunks that were lent, so that all of them must come back.
+    // More datagrams than chunks in the FILL ring, so all of them must come back.
     let stream = Stream::new(7, 5000, 200);
     let progress = || host.tallies().iter().map(|tally| tally.received).sum();
     let window = Window::new(128, progress);

@@ -1,4 +1,4 @@
-//! Interfaces that go down, relays that are killed, stopped, or stand still.
+//! Interfaces that go down, and relays that are killed, stopped or paused.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use relay_tests::veth::Endpoint;
 
 use super::{IGB, MIXED, Nics};
 
-/// Takes an interface of the relay down and up again while traffic runs. The order is not looked at: what waited leaves in one burst, too
-/// long for the emulated wires.
+/// Takes an interface of the relay down and up again while traffic runs. Does not check the order:
+/// the frames that waited leave in one burst, which is too long for the emulated wires to keep it.
 fn down_and_up(nics: Nics, bed: &Testbed, near: &Endpoint) -> Result<()> {
     let rules = [Rule::feed().outputs("out0", 2)];
     let receivers = Receivers::start(bed, &rules)?;
@@ -26,7 +26,7 @@ fn down_and_up(nics: Nics, bed: &Testbed, near: &Endpoint) -> Result<()> {
     let flap = Flap {
         rate: 500,
         warm_up: 200,
-        // What waited for the NIC comes first; what is sent from here on is complete.
+        // Frames that waited for the NIC come first; from here on every datagram arrives.
         settled: Duration::from_millis(500),
         after: Duration::from_millis(1000),
     };
@@ -71,8 +71,9 @@ pub fn x3_after_kill_9_the_interface_is_clean_and_a_new_start_works_at_once(
     Ok(())
 }
 
-/// After each of `rounds` of `disturb`, which is done to every interface of the relay and costs it its carrier, forwards some datagrams.
-/// Fails unless that is exact to the last one, and no chunk is missing at the end.
+/// For `rounds` rounds does `disturb` to every interface of the relay, which takes away its
+/// carrier, and then forwards some datagrams. Fails unless all of them are exact, and no chunk is
+/// missing at the end.
 fn exact_after_each(
     nics: Nics,
     rounds: u64,
@@ -115,7 +116,7 @@ fn after_a_hundred_link_flaps_no_chunk_is_missing_and_the_traffic_is_exact() -> 
     exact_after_each(MIXED, 50, down_and_up_at_once)
 }
 
-/// What `ethtool -r` asks of igb is a reset with the queues and their sockets in place.
+/// `ethtool -r` makes igb reset the NIC with its queues and their sockets in place.
 #[test]
 fn after_the_driver_reset_the_nic_no_chunk_is_missing_and_the_traffic_is_exact() -> Result<()> {
     exact_after_each(IGB, 10, |host, interface| {
@@ -123,9 +124,10 @@ fn after_the_driver_reset_the_nic_no_chunk_is_missing_and_the_traffic_is_exact()
     })
 }
 
-/// The relay is stopped by a signal for so long that all chunks that it lent are used up, 8192 for a queue, and the NIC has nowhere
-/// to put a frame. It accounts for all that came in meanwhile, and from then on the feed is complete again.
-pub fn a_relay_that_stood_still_goes_on_and_accounts_for_everything(nics: Nics) -> Result<()> {
+/// SIGSTOP stops the relay until all chunks in its FILL ring are used up, 8192 for a queue, and the
+/// NIC has none for a frame. The relay accounts for all frames that arrived meanwhile, and then the
+/// feed is complete again.
+pub fn a_relay_that_was_paused_goes_on_and_accounts_for_everything(nics: Nics) -> Result<()> {
     let bed = nics.testbed(1)?;
     let rules = [Rule::feed().outputs("out0", 1)];
     let receivers = Receivers::start(&bed, &rules)?;

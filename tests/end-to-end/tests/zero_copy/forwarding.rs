@@ -1,4 +1,4 @@
-//! Every datagram leaves once by every output.
+//! Every datagram leaves once through every output.
 
 use anyhow::Result;
 use relay_tests::rules::Rule;

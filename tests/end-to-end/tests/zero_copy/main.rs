@@ -1,8 +1,9 @@
-//! Zero copy, on the drivers that do it: runs in the virtual machine of `cargo xtask test --zero-copy`, where the NICs
-//! of [`relay_tests::lab`] are.
+//! Zero copy, on the drivers that do it: runs in the virtual machine of `cargo xtask test
+//! --zero-copy`, where the NICs of [`relay_tests::lab`] are.
 //!
-//! Backend and mode are the relay's own choice everywhere, as in production. What it chose is asserted with what
-//! arrived. On a kernel whose drivers do not do zero copy yet, the same tests expect copy mode.
+//! The relay chooses backend and mode everywhere, as in production, and the tests check its choice
+//! beside what arrived. On a kernel whose drivers do not do zero copy yet, the same tests expect
+//! copy mode.
 
 mod chunks;
 mod faults;
@@ -46,12 +47,12 @@ const MIXED_THE_OTHER_WAY: Nics = Nics {
 };
 
 impl Nics {
-    /// A testbed with so many output interfaces.
+    /// A testbed with as many output interfaces as given.
     fn testbed(&self, outputs: usize) -> Result<Testbed> {
         lab::testbed(self.input, &self.outputs[..outputs])
     }
 
-    /// The mode that the relay shall choose: zero copy where the drivers of all of them do it.
+    /// The mode that the relay must choose: zero copy if the drivers of all NICs do it.
     fn mode(&self) -> Result<&'static str> {
         let mut zero_copy = self.input.does_zero_copy()?;
         for output in self.outputs {
@@ -60,7 +61,7 @@ impl Nics {
         Ok(if zero_copy { "zero-copy" } else { "copy" })
     }
 
-    /// Fails unless report and log say of every interface that it is in that mode.
+    /// Fails unless report and log say that every interface is in that mode.
     #[track_caller]
     fn assert_mode(&self, stopped: &Stopped) -> Result<()> {
         let mode = self.mode()?;
@@ -76,7 +77,7 @@ impl Nics {
         Ok(())
     }
 
-    /// [`forward`], and all interfaces in the expected mode, each frame by a TX ring.
+    /// [`forward`]; also fails unless all interfaces are in the expected mode and send by TX rings.
     fn forward(&self, bed: &Testbed, rule: &Rule, count: u64, size: usize) -> Result<Stopped> {
         let stopped = forward(bed, rule, count, size)?;
         self.assert_mode(&stopped)?;
@@ -86,7 +87,7 @@ impl Nics {
     }
 }
 
-/// Runs the relay, sends, and fails unless every output is exact and the relay's account agrees and is balanced.
+/// Runs the relay, sends, and fails unless every output is exact and the relay's account agrees.
 fn forward(bed: &Testbed, rule: &Rule, count: u64, size: usize) -> Result<Stopped> {
     let rules = std::slice::from_ref(rule);
     let stream = Stream::new(0, count, size);
@@ -128,12 +129,12 @@ on_all_nics! {
         chunks::identical_outputs_on_two_nics_are_exact_on_both,
         chunks::no_chunk_is_overwritten_before_the_slower_nic_has_read_it,
         chunks::a_chunk_freed_too_early_would_be_noticed,
-        chunks::an_output_still_hears_what_is_for_the_host,
+        chunks::an_output_still_receives_what_is_for_the_host,
         faults::x1_after_the_input_was_down_forwarding_resumes_within_a_second,
         faults::x1_after_the_output_was_down_forwarding_resumes_within_a_second,
         faults::x3_after_kill_9_the_interface_is_clean_and_a_new_start_works_at_once,
         faults::after_ten_link_flaps_no_chunk_is_missing_and_the_traffic_is_exact,
-        faults::a_relay_that_stood_still_goes_on_and_accounts_for_everything,
+        faults::a_relay_that_was_paused_goes_on_and_accounts_for_everything,
         modes::the_plan_expects_the_mode_that_the_drivers_have,
     ]
 }

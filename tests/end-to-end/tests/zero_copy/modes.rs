@@ -1,4 +1,4 @@
-//! Which mode and backend the relay chooses, and what it says of them.
+//! Which mode and backend the relay chooses, and what it says about them.
 
 use std::fs;
 
@@ -61,8 +61,8 @@ fn e1000e_has_no_native_xdp_and_takes_io_uring_by_itself_exact() -> Result<()> {
     Ok(())
 }
 
-/// An igb that takes tags out of the frames it receives hands them over beside the bytes, where an
-/// XDP program cannot see them.
+/// An igb that takes the tag out of a received frame passes it on beside the bytes, where an XDP
+/// program cannot see it.
 #[test]
 fn an_input_that_takes_tags_out_is_on_io_uring_and_relays_no_tagged_frame_igb() -> Result<()> {
     const TAGGED: u64 = 50;
@@ -95,8 +95,8 @@ fn an_input_that_takes_tags_out_is_on_io_uring_and_relays_no_tagged_frame_igb() 
     Ok(())
 }
 
-/// A feed from `input` to an output like it and to one that has no zero copy: that one leaves by a packet socket, and keeps the others
-/// from nothing.
+/// A feed from `input` to an output like it, and to one that has no zero copy: that one sends by a
+/// TX socket, and the others stay in zero copy.
 fn beside_an_output_without_zero_copy(input: Nic, other: Nic) -> Result<()> {
     let bed = lab::testbed(input, &[input, other])?;
     let rule = Rule::feed().outputs("out0", 2).outputs("out1", 2);
@@ -108,7 +108,7 @@ fn beside_an_output_without_zero_copy(input: Nic, other: Nic) -> Result<()> {
             ("out1", None, Some("frames")),
         ]
     } else {
-        // All of them copy then.
+        // Then all of them are in copy mode.
         [
             ("in0", Some("copy"), None),
             ("out0", Some("copy"), Some("xsk")),
@@ -132,7 +132,7 @@ fn virtio_without_the_dma_api_copies_and_says_what_the_kernel_said_exact() -> Re
     assert_eq!(input.backend, Backend::Xdp, "{stopped:#?}");
     assert_eq!(input.mode.as_deref(), Some("copy"), "{stopped:#?}");
     let because = if Nic::Virtio.does_zero_copy()? {
-        // The driver offers it, and refuses at the bind.
+        // The driver offers zero copy, and refuses the bind.
         "Invalid argument"
     } else {
         "in0 (driver virtio_net) has no zero copy"
@@ -141,7 +141,7 @@ fn virtio_without_the_dma_api_copies_and_says_what_the_kernel_said_exact() -> Re
     Ok(())
 }
 
-/// Strict is the type `DMA`; the lazy one, which forgives a late access, is called `DMA-FQ`.
+/// The type `DMA` is strict; the lazy one, which lets a late access pass, is `DMA-FQ`.
 #[test]
 fn dma_goes_through_a_strict_iommu_where_the_machine_was_started_with_one() -> Result<()> {
     let strict = fs::read_to_string("/proc/cmdline")?.contains("iommu.strict=1");
