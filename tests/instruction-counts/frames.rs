@@ -3,7 +3,7 @@
 use etherparse::PacketBuilder;
 use relay_common::wire::{self, Datagram};
 
-/// How a frame's UDP checksum is.
+/// The UDP checksum of a frame.
 #[derive(Debug, Clone, Copy)]
 pub enum Checksum {
     /// Complete, as a NIC delivers it.
@@ -12,7 +12,7 @@ pub enum Checksum {
     Partial,
 }
 
-/// A frame for the group `group`, with `payload` bytes behind its headers.
+/// A frame for the group `group`, with `payload` bytes after its headers.
 pub fn frame(group: [u8; 4], payload: usize, checksum: Checksum) -> Vec<u8> {
     let mut frame = Vec::new();
     PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [1, 0, 0x5e, 1, 1, 1])

@@ -1,12 +1,13 @@
-//! Instructions that the forwarding loop costs, counted by callgrind: everything but the system calls.
+//! Instructions that the forwarding loop costs, counted by callgrind: everything but the system
+//! calls.
 //!
-//! One group for each step of the way of a frame: decode it, find its flow, read what its outputs have in common,
-//! write each output's headers; the group `turn` for the way as a whole, from frames in chunks to messages
-//! for `sendmmsg`; the group `ring` from frames in chunks by a TX ring, with a kernel that does
-//! nothing; and the group `io_uring` from receive buffers to messages in their slots, without a ring.
-//! A count does not depend on the machine's load, so `cargo xtask test` compares it with
-//! `baseline.json`. Only the call under test is counted: set-up leaks what it makes, so that nothing is freed
-//! inside a count.
+//! One group for each step with a frame: decode it, find its flow, read what its outputs share,
+//! write each output's headers; the group `poll_once` for a whole batch, from frames in chunks to
+//! messages for `sendmmsg`; the group `ring` from frames in chunks through a TX ring, with a kernel
+//! that does nothing; and the group `io_uring` from receive buffers to messages in their slots,
+//! without a ring. A count does not depend on the machine's load, so `cargo xtask test` compares it
+//! with `baseline.json`. Only the call under test is counted: set-up leaks what it makes, so that
+//! nothing is freed inside a count.
 
 #![expect(
     missing_docs,
@@ -49,19 +50,19 @@ fn decode(frame: &'static [u8]) -> Result<Datagram, Skip> {
 
 library_benchmark_group!(name = wire, benchmarks = [decode]);
 
-/// The flows of a worker, and the keys of the frames that come in.
+/// The flows of a worker, and the keys of the frames that arrive.
 type LookUp = (&'static mut Flows, &'static mut [FlowKey; FRAMES as usize]);
 
-/// Look-ups of the same flow but for the first, among a hundred.
+/// Look-ups of the same flow, except for the first one, among a hundred.
 fn hit() -> LookUp {
     let (flows, keys) = cycle(100);
     keys.fill(worker::key(7));
     (flows, keys)
 }
 
-/// Look-ups each of another flow than the one before, spread over all.
+/// Look-ups, each of another flow than the one before, spread over all flows.
 fn cycle(flows: u32) -> LookUp {
-    // The stride has no divisor in common with the numbers of flows.
+    // The stride and the numbers of flows have no common divisor.
     let keys = std::array::from_fn(|at| worker::key(at as u32 * 37 % flows));
     let flows = worker::flows(flows, 1);
     (Box::leak(Box::new(flows)), Box::leak(Box::new(keys)))
@@ -86,7 +87,7 @@ fn read((frame, datagram): (&'static [u8], Datagram)) -> Option<Received> {
     Received::read(black_box(frame), black_box(&datagram), Known::Nothing)
 }
 
-/// What was read of a frame, and its payload.
+/// What was read from a frame, and its payload.
 type Read = (Received, &'static [u8]);
 
 fn read_partial(payload: usize) -> Read {
@@ -271,7 +272,7 @@ library_benchmark_group!(
 );
 
 library_benchmark_group!(
-    name = turn,
+    name = poll_once,
     benchmarks = [
         sort_64_frames,
         make_1_run_of_64,
@@ -284,7 +285,7 @@ main!(
     library_benchmark_groups = wire,
     flows,
     rewrite,
-    turn,
+    poll_once,
     ring,
     io_uring
 );

@@ -1,5 +1,5 @@
-//! What a worker on io_uring holds while it forwards, but for its ring and sockets: receive buffers
-//! with messages in them, and the slots of one TX socket.
+//! What a worker on io_uring holds while it forwards, without its ring and sockets: receive buffers
+//! with messages in them, and the send slots of one TX socket.
 
 use nix::libc;
 use relay::{
@@ -34,14 +34,14 @@ pub struct Worker {
     stats: WorkerStats,
 }
 
-/// The slots of one TX socket, and those in use. Nothing is submitted.
+/// The send slots of one TX socket, and those in use. Nothing is submitted.
 struct Slots {
     free: SendSlots,
     used: Vec<u32>,
 }
 
-/// A worker that has taken [`FRAMES`] frames of 1000 bytes off the ring and not looked at them yet: of
-/// so many flows in turn, each with so many outputs.
+/// A worker that has taken [`FRAMES`] frames of 1000 bytes off the ring and not decoded them yet:
+/// of `flows` flows in turn, each with `outputs` outputs.
 pub fn received(flows: u32, outputs: u8) -> &'static mut Worker {
     let mut buffers = Buffers::without_ring(FRAMES as u16).unwrap();
     // SAFETY: all zeros is a valid `msghdr`.
@@ -75,7 +75,7 @@ pub fn received(flows: u32, outputs: u8) -> &'static mut Worker {
     }))
 }
 
-/// The same after it has sorted the frames into runs, one a flow.
+/// The same after it has sorted the frames into runs, one per flow.
 pub fn sorted(flows: u32, outputs: u8) -> &'static mut Worker {
     let worker = received(flows, outputs);
     worker.sort();
@@ -119,7 +119,7 @@ impl Worker {
         }
     }
 
-    /// Fills the slots of the one TX socket, and ends the batch.
+    /// Fills the send slots of the one TX socket, and ends the batch.
     pub fn post(&mut self) {
         let Self {
             buffers,
@@ -135,7 +135,7 @@ impl Worker {
         }
     }
 
-    /// Ends all messages: the buffers are the kernel's again.
+    /// Ends all messages: the buffers belong to the kernel again.
     pub fn complete(&mut self) {
         for slot in self.slots.used.drain(..) {
             self.slots.free.end(slot, &self.buffers);

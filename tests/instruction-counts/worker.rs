@@ -1,5 +1,5 @@
-//! What a worker of the relay holds while it forwards, but for its sockets: a plan's flows, chunks with frames in
-//! them, and what the frames become on their way.
+//! What a worker of the relay holds while it forwards, without its sockets: the flows of a plan,
+//! chunks with frames in them, and what is made from the frames.
 
 use std::net::Ipv4Addr;
 
@@ -30,9 +30,9 @@ use crate::frames::{self, Checksum};
 
 /// Frames of a receive batch.
 pub const FRAMES: u32 = 64;
-/// The kernel's index of the interface that the frames come in by.
+/// The kernel's index of the interface that the frames arrive on.
 pub const INPUT: u32 = 3;
-/// The port that the frames come for.
+/// The destination port of the frames.
 const PORT: u16 = 5001;
 
 /// The group of a flow: counted up from 239.1.0.0.
@@ -40,7 +40,7 @@ pub fn group(flow: u32) -> [u8; 4] {
     (0xef01_0000 | flow).to_be_bytes()
 }
 
-/// What the XDP program matches a flow's frames by.
+/// The key of a flow in the map of the XDP program.
 pub fn key(flow: u32) -> FlowKey {
     FlowKey {
         interface: INPUT,
@@ -138,7 +138,8 @@ fn interface(name: &str, index: u32, tx_method: Option<TxMethod>) -> plan::Inter
     }
 }
 
-/// Rings of a kernel that takes 32 frames a call and completes them at once, as in copy mode on a veth pair.
+/// Rings of a kernel that takes 32 frames per system call and completes them at once, as in copy
+/// mode on a veth pair.
 struct Kernel {
     ring: Box<[FrameDesc]>,
     produced: usize,
@@ -198,8 +199,8 @@ pub struct Worker {
     stats: WorkerStats,
 }
 
-/// A worker that has received [`FRAMES`] frames of 1000 bytes and not looked at them yet: of so many flows in turn,
-/// each with so many outputs.
+/// A worker that has received [`FRAMES`] frames of 1000 bytes and not decoded them yet: of `flows`
+/// flows in turn, each with `outputs` outputs.
 pub fn received(flows: u32, outputs: u8, checksum: Checksum) -> &'static mut Worker {
     received_by(TxMethod::Segmented, flows, outputs, checksum)
 }
@@ -238,7 +239,7 @@ fn received_by(
     }))
 }
 
-/// The same after it has sorted the frames into runs, one a flow.
+/// The same after it has sorted the frames into runs, one per flow.
 pub fn sorted(flows: u32, outputs: u8) -> &'static mut Worker {
     let worker = received(flows, outputs, Checksum::Complete);
     worker.sort();
@@ -254,7 +255,8 @@ pub fn sent() -> &'static mut Worker {
     worker
 }
 
-/// A worker that has sorted [`FRAMES`] frames of one flow, whose outputs leave by the TX ring of one port.
+/// A worker that has sorted [`FRAMES`] frames of one flow, whose copies leave through the TX ring
+/// of one port.
 pub fn for_a_ring(outputs: u8) -> &'static mut Worker {
     let worker = received_by(TxMethod::Xsk, 1, outputs, Checksum::Complete);
     worker.sort();
@@ -270,7 +272,7 @@ pub fn queued(outputs: u8) -> &'static mut Worker {
 }
 
 impl Worker {
-    /// Submits all copies, has the kernel take them, and counts them.
+    /// Submits all copies, makes the kernel take them, and counts them.
     pub fn kick(&mut self) {
         for port in &mut self.ports {
             port.kick(&mut self.chunks, &self.stats.outputs);

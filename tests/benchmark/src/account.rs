@@ -1,11 +1,12 @@
-//! Whether everything that was offered is accounted for: each copy arrived, or somebody says that it did not leave.
+//! Whether everything that was offered is accounted for: each copy arrived, or the relay or the
+//! kernel has counted that it did not leave.
 //!
-//! A frame that is lost before it is copied stands for all of its copies.
+//! A frame that is lost before it is copied counts for all of its copies.
 
 use crate::drops::Drops;
 
-/// The relay's reasons that count frames and not copies, see "Counters" in docs/architecture.md. A new one that is
-/// missing here does not go unnoticed: its frames are unaccounted then.
+/// The relay's reasons that count frames and not copies, see "Counters" in docs/architecture.md. If
+/// a new reason is missing here, its frames show as unaccounted.
 const OF_FRAMES: [&str; 6] = [
     "no_rule",
     "malformed",
@@ -20,7 +21,8 @@ const OF_FRAMES: [&str; 6] = [
 pub struct Balance {
     /// Frames that were offered.
     pub offered: u64,
-    /// Of those, frames that the wire in front of the contender had no room for, as the kernel counted them.
+    /// Of those, frames that the wire in front of the contender had no room for, as the kernel
+    /// counted them.
     pub refused: u64,
     /// Copies of each frame.
     pub outputs: u64,
@@ -29,8 +31,8 @@ pub struct Balance {
 }
 
 impl Balance {
-    /// Copies of which nobody knows where they are; below 0 if there are more than were offered. `dropped` is the
-    /// relay's own report.
+    /// Copies that neither arrived nor were counted as lost; below 0 if there are more than were
+    /// offered. `dropped` is from the relay's own report.
     pub fn unaccounted(&self, dropped: &Drops) -> i64 {
         let sum = |frames| -> u64 {
             let of = |reason: &str| OF_FRAMES.contains(&reason) == frames;

@@ -1,4 +1,5 @@
-//! Everything around a contender: the wires of a scenario, the generator and the sinks at their ends.
+//! Everything around a contender: the wires of a scenario, the generator and the sinks at their
+//! ends.
 
 use std::{net::Ipv4Addr, path::Path};
 
@@ -38,7 +39,8 @@ pub struct Bed {
 }
 
 impl Bed {
-    /// Makes the hosts and wires, and attaches the sinks. `programs` is the object of the benchmark's kernel programs.
+    /// Makes the hosts and wires, and attaches the sinks. `programs` is the object of the
+    /// benchmark's kernel programs.
     pub fn new(scenario: &Scenario, programs: &Path) -> Result<Self> {
         let wires = Wires::new(Shape {
             interfaces: scenario.interfaces,
@@ -57,7 +59,7 @@ impl Bed {
         })
     }
 
-    /// Makes the sinks expect what `delivered` says of the flows with traffic.
+    /// Makes the sinks expect the copies in `delivered` of the flows with traffic.
     pub fn expect(&mut self, delivered: &Job) -> Result<()> {
         self.expected.clear();
         for (flow, rule) in (0..).zip(delivered.flows.iter().take(self.flows.len())) {
@@ -77,7 +79,7 @@ impl Bed {
         self.sink.expect(&self.expected, self.payload)
     }
 
-    /// Runs one trial: `rate` frames a second for some seconds. `processes` are the contender's.
+    /// Runs one trial: `rate` frames per second for some seconds. `processes` are the contender's.
     pub fn trial(&mut self, rate: u64, seconds: f64, processes: &[u32]) -> Result<Trial> {
         self.sink.drain()?;
         self.send(rate, WARM_UP)?;
@@ -104,13 +106,13 @@ impl Bed {
         Ok(sent)
     }
 
-    /// Waits until nothing is under way any more. A contender must not be ended before: it could not account for what
-    /// it still has.
+    /// Waits until no frame is on its way any more. Stop a contender only after that: it could not
+    /// account for frames that it still holds.
     pub fn drain(&mut self) -> Result<()> {
         self.sink.drain()
     }
 
-    /// What went in and what came out since the wires are there.
+    /// What went in and what came out since the wires were made.
     pub fn balance(&mut self) -> Result<Balance> {
         Ok(Balance {
             offered: self.offered,

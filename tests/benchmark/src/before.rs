@@ -1,7 +1,7 @@
 //! The relay against another build of it: what a change costs or gains.
 //!
-//! Both run in turns within one run of the benchmark, and each round is compared with itself: what the machine does
-//! meanwhile differs between rounds by more than most changes do.
+//! Both run in turns within one run of the benchmark, and each round is compared with itself: other
+//! work of the machine makes rounds differ by more than most changes do.
 
 use std::fmt;
 
@@ -20,14 +20,14 @@ const RELAY: &str = "relay";
 pub struct Ratios {
     /// Copies out without loss; above 1 is better.
     pub rate: Option<Spread>,
-    /// CPU time of a copy; below 1 is better.
+    /// CPU time per copy; below 1 is better.
     pub cpu: Option<Spread>,
     /// Median latency at the low rate; below 1 is better.
     pub latency: Option<Spread>,
 }
 
 impl Ratios {
-    /// Of a scenario in which both were measured.
+    /// The ratios of a scenario, `None` unless both were measured in it.
     pub fn of(result: &ScenarioResult) -> Option<Self> {
         let rounds = |name| -> Option<&Vec<Measures>> {
             let one: &ContenderResult = result.contenders.iter().find(|one| one.name == name)?;
@@ -59,17 +59,17 @@ impl fmt::Display for Ratios {
         let [rate, cpu, latency] = self.cells();
         write!(
             f,
-            "copies out without loss {rate}, CPU a copy {cpu}, median latency {latency}"
+            "copies out without loss {rate}, CPU per copy {cpu}, median latency {latency}"
         )
     }
 }
 
-/// A table with a row a scenario, its head first; `None` where there was no other build.
+/// A table with one row per scenario, its head first; `None` where there was no other build.
 pub fn rows(results: &Results) -> Option<Vec<Vec<String>>> {
     let head = [
         "relay / relay-before",
         "copies out without loss",
-        "CPU a copy",
+        "CPU per copy",
         "median latency",
     ];
     let row = |result: &ScenarioResult| {

@@ -2,34 +2,37 @@
 
 use anyhow::{Result, ensure};
 
-/// The first rate that is tried, in frames a second.
+/// The first rate that is tried, in frames per second.
 const FIRST: u64 = 40_000;
-/// Below this nobody is asked, in frames a second.
+/// The lowest rate that is tried, in frames per second.
 const LOWEST: u64 = 500;
-/// How far the first steps of a search go whose result is not known at all.
+/// The factor of the first steps of a search without an earlier result.
 const FAR: f64 = 2.0;
-/// How far they go from the result of an earlier search.
+/// The factor of the first steps from the result of an earlier search.
 const NEAR: f64 = 1.25;
-/// Above this nobody is asked, in frames a second.
+/// The highest rate that is tried, in frames per second.
 const HIGHEST: u64 = 20_000_000;
-/// How close the bounds come before the search ends, in proportion.
+/// How close the bounds are when the search ends, as a ratio.
 const STEP: f64 = 1.03;
-/// How often a rate is tried before it counts as too high, for the contender or the generator. A burst of other work on
-/// the machine is a limit of neither; the last trial, which is longer, has to pass without that.
+/// How often a rate is tried before it counts as too high for the contender or the generator: a
+/// burst of other work on the machine is a limit of neither. The last, longer trial gets one
+/// attempt.
 const ATTEMPTS: usize = 2;
-/// A generator that offers less than this part of what it was asked for is at its limit.
+/// A generator that offers less than this part of the rate that was asked for is at its limit.
 const OFFERED: f64 = 0.9;
-/// How far below the rate that was found the longer trial is: what lasts for half a second often does not for ten.
+/// How far below the rate that was found the longer trial begins: a rate without loss for half a
+/// second often has loss within ten.
 const MARGIN: f64 = 1.05;
-/// How often the search steps back before it gives up, each time further: to less than a third of what it found.
+/// How often the search steps back before it gives up, each time further: to less than a third of
+/// the rate that it found.
 const STEPS_BACK: usize = 8;
 
-/// How a rate fared.
+/// The result of a trial at one rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
     /// Nothing was lost, and nothing arrived out of order or wrong.
     pub exact: bool,
-    /// Frames a second that were really offered.
+    /// Frames per second that were really offered.
     pub offered: f64,
 }
 
@@ -42,13 +45,14 @@ impl Step {
 /// The result of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
-    /// Frames a second; 0 if each of them lost something.
+    /// Frames per second; 0 if there was loss at every rate.
     pub rate: u64,
     /// The generator, and not the contender, set the limit.
     pub by_generator: bool,
 }
 
-/// Raises or lowers a rate until it has bounds, and bisects between them. `known` is what an earlier search found.
+/// Raises or lowers a rate until it has bounds, and bisects between them. `known` is what an
+/// earlier search found.
 pub fn search(known: Option<f64>, mut run: impl FnMut(u64) -> Result<Step>) -> Result<Found> {
     let (mut low, mut high) = (None, None);
     let (mut rate, factor) = known.map_or((FIRST, FAR), |rate| (rate as u64, NEAR));
@@ -91,7 +95,8 @@ fn attempt(rate: u64, run: &mut impl FnMut(u64) -> Result<Step>) -> Result<Step>
     Ok(last)
 }
 
-/// Steps back from just below `rate` until one trial is exact; returns that trial, by `run`, and the rate.
+/// Steps back from just below `rate` until one trial is exact; returns that trial, by `run`, and
+/// the rate.
 pub fn confirm<T>(rate: u64, mut run: impl FnMut(u64) -> Result<(bool, T)>) -> Result<(u64, T)> {
     let (mut now, mut step) = (rate as f64 / MARGIN, MARGIN);
     for _ in 0..STEPS_BACK {
@@ -103,12 +108,12 @@ pub fn confirm<T>(rate: u64, mut run: impl FnMut(u64) -> Result<(bool, T)>) -> R
         step *= MARGIN;
         ensure!(
             now as u64 >= LOWEST,
-            "not even {LOWEST} frames a second are without loss"
+            "not even {LOWEST} frames per second are without loss"
         );
     }
     anyhow::bail!(
-        "{rate} frames a second were once without loss, but no rate from that down to {now:.0} was in the longer trial: \
-         has the machine other work?"
+        "{rate} frames per second were once without loss, but no rate from that down to {now:.0} \
+         was in the longer trial: has the machine other work?"
     )
 }
 

@@ -1,5 +1,5 @@
-//! What this machine can do at most in one direction, with nothing of a relay between: the yardstick beside which
-//! a contender's numbers are read. Measured by the program `ceiling` (src/bin/ceiling).
+//! The most that this machine can do in one direction, without a relay: a yardstick for a
+//! contender's numbers. The program `ceiling` (src/bin/ceiling) measures it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,19 +13,21 @@ use crate::{
     peer,
 };
 
-/// How much longer than asked for a measurement may take: it starts, and a receiver waits for its first frame.
+/// How much longer than asked for a measurement may take: it starts, and a receiver waits for its
+/// first frame.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One direction, one way.
+/// One direction, by one kind of socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ceiling {
     /// Transmits whole frames by AF_XDP in copy mode to the outputs of the job's first flow.
     XdpTransmit,
-    /// Receives by AF_XDP on the job's input and drops. Somebody has to send.
+    /// Receives by AF_XDP on the job's input and drops. Traffic must run meanwhile.
     XdpReceive,
-    /// Transmits super-frames of so many joined payloads by AF_PACKET to the outputs of the job's first flow.
+    /// Transmits GSO packets of several payloads by AF_PACKET to the outputs of the job's first
+    /// flow.
     Segmented {
-        /// Payloads of one super-frame, so that they fit into 64 KiB.
+        /// Payloads of one GSO packet; together they must fit into 64 KiB.
         joined: u32,
     },
 }
@@ -35,11 +37,11 @@ pub enum Ceiling {
 pub struct Measured {
     /// Frames sent or received.
     pub frames: u64,
-    /// In this time.
+    /// The time of the measurement.
     pub seconds: f64,
 }
 
-/// A measurement that has begun; killed on drop.
+/// A running measurement; killed on drop.
 #[derive(Debug)]
 pub struct Measuring {
     process: Process,
@@ -59,8 +61,8 @@ impl Ceiling {
         }
     }
 
-    /// Starts to measure for `seconds`; a receiver's time starts with its first frame. `payload` is in bytes, and
-    /// a receiver takes whatever comes.
+    /// Starts to measure for `seconds`; a receiver's time starts with its first frame. `payload` is
+    /// in bytes, and a receiver takes whatever comes.
     ///
     /// # Errors
     ///

@@ -2,12 +2,12 @@
 
 use crate::results::{LatencySpread, Spread};
 
-/// How many times one thing another is.
+/// A ratio of two numbers.
 pub fn ratio(times: Option<f64>) -> String {
     times.map_or("-".to_owned(), |times| format!("{times:.2}"))
 }
 
-/// The median, and the bounds if there are some, in a unit.
+/// The median, and the least and most if they differ, in a unit.
 pub fn range(spread: Option<Spread>, unit: f64) -> String {
     let number = |value: f64| {
         let value = value / unit;
@@ -24,7 +24,7 @@ pub fn range(spread: Option<Spread>, unit: f64) -> String {
     })
 }
 
-/// Of one thing to another: the median, and the bounds if there are some.
+/// Ratios over the rounds: the median, and the least and most if they differ.
 pub fn ratios(spread: Option<Spread>) -> String {
     match spread {
         None => "-".to_owned(),

@@ -25,13 +25,14 @@ const AXIS: u32 = 48;
 const BOTTOM: u32 = 8;
 /// Font sizes are in a unit of which 5 are about 4 pixels.
 const SMALL: i32 = 15;
-/// Pixels of a wide character of that size: no font is asked how wide a text is, and in none of them is it wider.
+/// Pixels of a wide character of that size. The width of a text is not looked up in a font; this is
+/// the most.
 const CHARACTER: f64 = 7.6;
 /// Pixels of a legend's square, its gap to the name, and of the gap to the next entry.
 const SQUARE: i32 = 15;
 const ENTRY_GAP: i32 = 16;
-/// One for each series, told apart also by who cannot tell red from green (Okabe and Ito, then some dark and light
-/// ones). The first is the relay's.
+/// One colour for each series, also for readers who cannot tell red from green (Okabe and Ito, then
+/// some dark and light ones). The first is the relay's.
 const COLOURS: [RGBColor; 12] = [
     RGBColor(0, 114, 178),
     RGBColor(86, 180, 233),
@@ -59,11 +60,11 @@ pub enum Scale {
 /// A chart.
 #[derive(Debug)]
 pub struct Chart {
-    /// Above it.
+    /// The text above it.
     pub title: String,
     /// The values' name and unit.
     pub axis: String,
-    /// Of the values.
+    /// How values become lengths.
     pub scale: Scale,
     /// The names of the colours.
     pub series: Vec<String>,
@@ -71,12 +72,12 @@ pub struct Chart {
     pub groups: Vec<Group>,
 }
 
-/// The bars of one thing.
+/// A group of bars.
 #[derive(Debug)]
 pub struct Group {
     /// What it is.
     pub label: String,
-    /// A position in [`Chart::series`] and a value each.
+    /// For each bar a position in [`Chart::series`] and a value.
     pub bars: Vec<(usize, f64)>,
 }
 
@@ -191,7 +192,7 @@ impl Chart {
         Ok(())
     }
 
-    /// Where the names of all series go that have a bar.
+    /// The places of the names of all series that have a bar.
     fn legend(&self) -> Result<Legend<'_>> {
         ensure!(
             self.series.len() <= COLOURS.len(),
@@ -261,7 +262,7 @@ fn colour(series: usize) -> RGBColor {
     COLOURS.get(series).copied().unwrap_or(BLACK)
 }
 
-/// With three digits at least, and thousands apart.
+/// A number with three digits at least, in groups of thousands.
 fn number(value: f64) -> String {
     if value < 100.0 {
         let text = format!("{value:.1}");
@@ -314,7 +315,7 @@ mod tests {
     }
 
     /// A chart with a bar of each contender.
-    fn of_everybody() -> Chart {
+    fn of_every_contender() -> Chart {
         let contenders = Contender::all("relay".as_ref());
         let series: Vec<String> = contenders.iter().map(Contender::name).collect();
         let bars = (0..series.len()).map(|series| (series, 1.0)).collect();
@@ -327,7 +328,7 @@ mod tests {
 
     #[test]
     fn no_two_contenders_have_one_colour() {
-        let chart = of_everybody();
+        let chart = of_every_contender();
         let colours = (0..chart.series.len()).map(|series| {
             let RGBColor(r, g, b) = colour(series);
             (r, g, b)
@@ -340,7 +341,7 @@ mod tests {
 
     #[test]
     fn the_names_in_a_legend_do_not_touch() {
-        let chart = of_everybody();
+        let chart = of_every_contender();
         let legend = chart.legend().unwrap();
         assert_eq!(legend.entries.len(), chart.series.len());
         for (one, next) in legend.entries.iter().zip(&legend.entries[1..]) {

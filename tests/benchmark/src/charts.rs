@@ -1,4 +1,5 @@
-//! From results to the pictures and tables of docs/performance.md, so that nobody types a number.
+//! From results to the charts and tables of docs/performance.md, so that no number is typed by
+//! hand.
 
 use std::path::Path;
 
@@ -15,7 +16,7 @@ const LATENCY_OF: &str = "1-1";
 /// The scenario that the README shows.
 const README_OF: &str = "1-16";
 
-/// Writes all charts to `folder`, by the name of what they show.
+/// Writes all charts to `folder`, each named after what it shows.
 ///
 /// # Errors
 ///
@@ -64,7 +65,7 @@ fn one_to_sixteen(rates: Vec<(String, f64)>) -> Chart {
 fn loss_free(results: &Results) -> Chart {
     Chart {
         title: "Highest output without loss, on one core".into(),
-        axis: "thousand copies a second; more is better".into(),
+        axis: "thousand copies per second; more is better".into(),
         scale: Scale::Linear,
         ..by_scenario(results, |summary| summary.loss_free_out, 1e3)
     }
@@ -72,14 +73,14 @@ fn loss_free(results: &Results) -> Chart {
 
 fn cpu(results: &Results) -> Chart {
     Chart {
-        title: "CPU time of a copy, at the highest rate without loss".into(),
-        axis: "nanoseconds a copy; less is better".into(),
+        title: "CPU time per copy, at the highest rate without loss".into(),
+        axis: "nanoseconds per copy; less is better".into(),
         scale: Scale::Linear,
         ..by_scenario(results, |summary| summary.cpu_ns_per_copy, 1.0)
     }
 }
 
-/// One group a scenario, one colour a contender.
+/// One group per scenario, one colour per contender.
 fn by_scenario(results: &Results, value: fn(&Summary) -> Option<Spread>, unit: f64) -> Chart {
     let series = contenders(results);
     let bars = |result: &ScenarioResult| {
@@ -103,7 +104,7 @@ fn by_scenario(results: &Results, value: fn(&Summary) -> Option<Spread>, unit: f
     }
 }
 
-/// Everybody who was measured in some scenario, in the order of the results.
+/// All contenders that were measured in some scenario, in the order of the results.
 pub fn contenders(results: &Results) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for one in results.scenarios.iter().flat_map(|all| &all.contenders) {
@@ -114,7 +115,8 @@ pub fn contenders(results: &Results) -> Vec<String> {
     names
 }
 
-/// Output under overload in per cent of the output without loss: who keeps its rate, and who breaks down.
+/// Output under overload in per cent of the output without loss: it shows which contenders keep
+/// their rate, and which break down.
 fn overload(results: &Results) -> Chart {
     let part = |summary: &Summary| {
         let (overload, free) = (summary.overload_out?, summary.loss_free_out?);
@@ -144,7 +146,7 @@ fn latency(results: &Results) -> Result<Chart> {
         })
     };
     Ok(Chart {
-        title: format!("Latency of one feed of {LOW_RATE} frames a second to one output"),
+        title: format!("Latency of one feed of {LOW_RATE} frames per second to one output"),
         axis: "microseconds, logarithmic; less is better".into(),
         scale: Scale::Log,
         series: ["p50", "p99", "p99.9"].map(str::to_owned).to_vec(),

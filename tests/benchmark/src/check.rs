@@ -1,5 +1,5 @@
-//! `relay-bench check`: every contender forwards a thousand datagrams at a gentle rate, between real sockets, and every
-//! byte is looked at. A benchmark whose contenders do not work measures nothing.
+//! `relay-bench check`: every contender forwards a thousand datagrams at a low rate, between real
+//! sockets, and every byte is checked. A benchmark whose contenders do not work measures nothing.
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -19,14 +19,15 @@ use crate::{
 
 /// Datagrams of each flow.
 const COUNT: u64 = 1000;
-/// Datagrams a second, of all flows.
+/// Datagrams per second, of all flows.
 const RATE: u32 = 2000;
 /// Bytes of payload.
 const PAYLOAD: usize = 1000;
 /// How long datagrams may be on their way.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Checks every contender on `cpu`, prints a line each, and returns how many of them do not forward everything.
+/// Checks every contender on `cpu`, prints one line for each, and returns how many do not forward
+/// everything.
 ///
 /// # Errors
 ///
@@ -54,7 +55,7 @@ fn one(contender: &Contender, net: &Testbed, cpu: u32) -> Result<String> {
         let reasons: Vec<_> = jobs.iter().filter_map(|j| contender.can(j).err()).collect();
         anyhow::bail!("it can do no job: {}", reasons.join("; "));
     };
-    // AF_XDP forwarders take the checksum as it is: it has to be complete when it leaves the source.
+    // AF_XDP forwarders do not complete checksums, so the source must.
     net.sources[0].set_checksum_offload(false)?;
     let receivers = receivers(&contender.delivered(job), net)?;
     let running = contender.start(job)?;
@@ -116,7 +117,7 @@ fn jobs(net: &Testbed, cpu: u32) -> Vec<Job> {
     ]
 }
 
-/// A receiver on every output's far end, for all copies that leave by it.
+/// A receiver at the far end of every output, for all copies that leave through it.
 fn receivers(job: &Job, net: &Testbed) -> Result<Vec<UdpReceiver>> {
     net.outputs
         .iter()

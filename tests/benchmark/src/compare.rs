@@ -1,5 +1,5 @@
-//! `relay-bench compare`: every contender in every scenario, round by round, so that what the machine does meanwhile
-//! meets all of them alike.
+//! `relay-bench compare`: every contender in every scenario, round by round, so that other work of
+//! the machine meets all of them alike.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -22,7 +22,7 @@ pub struct Comparison {
     pub relay: PathBuf,
     /// Another build of it to compare with.
     pub before: Option<PathBuf>,
-    /// The names of those to measure; all if absent.
+    /// The names of the contenders to measure; all if absent.
     pub contenders: Option<Vec<String>>,
     /// The object of the benchmark's kernel programs.
     pub programs: PathBuf,
@@ -36,12 +36,13 @@ pub struct Comparison {
     pub confirm_seconds: f64,
 }
 
-/// Does it, with a line of progress for each step.
+/// Runs the comparison, and prints one line of progress for each step.
 pub fn run(comparison: &Comparison) -> Result<Results> {
     let machine = Machine::here()?;
     ensure!(
         machine.cores > bed::GENERATOR_CPU,
-        "the benchmark needs two CPUs, one for the generator and one for a contender; this machine has {}",
+        "the benchmark needs two CPUs, one for the generator and one for a contender; this machine \
+         has {}",
         machine.cores
     );
     println!(
@@ -80,8 +81,8 @@ pub fn run(comparison: &Comparison) -> Result<Results> {
     Ok(results)
 }
 
-/// Those that were asked for. The other build of the relay comes right after the relay, so that both are measured within
-/// seconds of each other in every round.
+/// The contenders that were asked for. The other build of the relay comes right after the relay, so
+/// that both are measured within seconds of each other in every round.
 fn contenders(comparison: &Comparison) -> Result<Vec<Contender>> {
     let mut all = Contender::all(&comparison.relay);
     if let Some(binary) = comparison.before.clone() {
@@ -157,7 +158,7 @@ fn rounds(
                     result.rounds.push(*measures);
                 }
                 Ok(Outcome::Cannot(why)) => {
-                    println!("{what}: no job for it: {why}");
+                    println!("{what}: it cannot do this: {why}");
                     result.cannot = Some(why);
                 }
                 Err(error) => failed(&what, &error, failures),
@@ -176,7 +177,8 @@ fn rounds(
 fn unaccounted(measures: &Measures) -> Option<anyhow::Error> {
     let copies = measures.unaccounted.filter(|copies| *copies != 0)?;
     Some(anyhow!(
-        "{copies} copies are unaccounted for: what arrived and what its report has as dropped is not what was offered"
+        "{copies} copies are unaccounted for: what arrived and what its report has as dropped is \
+         not what was offered"
     ))
 }
 

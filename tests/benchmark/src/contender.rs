@@ -1,7 +1,7 @@
 //! The programs that are compared: the relay, and what else moves multicast on Linux.
 //!
-//! Every contender does the same [`Job`] on the same core. One that is returned by [`Contender::start`]
-//! forwards already, and whatever way its value goes, nothing of it stays behind.
+//! Every contender does the same [`Job`] on the same core. When [`Contender::start`] returns, it
+//! forwards already; when its value is dropped, nothing of it stays behind.
 
 mod active;
 pub mod command;
@@ -34,10 +34,11 @@ pub enum Contender {
     Relay {
         /// The program.
         binary: PathBuf,
-        /// What it is asked for.
+        /// How it is asked to run.
         options: Options,
     },
-    /// Another build of the relay, left to choose for itself: what the relay is compared with to see what a change costs.
+    /// Another build of the relay, which chooses by itself: compared with the relay it shows what a
+    /// change costs.
     RelayBefore {
         /// The program.
         binary: PathBuf,
@@ -50,8 +51,9 @@ pub enum Contender {
     Socat,
     /// The kernel's multicast routing, set up by smcroute.
     MulticastRouting {
-        /// Forwards in a kernel thread that is pinned to the job's core. Otherwise the kernel forwards wherever the
-        /// frame arrives, which is the generator's core: right for latency, and no measure of capacity.
+        /// Forwards in a kernel thread that is pinned to the job's core. Otherwise the kernel
+        /// forwards on the core where the frame arrives, which is the generator's: right for
+        /// latency, and no measure of capacity.
         threaded: bool,
     },
     /// DPDK's testpmd over AF_XDP.
@@ -65,7 +67,8 @@ pub struct Running {
 }
 
 impl Contender {
-    /// Every contender; the relay, which is `binary`, as it chooses itself, on io_uring, and as an AF_XDP sender.
+    /// Every contender; the relay, which is `binary`, by its own choice, on io_uring, and with TX
+    /// rings.
     pub fn all(binary: &Path) -> Vec<Self> {
         let relay = |backend: Option<&str>, transmit: Option<&str>| Self::Relay {
             binary: binary.to_owned(),
@@ -105,7 +108,8 @@ impl Contender {
         }
     }
 
-    /// Whether it works on the job's core, and on no other: else its highest rate says nothing.
+    /// Whether it works on the job's core and on no other; otherwise its highest rate means
+    /// nothing.
     pub fn has_own_core(&self) -> bool {
         !matches!(self, Self::MulticastRouting { threaded: false })
     }
@@ -120,18 +124,19 @@ impl Contender {
         match self {
             Self::Relay { options, .. } if *options == Options::default() => true,
             Self::Relay { options, .. } if options.transmit.is_none() => cast != Cast::RelayAlone,
-            Self::Relay { .. } => cast == Cast::BothEngines,
+            Self::Relay { .. } => cast == Cast::EveryTxMethod,
             Self::RelayBefore { .. } => true,
             _ => cast != Cast::RelayAlone,
         }
     }
 
-    /// Whether copies get the group and port of their output; else they keep those of their flow.
+    /// Whether copies get the group and port of their output; otherwise they keep those of their
+    /// flow.
     pub fn rewrites(&self) -> bool {
         !matches!(self, Self::MulticastRouting { .. } | Self::Testpmd)
     }
 
-    /// `job` with the groups and ports that its copies really arrive with: what a sink has to expect.
+    /// `job` with the groups and ports that its copies really have, for the sinks to expect.
     pub fn delivered(&self, job: &Job) -> Job {
         let mut delivered = job.clone();
         if !self.rewrites() {
@@ -144,7 +149,7 @@ impl Contender {
         delivered
     }
 
-    /// Whether it can do this job; else why not.
+    /// Whether it can do this job, or why not.
     ///
     /// # Errors
     ///
@@ -160,7 +165,7 @@ impl Contender {
         }
     }
 
-    /// What has to be installed before it can start.
+    /// What must be installed before it can start.
     pub fn missing(&self) -> Option<String> {
         let (program, package) = match self {
             Self::Relay { binary, .. } | Self::RelayBefore { binary } => {
@@ -212,14 +217,14 @@ impl Contender {
 }
 
 impl Running {
-    /// Processes and kernel threads whose CPU time is the contender's. Empty where the kernel forwards in
-    /// somebody else's.
+    /// Processes and kernel threads whose CPU time is the contender's. Empty where the kernel
+    /// forwards in the time of another process.
     pub fn pids(&self) -> Vec<u32> {
         self.active.pids()
     }
 
-    /// Ends the contender and says what was lost since it started: by its own account, by the kernel's
-    /// for its sockets, and by its interfaces.
+    /// Ends the contender and says what was lost since it started: by its own account, by the
+    /// kernel's for its sockets, and by its interfaces.
     ///
     /// # Errors
     ///
@@ -239,7 +244,8 @@ impl std::fmt::Debug for Running {
     }
 }
 
-/// Whether a program can be started by its name. smcrouted is where only root looks.
+/// Whether a program can be started by its name. smcrouted is in a folder that only root's PATH
+/// has.
 fn on_path(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path).any(|folder| folder.join(program).is_file())

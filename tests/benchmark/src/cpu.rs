@@ -4,8 +4,8 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-/// Nanoseconds that all threads of a process have run, interrupts in their time included unless the kernel keeps
-/// those apart (`CONFIG_IRQ_TIME_ACCOUNTING`).
+/// Nanoseconds that all threads of a process have run, with the interrupts in their time, unless
+/// the kernel accounts those separately (`CONFIG_IRQ_TIME_ACCOUNTING`).
 pub fn process_ns(id: u32) -> Result<u64> {
     let folder = format!("/proc/{id}/task");
     let threads = fs::read_dir(&folder)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 /// How much was lost, by the place that counted it.
 pub type Drops = BTreeMap<String, u64>;
 
-/// All that is known of what a contender lost.
+/// Everything that is known about what a contender lost.
 #[derive(Debug, Clone, Default)]
 pub struct Lost {
     /// By its own account, and by the kernel's for its sockets.

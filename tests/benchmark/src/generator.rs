@@ -1,7 +1,7 @@
 //! The source of every trial: frames made in the kernel, at a rate, onto a wire.
 //!
-//! `BPF_PROG_TEST_RUN` with live frames calls the program `generate` for each frame and redirects it to the wire. It
-//! is the only sender that never is the slowest part of a comparison.
+//! `BPF_PROG_TEST_RUN` with live frames calls the program `generate` for each frame and redirects
+//! it to the wire. No other sender is always faster than every contender.
 
 use std::{io, net::Ipv4Addr, path::Path};
 
@@ -27,15 +27,15 @@ use crate::{
 
 /// Frames that leave together, at most.
 const MAX_BATCH: u64 = 64;
-/// The clock is looked at so many times a second, if the rate is high enough.
+/// How many times per second the program reads the clock, if the rate is high enough.
 const BATCHES_PER_SECOND: u64 = 20_000;
 
 /// What to send.
 #[derive(Debug, Clone)]
 pub struct Traffic {
-    /// Frames a second, all flows together.
+    /// Frames per second, all flows together.
     pub rate: u64,
-    /// For how long.
+    /// For how long, in seconds.
     pub seconds: f64,
     /// Bytes of UDP payload.
     pub payload: usize,
@@ -50,12 +50,12 @@ pub struct Sent {
     pub frames: u64,
     /// Frames of each flow.
     pub per_flow: Vec<u64>,
-    /// From the first frame to the end of the last one's turn.
+    /// From the first frame to the end of the last interval.
     pub seconds: f64,
 }
 
 impl Sent {
-    /// Frames a second that were really offered.
+    /// Frames per second that were really offered.
     pub fn rate(&self) -> f64 {
         self.frames as f64 / self.seconds
     }
@@ -103,7 +103,7 @@ impl Generator {
         self.sent(traffic)
     }
 
-    /// Writes what the program reads, and says how many frames there will be.
+    /// Writes what the program reads, and returns how many frames there will be.
     fn prepare(&mut self, traffic: &Traffic) -> Result<u32> {
         let flows = traffic.flows.len();
         ensure!(
@@ -118,7 +118,7 @@ impl Generator {
         // The program cannot wait longer than that for one frame.
         ensure!(
             traffic.rate >= 100,
-            "the lowest rate is 100 frames a second"
+            "the lowest rate is 100 frames per second"
         );
         let frames = (traffic.rate as f64 * traffic.seconds).round();
         ensure!(
@@ -166,7 +166,8 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
         .context("`generate` is no XDP program")
 }
 
-/// Moves the calling thread to `cpu` and before all other work there: a wire does not wait for the machine either.
+/// Moves the calling thread to `cpu` and ahead of all other work there: a real wire would not wait
+/// for it either.
 fn only_for_us(cpu: usize) -> Result<()> {
     let mut cpus = CpuSet::new();
     cpus.set(cpu)?;

@@ -24,12 +24,13 @@ impl Histogram {
         }
     }
 
-    /// The datagrams.
+    /// How many datagrams there are.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// The latency, in nanoseconds, that so many of a thousand datagrams do not exceed; `None` without datagrams.
+    /// The latency, in nanoseconds, that `per_mille` of a thousand datagrams do not exceed; `None`
+    /// without datagrams.
     pub fn per_mille(&self, per_mille: f64) -> Option<u64> {
         let count = self.count();
         if count == 0 {
@@ -45,7 +46,7 @@ impl Histogram {
     }
 }
 
-/// The largest latency of a bucket, found by asking the function that fills them.
+/// The largest latency of a bucket, found with the function that chooses buckets.
 fn upper_end(index: usize) -> u64 {
     let (mut low, mut high) = (0_u64, 1 << 40);
     // The smallest value of a later bucket.

@@ -1,4 +1,4 @@
-//! What one core of this machine can do at most with nothing of a relay between, see [`crate::ceiling`].
+//! The most that one core of this machine can do without a relay, see [`crate::ceiling`].
 
 use std::path::Path;
 
@@ -15,10 +15,10 @@ use crate::{
 const SECONDS: u32 = 2;
 /// The scenario whose wires and payload are used: sixteen outputs on one wire to a plain host.
 const ON: &str = "1-16";
-/// More than the generator can do, in frames a second.
+/// More than the generator can do, in frames per second.
 const FLOOD: u64 = 5_000_000;
 
-/// All directions and ways.
+/// All ceilings.
 pub fn all() -> Vec<Ceiling> {
     let joined = [1, 2, 4, 8, 16, 32, 64];
     let mut all = vec![Ceiling::XdpTransmit, Ceiling::XdpReceive];
@@ -26,7 +26,7 @@ pub fn all() -> Vec<Ceiling> {
     all
 }
 
-/// An empty result of each.
+/// An empty result for each.
 pub fn results(ceilings: &[Ceiling]) -> Vec<CeilingResult> {
     let empty = |ceiling: &Ceiling| CeilingResult {
         name: ceiling.name(),
@@ -36,7 +36,7 @@ pub fn results(ceilings: &[Ceiling]) -> Vec<CeilingResult> {
     ceilings.iter().map(empty).collect()
 }
 
-/// Frames a second of one of them.
+/// Measures one ceiling, in frames per second.
 pub fn measure(ceiling: Ceiling, programs: &Path) -> Result<f64> {
     let scenarios = scenario::named(ON);
     let on = scenarios.first().context("no scenario for the ceilings")?;
@@ -44,7 +44,7 @@ pub fn measure(ceiling: Ceiling, programs: &Path) -> Result<f64> {
     bed.expect(&bed.job.clone())?;
     let measuring = ceiling.start(&bed.job, on.payload, SECONDS)?;
     if ceiling == Ceiling::XdpReceive {
-        // Its time starts with the first frame, and it must not end for want of frames.
+        // Its time starts with the first frame, and traffic must run until its end.
         let frames_for = f64::from(SECONDS) + 0.5;
         bed.send(FLOOD, frames_for)?;
     }

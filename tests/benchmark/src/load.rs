@@ -1,4 +1,4 @@
-//! From numbers to a job: so many flows, each to so many outputs, among so many rules.
+//! From numbers to a job: how many flows, outputs of each, and rules.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::{
     wire::Wires,
 };
 
-/// Every flow comes to this port.
+/// The destination port of every flow.
 const PORT: u16 = 5001;
 /// The most rules: groups and ports of their outputs must differ.
 const MAX_RULES: usize = 50_000;
@@ -28,7 +28,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// The job, with the outputs spread over all wires that lead out.
+    /// The job, with the outputs spread over all wires of outputs.
     pub fn job(&self, wires: &Wires, cpu: u32) -> Result<Job> {
         ensure!(self.outputs > 0 && self.flows > 0, "no output, or no flow");
         ensure!(

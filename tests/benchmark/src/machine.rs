@@ -1,4 +1,4 @@
-//! The machine that numbers come from: they mean nothing without it.
+//! The machine of the numbers: without it they mean nothing.
 
 use std::fs;
 
@@ -14,7 +14,8 @@ pub struct Machine {
     pub cpu: String,
     /// CPUs that the kernel runs.
     pub cores: usize,
-    /// Tasks that wanted a CPU in the last minute before the start, on average: other work makes every number worse.
+    /// Tasks that wanted a CPU in the minute before the start, on average: other work makes every
+    /// number worse.
     pub load_before: String,
 }
 

@@ -35,7 +35,7 @@ struct Cli {
 enum Command {
     /// Compare the relay with other programs
     Compare(CompareArgs),
-    /// Draw charts of what `compare` wrote with --json, and print it as Markdown
+    /// Draw charts from what `compare` wrote with --json, and print its tables as Markdown
     Charts {
         /// The file
         results: PathBuf,
@@ -45,7 +45,7 @@ enum Command {
     },
     /// One trial of the relay
     Trial(TrialArgs),
-    /// Start every contender, send a little through it, and see that every byte arrives
+    /// Start every contender, send a little through it, and check that every byte arrives
     Check {
         /// The relay's binary
         #[arg(long)]
@@ -63,12 +63,13 @@ struct CompareArgs {
     /// The benchmark's kernel programs
     #[arg(long)]
     programs: PathBuf,
-    /// Scenarios, or parts of their names, or `ceilings`, with commas between them; everything if absent
+    /// Scenarios, or parts of their names, or `ceilings`, separated by commas; everything if absent
     scenario: Option<String>,
-    /// Another build of the relay, measured right after the relay in every round; ratios are printed
+    /// Another build of the relay, measured right after the relay in every round; ratios are
+    /// printed
     #[arg(long, value_name = "PATH")]
     against: Option<PathBuf>,
-    /// Only these contenders, by their names, with commas between them
+    /// Only these contenders, by their names, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     contenders: Option<Vec<String>>,
     /// Also write everything that was found to this file
@@ -77,7 +78,7 @@ struct CompareArgs {
     /// How often everything is measured
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     rounds: u8,
-    /// One round, and rates need to be without loss for one second only: for a try
+    /// One round, and rates must be without loss for one second only: for a first look
     #[arg(long, conflicts_with = "rounds")]
     quick: bool,
 }
@@ -93,7 +94,7 @@ struct TrialArgs {
     /// Copies of each datagram
     #[arg(long, default_value_t = 16)]
     outputs: usize,
-    /// Wires that they leave by
+    /// Wires that they leave through
     #[arg(long, default_value_t = 1)]
     interfaces: usize,
     /// Bytes of UDP payload
@@ -102,13 +103,13 @@ struct TrialArgs {
     /// Flows with traffic
     #[arg(long, default_value_t = 1)]
     flows: usize,
-    /// Rules; at least one a flow
+    /// Rules; at least one per flow
     #[arg(long, default_value_t = 1)]
     rules: usize,
-    /// Frames a second, all flows together
+    /// Frames per second, all flows together
     #[arg(long)]
     rate: u64,
-    /// For how long
+    /// For how long, in seconds
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// What receives
@@ -224,8 +225,8 @@ fn line(trial: &Trial) -> String {
         None => "-".to_owned(),
     };
     format!(
-        "offered {:.1} kpps, {} frames; out {:.1} kpps, {} of {}; lost {}, late {}, bad {}, refused by the wire {}; \
-         {:.0} CPU ns a copy; latency us p50 {} p99 {} p99.9 {}",
+        "offered {:.1} kpps, {} frames; out {:.1} kpps, {} of {}; lost {}, late {}, bad {}, refused \
+         by the wire {}; {:.0} CPU ns per copy; latency us p50 {} p99 {} p99.9 {}",
         trial.offered_rate / 1e3,
         trial.sent,
         trial.received_rate() / 1e3,

@@ -10,7 +10,8 @@ use crate::{
 pub fn of(results: &Results) -> String {
     let machine = &results.machine;
     let mut text = format!(
-        "{}, {} CPUs, Linux {}; load {} before the start. {}. Rates without loss were so for {} s.\n",
+        "{}, {} CPUs, Linux {}; load {} before the start. {}. A rate counts \
+         as without loss if nothing was lost for {} s.\n",
         machine.cpu,
         machine.cores,
         machine.kernel,
@@ -44,7 +45,7 @@ pub fn of(results: &Results) -> String {
     text
 }
 
-/// A row a scenario, a column a contender.
+/// One row per scenario, one column per contender.
 fn overview(results: &Results) -> Vec<Vec<String>> {
     let names = charts::contenders(results);
     let row = |result: &ScenarioResult| {

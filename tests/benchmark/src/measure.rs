@@ -15,9 +15,9 @@ use crate::{
     trial::Trial,
 };
 
-/// The rate of the first latency, in frames a second: far from anybody's limit.
+/// The rate of the first latency, in frames per second: far below the limit of any contender.
 pub const LOW_RATE: u64 = 10_000;
-/// How many times the loss-free rate is offered to see what is left under overload.
+/// How many times the loss-free rate is offered to measure the output under overload.
 const OVERLOAD: u64 = 3;
 /// The trials of the search, in seconds.
 const SEARCH_SECONDS: f64 = 0.4;
@@ -29,9 +29,9 @@ const TRIAL_SECONDS: f64 = 1.0;
 pub struct Latency {
     /// Half of the datagrams are not above it.
     pub p50: f64,
-    /// 99 of 100.
+    /// 99 of 100 datagrams are not above it.
     pub p99: f64,
-    /// 999 of 1000.
+    /// 999 of 1000 datagrams are not above it.
     pub p999: f64,
 }
 
@@ -47,10 +47,11 @@ impl Latency {
     }
 }
 
-/// The numbers. Rates are in frames a second.
+/// The numbers. Rates are in frames per second.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Measures {
-    /// The highest rate of input without loss; `None` where the contender shares a core with the generator.
+    /// The highest rate of input without loss; `None` where the contender shares a core with the
+    /// generator.
     pub loss_free_in: Option<f64>,
     /// Copies out at that rate.
     pub loss_free_out: Option<f64>,
@@ -58,30 +59,30 @@ pub struct Measures {
     pub limited_by_generator: bool,
     /// Copies out while three times that rate is offered.
     pub overload_out: Option<f64>,
-    /// Nanoseconds of CPU time of the contender's processes for a copy, at the loss-free rate.
+    /// Nanoseconds of CPU time of the contender's processes per copy, at the loss-free rate.
     pub cpu_ns_per_copy: Option<f64>,
     /// At [`LOW_RATE`].
     pub latency_low: Option<Latency>,
     /// At half of the loss-free rate.
     pub latency_half: Option<Latency>,
-    /// All that was dropped over all trials, overload among them, by the place that counted it.
+    /// Everything that was dropped over all trials, the overload too, by the place that counted it.
     pub drops: Drops,
-    /// Copies, over all trials, of which nobody knows where they are: 0 unless something is wrong. `None` where a
-    /// contender keeps no account.
+    /// Copies, over all trials, that neither arrived nor were counted as lost: 0 unless something
+    /// is wrong. `None` for a contender that counts nothing.
     pub unaccounted: Option<i64>,
 }
 
-/// What came of a contender.
+/// The result of a contender.
 #[derive(Debug)]
 pub enum Outcome {
     /// It did the job.
     Measured(Box<Measures>),
-    /// The job is not of its kind; with the reason.
+    /// It cannot do this job; with the reason.
     Cannot(String),
 }
 
-/// Starts the contender on wires of its own, and measures. `confirm_seconds` is how long the loss-free rate has to last;
-/// `known` is that rate as an earlier round found it.
+/// Starts the contender on wires of its own, and measures. `confirm_seconds` is how long there must
+/// be no loss at the loss-free rate; `known` is that rate as an earlier round found it.
 pub fn measure(
     scenario: &Scenario,
     contender: &Contender,
@@ -129,7 +130,7 @@ fn capacity(
     })?;
     let mut failed = false;
     let (rate, best) = capacity::confirm(found.rate, |rate| {
-        // On the way back most rates fail soon: a short trial tells it in less time.
+        // When stepping back, most rates fail soon, which a short trial shows in less time.
         let mut trial = run(
             rate,
             if failed {

@@ -1,8 +1,8 @@
-//! What the benchmark's own reference programs share: they read their work, open their sockets, say that
-//! they are ready, and account for themselves when they are told to end.
+//! What the benchmark's own reference programs share: they read their work, open their sockets,
+//! print that they are ready, and on SIGTERM print what they lost.
 //!
-//! Sockets are as good as an application can have them: large buffers, one socket a feed bound to its
-//! group, one connected socket an output, so that the kernel looks up each route once.
+//! Sockets are set up as well as an application can: large buffers, one socket per feed, bound to
+//! its group, and one connected socket per output, so that the kernel looks up each route once.
 
 use std::{
     collections::BTreeMap,
@@ -31,7 +31,7 @@ pub const BUFFER: usize = 8 << 20;
 /// The line on standard error that says that everything is open.
 pub const READY: &str = "ready";
 
-/// Datagrams taken from one feed before the next one has its turn.
+/// Datagrams received from one feed before the next feed is served.
 pub const BATCH: usize = 64;
 
 /// The work in the file that the command line names.
@@ -57,17 +57,17 @@ pub fn address_of(interface: &str) -> Result<Ipv4Addr> {
         .with_context(|| format!("{interface} has no IPv4 address; give it one"))
 }
 
-/// Allows as many files as the system does: one a feed, one an output.
+/// Raises the limit of open files as far as the system allows: one per feed, one per output.
 pub fn allow_many_sockets() -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("reading the limit of files")?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raising the limit of files")
 }
 
-/// The sockets that the feeds come in by, in the order of the flows.
+/// The sockets that receive the feeds, in the order of the flows.
 #[derive(Debug)]
 pub struct Feeds {
     sockets: Vec<Socket>,
-    /// None for a single feed: its socket blocks, which saves a system call a datagram.
+    /// None for a single feed: its socket blocks, which saves one system call per datagram.
     epoll: Option<Epoll>,
     events: Vec<EpollEvent>,
 }
@@ -100,8 +100,8 @@ impl Feeds {
         })
     }
 
-    /// Waits for feeds that have something, and calls `serve` with the number and the socket of each. A single feed is
-    /// served at once: its socket blocks.
+    /// Waits for feeds with datagrams, and calls `serve` with the number and the socket of each. A
+    /// single feed is served at once: its socket blocks.
     pub fn serve(&mut self, mut serve: impl FnMut(usize, &Socket) -> Result<()>) -> Result<()> {
         let Some(epoll) = &self.epoll else {
             return self.sockets.iter().try_for_each(|socket| serve(0, socket));
@@ -118,7 +118,8 @@ impl Feeds {
         Ok(())
     }
 
-    /// How many datagrams may be asked of one feed in a row: one where asking for another would block.
+    /// How many datagrams may be received from one feed in a row: one where receiving another would
+    /// block.
     pub fn turn(&self) -> usize {
         if self.epoll.is_some() { BATCH } else { 1 }
     }
@@ -137,8 +138,9 @@ fn open_feed(input: &str, flow: &Flow) -> Result<Socket> {
     Ok(socket)
 }
 
-/// The sockets that copies leave by. Those of a flow are opened with its first datagram, because a rule without
-/// traffic should cost nothing, and a process may not have enough files for ten thousand of them.
+/// The sockets that send the copies. Those of a flow are opened with its first datagram, because a
+/// rule without traffic should cost nothing, and a process may not be allowed ten thousand open
+/// files.
 #[derive(Debug)]
 pub struct Outputs(Vec<OutputsOfFlow>);
 
@@ -149,7 +151,7 @@ struct OutputsOfFlow {
 }
 
 impl Outputs {
-    /// Of all flows, none open yet.
+    /// The sockets of all flows, none open yet.
     pub fn new(flows: &[Flow]) -> Self {
         let of_flow = |flow: &Flow| OutputsOfFlow {
             wanted: flow.outputs.clone(),
@@ -196,14 +198,14 @@ fn open_output(output: &Output) -> Result<Socket> {
     })
 }
 
-/// Keeps SIGTERM for [`until_terminated`]. Before any thread starts.
+/// Blocks SIGTERM, for [`until_terminated`]. Call it before any thread starts.
 pub fn hold_termination() -> Result<()> {
     SigSet::from(Signal::SIGTERM)
         .thread_block()
         .context("blocking SIGTERM")
 }
 
-/// Says that the program is ready, waits for SIGTERM, and prints what was lost and where.
+/// Prints that the program is ready, waits for SIGTERM, and prints what was lost and where.
 pub fn until_terminated(drops: impl FnOnce() -> BTreeMap<&'static str, u64>) -> Result<()> {
     eprintln!("{READY}");
     SigSet::from(Signal::SIGTERM)

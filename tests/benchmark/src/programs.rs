@@ -35,7 +35,7 @@ pub fn load(object: &Path) -> Result<Ebpf> {
     Ebpf::load(&bytes).with_context(|| format!("loading {}, are you root?", object.display()))
 }
 
-/// A map of the object, as the type it is.
+/// A map of the object, as its own type.
 pub fn map<'a, M>(ebpf: &'a mut Ebpf, name: &str) -> Result<M>
 where
     M: TryFrom<&'a mut Map, Error = MapError>,

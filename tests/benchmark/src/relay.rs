@@ -1,4 +1,4 @@
-//! The relay as one of those that are compared: its rule file, pinned to the job's CPU.
+//! The relay as a contender: it runs with a rule file of the job, pinned to the job's CPU.
 
 use std::{fmt::Write as _, path::Path};
 
@@ -10,7 +10,7 @@ use relay_tests::{
 
 use crate::{contender::command, job::Job};
 
-/// How the relay is asked to run; what is `None` is left to it.
+/// How the relay is asked to run; where a field is `None`, it chooses by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options {
     /// The flag `--backend`.

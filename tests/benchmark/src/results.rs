@@ -1,4 +1,4 @@
-//! All that was found: every round of every contender, and the medians over the rounds.
+//! All results: every round of every contender, and the medians over the rounds.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use crate::{
 /// What `--json` writes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Results {
-    /// Where.
+    /// The machine.
     pub machine: Machine,
     /// How often everything was measured.
     pub rounds: usize,
@@ -28,9 +28,9 @@ pub struct Results {
 /// One of the machine's limits.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CeilingResult {
-    /// What was done.
+    /// What was measured.
     pub name: String,
-    /// Frames a second, by round.
+    /// Frames per second, by round.
     pub rounds: Vec<f64>,
     /// Over the rounds.
     pub rate: Option<Spread>,
@@ -48,11 +48,11 @@ pub struct ScenarioResult {
 /// One contender in one scenario.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContenderResult {
-    /// What it goes by.
+    /// Its name.
     pub name: String,
-    /// It is something to measure the relay against.
+    /// Whether it is not the relay, but what the relay is compared with.
     pub reference: bool,
-    /// Why this job is none for it, if so.
+    /// Why it cannot do this job, if so.
     pub cannot: Option<String>,
     /// By round.
     pub rounds: Vec<Measures>,
@@ -72,7 +72,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// `None` of nothing.
+    /// `None` without values.
     pub fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
@@ -108,18 +108,18 @@ pub struct Summary {
     pub limited_by_generator: bool,
     /// Copies out under overload.
     pub overload_out: Option<Spread>,
-    /// CPU time of a copy.
+    /// CPU time per copy.
     pub cpu_ns_per_copy: Option<Spread>,
     /// At the low rate.
     pub latency_low: Option<LatencySpread>,
     /// At half of the loss-free rate.
     pub latency_half: Option<LatencySpread>,
-    /// Copies of which nobody knows where they are, of the round with most of them.
+    /// Copies that neither arrived nor were counted as lost, in the round with most of them.
     pub unaccounted: Option<i64>,
 }
 
 impl Summary {
-    /// Of some rounds.
+    /// The summary of some rounds.
     pub fn of(rounds: &[Measures]) -> Self {
         let spread = |value: fn(&Measures) -> Option<f64>| {
             Spread::of(rounds.iter().filter_map(value).collect())

@@ -1,23 +1,24 @@
-//! The situations that are compared. Each differs in one thing from one of the first two: one feed of 1000 byte
-//! datagrams, to one output or to sixteen, by one interface, to a plain host, by one rule.
+//! The scenarios. Each differs in one thing from one of two: one feed of 1000 byte datagrams, to
+//! one output or to sixteen, through one interface, to a plain host, with one rule.
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{load::Load, sink::NextHop};
 
-/// A scenario's name. An alias, because serde takes every field that is written as a reference to borrow from the file.
+/// A scenario's name. An alias, because serde would borrow every field that is written as a
+/// reference from the file.
 type Name = &'static str;
 
-/// One situation.
+/// One scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scenario {
-    /// What it goes by.
+    /// Its name.
     #[serde(deserialize_with = "known")]
     pub name: Name,
     /// Flows, outputs and rules.
     pub load: Load,
-    /// The wires that the outputs leave by.
+    /// How many wires the outputs leave through.
     pub interfaces: usize,
     /// Bytes of UDP payload.
     pub payload: usize,
@@ -31,18 +32,20 @@ pub struct Scenario {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cast {
-    /// Everybody, and the relay as it chooses itself and on io_uring.
+    /// All other contenders, and the relay by its own choice and on io_uring.
     Usual,
-    /// The same, and the relay by AF_XDP's TX rings.
-    BothEngines,
-    /// Only the relay: it is compared with itself in [`ONE_RULE`].
+    /// The same, and the relay with TX rings.
+    #[serde(rename = "both_engines")]
+    EveryTxMethod,
+    /// Only the relay, which is compared with itself in [`ONE_RULE`].
     RelayAlone,
 }
 
-/// What the scenarios with many rules differ from in nothing else.
+/// The scenario from which those with many rules differ in nothing else.
 pub const ONE_RULE: &str = "1-1";
 
-/// A scenario's name from a file. What an older benchmark knew and this one does not cannot be compared.
+/// A scenario's name from a file. A scenario of an older benchmark that this one does not have is
+/// refused.
 fn known<'de, D: Deserializer<'de>>(file: D) -> Result<&'static str, D::Error> {
     let name = String::deserialize(file)?;
     let mut all = ALL.iter().map(|scenario| scenario.name);
@@ -50,7 +53,7 @@ fn known<'de, D: Deserializer<'de>>(file: D) -> Result<&'static str, D::Error> {
         .ok_or_else(|| D::Error::custom(format!("there is no scenario `{name}`")))
 }
 
-/// The scenario with all other things as usual.
+/// A scenario that is as usual except for the number of outputs.
 const fn usual(name: &'static str, outputs: usize) -> Scenario {
     Scenario {
         name,
@@ -100,26 +103,27 @@ impl Scenario {
 
 /// All scenarios.
 pub const ALL: [Scenario; 14] = [
-    usual(ONE_RULE, 1).cast(Cast::BothEngines),
+    usual(ONE_RULE, 1).cast(Cast::EveryTxMethod),
     usual("1-4", 4),
-    usual("1-16", 16).cast(Cast::BothEngines),
+    usual("1-16", 16).cast(Cast::EveryTxMethod),
     usual("1-64", 64),
     usual("1-16-64B", 16).payload(64),
     usual("1-16-1400B", 16).payload(1400),
     usual("1-1-100flows", 1).flows(100),
     usual("1-16-100flows", 16)
         .flows(100)
-        .cast(Cast::BothEngines),
-    // One copy an interface is all that the kernel's multicast routing can do.
+        .cast(Cast::EveryTxMethod),
+    // The kernel's multicast routing can make only one copy per interface.
     usual("1-4-4if", 4).interfaces(4),
     usual("1-16-4if", 16).interfaces(4),
     usual("1-1-xdp", 1).xdp(),
-    usual("1-16-xdp", 16).xdp().cast(Cast::BothEngines),
+    usual("1-16-xdp", 16).xdp().cast(Cast::EveryTxMethod),
     usual("rules-100", 1).rules(100).cast(Cast::RelayAlone),
     usual("rules-10000", 1).rules(10_000).cast(Cast::RelayAlone),
 ];
 
-/// What the measurement of this machine's limits goes by. It is no scenario: nothing forwards.
+/// The name that selects the measurement of this machine's limits, which is no scenario: nothing
+/// forwards.
 pub const CEILINGS: &str = "ceilings";
 
 /// What is to be measured.
@@ -131,8 +135,8 @@ pub struct Selection {
     pub ceilings: bool,
 }
 
-/// What names with commas between them select: each is that of one scenario, or a part of the names of some. All is
-/// selected if there are none.
+/// What a list of names, separated by commas, selects: each is the name of one scenario, or a part
+/// of the names of some. Without a list everything is selected.
 ///
 /// # Errors
 ///
@@ -164,7 +168,7 @@ pub fn select(names: Option<&str>) -> Result<Selection> {
     Ok(selection)
 }
 
-/// The scenario with exactly this name, or else all that have it in theirs.
+/// The scenario with exactly this name, or else all whose names contain it.
 pub fn named(part: &str) -> Vec<Scenario> {
     let of = |wanted: &dyn Fn(&str) -> bool| {
         let all = ALL.iter().filter(|scenario| wanted(scenario.name));

@@ -1,4 +1,4 @@
-//! The far end of every trial: programs that count and check what arrives before any stack touches it.
+//! The far end of every trial: programs that count and check frames in front of the stack.
 
 use std::{
     net::Ipv4Addr,
@@ -24,22 +24,22 @@ use crate::{
     },
 };
 
-/// Counts that have not changed for so long will not.
+/// If counts have not changed for this long, they will not change any more.
 const QUIET: Duration = Duration::from_millis(100);
-/// What has not arrived so long after the last frame was sent is lost.
+/// A frame that has not arrived this long after the last one was sent is lost.
 const LOST_AFTER: Duration = Duration::from_millis(500);
-/// A contender that was offered too much may have seconds of it in its queues.
+/// How long a contender may send what is in its queues after it was offered too much.
 const DRAINED_AFTER: Duration = Duration::from_secs(10);
 
-/// What receives at the far end of an output.
+/// The host at the far end of an output.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum NextHop {
-    /// A host without XDP: super-frames arrive whole.
+    /// A host without XDP: GSO packets arrive whole.
     Host,
-    /// A host with a native XDP program: the kernel cuts super-frames up in front of it.
+    /// A host with a native XDP program: the kernel cuts GSO packets in front of it.
     Xdp,
 }
 
@@ -48,9 +48,9 @@ pub enum NextHop {
 pub struct Expected {
     /// The position of the wire among the sinks.
     pub wire: usize,
-    /// The group it goes to.
+    /// The destination group.
     pub group: Ipv4Addr,
-    /// The port it goes to.
+    /// The destination port.
     pub port: u16,
     /// The position of the flow in the generator's traffic.
     pub flow: u32,
@@ -76,7 +76,7 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Loads and attaches.
+    /// Loads the programs and attaches them.
     pub fn attach(object: &Path, ends: &[Endpoint], next_hop: NextHop) -> Result<Self> {
         let mut ebpf = programs::load(object)?;
         for end in ends {
@@ -97,7 +97,7 @@ impl Sink {
         })
     }
 
-    /// Says what shall arrive, each datagram with `payload` bytes, instead of what was said before.
+    /// Sets what must arrive, in datagrams with `payload` bytes, in place of what was set before.
     pub fn expect(&mut self, expected: &[Expected], payload: usize) -> Result<()> {
         ensure!(
             expected.len() <= MAX_SLOTS as usize,
@@ -125,7 +125,7 @@ impl Sink {
                 flow: one.flow,
                 payload: payload as u32,
             };
-            // BPF_NOEXIST: two outputs that look the same could not be told apart.
+            // BPF_NOEXIST: the sink could not tell two outputs apart that look the same.
             slots.insert(key, slot, 1).with_context(|| {
                 format!(
                     "{}:{} is expected twice at {}",
@@ -137,7 +137,7 @@ impl Sink {
         self.reset()
     }
 
-    /// Starts counting anew. Only while nothing arrives.
+    /// Starts counting from zero. Only while nothing arrives.
     fn reset(&mut self) -> Result<()> {
         self.before = self.arrived()?;
         let mut states: Array<Data<'_>, SlotState> = programs::map(&mut self.ebpf, "STATES")?;
@@ -154,12 +154,13 @@ impl Sink {
         Ok(())
     }
 
-    /// Waits until nothing more arrives that counts.
+    /// Waits until no frame of this trial arrives any more.
     pub fn settle(&mut self) -> Result<()> {
         self.wait_until_quiet(LOST_AFTER)
     }
 
-    /// Waits until nothing of earlier traffic is left that could be taken for later traffic, and starts counting anew.
+    /// Waits until no frame of earlier traffic can be mistaken for later traffic, and starts
+    /// counting from zero.
     pub fn drain(&mut self) -> Result<()> {
         self.wait_until_quiet(DRAINED_AFTER)?;
         self.reset()
@@ -179,7 +180,8 @@ impl Sink {
         Ok(())
     }
 
-    /// Copies that have arrived since the sinks are there, whatever was reset meanwhile.
+    /// Copies that have arrived since the sinks were attached; counting from zero does not change
+    /// that.
     pub fn arrived(&mut self) -> Result<u64> {
         let now = self.states()?;
         Ok(self.before + now.iter().map(|state| state.received).sum::<u64>())

@@ -1,4 +1,4 @@
-//! The results as a person reads them.
+//! The results as text.
 
 use std::fmt::Write as _;
 
@@ -13,11 +13,12 @@ use crate::{
 /// Everything as text.
 pub fn of(results: &Results) -> String {
     let mut text = format!(
-        "\n{}. A rate without loss was so for {} s. \"relay x\" is how many \
-         times a row's copies without loss the relay's are, \"io_uring x\" those of the relay on io_uring.\nLatency is in us, p50 / p99 / p99.9, at {LOW_RATE} frames a \
-         second and at half of the rate without loss. \"overload\" is what comes out while three times that rate is \
-         offered.\n\"unaccounted\" is how many copies of all trials neither arrived nor are in the relay's report as \
-         dropped.\n",
+        "\n{}. A rate counts as without loss if nothing was lost for {} s. \"relay x\" is the relay's \
+         copies without loss divided by those of the row, \"io_uring x\" the same for the relay on \
+         io_uring.\nLatency is in us, p50 / p99 / p99.9, at {LOW_RATE} frames per second and at half of \
+         the rate without loss. \"overload\" is what comes out while three times that rate is \
+         offered.\n\"unaccounted\" is how many copies of all trials neither arrived nor are in the \
+         relay's report as dropped.\n",
         rounds(results),
         results.confirm_seconds
     );
@@ -42,7 +43,7 @@ pub fn of(results: &Results) -> String {
     text
 }
 
-/// What the numbers are of.
+/// How many rounds the numbers are of.
 pub fn rounds(results: &Results) -> String {
     match results.rounds {
         1 => "Of one round".to_owned(),
@@ -89,7 +90,7 @@ pub fn heading(result: &ScenarioResult) -> String {
 
 fn row(result: &ScenarioResult, one: &ContenderResult) -> Vec<String> {
     let summary = &one.summary;
-    // The generator's limit is not the contender's: it may be able to do more.
+    // If the generator was the limit, the contender may be able to do more.
     let bound = if summary.limited_by_generator {
         ">"
     } else {
@@ -111,7 +112,7 @@ fn row(result: &ScenarioResult, one: &ContenderResult) -> Vec<String> {
     ]
 }
 
-/// What is no contender has a rate and nothing else.
+/// A yardstick that is no contender has only a rate.
 fn other_row(result: &ScenarioResult, other: &Yardstick) -> Vec<String> {
     let rate = Some(other.rate);
     let cells = [

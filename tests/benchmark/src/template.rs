@@ -1,6 +1,8 @@
-//! The frames of a flow: what all of them share, so that the generator has little left to do for each.
+//! The frames of a flow: the part that all of them share, so that the generator has little to do
+//! for each.
 //!
-//! The headers come from [`relay_tests::frames`], which shares nothing with the generator's own arithmetic.
+//! The headers come from [`relay_tests::frames`], which shares nothing with the generator's own
+//! arithmetic.
 
 use std::net::Ipv4Addr;
 
@@ -25,7 +27,7 @@ pub struct Feed<'a> {
 }
 
 impl<'a> Feed<'a> {
-    /// Of `payload` bytes to `group`:`port`.
+    /// Frames with `payload` bytes of payload to `group`:`port`.
     pub fn new(from: &'a Endpoint, (group, port): (Ipv4Addr, u16), payload: usize) -> Self {
         Self {
             from,
@@ -42,7 +44,7 @@ pub fn frame(feed: &Feed<'_>, flow: u32) -> Result<Vec<u8>> {
     payload.extend(MAGIC.to_ne_bytes());
     payload.extend(flow.to_ne_bytes());
     payload.resize(STAMP_LEN, 0);
-    // The rest is the same in all flows: the generator does not write it.
+    // The generator does not write the rest, which is the same in all flows.
     payload.extend((STAMP_LEN..feed.payload).map(|i| i as u8));
     let mut frame = UdpFrame::new(feed.from, feed.group, feed.port, payload);
     frame.identification = 0;
@@ -70,7 +72,8 @@ pub fn template(feed: &Feed<'_>, flow: u32) -> Result<Template> {
     })
 }
 
-/// The sum of 16-bit words in the byte order of the machine: ones' complement sums do not depend on it.
+/// The sum of 16-bit words in the byte order of the machine, on which ones' complement sums do not
+/// depend.
 fn sum(bytes: &[u8]) -> u32 {
     bytes
         .chunks(2)

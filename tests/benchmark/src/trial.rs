@@ -1,4 +1,4 @@
-//! One trial: traffic at a rate through a contender that runs, and what came of it.
+//! One trial: traffic at a rate through a running contender, and the result.
 
 use crate::{
     generator::Sent,
@@ -6,10 +6,10 @@ use crate::{
     sink::{Expected, Received},
 };
 
-/// What came of it.
+/// The result of a trial.
 #[derive(Debug, Clone)]
 pub struct Trial {
-    /// Frames a second that were really offered.
+    /// Frames per second that were really offered.
     pub offered_rate: f64,
     /// For how long, in seconds.
     pub seconds: f64,
@@ -21,20 +21,20 @@ pub struct Trial {
     pub received: Vec<u64>,
     /// Copies that should have arrived and did not.
     pub lost: u64,
-    /// Copies that arrived out of order or again.
+    /// Copies that arrived out of order or twice.
     pub late: u64,
     /// Copies with a wrong content.
     pub bad: u64,
-    /// Frames, of those offered, that the wire in front of the contender had no room for. They are lost too.
+    /// Offered frames that the wire in front of the contender had no room for. They are lost too.
     pub refused: u64,
-    /// From the generator to the sinks.
+    /// Latencies from the generator to the sinks.
     pub latency: Histogram,
     /// CPU time of the contender's processes.
     pub cpu_ns: u64,
 }
 
 impl Trial {
-    /// Puts together what both ends know. `cpu_ns` is what the contender's processes used.
+    /// Joins the counts of both ends. `cpu_ns` is the CPU time of the contender's processes.
     pub fn new(
         sent: &Sent,
         expected: &[Expected],
@@ -72,12 +72,12 @@ impl Trial {
         self.received.iter().sum()
     }
 
-    /// Copies a second that arrived.
+    /// Copies per second that arrived.
     pub fn received_rate(&self) -> f64 {
         self.copies() as f64 / self.seconds
     }
 
-    /// CPU time for one copy that arrived, in nanoseconds.
+    /// CPU time per copy that arrived, in nanoseconds.
     pub fn cpu_ns_per_copy(&self) -> f64 {
         self.cpu_ns as f64 / self.copies().max(1) as f64
     }

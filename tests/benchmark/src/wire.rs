@@ -5,7 +5,7 @@
 //!                                   out1 ------ sink1
 //! ```
 //!
-//! Every wire has one queue. Everything goes away when the value does.
+//! Every wire has one queue. Everything is removed on drop.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -15,13 +15,13 @@ use relay_tests::{
     veth::{End, Endpoint, connect},
 };
 
-/// The most outputs' wires.
+/// The most wires of outputs.
 pub const MAX_INTERFACES: usize = 250;
 
-/// What the wires of a trial shall be.
+/// What the wires of a trial will be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// How many wires lead out.
+    /// How many wires of outputs.
     pub interfaces: usize,
     /// The largest IP packet on all wires, in bytes.
     pub mtu: u32,
@@ -43,7 +43,7 @@ pub struct Wires {
 }
 
 impl Wires {
-    /// Makes them.
+    /// Makes the hosts and wires.
     pub fn new(shape: Shape) -> Result<Self> {
         ensure!(
             (1..=MAX_INTERFACES).contains(&shape.interfaces),
@@ -84,15 +84,15 @@ impl Wires {
         Ok(wires)
     }
 
-    /// Makes the input take the generator's frames whatever runs behind it: a veth takes redirected frames only while
-    /// it has GRO or an XDP program.
+    /// Makes the input receive the generator's frames with every contender: a veth receives
+    /// redirected frames only while it has GRO or an XDP program.
     fn take_redirected_frames(&self) -> Result<()> {
         let name = self.input.interface.as_str();
         self.relay.tool("ethtool", &["-K", name, "gro", "on"])?;
         Ok(())
     }
 
-    /// Frames that the input had no room for, since the wires are there.
+    /// Frames that the input had no room for since the wires were made.
     pub fn refused(&self) -> Result<u64> {
         let name = self.source.interface.as_str();
         let shown = self.source.namespace.tool("ethtool", &["-S", name])?;

@@ -1,4 +1,5 @@
-//! What the relay's rate in a scenario is read beside: every other contender, and what is no contender.
+//! What the relay's rate in a scenario is compared with: every other contender, and rates of no
+//! contender.
 
 use crate::{
     ceiling::Ceiling,
@@ -14,28 +15,28 @@ const RECEIVES: &str = "1-1";
 /// The same for transmitting.
 const TRANSMITS: &str = "1-16";
 
-/// A rate that no contender of the scenario has reached.
+/// A rate to compare with that is not of a contender of this scenario.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Yardstick {
     /// What it is.
     pub name: String,
-    /// Frames a second, to compare with copies out.
+    /// Frames per second, to compare with copies out.
     pub rate: Spread,
 }
 
-/// How many times `rate` the relay does without loss: copies out, medians of the rounds.
+/// The relay's copies out without loss divided by `rate`, both medians of the rounds.
 pub fn relay_to(result: &ScenarioResult, rate: Option<Spread>) -> Option<f64> {
     Some(relay(result)?.median / rate?.median)
 }
 
-/// The same of the relay on io_uring.
+/// The same for the relay on io_uring.
 pub fn io_uring_to(result: &ScenarioResult, rate: Option<Spread>) -> Option<f64> {
     let mut all = result.contenders.iter();
     let io_uring = all.find(|one| one.name == IO_URING)?;
     Some(io_uring.summary.loss_free_out?.median / rate?.median)
 }
 
-/// What there is for this scenario, as far as it was measured.
+/// The yardsticks of this scenario that were measured.
 pub fn others(results: &Results, result: &ScenarioResult) -> Vec<Yardstick> {
     let scenario = &result.scenario;
     let mut found = Vec::new();

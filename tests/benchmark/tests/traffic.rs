@@ -1,5 +1,5 @@
-//! The two ends of every trial, wired to each other: all that is generated arrives and is right, and whatever is wrong
-//! with what arrives is seen.
+//! The two ends of every trial, wired to each other: every generated frame arrives and is right,
+//! and the sinks notice everything that is wrong with a frame.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -28,7 +28,7 @@ const PORT: u16 = 6000;
 const PAYLOAD: usize = 100;
 const CPU: usize = 1;
 
-/// What `cargo xtask test` has compiled.
+/// The kernel programs that `cargo xtask test` has compiled.
 fn programs() -> PathBuf {
     target_directory().join("ebpf/bench.o")
 }
@@ -50,7 +50,7 @@ fn traffic(rate: u64, seconds: f64, flows: usize) -> Traffic {
     }
 }
 
-/// A sink at the contender's input, so that nothing is between it and the generator.
+/// A sink at the contender's input, with nothing between it and the generator.
 fn direct(wires: &Wires, traffic: &Traffic, next_hop: NextHop) -> Result<Sink> {
     let mut sink = Sink::attach(&programs(), std::slice::from_ref(&wires.input), next_hop)?;
     let expected: Vec<Expected> = (0..)
@@ -105,7 +105,7 @@ fn the_generator_is_not_faster_than_asked() -> Result<()> {
     let _sink = direct(&wires, &traffic, NextHop::Xdp)?;
     let start = std::time::Instant::now();
     let sent = Generator::new(&programs(), &wires.source, CPU)?.run(&traffic)?;
-    // Slower is no fault: the machine may have other work. It must say so.
+    // Slower is no fault, because the machine may have other work; but the rate must show it.
     assert!(start.elapsed() >= Duration::from_millis(499));
     assert!(sent.seconds >= 0.499, "{sent:?}");
     assert!(sent.seconds <= start.elapsed().as_secs_f64(), "{sent:?}");
@@ -213,7 +213,7 @@ impl Sender {
         Ok(self.sink.read()?.slots[0])
     }
 
-    /// Frames, or super-frames, that the sink's interface has had.
+    /// Frames, or GSO packets, that the sink's interface has received.
     fn frames(&self) -> Result<u64> {
         let shown = self.wires.sinks[0]
             .namespace
@@ -263,17 +263,17 @@ fn segments_are_counted(next_hop: NextHop) -> Result<()> {
 }
 
 #[test]
-fn every_segment_of_a_super_frame_is_counted() -> Result<()> {
+fn every_segment_of_a_gso_packet_is_counted() -> Result<()> {
     segments_are_counted(NextHop::Host)
 }
 
 #[test]
-fn super_frames_that_the_kernel_cuts_up_for_xdp_are_counted() -> Result<()> {
+fn gso_packets_that_the_kernel_cuts_for_xdp_are_counted() -> Result<()> {
     segments_are_counted(NextHop::Xdp)
 }
 
 #[test]
-fn a_plain_host_gets_super_frames_whole() -> Result<()> {
+fn a_plain_host_gets_gso_packets_whole() -> Result<()> {
     let sender = Sender::new(NextHop::Host)?;
     let before = sender.frames()?;
     let size = &(PAYLOAD as i32);
@@ -289,7 +289,7 @@ fn wrong_datagrams_are_told_apart() -> Result<()> {
         let mut sender = Sender::new(next_hop)?;
         sender.send(&payload(7, 0))?;
         sender.send(&payload(7, 3))?;
-        // Out of order, and again.
+        // Out of order, and a second time.
         sender.send(&payload(7, 1))?;
         sender.send(&payload(7, 3))?;
         // Another flow, another length, no stamp.

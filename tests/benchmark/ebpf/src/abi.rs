@@ -1,6 +1,8 @@
-//! What the kernel programs and user space agree on: the stamp in every payload, and the values of the maps.
+//! What the kernel programs and user space share: the stamp in every payload, and the values of the
+//! maps.
 //!
-//! Both sides compile this one file. Numbers are in the byte order of the machine unless said: frames never leave it.
+//! Both sides compile this one file. Numbers are in the byte order of the machine, because frames
+//! never leave it, except where the field says otherwise.
 
 /// Ethernet, IPv4 without options, UDP.
 pub const HEADERS_LEN: usize = 42;
@@ -8,7 +10,7 @@ pub const HEADERS_LEN: usize = 42;
 pub const HEADER_WORDS: usize = HEADERS_LEN / 2;
 /// The bytes of a [`Stamp`], and so the smallest payload.
 pub const STAMP_LEN: usize = 24;
-/// The words of headers and stamp, all that the generator writes into a frame.
+/// The words of headers and stamp, which is all that the generator writes into a frame.
 pub const FRAME_WORDS: usize = (HEADERS_LEN + STAMP_LEN) / 2;
 /// The first field of every stamp.
 pub const MAGIC: u32 = 0x5e1a_7b3c;
@@ -17,7 +19,7 @@ pub const MAGIC: u32 = 0x5e1a_7b3c;
 pub const MAX_FLOWS: u32 = 1024;
 /// The most (flow, output) pairs that a sink counts.
 pub const MAX_SLOTS: u32 = 16384;
-/// The most segments of one super-frame (`UDP_MAX_SEGMENTS`).
+/// The most segments of one GSO packet (`UDP_MAX_SEGMENTS`).
 pub const MAX_SEGMENTS: u32 = 128;
 
 /// How many bits of [`Pace::interval`] are a fraction of a nanosecond.
@@ -41,13 +43,13 @@ pub struct Stamp {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Pace {
-    /// The index of the interface that frames leave by.
+    /// The index of the interface that frames leave through.
     pub interface: u32,
     /// The flows, taken in turn.
     pub flows: u32,
-    /// The frames that leave together; the clock is looked at before each such batch.
+    /// The frames that leave together; the program reads the clock before each such batch.
     pub batch: u32,
-    /// Frames of the present batch that are made.
+    /// Frames of the current batch that are made.
     pub in_batch: u32,
     /// From one frame to the next, in nanoseconds with [`INTERVAL_FRACTION_BITS`].
     pub interval: u64,
@@ -63,17 +65,17 @@ pub struct Pace {
     pub last_ns: u64,
     /// The flow of the next frame.
     pub flow: u32,
-    /// Nothing.
+    /// Padding.
     pub padding: u32,
 }
 
-/// What all frames of a flow have in common.
+/// The part that all frames of a flow share.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Template {
     /// The headers with IPv4 identification and both checksums 0.
     pub headers: [u16; HEADER_WORDS],
-    /// Nothing.
+    /// Padding.
     pub padding: u16,
     /// The sum of the IPv4 header's words.
     pub ip_sum: u32,
@@ -91,11 +93,11 @@ pub struct SlotKey {
     pub group: [u8; 4],
     /// The UDP destination port, in network order.
     pub port: [u8; 2],
-    /// Nothing.
+    /// Padding.
     pub padding: [u8; 2],
 }
 
-/// What is expected there.
+/// What is expected at such a place.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Slot {
@@ -107,7 +109,7 @@ pub struct Slot {
     pub payload: u32,
 }
 
-/// What came. Not atomic: one CPU sends one output's frames, and the sink runs on that CPU.
+/// What arrived. Not atomic: one CPU sends one output's frames, and the sink runs on that CPU.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SlotState {

@@ -1,8 +1,8 @@
-//! Counts what arrives, checks its order and takes its latency: as a plain host's stack is about to get it, or as an
-//! XDP program at the next hop gets it.
+//! Counts what arrives, checks its order and measures its latency: in front of the stack of a plain
+//! host, or as an XDP program at the next hop.
 //!
-//! It runs inside the sender's system call, so it is part of every contender's time, and does as little as will do.
-//! A frame that is expected nowhere goes on its way.
+//! It runs inside the sender's system call, so it is part of every contender's time, and does as
+//! little as possible. A frame that no slot expects is passed on to the stack.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -27,7 +27,7 @@ static STATES: Array<SlotState> = Array::with_max_entries(MAX_SLOTS, 0);
 #[map]
 static LATENCIES: PerCpuArray<Latencies> = PerCpuArray::with_max_entries(1, 0);
 
-/// What all segments of a frame need.
+/// What counting needs for all segments of a frame.
 struct Counter<'a> {
     slot: &'a Slot,
     state: &'a mut SlotState,
@@ -86,7 +86,7 @@ impl Counter<'_> {
     }
 }
 
-/// For a host without XDP, as the first thing that its stack does with a frame.
+/// For a host without XDP: the first program that its stack runs for a frame.
 #[classifier]
 pub fn count_skb(ctx: TcContext) -> i32 {
     if count_segments(&ctx).is_some() {
@@ -96,7 +96,7 @@ pub fn count_skb(ctx: TcContext) -> i32 {
     }
 }
 
-/// Counts every datagram that a frame, or super-frame, holds.
+/// Counts every datagram in a frame or GSO packet.
 #[inline(always)]
 fn count_segments(ctx: &TcContext) -> Option<()> {
     let mut headers = [0u8; HEADERS_LEN];
@@ -134,7 +134,8 @@ fn count_segments(ctx: &TcContext) -> Option<()> {
 #[inline(always)]
 fn load<T>(ctx: &TcContext, offset: u32, to: &mut T) -> Option<()> {
     let to = core::ptr::from_mut(to).cast();
-    // SAFETY: the kernel writes at most the size of a `T`; callers use only types that are valid for any bytes.
+    // SAFETY: the kernel writes at most the size of a `T`; callers use only types that are valid
+    // for any bytes.
     let result = unsafe { bpf_skb_load_bytes(ctx.as_ptr(), offset, to, size_of::<T>() as u32) };
     (result == 0).then_some(())
 }
@@ -156,7 +157,7 @@ fn count_frame(ctx: &XdpContext) -> Option<()> {
     if payload > end {
         return None;
     }
-    // SAFETY: the frame is so long, as was just checked. Bytes have no alignment.
+    // SAFETY: the frame is long enough, as was just checked. Bytes have no alignment.
     let headers = unsafe { &*(start as *const [u8; HEADERS_LEN]) };
     let mut counter = Counter::of(ctx.ingress_ifindex() as u32, headers)?;
     let stamp = if payload + STAMP_LEN > end {
@@ -167,7 +168,7 @@ fn count_frame(ctx: &XdpContext) -> Option<()> {
             sent_ns: 0,
         }
     } else {
-        // SAFETY: the frame is so long, as was just checked; a `Stamp` is valid for any bytes.
+        // SAFETY: the frame is long enough, as was just checked; a `Stamp` is valid for any bytes.
         unsafe { (payload as *const Stamp).read_unaligned() }
     };
     counter.count(&stamp, (end - payload) as u32);

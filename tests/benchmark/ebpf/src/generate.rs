@@ -1,7 +1,8 @@
 //! Makes frames at a rate: the XDP program that `BPF_PROG_TEST_RUN` calls for every live frame.
 //!
-//! The kernel recycles the frames, and whoever had one may have changed it, so headers and stamp are written anew
-//! every time. The whole run is one system call on one CPU; nothing else touches the state meanwhile.
+//! The kernel recycles the frames, and their last owner may have changed them, so headers and stamp
+//! are written anew every time. The whole run is one system call on one CPU; nothing else touches
+//! the state meanwhile.
 
 use core::ffi::c_void;
 
@@ -27,9 +28,10 @@ static TEMPLATES: Array<Template> = Array::with_max_entries(MAX_FLOWS, 0);
 const IP_IDENTIFICATION: usize = 9;
 const IP_CHECKSUM: usize = 12;
 const UDP_CHECKSUM: usize = 20;
-/// The most looks at the clock in one wait (`BPF_MAX_LOOPS`): a sixth of a second or more.
+/// How often one wait reads the clock at most (`BPF_MAX_LOOPS`): a sixth of a second or more.
 const MOST_LOOKS: u32 = 1 << 23;
-/// A generator that is later than this gives up what it missed: it must not make up for it by a burst.
+/// A generator that is later than this skips the frames that it missed: it must not send them in a
+/// burst.
 const GIVE_UP_NS: u64 = 100_000;
 
 /// The entry point.
@@ -47,7 +49,8 @@ fn next_frame(ctx: &XdpContext) -> Option<u32> {
     if start + FRAME_WORDS * 2 > ctx.data_end() {
         return None;
     }
-    // SAFETY: the frame is so long, as was just checked, and the kernel aligns it to more than two bytes.
+    // SAFETY: the frame is long enough, as was just checked, and the kernel aligns it to more than
+    // two bytes.
     let frame = unsafe { &mut *(start as *mut [u16; FRAME_WORDS]) };
     if pace.in_batch == 0 {
         wait_until_due(pace);
@@ -126,7 +129,7 @@ fn write(frame: &mut [u16; FRAME_WORDS], template: &Template, pace: &mut Pace) {
         sum += u32::from(*word);
     }
     frame[UDP_CHECKSUM] = match !fold(sum) {
-        // 0 would say that there is no checksum.
+        // 0 would mean that there is no checksum.
         0 => 0xffff,
         checksum => checksum,
     };

@@ -15,7 +15,8 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// Helpers that the programs call are open to programs under a licence compatible with the kernel's.
+/// Helpers that the programs call are open to programs under a licence compatible with the
+/// kernel's.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,5 +1,6 @@
-//! The reference `sendmmsg-fanout`: the best that UDP sockets give one thread without segmentation. Up to 64 datagrams
-//! come in by one `recvmmsg`, and leave by one `sendmmsg` an output, out of the same buffers.
+//! The reference `sendmmsg-fanout`: the fastest that one thread can be with UDP sockets and without
+//! segmentation. It receives up to 64 datagrams with one `recvmmsg`, and sends them with one
+//! `sendmmsg` per output, from the same buffers.
 //!
 //! Usage: `sendmmsg-fanout WORK.json`; ends with a report on SIGTERM.
 
@@ -88,13 +89,14 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Receives what is there, at least one datagram if the socket blocks, and sets the lengths to send.
+    /// Receives the datagrams that are there, at least one if the socket blocks, and sets the
+    /// lengths to send.
     fn receive(&mut self, socket: &Socket) -> usize {
         for vector in &mut self.vectors {
             vector.iov_len = PAYLOAD;
         }
-        // SAFETY: every header leads to one vector of `self`, which leads to one borrowed buffer of the length
-        // beside it. The vectors were never moved since: `self.vectors` does not grow.
+        // SAFETY: every header leads to one vector of `self`, which leads to one borrowed buffer of
+        // the length beside it. The vectors were never moved since: `self.vectors` does not grow.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -112,7 +114,8 @@ impl<'a> Batch<'a> {
         count
     }
 
-    /// Sends the first `count` datagrams to one output; returns how many of them the kernel refused.
+    /// Sends the first `count` datagrams to one output; returns how many of them the kernel
+    /// refused.
     fn send(&mut self, output: &Socket, count: usize) -> u64 {
         let mut refused = 0;
         let mut rest = &mut self.headers[..count];

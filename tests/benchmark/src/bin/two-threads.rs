@@ -1,5 +1,6 @@
-//! The reference `two-threads`: how a relay is written first. One thread receives, copies the payload once an
-//! output, and hands the copies through a channel to the thread that sends them.
+//! The reference `two-threads`: the first design that comes to mind. One thread receives, copies
+//! the payload once per output, and passes the copies through a channel to the thread that sends
+//! them.
 //!
 //! Usage: `two-threads WORK.json`; ends with a report on SIGTERM.
 
@@ -17,8 +18,9 @@ use std::{
 use anyhow::Result;
 use relay_bench::peer::{self, Feeds, Outputs};
 
-/// Copies that may wait for the sending thread: 50 ms and more of what it can send, and as many as the relay's
-/// rings hold frames for one output. A channel without a bound would hide the loss in memory that grows.
+/// Copies that may wait for the sending thread: what it can send in 50 ms or more, and as many as
+/// the relay's rings hold frames for one output. A channel without a limit would hide the loss in
+/// memory that grows.
 const CHANNEL: usize = 1 << 13;
 
 /// The largest UDP payload on Ethernet.
@@ -58,7 +60,7 @@ fn main() -> Result<()> {
     })
 }
 
-/// Neither thread ends but by an error, and without it the program is of no use.
+/// A thread ends only with an error, and then the program must end too.
 fn report(ended: Result<()>) {
     if let Err(error) = ended {
         eprintln!("two-threads: {error:#}");

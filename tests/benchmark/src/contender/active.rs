@@ -8,6 +8,6 @@ use crate::drops::Drops;
 pub trait Active: Send {
     /// Processes and kernel threads whose CPU time is the contender's.
     fn pids(&self) -> Vec<u32>;
-    /// Ends it, and says what it knows to be lost.
+    /// Ends it, and returns what it has counted as lost.
     fn stop(self: Box<Self>) -> Result<Drops>;
 }

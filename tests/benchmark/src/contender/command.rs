@@ -1,4 +1,5 @@
-//! Starting contenders: in the job's namespace, on the job's CPU, with their files in a folder that goes away.
+//! Starts contenders: in the job's namespace, on the job's CPU, with their files in a folder that
+//! is removed afterwards.
 
 use std::{
     env,
@@ -22,10 +23,10 @@ use relay_tests::{netns::Namespace, process::Process};
 
 use crate::job::Job;
 
-/// How long a contender may take until it forwards. DPDK takes seconds; 10,000 rules, too.
+/// How long a contender may take until it forwards. DPDK takes seconds, and so do 10,000 rules.
 pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A program that gives up writes the reason, and ends a moment later.
+/// How long to wait for the end of a program that gives up: it first writes the reason.
 const GRACE: Duration = Duration::from_millis(200);
 
 /// How long it may take to end.
@@ -41,15 +42,17 @@ pub fn only(cpu: u32) -> Result<CpuSet> {
     Ok(set)
 }
 
-/// Gives a process, 0 for the calling one, the highest priority of an ordinary one: the CPU is to be the contender's, and
-/// most of what else wakes up there can wait. (A real-time one would keep the kernel's own threads from it.)
+/// Gives a process, 0 for the calling one, the highest priority that is not real-time: the CPU is
+/// the contender's, and most other work there can wait. (A real-time priority would keep the
+/// kernel's own threads from the CPU.)
 pub fn undisturb(process: u32) -> io::Result<()> {
     // SAFETY: no pointers.
     let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, process, -20) };
     Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
-/// A command in the job's namespace whose threads are all pinned to the job's CPU, and go first there.
+/// A command in the job's namespace whose threads are all pinned to the job's CPU, with a high
+/// priority.
 pub fn pinned(job: &Job, program: impl AsRef<OsStr>) -> Result<Command> {
     let mut command = job.namespace.command(program);
     let cpus = only(job.cpu)?;
@@ -64,7 +67,7 @@ pub fn pinned(job: &Job, program: impl AsRef<OsStr>) -> Result<Command> {
     Ok(command)
 }
 
-/// One of the benchmark's own programs, beside the running one.
+/// One of the benchmark's own programs, in the folder of the running one.
 pub fn own(name: &str) -> Result<PathBuf> {
     let path = env::current_exe()
         .context("looking up the running program")?
@@ -78,7 +81,7 @@ pub fn own(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Waits until the log of a program that starts has `text`.
+/// Waits until the log of a program that starts contains `text`.
 pub fn wait_for_log(process: &mut Process, text: &str) -> Result<()> {
     if process.wait_for_log(text, START_TIMEOUT) {
         return Ok(());
@@ -86,7 +89,7 @@ pub fn wait_for_log(process: &mut Process, text: &str) -> Result<()> {
     bail!("{}", not_ready(process, text)?)
 }
 
-/// The message about a program that did not do what was waited for.
+/// The message about a program that did not get ready or did not end.
 pub fn not_ready(process: &mut Process, what: &str) -> Result<String> {
     let ended = process.wait(GRACE)?;
     let state = ended.map_or("it still runs".to_owned(), |s| format!("it ended with {s}"));
@@ -108,9 +111,9 @@ pub fn terminate(process: &mut Process) -> Result<()> {
     }
 }
 
-/// Takes an XDP program off that a killed process left behind: what libxdp attaches stays.
+/// Detaches an XDP program that a killed process left behind: what libxdp attaches stays attached.
 pub fn detach_xdp(namespace: &Namespace, interface: &str) {
-    // Usually there is none, and a namespace that is gone needs none taken off.
+    // Errors are ignored: usually there is no program, or the namespace is already gone.
     let _ = namespace.ip(&format!("link set dev {interface} xdp off"));
 }
 

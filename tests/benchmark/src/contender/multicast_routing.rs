@@ -1,7 +1,8 @@
-//! The kernel's multicast routing as a contender. smcroute only writes the routes; the kernel forwards in the softirq
-//! that receives.
+//! The kernel's multicast routing as a contender. smcroute only writes the routes; the kernel
+//! forwards in the softirq that receives.
 //!
-//! It rewrites nothing but the TTL and the MAC addresses, so it can copy to several interfaces and not to several groups.
+//! It rewrites only the TTL and the MAC addresses, so it can copy to several interfaces, but not to
+//! several groups.
 
 use std::{collections::BTreeSet, fmt::Write as _, fs, net::Ipv4Addr, sync::Arc};
 
@@ -14,10 +15,11 @@ use crate::{drops::Drops, job::Job, peer};
 
 pub(super) const SMCROUTED: &str = "smcrouted";
 
-/// Interfaces that the kernel routes multicast between, at most (`MAXVIFS`, linux/mroute.h), input included.
+/// Interfaces that the kernel routes multicast between, at most (`MAXVIFS`, linux/mroute.h), input
+/// included.
 const MAX_INTERFACES: usize = 32;
 
-/// The host part of the far end of every wire, which is where the feeds come from.
+/// The host part of the address at the far end of every wire, where the feeds come from.
 const SOURCE_HOST: u8 = 2;
 
 struct Routing {
@@ -26,7 +28,7 @@ struct Routing {
     _scratch: command::Scratch,
 }
 
-/// One copy an interface.
+/// One copy per interface.
 pub(super) fn can(job: &Job) -> Result<(), String> {
     for flow in &job.flows {
         let interfaces: BTreeSet<_> = flow.outputs.iter().map(|o| &o.interface).collect();
@@ -43,7 +45,7 @@ pub(super) fn can(job: &Job) -> Result<(), String> {
 }
 
 pub(super) fn start(job: &Job, threaded: bool) -> Result<Box<dyn Active>> {
-    // The default lets smcroute, which joins by one socket, join 20 groups.
+    // With the default smcroute, which has one socket for all joins, could join 20 groups only.
     job.namespace
         .sysctl("ipv4/igmp_max_memberships", "100000")?;
     let scratch = command::Scratch::new()?;
@@ -70,8 +72,8 @@ pub(super) fn start(job: &Job, threaded: bool) -> Result<Box<dyn Active>> {
     }))
 }
 
-/// One route a flow, from the one source there is: a route from any source would be made by the daemon when the
-/// first frame has come, and frames would be lost meanwhile.
+/// One route per flow, from the one source there is: the daemon would make a route from any source
+/// only after the first frame has arrived, and frames would be lost until then.
 fn configuration(job: &Job) -> Result<String> {
     let [a, b, c, _] = job.namespace.run(|| peer::address_of(&job.input))?.octets();
     let source = Ipv4Addr::new(a, b, c, SOURCE_HOST);
@@ -124,7 +126,7 @@ impl NapiThread {
             .tool("ethtool", &["-K", interface, "gro", "on"])?;
         let before = napi_threads(interface)?;
         set_threaded(&job.namespace, interface, true)?;
-        // Constructed now, so that a failure below turns it off again.
+        // Constructed first, so that a failure below switches it off again.
         let mut thread = Self {
             namespace: Arc::clone(&job.namespace),
             interface: interface.to_owned(),
@@ -153,12 +155,13 @@ impl NapiThread {
 
 impl Drop for NapiThread {
     fn drop(&mut self) {
-        // The namespace goes away with whatever could not be undone.
+        // Errors are ignored: the namespace is removed with the setting.
         let _ = set_threaded(&self.namespace, &self.interface, false);
     }
 }
 
-/// /sys shows the interfaces of the namespace that it was mounted in; `ip netns exec` mounts it anew.
+/// /sys shows the interfaces of the namespace that it was mounted in; `ip netns exec` mounts it
+/// anew.
 fn set_threaded(namespace: &Namespace, interface: &str, on: bool) -> Result<()> {
     let write = format!(
         "echo {} > /sys/class/net/{interface}/threaded",

@@ -1,5 +1,5 @@
-//! DPDK's testpmd over AF_XDP as a contender: it hands every frame from one port to the other and looks at none,
-//! so it is the least that a user-space forwarder over AF_XDP can cost.
+//! DPDK's testpmd over AF_XDP as a contender: it passes every frame from one port to the other
+//! without reading it, so it is the least that a user-space forwarder over AF_XDP can cost.
 
 use std::{process::Stdio, sync::Arc};
 
@@ -20,7 +20,7 @@ struct Testpmd {
     ports: [String; 2],
 }
 
-/// Frames go from a port to its neighbour.
+/// Frames that arrive on a port leave through its neighbour.
 pub(super) fn can(job: &Job) -> Result<(), String> {
     let one_copy = job.flows.iter().all(|flow| flow.outputs.len() == 1);
     if one_copy && job.output_interfaces().len() == 1 {
@@ -38,7 +38,7 @@ pub(super) fn start(job: &Job) -> Result<Box<dyn Active>> {
         .into_iter()
         .next()
         .context("a job without outputs")?;
-    // testpmd writes by stdio, which keeps lines back when it writes to a pipe.
+    // testpmd writes with stdio, which buffers lines when it writes to a pipe.
     let mut command = command::pinned(job, "stdbuf")?;
     command.args(["-oL", TESTPMD]);
     // No huge pages, no PCI devices, no files. The main thread only waits for its input to end.

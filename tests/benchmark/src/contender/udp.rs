@@ -1,7 +1,7 @@
 //! Contenders that receive by UDP sockets: the benchmark's own two, and socat.
 //!
-//! The kernel keeps what they lose on the way in, in the `drops` column of `/proc/net/udp`, as long as
-//! the sockets are open: it is read before they are told to end.
+//! The kernel counts what their sockets drop in the column `drops` of `/proc/net/udp`, as long as
+//! the sockets are open, so that is read before the contender is stopped.
 
 use std::{collections::BTreeSet, fs, sync::Arc};
 
@@ -17,8 +17,8 @@ use crate::{
 
 pub(super) const SOCAT: &str = "socat";
 
-/// `SO_RCVBUFFORCE` (asm-generic/socket.h), for socat, which has no name for it. It has to be set by
-/// `setsockopt-listen`: `setsockopt-int` is for sockets that connect.
+/// `SO_RCVBUFFORCE` (asm-generic/socket.h), for socat, which has no name for it. It has to be set
+/// by `setsockopt-listen`: `setsockopt-int` is for sockets that connect.
 const SO_RCVBUFFORCE: u32 = 33;
 
 struct Udp {

@@ -1,4 +1,5 @@
-//! The frames that are transmitted: as the relay would send them, with the stamp that the sink counts by.
+//! The frames that are transmitted: as the relay would send them, with the stamp that the sink
+//! counts by.
 
 use std::time::Duration;
 

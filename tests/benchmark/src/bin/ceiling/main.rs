@@ -1,7 +1,7 @@
 //! Measures what one core of this machine can transmit or receive at most, and prints it as JSON.
 //!
-//! Usage: `ceiling WORK.json --seconds N xdp-tx|xdp-rx|segmented-tx`, in the namespace and on the CPU that are
-//! to be measured.
+//! Usage: `ceiling WORK.json --seconds N xdp-tx|xdp-rx|segmented-tx`, in the namespace and on the
+//! CPU that are to be measured.
 
 mod frame;
 mod measure;
@@ -22,11 +22,11 @@ struct Arguments {
     #[arg(long, default_value_t = 1)]
     seconds: u32,
     #[command(subcommand)]
-    way: Way,
+    what: What,
 }
 
 #[derive(Debug, Subcommand)]
-enum Way {
+enum What {
     /// AF_XDP in copy mode, transmit only.
     XdpTx {
         /// Bytes of payload of each frame.
@@ -40,21 +40,25 @@ enum Way {
         /// Bytes of payload of each frame.
         #[arg(long)]
         payload: usize,
-        /// Payloads of one super-frame.
+        /// Payloads of one GSO packet.
         #[arg(long)]
         joined: usize,
     },
 }
 
 fn main() -> Result<()> {
-    let Arguments { work, seconds, way } = Arguments::parse();
+    let Arguments {
+        work,
+        seconds,
+        what,
+    } = Arguments::parse();
     let work = peer::work_of(&work)?;
     let time = Duration::from_secs(seconds.into());
     let flow = work.flows.first().context("the work has no flows")?;
-    let measured = match way {
-        Way::XdpTx { payload } => xdp::transmit(&flow.outputs, payload, time)?,
-        Way::XdpRx => xdp::receive(&work.input, time)?,
-        Way::SegmentedTx { payload, joined } => {
+    let measured = match what {
+        What::XdpTx { payload } => xdp::transmit(&flow.outputs, payload, time)?,
+        What::XdpRx => xdp::receive(&work.input, time)?,
+        What::SegmentedTx { payload, joined } => {
             segmented::transmit(&flow.outputs, payload, joined, time)?
         }
     };

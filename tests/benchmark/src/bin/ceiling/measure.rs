@@ -1,11 +1,12 @@
-//! Counts what is moved in a given time.
+//! Counts the frames that are moved in a given time.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use relay_bench::{ceiling::Measured, peer};
 
-/// Says that everything is open, and calls `step`, which returns how many frames it moved, for `time`.
+/// Prints that everything is open, and then for `time` calls `step`, which returns how many frames
+/// it moved.
 pub fn measure(time: Duration, mut step: impl FnMut() -> Result<u64>) -> Result<Measured> {
     eprintln!("{}", peer::READY);
     let start = Instant::now();

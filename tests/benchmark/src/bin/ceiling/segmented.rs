@@ -1,7 +1,8 @@
-//! AF_PACKET with UDP segmentation: one super-frame an output by `sendmmsg`, which the kernel or the next hop cuts apart.
+//! AF_PACKET with UDP segmentation: `sendmmsg` sends one GSO packet per output, which the kernel or
+//! the next hop cuts.
 //!
-//! The payloads are the same memory for all outputs, so user space copies nothing: what the kernel gathers for
-//! each output is the one copy there is.
+//! The payloads are the same memory for all outputs, so user space copies nothing; the only copy is
+//! the one that the kernel makes for each output.
 
 use std::{
     collections::BTreeMap,
@@ -35,12 +36,13 @@ const CHECKSUM_OFFSET: usize = 6;
 /// The port of the discard service (RFC 863), which no sink counts.
 const DISCARD: u16 = 9;
 
-/// The most bytes of payload that an IPv4 datagram, and so a super-frame, has.
+/// The most bytes of payload of an IPv4 datagram, and so of a GSO packet.
 const MAX_PAYLOAD: usize = 65_507;
 
 type Headers = [u8; VNET_HEADER_LEN + HEADERS_LEN];
 
-/// Transmits super-frames to all `outputs`, as fast as it goes. Counts the frames that they are cut into.
+/// Transmits GSO packets to all `outputs`, as fast as possible. Counts the frames that they are cut
+/// into.
 pub fn transmit(
     outputs: &[Output],
     payload: usize,
@@ -49,7 +51,8 @@ pub fn transmit(
 ) -> Result<Measured> {
     ensure!(
         joined > 0 && payload * joined <= MAX_PAYLOAD,
-        "{joined} payloads of {payload} bytes do not make one super-frame of at most {MAX_PAYLOAD} bytes"
+        "{joined} payloads of {payload} bytes do not make one GSO packet of at most {MAX_PAYLOAD} \
+         bytes"
     );
     let mut payloads = vec![vec![0u8; payload]; joined];
     let mut links: BTreeMap<&str, (OwnedFd, Vec<Headers>)> = BTreeMap::new();
@@ -92,14 +95,15 @@ fn open(interface: &str) -> Result<OwnedFd> {
     opened().with_context(|| format!("opening a packet socket on {interface}"))
 }
 
-/// Takes the bypass off where it sends nothing: it does not cut super-frames, and the device does not either if the next hop
-/// has an XDP program. The qdisc's way cuts.
+/// Switches the qdisc bypass off where nothing leaves with it: the bypass does not cut GSO packets,
+/// and neither does the device if the next hop has an XDP program. Without the bypass the kernel
+/// cuts them.
 fn choose_way(socket: &OwnedFd, output: &Output, payloads: &mut [Vec<u8>]) -> Result<()> {
-    let nobody = Output {
+    let no_receiver = Output {
         port: DISCARD,
         ..output.clone()
     };
-    let probe = headers(&nobody, payloads[0].len(), payloads.len())?;
+    let probe = headers(&no_receiver, payloads[0].len(), payloads.len())?;
     if send(socket, &mut [probe], payloads)? == 0 {
         let off: c_int = 0;
         sys::set_option(socket.as_fd(), libc::SOL_PACKET, PACKET_QDISC_BYPASS, &off)
@@ -108,11 +112,11 @@ fn choose_way(socket: &OwnedFd, output: &Output, payloads: &mut [Vec<u8>]) -> Re
     Ok(())
 }
 
-/// What stands before the payloads of every super-frame to `output`.
+/// The vnet header and the headers in front of the payloads of every GSO packet to `output`.
 fn headers(output: &Output, payload: usize, joined: usize) -> Result<Headers> {
     let mut frame = frame::build(output, payload * joined)?;
     frame.truncate(HEADERS_LEN);
-    // The kernel completes each segment's checksum; what it starts from is the sum of the pseudo-header.
+    // The kernel completes each segment's checksum, beginning with the sum of the pseudo-header.
     let udp_len = &frame[UDP + 4..UDP + 6];
     let words = frame[26..UDP].chunks_exact(2).chain([udp_len]);
     let mut sum: u32 = words
@@ -134,7 +138,7 @@ fn headers(output: &Output, payload: usize, joined: usize) -> Result<Headers> {
     Ok(headers)
 }
 
-/// Sends the payloads once behind each of the headers; returns how many super-frames the kernel took.
+/// Sends the payloads once after each of the headers; returns how many GSO packets the kernel took.
 fn send(socket: &OwnedFd, headers: &mut [Headers], payloads: &mut [Vec<u8>]) -> Result<usize> {
     let per_message = 1 + payloads.len();
     let vector = |bytes: &mut [u8]| libc::iovec {
@@ -156,8 +160,8 @@ fn send(socket: &OwnedFd, headers: &mut [Headers], payloads: &mut [Vec<u8>]) -> 
             message
         })
         .collect();
-    // SAFETY: every message leads to its own part of `vectors`, and those to `headers` and `payloads` with the lengths
-    // beside them; all of them outlive the call, which only reads.
+    // SAFETY: every message leads to its own part of `vectors`, and those to `headers` and
+    // `payloads` with the lengths beside them; all of them outlive the call, which only reads.
     let sent = unsafe {
         libc::sendmmsg(
             socket.as_raw_fd(),
@@ -171,7 +175,7 @@ fn send(socket: &OwnedFd, headers: &mut [Headers], payloads: &mut [Vec<u8>]) -> 
         Err(_) => match std::io::Error::last_os_error() {
             // The next hop had no room.
             error if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(0),
-            error => Err(error).context("sending super-frames"),
+            error => Err(error).context("sending GSO packets"),
         },
     }
 }

@@ -1,4 +1,5 @@
-//! AF_XDP in copy mode in one direction: the same rings, sizes and kicks as the relay's, and nothing else.
+//! AF_XDP in copy mode in one direction: the same rings, sizes and kicks as the relay's, and
+//! nothing else.
 
 use std::{
     collections::VecDeque,
@@ -25,8 +26,8 @@ use crate::{frame, measure::measure};
 
 /// Entries of the RX, TX and completion rings, and chunks of the UMEM.
 const RING: u32 = 2048;
-/// Entries of the FILL ring. Twice the chunks, because the kernel shows frames on the RX ring a moment before it
-/// gives back the room on the FILL ring (`xsk_flush`, net/xdp/xsk.c).
+/// Entries of the FILL ring. Twice the chunks, because the kernel shows frames on the RX ring a
+/// moment before it gives back the room on the FILL ring (`xsk_flush`, net/xdp/xsk.c).
 const FILL_RING: u32 = 2 * RING;
 /// Bytes of a chunk.
 const CHUNK: u32 = 2048;
@@ -44,7 +45,8 @@ struct Port {
     completion: CompQueue,
 }
 
-/// Binds to `interface`. With `flags` of zero, libxdp attaches a program that redirects every frame to the socket.
+/// Binds to `interface`. With `flags` of zero, libxdp attaches a program that redirects every frame
+/// to the socket.
 fn bind(interface: &str, flags: LibxdpFlags) -> Result<Port> {
     let ring = QueueSize::new(RING)?;
     let config = UmemConfig::builder()
@@ -77,7 +79,7 @@ fn bind(interface: &str, flags: LibxdpFlags) -> Result<Port> {
     })
 }
 
-/// Transmits to `outputs` in turn, as fast as it goes.
+/// Transmits to `outputs` in turn, as fast as possible.
 pub fn transmit(outputs: &[Output], payload: usize, time: Duration) -> Result<Measured> {
     let [first, ..] = outputs else {
         bail!("the flow has no outputs");
@@ -122,7 +124,8 @@ pub fn transmit(outputs: &[Output], payload: usize, time: Duration) -> Result<Me
             *sequence += 1;
             staged.push(*desc);
         }
-        // SAFETY: the chunks left the free list, and nobody writes to them until they complete.
+        // SAFETY: the chunks have left the free list, and nothing writes to them until they
+        // complete.
         let produced = unsafe { port.tx.produce(&staged) };
         ensure!(
             produced == staged.len(),
