@@ -20,7 +20,7 @@ use crate::{
 };
 
 const TARGET: &str = "bpfel-unknown-none";
-/// The first LLVM that can be told that words in memory need not be aligned.
+/// The first LLVM that can be allowed to load unaligned words.
 const UNALIGNED_SINCE: u32 = 22;
 
 /// Compiles the relay's XDP program and its socket filter.

@@ -62,7 +62,7 @@ impl Ceiling {
     }
 
     /// Starts to measure for `seconds`; a receiver's time starts with its first frame. `payload` is
-    /// in bytes, and a receiver takes whatever comes.
+    /// in bytes, and a receiver takes all frames.
     ///
     /// # Errors
     ///

@@ -19,7 +19,7 @@ use relay_bench::{
 use relay_tests::{
     capture::target_directory,
     inspect::{self, UdpChecksum},
-    sys::{self, Batch, Hears},
+    sys::{self, Batch, Receives},
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -121,7 +121,7 @@ fn a_generated_frame_is_valid_to_the_last_byte() -> Result<()> {
             payload,
             ..traffic(10_000, 0.05, 2)
         };
-        let socket = wires.input.packet_socket(Hears::Arriving)?;
+        let socket = wires.input.packet_socket(Receives::Arriving)?;
         generator.run(&traffic)?;
         let mut batch = Batch::new(1000, 2048);
         let mut frames = 0_u64;

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 
 use crate::background::Background;
-use crate::sys::{Batch, Hears};
+use crate::sys::{Batch, Receives};
 use crate::veth::Endpoint;
 
 /// How many of the first frames of a test are kept: a failure usually begins there.
@@ -47,7 +47,7 @@ pub struct Capture {
 impl Capture {
     /// Starts to capture.
     pub fn start(endpoint: &Endpoint) -> Result<Self> {
-        let socket = endpoint.packet_socket(Hears::Everything)?;
+        let socket = endpoint.packet_socket(Receives::Everything)?;
         let mut batch = Batch::new(64, SNAP_LEN);
         let name = format!("capture-{}", endpoint.interface);
         let background = Background::start(

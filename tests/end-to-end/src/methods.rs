@@ -157,7 +157,7 @@ impl Source {
         socket.send_one(GROUP_IN, PORT_IN, &payload(flow, number, size))
     }
 
-    /// Sends a stream at `rate` datagrams a second.
+    /// Sends a stream at `rate` datagrams per second.
     pub fn send(&self, stream: &Stream, rate: u32) -> Result<()> {
         let mut pacer = Pacer::new(rate, 16);
         for number in stream.first..stream.first + stream.count {

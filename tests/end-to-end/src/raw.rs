@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::background::Background;
 use crate::inspect::{self, Datagram};
 use crate::receiver::QUIET;
-use crate::sys::{self, Batch, Hears};
+use crate::sys::{self, Batch, Receives};
 use crate::veth::Endpoint;
 
 /// Frames that a receiver keeps; later ones are counted only.
@@ -25,7 +25,7 @@ pub struct RawSender {
 impl RawSender {
     /// Opens a raw packet socket on the interface.
     pub fn open(endpoint: &Endpoint) -> Result<Self> {
-        let socket = endpoint.packet_socket(Hears::Nothing)?;
+        let socket = endpoint.packet_socket(Receives::Nothing)?;
         Ok(Self {
             socket,
             interface: endpoint.interface.clone(),
@@ -71,7 +71,7 @@ pub struct RawReceiver {
 impl RawReceiver {
     /// Starts to listen.
     pub fn start(endpoint: &Endpoint) -> Result<Self> {
-        let socket = endpoint.packet_socket(Hears::Arriving)?;
+        let socket = endpoint.packet_socket(Receives::Arriving)?;
         let mut batch = Batch::new(64, 10_000);
         let sockets = vec![socket];
         let background = Background::start(

@@ -203,7 +203,7 @@ impl UdpSender {
         Ok(())
     }
 
-    /// Sends one stream at `rate` datagrams a second.
+    /// Sends one stream at `rate` datagrams per second.
     pub fn send(&self, traffic: &Traffic, rate: u32) -> Result<()> {
         self.send_interleaved(
             std::slice::from_ref(traffic),
@@ -213,7 +213,7 @@ impl UdpSender {
         )
     }
 
-    /// Sends all streams, one datagram of each in turn, at `rate` datagrams a second in all and at
+    /// Sends all streams, one datagram of each in turn, at `rate` datagrams per second in all and at
     /// most `burst` at once, within `window`.
     pub fn send_interleaved(
         &self,

@@ -18,5 +18,5 @@ pub use self::child::{
 };
 pub use self::device::{open_tap, set_checksum_offload};
 pub use self::socket::{
-    Hears, OptionValue, RECEIVE_BUFFER, packet_socket, send, set_option, socket_drops,
+    OptionValue, RECEIVE_BUFFER, Receives, packet_socket, send, set_option, socket_drops,
 };

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::socket::sockopt;
 
 use crate::netns::Namespace;
-use crate::sys::{self, Hears, RECEIVE_BUFFER};
+use crate::sys::{self, RECEIVE_BUFFER, Receives};
 
 /// Bytes of a frame in front of its UDP payload.
 const HEADERS: u64 = 14 + 20 + 8;
@@ -189,9 +189,9 @@ impl Endpoint {
     }
 
     /// Opens a raw packet socket here.
-    pub fn packet_socket(&self, hears: Hears) -> Result<std::os::fd::OwnedFd> {
+    pub fn packet_socket(&self, receives: Receives) -> Result<std::os::fd::OwnedFd> {
         self.namespace.run(|| {
-            let socket = sys::packet_socket(self.index, hears)
+            let socket = sys::packet_socket(self.index, receives)
                 .with_context(|| format!("opening a packet socket on {}", self.interface))?;
             nix::sys::socket::setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
                 .context("enlarging a receive buffer")?;

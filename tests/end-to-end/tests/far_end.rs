@@ -49,7 +49,7 @@ fn every_frame_that_a_dead_wire_swallows_is_counted(backend: Backend) -> Result<
         assert!(arrived < 2 * COUNT, "the wire was never down");
         assert_eq!(report.packets_matched, COUNT);
         // Where the kernel cuts, it drops uncounted what is sent after the carrier is gone and
-        // before the relay hears of that: in between the kernel waits for all other CPUs
+        // before the relay learns of that: in between the kernel waits for all other CPUs
         // (`dev_deactivate_many`, net/sched/sch_generic.c).
         let unseen = if whole { 0 } else { WHILE_DOWN };
         let off = report.packets_sent.abs_diff(arrived);

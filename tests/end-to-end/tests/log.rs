@@ -118,7 +118,7 @@ fn o6_a_reader_that_comes_back_learns_how_many_lines_it_has_missed(backend: Back
     let lost = loop {
         let line = lines
             .recv_timeout(START_TIMEOUT)
-            .context("no line tells what was lost")?;
+            .context("no line says how much was lost")?;
         if line.contains("lost, because nothing read stderr") {
             break line;
         }

@@ -120,7 +120,7 @@ fn o7_a_user_without_privileges_cannot_keep_the_relay_from_an_interface(
             let unprivileged = scope.spawn(move || {
                 // Of this thread alone, by the system call itself.
                 sys::give_up_privileges()?;
-                sys::packet_socket(index, sys::Hears::Nothing).map(drop)
+                sys::packet_socket(index, sys::Receives::Nothing).map(drop)
             });
             Ok(unprivileged.join())
         })

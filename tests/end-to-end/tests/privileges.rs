@@ -122,7 +122,7 @@ fn o5_each_single_missing_capability_is_named_and_no_other(backend: Backend) -> 
 fn o5_where_no_thread_may_be_started_the_plan_is_made_and_a_run_says_what_to_raise(
     backend: Backend,
 ) -> Result<()> {
-    // Of no other test: the limit counts all threads of a user.
+    // A user of no other test: the limit counts all threads of a user.
     const USER: u32 = 61_234;
     let bed = Testbed::builder().without_capture().build()?;
     let file = RuleFile::of(&[Rule::feed().outputs("out0", 1)])?;

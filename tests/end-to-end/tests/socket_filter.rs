@@ -23,7 +23,7 @@ use relay_common::wire;
 use relay_tests::raw::RawSender;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml};
 use relay_tests::sender::{Traffic, UdpSender, Window};
-use relay_tests::sys::{Batch, Hears};
+use relay_tests::sys::{Batch, Receives};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
@@ -53,7 +53,7 @@ impl Filtered {
             (output.mac, output.address.octets()) == (OUTPUT_MAC, OUTPUT_ADDRESS),
             "the table is about another output"
         );
-        let socket = input.packet_socket(Hears::Arriving)?;
+        let socket = input.packet_socket(Receives::Arriving)?;
         bed.relay.run(|| {
             let plan = plan_on(Backend::IoUring)?;
             let mut kernel = Kernel::attach(&plan)?;
@@ -243,7 +243,7 @@ fn the_filter_stays_on_the_socket_when_the_kernel_side_is_gone() -> Result<()> {
 #[test]
 fn only_the_program_that_the_plan_needs_is_loaded() -> Result<()> {
     let bed = Testbed::new()?;
-    let socket = bed.inputs[0].packet_socket(Hears::Arriving)?;
+    let socket = bed.inputs[0].packet_socket(Receives::Arriving)?;
     for backend in [Backend::IoUring, Backend::Xdp] {
         bed.relay.run(|| {
             let plan = plan_on(backend)?;

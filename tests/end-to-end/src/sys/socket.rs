@@ -68,7 +68,7 @@ pub fn socket_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
 
 /// The frames that a packet socket receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hears {
+pub enum Receives {
     /// None; it only sends.
     Nothing,
     /// Frames that arrive.
@@ -79,7 +79,7 @@ pub enum Hears {
 
 /// Opens a raw packet socket on the interface with `index`, in the calling thread's namespace. It
 /// sends complete frames; those that it receives come with auxiliary data.
-pub fn packet_socket(index: u32, hears: Hears) -> io::Result<OwnedFd> {
+pub fn packet_socket(index: u32, receives: Receives) -> io::Result<OwnedFd> {
     // Protocol 0 keeps the socket silent until it is bound to the interface.
     // SAFETY: no pointer is passed.
     let fd =
@@ -87,10 +87,10 @@ pub fn packet_socket(index: u32, hears: Hears) -> io::Result<OwnedFd> {
     // SAFETY: `fd` was opened just now and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let one: c_int = 1;
-    if hears != Hears::Nothing {
+    if receives != Receives::Nothing {
         set_option(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_AUXDATA, &one)?;
     }
-    if hears == Hears::Arriving {
+    if receives == Receives::Arriving {
         set_option(
             socket.as_fd(),
             libc::SOL_PACKET,
@@ -98,7 +98,7 @@ pub fn packet_socket(index: u32, hears: Hears) -> io::Result<OwnedFd> {
             &one,
         )?;
     }
-    let protocol = if hears == Hears::Nothing {
+    let protocol = if receives == Receives::Nothing {
         0
     } else {
         (libc::ETH_P_ALL as u16).to_be()

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 use relay_bench::{ceiling::Measured, job::Output, peer::BUFFER, programs::abi::HEADERS_LEN};
-use relay_tests::sys::{self, Hears};
+use relay_tests::sys::{self, Receives};
 
 use crate::{frame, measure::measure};
 
@@ -84,7 +84,7 @@ pub fn transmit(
 fn open(interface: &str) -> Result<OwnedFd> {
     let opened = || -> Result<OwnedFd> {
         let index = nix::net::if_::if_nametoindex(interface)?;
-        let socket = sys::packet_socket(index, Hears::Nothing)?;
+        let socket = sys::packet_socket(index, Receives::Nothing)?;
         let one: c_int = 1;
         for option in [PACKET_VNET_HDR, PACKET_QDISC_BYPASS] {
             sys::set_option(socket.as_fd(), libc::SOL_PACKET, option, &one)?;
