@@ -120,7 +120,7 @@ fn read_complete(payload: usize) -> Read {
 #[bench::bytes_64(read_complete(64))]
 #[bench::bytes_1000(read_complete(1000))]
 #[bench::bytes_1400(read_complete(1400))]
-fn vouches_for_complete((received, payload): Read) -> bool {
+fn checksum_ok((received, payload): Read) -> bool {
     black_box(&received).checksum_ok(black_box(payload))
 }
 
@@ -180,11 +180,11 @@ fn write_joined((templates, received, headers): Outputs) {
 }
 
 library_benchmark_group!(
-    name = rewrite,
+    name = packet,
     benchmarks = [
         read,
         udp_sum_partial,
-        vouches_for_complete,
+        checksum_ok,
         write,
         write_joined
     ]
@@ -284,7 +284,7 @@ library_benchmark_group!(
 main!(
     library_benchmark_groups = wire,
     flows,
-    rewrite,
+    packet,
     poll_once,
     ring,
     io_uring
