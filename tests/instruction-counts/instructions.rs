@@ -181,13 +181,7 @@ fn write_joined((templates, received, headers): Outputs) {
 
 library_benchmark_group!(
     name = packet,
-    benchmarks = [
-        read,
-        udp_sum_partial,
-        checksum_ok,
-        write,
-        write_joined
-    ]
+    benchmarks = [read, udp_sum_partial, checksum_ok, write, write_joined]
 );
 
 #[library_benchmark]

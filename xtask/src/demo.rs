@@ -21,8 +21,8 @@ const RULES: &str = "examples/one-to-four.toml";
 /// What the picture says above the terminal.
 const TITLE: &str = "cargo xtask demo";
 
-/// Runs for `seconds`, and draws what the demo showed into `svg` if every output was exact; the exit
-/// code is the demo's.
+/// Runs for `seconds`, and draws what the demo showed into `svg` if every output was exact; the
+/// exit code is the demo's.
 pub fn run(ws: &Workspace, seconds: u32, svg: Option<&Path>) -> Result<ExitCode> {
     if !process::is_root() {
         bail!(

@@ -34,7 +34,7 @@ pub fn write(results: &Results, folder: &Path) -> Result<()> {
     }
 }
 
-/// The one scenario of the README, a line for each contender; `None` if it was not measured.
+/// The one scenario of the README, one bar for each contender; `None` if it was not measured.
 fn readme(results: &Results) -> Option<Chart> {
     let mut scenarios = results.scenarios.iter();
     let result = scenarios.find(|result| result.scenario.name == README_OF)?;
@@ -47,7 +47,7 @@ fn readme(results: &Results) -> Option<Chart> {
     ))
 }
 
-/// Of names and thousand copies a second.
+/// The chart of contenders by name, each with thousand copies per second.
 fn one_to_sixteen(rates: Vec<(String, f64)>) -> Chart {
     let group = |(name, rate): (String, f64)| Group {
         bars: vec![(usize::from(!name.starts_with("relay")), rate)],
@@ -55,7 +55,7 @@ fn one_to_sixteen(rates: Vec<(String, f64)>) -> Chart {
     };
     Chart {
         title: "One feed to 16 outputs: copies without loss, on one core".into(),
-        axis: "thousand copies a second, 1000 bytes each; more is better".into(),
+        axis: "thousand copies per second, 1000 bytes each; more is better".into(),
         scale: Scale::Linear,
         series: ["this relay", "other programs"].map(str::to_owned).to_vec(),
         groups: rates.into_iter().map(group).collect(),

@@ -213,8 +213,8 @@ impl UdpSender {
         )
     }
 
-    /// Sends all streams, one datagram of each in turn, at `rate` datagrams per second in all and at
-    /// most `burst` at once, within `window`.
+    /// Sends all streams, one datagram of each in turn, at `rate` datagrams per second in all and
+    /// at most `burst` at once, within `window`.
     pub fn send_interleaved(
         &self,
         traffic: &[Traffic],

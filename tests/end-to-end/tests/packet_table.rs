@@ -116,7 +116,7 @@ impl XdpProgram {
         Ok(match self.counters.verdict(run)? {
             // No socket is bound in a test run.
             (Counter::PassNoSocket, 1) => Counter::Redirected,
-            (Counter::Redirected, _) => panic!("redirected to nobody"),
+            (Counter::Redirected, _) => panic!("redirected without a socket"),
             (verdict, 1) => verdict,
             counted => panic!("one frame counted as {counted:?}"),
         })

@@ -1,7 +1,8 @@
 //! Draws the screens of a recording as one SVG that plays them, again and again.
 //!
-//! A row that stays the same over several screens is drawn once, and shown for as long as it stayed.
-//! Where nothing is animated, as for readers who want less motion, the picture is the last screen.
+//! A row that stays the same over several screens is drawn once, and shown for as long as it
+//! stayed. Where nothing is animated, as for readers who want less motion, the picture is the last
+//! screen.
 
 use std::{
     collections::BTreeSet,
@@ -65,7 +66,7 @@ text {{ font: 14px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
     writeln!(svg, "</svg>")
 }
 
-/// One row of text, and the screens that have it.
+/// One row of text, and the screens that show it.
 #[derive(Debug, PartialEq, Eq)]
 struct Line<'a> {
     row: usize,

@@ -13,32 +13,32 @@ use nix::pty::{Winsize, openpty};
 
 use crate::process;
 
-/// The terminal's size, 110 each. The rows are more than are used, so that nothing scrolls away.
+/// The terminal's size, 110 each. There are more rows than are used, so that nothing scrolls away.
 const COLUMNS: NonZero<u16> = NonZero::<u16>::MIN.saturating_add(109);
 const ROWS: NonZero<u16> = COLUMNS;
-/// What changes within so short a time is one change: a table is written line by line.
+/// Changes within this time make one screen: a table is written line by line.
 const ONE_CHANGE: Duration = Duration::from_millis(50);
 
 /// What a command showed.
 #[derive(Debug)]
 pub struct Recording {
-    /// In the order in which they appeared.
+    /// Its screens, in the order in which they appeared.
     pub screens: Vec<Screen>,
-    /// How it ended.
+    /// How the command ended.
     pub status: ExitStatus,
 }
 
 /// The terminal from one moment on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Screen {
-    /// Since the start.
+    /// The time since the start.
     pub at: Duration,
-    /// From the top to the last one that is not empty, without spaces at the end.
+    /// The rows from the top to the last one that is not empty, without spaces at the end.
     pub rows: Vec<String>,
 }
 
 impl Recording {
-    /// Runs `command` to its end. What it shows goes to our own standard output as well.
+    /// Runs `command` to its end. What it shows goes to the standard output of xtask as well.
     pub fn of(mut command: Command) -> Result<Self> {
         let size = Winsize {
             ws_row: ROWS.get(),
@@ -52,7 +52,8 @@ impl Recording {
             .stderr(Stdio::from(pty.slave))
             .spawn()
             .with_context(|| format!("running `{}`", process::line(&command)))?;
-        // It has the other end open as well, and reading ends when nothing has.
+        // `command` holds the other end of the terminal too, and reading ends when all of those
+        // are closed.
         drop(command);
         let screens = watch(&mut File::from(pty.master))?;
         Ok(Self {
@@ -72,7 +73,7 @@ fn watch(terminal: &mut File) -> Result<Vec<Screen>> {
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            // The kernel's word for a terminal whose other end is closed (pty(7)).
+            // The kernel reports this for a terminal whose other end is closed (pty(7)).
             Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => break,
             Err(error) => return Err(error).context("reading the pseudo terminal"),
         };
