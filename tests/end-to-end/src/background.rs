@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::EventFd;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 struct Shared<T> {
     state: Mutex<T>,
@@ -49,7 +49,9 @@ impl<T: Send + 'static> Background<T> {
         state: T,
         drain: impl FnMut(usize, BorrowedFd<'_>, &Mutex<T>) -> io::Result<usize> + Send + 'static,
     ) -> Result<Self> {
-        let stop = EventFd::new().context("creating an eventfd")?;
+        // A program that a test starts at this moment must not inherit it.
+        let stop = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)
+            .context("creating an eventfd")?;
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             changed: Condvar::new(),
