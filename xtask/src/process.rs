@@ -5,7 +5,7 @@
 use std::{
     collections::VecDeque,
     fs::File,
-    io::{BufRead, BufReader, IsTerminal, Write},
+    io::{IsTerminal, Read, Write},
     path::Path,
     process::{Child, Command, ExitCode, ExitStatus, Output, Stdio},
     thread,
@@ -70,21 +70,38 @@ pub fn capture(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs with standard output shown and every line of it also given to `each`.
+/// Runs with standard output shown as it comes, and every line of it also given to `each`. The begin
+/// of a line is shown before its end comes: a test that runs has printed its name and no result yet.
 pub fn tee(command: &mut Command, mut each: impl FnMut(&str)) -> Result<ExitStatus> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("running `{}`", line(command)))?;
-    if let Some(stdout) = child.stdout.take() {
-        let mut reader = BufReader::new(stdout);
-        let mut bytes = Vec::new();
-        while reader.read_until(b'\n', &mut bytes)? > 0 {
-            let text = String::from_utf8_lossy(&bytes);
-            print!("{text}");
-            std::io::stdout().flush()?;
-            each(text.trim_end());
-            bytes.clear();
+    if let Some(mut output) = child.stdout.take() {
+        let mut current = Vec::new();
+        let mut end_line = |line: &mut Vec<u8>| {
+            each(String::from_utf8_lossy(line).trim_end());
+            line.clear();
+        };
+        let mut buffer = [0; 4096];
+        loop {
+            let count = output.read(&mut buffer)?;
+            let bytes = buffer.get(..count).unwrap_or_default();
+            if bytes.is_empty() {
+                break;
+            }
+            let mut shown = std::io::stdout();
+            shown.write_all(bytes)?;
+            shown.flush()?;
+            for part in bytes.split_inclusive(|&byte| byte == b'\n') {
+                current.extend(part);
+                if part.ends_with(b"\n") {
+                    end_line(&mut current);
+                }
+            }
+        }
+        if !current.is_empty() {
+            end_line(&mut current);
         }
     }
     Ok(child.wait()?)

@@ -75,9 +75,11 @@ impl Machine<'_> {
         fs::write(&self.console, "")
             .with_context(|| format!("writing {}", self.console.display()))?;
         let mut done: Option<String> = None;
+        let mut at: Option<String> = None;
         let mut command = self.command();
         let status = process::tee(command.stderr(stderr), |line| {
             counts.read(line);
+            at = running(line).map(str::to_owned);
             if let Some(code) = line.strip_prefix(GUEST_DONE) {
                 done = Some(code.trim().to_owned());
             }
@@ -85,7 +87,9 @@ impl Machine<'_> {
         let console = String::from_utf8_lossy(&fs::read(&self.console)?).replace('\r', "");
         let end = || {
             format!(
-                "the end of its console ({}):\n{}",
+                "{}the end of its console ({}):\n{}",
+                at.as_ref()
+                    .map_or_else(String::new, |test| format!("{test} had begun; ")),
                 self.console.display(),
                 last_lines(&console)
             )
@@ -163,6 +167,11 @@ impl Machine<'_> {
     }
 }
 
+/// The test that runs, if this is the last line so far.
+fn running(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ...")
+}
+
 /// The first trouble that a console reports, with the lines that follow.
 fn trouble(console: &str) -> Option<String> {
     let lines: Vec<&str> = console.lines().collect();
@@ -194,6 +203,19 @@ fn last_lines(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_test_runs_from_its_name_to_its_result() {
+        assert_eq!(running("test a::b ..."), Some("a::b"));
+        for line in [
+            "test a::b ... ok",
+            "running 2 tests",
+            "",
+            "test result: ok. 2 passed",
+        ] {
+            assert_eq!(running(line), None, "{line}");
+        }
+    }
 
     #[test]
     fn oopses_and_warnings_are_trouble_and_ordinary_lines_are_not() {
