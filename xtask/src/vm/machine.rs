@@ -20,7 +20,7 @@ use crate::{counts::Counts, process};
 const GUEST_DONE: &str = "guest: the tests ended with ";
 
 /// How long the guest may run, from its first instruction to its last.
-const LIMIT: Duration = Duration::from_secs(2400);
+const LIMIT: Duration = Duration::from_secs(3600);
 
 /// Lines of a console that a message shows.
 const SHOWN: usize = 40;
