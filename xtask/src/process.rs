@@ -70,8 +70,9 @@ pub fn capture(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs with standard output shown as it comes, and every line of it also given to `each`. The begin
-/// of a line is shown before its end comes: a test that runs has printed its name and no result yet.
+/// Runs with standard output shown as it comes, and every line of it also given to `each`. The
+/// begin of a line is shown before its end comes: a test that runs has printed its name and no
+/// result yet.
 pub fn tee(command: &mut Command, mut each: impl FnMut(&str)) -> Result<ExitStatus> {
     let mut child = command
         .stdout(Stdio::piped())

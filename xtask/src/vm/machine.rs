@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use crate::{counts::Counts, process};
 
 /// What the guest's first program prints at the end, followed by the exit code of the tests
-/// (`tests/end-to-end/src/bin/guest.rs`).
+/// (`tests/end-to-end/src/bin/guest/main.rs`).
 const GUEST_DONE: &str = "guest: the tests ended with ";
 
 /// How long the guest may run, from its first instruction to its last.

@@ -1,6 +1,6 @@
-//! The first program of the virtual machine of `cargo xtask test --zero-copy`: mounts what every system
-//! has, loads the drivers, runs the tests, says how they ended, and switches the machine off. Where a
-//! test does not end, it says which one, and what each task waits for.
+//! The first program of the virtual machine of `cargo xtask test --zero-copy`: mounts what every
+//! system has, loads the drivers, runs the tests, says how they ended, and switches the machine
+//! off. Where a test does not end, it says which one, and what each task waits for.
 //!
 //! What it prints goes to the second serial port; the first one is the kernel's.
 
@@ -19,8 +19,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// What xtask looks for (`xtask/src/vm/machine.rs`).
 const DONE: &str = "guest: the tests ended with ";
 
-/// How long the tests may print nothing before the one that runs counts as hung. The slowest, a hundred
-/// starts of the relay, takes up to ten minutes on a busy machine.
+/// How long the tests may print nothing before the one that runs counts as hung. The slowest, a
+/// hundred starts of the relay, takes up to ten minutes on a busy machine.
 const SILENCE: Duration = Duration::from_secs(900);
 
 const FILE_SYSTEMS: [(&str, &str); 6] = [
@@ -42,7 +42,8 @@ fn main() {
     // What is printed must be out before the machine is off.
     let _ = nix::sys::termios::tcdrain(io::stdout().as_fd());
     if matches!(ended, Ok(Ended::Hung(_))) {
-        // Switching off waits for drivers and their locks. QEMU ends at a restart, which waits for nothing.
+        // Switching off waits for drivers and their locks. QEMU ends at a restart, which waits for
+        // nothing.
         let restarted = fs::write("/proc/sysrq-trigger", "b");
         eprintln!("restarting the machine: {restarted:?}");
     }
@@ -78,8 +79,8 @@ fn prepare() -> Result<()> {
 /// Loads a module whose needs are loaded.
 fn load(module: &str) -> Result<()> {
     let file = File::open(format!("/modules/{module}.ko"))?;
-    // SAFETY: the descriptor is open during the call and the parameters are a C string; the call touches no memory
-    // of ours.
+    // SAFETY: the descriptor is open during the call and the parameters are a C string; the call
+    // touches no memory of ours.
     let result =
         unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
     if result < 0 {

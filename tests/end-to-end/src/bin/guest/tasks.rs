@@ -1,13 +1,13 @@
 //! What the tasks of the guest wait for, for a run that stands still.
 //!
-//! The kernel's own report of hung tasks (`kernel/hung_task.c`) misses a task that sleeps for a moment
-//! again and again, as `napi_disable` does, and what waits in user space.
+//! The kernel's own report of hung tasks (`kernel/hung_task.c`) misses a task that sleeps for a
+//! moment again and again, as `napi_disable` does, and what waits in user space.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Prints every task of a program, and the kernel's own that sleep uninterruptibly, with the functions
-/// of the kernel that it is in.
+/// Prints every task of a program, and the kernel's own that sleep uninterruptibly, with the
+/// functions of the kernel that it is in.
 pub fn print() {
     let own = Path::new("/proc").join(std::process::id().to_string());
     let processes = numbered("/proc".as_ref()).into_iter();
