@@ -1,10 +1,12 @@
 //! The socket filter: parse, look up, count, accept.
 //!
-//! It runs for every frame that comes to a packet socket (`SOCK_RAW`) of the io_uring backend, from the Ethernet
-//! header on. A frame that is a datagram of a rule is copied to the socket, whole; in either case the frame goes on to
-//! the Linux stack. Frames count as in the XDP program, see [`relay_common::abi::Counter`].
+//! The kernel runs it for every frame that reaches a packet socket (`SOCK_RAW`) of the io_uring
+//! backend, from the Ethernet header on. It copies a frame that is a datagram of a rule to the
+//! socket, whole; every frame also goes on to the Linux stack. Frames count as in the XDP program,
+//! see [`relay_common::abi::Counter`].
 //!
-//! It writes no log messages: a program that does needs CAP_PERFMON, and this one shall load with CAP_BPF alone.
+//! It writes no log messages: a program that does needs CAP_PERFMON, and this one must load with
+//! CAP_BPF alone.
 #![no_std]
 #![no_main]
 #![allow(
@@ -22,11 +24,12 @@ use relay_common::{
 
 use crate::shared::{admit, count, interface_value};
 
-/// How many bytes of the frame the socket gets: none, or as many as there are.
+/// How many bytes of the frame the socket gets: none, or all.
 const REFUSE: i64 = 0;
 const ACCEPT: i64 = u32::MAX as i64;
 
-/// The frame with all its pages. Most of a super-frame is in those, where a pointer does not lead.
+/// The frame with all its pages. Most of a GSO packet, one large packet that the kernel or the NIC
+/// cuts into datagrams, is in pages that no pointer of the program reaches.
 struct Packet<'a>(&'a SkBuffContext);
 
 impl Bytes for Packet<'_> {
@@ -50,8 +53,8 @@ impl Bytes for Packet<'_> {
 /// The entry point.
 #[socket_filter]
 pub fn relay_filter(ctx: SkBuffContext) -> i64 {
-    // SAFETY: the kernel's context, which is there and does not change while the program runs. A reference to it may
-    // only be used field by field: the verifier allows no other access.
+    // SAFETY: the kernel's context, which exists and does not change while the program runs. A
+    // reference to it may only be used field by field: the verifier allows no other access.
     let skb = unsafe { &*ctx.skb.skb };
     let Some(value) = interface_value(skb.ifindex) else {
         return REFUSE;
@@ -84,8 +87,8 @@ fn stripped_tag(skb: &__sk_buff) -> Option<StrippedTag> {
     })
 }
 
-/// How many datagrams a super-frame joins; 1 for an ordinary frame. From the lengths: `gso_segs` may be 0 on frames
-/// of a virtual machine.
+/// How many datagrams a GSO packet holds; 1 for an ordinary frame. Computed from the lengths:
+/// `gso_segs` may be 0 on frames of a virtual machine.
 #[inline(always)]
 fn datagrams(skb: &__sk_buff, datagram: &Datagram) -> u64 {
     let (payload, size) = (u32::from(datagram.payload_len), skb.gso_size);

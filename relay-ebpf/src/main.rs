@@ -1,8 +1,9 @@
 //! The XDP program: parse, look up, count, redirect.
 //!
-//! It runs on every frame of an input interface. A frame that is a datagram of a rule goes to the
-//! AF_XDP socket of its queue; every other frame goes to the Linux stack, untouched. Each frame counts once,
-//! under the one thing that became of it, see [`relay_common::abi::Counter`].
+//! The kernel runs it for every frame that arrives on an input interface. A frame that is a
+//! datagram of a rule goes to the AF_XDP socket of its queue; every other frame goes to the Linux
+//! stack, untouched. Each frame counts once, under what became of it, see
+//! [`relay_common::abi::Counter`].
 #![no_std]
 #![no_main]
 #![allow(
@@ -30,29 +31,32 @@ use crate::shared::{admit, count, interface_value};
 #[map]
 static SOCKETS: XskMap = XskMap::with_max_entries(MAX_INTERFACES * MAX_QUEUES, 0);
 
-/// More than any interface with XDP receives in one buffer. The verifier wants to see a bound on what is added to a
-/// pointer.
+/// More than any interface with XDP receives in one buffer. The verifier wants to see a bound on
+/// what is added to a pointer.
 const MAX_PAYLOAD: usize = 0x3fff;
 
-/// The frame as the verifier wants to see it: two pointers, every read checked against the second.
+/// The frame as the verifier wants to see it: two pointers, and every read checked against the
+/// second.
 struct Packet {
     start: usize,
     end: usize,
 }
 
-/// A word that lies at an even address: one load, where LLVM may load what is not aligned to its size.
+/// A word that lies at an even address: one load, where LLVM may load what is not aligned to its
+/// size.
 #[repr(C, packed(2))]
 #[derive(Clone, Copy)]
 struct Word(u32);
 
 impl Packet {
-    /// What lies at `offset`, unless the frame ends before its end.
+    /// The `T` at `offset`, or `None` where the frame ends before.
     #[inline(always)]
     fn read<T: Copy>(&self, offset: usize) -> Option<T> {
         const { assert!(align_of::<T>() <= 2) };
         if self.holds(offset + size_of::<T>(), 0) {
-            // SAFETY: `start + offset + size <= end`, and the kernel keeps the frame in place while the program runs.
-            // It starts at an even address and `offset` is even, so `T` is aligned; it is plain integers.
+            // SAFETY: `start + offset + size <= end`, and the kernel keeps the frame in place while
+            // the program runs. It starts at an even address and `offset` is even, so `T` is
+            // aligned; it is plain integers.
             Some(unsafe { *((self.start + offset) as *const T) })
         } else {
             None
@@ -73,7 +77,7 @@ impl Bytes for Packet {
 
     #[inline(always)]
     fn words_anew<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
-        if !self.holds(offset + 4 * N, 0) {
+        if !self.holds(offset + size_of::<[Word; N]>(), 0) {
             return None;
         }
         let words = (self.start + offset) as *const [Word; N];
@@ -103,14 +107,16 @@ pub fn relay_xdp(ctx: XdpContext) -> u32 {
     action
 }
 
-/// Counts a frame whose queue no socket serves, and says so once a CPU and interface, however many frames follow.
+/// Counts a frame whose queue no socket serves, and logs that once per CPU and interface, however
+/// many frames follow.
 #[inline(always)]
 fn no_socket(ctx: &XdpContext, interface: u32, value: InterfaceValue) {
     if count(value, Counter::PassNoSocket, 1) == 1 {
         warn!(
             ctx,
-            "interface {}: a matching frame came in by queue {}, which no socket of the relay serves; it went to the \
-             Linux stack. Add the queue to this interface's `queues`, or steer the feed to one that is listed",
+            "interface {}: a matching frame arrived on queue {}, which no socket of the relay serves; \
+             it went to the Linux stack. Add the queue to this interface's `queues`, or steer the \
+             feed to one that is listed",
             interface,
             ctx.rx_queue_index()
         );
@@ -129,12 +135,13 @@ fn decide(ctx: &XdpContext, interface: u32, value: InterfaceValue) -> (u32, Coun
     };
     match admitted {
         Ok(()) => {}
-        // The stack would do more for it than the relay does.
+        // The Linux stack would spend more on the frame than the relay does.
         Err(Counter::OverLimit) => return (xdp_action::XDP_DROP, Counter::OverLimit),
         Err(counter) => return (xdp_action::XDP_PASS, counter),
     }
     let redirected = match value.socket(ctx.rx_queue_index()) {
-        // What `XskMap::redirect` calls, which takes the answer apart and puts it together again.
+        // The helper that `XskMap::redirect` calls. That function takes the helper's result apart,
+        // and this one would put it together again.
         // SAFETY: a map of this program.
         Some(socket) => unsafe {
             let map = core::ptr::from_ref(&SOCKETS).cast_mut().cast();

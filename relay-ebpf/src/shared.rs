@@ -1,7 +1,8 @@
-//! What both kernel programs have: the maps of flows, interfaces, own sources, limits and counters, and the ways to use them.
+//! What both kernel programs have: the maps of flows, interfaces, own sources, limits and counters,
+//! and the functions that use them.
 //!
-//! Each program is an object of its own with its own set of these maps, so that the socket filter can be loaded
-//! where nothing else of the relay may be.
+//! Each program is an object of its own with its own set of these maps, so that the socket filter
+//! can be loaded where nothing else of the relay may be.
 
 use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
@@ -25,7 +26,7 @@ static INTERFACES: HashMap<u32, InterfaceValue> = HashMap::with_max_entries(MAX_
 #[map]
 static OWN: HashMap<OwnKey, u8> = HashMap::with_max_entries(MAX_OWN, 0);
 
-/// As many as there are limits: user space says so when it loads the program.
+/// User space sets the number of entries, one for each limit, when it loads the program.
 #[map]
 static LIMITS: Array<LimitValue> = Array::with_max_entries(1, 0);
 
@@ -36,19 +37,21 @@ static OVER_LIMIT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 static COUNTERS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(MAX_INTERFACES * Counter::COUNT, 0);
 
-/// Where the counters of an interface are; `None` where the relay does not receive.
+/// Where the sockets and counters of an interface are; `None` for one that the relay does not
+/// receive on.
 #[inline(always)]
 pub fn interface_value(interface: u32) -> Option<InterfaceValue> {
     // SAFETY: user space writes the value before it attaches the program and never changes it.
     unsafe { INTERFACES.get(interface) }.copied()
 }
 
-/// Whether the relay takes what came in by `interface`, which is as many datagrams as `datagrams` says: a rule names it,
-/// it is no copy of the relay itself, and not above the rule's limit.
+/// Whether the relay takes a frame that arrived on `interface` and holds as many datagrams as
+/// `datagrams` returns: a rule names it, it is not a copy of this relay, and it is not above the
+/// rule's limit.
 ///
 /// # Errors
 ///
-/// What it counts as if not.
+/// What a frame that the relay does not take counts as.
 #[inline(always)]
 pub fn admit(
     interface: u32,
@@ -56,7 +59,7 @@ pub fn admit(
     addresses: &Addresses,
     datagrams: impl FnOnce() -> u64,
 ) -> Result<(), Counter> {
-    // SAFETY: user space writes a value before anything matches it, and never changes it.
+    // SAFETY: user space writes a value before a frame can match it, and never changes it.
     let Some(flow) = unsafe { FLOWS.get(FlowKey::new(interface, datagram)) }.copied() else {
         return Err(Counter::unmatched(datagram));
     };
@@ -69,7 +72,7 @@ pub fn admit(
     }
 }
 
-/// Whether it is a copy of this relay that came back.
+/// Whether a frame with these sources is a copy of this relay that came back.
 #[inline(always)]
 fn is_own(addresses: &Addresses) -> bool {
     let [mac, address] = OwnKey::of(addresses);
@@ -77,16 +80,18 @@ fn is_own(addresses: &Addresses) -> bool {
     unsafe { OWN.get(mac).is_some() || OWN.get(address).is_some() }
 }
 
-/// Whether so many datagrams are within a limit, a position in [`LIMITS`]. They are counted if not.
+/// Whether `datagrams` more are within the limit at `position` in [`LIMITS`]. Counts them if not.
 ///
-/// Not atomic: of CPUs that do this at the same moment only one is added, so that a limit may let through as many times
-/// more as CPUs are at it. A sender's datagrams come by one queue, and so to one CPU.
+/// Not atomic: of CPUs that do this at the same moment, one CPU's datagrams are added and the
+/// others' are not, so n CPUs may let n times the limit through. The NIC puts a sender's datagrams
+/// on one queue, which one CPU serves.
 #[inline(always)]
 fn is_within(position: u32, datagrams: u64) -> bool {
     let Some(limit) = LIMITS.get_ptr_mut(position) else {
         return true;
     };
-    // SAFETY: the kernel keeps the element in place; other CPUs change `due` alone, which is read once.
+    // SAFETY: the kernel keeps the element in place; other CPUs only change `due`, which is read
+    // once.
     let LimitValue {
         due,
         interval,
@@ -107,13 +112,13 @@ fn is_within(position: u32, datagrams: u64) -> bool {
     true
 }
 
-/// Adds `times` on this CPU and returns the new value.
+/// Adds `times` to this CPU's value of a counter, and returns the new value.
 #[inline(always)]
 pub fn count(value: InterfaceValue, counter: Counter, times: u64) -> u64 {
     let Some(cell) = COUNTERS.get_ptr_mut(value.counter(counter)) else {
         return 0;
     };
-    // SAFETY: the kernel hands out this CPU's own cell, and the program is not preempted by itself.
+    // SAFETY: the kernel returns this CPU's own cell, and the program does not preempt itself.
     unsafe {
         *cell += times;
         *cell
@@ -126,7 +131,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// Helpers that the programs call are open to programs under a licence compatible with the kernel's.
+/// The kernel allows some helpers only to programs under a licence that is compatible with its own.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
