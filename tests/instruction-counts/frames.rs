@@ -1,7 +1,7 @@
 //! The frames that the benchmarks read, as a NIC or a local socket delivers them.
 
 use etherparse::PacketBuilder;
-use relay_common::wire::{self, Datagram};
+use relay_common::wire::{self, Datagram, ETHERNET_LEN, IPV4_LEN, UDP_LEN, ethernet, ipv4, udp};
 
 /// The UDP checksum of a frame.
 #[derive(Debug, Clone, Copy)]
@@ -21,12 +21,14 @@ pub fn frame(group: [u8; 4], payload: usize, checksum: Checksum) -> Vec<u8> {
         .write(&mut frame, &vec![0x5a; payload])
         .unwrap();
     if let Checksum::Partial = checksum {
-        let addresses = frame[26..34]
+        let (ip, udp) = frame[ETHERNET_LEN..].split_at_mut(IPV4_LEN);
+        let addresses = ip[ipv4::field::ADDRESSES]
             .chunks_exact(2)
             .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
-        let sum = addresses.sum::<u32>() + 17 + payload as u32 + 8;
-        let folded = (sum & 0xffff) + (sum >> 16);
-        frame[40..42].copy_from_slice(&u16::try_from(folded).unwrap().to_be_bytes());
+        let udp_len = (UDP_LEN + payload) as u32;
+        let sum = addresses.sum::<u32>() + u32::from(ipv4::PROTOCOL_UDP) + udp_len;
+        let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+        udp[udp::field::CHECKSUM].copy_from_slice(&folded.to_be_bytes());
     }
     frame
 }
@@ -47,7 +49,8 @@ pub fn untagged() -> &'static [u8] {
 /// The same with an 802.1Q tag.
 pub fn tagged() -> &'static [u8] {
     let mut frame = untagged().to_vec();
-    frame.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
+    let tag = ethernet::field::TYPE.start;
+    frame.splice(tag..tag, [0x81, 0x00, 0x00, 0x07]);
     assert_eq!(wire::decode(&frame[..]).unwrap().vlan, 7);
     frame.leak()
 }

@@ -17,11 +17,15 @@ use relay::{
     },
     host::GsoLimits,
 };
+use relay_common::wire::IPV4_HEADERS_LEN;
 
 use crate::{
     frames::{self, Checksum},
     worker::{self, FRAMES, INPUT},
 };
+
+/// Length of a `struct virtio_net_hdr` (linux/virtio_net.h).
+const VNET_HEADER_LEN: usize = 10;
 
 /// A worker without ring and sockets.
 pub struct Worker {
@@ -48,11 +52,15 @@ pub fn received(flows: u32, outputs: u8) -> &'static mut Worker {
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_controllen = CONTROL_LEN;
     let arrive = |at: u32| {
-        let frame = frames::frame(worker::group(at % flows), 1000 - 42, Checksum::Complete);
+        let frame = frames::frame(
+            worker::group(at % flows),
+            1000 - IPV4_HEADERS_LEN,
+            Checksum::Complete,
+        );
         // `struct io_uring_recvmsg_out`, no control data, a `struct virtio_net_hdr` of zeros.
-        let lengths = [0, 0, frame.len() as u32 + 10, 0];
+        let lengths = [0, 0, (VNET_HEADER_LEN + frame.len()) as u32, 0];
         let mut bytes: Vec<u8> = lengths.into_iter().flat_map(u32::to_ne_bytes).collect();
-        bytes.resize(bytes.len() + CONTROL_LEN + 10, 0);
+        bytes.resize(bytes.len() + CONTROL_LEN + VNET_HEADER_LEN, 0);
         bytes.extend(frame);
         let held = buffers.received(at as u16).unwrap();
         buffers.write(&held, &bytes);

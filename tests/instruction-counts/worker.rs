@@ -23,7 +23,10 @@ use relay::{
     packet::Known,
     plan::{self, Backend, FlowId, InterfaceId, Mode, Plan, TxMethod},
 };
-use relay_common::{abi::FlowKey, wire::Datagram};
+use relay_common::{
+    abi::FlowKey,
+    wire::{Datagram, IPV4_HEADERS_LEN},
+};
 use xsk_rs::umem::frame::FrameDesc;
 
 use crate::frames::{self, Checksum};
@@ -218,7 +221,7 @@ fn received_by(
     let mut chunks = Chunks::new(2048, FRAMES + copies).unwrap();
     let fill = |at: u32| {
         let mut chunk = chunks.take().unwrap();
-        let frame = frames::frame(group(at % flows), 1000 - 42, checksum);
+        let frame = frames::frame(group(at % flows), 1000 - IPV4_HEADERS_LEN, checksum);
         let mut place = chunks.frame_mut(&mut chunk);
         place.cursor().set_pos(frame.len());
         place.contents_mut().copy_from_slice(&frame);

@@ -2,7 +2,7 @@
 //!
 //! Built with etherparse, which shares nothing with the relay's own decoder.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, ops::Range};
 
 use anyhow::{Context, Result};
 use etherparse::{
@@ -13,7 +13,13 @@ use etherparse::{
 use crate::veth::Endpoint;
 
 /// Length of an Ethernet header without a tag.
-pub const ETHERNET_LEN: usize = 14;
+pub const ETHERNET_LEN: usize = Ethernet2Header::LEN;
+/// The shortest tagged frame that the kernel shows to a socket: it drops a frame that has fewer than
+/// 2 bytes behind the tag (`skb_vlan_untag`, net/core/skbuff.c).
+pub const SHORTEST_TAGGED: usize = Ethernet2Header::LEN + SingleVlanHeader::LEN + 2;
+
+/// The checksum of an IGMPv2 message (RFC 2236).
+const IGMP_CHECKSUM: Range<usize> = 2..4;
 
 /// What stands in the UDP checksum field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +69,12 @@ pub struct UdpFrame {
 pub fn group_mac(group: Ipv4Addr) -> [u8; 6] {
     let [_, b, c, d] = group.octets();
     [0x01, 0x00, 0x5e, b & 0x7f, c, d]
+}
+
+/// Whether the frame's bytes begin with a header that announces an 802.1Q tag.
+pub fn is_tagged(frame: &[u8]) -> bool {
+    Ethernet2Header::from_slice(frame)
+        .is_ok_and(|(header, _)| header.ether_type == EtherType::VLAN_TAGGED_FRAME)
 }
 
 impl UdpFrame {
@@ -197,7 +209,7 @@ pub fn igmp_report(from: &Endpoint, group: Ipv4Addr) -> Result<Vec<u8>> {
         .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
         .sum::<u32>();
     let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
-    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    message[IGMP_CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
     let mut ip = Ipv4Header::new(8, 1, IpNumber::IGMP, from.address.octets(), group.octets())
         .context("IPv4 payload length")?;
     ip.options = [0x94, 4, 0, 0]

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use etherparse::{Ethernet2Header, Ipv4Header, UdpHeader};
 use nix::sys::socket::sockopt;
 
 use crate::netns::Namespace;
 use crate::sys::{self, RECEIVE_BUFFER, Receives};
 
 /// Bytes of a frame in front of its UDP payload.
-const HEADERS: u64 = 14 + 20 + 8;
+const HEADERS: u64 = (Ethernet2Header::LEN + Ipv4Header::MIN_LEN + UdpHeader::LEN) as u64;
 
 /// What one end of a pair will be.
 #[derive(Debug, Clone)]

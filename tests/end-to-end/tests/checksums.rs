@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use relay_common::wire::IPV4_HEADERS_LEN;
 use relay_tests::backend::Backend;
 use relay_tests::frames::{self, Checksum, UdpFrame};
 use relay_tests::inspect::{Datagram, UdpChecksum, is_udp};
@@ -185,7 +186,7 @@ fn f9_a_wrong_checksum_is_never_repaired(backend: Backend) -> Result<()> {
             } else {
                 // Damaged on the way: the checksum was right before.
                 let mut bytes = frame.build()?;
-                bytes[42 + (n as usize % 400)] ^= 1;
+                bytes[IPV4_HEADERS_LEN + (n as usize % 400)] ^= 1;
                 sender.send(&bytes)?;
             }
             std::thread::sleep(Duration::from_micros(100));

@@ -15,11 +15,12 @@ use relay::datapath::Worker;
 use relay::datapath::stats::Dropped;
 use relay::host::GsoLimits;
 use relay::plan::Checksums;
+use relay_common::wire::IPV4_HEADERS_LEN;
 use relay_tests::backend::Backend;
 use relay_tests::frames::{Checksum, UdpFrame};
 use relay_tests::inspect::{Datagram, UdpChecksum, is_udp};
 use relay_tests::payload::payload;
-use relay_tests::raw::{RawReceiver, RawSender};
+use relay_tests::raw::{Frame, RawReceiver, RawSender};
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, output_destination, to_toml};
 use relay_tests::scenario::{ARRIVAL, Receivers};
 use relay_tests::tally::Stream;
@@ -330,7 +331,8 @@ fn gso_packets_stay_within_what_the_device_takes_in_one(backend: Backend) -> Res
             let new = frames
                 .iter()
                 .skip(std::mem::replace(&mut seen, frames.len()));
-            let joined = new.map(|frame| frame.bytes.len().saturating_sub(42).div_ceil(SIZE));
+            let payload_len = |frame: &Frame| frame.bytes.len().saturating_sub(IPV4_HEADERS_LEN);
+            let joined = new.map(|frame| payload_len(frame).div_ceil(SIZE));
             let joined = joined.max().unwrap_or(0);
             assert!(joined <= most, "{case}: {joined}");
             if joined == most {

@@ -4,8 +4,10 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::ops::Range;
 
 use anyhow::{Context, Result};
+use relay_common::wire::{ETHERNET_LEN, IPV4_LEN, ethernet, ethertype, ipv4};
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
 use relay_tests::frames::{self, UdpFrame};
@@ -22,6 +24,9 @@ use relay_tests::topology::Testbed;
 
 const OTHER_GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 2);
 const OTHER_PORT: u16 = 5002;
+/// Fields of an ICMP echo message (RFC 792).
+const ICMP_TYPE: usize = 0;
+const ICMP_ID: Range<usize> = 4..6;
 
 fn f7_datagrams_that_match_no_rule_reach_the_local_stack(backend: Backend) -> Result<()> {
     let bed = Testbed::new()?;
@@ -83,8 +88,8 @@ fn f7_arp_icmp_igmp_tcp_options_fragments_and_tags_reach_the_local_stack_untouch
         ..datagram(2)
     };
     let mut ipv6 = datagram(3).build()?;
-    ipv6[12..14].copy_from_slice(&[0x86, 0xdd]);
-    ipv6[14] = 0x60;
+    ipv6[ethernet::field::TYPE].copy_from_slice(&ethertype::IPV6.to_be_bytes());
+    ipv6[ETHERNET_LEN..][ipv4::field::VERSION_AND_LEN] = 0x60;
     let cases = [
         (
             "ARP request",
@@ -156,14 +161,17 @@ fn f7_the_relays_host_answers_arp_ping_and_tcp_on_its_input_interface(
     let answers = RawReceiver::start(&bed.sources[0])?;
     let ping = frames::icmp_echo(&bed.sources[0], &bed.inputs[0], 77, b"are you there")?;
     RawSender::open(&bed.sources[0])?.send(&ping)?;
-    // An echo reply (type 0) with the same identifier.
+    // An echo reply with the same identifier (RFC 792).
+    const PROTOCOL_ICMP: u8 = 1;
+    const ECHO_REPLY: u8 = 0;
     let reply = |frame: &[u8]| {
-        frame.get(23) == Some(&1)
-            && frame.get(34) == Some(&0)
-            && frame.get(38..40) == Some(&[0, 77])
+        let (_, ip) = frame.split_at_checked(ETHERNET_LEN)?;
+        let (ip, icmp) = ip.split_at_checked(IPV4_LEN)?;
+        let is_icmp = ip[ipv4::field::PROTOCOL] == PROTOCOL_ICMP;
+        Some(is_icmp && *icmp.get(ICMP_TYPE)? == ECHO_REPLY && icmp.get(ICMP_ID)? == [0, 77])
     };
     assert!(
-        answers.wait_for(1, ARRIVAL, |f| reply(&f.bytes)),
+        answers.wait_for(1, ARRIVAL, |f| reply(&f.bytes) == Some(true)),
         "the ping is answered"
     );
 

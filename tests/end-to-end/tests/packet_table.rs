@@ -15,11 +15,12 @@ use aya::{
 };
 use kernel_program::program;
 use packets::{
-    Case, GROUP, INPUT_MAC, OUTPUT_ADDRESS, OUTPUT_MAC, PORT, SHORTEST, fix_header, matching, table,
+    Case, GROUP, INPUT_MAC, OUTPUT_ADDRESS, OUTPUT_MAC, PORT, SHORTEST, UDP, fix_header, matching,
+    table,
 };
 use relay_common::{
     abi::{self, Counter, FlowKey, FlowValue, InterfaceValue, OwnKey},
-    wire::{self, Datagram},
+    wire::{self, Datagram, ETHERNET_LEN, IPV4_HEADERS_LEN, VLAN_LEN},
 };
 
 /// `BPF_PROG_TEST_RUN` says that frames came in by the loopback device of the namespace.
@@ -147,7 +148,7 @@ impl Filter {
             .try_into()?;
         // A socket filter is run from behind the Ethernet header on (bpf_prog_test_run_skb, net/bpf/test_run.c), and
         // on a packet socket from the header on: what is in front here is not seen.
-        let whole = [&[0; 14], frame].concat();
+        let whole = [&[0; ETHERNET_LEN], frame].concat();
         let mut context = [0; SK_BUFF_LEN];
         context[GSO_SIZE_AT..].copy_from_slice(&gso_size.to_ne_bytes());
         let mut accepted = 0;
@@ -251,11 +252,11 @@ fn kernel_and_user_space_agree_on_ten_thousand_damaged_packets() -> Result<()> {
     for round in 0..10_000 {
         let mut frame = table[random(table.len())].frame.clone();
         for _ in 0..=random(3) {
-            let at = random(frame.len().min(46));
+            let at = random(frame.len().min(IPV4_HEADERS_LEN + VLAN_LEN));
             frame[at] ^= 1 << random(8);
         }
         // Otherwise nearly everything would end at the checksum of the header.
-        if frame.len() >= 34 && random(2) == 0 {
+        if frame.len() >= UDP && random(2) == 0 {
             fix_header(&mut frame);
         }
         frame.truncate(SHORTEST.max(frame.len() - random(3)));

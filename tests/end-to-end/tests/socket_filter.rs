@@ -13,13 +13,14 @@ use anyhow::{Context, Result, anyhow, ensure};
 use aya::programs::SocketFilter;
 use kernel_program::program;
 use packets::{
-    Case, INPUT_MAC, OUTPUT_ADDRESS, OUTPUT_MAC, matching, priority_tagged, table, tagged,
+    Case, INPUT_MAC, OUTPUT_ADDRESS, OUTPUT_MAC, TAG, matching, priority_tagged, table, tagged,
 };
 use relay::daemon::this_machine;
 use relay::kernel::{Kernel, KernelError};
 use relay::plan::{Backend, InterfaceId, Plan};
 use relay_common::abi::{self, Counter};
-use relay_common::wire;
+use relay_common::wire::{self, IPV4_HEADERS_LEN, VLAN_LEN, ethernet};
+use relay_tests::frames::{SHORTEST_TAGGED, is_tagged};
 use relay_tests::raw::RawSender;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml};
 use relay_tests::sender::{Traffic, UdpSender, Window};
@@ -129,7 +130,7 @@ fn the_packet_table_over_a_wire_lets_the_datagrams_of_the_rule_through_and_nothi
     // A frame that ends inside its tag reaches no socket: the kernel drops it (skb_vlan_untag).
     let table: Vec<Case> = table()
         .into_iter()
-        .filter(|case| case.frame[12..14] != [0x81, 0x00] || case.frame.len() >= 20)
+        .filter(|case| !is_tagged(&case.frame) || case.frame.len() >= SHORTEST_TAGGED)
         .collect();
     let frames: Vec<_> = table.iter().map(|case| case.frame.clone()).collect();
     let (arrived, counts) = through_the_filter(&frames)?;
@@ -137,8 +138,8 @@ fn the_packet_table_over_a_wire_lets_the_datagrams_of_the_rule_through_and_nothi
     for case in &table {
         if case.expected == Counter::Redirected {
             let mut frame = case.frame.clone();
-            if frame[12..14] == [0x81, 0x00] {
-                frame.drain(12..16); // the kernel keeps the tag beside the frame
+            if is_tagged(&frame) {
+                frame.drain(TAG..TAG + VLAN_LEN); // the kernel keeps the tag beside the frame
             }
             assert_eq!(arrived.next(), Some(&frame), "{}", case.what);
         }
@@ -152,8 +153,8 @@ fn the_packet_table_over_a_wire_lets_the_datagrams_of_the_rule_through_and_nothi
 fn a_tag_that_the_kernel_took_out_keeps_a_frame_from_the_rule() -> Result<()> {
     let plain = matching(b"payload");
     let ipv6 = |mut frame: Vec<u8>| {
-        let at = frame.len() - plain.len() + 12;
-        frame[at..at + 2].copy_from_slice(&[0x86, 0xdd]);
+        let tags = frame.len() - plain.len();
+        frame[tags..][ethernet::field::TYPE].copy_from_slice(&[0x86, 0xdd]);
         frame
     };
     let frames = [
@@ -197,7 +198,7 @@ fn a_gso_packet_comes_through_whole_and_counts_as_its_datagrams() -> Result<()> 
     RawSender::open(&bed.sources[0])?.send(&matching(b"the last one"))?;
     let arrived = filtered.frames_before(b"the last one")?;
     let lengths: Vec<_> = arrived.iter().map(Vec::len).collect();
-    assert_eq!(lengths, [42 + SIZE * JOINED as usize]);
+    assert_eq!(lengths, [IPV4_HEADERS_LEN + SIZE * JOINED as usize]);
     let counts = filtered.counts();
     assert_eq!(counts[Counter::Redirected as usize], JOINED + 1);
     assert_eq!(counts[Counter::PassNoRule as usize], 1);

@@ -4,8 +4,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
+use relay_common::wire::{ETHERNET_LEN, IPV4_LEN, UDP_LEN, ipv4::field as ipv4, udp::field as udp};
 use relay_tests::backend::Backend;
-use relay_tests::frames::{ETHERNET_LEN, UdpFrame};
+use relay_tests::frames::{SHORTEST_TAGGED, UdpFrame, is_tagged};
 use relay_tests::inspect::is_udp;
 use relay_tests::payload::payload;
 use relay_tests::raw::{RawReceiver, RawSender};
@@ -18,15 +19,16 @@ use relay_tests::topology::Testbed;
 /// `frame` with `change` and a right IPv4 checksum after it, so that it has no other fault.
 fn with_right_header(mut frame: Vec<u8>, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     change(&mut frame);
-    let words = (usize::from(frame[ETHERNET_LEN] & 0x0f) * 2).min((frame.len() - ETHERNET_LEN) / 2);
-    frame[ETHERNET_LEN + 10..ETHERNET_LEN + 12].fill(0);
+    let ip = &mut frame[ETHERNET_LEN..];
+    let words = (usize::from(ip[ipv4::VERSION_AND_LEN] & 0x0f) * 2).min(ip.len() / 2);
+    ip[ipv4::CHECKSUM].fill(0);
     let mut sum = 0u32;
-    for word in frame[ETHERNET_LEN..].chunks_exact(2).take(words) {
+    for word in ip.chunks_exact(2).take(words) {
         sum += u32::from(word[0]) << 8 | u32::from(word[1]);
         sum = (sum & 0xffff) + (sum >> 16);
     }
     let checksum = !(sum as u16);
-    frame[ETHERNET_LEN + 10..ETHERNET_LEN + 12].copy_from_slice(&checksum.to_be_bytes());
+    ip[ipv4::CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
     frame
 }
 
@@ -53,22 +55,24 @@ fn malformed(bed: &Testbed) -> Result<Vec<(String, Vec<u8>)>> {
     let right = whole.len() as u16 - ETHERNET_LEN as u16;
     for total in [0, 1, 19, 20, 27, right - 1, right + 1, 1500, u16::MAX] {
         let frame = with_right_header(whole.clone(), |f| {
-            f[16..18].copy_from_slice(&total.to_be_bytes());
+            f[ETHERNET_LEN..][ipv4::TOTAL_LEN].copy_from_slice(&total.to_be_bytes());
         });
         cases.push((format!("IP total length {total}"), frame));
     }
-    let udp = right - 20;
-    for length in [0, 1, 7, udp + 1, 1480, u16::MAX] {
+    let right = right - IPV4_LEN as u16;
+    for length in [0, 1, UDP_LEN as u16 - 1, right + 1, 1480, u16::MAX] {
         let mut frame = whole.clone();
-        frame[38..40].copy_from_slice(&length.to_be_bytes());
+        frame[ETHERNET_LEN + IPV4_LEN..][udp::LEN].copy_from_slice(&length.to_be_bytes());
         cases.push((format!("UDP length {length}"), frame));
     }
     for first in (0..=255u8).filter(|first| *first != 0x45) {
-        let frame = with_right_header(whole.clone(), |f| f[ETHERNET_LEN] = first);
+        let frame = with_right_header(whole.clone(), |f| {
+            f[ETHERNET_LEN..][ipv4::VERSION_AND_LEN] = first;
+        });
         cases.push((format!("version and header length {first:#04x}"), frame));
     }
     let mut frame = whole.clone();
-    frame[24] ^= 0x40;
+    frame[ETHERNET_LEN..][ipv4::CHECKSUM][0] ^= 0x40;
     cases.push(("wrong IP header checksum".to_owned(), frame));
     // Random bytes after the Ethernet header, or after the first bytes of the IP header.
     for n in 0..200u64 {
@@ -76,7 +80,7 @@ fn malformed(bed: &Testbed) -> Result<Vec<(String, Vec<u8>)>> {
         let kept = if n % 2 == 0 {
             ETHERNET_LEN
         } else {
-            ETHERNET_LEN + 10
+            ETHERNET_LEN + ipv4::CHECKSUM.start
         };
         frame.splice(..kept.min(frame.len()), whole[..kept].iter().copied());
         cases.push((format!("random bytes, number {n}"), frame));
@@ -135,7 +139,7 @@ fn x6_each_malformed_frame_alone_does_not_leave(backend: Backend) -> Result<()> 
     }
     // All of them reach the stack of the relay's host. The kernel drops a frame that ends inside
     // its VLAN tag before a packet socket sees it.
-    let shown = |frame: &[u8]| frame[12..14] != [0x81, 0] || frame.len() >= 20;
+    let shown = |frame: &[u8]| !is_tagged(frame) || frame.len() >= SHORTEST_TAGGED;
     let expected = frames.iter().filter(|(_, frame)| shown(frame)).count();
     let all = local.wait_for(expected, Duration::from_secs(10), |_| true);
     assert!(

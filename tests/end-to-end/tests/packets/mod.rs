@@ -1,13 +1,30 @@
-//! The table of packets that every decoder must agree on: user space, the XDP program and the socket filter.
+//! The table of packets that every decoder must agree on: user space, the XDP program and the socket
+//! filter.
+//!
+//! etherparse builds the frames, which shares nothing with the relay's own decoder. What a case
+//! changes in them is named by the decoder's own ranges: a range in the wrong place would damage
+//! another field, and the case would not count as it must.
 #![expect(clippy::expect_used, reason = "a table of frames in memory, in tests")]
 
 use std::net::Ipv4Addr;
 
 use etherparse::PacketBuilder;
-use relay_common::abi::Counter;
+use relay_common::{
+    abi::Counter,
+    wire::{
+        ETHERNET_LEN, IPV4_LEN, VLAN_LEN, ethernet::field as ethernet, ipv4::field as ipv4,
+        udp::field as udp, vlan::field as vlan,
+    },
+};
 
 /// The kernel refuses test frames shorter than an Ethernet header.
-pub const SHORTEST: usize = 14;
+pub const SHORTEST: usize = ETHERNET_LEN;
+
+/// Where the headers of an untagged frame start.
+pub const IP: usize = ETHERNET_LEN;
+pub const UDP: usize = ETHERNET_LEN + IPV4_LEN;
+/// Where a tag goes: behind the addresses.
+pub const TAG: usize = ethernet::TYPE.start;
 
 pub const GROUP: [u8; 4] = [239, 1, 1, 1];
 pub const PORT: u16 = 5001;
@@ -32,19 +49,20 @@ fn case(what: &str, frame: Vec<u8>, expected: Counter) -> Case {
     }
 }
 
-fn ethernet() -> etherparse::PacketBuilderStep<etherparse::Ethernet2Header> {
+fn from_host() -> etherparse::PacketBuilderStep<etherparse::Ethernet2Header> {
     PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [1, 0, 0x5e, 1, 1, 1])
 }
 
 /// A datagram to `group`, and to the Ethernet address that belongs to it if it is one.
 fn udp_to(group: [u8; 4], port: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
-    ethernet()
+    from_host()
         .ipv4([10, 1, 0, 2], group, 1)
         .udp(40_000, port)
         .write(&mut frame, payload)
         .expect("a frame in memory");
-    frame[3..6].copy_from_slice(&[group[1] & 0x7f, group[2], group[3]]);
+    let [_, b, c, d] = group;
+    frame[ethernet::DESTINATION].copy_from_slice(&[1, 0, 0x5e, b & 0x7f, c, d]);
     frame
 }
 
@@ -63,44 +81,45 @@ fn changed(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 
 /// A matching frame from another IPv4 source.
 fn from_address(source: [u8; 4]) -> Vec<u8> {
-    changed(|frame| frame[26..30].copy_from_slice(&source))
+    changed(|frame| frame[IP..][ipv4::SOURCE].copy_from_slice(&source))
 }
 
 /// A matching frame from another Ethernet source.
 fn from_mac(mac: [u8; 6]) -> Vec<u8> {
-    changed(|frame| frame[6..12].copy_from_slice(&mac))
+    changed(|frame| frame[ethernet::SOURCE].copy_from_slice(&mac))
 }
 
 /// A matching frame to another Ethernet address.
 fn to_mac(mac: [u8; 6]) -> Vec<u8> {
-    changed(|frame| frame[..6].copy_from_slice(&mac))
+    changed(|frame| frame[ethernet::DESTINATION].copy_from_slice(&mac))
 }
 
 /// Makes the IPv4 checksum right.
 pub fn fix_header(frame: &mut [u8]) {
-    frame[24..26].fill(0);
-    let sum: u32 = frame[14..34]
+    let header = &mut frame[IP..UDP];
+    header[ipv4::CHECKSUM].fill(0);
+    let sum: u32 = header
         .chunks(2)
         .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
         .sum();
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    header[ipv4::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// `inner` with a tag of `ethertype` and identifier 10.
 pub fn tagged(ethertype: u16, inner: &[u8]) -> Vec<u8> {
-    let mut frame = inner[..12].to_vec();
+    let mut frame = inner[..TAG].to_vec();
     frame.extend(ethertype.to_be_bytes());
     frame.extend([0x00, 0x0a]);
-    frame.extend(&inner[12..]);
+    frame.extend(&inner[TAG..]);
     frame
 }
 
 /// `inner` with a tag of `ethertype` and no identifier but the priority 5.
 pub fn priority_tagged(ethertype: u16, inner: &[u8]) -> Vec<u8> {
     let mut frame = tagged(ethertype, inner);
-    frame[14..16].copy_from_slice(&[0xa0, 0x00]);
+    frame[ETHERNET_LEN..][vlan::TCI].copy_from_slice(&[0xa0, 0x00]);
     frame
 }
 
@@ -115,7 +134,7 @@ fn bare(ethertype: u16) -> Vec<u8> {
 /// Every kind of frame, at least one for each verdict.
 pub fn table() -> Vec<Case> {
     let mut with_options = Vec::new();
-    ethernet()
+    from_host()
         .ip(etherparse::IpHeaders::Ipv4(
             etherparse::Ipv4Header {
                 options: [0x94, 4, 0, 0].into(),
@@ -138,13 +157,13 @@ pub fn table() -> Vec<Case> {
     source[0] = 0xfe;
     let mut group = [0; 16];
     group[0] = 0xff;
-    ethernet()
+    from_host()
         .ipv6(source, group, 1)
         .udp(40_000, PORT)
         .write(&mut ipv6, b"payload")
         .expect("a frame in memory");
     let mut tcp = Vec::new();
-    ethernet()
+    from_host()
         .ipv4([10, 1, 0, 2], GROUP, 1)
         .tcp(1, PORT, 0, 0)
         .write(&mut tcp, &[])
@@ -168,22 +187,22 @@ pub fn table() -> Vec<Case> {
         ),
         case(
             "one without a UDP checksum",
-            changed(|f| f[40..42].fill(0)),
+            changed(|f| f[UDP..][udp::CHECKSUM].fill(0)),
             Counter::Redirected,
         ),
         case(
             "one with a wrong UDP checksum",
-            changed(|f| f[40] ^= 0xff),
+            changed(|f| f[UDP..][udp::CHECKSUM][0] ^= 0xff),
             Counter::Redirected,
         ),
         case(
             "one that must not be fragmented",
-            changed(|f| f[20] = 0x40),
+            changed(|f| f[IP..][ipv4::FRAGMENT][0] = 0x40),
             Counter::Redirected,
         ),
         case(
             "one with a DSCP and ECN",
-            changed(|f| f[15] = 0xbb),
+            changed(|f| f[IP..][ipv4::TOS] = 0xbb),
             Counter::Redirected,
         ),
         case(
@@ -262,17 +281,25 @@ pub fn table() -> Vec<Case> {
         ),
         case(
             "the first fragment",
-            changed(|f| f[20] = 0x20),
+            changed(|f| f[IP..][ipv4::FRAGMENT][0] = 0x20),
             Counter::PassFragment,
         ),
         case(
             "a later fragment",
-            changed(|f| f[21] = 0x08),
+            changed(|f| f[IP..][ipv4::FRAGMENT][1] = 0x08),
             Counter::PassFragment,
         ),
         case("TCP", tcp, Counter::PassNotUdp),
-        case("ICMP", changed(|f| f[23] = 1), Counter::PassNotUdp),
-        case("IGMP", changed(|f| f[23] = 2), Counter::PassNotUdp),
+        case(
+            "ICMP",
+            changed(|f| f[IP..][ipv4::PROTOCOL] = 1),
+            Counter::PassNotUdp,
+        ),
+        case(
+            "IGMP",
+            changed(|f| f[IP..][ipv4::PROTOCOL] = 2),
+            Counter::PassNotUdp,
+        ),
         case(
             "unicast",
             udp_to([10, 1, 0, 1], PORT, b"x"),
@@ -287,44 +314,44 @@ pub fn table() -> Vec<Case> {
             "a wrong IPv4 checksum",
             {
                 let mut frame = plain.clone();
-                frame[24] ^= 1;
+                frame[IP..][ipv4::CHECKSUM][0] ^= 1;
                 frame
             },
             Counter::PassMalformed,
         ),
         case(
             "IP version 5",
-            changed(|f| f[14] = 0x55),
+            changed(|f| f[IP..][ipv4::VERSION_AND_LEN] = 0x55),
             Counter::PassMalformed,
         ),
         case(
             "an IPv4 header of 16 bytes",
-            changed(|f| f[14] = 0x44),
+            changed(|f| f[IP..][ipv4::VERSION_AND_LEN] = 0x44),
             Counter::PassMalformed,
         ),
         case(
             "a total length beyond the frame",
-            changed(|f| f[17] = 200),
+            changed(|f| f[IP..][ipv4::TOTAL_LEN][1] = 200),
             Counter::PassMalformed,
         ),
         case(
             "a total length of 0",
-            changed(|f| f[16..18].fill(0)),
+            changed(|f| f[IP..][ipv4::TOTAL_LEN].fill(0)),
             Counter::PassMalformed,
         ),
         case(
             "a UDP length beyond the IP packet",
-            changed(|f| f[39] = 200),
+            changed(|f| f[UDP..][udp::LEN][1] = 200),
             Counter::PassMalformed,
         ),
         case(
             "a UDP length short of the IP packet",
-            changed(|f| f[39] -= 1),
+            changed(|f| f[UDP..][udp::LEN][1] -= 1),
             Counter::PassMalformed,
         ),
         case(
             "a UDP length of 7",
-            changed(|f| f[39] = 7),
+            changed(|f| f[UDP..][udp::LEN][1] = 7),
             Counter::PassMalformed,
         ),
     ];
@@ -386,7 +413,7 @@ pub fn table() -> Vec<Case> {
             "the Ethernet source of the output and no rule",
             {
                 let mut frame = udp_to(GROUP, 5002, b"x");
-                frame[6..12].copy_from_slice(&OUTPUT_MAC);
+                frame[ethernet::SOURCE].copy_from_slice(&OUTPUT_MAC);
                 frame
             },
             Counter::PassNoRule,
@@ -424,7 +451,7 @@ pub fn table() -> Vec<Case> {
         ));
     }
     let tagged = tagged(0x8100, &plain);
-    for len in SHORTEST..18 {
+    for len in SHORTEST..ETHERNET_LEN + VLAN_LEN {
         table.push(case(
             &format!("tagged, cut to {len} bytes"),
             tagged[..len].to_vec(),
