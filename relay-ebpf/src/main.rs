@@ -114,9 +114,9 @@ fn no_socket(ctx: &XdpContext, interface: u32, value: InterfaceValue) {
     if count(value, Counter::PassNoSocket, 1) == 1 {
         warn!(
             ctx,
-            "interface {}: a matching frame arrived on queue {}, which no socket of the relay serves; \
-             it went to the Linux stack. Add the queue to this interface's `queues`, or steer the \
-             feed to one that is listed",
+            "interface {}: a matching frame arrived on queue {}, which no socket of the relay \
+             serves; it went to the Linux stack. Add the queue to this interface's `queues`, or \
+             steer the feed to one that is listed",
             interface,
             ctx.rx_queue_index()
         );

@@ -7,15 +7,14 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
+use relay_common::wire::{ETHERNET_LEN, IPV4_LEN, ipv4, udp};
 use relay_tests::{frames::UdpFrame, veth::Endpoint};
 
 use crate::programs::abi::{HEADER_WORDS, HEADERS_LEN, MAGIC, STAMP_LEN, Template};
 
-const IP_CHECKSUM: usize = 24;
-const UDP_CHECKSUM: usize = 40;
-const IP: usize = 14;
-const UDP: usize = 34;
-const UDP_PROTOCOL: u16 = 17;
+/// Where the headers start.
+const IP: usize = ETHERNET_LEN;
+const UDP: usize = ETHERNET_LEN + IPV4_LEN;
 
 /// One flow's frames.
 #[derive(Debug)]
@@ -54,12 +53,13 @@ pub fn frame(feed: &Feed<'_>, flow: u32) -> Result<Vec<u8>> {
 /// What the generator needs to know of a flow.
 pub fn template(feed: &Feed<'_>, flow: u32) -> Result<Template> {
     let mut frame = frame(feed, flow)?;
-    for checksum in [IP_CHECKSUM, UDP_CHECKSUM] {
-        frame[checksum..checksum + 2].fill(0);
-    }
+    frame[IP..][ipv4::field::CHECKSUM].fill(0);
+    frame[UDP..][udp::field::CHECKSUM].fill(0);
     let udp_len = u16::try_from(frame.len() - UDP).context("UDP length")?;
-    let pseudo =
-        sum(&frame[26..UDP]) + u32::from(UDP_PROTOCOL.to_be()) + u32::from(udp_len.to_be());
+    let protocol = u16::from(ipv4::PROTOCOL_UDP);
+    let pseudo = sum(&frame[IP..][ipv4::field::ADDRESSES])
+        + u32::from(protocol.to_be())
+        + u32::from(udp_len.to_be());
     let mut headers = [0; HEADER_WORDS];
     for (word, bytes) in headers.iter_mut().zip(frame[..HEADERS_LEN].chunks_exact(2)) {
         *word = u16::from_ne_bytes([bytes[0], bytes[1]]);

@@ -14,8 +14,8 @@ use crate::veth::Endpoint;
 
 /// Length of an Ethernet header without a tag.
 pub const ETHERNET_LEN: usize = Ethernet2Header::LEN;
-/// The shortest tagged frame that the kernel shows to a socket: it drops a frame that has fewer than
-/// 2 bytes behind the tag (`skb_vlan_untag`, net/core/skbuff.c).
+/// The shortest tagged frame that the kernel shows to a socket: it drops a frame that has fewer
+/// than 2 bytes behind the tag (`skb_vlan_untag`, net/core/skbuff.c).
 pub const SHORTEST_TAGGED: usize = Ethernet2Header::LEN + SingleVlanHeader::LEN + 2;
 
 /// The checksum of an IGMPv2 message (RFC 2236).

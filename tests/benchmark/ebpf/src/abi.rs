@@ -5,7 +5,8 @@
 //! never leave it, except where the field says otherwise.
 
 /// Ethernet, IPv4 without options, UDP.
-pub const HEADERS_LEN: usize = 42;
+pub use relay_common::wire::IPV4_HEADERS_LEN as HEADERS_LEN;
+
 /// The headers as 16-bit words, the unit of Internet checksums.
 pub const HEADER_WORDS: usize = HEADERS_LEN / 2;
 /// The bytes of a [`Stamp`], and so the smallest payload.

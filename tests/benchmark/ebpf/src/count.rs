@@ -12,6 +12,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray},
     programs::{TcContext, XdpContext},
 };
+use relay_common::wire::{ETHERNET_LEN, IPV4_LEN, ethernet, ethertype, ipv4, udp};
 
 use crate::abi::{
     HEADERS_LEN, Latencies, MAGIC, MAX_SEGMENTS, MAX_SLOTS, STAMP_LEN, Slot, SlotKey, SlotState,
@@ -39,15 +40,19 @@ impl Counter<'_> {
     /// The counter of the slot that a frame with these headers belongs to.
     #[inline(always)]
     fn of(interface: u32, headers: &[u8; HEADERS_LEN]) -> Option<Self> {
-        let is_udp =
-            headers[12] == 8 && headers[13] == 0 && headers[14] == 0x45 && headers[23] == 17;
+        let (ethernet, rest) = headers.split_at(ETHERNET_LEN);
+        let (ip, udp) = rest.split_at(IPV4_LEN);
+        let ethertype = u16::from_be_bytes(*ethernet[ethernet::field::TYPE].first_chunk()?);
+        let is_udp = ethertype == ethertype::IPV4
+            && ip[ipv4::field::VERSION_AND_LEN] == 0x45
+            && ip[ipv4::field::PROTOCOL] == ipv4::PROTOCOL_UDP;
         if !is_udp {
             return None;
         }
         let key = SlotKey {
             interface,
-            group: [headers[30], headers[31], headers[32], headers[33]],
-            port: [headers[36], headers[37]],
+            group: *ip[ipv4::field::DESTINATION].first_chunk()?,
+            port: *udp[udp::field::DESTINATION_PORT].first_chunk()?,
             padding: [0; 2],
         };
         // SAFETY: user space does not change the map while frames arrive.

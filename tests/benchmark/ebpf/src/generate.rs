@@ -13,6 +13,7 @@ use aya_ebpf::{
     maps::Array,
     programs::XdpContext,
 };
+use relay_common::wire::{ETHERNET_LEN, IPV4_LEN, ipv4, udp};
 
 use crate::abi::{
     FRAME_WORDS, HEADER_WORDS, INTERVAL_FRACTION_BITS, MAGIC, MAX_FLOWS, Pace, Template,
@@ -25,9 +26,9 @@ static PACE: Array<Pace> = Array::with_max_entries(1, 0);
 static TEMPLATES: Array<Template> = Array::with_max_entries(MAX_FLOWS, 0);
 
 /// Words of the frame that differ from its flow's template.
-const IP_IDENTIFICATION: usize = 9;
-const IP_CHECKSUM: usize = 12;
-const UDP_CHECKSUM: usize = 20;
+const IP_IDENTIFICATION: usize = (ETHERNET_LEN + ipv4::field::ID.start) / 2;
+const IP_CHECKSUM: usize = (ETHERNET_LEN + ipv4::field::CHECKSUM.start) / 2;
+const UDP_CHECKSUM: usize = (ETHERNET_LEN + IPV4_LEN + udp::field::CHECKSUM.start) / 2;
 /// How often one wait reads the clock at most (`BPF_MAX_LOOPS`): a sixth of a second or more.
 const MOST_LOOKS: u32 = 1 << 23;
 /// A generator that is later than this skips the frames that it missed: it must not send them in a

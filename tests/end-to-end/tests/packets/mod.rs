@@ -1,5 +1,5 @@
-//! The table of packets that every decoder must agree on: user space, the XDP program and the socket
-//! filter.
+//! The table of packets that every decoder must agree on: user space, the XDP program and the
+//! socket filter.
 //!
 //! etherparse builds the frames, which shares nothing with the relay's own decoder. What a case
 //! changes in them is named by the decoder's own ranges: a range in the wrong place would damage

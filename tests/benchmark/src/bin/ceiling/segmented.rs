@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 use relay_bench::{ceiling::Measured, job::Output, peer::BUFFER, programs::abi::HEADERS_LEN};
+use relay_common::wire::{ETHERNET_LEN, IPV4_LEN, ipv4, udp};
 use relay_tests::sys::{self, Receives};
 
 use crate::{frame, measure::measure};
@@ -29,9 +30,9 @@ const NEEDS_CHECKSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
 const GSO_UDP_L4: u8 = 5;
 
-/// Where the UDP header starts, and where in it the checksum is.
-const UDP: usize = 34;
-const CHECKSUM_OFFSET: usize = 6;
+/// Where the headers start.
+const IP: usize = ETHERNET_LEN;
+const UDP: usize = ETHERNET_LEN + IPV4_LEN;
 
 /// The port of the discard service (RFC 863), which no sink counts.
 const DISCARD: u16 = 9;
@@ -117,24 +118,24 @@ fn headers(output: &Output, payload: usize, joined: usize) -> Result<Headers> {
     let mut frame = frame::build(output, payload * joined)?;
     frame.truncate(HEADERS_LEN);
     // The kernel completes each segment's checksum, beginning with the sum of the pseudo-header.
-    let udp_len = &frame[UDP + 4..UDP + 6];
-    let words = frame[26..UDP].chunks_exact(2).chain([udp_len]);
+    let udp_len = &frame[UDP..][udp::field::LEN];
+    let addresses = frame[IP..][ipv4::field::ADDRESSES].chunks_exact(2);
+    let words = addresses.chain([udp_len]);
     let mut sum: u32 = words
         .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
         .sum();
-    sum += u32::from(libc::IPPROTO_UDP.unsigned_abs() as u16);
+    sum += u32::from(ipv4::PROTOCOL_UDP);
     sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);
-    frame[UDP + CHECKSUM_OFFSET..][..2].copy_from_slice(&(sum as u16).to_be_bytes());
+    frame[UDP..][udp::field::CHECKSUM].copy_from_slice(&(sum as u16).to_be_bytes());
 
+    let gso_type = if joined > 1 { GSO_UDP_L4 } else { GSO_NONE };
+    // hdr_len, gso_size, csum_start and csum_offset.
+    let numbers = [HEADERS_LEN, payload, UDP, udp::field::CHECKSUM.start];
+    let numbers = numbers.map(|number| (number as u16).to_ne_bytes());
     let mut headers = [0; VNET_HEADER_LEN + HEADERS_LEN];
-    headers[0] = NEEDS_CHECKSUM;
-    headers[1] = if joined > 1 { GSO_UDP_L4 } else { GSO_NONE };
-    let numbers = [HEADERS_LEN, payload, UDP, CHECKSUM_OFFSET];
-    for (field, number) in headers[2..VNET_HEADER_LEN].chunks_exact_mut(2).zip(numbers) {
-        field.copy_from_slice(&(number as u16).to_ne_bytes());
-    }
-    headers[VNET_HEADER_LEN..].copy_from_slice(&frame);
+    let bytes = [&[NEEDS_CHECKSUM, gso_type], numbers.as_flattened(), &frame].concat();
+    headers.copy_from_slice(&bytes);
     Ok(headers)
 }
 
