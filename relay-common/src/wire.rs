@@ -70,7 +70,6 @@ mod bytes;
 mod datagram;
 mod decode;
 pub mod ethernet;
-pub mod field;
 pub mod ipv4;
 mod judge;
 mod layout;

@@ -1,7 +1,7 @@
 //! What a message on a packet socket begins with: the vnet header, which says how the kernel shall
 //! treat the frame, and the frame's headers.
 
-use relay_common::wire::{ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, field::udp};
+use relay_common::wire::{ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, udp::field as udp};
 
 use crate::packet::Known;
 
@@ -64,7 +64,7 @@ impl VnetHeader {
         self.hdr_len = IPV4_HEADERS_LEN as u16;
         self.gso_size = payload_len;
         self.csum_start = (ETHERNET_LEN + IPV4_LEN) as u16;
-        self.csum_offset = udp::CHECKSUM as u16;
+        self.csum_offset = udp::CHECKSUM.start as u16;
         &mut self.headers
     }
 }

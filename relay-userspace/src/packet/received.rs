@@ -4,14 +4,15 @@
 //! that a damaged payload stays detectably damaged. Only a partial checksum is computed.
 
 use relay_common::wire::{
-    Datagram, IPV4_LEN, UDP_LEN,
-    field::{ipv4, udp},
+    Datagram, Field, IPV4_LEN, UDP_LEN,
+    ipv4::{self, field as ip},
+    udp::field as udp,
 };
 
 use super::checksum::{fold, nonzero, sum_payload, sum_words};
 
 /// The protocol number of UDP, as a word of a sum.
-pub(super) const PROTOCOL_UDP: u32 = 17;
+pub(super) const PROTOCOL_UDP: u32 = ipv4::PROTOCOL_UDP as u32;
 /// The flag of datagrams that no router may fragment (RFC 791).
 const DONT_FRAGMENT: u16 = 0x4000;
 
@@ -68,10 +69,13 @@ impl Received {
         let headers = frame
             .get(usize::from(datagram.network)..)?
             .first_chunk::<{ IPV4_LEN + UDP_LEN }>()?;
-        let field = |at: usize| u16::from_be_bytes([headers[at], headers[at + 1]]);
-        let udp_len = field(IPV4_LEN + udp::LEN);
-        let addresses = sum_words(&headers[ipv4::SOURCE..IPV4_LEN]);
-        let value = field(IPV4_LEN + udp::CHECKSUM);
+        let field = |header_at: usize, field: Field| {
+            let at = header_at + field.start;
+            u16::from_be_bytes([headers[at], headers[at + 1]])
+        };
+        let udp_len = field(IPV4_LEN, udp::LEN);
+        let addresses = sum_words(&headers[ip::ADDRESSES]);
+        let value = field(IPV4_LEN, udp::CHECKSUM);
         let partial = match known {
             Known::Nothing => value == fold(addresses + PROTOCOL_UDP + u32::from(udp_len)),
             Known::Partial => true,
@@ -90,11 +94,11 @@ impl Received {
             }
         };
         Some(Self {
-            tos: headers[ipv4::TOS],
-            ttl: headers[ipv4::TTL],
-            id: field(ipv4::ID),
-            flags: field(ipv4::FRAGMENT),
-            source_port: field(IPV4_LEN + udp::SOURCE),
+            tos: headers[ip::TOS],
+            ttl: headers[ip::TTL],
+            id: field(0, ip::ID),
+            flags: field(0, ip::FRAGMENT),
+            source_port: field(IPV4_LEN, udp::SOURCE_PORT),
             udp_len,
             checksum,
         })

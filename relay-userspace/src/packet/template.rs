@@ -8,8 +8,10 @@
 use std::net::Ipv4Addr;
 
 use relay_common::wire::{
-    ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, UDP_LEN,
-    field::{ipv4, udp},
+    ETHERNET_LEN, Field, IPV4_HEADERS_LEN, IPV4_LEN, UDP_LEN,
+    ethernet::{ethertype, field as ethernet},
+    ipv4::field as ipv4,
+    udp::field as udp,
 };
 
 use super::{
@@ -20,6 +22,8 @@ use super::{
 use crate::config::rules::Ttl;
 
 /// Where the IPv4 header starts in a frame that leaves.
+/// Version 4, and a header of 5 words: without options.
+const VERSION_AND_LEN: u8 = 0x45;
 const IP: usize = ETHERNET_LEN;
 /// Where the UDP header starts in a frame that leaves.
 const UDP: usize = ETHERNET_LEN + IPV4_LEN;
@@ -59,19 +63,20 @@ impl Template {
     #[must_use]
     pub fn new(target: &Target) -> Self {
         let mut header = [0; IPV4_HEADERS_LEN];
-        header[0..6].copy_from_slice(&target.destination_mac);
-        header[6..12].copy_from_slice(&target.source_mac);
-        header[12..14].copy_from_slice(&[0x08, 0x00]);
-        header[IP] = 0x45;
-        header[IP + 9] = PROTOCOL_UDP as u8;
-        header[IP + ipv4::SOURCE..][..4].copy_from_slice(&target.source.octets());
-        header[IP + ipv4::DESTINATION..][..4].copy_from_slice(&target.destination.octets());
-        header[UDP + udp::DESTINATION..][..2].copy_from_slice(&target.port.to_be_bytes());
-        let addresses = sum_words(&header[IP + ipv4::SOURCE..UDP]);
+        header[ethernet::DESTINATION].copy_from_slice(&target.destination_mac);
+        header[ethernet::SOURCE].copy_from_slice(&target.source_mac);
+        header[ethernet::TYPE].copy_from_slice(&ethertype::IPV4.to_be_bytes());
+        let ip = &mut header[IP..UDP];
+        ip[ipv4::VERSION_AND_LEN] = VERSION_AND_LEN;
+        ip[ipv4::PROTOCOL] = PROTOCOL_UDP as u8;
+        ip[ipv4::SOURCE].copy_from_slice(&target.source.octets());
+        ip[ipv4::DESTINATION].copy_from_slice(&target.destination.octets());
+        let addresses = sum_words(&ip[ipv4::ADDRESSES]);
+        header[UDP..][udp::DESTINATION_PORT].copy_from_slice(&target.port.to_be_bytes());
         Self {
             header,
             ttl_rule: TtlRule::new(target.ttl),
-            ip_sum: addresses + 0x4500 + PROTOCOL_UDP,
+            ip_sum: addresses + (u32::from(VERSION_AND_LEN) << 8) + PROTOCOL_UDP,
             udp_sum: addresses + u32::from(target.port),
             port: target.port,
         }
@@ -132,9 +137,9 @@ impl Template {
         *header = self.header;
         let total_len = udp_len + IPV4_LEN as u16;
         header[IP + ipv4::TOS] = received.tos;
-        put(header, IP + ipv4::TOTAL_LEN, total_len);
-        put(header, IP + ipv4::ID, received.id);
-        put(header, IP + ipv4::FRAGMENT, received.flags);
+        put(header, IP, ipv4::TOTAL_LEN, total_len);
+        put(header, IP, ipv4::ID, received.id);
+        put(header, IP, ipv4::FRAGMENT, received.flags);
         header[IP + ipv4::TTL] = ttl;
         let ip_sum = self.ip_sum
             + u32::from(received.tos)
@@ -142,14 +147,15 @@ impl Template {
             + u32::from(received.id)
             + u32::from(received.flags)
             + (u32::from(ttl) << 8);
-        put(header, IP + ipv4::CHECKSUM, !fold(ip_sum));
-        put(header, UDP + udp::SOURCE, received.source_port);
-        put(header, UDP + udp::LEN, udp_len);
-        put(header, UDP + udp::CHECKSUM, checksum);
+        put(header, IP, ipv4::CHECKSUM, !fold(ip_sum));
+        put(header, UDP, udp::SOURCE_PORT, received.source_port);
+        put(header, UDP, udp::LEN, udp_len);
+        put(header, UDP, udp::CHECKSUM, checksum);
     }
 }
 
+/// Writes a field of the header that starts at `header_at`.
 #[inline]
-pub(super) fn put(header: &mut [u8; IPV4_HEADERS_LEN], at: usize, value: u16) {
-    header[at..at + 2].copy_from_slice(&value.to_be_bytes());
+fn put(headers: &mut [u8; IPV4_HEADERS_LEN], header_at: usize, field: Field, value: u16) {
+    headers[header_at + field.start..header_at + field.end].copy_from_slice(&value.to_be_bytes());
 }

@@ -30,7 +30,8 @@ pub enum Checksum {
     Zero,
     /// One that does not fit the payload.
     Wrong,
-    /// One that does not fit the payload, and is what a partial one would be: the sum of the pseudo-header.
+    /// One that does not fit the payload, and is what a partial one would be: the sum of the
+    /// pseudo-header.
     LikePartial,
 }
 

@@ -143,8 +143,8 @@ pub fn is_udp(frame: &[u8]) -> bool {
     ipv4_packet(frame).and_then(|ip| ip.get(ipv4::PROTOCOL)) == Some(&PROTOCOL_UDP)
 }
 
-/// Reads an untagged frame that holds an unfragmented UDP datagram; `None` if it holds anything else
-/// or its lengths do not fit. `partial` is what the packet socket said about the checksum.
+/// Reads an untagged frame that holds an unfragmented UDP datagram; `None` if it holds anything
+/// else or its lengths do not fit. `partial` is what the packet socket said about the checksum.
 pub fn datagram(frame: &[u8], partial: bool) -> Option<Datagram> {
     let ip = ipv4_packet(frame)?;
     let header_len = header_len(ip)?;

@@ -1,5 +1,6 @@
-//! One table of packets through both kernel programs (`BPF_PROG_TEST_RUN`) and through the decoder in user space: all
-//! must give the expected verdict for each packet, and the same verdict for ten thousand damaged ones.
+//! One table of packets through both kernel programs (`BPF_PROG_TEST_RUN`) and through the decoder
+//! in user space: all must give the expected verdict for each packet, and the same verdict for ten
+//! thousand damaged ones.
 #![expect(clippy::panic, reason = "frames in memory, in a test")]
 
 mod kernel_program;
@@ -138,16 +139,18 @@ impl Filter {
         Ok(Self { ebpf, counters })
     }
 
-    /// What the program makes of `frame`, and as how many datagrams it counts where the kernel says that it joins
-    /// payloads of `gso_size`. Also checks that exactly the redirected frames are accepted.
+    /// What the program makes of `frame`, and as how many datagrams it counts where the kernel says
+    /// that it joins payloads of `gso_size`. Also checks that exactly the redirected frames are
+    /// accepted.
     fn verdict(&self, frame: &[u8], gso_size: u32) -> Result<(Counter, u64)> {
         let program: &SocketFilter = self
             .ebpf
             .program(abi::FILTER)
             .context("no program")?
             .try_into()?;
-        // A socket filter is run from behind the Ethernet header on (bpf_prog_test_run_skb, net/bpf/test_run.c), and
-        // on a packet socket from the header on: what is in front here is not seen.
+        // A socket filter is run from behind the Ethernet header on (bpf_prog_test_run_skb,
+        // net/bpf/test_run.c), and on a packet socket from the header on: what is in front here is
+        // not seen.
         let whole = [&[0; ETHERNET_LEN], frame].concat();
         let mut context = [0; SK_BUFF_LEN];
         context[GSO_SIZE_AT..].copy_from_slice(&gso_size.to_ne_bytes());
