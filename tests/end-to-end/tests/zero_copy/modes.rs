@@ -69,6 +69,9 @@ fn an_input_that_takes_tags_out_is_on_io_uring_and_relays_no_tagged_frame_igb() 
     let bed = lab::testbed(Nic::Igb, &[Nic::Igb])?;
     bed.relay
         .tool("ethtool", &["-K", "in0", "rx-vlan-offload", "on"])?;
+    // Without this the NIC drops frames of VLANs that no interface above it has.
+    bed.relay
+        .tool("ip", &["link", "set", "in0", "promisc", "on"])?;
     let rule = Rule::feed().outputs("out0", 2);
     let rules = std::slice::from_ref(&rule);
     let receivers = Receivers::start(&bed, rules)?;
@@ -92,6 +95,8 @@ fn an_input_that_takes_tags_out_is_on_io_uring_and_relays_no_tagged_frame_igb() 
     let why = "`ethtool -K in0 rx-vlan-offload off` leaves them in";
     assert!(input.reason.contains(why), "{input:?}");
     assert!(report.filter("in0", "pass_vlan") >= TAGGED, "{report:#?}");
+    bed.relay
+        .tool("ip", &["link", "set", "in0", "promisc", "off"])?;
     Ok(())
 }
 
