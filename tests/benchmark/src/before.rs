@@ -13,11 +13,13 @@ use crate::{
 };
 
 /// What tables call the relay.
-const RELAY: &str = "relay";
+pub const RELAY: &str = "relay";
 
 /// Numbers of the relay divided by those of the other build, round by round.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ratios {
+    /// Copies out under overload, of pairs of short trials; above 1 is better.
+    pub overload: Option<Spread>,
     /// Copies out without loss; above 1 is better.
     pub rate: Option<Spread>,
     /// CPU time per copy; below 1 is better.
@@ -31,7 +33,7 @@ impl Ratios {
     pub fn of(result: &ScenarioResult) -> Option<Self> {
         let rounds = |name| -> Option<&Vec<Measures>> {
             let one: &ContenderResult = result.contenders.iter().find(|one| one.name == name)?;
-            (!one.rounds.is_empty()).then_some(&one.rounds)
+            Some(&one.rounds)
         };
         let (relay, before) = (rounds(RELAY)?, rounds(RELAY_BEFORE)?);
         let ratio = |value: fn(&Measures) -> Option<f64>| {
@@ -42,24 +44,28 @@ impl Ratios {
                     .collect(),
             )
         };
+        if result.pairs.is_none() && (relay.is_empty() || before.is_empty()) {
+            return None;
+        }
         Some(Self {
+            overload: result.pairs,
             rate: ratio(|measures| measures.loss_free_out),
             cpu: ratio(|measures| measures.cpu_ns_per_copy),
             latency: ratio(|measures| Some(measures.latency_low?.p50)),
         })
     }
 
-    fn cells(&self) -> [String; 3] {
-        [self.rate, self.cpu, self.latency].map(cell::ratios)
+    fn cells(&self) -> [String; 4] {
+        [self.overload, self.rate, self.cpu, self.latency].map(cell::ratios)
     }
 }
 
 impl fmt::Display for Ratios {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [rate, cpu, latency] = self.cells();
+        let [overload, rate, cpu, latency] = self.cells();
         write!(
             f,
-            "copies out without loss {rate}, CPU per copy {cpu}, median latency {latency}"
+            "copies out under overload {overload}, without loss {rate}, CPU per copy {cpu}, median latency {latency}"
         )
     }
 }
@@ -68,6 +74,7 @@ impl fmt::Display for Ratios {
 pub fn rows(results: &Results) -> Option<Vec<Vec<String>>> {
     let head = [
         "relay / relay-before",
+        "copies out under overload",
         "copies out without loss",
         "CPU per copy",
         "median latency",
@@ -105,6 +112,7 @@ mod tests {
         ScenarioResult {
             scenario: scenario::named("1-1")[0],
             contenders: contenders.collect(),
+            pairs: None,
         }
     }
 

@@ -11,7 +11,8 @@ use crate::{
     limits,
     machine::Machine,
     measure::{Measures, Outcome, measure},
-    results::{ContenderResult, Results, ScenarioResult, Summary},
+    pairs,
+    results::{ContenderResult, Results, ScenarioResult, Spread, Summary},
     scenario::Scenario,
 };
 
@@ -72,7 +73,8 @@ pub fn run(comparison: &Comparison) -> Result<Results> {
     for scenario in &comparison.scenarios {
         let cast = contenders.iter().filter(|one| one.is_in(scenario.cast));
         let cast: Vec<_> = cast.collect();
-        let result = rounds(comparison, scenario, &cast, &mut results.failures);
+        let mut result = rounds(comparison, scenario, &cast, &mut results.failures);
+        result.pairs = pairs(comparison, scenario, &cast, &mut results.failures);
         if let Some(ratios) = before::Ratios::of(&result) {
             println!("{}: relay / {RELAY_BEFORE}: {ratios}", scenario.name);
         }
@@ -171,6 +173,26 @@ fn rounds(
     ScenarioResult {
         scenario: *scenario,
         contenders: results,
+        pairs: None,
+    }
+}
+
+/// The ratio of both builds, where another one was given.
+fn pairs(
+    comparison: &Comparison,
+    scenario: &Scenario,
+    contenders: &[&Contender],
+    failures: &mut Vec<String>,
+) -> Option<Spread> {
+    let named = |name| contenders.iter().find(|one| one.name() == name);
+    let (relay, before) = (named(before::RELAY)?, named(RELAY_BEFORE)?);
+    match pairs::ratio(scenario, relay, before, &comparison.programs) {
+        Ok(ratio) => Some(ratio),
+        Err(error) => {
+            let what = format!("{}, pairs with {RELAY_BEFORE}", scenario.name);
+            failed(&what, &error, failures);
+            None
+        }
     }
 }
 

@@ -21,6 +21,7 @@ pub mod load;
 pub mod machine;
 pub mod markdown;
 pub mod measure;
+pub mod pairs;
 pub mod peer;
 pub mod programs;
 pub mod relay;

@@ -65,8 +65,8 @@ struct CompareArgs {
     programs: PathBuf,
     /// Scenarios, or parts of their names, or `ceilings`, separated by commas; everything if absent
     scenario: Option<String>,
-    /// Another build of the relay, measured right after the relay in every round; ratios are
-    /// printed
+    /// Another build of the relay, measured right after the relay in every round, and in turns with
+    /// it in pairs of half a second under overload; ratios are printed
     #[arg(long, value_name = "PATH")]
     against: Option<PathBuf>,
     /// Only these contenders, by their names, separated by commas
@@ -75,8 +75,8 @@ struct CompareArgs {
     /// Also write everything that was found to this file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// How often everything is measured
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    /// How often everything is measured; with 0 only the pairs of `--against`
+    #[arg(long, default_value_t = 3)]
     rounds: u8,
     /// One round, and rates must be without loss for one second only: for a first look
     #[arg(long, conflicts_with = "rounds")]
@@ -145,6 +145,10 @@ fn compare(args: CompareArgs) -> Result<bool> {
         scenarios,
         ceilings,
     } = scenario::select(args.scenario.as_deref())?;
+    ensure!(
+        args.rounds > 0 || args.against.is_some(),
+        "`--rounds 0` measures the pairs of two builds only: name the other one with `--against`"
+    );
     let results = compare::run(&Comparison {
         relay: args.relay,
         before: args.against,

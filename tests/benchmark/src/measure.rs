@@ -18,7 +18,7 @@ use crate::{
 /// The rate of the first latency, in frames per second: far below the limit of any contender.
 pub const LOW_RATE: u64 = 10_000;
 /// How many times the loss-free rate is offered to measure the output under overload.
-const OVERLOAD: u64 = 3;
+pub const OVERLOAD: u64 = 3;
 /// The trials of the search, in seconds.
 const SEARCH_SECONDS: f64 = 0.4;
 /// The other trials, in seconds.

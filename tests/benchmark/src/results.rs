@@ -43,6 +43,10 @@ pub struct ScenarioResult {
     pub scenario: Scenario,
     /// By contender.
     pub contenders: Vec<ContenderResult>,
+    /// Copies out under overload of the relay divided by those of another build, where there was
+    /// one ([`crate::pairs`]).
+    #[serde(default)]
+    pub pairs: Option<Spread>,
 }
 
 /// One contender in one scenario.

@@ -94,6 +94,7 @@ mod tests {
         ScenarioResult {
             scenario: scenario::named(name)[0],
             contenders: vec![one(true, 2.0), one(false, rate)],
+            pairs: None,
         }
     }
 

@@ -1,0 +1,126 @@
+//! The relay and another build of it in pairs of short trials: what a change costs under overload.
+//!
+//! The rounds of a comparison lie a minute apart, and the speed of a shared machine changes by more
+//! than most changes of the relay do within that time. Here both builds are up at once, each on
+//! wires of its own, and the same overload is offered to one and then to the other, half a second
+//! each. The build without traffic sleeps.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    bed::Bed,
+    capacity::{self, Step},
+    contender::{Contender, Running},
+    measure::OVERLOAD,
+    results::Spread,
+    scenario::Scenario,
+};
+
+/// Pairs of trials. Who begins changes from pair to pair.
+pub const PAIRS: usize = 24;
+/// A trial, in seconds.
+const SECONDS: f64 = 0.5;
+
+/// Copies out under overload of `relay`, divided by those of `before`: the median of all pairs, and
+/// as its bounds those of the middle half of them.
+///
+/// # Errors
+///
+/// A build cannot be started, or an account is wrong.
+pub fn ratio(
+    scenario: &Scenario,
+    relay: &Contender,
+    before: &Contender,
+    programs: &Path,
+) -> Result<Spread> {
+    let mut relay = Side::start(scenario, relay, programs)?;
+    let mut before = Side::start(scenario, before, programs)?;
+    let found = capacity::search(None, |rate| {
+        let trial = relay.bed.trial(rate, SECONDS, &[])?;
+        Ok(Step {
+            exact: trial.is_exact(),
+            offered: trial.offered_rate,
+        })
+    })?;
+    ensure!(found.rate > 0, "there was loss at every rate");
+    let rate = found.rate * OVERLOAD;
+    let mut ratios = Vec::with_capacity(PAIRS);
+    for pair in 0..PAIRS {
+        let (now, then) = if pair % 2 == 0 {
+            let now = relay.out(rate)?;
+            (now, before.out(rate)?)
+        } else {
+            let then = before.out(rate)?;
+            (relay.out(rate)?, then)
+        };
+        ratios.push(now / then);
+    }
+    relay.stop()?;
+    before.stop()?;
+    middle_half(ratios).context("no pair was measured")
+}
+
+/// The median, with the bounds of the middle half.
+fn middle_half(mut values: Vec<f64>) -> Option<Spread> {
+    values.sort_by(f64::total_cmp);
+    let quarter = values.len() / 4;
+    Spread::of(values.get(quarter..values.len() - quarter)?.to_vec())
+}
+
+/// One build at work, on wires of its own.
+struct Side {
+    name: String,
+    bed: Bed,
+    running: Running,
+}
+
+impl Side {
+    fn start(scenario: &Scenario, contender: &Contender, programs: &Path) -> Result<Self> {
+        let name = contender.name();
+        let mut bed = Bed::new(scenario, programs)?;
+        if let Err(why) = contender.can(&bed.job) {
+            bail!("{name} cannot do this: {why}");
+        }
+        bed.expect(&contender.delivered(&bed.job))?;
+        let running = contender.start(&bed.job)?;
+        Ok(Self { name, bed, running })
+    }
+
+    /// Copies per second that come out while `rate` frames per second are offered.
+    fn out(&mut self, rate: u64) -> Result<f64> {
+        let out = self.bed.trial(rate, SECONDS, &[])?.received_rate();
+        ensure!(out > 0.0, "{} sent nothing", self.name);
+        Ok(out)
+    }
+
+    fn stop(mut self) -> Result<()> {
+        self.bed.drain()?;
+        let lost = self.running.stop()?;
+        let unaccounted = self.bed.balance()?.unaccounted(&lost.own);
+        ensure!(
+            unaccounted == 0,
+            "{}: {unaccounted} copies are unaccounted for",
+            self.name
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_that_the_machine_disturbed_moves_neither_the_median_nor_its_bounds() {
+        let values = vec![1.25, 9.0, 1.125, 0.1, 1.0, 1.375, 1.5, 0.5];
+        let expected = Spread {
+            median: 1.1875,
+            min: 1.0,
+            max: 1.375,
+        };
+        assert_eq!(middle_half(values), Some(expected));
+        assert_eq!(middle_half(Vec::new()), None);
+    }
+}
