@@ -150,7 +150,9 @@ fn a_generated_frame_is_valid_to_the_last_byte() -> Result<()> {
 
 #[test]
 fn what_is_lost_on_the_way_is_missing() -> Result<()> {
-    let (wires, traffic) = (wires()?, traffic(10_000, 1.0, 1));
+    // Long enough for the link to come up again before the end: other tests on the machine can hold
+    // the kernel's one lock for links (rtnl) for a second.
+    let (wires, traffic) = (wires()?, traffic(10_000, 4.0, 1));
     let mut sink = direct(&wires, &traffic, NextHop::Host)?;
     let mut generator = Generator::new(&programs(), &wires.source, CPU)?;
     let sent = thread::scope(|scope| {
