@@ -96,7 +96,7 @@ fn plan(tx_method: TxMethod, flows: u32, outputs: u8) -> Plan {
                 _ => vec![port(0, true)],
             },
             input: None,
-            senders: match tx_method {
+            tx_sockets: match tx_method {
                 TxMethod::Xsk => Vec::new(),
                 _ => vec![InterfaceId::new(1)],
             },

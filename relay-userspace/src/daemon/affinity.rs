@@ -88,7 +88,7 @@ fn choose(plan: &Plan, allowed: &[usize]) -> Vec<Option<Home>> {
 /// Whether the CPU of `worker` decides through which TX queue of a device its copies leave.
 fn chooses_queues(plan: &Plan, worker: &plan::WorkerPlan) -> bool {
     let mut interfaces = worker
-        .senders
+        .tx_sockets
         .iter()
         .filter_map(|&at| plan.interfaces.get(at));
     interfaces.any(|interface| interface.tx_queues > 1)

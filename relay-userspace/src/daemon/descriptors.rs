@@ -19,7 +19,7 @@ const WHATEVER_THE_PLAN: u64 = 40;
 /// An AF_XDP socket, and the socket that libxdp opens to ask about its device.
 const A_PORT: u64 = 2;
 /// The two packet sockets of a TX socket: one goes straight to the device, one through its queue.
-const A_SENDER: u64 = 2;
+const A_TX_SOCKET: u64 = 2;
 
 /// The limit of open files is below what is needed.
 #[derive(Debug, Error)]
@@ -74,8 +74,8 @@ pub fn needed(plan: &Plan) -> u64 {
                 // The ring and the packet socket that receives.
                 Backend::IoUring => 2,
             };
-            let senders = worker.senders.len() as u64;
-            ring + A_PORT * worker.ports.len() as u64 + A_SENDER * senders
+            let tx_sockets = worker.tx_sockets.len() as u64;
+            ring + A_PORT * worker.ports.len() as u64 + A_TX_SOCKET * tx_sockets
         })
         .sum();
     let programs = plan.interfaces.iter().filter(|i| i.needs_program()).count();

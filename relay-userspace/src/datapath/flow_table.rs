@@ -39,7 +39,7 @@ struct Followed {
     ports: Vec<usize>,
     /// The position of its TX socket in the worker, and whether the plan lets GSO packets leave
     /// through it.
-    sender: Option<(usize, bool)>,
+    tx_socket: Option<(usize, bool)>,
 }
 
 /// A flow's outputs, as ranges of the arrays in [`Flows`].
@@ -74,7 +74,7 @@ pub struct SocketOutput {
     /// Its headers.
     pub template: Template,
     /// Position of its TX socket in the worker.
-    pub sender: usize,
+    pub tx_socket: usize,
     /// Whether its interface takes GSO packets; otherwise every frame leaves on its own.
     pub joins: bool,
     /// Position of its counters in [`crate::datapath::stats::WorkerStats::outputs`].
@@ -112,13 +112,15 @@ impl Flows {
                 });
                 let max_len = ETHERNET_LEN + interface.mtu as usize;
                 match leaves_by(plan, worker, output.interface) {
-                    Some(LeavesBy::Sender { sender, joins }) => socket_outputs.push(SocketOutput {
-                        template,
-                        sender,
-                        joins,
-                        output: number,
-                        max_len,
-                    }),
+                    Some(LeavesBy::TxSocket { tx_socket, joins }) => {
+                        socket_outputs.push(SocketOutput {
+                            template,
+                            tx_socket,
+                            joins,
+                            output: number,
+                            max_len,
+                        });
+                    }
                     Some(LeavesBy::Port(port)) => {
                         let ring_output = RingOutput {
                             port,
@@ -143,7 +145,7 @@ impl Flows {
                 });
             }
             if let Some(of_flow) = socket_outputs.get_mut(first_socket_output..) {
-                of_flow.sort_by_key(|socket_output| socket_output.sender);
+                of_flow.sort_by_key(|socket_output| socket_output.tx_socket);
             }
             flows.push(Flow {
                 ring_copies: first_copies..ring_copies.len(),
@@ -190,11 +192,11 @@ impl Flows {
         for ring_output in self.ring_outputs.iter_mut().filter(mine) {
             ring_output.max_len = state.max_len();
         }
-        if let Some((sender, joins)) = followed.sender {
+        if let Some((tx_socket, joins)) = followed.tx_socket {
             for socket_output in self
                 .socket_outputs
                 .iter_mut()
-                .filter(|socket_output| socket_output.sender == sender)
+                .filter(|socket_output| socket_output.tx_socket == tx_socket)
             {
                 socket_output.max_len = state.max_len();
                 socket_output.joins = joins && state.joins();
@@ -257,14 +259,14 @@ fn followed(plan: &Plan, worker: &plan::WorkerPlan) -> Box<[Followed]> {
         let tx_method = worker.tx_method(plan, at)?;
         let ports = worker.ports.iter().enumerate();
         let ports = ports.filter(|(_, port)| port.transmits && port.interface == at);
-        let mut senders = worker.senders.iter();
-        let sender = senders.position(|&sender| sender == at);
+        let mut tx_sockets = worker.tx_sockets.iter();
+        let tx_socket = tx_sockets.position(|&tx_socket| tx_socket == at);
         let link = Link::new(interface);
         Some(Followed {
             seen: link.state(),
             link: Arc::new(link),
             ports: ports.map(|(position, _)| position).collect(),
-            sender: sender.map(|sender| (sender, tx_method == TxMethod::Segmented)),
+            tx_socket: tx_socket.map(|tx_socket| (tx_socket, tx_method == TxMethod::Segmented)),
         })
     });
     followed.collect()
@@ -273,7 +275,7 @@ fn followed(plan: &Plan, worker: &plan::WorkerPlan) -> Box<[Followed]> {
 /// How a worker's copies leave through an interface.
 enum LeavesBy {
     Port(usize),
-    Sender { sender: usize, joins: bool },
+    TxSocket { tx_socket: usize, joins: bool },
 }
 
 fn leaves_by(plan: &Plan, worker: &plan::WorkerPlan, interface: InterfaceId) -> Option<LeavesBy> {
@@ -284,8 +286,8 @@ fn leaves_by(plan: &Plan, worker: &plan::WorkerPlan, interface: InterfaceId) -> 
             .position(|port| port.transmits && port.interface == interface)
             .map(LeavesBy::Port);
     }
-    let mut senders = worker.senders.iter();
-    let sender = senders.position(|&at| at == interface)?;
+    let mut tx_sockets = worker.tx_sockets.iter();
+    let tx_socket = tx_sockets.position(|&at| at == interface)?;
     let joins = tx_method == TxMethod::Segmented;
-    Some(LeavesBy::Sender { sender, joins })
+    Some(LeavesBy::TxSocket { tx_socket, joins })
 }

@@ -48,10 +48,10 @@ pub trait Outbox<M: Memory> {
 }
 
 /// Makes the messages of all runs of `batch` for the socket outputs of one TX socket, at position
-/// `sender`, and posts them to its `outbox`. Called once per batch and TX socket, in their order.
+/// `tx_socket`, and posts them to its `outbox`. Called once per batch and TX socket, in their order.
 #[inline]
 pub fn make<M: Memory>(
-    sender: usize,
+    tx_socket: usize,
     batch: &mut Batch<M::Place>,
     flows: &Flows,
     memory: &M,
@@ -65,7 +65,8 @@ pub fn make<M: Memory>(
             .socket_outputs(run.flow)
             .get(run.socket_output..)
             .unwrap_or(&[]);
-        let mine = socket_outputs.partition_point(|socket_output| socket_output.sender == sender);
+        let mine =
+            socket_outputs.partition_point(|socket_output| socket_output.tx_socket == tx_socket);
         run.socket_output += mine;
         let Some(first) = run.frames(frames).next().filter(|_| mine > 0) else {
             continue;

@@ -84,13 +84,13 @@ impl TxSocket {
         })
     }
 
-    /// Opens one on every interface of `worker.senders`, in that order.
+    /// Opens one on every interface of `worker.tx_sockets`, in that order.
     ///
     /// # Errors
     ///
     /// The first refusal.
     pub fn open_all(plan: &Plan, worker: &plan::WorkerPlan) -> Result<Vec<Self>, SetupError> {
-        let interfaces = worker.senders.iter();
+        let interfaces = worker.tx_sockets.iter();
         let interfaces = interfaces.filter_map(|&at| plan.interfaces.get(at));
         interfaces.map(Self::open).collect()
     }

@@ -309,7 +309,7 @@ impl Drop for UringWorker {
 /// Entries of the completion queue: one for every buffer, every send slot, and the ends of the
 /// receive, so that it never overflows.
 fn completions(worker: &plan::WorkerPlan, buffers: u16) -> u32 {
-    u32::from(buffers) + worker.senders.len() as u32 * send_slots::PER_SOCKET + 8
+    u32::from(buffers) + worker.tx_sockets.len() as u32 * send_slots::PER_SOCKET + 8
 }
 
 /// Posts the copies of a batch, and ends it: then only the messages hold its buffers.

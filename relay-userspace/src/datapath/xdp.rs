@@ -77,7 +77,7 @@ pub struct XdpWorker {
     inputs: Vec<Input>,
     flows: Flows,
     batch: Batch<Chunk>,
-    senders: TxSockets,
+    tx_sockets: TxSockets,
     /// The chunks that one port received. Its capacity is `BATCH`.
     received: Vec<Chunk>,
     stats: Arc<WorkerStats>,
@@ -147,7 +147,7 @@ impl XdpWorker {
             inputs,
             batch: Batch::new(BATCH, flows.len()),
             flows,
-            senders: TxSockets::open(plan, worker)?,
+            tx_sockets: TxSockets::open(plan, worker)?,
             received: Vec::with_capacity(BATCH),
             stats,
         })
@@ -183,7 +183,7 @@ impl XdpWorker {
 
     /// What it knows about the links that copies leave through.
     pub fn links(&self) -> impl Iterator<Item = Arc<Link>> {
-        self.flows.links().chain(self.senders.links())
+        self.flows.links().chain(self.tx_sockets.links())
     }
 
     /// Fills the FILL rings, right after the bind, and kicks every queue that has one: some drivers
@@ -226,7 +226,7 @@ impl XdpWorker {
         for port in &mut self.ports {
             port.begin_round(&mut self.chunks);
         }
-        tx_socket::retry_all(self.senders.tx_sockets_mut(), &self.stats.outputs);
+        tx_socket::retry_all(self.tx_sockets.tx_sockets_mut(), &self.stats.outputs);
         for input in &self.inputs {
             let Self {
                 chunks,
@@ -245,7 +245,7 @@ impl XdpWorker {
                 known: input.known,
             };
             receive::add_all(source, &mut self.received, batch, chunks, flows, stats);
-            self.senders.send(batch, flows, chunks, stats);
+            self.tx_sockets.send(batch, flows, chunks, stats);
             // Only after the TX sockets: the last copy takes the received chunk itself.
             for frame in batch.end() {
                 ring_outputs::forward(frame, flows, chunks, ports, stats);
@@ -277,7 +277,7 @@ impl XdpWorker {
     /// Waits for a frame, for a time that depends on the frames on their way. `poll_set` has room
     /// for all inputs.
     fn sleep(&self, poll_set: &mut Vec<PollFd<'static>>) {
-        if tx_socket::any_waits(self.senders.tx_sockets()) {
+        if tx_socket::any_waits(self.tx_sockets.tx_sockets()) {
             std::thread::sleep(WAITING);
             return;
         }
@@ -316,9 +316,9 @@ impl XdpWorker {
         while self.poll_once() && Instant::now() < deadline {}
         while Instant::now() < deadline
             && (self.ports.iter().any(|port| port.outstanding() > 0)
-                || tx_socket::any_waits(self.senders.tx_sockets()))
+                || tx_socket::any_waits(self.tx_sockets.tx_sockets()))
         {
-            tx_socket::retry_all(self.senders.tx_sockets_mut(), &self.stats.outputs);
+            tx_socket::retry_all(self.tx_sockets.tx_sockets_mut(), &self.stats.outputs);
             self.kick();
             for port in &mut self.ports {
                 port.reap(&mut self.chunks);
@@ -328,7 +328,7 @@ impl XdpWorker {
         for port in &mut self.ports {
             port.abandon(&mut self.chunks, &self.stats.outputs);
         }
-        tx_socket::abandon_all(self.senders.tx_sockets_mut(), &self.stats.outputs);
+        tx_socket::abandon_all(self.tx_sockets.tx_sockets_mut(), &self.stats.outputs);
         self.publish_chunks();
     }
 }

@@ -48,13 +48,13 @@ pub(super) fn workers(
             .collect();
         let outputs = my_flows.iter().filter_map(|&flow| flows.get(flow));
         let outputs = outputs.flat_map(|flow| &flow.outputs);
-        let senders: BTreeSet<InterfaceId> = outputs.map(|output| output.interface).collect();
+        let tx_sockets: BTreeSet<InterfaceId> = outputs.map(|output| output.interface).collect();
         let worker = WorkerPlan {
             backend: Backend::IoUring,
             cpu: None,
             ports: Vec::new(),
             input: Some(interface),
-            senders: senders.into_iter().collect(),
+            tx_sockets: tx_sockets.into_iter().collect(),
             flows: my_flows,
         };
         match cpus {

@@ -160,7 +160,8 @@ pub struct WorkerPlan {
     /// same one share its flows among them (`PACKET_FANOUT`).
     pub input: Option<InterfaceId>,
     /// The interfaces that have a TX socket for its copies, ascending.
-    pub senders: Vec<InterfaceId>,
+    #[serde(rename = "senders")]
+    pub tx_sockets: Vec<InterfaceId>,
     /// The flows that it can meet.
     pub flows: Vec<FlowId>,
 }
@@ -243,7 +244,7 @@ impl WorkerPlan {
     /// How its copies leave through an interface; `None` where none do.
     #[must_use]
     pub fn tx_method(&self, plan: &Plan, interface: InterfaceId) -> Option<TxMethod> {
-        if self.senders.contains(&interface) {
+        if self.tx_sockets.contains(&interface) {
             let gso_packets = plan.interfaces.get(interface)?.gso_packets;
             return Some(if gso_packets {
                 TxMethod::Segmented

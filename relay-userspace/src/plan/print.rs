@@ -185,7 +185,7 @@ impl Plan {
         if worker.ports.iter().any(|port| port.transmits) {
             parts.push(self.ports(worker, |port| port.transmits));
         }
-        for &interface in &worker.senders {
+        for &interface in &worker.tx_sockets {
             let how = match worker.tx_method(self, interface) {
                 Some(TxMethod::Frames) => "frame by frame",
                 _ => "in GSO packets",

@@ -101,7 +101,7 @@ fn worker(
         .iter()
         .filter_map(|flow| flows.get(*flow))
         .flat_map(|flow| &flow.outputs);
-    let mut senders = Vec::new();
+    let mut tx_sockets = Vec::new();
     for interface in outputs
         .map(|output| output.interface)
         .collect::<BTreeSet<_>>()
@@ -110,7 +110,7 @@ fn worker(
             continue;
         };
         if used.tx_method != Some(TxMethod::Xsk) {
-            senders.push(interface);
+            tx_sockets.push(interface);
         } else if let Some(&queue) = used.tx.get(number) {
             port(&mut ports, interface, queue).transmits = true;
         }
@@ -120,7 +120,7 @@ fn worker(
         cpu: None,
         ports: ports.into_values().collect(),
         input: None,
-        senders,
+        tx_sockets,
         flows: my_flows,
     }
 }

@@ -108,7 +108,7 @@ mod tests {
             cpu: None,
             ports: vec![port(0, true), port(1, false)],
             input: None,
-            senders: Vec::new(),
+            tx_sockets: Vec::new(),
             flows: Vec::new(),
         }
     }

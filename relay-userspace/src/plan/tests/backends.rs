@@ -165,7 +165,14 @@ fn workers_on_io_uring_follow_the_inputs_and_their_cpus() {
         assert_eq!(names, ["in0", "out0", "out2", "in1"]);
         let workers = plan.workers.iter();
         let found: Vec<_> = workers
-            .map(|w| (w.cpu, w.input.unwrap(), w.senders.clone(), w.flows.clone()))
+            .map(|w| {
+                (
+                    w.cpu,
+                    w.input.unwrap(),
+                    w.tx_sockets.clone(),
+                    w.flows.clone(),
+                )
+            })
             .collect();
         let ids = |positions: &[usize]| positions.iter().map(|&at| InterfaceId::new(at)).collect();
         let flows = |positions: &[usize]| positions.iter().map(|&at| FlowId::new(at)).collect();

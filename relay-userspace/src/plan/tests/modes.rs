@@ -93,7 +93,7 @@ fn gso_packets_need_no_queue_of_their_own() {
     assert!(
         plan.workers
             .iter()
-            .all(|worker| worker.senders == [InterfaceId::new(1)])
+            .all(|worker| worker.tx_sockets == [InterfaceId::new(1)])
     );
     assert_eq!(plan.notes, [""; 0]);
     let shown = plan.to_string();
