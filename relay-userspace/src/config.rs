@@ -4,10 +4,13 @@
 //! not deserialise, because that stops at the first wrong type, and a user wants all mistakes at
 //! once. The file's size bounds the memory and the time that reading takes, whatever the file
 //! contains. A [`Document`] keeps the places, so that later findings about an interface point into
-//! the file too.
+//! the file too. [`merge()`] adds the rules of a second file, and [`to_toml()`] writes rules as a file.
 
 mod cross_checks;
+mod cycles;
+mod document;
 mod draft;
+mod merge;
 mod mistake;
 mod place;
 mod reader;
@@ -16,14 +19,18 @@ mod sections;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod to_toml;
 mod values;
 
-use std::{io::Read as _, path::Path, sync::Arc};
+use std::{io::Read as _, path::Path};
 
-pub(crate) use mistake::quoted;
-pub use mistake::{Mistake, Mistakes, Place};
-
-use self::rules::Rules;
+pub(crate) use self::{document::Spot, mistake::quoted};
+pub use self::{
+    document::{Document, InterfacePlaces, OutputPlaces, Places, RulePlaces},
+    merge::merge,
+    mistake::{Mistake, Mistakes, Place},
+    to_toml::to_toml,
+};
 
 /// The largest file that the relay reads: far more than [`MAX_RULES`] rules need.
 pub const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -34,79 +41,21 @@ pub const MAX_OUTPUTS: usize = 1_024;
 /// The most bytes of a rule's name.
 pub const MAX_NAME_BYTES: usize = 255;
 
-/// A rule file without mistakes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Document {
-    /// The file, as the user named it.
-    pub file: Arc<str>,
-    /// The file's content.
-    pub rules: Rules,
-    /// Where in the file each part of `rules` is.
-    pub places: Places,
-}
-
-/// Where everything in a [`Document`] is in the file; same order and lengths as in its [`Rules`].
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Places {
-    /// One entry per rule.
-    pub rules: Vec<RulePlaces>,
-    /// One entry per `[[interfaces]]` table.
-    pub interfaces: Vec<InterfacePlaces>,
-}
-
-/// Where one rule is in the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RulePlaces {
-    /// The rule.
-    pub rule: Place,
-    /// Its `input` table.
-    pub input: Place,
-    /// The interface in its `input`.
-    pub input_interface: Place,
-    /// One entry per output.
-    pub outputs: Vec<OutputPlaces>,
-}
-
-/// Where one output is in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OutputPlaces {
-    /// The output's table.
-    pub output: Place,
-    /// The interface in it.
-    pub interface: Place,
-}
-
-/// Where one `[[interfaces]]` table is in the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InterfacePlaces {
-    /// The name.
-    pub name: Place,
-    /// One entry per queue, in the order of [`rules::InterfaceOptions::queues`].
-    pub queues: Vec<Place>,
-    /// One entry per CPU.
-    pub cpus: Vec<Place>,
-    /// The value of `transmit`.
-    pub transmit: Option<Place>,
-}
-
-impl Document {
-    /// A mistake at a place in this document.
-    pub(crate) fn mistake(&self, place: Place, cause: String, remedy: String) -> Mistake {
-        Mistake {
-            file: Arc::clone(&self.file),
-            place: Some(place),
-            cause,
-            remedy,
-        }
-    }
-}
-
 /// Reads and validates the file at `path`.
 ///
 /// # Errors
 ///
 /// The file cannot be read ([`Mistakes::is_unreadable`]), is too large, or has mistakes.
 pub fn load(path: &Path) -> Result<Document, Mistakes> {
+    parse(&path.display().to_string(), &read(path)?)
+}
+
+/// Reads the text of the file at `path`, and does not look into it.
+///
+/// # Errors
+///
+/// The file cannot be read ([`Mistakes::is_unreadable`]), is too large, or is not UTF-8.
+pub fn read(path: &Path) -> Result<String, Mistakes> {
     let label = path.display().to_string();
     let mut bytes = Vec::new();
     std::fs::File::open(path)
@@ -130,7 +79,7 @@ pub fn load(path: &Path) -> Result<Document, Mistakes> {
         return Err(Mistakes::of(vec![mistake]));
     }
     match String::from_utf8(bytes) {
-        Ok(text) => parse(&label, &text),
+        Ok(text) => Ok(text),
         Err(error) => {
             let valid = error.utf8_error().valid_up_to();
             let good = error.as_bytes().get(..valid).unwrap_or_default();
@@ -160,7 +109,7 @@ pub fn parse(path_label: &str, text: &str) -> Result<Document, Mistakes> {
     if !found.mistakes.is_empty() {
         return Err(found.into_mistakes());
     }
-    let (rules, places) = draft.finish();
+    let (rules, places) = draft.finish(&found.file);
     Ok(Document {
         file: found.file,
         rules,

@@ -1,13 +1,20 @@
 //! Rules, host facts and constraints become a [`Plan`]: what will run, resolved to indices.
 //!
 //! Building a plan is pure: it reads no file and touches no interface, so `relay plan` can print
-//! it, and tests need no network.
+//! it, and tests need no network. [`build`] is strict; [`arrange`] plans what can run now and says
+//! why the rest has to wait. [`diff`] compares two sets of rules, and [`explain`] says what becomes
+//! of one datagram.
 
+mod arrange;
 mod backend;
 mod backend_choice;
 mod build;
+mod chunk_size;
 mod connected_interfaces;
 mod constraints;
+mod diff;
+mod explain;
+mod finding;
 mod group_notes;
 mod ids;
 mod interface_checks;
@@ -26,14 +33,18 @@ mod tests;
 mod tx_methods;
 mod used_interface;
 mod wording;
+mod worker_key;
 
-pub(crate) use self::tx_methods::max_zero_copy_mtu;
 pub use self::{
+    arrange::{Arrangement, arrange},
     backend::Backend,
     build::build,
     constraints::{Constraints, Refusal},
+    diff::{Difference, diff},
+    explain::{Datagram, Explanation, Verdict, explain},
     ids::{FlowId, Id, InterfaceId, List, OutputId},
     mac::{Mac, of_group},
-    model::{Flow, Interface, Mode, Output, Plan, Port, TxMethod, WorkerPlan},
+    model::{Flow, Interface, Mode, Output, PendingOutput, Plan, Port, TxMethod, WorkerPlan},
     received_checksums::Checksums,
+    worker_key::{PortKey, WorkerKey, worker_keys},
 };

@@ -7,9 +7,10 @@ use std::collections::HashMap;
 
 use super::{
     Place,
+    cycles::{Feeds, Step, circle},
     draft::{At, Draft},
     mistake::{Collector, quoted},
-    rules::{Input, Output},
+    rules::Input,
 };
 
 /// Adds every mistake that only several values of the draft together show.
@@ -61,10 +62,7 @@ fn inputs<'d>(draft: &'d Draft, found: &mut Collector<'_>) -> HashMap<&'d Input,
             input.place,
             format!(
                 "{} has the same input as {} at {}: {}",
-                rule.label,
-                other.label,
-                other_input.place,
-                endpoint(&input.value)
+                rule.label, other.label, other_input.place, input.value
             ),
             "put the outputs of both into one rule",
         );
@@ -76,7 +74,7 @@ fn outputs(draft: &Draft, found: &mut Collector<'_>) {
     for rule in &draft.rules {
         let mut seen: HashMap<Input, Place> = HashMap::new();
         for (position, (output, _)) in rule.outputs.iter().enumerate() {
-            let destination = as_input(&output.value);
+            let destination = output.value.destination();
             if rule
                 .input
                 .as_ref()
@@ -85,10 +83,9 @@ fn outputs(draft: &Draft, found: &mut Collector<'_>) {
                 found.add(
                     output.place,
                     format!(
-                        "{}, output {}: it feeds the rule's own input, {}",
+                        "{}, output {}: it feeds the rule's own input, {destination}",
                         rule.label,
-                        position + 1,
-                        endpoint(&destination)
+                        position + 1
                     ),
                     "give the output another group, port or interface",
                 );
@@ -97,9 +94,8 @@ fn outputs(draft: &Draft, found: &mut Collector<'_>) {
                 Some(first) => found.add(
                     output.place,
                     format!(
-                        "{}: two outputs go to {}; the first is at {first}",
-                        rule.label,
-                        endpoint(&destination)
+                        "{}: two outputs go to {destination}; the first is at {first}",
+                        rule.label
                     ),
                     "remove one, or give it another group, port or interface",
                 ),
@@ -111,77 +107,30 @@ fn outputs(draft: &Draft, found: &mut Collector<'_>) {
     }
 }
 
-/// The most rules of a cycle that a mistake names.
-const NAMED_RULES: usize = 12;
-
-/// Refuses rules that feed one another in a circle: a datagram would go round for ever.
-///
-/// A depth-first search: an edge leads from a rule to each rule whose input is one of its outputs,
-/// and an edge back to a rule on the current branch closes a cycle. It keeps its own stack instead
-/// of recursing, because a chain of rules may be as long as the file.
+/// Refuses rules that feed one another in a circle, see [`super::cycles`].
 fn cycles(draft: &Draft, inputs: &HashMap<&Input, usize>, found: &mut Collector<'_>) {
-    #[derive(Clone, Copy, PartialEq)]
-    enum Seen {
-        Never,
-        OnTheWay(usize),
-        Done,
-    }
-    let mut seen = vec![Seen::Never; draft.rules.len()];
-    for root in 0..draft.rules.len() {
-        if seen.get(root) != Some(&Seen::Never) {
-            continue;
-        }
-        let mut way: Vec<(usize, usize)> = vec![(root, 0)];
-        seen[root] = Seen::OnTheWay(0);
-        if found.has_enough() {
-            return;
-        }
-        while let Some((current, next)) = way.last_mut() {
-            let current = *current;
-            let Some((output, _)) = draft.rules[current].outputs.get(*next) else {
-                seen[current] = Seen::Done;
-                way.pop();
-                continue;
-            };
-            *next += 1;
-            let Some(&fed) = inputs.get(&as_input(&output.value)) else {
-                continue;
-            };
-            match seen[fed] {
-                Seen::Done => {}
-                // Reported as an output that feeds its own input.
-                Seen::OnTheWay(_) if fed == current => {}
-                Seen::OnTheWay(_) if found.has_enough() => {}
-                Seen::OnTheWay(from) => {
-                    let rules = way[from..]
-                        .iter()
-                        .map(|(rule, _)| draft.rules[*rule].label.as_str());
-                    let cause = format!(
-                        "rules feed one another in a circle: {}; this output closes it",
-                        circle(rules.collect())
-                    );
-                    let remedy = "give one of these outputs another group, port or interface";
-                    found.add(output.place, cause, remedy);
-                }
-                Seen::Never => {
-                    seen[fed] = Seen::OnTheWay(way.len());
-                    way.push((fed, 0));
-                }
-            }
-        }
-    }
-}
-
-fn circle(mut rules: Vec<&str>) -> String {
-    let hidden = rules.len().saturating_sub(NAMED_RULES);
-    let first = rules.first().copied().unwrap_or_default();
-    rules.truncate(NAMED_RULES);
-    let more = if hidden > 0 {
-        format!(" -> {hidden} more")
-    } else {
-        String::new()
+    let feeds = |step: Step| {
+        let outputs = draft.rules.get(step.rule).map(|rule| &rule.outputs);
+        let Some((output, _)) = outputs.and_then(|outputs| outputs.get(step.output)) else {
+            return Feeds::End;
+        };
+        let fed = inputs.get(&output.value.destination());
+        fed.map_or(Feeds::Nothing, |&fed| Feeds::Rule(fed))
     };
-    format!("{}{more} -> {first}", rules.join(" -> "))
+    super::cycles::find(draft.rules.len(), 0..draft.rules.len(), feeds, |steps| {
+        let rules = steps.iter().filter_map(|step| draft.rules.get(step.rule));
+        let closing = steps
+            .last()
+            .and_then(|step| draft.rules.get(step.rule)?.outputs.get(step.output));
+        if let Some((output, _)) = closing {
+            let circle = circle(rules.map(|rule| rule.label.as_str()).collect());
+            let cause =
+                format!("rules feed one another in a circle: {circle}; this output closes it");
+            let remedy = "give one of these outputs another group, port or interface";
+            found.add(output.place, cause, remedy);
+        }
+        !found.has_enough()
+    });
 }
 
 /// The most names that the search for a similar name compares.
@@ -229,16 +178,4 @@ fn interfaces(draft: &Draft, found: &mut Collector<'_>) {
             remedy,
         );
     }
-}
-
-fn as_input(output: &Output) -> Input {
-    Input {
-        interface: output.interface.clone(),
-        group: output.group,
-        port: output.port,
-    }
-}
-
-fn endpoint(input: &Input) -> String {
-    format!("{}:{} on {}", input.group, input.port, input.interface)
 }

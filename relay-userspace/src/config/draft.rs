@@ -2,7 +2,7 @@
 //!
 //! A part that could not be read is `None` here, and its mistake is already recorded.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{
     InterfacePlaces, OutputPlaces, Place, Places, RulePlaces,
@@ -34,6 +34,7 @@ pub(super) struct RuleDraft {
     /// What mistakes call this rule: its name, or its number if it has none.
     pub(super) label: String,
     pub(super) name: Option<At<String>>,
+    pub(super) enabled: bool,
     pub(super) input: Option<(At<Input>, Place)>,
     pub(super) limit: Option<Limit>,
     pub(super) outputs: Vec<(At<Output>, Place)>,
@@ -49,9 +50,9 @@ pub(super) struct InterfaceDraft {
 }
 
 impl Draft {
-    /// The rules and their places. It leaves out incomplete rules and tables, so call it only when
-    /// there are no mistakes.
-    pub(super) fn finish(self) -> (Rules, Places) {
+    /// The rules and their places in `file`. It leaves out incomplete rules and tables, so call it
+    /// only when there are no mistakes.
+    pub(super) fn finish(self, file: &Arc<str>) -> (Rules, Places) {
         let mut rules = Vec::new();
         let mut interfaces = Vec::new();
         let mut places = Places::default();
@@ -64,6 +65,7 @@ impl Draft {
                 interface: *interface,
             };
             places.rules.push(RulePlaces {
+                file: Arc::clone(file),
                 rule: draft.place,
                 input: input.place,
                 input_interface,
@@ -76,6 +78,7 @@ impl Draft {
                 .collect();
             rules.push(Rule {
                 name: name.value,
+                enabled: draft.enabled,
                 input: input.value,
                 limit: draft.limit,
                 outputs,
@@ -95,6 +98,7 @@ impl Draft {
                     .map(|list| list.iter().map(|entry| entry.value).collect())
             };
             places.interfaces.push(InterfacePlaces {
+                file: Arc::clone(file),
                 name: name.place,
                 queues: places_of(&queues),
                 cpus: places_of(&draft.cpus),

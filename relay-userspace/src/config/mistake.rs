@@ -10,7 +10,7 @@ use super::{place::Lines, sections::Origin};
 /// The most mistakes that are printed: as many as a screen has room for.
 const SHOWN: usize = 20;
 /// Reading stops after this many mistakes.
-const ENOUGH: usize = 1000;
+pub(super) const ENOUGH: usize = 1000;
 /// The most characters of a value that a mistake quotes.
 const QUOTED: usize = 60;
 
@@ -76,13 +76,21 @@ pub struct Mistakes {
 }
 
 impl Mistakes {
-    /// All of `list`, which must not be empty, in the file's order.
+    /// All of `list`, which must not be empty, file by file in the file's order.
     pub(crate) fn of(mut list: Vec<Mistake>) -> Self {
-        list.sort_by_key(|mistake| mistake.place);
+        list.sort_by(|a, b| (&a.file, a.place).cmp(&(&b.file, b.place)));
         Self {
             is_cut: false,
             list,
             unreadable: false,
+        }
+    }
+
+    /// The same, of a search that stopped if there are [`ENOUGH`].
+    pub(super) fn up_to_enough(list: Vec<Mistake>) -> Self {
+        Self {
+            is_cut: list.len() >= ENOUGH,
+            ..Self::of(list)
         }
     }
 
@@ -174,10 +182,7 @@ impl<'a> Collector<'a> {
 
     /// All mistakes; there must be at least one.
     pub(super) fn into_mistakes(self) -> Mistakes {
-        Mistakes {
-            is_cut: self.has_enough(),
-            ..Mistakes::of(self.mistakes)
-        }
+        Mistakes::up_to_enough(self.mistakes)
     }
 
     /// Whether there are so many mistakes that the search for more can stop.

@@ -3,7 +3,7 @@
 //! A [`Rules`] value exists only if its file has no mistakes, so no code after this module checks a
 //! group, a port or a name again.
 
-use std::net::Ipv4Addr;
+use std::{fmt, net::Ipv4Addr};
 
 /// The content of a rule file, after validation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,9 @@ pub struct Rules {
 pub struct Rule {
     /// Unique in the file.
     pub name: String,
+    /// Whether it shall run. A disabled rule is checked like any other, so that it can be enabled
+    /// at any time.
+    pub enabled: bool,
     /// The datagrams that the rule matches.
     pub input: Input,
     /// The most of them that the relay relays; `None` means all.
@@ -37,6 +40,13 @@ pub struct Input {
     pub group: Ipv4Addr,
     /// Never 0.
     pub port: u16,
+}
+
+/// "239.1.1.1:5001 on in0"
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{} on {}", self.group, self.port, self.interface)
+    }
 }
 
 /// The rate up to which an input is relayed. The kernel program keeps datagrams above it from the
@@ -70,6 +80,19 @@ pub struct Output {
     pub ttl: Ttl,
 }
 
+impl Output {
+    /// Where the copies go, as an input that would receive them. No other output of the rule has
+    /// the same.
+    #[must_use]
+    pub fn destination(&self) -> Input {
+        Input {
+            interface: self.interface.clone(),
+            group: self.group,
+            port: self.port,
+        }
+    }
+}
+
 /// The rule for the time to live that an output's datagrams leave with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -93,6 +116,17 @@ impl Ttl {
     /// The lowest value that [`Ttl::Auto`] takes for another relay's and not for a sender's. A
     /// datagram that arrives with it does not leave.
     pub const LAST: u8 = 33;
+}
+
+/// As a rule file has it, without quotes.
+impl fmt::Display for Ttl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Decrement => f.write_str("decrement"),
+            Self::Set(ttl) => write!(f, "{ttl}"),
+        }
+    }
 }
 
 /// The settings that the user fixed for one interface; the relay finds out all others.
@@ -119,4 +153,15 @@ pub enum Transmit {
     /// TX sockets: packet sockets that send GSO packets, which the kernel or the NIC cuts into
     /// datagrams.
     Segmented,
+}
+
+/// As a rule file has it, without quotes.
+impl fmt::Display for Transmit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Xsk => "xsk",
+            Self::Segmented => "segmented",
+        })
+    }
 }

@@ -55,7 +55,7 @@ pub(super) fn read(text: &str, found: &mut Collector<'_>) -> Option<Draft> {
 
 /// The tables of the file, each with the keys it may have.
 const ROOT_KEYS: &[&str] = &["rules", "interfaces"];
-const RULE_KEYS: &[&str] = &["name", "input", "outputs"];
+const RULE_KEYS: &[&str] = &["name", "enabled", "input", "outputs"];
 const INPUT_KEYS: &[&str] = &["interface", "group", "port", "limit"];
 const OUTPUT_KEYS: &[&str] = &["interface", "group", "port", "ttl"];
 const INTERFACE_KEYS: &[&str] = &["name", "queues", "cpus", "transmit"];
@@ -181,6 +181,8 @@ impl Reader<'_, '_> {
             label = format!("rule `{}`", quoted(&name.value));
         }
         self.known_keys(table, &label, RULE_KEYS);
+        let enabled = table.get("enabled");
+        let enabled = enabled.and_then(|value| self.boolean(value, "enabled", &label));
         let input = self.required(table, place, "input", &label);
         if input.is_none() {
             self.draft.used_incomplete = true;
@@ -200,6 +202,7 @@ impl Reader<'_, '_> {
             place,
             label,
             name,
+            enabled: enabled.unwrap_or(true),
             input,
             limit,
             outputs,

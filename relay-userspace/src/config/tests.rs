@@ -1,5 +1,8 @@
 //! Every mistake with its place, and the rules that a correct file becomes.
 
+mod merged;
+mod written;
+
 use std::{fmt::Write as _, net::Ipv4Addr};
 
 use super::{

@@ -228,6 +228,14 @@ impl Reader<'_, '_> {
         })
     }
 
+    pub(super) fn boolean(&mut self, value: &Value<'_>, key: &str, label: &str) -> Option<bool> {
+        let DeValue::Boolean(boolean) = value.get_ref() else {
+            self.wrong_type(value, key, label, "true or false", "false");
+            return None;
+        };
+        Some(*boolean)
+    }
+
     pub(super) fn integer(
         &mut self,
         value: &Value<'_>,

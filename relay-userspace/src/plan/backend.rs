@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// What moves the frames of a worker. Connected interfaces have the same backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
     /// An XDP program and AF_XDP sockets.

@@ -8,11 +8,12 @@ use super::{
     backend::Backend,
     connected_interfaces::Connected,
     constraints::Constraints,
+    finding::{Finding, Role},
     ids::{InterfaceId, List},
     named_interfaces::Named,
 };
 use crate::{
-    config::{Document, Mistake, Place},
+    config::Spot,
     host::{HostFacts, InterfaceFacts},
 };
 
@@ -29,23 +30,24 @@ pub(super) struct Chosen {
 }
 
 /// An obstacle to XDP: a reason for io_uring, or a mistake where the backend must be XDP.
-struct Obstacle {
-    place: Place,
+struct Obstacle<'a> {
+    interface: &'a str,
+    roles: &'static [Role],
+    spot: Spot<'a>,
     reason: String,
     cause: String,
     remedy: String,
 }
 
 /// Chooses the backend of every interface of `named`; `groups` are the connected ones. Adds a
-/// mistake where the backend that the user asks for, or the only one that this kernel has, is not
+/// finding where the backend that the user asks for, or the only one that this kernel has, is not
 /// possible.
 pub(super) fn choose(
-    document: &Document,
     groups: &[Connected],
     named: &List<InterfaceId, Named<'_>>,
     host_facts: &HostFacts,
     constraints: &Constraints,
-    mistakes: &mut Vec<Mistake>,
+    findings: &mut Vec<Finding>,
 ) -> List<InterfaceId, Chosen> {
     let xdp = Chosen {
         backend: Backend::Xdp,
@@ -53,20 +55,20 @@ pub(super) fn choose(
     };
     let mut all: List<InterfaceId, Chosen> = vec![xdp; named.len()].into();
     if constraints.forced == Some(Backend::IoUring) && !host_facts.gso_packets {
-        let places = named.iter().map(Named::place);
-        mistakes.push(
-            document.mistake(
-                places.min().unwrap_or(Place { line: 1, column: 1 }),
+        let spots = named.iter().map(|named| named.first);
+        let first = spots.min_by_key(|spot| spot.place);
+        findings.extend(first.map(|spot| {
+            Finding::of_all(spot.mistake(
                 "`--backend io-uring` needs Linux 6.2, whose packet sockets take UDP GSO packets"
                     .into(),
                 "leave `--backend` out, or use a newer kernel".into(),
-            ),
-        );
+            ))
+        }));
         return all;
     }
     for group in groups {
         let members = group.interfaces.iter().filter_map(|at| named.get(*at));
-        let obstacles: Vec<Obstacle> = members
+        let obstacles: Vec<Obstacle<'_>> = members
             .flat_map(|named| obstacles(named, host_facts, constraints))
             .collect();
         let reason = match constraints.forced {
@@ -76,9 +78,10 @@ pub(super) fn choose(
                 reasons.join(", and ")
             }
             None | Some(Backend::Xdp) => {
-                mistakes.extend(obstacles.into_iter().map(|obstacle| {
+                findings.extend(obstacles.into_iter().map(|obstacle| {
                     let remedy = obstacle.remedy + "; or " + otherwise(host_facts);
-                    document.mistake(obstacle.place, obstacle.cause, remedy)
+                    let mistake = obstacle.spot.mistake(obstacle.cause, remedy);
+                    Finding::about(obstacle.interface, obstacle.roles, mistake)
                 }));
                 continue;
             }
@@ -105,11 +108,11 @@ fn otherwise(host_facts: &HostFacts) -> &'static str {
 }
 
 /// The obstacles to XDP on one interface, without those that stand against both backends.
-fn obstacles(
-    named: &Named<'_>,
+fn obstacles<'a>(
+    named: &Named<'a>,
     host_facts: &HostFacts,
     constraints: &Constraints,
-) -> Vec<Obstacle> {
+) -> Vec<Obstacle<'a>> {
     let name = named.name;
     let Some(facts) = host_facts.interfaces.get(name) else {
         return Vec::new();
@@ -118,22 +121,26 @@ fn obstacles(
         return Vec::new();
     }
     let refused = constraints.refused.iter().filter(|r| r.interface == name);
-    let mut found: Vec<Obstacle> = refused
+    let mut found: Vec<Obstacle<'a>> = refused
         .map(|refusal| Obstacle {
-            place: named.place(),
+            interface: name,
+            roles: &Role::BOTH,
+            spot: named.first,
             reason: format!("XDP was refused: {}", refusal.reason),
             cause: format!("XDP was refused on `{name}`: {}", refusal.reason),
             remedy: "use another interface".into(),
         })
         .collect();
-    let Some(place) = named.input else {
+    let Some(spot) = named.input else {
         // AF_XDP transmits in copy mode through any Ethernet driver.
         return found;
     };
     if facts.xdp.is_some_and(|xdp| !xdp.native()) {
         let driver = &facts.driver;
         found.push(Obstacle {
-            place,
+            interface: name,
+            roles: &[Role::Input],
+            spot,
             reason: format!("{name} (driver {driver}) has no native XDP"),
             cause: format!(
                 "interface `{name}` (driver {driver}) has no native XDP, which an input needs"
@@ -143,7 +150,9 @@ fn obstacles(
     }
     if facts.strips_tags {
         found.push(Obstacle {
-            place,
+            interface: name,
+            roles: &[Role::Input],
+            spot,
             reason: format!(
                 "{name} takes VLAN tags out of the frames before XDP sees them, so that a tagged \
                  feed would be relayed as an untagged one; `ethtool -K {name} rx-vlan-offload off` \
@@ -159,7 +168,9 @@ fn obstacles(
     if facts.mtu > MAX_INPUT_MTU {
         let mtu = facts.mtu;
         found.push(Obstacle {
-            place,
+            interface: name,
+            roles: &[Role::Input],
+            spot,
             reason: format!("{name} has MTU {mtu}; a UMEM chunk takes at most {MAX_INPUT_MTU}"),
             cause: format!(
                 "the input interface `{name}` has MTU {mtu}; a UMEM chunk takes at most {MAX_INPUT_MTU}"

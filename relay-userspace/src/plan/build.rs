@@ -9,24 +9,27 @@ use relay_common::abi::MAX_INTERFACES;
 
 use super::{
     backend::Backend,
-    backend_choice, connected_interfaces,
+    backend_choice,
+    connected_interfaces::{self, Connected},
     constraints::Constraints,
+    finding::{self, Finding},
     group_notes,
     ids::{FlowId, InterfaceId, List},
     interface_checks, loops, mac, missing_interfaces,
     model::{Flow, Interface, Mode, Output, Plan},
-    named_interfaces::{self, options_of},
+    named_interfaces::{self, Named, options_of},
     notes, queues,
     received_checksums::Checksums,
     tx_methods,
     used_interface::Use,
 };
 use crate::{
-    config::{Document, Mistakes, rules::Rule},
+    config::{self, Document, Mistakes, rules::Rule},
     host::HostFacts,
 };
 
-/// Resolves `document` against the interfaces in `host_facts`. Reads and changes nothing else.
+/// Resolves the enabled rules of `document` against the interfaces in `host_facts`. Reads and
+/// changes nothing else.
 ///
 /// # Errors
 ///
@@ -36,18 +39,40 @@ pub fn build(
     host_facts: &HostFacts,
     constraints: &Constraints,
 ) -> Result<Plan, Mistakes> {
-    let mut mistakes = Vec::new();
-    let mut said = Vec::new();
+    let document = document.enabled();
+    let checked = check(&document, host_facts, constraints);
+    if !checked.findings.is_empty() {
+        return Err(finding::mistakes(checked.findings));
+    }
+    Ok(finish(&document, host_facts, checked))
+}
+
+/// A document whose interfaces are checked.
+pub(super) struct Checked<'d> {
+    pub(super) findings: Vec<Finding>,
+    pub(super) named: List<InterfaceId, Named<'d>>,
+    pub(super) ids: HashMap<&'d str, InterfaceId>,
+    connected: Vec<Connected>,
+    /// Complete only if no interface is missing.
+    uses: List<InterfaceId, Use<'d>>,
+}
+
+/// Checks every interface of `document`, whose rules are all enabled.
+pub(super) fn check<'d>(
+    document: &'d Document,
+    host_facts: &'d HostFacts,
+    constraints: &Constraints,
+) -> Checked<'d> {
+    let mut findings = Vec::new();
     let named = named_interfaces::names(document);
     if let Some(beyond) = named.get(InterfaceId::new(MAX_INTERFACES as usize)) {
-        mistakes.push(document.mistake(
-            beyond.place(),
+        findings.push(Finding::of_all(beyond.first.mistake(
             format!(
                 "the rules name {} interfaces, and one relay serves at most {MAX_INTERFACES}",
                 named.len()
             ),
             "move rules to a second file, and run a second relay with it".into(),
-        ));
+        )));
     }
     let ids: HashMap<&str, InterfaceId> = named
         .with_ids()
@@ -55,44 +80,50 @@ pub fn build(
         .collect();
     let connected =
         connected_interfaces::connected(named.len(), &connected_interfaces::links(document, &ids));
-    let chosen = backend_choice::choose(
-        document,
-        &connected,
-        &named,
-        host_facts,
-        constraints,
-        &mut mistakes,
-    );
+    let chosen = backend_choice::choose(&connected, &named, host_facts, constraints, &mut findings);
     let mut uses = Vec::with_capacity(named.len());
     let mut missing_names = Vec::new();
     for (named, chosen) in named.iter().zip(chosen) {
         let options = options_of(document, named.name);
         if let Some((options, places)) = options {
-            interface_checks::cpus(document, options, places, host_facts.cpus, &mut mistakes);
+            interface_checks::cpus(options, places, host_facts.cpus, &mut findings);
         }
         match host_facts.interfaces.get(named.name) {
             Some(facts) => {
-                interface_checks::suitable(document, named, facts, &mut mistakes);
-                interface_checks::gso_packets(document, options, facts, host_facts, &mut mistakes);
+                interface_checks::suitable(named, facts, &mut findings);
+                interface_checks::gso_packets(options, facts, host_facts, &mut findings);
                 let used = interface_checks::used(
-                    document,
                     named,
                     facts,
                     chosen,
                     constraints,
                     options,
-                    &mut mistakes,
+                    &mut findings,
                 );
                 uses.push(used);
             }
             None => missing_names.push(named),
         }
     }
-    let mut uses = List::from(uses);
-    missing_interfaces::add(document, &missing_names, host_facts, &mut mistakes);
-    if !mistakes.is_empty() {
-        return Err(Mistakes::of(mistakes));
+    missing_interfaces::add(document, &missing_names, host_facts, &mut findings);
+    Checked {
+        findings,
+        ids,
+        connected,
+        uses: uses.into(),
+        named,
     }
+}
+
+/// The plan for a document whose interfaces can all be used as it uses them.
+pub(super) fn finish(document: &Document, host_facts: &HostFacts, checked: Checked<'_>) -> Plan {
+    let Checked {
+        ids,
+        connected,
+        mut uses,
+        ..
+    } = checked;
+    let mut said = Vec::new();
     for used in &uses {
         notes::about_interface(used, &mut said);
         match used.backend {
@@ -117,12 +148,12 @@ pub fn build(
         .filter_map(|(used, mode)| interface(used, mode, host_facts.gso_packets))
         .collect();
     loops::notes(&flows, &mut said);
-    Ok(Plan {
+    Plan {
         interfaces,
         flows,
         workers,
         notes: said,
-    })
+    }
 }
 
 fn flow(
@@ -130,9 +161,10 @@ fn flow(
     ids: &HashMap<&str, InterfaceId>,
     uses: &List<InterfaceId, Use<'_>>,
 ) -> Option<Flow> {
-    let output = |output: &crate::config::rules::Output| {
+    let output = |(position, output): (usize, &config::rules::Output)| {
         let interface = *ids.get(output.interface.as_str())?;
         Some(Output {
+            position,
             interface,
             group: output.group,
             port: output.port,
@@ -147,7 +179,8 @@ fn flow(
         group: rule.input.group,
         port: rule.input.port,
         limit: rule.limit,
-        outputs: rule.outputs.iter().filter_map(output).collect(),
+        pending: Vec::new(),
+        outputs: rule.outputs.iter().enumerate().filter_map(output).collect(),
     })
 }
 

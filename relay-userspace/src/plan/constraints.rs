@@ -1,6 +1,8 @@
 //! What a plan must respect besides rules and host facts: what the user asked for, and what the
 //! kernel has refused.
 
+use std::collections::BTreeSet;
+
 use super::backend::Backend;
 
 /// The user's choice of backend, and the kernel's refusals.
@@ -12,9 +14,15 @@ pub struct Constraints {
     pub refused: Vec<Refusal>,
     /// Where it refused something that zero copy needs.
     pub without_zero_copy: Vec<Refusal>,
+    /// The interfaces that a running relay uses now, by name and index: they may be down, and come
+    /// up again without being set up anew. Only [`super::arrange`] asks whether an interface is up.
+    pub in_use: BTreeSet<(String, u32)>,
+    /// The interfaces that cannot be used on any backend for now, such as one that another relay
+    /// has. Only [`super::arrange`] reads them.
+    pub unavailable: Vec<Refusal>,
 }
 
-/// The kernel's refusal of the XDP backend, or of zero copy, on an interface.
+/// A refusal on an interface: of the XDP backend, of zero copy, or of all use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The interface's name.

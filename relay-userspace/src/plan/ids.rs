@@ -134,6 +134,12 @@ impl<I, T: Serialize> Serialize for List<I, T> {
     }
 }
 
+impl<I, T> Default for List<I, T> {
+    fn default() -> Self {
+        Vec::new().into()
+    }
+}
+
 impl<I, T> From<Vec<T>> for List<I, T> {
     fn from(entries: Vec<T>) -> Self {
         Self {

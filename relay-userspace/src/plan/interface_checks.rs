@@ -1,24 +1,24 @@
 //! Checks one interface against the rules and against its own table in the file.
 
 use super::{
-    backend::Backend, backend_choice::Chosen, constraints::Constraints, named_interfaces::Named,
-    tx_methods, used_interface::Use,
+    backend::Backend,
+    backend_choice::Chosen,
+    constraints::Constraints,
+    finding::{Finding, Role},
+    named_interfaces::Named,
+    tx_methods,
+    used_interface::Use,
 };
 use crate::{
     config::{
-        Document, InterfacePlaces, Mistake, Place,
+        InterfacePlaces, Spot,
         rules::{InterfaceOptions, Transmit},
     },
     host::{HostFacts, InterfaceFacts},
 };
 
-/// Adds a mistake for every reason why the relay cannot use an interface, on either backend.
-pub(super) fn suitable(
-    document: &Document,
-    named: &Named<'_>,
-    facts: &InterfaceFacts,
-    mistakes: &mut Vec<Mistake>,
-) {
+/// Adds a finding for every reason why the relay cannot use an interface, on either backend.
+pub(super) fn suitable(named: &Named<'_>, facts: &InterfaceFacts, findings: &mut Vec<Finding>) {
     let name = named.name;
     let unfit = if facts.is_loopback {
         Some((
@@ -35,44 +35,43 @@ pub(super) fn suitable(
         None
     };
     if let Some((is, remedy)) = unfit {
-        mistakes.push(document.mistake(
-            named.place(),
+        let mistake = named.first.mistake(
             format!("interface `{name}` (driver {}) {is}", facts.driver),
             remedy.into(),
-        ));
+        );
+        findings.push(Finding::about(name, &Role::BOTH, mistake));
     }
-    if let Some(place) = named.output
+    if let Some(spot) = named.output
         && facts.addresses.is_empty()
     {
-        mistakes.push(document.mistake(
-            place,
+        let mistake = spot.mistake(
             format!("the output interface `{name}` has no IPv4 address to send from"),
             format!("give it one: `ip address add ADDRESS/LENGTH dev {name}`"),
-        ));
+        );
+        findings.push(Finding::about(name, &[Role::Output], mistake));
     }
 }
 
 /// The interface with the queues that are used. Adds a mistake for each queue that does not exist.
 pub(super) fn used<'a>(
-    document: &Document,
     named: &Named<'_>,
     facts: &'a InterfaceFacts,
     chosen: Chosen,
     constraints: &Constraints,
-    options: Option<(&'a InterfaceOptions, &InterfacePlaces)>,
-    mistakes: &mut Vec<Mistake>,
+    options: Option<(&InterfaceOptions, &InterfacePlaces)>,
+    findings: &mut Vec<Finding>,
 ) -> Use<'a> {
     let name = named.name;
-    let mut of_kind = |wanted: Option<Place>, kind: &str, count: u32| {
-        let Some(place) = wanted.filter(|_| chosen.backend == Backend::Xdp) else {
+    let mut of_kind = |wanted: Option<Spot<'_>>, role: &'static [Role], kind: &str, count: u32| {
+        let Some(spot) = wanted.filter(|_| chosen.backend == Backend::Xdp) else {
             return Vec::new();
         };
         if count == 0 {
-            mistakes.push(document.mistake(
-                place,
+            let mistake = spot.mistake(
                 format!("interface `{name}` has no {kind} queue"),
                 format!("`ethtool -l {name}` shows its queues and `ethtool -L {name}` sets them"),
-            ));
+            );
+            findings.push(Finding::about(name, role, mistake));
             return Vec::new();
         }
         let Some((Some(listed), places)) =
@@ -82,8 +81,7 @@ pub(super) fn used<'a>(
         };
         for (queue, place) in listed.iter().zip(&places.queues) {
             if *queue >= count {
-                mistakes.push(document.mistake(
-                    *place,
+                let mistake = places.spot(*place).mistake(
                     format!(
                         "interface `{name}` has no {kind} queue {queue}: it has {}",
                         numbered(count)
@@ -92,13 +90,14 @@ pub(super) fn used<'a>(
                         "correct `queues`, or change how many there are: `ethtool -l {name}` shows \
                          them and `ethtool -L {name}` sets them"
                     ),
-                ));
+                );
+                findings.push(Finding::about(name, role, mistake));
             }
         }
         listed.clone()
     };
-    let rx = of_kind(named.input, "RX", facts.rx_queues);
-    let tx = of_kind(named.output, "TX", facts.tx_queues);
+    let rx = of_kind(named.input, &[Role::Input], "RX", facts.rx_queues);
+    let tx = of_kind(named.output, &[Role::Output], "TX", facts.tx_queues);
     Use {
         facts,
         backend: chosen.backend,
@@ -122,13 +121,12 @@ fn numbered(count: u32) -> String {
     }
 }
 
-/// Adds a mistake where the file asks for GSO packets and they cannot leave.
+/// Adds a finding where the file asks for GSO packets and they cannot leave.
 pub(super) fn gso_packets(
-    document: &Document,
     options: Option<(&InterfaceOptions, &InterfacePlaces)>,
     facts: &InterfaceFacts,
     host_facts: &HostFacts,
-    mistakes: &mut Vec<Mistake>,
+    findings: &mut Vec<Finding>,
 ) {
     let Some((options, places)) = options else {
         return;
@@ -140,43 +138,42 @@ pub(super) fn gso_packets(
         return;
     };
     let name = &facts.name;
-    if !host_facts.gso_packets {
-        mistakes.push(document.mistake(
-            place,
+    let (cause, remedy) = if !host_facts.gso_packets {
+        (
             "`transmit` \"segmented\" needs Linux 6.2, whose packet sockets take UDP GSO packets"
                 .into(),
             "leave `transmit` out, or use a newer kernel".into(),
-        ));
+        )
     } else if !tx_methods::takes_gso_packets(facts) {
-        mistakes.push(document.mistake(
-            place,
+        (
             format!("`transmit` \"segmented\": interface `{name}` does not take UDP GSO packets"),
             format!(
                 "`ethtool -k {name}` shows `tx-udp-segmentation`, and `ethtool -K {name} tx-udp-segmentation on` \
                  sets it where the driver can; otherwise leave `transmit` out"
             ),
-        ));
-    }
+        )
+    } else {
+        return;
+    };
+    let mistake = places.spot(place).mistake(cause, remedy);
+    findings.push(Finding::about(name, &[Role::Output], mistake));
 }
 
-/// Adds a mistake for each CPU that this machine does not have.
+/// Adds a finding for each CPU that this machine does not have.
 pub(super) fn cpus(
-    document: &Document,
     options: &InterfaceOptions,
     places: &InterfacePlaces,
     configured: u32,
-    mistakes: &mut Vec<Mistake>,
+    findings: &mut Vec<Finding>,
 ) {
     for (cpu, place) in options.cpus.iter().flatten().zip(&places.cpus) {
         if *cpu >= configured {
-            mistakes.push(
-                document.mistake(
-                    *place,
-                    format!("there is no CPU {cpu}: this machine has {configured}, counted from 0"),
-                    "`lscpu` lists them; correct `cpus`, or leave it out to let the kernel choose"
-                        .into(),
-                ),
+            let mistake = places.spot(*place).mistake(
+                format!("there is no CPU {cpu}: this machine has {configured}, counted from 0"),
+                "`lscpu` lists them; correct `cpus`, or leave it out to let the kernel choose"
+                    .into(),
             );
+            findings.push(Finding::about(&options.name, &[Role::Input], mistake));
         }
     }
 }

@@ -79,7 +79,9 @@ mod tests {
             group: group(1),
             port: 5001,
             limit: None,
+            pending: Vec::new(),
             outputs: vec![Output {
+                position: 0,
                 interface: InterfaceId::new(0),
                 group: group(2),
                 port: 5001,

@@ -3,9 +3,12 @@
 
 use std::collections::HashMap;
 
-use super::named_interfaces::Named;
+use super::{
+    finding::{Finding, Role},
+    named_interfaces::Named,
+};
 use crate::{
-    config::{Document, Mistake, quoted},
+    config::{Document, quoted},
     host::{HostError, HostFacts},
 };
 
@@ -19,12 +22,12 @@ struct Users<'a> {
     count: usize,
 }
 
-/// Adds a mistake for each of `names`.
+/// Adds a finding for each of `names`.
 pub(super) fn add(
     document: &Document,
     names: &[&Named<'_>],
     host_facts: &HostFacts,
-    mistakes: &mut Vec<Mistake>,
+    findings: &mut Vec<Finding>,
 ) {
     if names.is_empty() {
         return;
@@ -34,16 +37,24 @@ pub(super) fn add(
         failures.map(|failure| (failure.name(), failure)).collect();
     let users = users(document, names);
     for named in names {
-        let (cause, remedy) = match failures.get(named.name) {
+        let name = named.name;
+        let (cause, remedy) = match failures.get(name) {
             Some(failure) => (failure.to_string(), failure.remedy()),
             None => (
-                format!("there is no interface `{}`", named.name),
+                format!("there is no interface `{name}`"),
                 "`ip link show` lists those that exist".into(),
             ),
         };
-        let rules = users.get(named.name).map(|users| users.remedy(document));
+        let reason = match failures.get(name) {
+            Some(HostError::Refused { .. }) => format!("{cause}; {remedy}"),
+            Some(HostError::Missing { .. }) | None => {
+                format!("waiting for interface {name}: there is none of that name")
+            }
+        };
+        let rules = users.get(name).map(|users| users.remedy(document));
         let remedy = format!("{remedy}; {}", rules.unwrap_or_default());
-        mistakes.push(document.mistake(named.place(), cause, remedy));
+        let mistake = named.first.mistake(cause, remedy);
+        findings.push(Finding::about(name, &Role::BOTH, mistake).with_reason(reason));
     }
 }
 

@@ -17,11 +17,11 @@ use crate::{
 };
 
 /// What will run: interfaces, flows, and the workers that own their queues.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// Every interface that a rule names. Other fields refer to it by id.
     pub interfaces: List<InterfaceId, Interface>,
-    /// One per rule, in the file's order. Workers refer to it by id.
+    /// One per rule that runs, in the file's order. Workers refer to it by id.
     pub flows: List<FlowId, Flow>,
     /// The threads that will run.
     pub workers: Vec<WorkerPlan>,
@@ -102,7 +102,7 @@ pub enum TxMethod {
 }
 
 /// How AF_XDP moves a frame between the interface and user space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// The NIC reads and writes the UMEM itself.
@@ -126,11 +126,28 @@ pub struct Flow {
     pub limit: Option<Limit>,
     /// The copies that leave.
     pub outputs: Vec<Output>,
+    /// The outputs of the rule that wait for their interfaces.
+    #[serde(skip)]
+    pub pending: Vec<PendingOutput>,
+}
+
+/// An output of a running rule that waits for its interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingOutput {
+    /// The interface's name.
+    pub interface: String,
+    /// The destination group.
+    pub group: Ipv4Addr,
+    /// The destination port.
+    pub port: u16,
 }
 
 /// One copy, resolved to the header it leaves with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Output {
+    /// Which output of the rule it is, from 0. A plan may have some of a rule's outputs only.
+    #[serde(skip)]
+    pub position: usize,
     /// The output interface's id.
     pub interface: InterfaceId,
     /// The destination group.
@@ -185,6 +202,14 @@ impl Plan {
     pub fn is_on(&self, backend: Backend) -> bool {
         let mut interfaces = self.interfaces.iter();
         interfaces.any(|interface| interface.backend == backend)
+    }
+
+    /// Whether it runs as another one does, whatever their notes say.
+    #[must_use]
+    pub fn runs_as(&self, other: &Self) -> bool {
+        self.interfaces == other.interfaces
+            && self.flows == other.flows
+            && self.workers == other.workers
     }
 
     /// The input interfaces that are on `backend`, with their ids.

@@ -3,24 +3,27 @@
 use std::collections::HashMap;
 
 use super::ids::{InterfaceId, List};
-use crate::config::{Document, InterfacePlaces, Place, rules::InterfaceOptions};
+use crate::config::{Document, InterfacePlaces, Spot, rules::InterfaceOptions};
 
 /// One name, with the first place where it is an input and the first where it is an output.
 pub(super) struct Named<'a> {
     pub(super) name: &'a str,
-    pub(super) input: Option<Place>,
-    pub(super) output: Option<Place>,
+    /// The first place of all.
+    pub(super) first: Spot<'a>,
+    pub(super) input: Option<Spot<'a>>,
+    pub(super) output: Option<Spot<'a>>,
 }
 
 /// Every interface that a rule names, in the order of first appearance.
-pub(super) fn names(document: &Document) -> List<InterfaceId, Named<'_>> {
-    let mut named: Vec<Named<'_>> = Vec::new();
+pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> {
+    let mut named: Vec<Named<'d>> = Vec::new();
     let mut positions: HashMap<&str, usize> = HashMap::new();
-    let mut place_of = |name, is_input: bool, place| {
+    let mut name_at = |name, is_input: bool, spot: Spot<'d>| {
         let position = *positions.entry(name).or_insert(named.len());
         if position == named.len() {
             named.push(Named {
                 name,
+                first: spot,
                 input: None,
                 output: None,
             });
@@ -31,24 +34,20 @@ pub(super) fn names(document: &Document) -> List<InterfaceId, Named<'_>> {
             } else {
                 &mut named.output
             };
-            slot.get_or_insert(place);
+            slot.get_or_insert(spot);
+            if spot.place < named.first.place && spot.file == named.first.file {
+                named.first = spot;
+            }
         }
     };
-    for (rule, places) in document.rules.rules.iter().zip(&document.places.rules) {
-        place_of(&rule.input.interface, true, places.input_interface);
-        for (output, places) in rule.outputs.iter().zip(&places.outputs) {
-            place_of(&output.interface, false, places.interface);
+    for (rule, places) in document.with_places() {
+        let input = places.spot(places.input_interface);
+        name_at(&rule.input.interface, true, input);
+        for (output, at) in rule.outputs.iter().zip(&places.outputs) {
+            name_at(&output.interface, false, places.spot(at.interface));
         }
     }
     named.into()
-}
-
-impl Named<'_> {
-    /// Where the file first names the interface.
-    pub(super) fn place(&self) -> Place {
-        let places = self.input.into_iter().chain(self.output);
-        places.min().unwrap_or(Place { line: 1, column: 1 })
-    }
 }
 
 /// The interface's own table in the file, if it has one.

@@ -1,7 +1,11 @@
 //! Plans from hand-made facts: which worker owns which queue, what is refused, what is only noted.
 #![expect(clippy::type_complexity, reason = "tables are read by column")]
 
+mod arrangements;
 mod backends;
+mod differences;
+mod explanations;
+mod keys;
 mod modes;
 
 use std::net::Ipv4Addr;

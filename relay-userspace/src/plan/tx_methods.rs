@@ -31,7 +31,7 @@ const MAX_ZERO_COPY_MTU: u32 = max_zero_copy_mtu(4096);
 /// check sequence. The kernel would allow more (xp_assign_dev, net/xdp/xsk_buff_pool.c). But igb
 /// has its NIC count buffers in KiB (SRRCTL.BSIZEPACKET, igb_setup_srrctl in igb_main.c), and
 /// splits a longer frame into two, neither of which is whole.
-pub(crate) const fn max_zero_copy_mtu(size: u32) -> u32 {
+pub(super) const fn max_zero_copy_mtu(size: u32) -> u32 {
     (size - 256) / 1024 * 1024 - 14 - 4 - 4
 }
 

@@ -1,0 +1,123 @@
+//! Rules as the text of a rule file: reading it gives the same rules.
+
+use std::fmt::{self, Write as _};
+
+use super::rules::{Input, InterfaceOptions, Limit, Output, Rule, Rules, Transmit, Ttl};
+
+/// The text of a rule file with these rules; defaults are left out. [`super::parse`] makes the same
+/// rules of it, unless there are none: a file must have at least one.
+#[must_use]
+pub fn to_toml(rules: &Rules) -> String {
+    let mut text = String::new();
+    for rule in &rules.rules {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{}", RuleTable(rule));
+    }
+    for options in &rules.interfaces {
+        let _ = writeln!(text, "{}", InterfaceTable(options));
+    }
+    text.truncate(text.trim_end().len());
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text
+}
+
+struct RuleTable<'r>(&'r Rule);
+
+impl fmt::Display for RuleTable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Rule {
+            name,
+            enabled,
+            input,
+            limit,
+            outputs,
+        } = self.0;
+        let Input {
+            interface,
+            group,
+            port,
+        } = input;
+        writeln!(f, "[[rules]]\nname = {}", Text(name))?;
+        if !enabled {
+            writeln!(f, "enabled = false")?;
+        }
+        let interface = Text(interface);
+        write!(
+            f,
+            "input = {{ interface = {interface}, group = \"{group}\", port = {port}"
+        )?;
+        if let Some(Limit {
+            packets_per_second,
+            burst,
+        }) = limit
+        {
+            write!(
+                f,
+                ", limit = {{ packets_per_second = {packets_per_second}, burst = {burst} }}"
+            )?;
+        }
+        writeln!(f, " }}\noutputs = [")?;
+        for Output {
+            interface,
+            group,
+            port,
+            ttl,
+        } in outputs
+        {
+            let interface = Text(interface);
+            write!(
+                f,
+                "  {{ interface = {interface}, group = \"{group}\", port = {port}"
+            )?;
+            match ttl {
+                Ttl::Auto => {}
+                Ttl::Decrement => write!(f, ", ttl = \"{ttl}\"")?,
+                Ttl::Set(_) => write!(f, ", ttl = {ttl}")?,
+            }
+            writeln!(f, " }},")?;
+        }
+        writeln!(f, "]")
+    }
+}
+
+struct InterfaceTable<'r>(&'r InterfaceOptions);
+
+impl fmt::Display for InterfaceTable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let InterfaceOptions {
+            name,
+            queues,
+            cpus,
+            transmit,
+        } = self.0;
+        writeln!(f, "[[interfaces]]\nname = {}", Text(name))?;
+        for (key, numbers) in [("queues", queues), ("cpus", cpus)] {
+            if let Some(numbers) = numbers {
+                writeln!(f, "{key} = {numbers:?}")?;
+            }
+        }
+        match transmit {
+            Transmit::Auto => Ok(()),
+            Transmit::Xsk | Transmit::Segmented => writeln!(f, "transmit = \"{transmit}\""),
+        }
+    }
+}
+
+/// A basic string of TOML.
+struct Text<'t>(&'t str);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        for c in self.0.chars() {
+            match c {
+                '"' | '\\' => write!(f, "\\{c}")?,
+                c if c.is_control() => write!(f, "\\u{:04X}", u32::from(c))?,
+                c => f.write_char(c)?,
+            }
+        }
+        f.write_char('"')
+    }
+}

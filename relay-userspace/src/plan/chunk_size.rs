@@ -1,0 +1,103 @@
+//! How large the chunks of a worker's UMEM are.
+
+use super::{
+    model::{Mode, Plan, WorkerPlan},
+    tx_methods::max_zero_copy_mtu,
+};
+
+/// XDP headroom and the longest Ethernet header in front of the IP packet of a received frame.
+const FRAME_OVERHEAD: u32 = 256 + 18;
+
+impl WorkerPlan {
+    /// Bytes per chunk, if its AF_XDP sockets are in `mode`: 2048 or 4096. No frame leaves longer
+    /// than it arrived, so only ports that receive count; but in zero copy every device checks that
+    /// a chunk holds a frame of its MTU.
+    #[must_use]
+    pub fn chunk_size(&self, plan: &Plan, mode: Mode) -> u32 {
+        let ports = self.ports.iter();
+        let ports = ports.filter(|port| port.receives || mode == Mode::ZeroCopy);
+        let interfaces = ports.filter_map(|port| plan.interfaces.get(port.interface));
+        let mtu = interfaces.map(|interface| interface.mtu).max().unwrap_or(0);
+        let small = match mode {
+            Mode::ZeroCopy => mtu <= max_zero_copy_mtu(2048),
+            Mode::Copy => mtu + FRAME_OVERHEAD <= 2048,
+        };
+        if small { 2048 } else { 4096 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::rules::Transmit,
+        host::GsoLimits,
+        plan::{Backend, Interface, InterfaceId, Port},
+    };
+
+    /// An interface with this MTU; its other fields do not matter.
+    fn interface(mtu: u32) -> Interface {
+        Interface {
+            name: "i".into(),
+            index: 1,
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu,
+            address: None,
+            driver: "igb".into(),
+            backend: Backend::Xdp,
+            reason: String::new(),
+            is_input: true,
+            is_output: true,
+            rx_queues: vec![0],
+            tx_queues: 1,
+            checksums: None,
+            zero_copy: true,
+            expected_mode: None,
+            transmit: Transmit::Auto,
+            tx_method: None,
+            gso_packets: true,
+            segments_udp: true,
+            queueless: false,
+            gso: GsoLimits::default(),
+        }
+    }
+
+    fn port(interface: usize, receives: bool) -> Port {
+        Port {
+            interface: InterfaceId::new(interface),
+            queue: 0,
+            receives,
+            transmits: !receives,
+        }
+    }
+
+    fn worker() -> WorkerPlan {
+        WorkerPlan {
+            backend: Backend::Xdp,
+            cpu: None,
+            ports: vec![port(0, true), port(1, false)],
+            input: None,
+            tx_sockets: Vec::new(),
+            flows: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn chunks_are_small_where_all_that_they_must_take_fits() {
+        let size = |input, output, mode| {
+            let plan = Plan {
+                interfaces: vec![interface(input), interface(output)].into(),
+                flows: Vec::new().into(),
+                workers: Vec::new(),
+                notes: Vec::new(),
+            };
+            worker().chunk_size(&plan, mode)
+        };
+        assert_eq!(size(1774, 9000, Mode::Copy), 2048);
+        assert_eq!(size(1775, 1500, Mode::Copy), 4096);
+        assert_eq!(size(1002, 1002, Mode::ZeroCopy), 2048);
+        assert_eq!(size(1003, 1000, Mode::ZeroCopy), 4096);
+        let why = "the output's device checks as well";
+        assert_eq!(size(1000, 1003, Mode::ZeroCopy), 4096, "{why}");
+    }
+}
