@@ -34,8 +34,9 @@ pub const MAX_INTERFACES: u32 = 256;
 pub const MAX_QUEUES: u32 = 256;
 /// How many flows one loaded program can match.
 pub const MAX_FLOWS: u32 = 65_536;
-/// How many sources the copies of one relay can leave with: two per interface.
-pub const MAX_OWN: u32 = 2 * MAX_INTERFACES;
+/// How many sources the copies of one relay can leave with: two per interface, and twice as many
+/// while they change.
+pub const MAX_OWN: u32 = 4 * MAX_INTERFACES;
 
 /// What the kernel programs match a datagram by.
 #[repr(C)]

@@ -26,7 +26,7 @@ static INTERFACES: HashMap<u32, InterfaceValue> = HashMap::with_max_entries(MAX_
 #[map]
 static OWN: HashMap<OwnKey, u8> = HashMap::with_max_entries(MAX_OWN, 0);
 
-/// User space sets the number of entries, one for each limit, when it loads the program.
+/// User space sets the number of entries when it loads the program.
 #[map]
 static LIMITS: Array<LimitValue> = Array::with_max_entries(1, 0);
 
@@ -41,7 +41,8 @@ static COUNTERS: PerCpuArray<u64> =
 /// receive on.
 #[inline(always)]
 pub fn interface_value(interface: u32) -> Option<InterfaceValue> {
-    // SAFETY: user space writes the value before it attaches the program and never changes it.
+    // SAFETY: plain integers, of which any copy is valid. User space replaces values while frames
+    // arrive; the kernel keeps the memory of the old one.
     unsafe { INTERFACES.get(interface) }.copied()
 }
 
@@ -59,7 +60,7 @@ pub fn admit(
     addresses: &Addresses,
     datagrams: impl FnOnce() -> u64,
 ) -> Result<(), Counter> {
-    // SAFETY: user space writes a value before a frame can match it, and never changes it.
+    // SAFETY: as in `interface_value`.
     let Some(flow) = unsafe { FLOWS.get(FlowKey::new(interface, datagram)) }.copied() else {
         return Err(Counter::unmatched(datagram));
     };

@@ -1,80 +1,180 @@
 //! The kernel side: load the kernel programs, fill their maps, attach them, read their counters.
 //!
 //! Inputs on AF_XDP have the XDP program, inputs on io_uring have packet sockets with the socket
-//! filter; each is loaded only if the plan has such an input. Outputs in zero copy have the XDP
-//! program as well, which passes all frames that arrive there. It is attached through a `bpf_link`
-//! and nothing else, so the kernel detaches it when this process ends, however it ends. Order
-//! matters: attach, bind the sockets, and only then [`Kernel::open`] the flows, so that no frame is
-//! matched before a socket can receive it.
+//! filter; each is loaded when the first interface needs it, and stays loaded. Outputs in zero copy
+//! have the XDP program as well, which passes all frames that arrive there. It is attached through
+//! a `bpf_link` and nothing else, so the kernel detaches it when this process ends, however it
+//! ends.
+//!
+//! Everything is done interface by interface and flow by flow, and what is done for one leaves the
+//! others alone. Order matters: [`Kernel::serve`], [`Kernel::attach`], bind the sockets and
+//! [`Kernel::set_socket`], and only then [`Kernel::open`] the flows, so that no frame is matched
+//! before a socket can receive it; down again in reverse.
 
 mod attached_program;
 mod bpf_link;
 mod error;
 mod filter;
+mod flows;
+mod limits;
 mod maps;
 mod object;
+mod own_sources;
+mod slots;
+mod whole_plan;
 mod xdp;
 
-use std::os::fd::{BorrowedFd, RawFd};
+use std::{
+    collections::BTreeSet,
+    os::fd::{BorrowedFd, RawFd},
+};
 
-use relay_common::abi::Counter;
+use relay_common::abi::FlowKey;
 
 pub use self::{
     error::KernelError,
+    maps::Counters,
     object::{load, load_filter},
+    own_sources::OwnSource,
 };
-use self::{filter::Filter, maps::Maps, xdp::XdpProgram};
-use crate::plan::{Backend, InterfaceId, List, Plan};
+use self::{
+    filter::Filter,
+    maps::Maps,
+    slots::{Slots, State, Taken},
+    xdp::XdpProgram,
+};
+use crate::{
+    config::rules::Limit,
+    plan::{Backend, Interface},
+};
 
-/// The loaded programs. Dropping them detaches the XDP program, so drop the AF_XDP sockets first;
-/// packet sockets keep their filter until they are closed.
+/// The least number of limits that a program has room for: rules that come later may have some.
+const MIN_LIMITS: usize = 4096;
+
+/// The programs and what they hold. Dropping it detaches the XDP program everywhere, so drop the
+/// AF_XDP sockets first; packet sockets keep their filter until they are closed.
+#[derive(Default)]
 pub struct Kernel {
     xdp: Option<XdpProgram>,
     filter: Option<Filter>,
-    /// The backend of each input interface, by the interface's id; `None` for other interfaces.
-    inputs: List<InterfaceId, Option<Backend>>,
+    /// Both programs have the same slots.
+    slots: Slots,
+    own_sources: BTreeSet<OwnSource>,
+    /// How many limits are expected.
+    limits: usize,
 }
 
 impl Kernel {
-    /// Loads the programs that the plan needs, and attaches the XDP program to each interface that
-    /// needs it (`Interface::needs_program`).
+    /// Loads nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes room for twice as many limits as `limits`, and for 4096 at least, in each program that
+    /// is loaded from now on. The room of a loaded program does not change.
+    pub const fn expect_limits(&mut self, limits: usize) {
+        self.limits = limits;
+    }
+
+    /// Attaches the XDP program to an interface, and loads it before if it was not. Where it is
+    /// attached already, it stays. Frames that arrive go to the Linux stack, uncounted, unless the
+    /// interface is served.
     ///
     /// # Errors
     ///
-    /// The kernel's first refusal; programs attached before it are detached again.
-    pub fn attach(plan: &Plan) -> Result<Self, KernelError> {
-        let needs = |backend| plan.inputs_on(backend).next().is_some();
-        Ok(Self {
-            xdp: needs(Backend::Xdp)
-                .then(|| XdpProgram::attach(plan))
-                .transpose()?,
-            filter: needs(Backend::IoUring)
-                .then(|| Filter::load(plan))
-                .transpose()?,
-            inputs: plan
-                .interfaces
-                .iter()
-                .map(|interface| interface.is_input.then_some(interface.backend))
-                .collect(),
-        })
+    /// The kernel refuses the program, or the interface's driver does.
+    pub fn attach(&mut self, interface: &Interface) -> Result<(), KernelError> {
+        self.xdp_program()?.attach(interface)
     }
 
-    /// Sends the matching frames of an interface's `queue` to `socket`; `interface` is the
-    /// interface's id.
+    /// Detaches the XDP program from interfaces, given by their indices, and from no others. Their
+    /// AF_XDP sockets must be closed. Also for interfaces that have gone, so that nothing holds
+    /// them. Interfaces that it is not attached to are no error.
+    ///
+    /// Where one of them had zero copy, this takes 150 ms, in which the kernel releases the queues
+    /// from the UMEM: once for all of them.
+    pub fn detach(&mut self, interfaces: &[u32]) {
+        if let Some(xdp) = &mut self.xdp {
+            xdp.detach(interfaces);
+        }
+    }
+
+    /// Makes the program of an interface's backend count the frames that arrive there, and match
+    /// them with the flows that are open; loads the program before if it was not. The counters of
+    /// an interface that was served before go on; those of a new one start at 0. Serving an
+    /// interface again changes its Ethernet address or its backend.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the program or a map entry, or every slot serves another interface.
+    pub fn serve(&mut self, interface: &Interface) -> Result<(), KernelError> {
+        let (index, name) = (interface.index, &interface.name);
+        let taken = self
+            .slots
+            .choose(index)
+            .ok_or_else(|| KernelError::TooManyInterfaces {
+                interface: name.clone(),
+            })?;
+        let slot = taken.number();
+        self.load(interface.backend)?;
+        if let Taken::Reused(slot) = taken {
+            for maps in self.all_maps() {
+                maps.zero(slot, name)?;
+            }
+        }
+        if let Some((_, before)) = self.slots.get(index)
+            && before.state != State::Served(interface.backend)
+        {
+            self.unserve(index);
+        }
+        if let Some(maps) = self.maps_mut(interface.backend) {
+            maps.serve(slot, interface)?;
+        }
+        self.slots.serve(taken, index, name, interface.backend);
+        Ok(())
+    }
+
+    /// Makes the programs ignore frames that arrive on an interface, given by its index, and takes
+    /// its sockets out of the XSKMAP. Close its flows before. An interface that is not served is no
+    /// error.
+    pub fn unserve(&mut self, interface: u32) {
+        let Some(slot) = self.slots.release(interface) else {
+            return;
+        };
+        for maps in self.all_maps() {
+            maps.unserve(interface);
+        }
+        if let Some(xdp) = &mut self.xdp {
+            xdp.clear_sockets(slot);
+        }
+    }
+
+    /// Sends the matching frames of an interface's `queue` to `socket`, an AF_XDP socket that is
+    /// bound there; `interface` is the interface's index.
     ///
     /// # Errors
     ///
     /// The map refused the entry, or the XDP program does not serve the interface.
     pub fn set_socket(
         &mut self,
-        plan: &Plan,
-        interface: InterfaceId,
+        interface: u32,
         queue: u32,
         socket: RawFd,
     ) -> Result<(), KernelError> {
-        match (&mut self.xdp, plan.interfaces.get(interface)) {
-            (Some(xdp), Some(facts)) => xdp.set_socket(interface, facts, queue, socket),
+        match (&mut self.xdp, self.slots.get(interface)) {
+            (Some(xdp), Some((number, slot))) if slot.state == State::Served(Backend::Xdp) => {
+                xdp.set_socket(number, &slot.name, queue, socket)
+            }
             _ => Err(KernelError::NotLoaded(object::XDP)),
+        }
+    }
+
+    /// Leaves the matching frames of an interface's `queue` to the Linux stack; `interface` is the
+    /// interface's index. The kernel does the same when the socket is closed.
+    pub fn clear_socket(&mut self, interface: u32, queue: u32) {
+        if let (Some(xdp), Some((slot, _))) = (&mut self.xdp, self.slots.get(interface)) {
+            xdp.clear_socket(slot, queue);
         }
     }
 
@@ -84,7 +184,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// The socket refused the filter, or no input of the plan is on io_uring.
+    /// The socket refused the filter, or no interface on io_uring was served.
     pub fn attach_filter(&self, socket: BorrowedFd<'_>) -> Result<(), KernelError> {
         self.filter
             .as_ref()
@@ -92,63 +192,100 @@ impl Kernel {
             .attach(socket)
     }
 
-    /// Makes every flow of the plan match. From here on the kernel delivers frames to the relay.
+    /// Makes the programs take frames from `sources`, and no others, for copies of this relay that
+    /// came back: they are not matched. Also in a program that is loaded later.
     ///
     /// # Errors
     ///
-    /// A map refused an entry.
-    pub fn open(&mut self, plan: &Plan) -> Result<(), KernelError> {
-        for ((rule, flow), limit) in plan.flows.with_ids().zip(plan.limits()) {
-            if let (Some(key), Some(maps)) = (plan.flow_key(flow), self.maps_mut(flow.interface)) {
-                maps.open(key, rule, &flow.rule, limit)?;
-            }
+    /// A map refused an entry; the sources are as before.
+    pub fn set_own_sources(&mut self, sources: &BTreeSet<OwnSource>) -> Result<(), KernelError> {
+        if let Some(xdp) = &mut self.xdp {
+            xdp.maps.set_own_sources(sources)?;
         }
+        if let Some(filter) = &mut self.filter
+            && let Err(error) = filter.maps.set_own_sources(sources)
+        {
+            if let Some(xdp) = &mut self.xdp {
+                xdp.maps.set_own_sources(&self.own_sources)?;
+            }
+            return Err(error);
+        }
+        self.own_sources.clone_from(sources);
         Ok(())
     }
 
-    /// Makes every flow stop matching: the Linux stack alone gets the frames again. A flow that is
-    /// already missing is no error.
-    pub fn close(&mut self, plan: &Plan) {
-        for flow in &plan.flows {
-            if let (Some(key), Some(maps)) = (plan.flow_key(flow), self.maps_mut(flow.interface)) {
-                maps.close(&key);
-            }
-        }
+    /// Makes a flow match in the program of `backend`, or changes the rule and the limit of one
+    /// that does, without missing a frame. From here on the kernel delivers its frames to the
+    /// relay. `rule` is the rule's number, for people who dump the map, and `name` its name, for
+    /// errors. A limit that is as before goes on from where it is; another one starts with its full
+    /// burst.
+    ///
+    /// # Errors
+    ///
+    /// The program is not loaded, a map refused an entry, or there is no room for the limit. The
+    /// flow is as before.
+    pub fn open(
+        &mut self,
+        key: &FlowKey,
+        backend: Backend,
+        rule: u32,
+        name: &str,
+        limit: Option<Limit>,
+    ) -> Result<(), KernelError> {
+        let program = match backend {
+            Backend::Xdp => object::XDP,
+            Backend::IoUring => object::FILTER,
+        };
+        let maps = self.maps_mut(backend);
+        let maps = maps.ok_or(KernelError::NotLoaded(program))?;
+        maps.flows.open(*key, rule, name, limit)
     }
 
-    /// The kernel program's counters of an input interface, given by its id, summed over all CPUs;
-    /// `None` for other interfaces.
-    #[must_use]
-    pub fn counters(&self, interface: InterfaceId) -> Option<[u64; Counter::COUNT as usize]> {
-        self.maps(interface)?.counters(interface)
+    /// Makes a flow stop matching in the program of `backend`: the Linux stack alone gets its
+    /// frames again. Returns what [`Self::over_limit`] was. A flow that is not open is no error.
+    pub fn close(&mut self, key: &FlowKey, backend: Backend) -> u64 {
+        let maps = self.maps_mut(backend);
+        maps.map_or(0, |maps| maps.flows.close(key))
     }
 
-    /// The number of datagrams above the limit of their rule, by position in [`Plan::flows`].
+    /// The kernel programs' counters of an interface, given by its index, summed over all CPUs and
+    /// since the interface was first served. `None` if it never was, or so long ago that its slot
+    /// has another interface now.
     #[must_use]
-    pub fn over_limit(&self, plan: &Plan) -> Vec<u64> {
-        let flows = plan.flows.iter().zip(plan.limits());
-        flows
-            .map(|(flow, limit)| match (limit, self.maps(flow.interface)) {
-                (Some((position, _)), Some(maps)) => maps.over_limit(position),
-                _ => 0,
-            })
-            .collect()
+    pub fn counters(&self, interface: u32) -> Option<Counters> {
+        let (slot, _) = self.slots.get(interface)?;
+        self.slot_counters(slot)
+    }
+
+    /// The number of datagrams above the limits that a flow has had since it was opened.
+    #[must_use]
+    pub fn over_limit(&self, key: &FlowKey) -> u64 {
+        let programs = [self.maps(Backend::Xdp), self.maps(Backend::IoUring)];
+        let loaded = programs.into_iter().flatten();
+        loaded.map(|maps| maps.flows.over_limit(key)).sum()
     }
 
     /// Whether this thread may still read the maps with its current capabilities.
     #[must_use]
     pub fn lets_read(&self) -> bool {
-        let mut inputs = self.inputs.with_ids().filter(|(_, input)| input.is_some());
-        inputs
-            .next()
-            .is_none_or(|(id, _)| self.counters(id).is_some())
+        let any = self.slots.any();
+        any.is_none_or(|slot| self.slot_counters(slot).is_some())
     }
 
-    /// The kernel's id of the relay's XDP program if it is attached to an interface, given by the
-    /// interface's id.
+    /// The kernel's id of the relay's XDP program if the relay has attached it to an interface,
+    /// given by the interface's index.
     #[must_use]
-    pub fn program_on(&self, interface: InterfaceId) -> Option<u32> {
+    pub fn program_on(&self, interface: u32) -> Option<u32> {
         self.xdp.as_ref()?.program_on(interface)
+    }
+
+    /// Whether the XDP program is attached to an interface, given by its index, and neither the
+    /// interface went nor an administrator detached it by force.
+    #[must_use]
+    pub fn is_attached(&self, interface: u32) -> bool {
+        self.xdp
+            .as_ref()
+            .is_some_and(|xdp| xdp.is_attached(interface))
     }
 
     /// Writes the XDP program's messages to the log; the socket filter has none.
@@ -158,19 +295,74 @@ impl Kernel {
         }
     }
 
-    /// The maps of the program that serves an interface.
-    fn maps(&self, interface: InterfaceId) -> Option<&Maps> {
-        Some(match (*self.inputs.get(interface)?)? {
-            Backend::Xdp => &self.xdp.as_ref()?.maps,
-            Backend::IoUring => &self.filter.as_ref()?.maps,
-        })
+    /// The counters of a slot in both programs: an interface may change its backend.
+    fn slot_counters(&self, slot: u16) -> Option<Counters> {
+        let programs = [self.maps(Backend::Xdp), self.maps(Backend::IoUring)];
+        let mut loaded = programs.into_iter().flatten();
+        let mut sums = loaded.next()?.counters(slot)?;
+        for maps in loaded {
+            let more = maps.counters(slot)?;
+            sums.iter_mut().zip(more).for_each(|(sum, one)| *sum += one);
+        }
+        Some(sums)
+    }
+
+    /// Loads the program of a backend if it is not loaded.
+    fn load(&mut self, backend: Backend) -> Result<(), KernelError> {
+        match backend {
+            Backend::Xdp => self.xdp_program().map(|_| ()),
+            Backend::IoUring => self.socket_filter().map(|_| ()),
+        }
+    }
+
+    fn xdp_program(&mut self) -> Result<&mut XdpProgram, KernelError> {
+        let loaded = match self.xdp.take() {
+            Some(loaded) => loaded,
+            None => {
+                let mut loaded = XdpProgram::load(self.room())?;
+                loaded.maps.set_own_sources(&self.own_sources)?;
+                loaded
+            }
+        };
+        Ok(self.xdp.insert(loaded))
+    }
+
+    fn socket_filter(&mut self) -> Result<&mut Filter, KernelError> {
+        let loaded = match self.filter.take() {
+            Some(loaded) => loaded,
+            None => {
+                let mut loaded = Filter::load(self.room())?;
+                loaded.maps.set_own_sources(&self.own_sources)?;
+                loaded
+            }
+        };
+        Ok(self.filter.insert(loaded))
+    }
+
+    /// How many limits a program has room for.
+    fn room(&self) -> u32 {
+        MIN_LIMITS.max(2 * self.limits) as u32
+    }
+
+    /// The maps of a backend's program, if it is loaded.
+    fn maps(&self, backend: Backend) -> Option<&Maps> {
+        match backend {
+            Backend::Xdp => self.xdp.as_ref().map(|xdp| &xdp.maps),
+            Backend::IoUring => self.filter.as_ref().map(|filter| &filter.maps),
+        }
     }
 
     /// [`Self::maps`], mutably.
-    fn maps_mut(&mut self, interface: InterfaceId) -> Option<&mut Maps> {
-        Some(match (*self.inputs.get(interface)?)? {
-            Backend::Xdp => &mut self.xdp.as_mut()?.maps,
-            Backend::IoUring => &mut self.filter.as_mut()?.maps,
-        })
+    fn maps_mut(&mut self, backend: Backend) -> Option<&mut Maps> {
+        match backend {
+            Backend::Xdp => self.xdp.as_mut().map(|xdp| &mut xdp.maps),
+            Backend::IoUring => self.filter.as_mut().map(|filter| &mut filter.maps),
+        }
+    }
+
+    /// The maps of all loaded programs.
+    fn all_maps(&mut self) -> impl Iterator<Item = &mut Maps> {
+        let xdp = self.xdp.iter_mut().map(|xdp| &mut xdp.maps);
+        xdp.chain(self.filter.iter_mut().map(|filter| &mut filter.maps))
     }
 }

@@ -67,6 +67,26 @@ pub enum KernelError {
         /// What to do, starting with a semicolon, or empty.
         remedy: &'static str,
     },
+    /// Every slot serves another interface.
+    #[error(
+        "cannot receive on {interface}: one relay receives on at most {max} interfaces; remove rules of another input \
+         interface, or move rules to a second relay", max = abi::MAX_INTERFACES
+    )]
+    TooManyInterfaces {
+        /// The interface's name.
+        interface: String,
+    },
+    /// Every bucket has the limit of another rule.
+    #[error(
+        "the rule \"{rule}\" has a limit, and the running relay has room for {max} limits: remove the limit of another \
+         rule, or restart the relay, which then makes room for twice as many as its rules have"
+    )]
+    TooManyLimits {
+        /// The rule's name.
+        rule: String,
+        /// How many limits there is room for.
+        max: u32,
+    },
     /// The interface has a queue that the XSKMAP has no entry for.
     #[error("{interface} has a queue {queue}, and one relay can serve queues below {max}", max = abi::MAX_QUEUES)]
     TooManyQueues {

@@ -13,7 +13,6 @@ use super::{
     maps::Maps,
     object,
 };
-use crate::plan::{Backend, Plan};
 
 /// The loaded filter and its maps.
 pub struct Filter {
@@ -22,18 +21,14 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Loads the filter for the inputs of `plan` that are on io_uring.
-    pub fn load(plan: &Plan) -> Result<Self, KernelError> {
-        let mut ebpf = object::load_socket_filter(plan.limits().flatten().count())?;
-        let mut maps = Maps::take_from(&mut ebpf)?;
-        maps.disown(plan)?;
+    /// Loads the filter, with room for `limits` limits.
+    pub fn load(limits: u32) -> Result<Self, KernelError> {
+        let mut ebpf = object::load_socket_filter(limits)?;
+        let maps = Maps::take_from(&mut ebpf)?;
         let program: &mut SocketFilter = object::program(&mut ebpf, abi::FILTER)?;
         program
             .load()
             .map_err(|error| loading(object::FILTER, &error))?;
-        for (slot, interface) in plan.inputs_on(Backend::IoUring) {
-            maps.serve(slot, interface)?;
-        }
         Ok(Self { maps, ebpf })
     }
 

@@ -3,30 +3,32 @@
 //!
 //! Each loaded program has its own set of maps.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::collections::BTreeSet;
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+    maps::{HashMap, Map, MapData, PerCpuArray},
 };
-use relay_common::{
-    abi::{self, Counter, FlowKey, FlowValue, InterfaceValue, LimitValue, OwnKey},
-    wire,
-};
+use relay_common::abi::{self, Counter, InterfaceValue, OwnKey};
 
-use super::error::{KernelError, map_write};
-use crate::{
-    config::rules::Limit,
-    plan::{FlowId, Interface, InterfaceId, Mac, Plan},
+use super::{
+    error::{KernelError, map_write},
+    flows::Flows,
+    limits::zero,
+    own_sources::OwnSource,
 };
+use crate::plan::Interface;
+
+/// The counters of one interface, by the numbers of [`Counter`].
+pub type Counters = [u64; Counter::COUNT as usize];
 
 /// The maps of one loaded program.
 pub struct Maps {
     interfaces: HashMap<MapData, u32, InterfaceValue>,
-    flows: HashMap<MapData, FlowKey, FlowValue>,
+    pub flows: Flows,
     own: HashMap<MapData, OwnKey, u8>,
-    limits: Array<MapData, LimitValue>,
-    over_limit: PerCpuArray<MapData, u64>,
+    /// What is in `own`.
+    own_sources: BTreeSet<OwnSource>,
     counters: PerCpuArray<MapData, u64>,
 }
 
@@ -35,87 +37,53 @@ impl Maps {
     pub fn take_from(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
         Ok(Self {
             interfaces: hash_map(ebpf, abi::INTERFACES)?,
-            flows: hash_map(ebpf, abi::FLOWS)?,
+            flows: Flows::take_from(ebpf)?,
             own: hash_map(ebpf, abi::OWN)?,
-            limits: Array::try_from(take(ebpf, abi::LIMITS)?)
-                .map_err(|_| KernelError::Map(abi::LIMITS))?,
-            over_limit: PerCpuArray::try_from(take(ebpf, abi::OVER_LIMIT)?)
-                .map_err(|_| KernelError::Map(abi::OVER_LIMIT))?,
+            own_sources: BTreeSet::new(),
             counters: PerCpuArray::try_from(take(ebpf, abi::COUNTERS)?)
                 .map_err(|_| KernelError::Map(abi::COUNTERS))?,
         })
     }
 
-    /// Writes the sources that the copies of `plan` leave with, on either backend: a frame that
-    /// arrives with one of them is a copy that came back, and the program does not match it.
-    pub fn disown(&mut self, plan: &Plan) -> Result<(), KernelError> {
-        let mut insert = |key, what: String| {
-            self.own
-                .insert(key, 0, 0)
-                .map_err(|error| map_write(abi::OWN, what, &error))
-        };
-        for interface in plan.interfaces.iter().filter(|facts| facts.is_output) {
-            let key = OwnKey::mac(wire::mac(interface.mac));
-            insert(key, Mac(interface.mac).to_string())?;
+    /// Makes the program take frames from `sources`, and no others, for copies that came back. New
+    /// sources are written before old ones are removed. If the kernel refuses one, the sources are
+    /// as before.
+    pub fn set_own_sources(&mut self, sources: &BTreeSet<OwnSource>) -> Result<(), KernelError> {
+        let mut added = Vec::new();
+        for &source in sources.difference(&self.own_sources) {
+            if let Err(error) = self.own.insert(source.key(), 0, 0) {
+                for source in added {
+                    let _ = self.own.remove(&OwnSource::key(source));
+                }
+                return Err(map_write(abi::OWN, source.to_string(), &error));
+            }
+            added.push(source);
         }
-        let outputs = plan.flows.iter().flat_map(|flow| &flow.outputs);
-        let sources: BTreeSet<Ipv4Addr> = outputs.map(|output| output.source).collect();
-        for source in sources {
-            let key = OwnKey::address(u32::from_ne_bytes(source.octets()));
-            insert(key, source.to_string())?;
+        for source in self.own_sources.difference(sources) {
+            let _ = self.own.remove(&source.key());
         }
+        self.own_sources.clone_from(sources);
         Ok(())
     }
 
-    /// Makes the program count and match frames that arrive on `interface`; `slot` is the
-    /// interface's id.
-    pub fn serve(&mut self, slot: InterfaceId, interface: &Interface) -> Result<(), KernelError> {
-        let value = InterfaceValue::new(slot.position() as u16, interface.mac);
+    /// Makes the program count and match frames that arrive on `interface`, which has this slot.
+    pub fn serve(&mut self, slot: u16, interface: &Interface) -> Result<(), KernelError> {
+        let value = InterfaceValue::new(slot, interface.mac);
         self.interfaces
             .insert(interface.index, value, 0)
             .map_err(|error| map_write(abi::INTERFACES, &interface.name, &error))
     }
 
-    /// Makes a flow match; `rule` is its position in the plan, `name` its rule's name. A limit
-    /// comes with its position among the limits of the plan.
-    pub fn open(
-        &mut self,
-        key: FlowKey,
-        rule: FlowId,
-        name: &str,
-        limit: Option<(u32, Limit)>,
-    ) -> Result<(), KernelError> {
-        if let Some((position, limit)) = limit {
-            let value = LimitValue::new(limit.packets_per_second, limit.burst);
-            self.limits.set(position, value, 0).map_err(|error| {
-                map_write(
-                    abi::LIMITS,
-                    format!("the limit of the rule \"{name}\""),
-                    &error,
-                )
-            })?;
-        }
-        let value = FlowValue::new(rule.position() as u32, limit.map(|(position, _)| position));
-        self.flows
-            .insert(key, value, 0)
-            .map_err(|error| map_write(abi::FLOWS, format!("the rule \"{name}\""), &error))
+    /// Makes the program ignore frames that arrive on an interface, given by its index. One that it
+    /// does not serve is no error.
+    pub fn unserve(&mut self, interface: u32) {
+        let _ = self.interfaces.remove(&interface);
     }
 
-    /// Makes a flow stop matching. A flow that is already missing is no error.
-    pub fn close(&mut self, key: &FlowKey) {
-        let _ = self.flows.remove(key);
-    }
-
-    /// The number of datagrams above a limit, given by its position among the limits of the plan.
-    pub fn over_limit(&self, position: u32) -> u64 {
-        let per_cpu = self.over_limit.get(&position, 0);
-        per_cpu.map_or(0, |values| values.iter().sum())
-    }
-
-    /// The program's counters of an interface, summed over all CPUs; `slot` is the interface's id.
-    /// [`Counter::Received`] is the sum of the others. `None` if the map cannot be read.
-    pub fn counters(&self, slot: InterfaceId) -> Option<[u64; Counter::COUNT as usize]> {
-        let value = InterfaceValue::new(slot.position() as u16, [0; 6]);
+    /// The program's counters of a slot, summed over all CPUs. [`Counter::Received`] is the sum of
+    /// the others. `None` if the map cannot be read.
+    pub fn counters(&self, slot: u16) -> Option<Counters> {
+        let value = InterfaceValue::new(slot, [0; 6]);
         let mut sums = [0; Counter::COUNT as usize];
         for (sum, counter) in sums.iter_mut().zip(Counter::ALL) {
             let per_cpu = self.counters.get(&value.counter(counter), 0).ok()?;
@@ -124,6 +92,21 @@ impl Maps {
         sums[Counter::Received as usize] = sums.iter().sum();
         Some(sums)
     }
+
+    /// Zeroes the counters of a slot for `interface`, which no program serves yet.
+    pub fn zero(&mut self, slot: u16, interface: &str) -> Result<(), KernelError> {
+        let value = InterfaceValue::new(slot, [0; 6]);
+        for counter in Counter::ALL {
+            zero(&mut self.counters, value.counter(counter)).map_err(|error| {
+                map_write(
+                    abi::COUNTERS,
+                    format!("the counters of {interface}"),
+                    &*error,
+                )
+            })?;
+        }
+        Ok(())
+    }
 }
 
 /// Takes the map `name` out of a loaded object.
@@ -131,7 +114,8 @@ pub fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
     ebpf.take_map(name).ok_or(KernelError::Map(name))
 }
 
-fn hash_map<K: Pod, V: Pod>(
+/// Takes the hash map `name` out of a loaded object.
+pub fn hash_map<K: Pod, V: Pod>(
     ebpf: &mut Ebpf,
     name: &'static str,
 ) -> Result<HashMap<MapData, K, V>, KernelError> {

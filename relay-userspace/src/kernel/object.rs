@@ -45,20 +45,19 @@ pub fn load_filter() -> Result<Ebpf, KernelError> {
 }
 
 /// The XDP program and its maps, with room for `limits` limits.
-pub(super) fn load_xdp(limits: usize) -> Result<Ebpf, KernelError> {
+pub(super) fn load_xdp(limits: u32) -> Result<Ebpf, KernelError> {
     load_object(XDP, embedded::XDP, limits)
 }
 
 /// The socket filter and its maps, with room for `limits` limits.
-pub(super) fn load_socket_filter(limits: usize) -> Result<Ebpf, KernelError> {
+pub(super) fn load_socket_filter(limits: u32) -> Result<Ebpf, KernelError> {
     load_object(FILTER, embedded::FILTER, limits)
 }
 
-fn load_object(program: &'static str, object: &[u8], limits: usize) -> Result<Ebpf, KernelError> {
+fn load_object(program: &'static str, object: &[u8], limits: u32) -> Result<Ebpf, KernelError> {
     if object.is_empty() {
         return Err(KernelError::NotEmbedded);
     }
-    let limits = limits.max(1) as u32;
     EbpfLoader::new()
         .map_max_entries(abi::LIMITS, limits)
         .map_max_entries(abi::OVER_LIMIT, limits)

@@ -3,6 +3,7 @@
 //! The program is attached by links only, so that it cannot outlive a killed relay.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd as _, RawFd},
     thread,
     time::Duration,
@@ -23,7 +24,7 @@ use super::{
     maps::{Maps, take},
     object,
 };
-use crate::plan::{Interface, InterfaceId, Mode, Plan};
+use crate::plan::{Interface, Mode};
 
 /// How long the kernel may take to release queues from the UMEM after their sockets were closed. It
 /// does so later, in a work queue (`xp_put_pool`, net/xdp/xsk_buff_pool.c); 12-74 ms were measured,
@@ -32,90 +33,139 @@ const RELEASE: Duration = Duration::from_millis(150);
 
 /// The loaded program, its maps and its links. Dropping it detaches the program.
 pub struct XdpProgram {
-    /// Dropped first, which detaches the program.
-    _links: Vec<Link>,
+    /// By the index of the interface.
+    attached: BTreeMap<u32, Attached>,
     /// The program's id, if the kernel reports it.
     id: Option<u32>,
-    /// The ids of the interfaces that the program is attached to.
-    attached: Vec<InterfaceId>,
-    /// At least one device shares, or may have shared, a UMEM with the relay.
-    zero_copy: bool,
     pub maps: Maps,
     sockets: XskMap<MapData>,
+    /// The entries of `sockets` that were written, by slot.
+    queues: BTreeMap<u16, BTreeSet<u32>>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Keeps the program loaded.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
+}
+
+/// The program on one interface.
+struct Attached {
+    link: Link,
+    /// The device shares, or may have shared, a UMEM with the relay.
+    zero_copy: bool,
 }
 
 impl XdpProgram {
-    /// Loads the program and attaches it to the interfaces of `plan` that need it.
-    pub fn attach(plan: &Plan) -> Result<Self, KernelError> {
-        let mut ebpf = object::load_xdp(plan.limits().flatten().count())?;
+    /// Loads the program, with room for `limits` limits.
+    pub fn load(limits: u32) -> Result<Self, KernelError> {
+        let mut ebpf = object::load_xdp(limits)?;
         let log = EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| log::debug!("no messages from the XDP program: {error}"))
             .ok();
         let sockets = XskMap::try_from(take(&mut ebpf, abi::SOCKETS)?)
             .map_err(|_| KernelError::Map(abi::SOCKETS))?;
-        let mut maps = Maps::take_from(&mut ebpf)?;
-        maps.disown(plan)?;
+        let maps = Maps::take_from(&mut ebpf)?;
         let program: &mut Xdp = object::program(&mut ebpf, abi::PROGRAM)?;
         program
             .load()
             .map_err(|error| loading(object::XDP, &error))?;
-
-        let id = program.info().ok().map(|info| info.id());
-        let mut links = Vec::with_capacity(plan.interfaces.len());
-        let mut attached = Vec::with_capacity(plan.interfaces.len());
-        let interfaces = plan.interfaces.with_ids();
-        for (slot, interface) in interfaces.filter(|(_, interface)| interface.needs_program()) {
-            if interface.is_input {
-                maps.serve(slot, interface)?;
-            }
-            links.push(attach_link(program, &interface.name, interface.index)?);
-            attached.push(slot);
-        }
-        let mut interfaces = plan.interfaces.iter();
         Ok(Self {
-            _links: links,
-            id,
-            attached,
-            zero_copy: interfaces.any(|facts| facts.expected_mode == Some(Mode::ZeroCopy)),
+            attached: BTreeMap::new(),
+            id: program.info().ok().map(|info| info.id()),
             maps,
             sockets,
+            queues: BTreeMap::new(),
             log,
-            _ebpf: ebpf,
+            ebpf,
         })
     }
 
-    /// Sends the matching frames of `queue` of `interface` to `socket`; `slot` is the interface's
-    /// id.
+    /// Attaches the program to an interface, unless it is attached there.
+    pub fn attach(&mut self, interface: &Interface) -> Result<(), KernelError> {
+        let index = interface.index;
+        let zero_copy = interface.expected_mode == Some(Mode::ZeroCopy);
+        match self.attached.get_mut(&index) {
+            Some(attached) if attached.link.is_attached(index) => {
+                attached.zero_copy |= zero_copy;
+                return Ok(());
+            }
+            _ => {}
+        }
+        let program: &mut Xdp = object::program(&mut self.ebpf, abi::PROGRAM)?;
+        let link = attach_link(program, &interface.name, index)?;
+        self.attached.insert(index, Attached { link, zero_copy });
+        Ok(())
+    }
+
+    /// Detaches the program from interfaces, given by their indices. Their sockets must be closed.
+    /// Interfaces that it is not attached to are no error.
+    ///
+    /// With zero copy on one of them, waits until the kernel has released the queues from the UMEM:
+    /// a detach before that has crashed a kernel in virtio-net. It waits once for all of them.
+    pub fn detach(&mut self, interfaces: &[u32]) {
+        let attached = interfaces
+            .iter()
+            .filter_map(|&index| Some((index, self.attached.remove(&index)?)));
+        let attached: Vec<_> = attached.collect();
+        let holds_umem =
+            |(index, one): &(u32, Attached)| one.zero_copy && one.link.is_attached(*index);
+        if attached.iter().any(holds_umem) {
+            thread::sleep(RELEASE);
+        }
+        drop(attached);
+    }
+
+    /// Sends the matching frames of `queue` of `interface`, which has this slot, to `socket`.
     pub fn set_socket(
         &mut self,
-        slot: InterfaceId,
-        interface: &Interface,
+        slot: u16,
+        interface: &str,
         queue: u32,
         socket: RawFd,
     ) -> Result<(), KernelError> {
-        let name = &interface.name;
-        let value = InterfaceValue::new(slot.position() as u16, interface.mac);
-        let index = value
+        let index = InterfaceValue::new(slot, [0; 6])
             .socket(queue)
             .ok_or_else(|| KernelError::TooManyQueues {
-                interface: name.clone(),
+                interface: interface.to_owned(),
                 queue,
             })?;
         self.sockets.set(index, socket, 0).map_err(|error| {
             map_write(
                 abi::SOCKETS,
-                format!("the socket of queue {queue} of {name}"),
+                format!("the socket of queue {queue} of {interface}"),
                 &error,
             )
-        })
+        })?;
+        self.queues.entry(slot).or_default().insert(queue);
+        Ok(())
     }
 
-    /// The program's id if it is attached to an interface; `slot` is the interface's id.
-    pub fn program_on(&self, slot: InterfaceId) -> Option<u32> {
-        self.id.filter(|_| self.attached.contains(&slot))
+    /// Leaves the matching frames of `queue` to the Linux stack; `slot` is its interface's. The
+    /// kernel has done that already if the socket is closed.
+    pub fn clear_socket(&mut self, slot: u16, queue: u32) {
+        if let Some(index) = InterfaceValue::new(slot, [0; 6]).socket(queue) {
+            let _ = self.sockets.unset(index);
+        }
+        if let Some(queues) = self.queues.get_mut(&slot) {
+            queues.remove(&queue);
+        }
+    }
+
+    /// [`Self::clear_socket`] for every queue of an interface, which has this slot.
+    pub fn clear_sockets(&mut self, slot: u16) {
+        for queue in self.queues.remove(&slot).unwrap_or_default() {
+            self.clear_socket(slot, queue);
+        }
+    }
+
+    /// The program's id if it was attached to an interface, given by its index.
+    pub fn program_on(&self, interface: u32) -> Option<u32> {
+        self.id.filter(|_| self.attached.contains_key(&interface))
+    }
+
+    /// Whether the program is attached to an interface, given by its index, and was not detached
+    /// by force.
+    pub fn is_attached(&self, interface: u32) -> bool {
+        let attached = self.attached.get(&interface);
+        attached.is_some_and(|attached| attached.link.is_attached(interface))
     }
 
     /// Writes the program's messages to the log.
@@ -127,12 +177,10 @@ impl XdpProgram {
 }
 
 impl Drop for XdpProgram {
-    /// Waits until the kernel has released the queues from the UMEM: a detach before that has
-    /// crashed a kernel in virtio-net.
+    /// Detaches the program from every interface, see [`Self::detach`].
     fn drop(&mut self) {
-        if self.zero_copy {
-            thread::sleep(RELEASE);
-        }
+        let all: Vec<u32> = self.attached.keys().copied().collect();
+        self.detach(&all);
     }
 }
 
