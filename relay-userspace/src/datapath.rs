@@ -4,23 +4,31 @@
 //! [`xdp`] and [`uring`] are the two backends. Both share the flow table, the batch, the GSO
 //! packets and the TX sockets.
 
+mod arena;
 mod backlog;
 pub mod batch;
+mod change;
 mod error;
 pub mod flow_table;
 pub mod gso_packets;
+mod mapping;
 pub mod output_link;
+pub mod remote;
+pub mod slots;
 pub mod socket_drops;
 pub mod stats;
 mod timings;
 pub mod tx_socket;
 pub mod uring;
 pub mod vnet_header;
+mod waiting;
 mod worker;
 pub mod xdp;
 
 pub use self::{
     error::SetupError,
+    remote::{FlowCounters, OutputCounters, Prepared, Remote, Retired},
+    slots::OutputIdentity,
     socket_drops::Receivers,
     worker::{Bound, Fanouts, Worker, bind},
 };

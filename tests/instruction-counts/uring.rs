@@ -4,7 +4,7 @@
 use nix::libc;
 use relay::{
     datapath::{
-        batch::{Batch, Frame},
+        batch::{Batch, Frame, OpenRuns},
         flow_table::Flows,
         gso_packets::{self, Message, Outbox},
         stats::WorkerStats,
@@ -74,12 +74,12 @@ pub fn received(flows: u32, outputs: u8) -> &'static mut Worker {
         buffers,
         message,
         flows: worker::flows(flows, outputs),
-        batch: Batch::new(FRAMES as usize, flows as usize),
+        batch: Batch::new(FRAMES as usize, OpenRuns::new(flows as usize)),
         slots: Slots {
             free: SendSlots::new(1),
             used: Vec::with_capacity(FRAMES as usize),
         },
-        stats: WorkerStats::new(flows as usize, flows as usize * usize::from(outputs)),
+        stats: WorkerStats::new(flows as usize, flows as usize * usize::from(outputs)).unwrap(),
     }))
 }
 

@@ -7,9 +7,11 @@ use nix::errno::Errno;
 use relay::{
     config::rules::{Transmit, Ttl},
     datapath::{
-        batch::Batch,
-        flow_table::Flows,
+        batch::{Batch, OpenRuns},
+        flow_table::{Flows, Ports},
         gso_packets,
+        output_link::Links,
+        slots::Slots,
         stats::WorkerStats,
         xdp::{
             receive, ring_outputs,
@@ -60,11 +62,20 @@ pub fn flows(flows: u32, outputs: u8) -> Flows {
 
 fn flows_by(tx_method: TxMethod, flows: u32, outputs: u8) -> Flows {
     let plan = plan(tx_method, flows, outputs);
-    Flows::new(&plan, &plan.workers[0])
+    let worker = &plan.workers[0];
+    let links = Links::of(&plan, worker, &Links::default());
+    Flows::new(
+        &plan,
+        worker,
+        &Slots::in_order(&plan, worker),
+        &links,
+        &Ports::of(&plan, worker),
+    )
 }
 
 fn plan(tx_method: TxMethod, flows: u32, outputs: u8) -> Plan {
     let output = |number: u8| plan::Output {
+        position: number.into(),
         interface: InterfaceId::new(1),
         group: Ipv4Addr::new(239, 2, 2, number),
         port: 5002,
@@ -78,6 +89,7 @@ fn plan(tx_method: TxMethod, flows: u32, outputs: u8) -> Plan {
         group: group(number).into(),
         port: PORT,
         limit: None,
+        pending: Vec::new(),
         outputs: (0..outputs).map(output).collect(),
     };
     Plan {
@@ -231,14 +243,14 @@ fn received_by(
     Box::leak(Box::new(Worker {
         chunks,
         flows: flows_by(tx_method, flows, outputs),
-        batch: Batch::new(FRAMES as usize, flows as usize),
+        batch: Batch::new(FRAMES as usize, OpenRuns::new(flows as usize)),
         queue: Queue::default(),
         ports: match tx_method {
             TxMethod::Xsk => vec![Transmitter::new(Kernel::new(), Mode::Copy)],
             _ => Vec::new(),
         },
         received,
-        stats: WorkerStats::new(flows as usize, flows as usize * usize::from(outputs)),
+        stats: WorkerStats::new(flows as usize, flows as usize * usize::from(outputs)).unwrap(),
     }))
 }
 

@@ -120,6 +120,13 @@ impl Backlog {
         Some((oldest, bytes))
     }
 
+    /// Whether a message waits since `then` or longer.
+    pub fn has_older(&self, then: Instant) -> bool {
+        self.waiting
+            .front()
+            .is_some_and(|oldest| oldest.since <= then)
+    }
+
     /// Removes the oldest message.
     pub fn forget_oldest(&mut self) {
         self.waiting.pop_front();

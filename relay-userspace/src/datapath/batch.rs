@@ -38,8 +38,19 @@ pub struct Batch<P> {
     frames: Vec<Frame<P>>,
     /// Its capacity is the largest batch: in the worst case every frame is a run of its own.
     runs: Vec<Run>,
-    /// By flow: the position of its last run, or `NONE`.
-    open: Box<[u32]>,
+    open: OpenRuns,
+}
+
+/// By flow: the position of its last run, or `NONE`.
+#[derive(Debug)]
+pub struct OpenRuns(Box<[u32]>);
+
+impl OpenRuns {
+    /// For `flows` flows without a run.
+    #[must_use]
+    pub fn new(flows: usize) -> Self {
+        Self(vec![NONE; flows].into())
+    }
 }
 
 /// One datagram.
@@ -113,13 +124,18 @@ pub struct Run {
 }
 
 impl<P> Batch<P> {
-    /// Room for `size` frames of `flows` flows.
-    pub fn new(size: usize, flows: usize) -> Self {
+    /// Room for `size` frames of the flows of `open`.
+    pub fn new(size: usize, open: OpenRuns) -> Self {
         Self {
             frames: Vec::with_capacity(size),
             runs: Vec::with_capacity(size),
-            open: vec![NONE; flows].into(),
+            open,
         }
+    }
+
+    /// Replaces the number of flows, between two batches: takes `open`, and puts its own there.
+    pub(super) fn resize(&mut self, open: &mut OpenRuns) {
+        std::mem::swap(&mut self.open, open);
     }
 
     /// Whether [`Batch::end`] must be called before the next frame.
@@ -155,7 +171,7 @@ impl<P> Batch<P> {
             return;
         };
         let (flow, payload_len) = (frame.flow, frame.payload_len());
-        let Some(open) = self.open.get_mut(flow as usize) else {
+        let Some(open) = self.open.0.get_mut(flow as usize) else {
             return;
         };
         if let Some(run) = self.runs.get_mut(*open as usize)
@@ -193,7 +209,7 @@ impl<P> Batch<P> {
     #[inline]
     pub fn end(&mut self) -> impl Iterator<Item = Frame<P>> + '_ {
         for run in self.runs.drain(..) {
-            if let Some(open) = self.open.get_mut(run.flow as usize) {
+            if let Some(open) = self.open.0.get_mut(run.flow as usize) {
                 *open = NONE;
             }
         }

@@ -53,6 +53,17 @@ pub enum SetupError {
         /// What to do.
         remedy: String,
     },
+    /// The counters of a worker could not grow.
+    #[error(
+        "cannot make room for the counters of a worker's rules and outputs: {0}; use fewer rules or outputs, or allow the relay more \
+         memory and addresses (`ulimit -v`, `sysctl vm.overcommit_memory`)"
+    )]
+    Counters(io::Error),
+    /// The worker has not taken the last change of its table yet.
+    #[error(
+        "a worker has not taken its last rules yet: it hangs or has ended; try again; the relay ends by itself if it stays so"
+    )]
+    Untaken,
     /// A packet socket could not be set up.
     #[error("cannot {what} on {interface}: {error}{}", remedy(error))]
     Socket {

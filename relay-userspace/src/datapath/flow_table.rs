@@ -4,13 +4,21 @@
 //! TX ring; those with identical frames are one [`RingCopies`]. A [`SocketOutput`] leaves through a
 //! packet socket, in GSO packets where the interface takes them. Each kind is a range of one array
 //! per worker, so that the loop walks memory in order.
+//!
+//! A flow's number is the slot of its counters, so it stays the same when another table replaces
+//! this one.
 
 use std::{ops::Range, sync::Arc};
 
 use relay_common::{abi::FlowKey, wire::ETHERNET_LEN};
 use rustc_hash::FxHashMap;
 
-use super::output_link::{Link, State};
+use super::{
+    output_link::{Link, Links, State},
+    slots::Slots,
+    stats::WorkerStats,
+    waiting::Waiting,
+};
 use crate::{
     packet::{Target, Template},
     plan::{self, InterfaceId, Plan, TxMethod},
@@ -22,11 +30,13 @@ pub struct Flows {
     by_key: FxHashMap<FlowKey, u32>,
     /// The flow that the last frame belonged to: feeds come in bursts.
     last: Option<(FlowKey, u32)>,
+    /// By slot; a slot that this table does not use has a flow without outputs.
     flows: Box<[Flow]>,
     ring_copies: Box<[RingCopies]>,
     ring_outputs: Box<[RingOutput]>,
     socket_outputs: Box<[SocketOutput]>,
     followed: Box<[Followed]>,
+    waiting: Arc<Waiting>,
 }
 
 /// A link that copies leave through.
@@ -43,7 +53,7 @@ struct Followed {
 }
 
 /// A flow's outputs, as ranges of the arrays in [`Flows`].
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 struct Flow {
     ring_copies: Range<usize>,
     socket_outputs: Range<usize>,
@@ -62,7 +72,7 @@ pub struct RingCopies {
 pub struct RingOutput {
     /// Position of its port in the worker.
     pub port: usize,
-    /// Position of its counters in [`crate::datapath::stats::WorkerStats::outputs`].
+    /// The slot of its counters in [`crate::datapath::stats::WorkerStats::outputs`].
     pub output: u32,
     /// The largest frame its interface takes, in bytes from the Ethernet header on.
     pub max_len: usize,
@@ -77,28 +87,36 @@ pub struct SocketOutput {
     pub tx_socket: usize,
     /// Whether its interface takes GSO packets; otherwise every frame leaves on its own.
     pub joins: bool,
-    /// Position of its counters in [`crate::datapath::stats::WorkerStats::outputs`].
+    /// The slot of its counters in [`crate::datapath::stats::WorkerStats::outputs`].
     pub output: u32,
     /// The largest frame its interface takes, in bytes from the Ethernet header on.
     pub max_len: usize,
 }
 
 impl Flows {
-    /// Lays out the flows of a worker, for its ports and TX sockets in the worker's order.
+    /// Lays out the flows of a worker, for its ports and TX sockets in the worker's order. `slots`
+    /// has the slots of these flows, `links` the links that their copies leave through.
     #[must_use]
-    pub fn new(plan: &Plan, worker: &plan::WorkerPlan) -> Self {
+    pub fn new(
+        plan: &Plan,
+        worker: &plan::WorkerPlan,
+        slots: &Slots,
+        links: &Links,
+        ports: &Ports,
+    ) -> Self {
         let mut by_key = FxHashMap::default();
-        let (mut flows, mut ring_copies) = (Vec::new(), Vec::new());
+        let mut flows = vec![Flow::default(); slots.flows_end()];
+        let mut ring_copies = Vec::new();
         let (mut ring_outputs, mut socket_outputs) = (Vec::new(), Vec::new());
-        let mut first_output = 0;
-        for flow in worker.flows.iter().filter_map(|&at| plan.flows.get(at)) {
+        let planned = worker.flows.iter().filter_map(|&at| plan.flows.get(at));
+        for (flow, of_flow) in planned.zip(slots.iter()) {
             let Some(key) = plan.flow_key(flow) else {
                 continue;
             };
-            by_key.insert(key, flows.len() as u32);
+            by_key.insert(key, of_flow.flow);
             let (first_copies, first_socket_output) = (ring_copies.len(), socket_outputs.len());
             let mut by_template: Vec<(Template, Vec<RingOutput>)> = Vec::new();
-            for (output, number) in flow.outputs.iter().zip(first_output..) {
+            for (output, &number) in flow.outputs.iter().zip(&of_flow.outputs) {
                 let Some(interface) = plan.interfaces.get(output.interface) else {
                     continue;
                 };
@@ -111,7 +129,7 @@ impl Flows {
                     ttl: output.ttl,
                 });
                 let max_len = ETHERNET_LEN + interface.mtu as usize;
-                match leaves_by(plan, worker, output.interface) {
+                match leaves_by(plan, worker, output.interface, ports) {
                     Some(LeavesBy::TxSocket { tx_socket, joins }) => {
                         socket_outputs.push(SocketOutput {
                             template,
@@ -135,7 +153,6 @@ impl Flows {
                     None => {}
                 }
             }
-            first_output += flow.outputs.len() as u32;
             for (template, outputs) in by_template {
                 let first_output = ring_outputs.len();
                 ring_outputs.extend(outputs);
@@ -147,20 +164,37 @@ impl Flows {
             if let Some(of_flow) = socket_outputs.get_mut(first_socket_output..) {
                 of_flow.sort_by_key(|socket_output| socket_output.tx_socket);
             }
-            flows.push(Flow {
-                ring_copies: first_copies..ring_copies.len(),
-                socket_outputs: first_socket_output..socket_outputs.len(),
-            });
+            if let Some(place) = flows.get_mut(of_flow.flow as usize) {
+                *place = Flow {
+                    ring_copies: first_copies..ring_copies.len(),
+                    socket_outputs: first_socket_output..socket_outputs.len(),
+                };
+            }
         }
         Self {
             by_key,
             last: None,
+            waiting: Arc::default(),
             flows: flows.into(),
             ring_copies: ring_copies.into(),
             ring_outputs: ring_outputs.into(),
             socket_outputs: socket_outputs.into(),
-            followed: followed(plan, worker),
+            followed: followed(plan, worker, links, ports),
         }
+    }
+
+    /// The table with outputs that wait.
+    #[must_use]
+    pub(super) fn with_waiting(mut self, waiting: Arc<Waiting>) -> Self {
+        self.waiting = waiting;
+        self
+    }
+
+    /// Takes the place of `former`: what the waiting outputs of each miss is counted up to here,
+    /// and from here on.
+    pub(super) fn take_over_from(&self, former: &Self, stats: &WorkerStats) {
+        former.waiting.end(stats);
+        self.waiting.begin(stats);
     }
 
     /// The links that its copies leave through.
@@ -204,7 +238,7 @@ impl Flows {
         }
     }
 
-    /// How many flows there are.
+    /// How many flow numbers there are.
     #[must_use]
     pub(super) fn len(&self) -> usize {
         self.flows.len()
@@ -253,23 +287,53 @@ impl Flows {
 }
 
 /// The links of all interfaces that copies of `worker` leave through.
-fn followed(plan: &Plan, worker: &plan::WorkerPlan) -> Box<[Followed]> {
+fn followed(
+    plan: &Plan,
+    worker: &plan::WorkerPlan,
+    links: &Links,
+    places: &Ports,
+) -> Box<[Followed]> {
     let interfaces = plan.interfaces.with_ids();
     let followed = interfaces.filter_map(|(at, interface)| {
         let tx_method = worker.tx_method(plan, at)?;
-        let ports = worker.ports.iter().enumerate();
-        let ports = ports.filter(|(_, port)| port.transmits && port.interface == at);
+        let ports = worker.ports.iter();
+        let ports = ports.filter(|port| port.transmits && port.interface == at);
         let mut tx_sockets = worker.tx_sockets.iter();
         let tx_socket = tx_sockets.position(|&tx_socket| tx_socket == at);
-        let link = Link::new(interface);
         Some(Followed {
-            seen: link.state(),
-            link: Arc::new(link),
-            ports: ports.map(|(position, _)| position).collect(),
+            // The outputs are made from the plan. Where the link knows better, they follow it in
+            // the first round.
+            seen: State::planned(interface),
+            link: links.get(interface.index)?,
+            ports: ports.filter_map(|port| places.place(plan, port)).collect(),
             tx_socket: tx_socket.map(|tx_socket| (tx_socket, tx_method == TxMethod::Segmented)),
         })
     });
     followed.collect()
+}
+
+/// The ports of a worker, in its order: another plan may have them in another one, and without those
+/// whose interface has gone.
+#[derive(Debug, Clone, Default)]
+pub struct Ports(Vec<(u32, u32)>);
+
+impl Ports {
+    /// The ports that `worker` of `plan` is bound with: the kernel's index of the interface, and the
+    /// queue.
+    #[must_use]
+    pub fn of(plan: &Plan, worker: &plan::WorkerPlan) -> Self {
+        let ports = worker.ports.iter();
+        let place =
+            |port: &plan::Port| Some((plan.interfaces.get(port.interface)?.index, port.queue));
+        Self(ports.filter_map(place).collect())
+    }
+
+    /// Where the worker has a port of another plan.
+    fn place(&self, plan: &Plan, port: &plan::Port) -> Option<usize> {
+        let index = plan.interfaces.get(port.interface)?.index;
+        let mut ports = self.0.iter();
+        ports.position(|one| *one == (index, port.queue))
+    }
 }
 
 /// How a worker's copies leave through an interface.
@@ -278,13 +342,17 @@ enum LeavesBy {
     TxSocket { tx_socket: usize, joins: bool },
 }
 
-fn leaves_by(plan: &Plan, worker: &plan::WorkerPlan, interface: InterfaceId) -> Option<LeavesBy> {
+fn leaves_by(
+    plan: &Plan,
+    worker: &plan::WorkerPlan,
+    interface: InterfaceId,
+    places: &Ports,
+) -> Option<LeavesBy> {
     let tx_method = worker.tx_method(plan, interface)?;
     if tx_method == TxMethod::Xsk {
         let mut ports = worker.ports.iter();
-        return ports
-            .position(|port| port.transmits && port.interface == interface)
-            .map(LeavesBy::Port);
+        let port = ports.find(|port| port.transmits && port.interface == interface)?;
+        return places.place(plan, port).map(LeavesBy::Port);
     }
     let mut tx_sockets = worker.tx_sockets.iter();
     let tx_socket = tx_sockets.position(|&at| at == interface)?;

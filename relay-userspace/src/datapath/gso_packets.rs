@@ -233,7 +233,7 @@ impl<M: Memory> Copies<'_, M> {
     }
 }
 
-#[inline]
+#[cold]
 fn count(socket_output: &SocketOutput, reason: Dropped, frames: u16, stats: &WorkerStats) {
     if let Some(output) = stats.outputs.get(socket_output.output as usize) {
         output.drops.add(reason, u64::from(frames));

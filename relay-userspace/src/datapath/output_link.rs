@@ -6,7 +6,13 @@
 
 mod gso_limits;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use relay_common::wire::ETHERNET_LEN;
 
@@ -32,6 +38,17 @@ impl State {
     const TAKES_GSO: u64 = 1 << 32;
     const QUEUELESS: u64 = 1 << 33;
     const CARRIES: u64 = 1 << 34;
+
+    /// The state that the plan has.
+    #[must_use]
+    pub fn planned(interface: &plan::Interface) -> Self {
+        Self {
+            mtu: interface.mtu,
+            takes_gso: interface.segments_udp,
+            queueless: interface.queueless,
+            carries: true,
+        }
+    }
 
     /// The largest frame in bytes, from the Ethernet header on.
     #[must_use]
@@ -86,15 +103,9 @@ impl Link {
     /// A link in the state that the plan has.
     #[must_use]
     pub fn new(interface: &plan::Interface) -> Self {
-        let state = State {
-            mtu: interface.mtu,
-            takes_gso: interface.segments_udp,
-            queueless: interface.queueless,
-            carries: true,
-        };
         Self {
             index: interface.index,
-            state: AtomicU64::new(state.to_bits()),
+            state: AtomicU64::new(State::planned(interface).to_bits()),
             gso: SharedLimits::new(interface.gso),
             told: AtomicU64::new(0),
         }
@@ -152,6 +163,36 @@ impl Link {
     #[must_use]
     pub fn told(&self) -> u64 {
         self.told.load(Ordering::Relaxed)
+    }
+}
+
+/// The links that copies of one worker leave through, by the kernel's index of the interface.
+#[derive(Debug, Clone, Default)]
+pub struct Links(BTreeMap<u32, Arc<Link>>);
+
+impl Links {
+    /// Those of `worker`: each as it is in `before`, or else in the state that the plan has.
+    #[must_use]
+    pub fn of(plan: &plan::Plan, worker: &plan::WorkerPlan, before: &Self) -> Self {
+        let interfaces = plan.interfaces.with_ids();
+        let used = interfaces.filter(|&(id, _)| worker.tx_method(plan, id).is_some());
+        let link = |(_, interface): (_, &plan::Interface)| {
+            let known = before.get(interface.index);
+            let link = known.unwrap_or_else(|| Arc::new(Link::new(interface)));
+            (interface.index, link)
+        };
+        Self(used.map(link).collect())
+    }
+
+    /// The link of the interface with this index.
+    #[must_use]
+    pub fn get(&self, index: u32) -> Option<Arc<Link>> {
+        self.0.get(&index).cloned()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Link>> {
+        self.0.values()
     }
 }
 

@@ -23,6 +23,16 @@ pub struct KernelDrops {
     pub rx_socket_full: u64,
 }
 
+impl KernelDrops {
+    /// Adds those of other sockets.
+    pub fn add(&mut self, others: Self) {
+        self.rx_ring_full += others.rx_ring_full;
+        self.rx_fill_ring_empty += others.rx_fill_ring_empty;
+        self.rx_dropped += others.rx_dropped;
+        self.rx_socket_full += others.rx_socket_full;
+    }
+}
+
 /// The sockets that a worker receives from, for the drops in front of them. Valid as long as the
 /// worker lives.
 #[derive(Debug, Clone)]

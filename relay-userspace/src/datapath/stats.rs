@@ -3,13 +3,21 @@
 //! A worker owns a [`WorkerStats`] and alone writes it, so adding is a plain load and store,
 //! without a locked instruction. Every copy that does not leave is counted under exactly one
 //! [`Dropped`].
+//!
+//! Flows and outputs have slots of their own, which stay the same however often the worker's table
+//! is replaced ([`super::slots`]).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use crate::plan::{Plan, WorkerPlan};
+use super::arena::{Arena, Zeros};
+
+/// The most flow slots of a worker: four times what the kernel's map of flows holds.
+pub const MOST_FLOWS: usize = 4 * relay_common::abi::MAX_FLOWS as usize;
+/// The most output slots of a worker: 64 for each flow of the kernel's map.
+pub const MOST_OUTPUTS: usize = 64 * relay_common::abi::MAX_FLOWS as usize;
 
 /// Why a frame, or one output's copy of it, did not leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +35,11 @@ pub enum Dropped {
     /// The device refused it: it is down or gone, its peer is down, or it has no queue and its peer
     /// no room.
     DeviceRefused,
-    /// Still waiting for the device when the relay ended.
+    /// Still waiting for the device when the relay ended, or when its TX socket was closed because
+    /// no output used it any more.
     UnsentAtExit,
+    /// The output's interface is missing, or cannot be used now.
+    Pending,
     /// The kernel matched the frame, and no rule of this worker does. Counted once per frame, not
     /// per output.
     NoRule,
@@ -39,7 +50,7 @@ pub enum Dropped {
 
 impl Dropped {
     /// How many reasons there are.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 9;
 
     /// All reasons, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -49,6 +60,7 @@ impl Dropped {
         Self::TtlExpired,
         Self::DeviceRefused,
         Self::UnsentAtExit,
+        Self::Pending,
         Self::NoRule,
         Self::Malformed,
     ];
@@ -63,6 +75,7 @@ impl Dropped {
             Self::TtlExpired => "ttl_expired",
             Self::DeviceRefused => "device_refused",
             Self::UnsentAtExit => "unsent_at_exit",
+            Self::Pending => "pending",
             Self::NoRule => "no_rule",
             Self::Malformed => "malformed",
         }
@@ -94,6 +107,9 @@ impl Count {
     }
 }
 
+// SAFETY: a number.
+unsafe impl Zeros for Count {}
+
 /// One number per reason.
 #[derive(Debug, Default)]
 pub struct Drops([Count; Dropped::COUNT]);
@@ -111,39 +127,6 @@ impl Drops {
     }
 }
 
-/// Numbers by position, in cache lines that hold nothing else.
-#[derive(Debug)]
-pub struct Counts {
-    /// With [`Counts::MARGIN`] unused ones at both ends.
-    padded: Box<[Count]>,
-}
-
-impl Counts {
-    /// Two cache lines: a CPU that needs one also fetches its neighbour.
-    const MARGIN: usize = 128 / size_of::<Count>();
-
-    /// `len` zeros.
-    fn new(len: usize) -> Self {
-        let padded = Self::MARGIN + len + Self::MARGIN;
-        Self {
-            padded: (0..padded).map(|_| Count::default()).collect(),
-        }
-    }
-
-    /// The number at a position below the length.
-    #[inline]
-    #[must_use]
-    pub fn get(&self, at: usize) -> Option<&Count> {
-        self.padded.get(Self::MARGIN + at)
-    }
-
-    /// All of them, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &Count> {
-        let len = self.padded.len() - 2 * Self::MARGIN;
-        self.padded.iter().skip(Self::MARGIN).take(len)
-    }
-}
-
 /// The counters of one output.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -152,6 +135,25 @@ pub struct OutputStats {
     pub sent: Count,
     /// Copies that did not leave.
     pub drops: Drops,
+}
+
+// SAFETY: numbers.
+unsafe impl Zeros for OutputStats {}
+
+impl OutputStats {
+    /// The numbers of copies that did not leave, in the order of [`Dropped::ALL`].
+    #[must_use]
+    pub fn drops_by_reason(&self) -> [u64; Dropped::COUNT] {
+        self.drops.0.each_ref().map(Count::get)
+    }
+
+    /// Sets all numbers to zero. Only while no worker counts here.
+    pub(super) fn reset(&self) {
+        self.sent.set(0);
+        for count in &self.drops.0 {
+            count.set(0);
+        }
+    }
 }
 
 /// The counters of one worker. This struct and all that it owns are aligned so that two workers
@@ -165,14 +167,25 @@ pub struct WorkerStats {
     pub matched: Count,
     /// Frames that matched no rule, by reason.
     pub drops: Drops,
-    /// Matched frames, by position in the worker's list of flows.
-    pub flows: Counts,
-    /// Outputs of all flows, one flow after the other.
-    pub outputs: Box<[OutputStats]>,
+    /// Matched frames, by the flow's slot.
+    pub flows: Arena<Count>,
+    /// Outputs of all flows, by their slots. A slot that is not in use has zeros.
+    pub outputs: Arena<OutputStats>,
     /// Where the UMEM's chunks are; on io_uring the receive buffers.
     pub chunks: ChunkStats,
     /// Events of the io_uring ring; zeros on XDP.
     pub ring: RingStats,
+    /// How far it has come.
+    pub progress: Progress,
+}
+
+/// How far a worker has come, so that control knows when what had arrived is dealt with.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Rounds over all inputs.
+    pub rounds: Count,
+    /// Those of them that found nothing on any input.
+    pub empty_rounds: Count,
 }
 
 /// Events of the io_uring ring. None of them loses a frame: meanwhile frames wait in the socket's
@@ -204,28 +217,22 @@ pub struct ChunkStats {
 }
 
 impl WorkerStats {
-    /// Zeros for `worker`, which has `chunks` chunks or receive buffers.
-    #[must_use]
-    pub fn of(plan: &Plan, worker: &WorkerPlan, chunks: u64) -> Arc<Self> {
-        let flows = worker.flows.iter().filter_map(|&at| plan.flows.get(at));
-        let outputs = flows.map(|flow| flow.outputs.len()).sum();
-        let stats = Self::new(worker.flows.len(), outputs);
-        stats.chunks.total.set(chunks);
-        Arc::new(stats)
-    }
-
-    /// Zeros for a worker with `flows` flows and `outputs` outputs.
-    #[must_use]
-    pub fn new(flows: usize, outputs: usize) -> Self {
-        Self {
+    /// Zeros for a worker with `flows` flow slots and `outputs` output slots; both may grow.
+    ///
+    /// # Errors
+    ///
+    /// No memory, or more slots than [`MOST_FLOWS`] and [`MOST_OUTPUTS`].
+    pub fn new(flows: usize, outputs: usize) -> io::Result<Self> {
+        Ok(Self {
             received: Count::default(),
             matched: Count::default(),
             drops: Drops::default(),
-            flows: Counts::new(flows),
-            outputs: (0..outputs).map(|_| OutputStats::default()).collect(),
+            flows: Arena::new(flows, MOST_FLOWS)?,
+            outputs: Arena::new(outputs, MOST_OUTPUTS)?,
             chunks: ChunkStats::default(),
             ring: RingStats::default(),
-        }
+            progress: Progress::default(),
+        })
     }
 }
 
@@ -251,25 +258,13 @@ mod tests {
     fn two_workers_never_write_one_cache_line() {
         let mut owners = HashMap::new();
         let workers: Vec<_> = (0..200)
-            .map(|number| Arc::new(WorkerStats::new(1 + number % 37, 1 + number % 5)))
+            .map(|number| Arc::new(WorkerStats::new(1 + number % 37, 1 + number % 5).unwrap()))
             .collect();
         for (worker, stats) in workers.iter().enumerate() {
             for line in lines(stats) {
                 let owner = *owners.entry(line).or_insert(worker);
                 assert_eq!(owner, worker, "line {line:#x} of worker {worker}");
             }
-        }
-    }
-
-    #[test]
-    fn counts_by_position_are_as_many_as_asked_for() {
-        for len in [0, 1, 15, 16, 17, 100] {
-            let counts = Counts::new(len);
-            for at in 0..len {
-                counts.get(at).unwrap().add(at as u64 + 1);
-            }
-            let all: Vec<u64> = counts.iter().map(Count::get).collect();
-            assert_eq!(all, (1..=len as u64).collect::<Vec<_>>());
         }
     }
 }

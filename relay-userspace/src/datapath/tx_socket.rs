@@ -12,7 +12,7 @@
 //! socket, on both backends, and goes out ahead of everything newer.
 
 use std::{
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     host::{GsoLimits, packet_socket, socket_options},
-    plan::{self, Interface, Plan},
+    plan::Interface,
 };
 
 /// Bytes that the kernel may keep in socket buffers for one interface before it answers `EAGAIN`:
@@ -68,31 +68,25 @@ pub struct TxSocket {
 }
 
 impl TxSocket {
-    /// Opens the sockets on an interface.
+    /// Opens the sockets on an interface, whose device `link` tells about.
     ///
     /// # Errors
     ///
     /// The kernel's refusal, with the interface.
-    pub fn open(interface: &Interface) -> Result<Self, SetupError> {
+    pub fn open(interface: &Interface, link: Arc<Link>) -> Result<Self, SetupError> {
         Ok(Self {
             straight: open(interface, true)?,
             queued: open(interface, false)?,
             direct: true,
-            link: Arc::new(Link::new(interface)),
+            link,
             backlog: Backlog::default(),
             refused: None,
         })
     }
 
-    /// Opens one on every interface of `worker.tx_sockets`, in that order.
-    ///
-    /// # Errors
-    ///
-    /// The first refusal.
-    pub fn open_all(plan: &Plan, worker: &plan::WorkerPlan) -> Result<Vec<Self>, SetupError> {
-        let interfaces = worker.tx_sockets.iter();
-        let interfaces = interfaces.filter_map(|&at| plan.interfaces.get(at));
-        interfaces.map(Self::open).collect()
+    /// One of its sockets, for [`is_bound`].
+    pub fn fd(&self) -> RawFd {
+        self.straight.as_raw_fd()
     }
 
     /// The socket that messages go to now. Sends on it must not wait (`MSG_DONTWAIT`).
@@ -109,11 +103,6 @@ impl TxSocket {
     #[inline]
     pub fn is_direct(&self) -> bool {
         self.direct
-    }
-
-    /// What it knows about its device; the watcher of the interface keeps it up to date.
-    pub fn link(&self) -> Arc<Link> {
-        Arc::clone(&self.link)
     }
 
     /// The limits that messages must stay within: where the kernel cuts in any case, those of the
@@ -157,6 +146,11 @@ impl TxSocket {
     #[inline]
     pub fn waits(&self) -> bool {
         !self.backlog.is_empty()
+    }
+
+    /// Whether no message waits since `then` or longer.
+    pub fn is_settled(&self, then: Instant) -> bool {
+        !self.backlog.has_older(then)
     }
 
     /// Whether a message of `frames` frames, refused with `error`, can wait: nothing of it has
@@ -241,7 +235,7 @@ impl TxSocket {
         }
     }
 
-    /// Counts the messages that still wait as unsent, when the worker ends.
+    /// Counts the messages that still wait as unsent, when the worker ends or the socket is closed.
     fn abandon(&mut self, outputs: &[OutputStats]) {
         while let Some((oldest, _)) = self.backlog.oldest() {
             self.give_up(oldest, Dropped::UnsentAtExit, outputs);
@@ -288,11 +282,18 @@ pub fn any_waits(tx_sockets: &[TxSocket]) -> bool {
     tx_sockets.iter().any(TxSocket::waits)
 }
 
-/// Counts the messages that still wait in `tx_sockets` as unsent, when the worker ends.
+/// Counts the messages that still wait in `tx_sockets` as unsent, when they are to be closed.
 pub fn abandon_all(tx_sockets: &mut [TxSocket], outputs: &[OutputStats]) {
     for tx_socket in tx_sockets {
         tx_socket.abandon(outputs);
     }
+}
+
+/// Whether the packet socket `fd` is bound to the interface with this index. It no longer is when
+/// the interface has been deleted or moved to another namespace, even if one with the same index
+/// is back.
+pub fn is_bound(fd: RawFd, index: u32) -> bool {
+    packet_socket::bound_to(fd).is_ok_and(|bound| bound == Some(index))
 }
 
 /// Opens a packet socket on an interface for GSO packets, straight to the device or not.

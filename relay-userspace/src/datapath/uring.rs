@@ -12,7 +12,6 @@
 //! lists the system calls that it makes.
 
 pub mod buffers;
-mod mapping;
 mod outbox;
 mod probe;
 pub mod receive;
@@ -41,13 +40,15 @@ use self::{
 pub use self::{probe::probe, rx_socket::Fanout};
 use super::{
     batch::Batch,
+    change::Inbox,
     error::SetupError,
     flow_table::Flows,
     gso_packets,
     output_link::Link,
+    remote::{Holds, Remote},
     stats::WorkerStats,
     timings::{DRAIN, SPIN, WAITING},
-    tx_socket::{self, TxSocket},
+    tx_socket,
 };
 use crate::{
     kernel::KernelError,
@@ -69,12 +70,16 @@ const IDLE: Duration = Duration::from_millis(100);
 /// How long a stopping worker waits for frames that passed the filter and are not in its socket
 /// yet.
 const LATE: Duration = Duration::from_millis(2);
+/// More frames than an RX socket holds. It holds 16 MiB, and the kernel counts more than 512 bytes
+/// for the shortest frame (`SKB_TRUESIZE`, include/linux/skbuff.h).
+const SOCKET_HOLDS: u64 = (16 << 20) / 512;
 /// How often in a row the receive may end without a frame before the worker sleeps in between.
 const PATIENCE: u32 = 8;
 
 /// One forwarding thread's state: ring, buffers, flows.
 #[derive(Debug)]
 pub struct UringWorker {
+    inbox: Inbox,
     ring: Ring,
     buffers: Buffers,
     /// The kernel's index of the input interface.
@@ -90,7 +95,8 @@ pub struct UringWorker {
 
 impl UringWorker {
     /// Makes the ring and opens the sockets of `worker`, with `buffers` receive buffers, a power of
-    /// two. `attach` puts the socket filter on the RX socket, before it is bound.
+    /// two. `attach` puts the socket filter on the RX socket, before it is bound. Returns the
+    /// worker, and what control changes it with.
     ///
     /// # Errors
     ///
@@ -100,7 +106,7 @@ impl UringWorker {
         worker: &plan::WorkerPlan,
         buffers: u16,
         attach: &dyn Fn(BorrowedFd<'_>) -> Result<(), KernelError>,
-    ) -> Result<Self, SetupError> {
+    ) -> Result<(Self, Remote), SetupError> {
         let completions = completions(worker, buffers);
         Self::with_ring(completions, plan, worker, buffers, attach)
     }
@@ -112,8 +118,8 @@ impl UringWorker {
         worker: &plan::WorkerPlan,
         buffers: u16,
         attach: &dyn Fn(BorrowedFd<'_>) -> Result<(), KernelError>,
-    ) -> Result<Self, SetupError> {
-        let tx_sockets = TxSocket::open_all(plan, worker)?;
+    ) -> Result<(Self, Remote), SetupError> {
+        let (remote, first) = Remote::new(plan, worker, Holds::Frames(SOCKET_HOLDS))?;
         let Some(input) = worker.input.and_then(|at| plan.interfaces.get(at)) else {
             return Err(SetupError::NoInput);
         };
@@ -126,20 +132,20 @@ impl UringWorker {
                 remedy: "memory is short: raise `ulimit -l`, or give `cpus` fewer CPUs".into(),
             })?;
         let socket = RxSocket::open(input, attach)?;
-        let flows = Flows::new(plan, worker);
-        let stats = WorkerStats::of(plan, worker, buffers.total());
+        first.stats.chunks.total.set(buffers.total());
         let worker = Self {
+            inbox: first.inbox,
             reading: Vec::with_capacity(buffers.total() as usize),
-            ring: Ring::new(ring, socket, tx_sockets, &buffers),
+            ring: Ring::new(ring, socket, first.tx_sockets, &buffers),
             buffers,
             input: input.index,
-            batch: Batch::new(BATCH, flows.len()),
-            flows,
+            batch: Batch::new(BATCH, first.open),
+            flows: first.flows,
             failures: 0,
-            stats,
+            stats: first.stats,
         };
         worker.publish_buffers();
-        Ok(worker)
+        Ok((worker, remote))
     }
 
     /// Joins the fanout that shares the input's flows among workers, or founds it if there is none
@@ -166,8 +172,7 @@ impl UringWorker {
 
     /// What it knows about the links that copies leave through.
     pub fn links(&self) -> impl Iterator<Item = Arc<Link>> {
-        let tx_sockets = self.ring.tx_sockets().iter();
-        self.flows.links().chain(tx_sockets.map(TxSocket::link))
+        self.flows.links()
     }
 
     /// Forwards until `stop` is set, then forwards the frames that have arrived, waits a moment for
@@ -208,15 +213,52 @@ impl UringWorker {
             }
         }
         let busy = !self.ring.arrivals.is_empty();
+        if self.inbox.calls() {
+            self.attend();
+        }
         tx_socket::retry_all(self.ring.tx_sockets_mut(), &self.stats.outputs);
         self.forward();
+        self.stats.progress.rounds.add(1);
         if busy {
             self.failures = 0;
         } else if self.ring.must_arm() {
             self.failures += 1;
             return self.failures < PATIENCE;
+        } else {
+            // The kernel receives, and has nothing.
+            self.stats.progress.empty_rounds.add(1);
         }
         busy
+    }
+
+    /// Takes a change, if there is one, and sees whether the last one has settled. No batch is
+    /// open: what has arrived was not read yet. Called right after the kernel has taken what the
+    /// last round posted, and so, as it takes or refuses every send at once, while no send is in
+    /// flight. Should one be, the change waits for the next round: then nothing in flight refers to
+    /// a TX socket or a send slot by its position.
+    #[cold]
+    fn attend(&mut self) {
+        if self.ring.sends() {
+            return;
+        }
+        let Self {
+            inbox,
+            ring,
+            flows,
+            batch,
+            stats,
+            ..
+        } = self;
+        inbox.take(|change| {
+            change.flows.take_over_from(flows, stats);
+            std::mem::swap(flows, &mut change.flows);
+            batch.resize(&mut change.open);
+            ring.change(change, &stats.outputs);
+        });
+        inbox.settle(|taken| {
+            let mut tx_sockets = ring.tx_sockets().iter();
+            tx_sockets.all(|tx_socket| tx_socket.is_settled(taken))
+        });
     }
 
     /// Posts the copies of the frames that have arrived.
@@ -307,7 +349,8 @@ impl Drop for UringWorker {
 }
 
 /// Entries of the completion queue: one for every buffer, every send slot, and the ends of the
-/// receive, so that it never overflows.
+/// receive, so that it never overflows. A worker that gets many more TX sockets later may see it
+/// full for a moment, which loses nothing.
 fn completions(worker: &plan::WorkerPlan, buffers: u16) -> u32 {
     u32::from(buffers) + worker.tx_sockets.len() as u32 * send_slots::PER_SOCKET + 8
 }

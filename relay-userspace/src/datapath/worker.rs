@@ -5,11 +5,13 @@
 
 use std::{
     collections::HashMap,
+    os::fd::BorrowedFd,
     sync::{Arc, atomic::AtomicBool},
 };
 
 use super::{
-    error::SetupError, output_link::Link, socket_drops::Receivers, stats::WorkerStats, uring, xdp,
+    error::SetupError, output_link::Link, remote::Remote, socket_drops::Receivers,
+    stats::WorkerStats, uring, xdp,
 };
 use crate::{
     kernel::Kernel,
@@ -61,8 +63,8 @@ impl Worker {
         }
     }
 
-    /// What it knows about the links that copies leave through; the watcher keeps it up to date.
-    /// Several may belong to one interface.
+    /// What it knows about the links that copies leave through, one per interface; the watcher
+    /// keeps it up to date.
     #[must_use]
     pub fn links(&self) -> Vec<Arc<Link>> {
         match self {
@@ -77,6 +79,8 @@ impl Worker {
 pub struct Bound {
     /// The worker.
     pub worker: Worker,
+    /// What control changes it with while it runs.
+    pub remote: Remote,
     /// The mode of its AF_XDP sockets, as the kernel reports it. `None` on io_uring.
     pub mode: Option<Mode>,
 }
@@ -119,20 +123,21 @@ pub fn bind(
         Backend::Xdp => {
             let mode = worker.mode(plan);
             let chunks = xdp::chunk_count(worker, mode);
-            let bound = xdp::XdpWorker::bind(plan, worker, mode, chunks)?;
+            let (bound, remote) = xdp::XdpWorker::bind(plan, worker, mode, chunks)?;
             Ok(Bound {
                 // The kernel may have chosen another mode than the one asked for.
                 mode: Some(bound.mode().unwrap_or(mode)),
                 worker: Worker::Xdp(Box::new(bound)),
+                remote,
             })
         }
         Backend::IoUring => {
-            let bound = uring::UringWorker::bind(plan, worker, uring::BUFFERS, &|socket| {
-                kernel.attach_filter(socket)
-            })?;
+            let attach = |socket: BorrowedFd<'_>| kernel.attach_filter(socket);
+            let (bound, remote) = uring::UringWorker::bind(plan, worker, uring::BUFFERS, &attach)?;
             fanouts.join(plan, worker, &bound)?;
             Ok(Bound {
                 worker: Worker::IoUring(Box::new(bound)),
+                remote,
                 mode: None,
             })
         }

@@ -40,16 +40,18 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 pub use self::umem_sizes::chunk_count;
 use self::{
     port::Port,
-    ring_sizes::BATCH,
+    ring_sizes::{BATCH, RX_SIZE},
     transmitter::Device,
     tx_sockets::TxSockets,
     umem::{Chunk, Chunks},
 };
 use super::{
     batch::Batch,
+    change::Inbox,
     error::SetupError,
     flow_table::Flows,
     output_link::Link,
+    remote::{Holds, Remote},
     stats::WorkerStats,
     timings::{DRAIN, SPIN, WAITING},
     tx_socket,
@@ -69,9 +71,14 @@ const DOWN_MS: u16 = 10;
 /// How long a bind retries while a closed socket still holds the queue: 12-74 ms were seen.
 const BIND_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Rounds after which every frame has been received that was in an RX ring before: twice what a
+/// full ring takes, because one round may take only the part of a ring that it has seen before.
+const DRAINED: u64 = 2 * (RX_SIZE as u64).div_ceil(BATCH as u64);
+
 /// One forwarding thread's state: UMEM, ports, flows.
 #[derive(Debug)]
 pub struct XdpWorker {
+    inbox: Inbox,
     chunks: Chunks,
     ports: Vec<Port>,
     inputs: Vec<Input>,
@@ -108,7 +115,8 @@ pub struct ReceivingSocket {
 }
 
 impl XdpWorker {
-    /// Registers the UMEM and binds all ports of `worker` in `mode`.
+    /// Registers the UMEM and binds all ports of `worker` in `mode`. Returns the worker, and what
+    /// control changes it with.
     ///
     /// # Errors
     ///
@@ -118,9 +126,9 @@ impl XdpWorker {
         worker: &plan::WorkerPlan,
         mode: Mode,
         chunk_count: u32,
-    ) -> Result<Self, SetupError> {
+    ) -> Result<(Self, Remote), SetupError> {
         let interface = |port: &plan::Port| plan.interfaces.get(port.interface);
-        let chunks = Chunks::new(umem_sizes::chunk_size(plan, worker, mode), chunk_count)?;
+        let chunks = Chunks::new(worker.chunk_size(plan, mode), chunk_count)?;
         let mut ports = Vec::with_capacity(worker.ports.len());
         let mut inputs = Vec::new();
         for port in &worker.ports {
@@ -139,18 +147,20 @@ impl XdpWorker {
             let bound = bind_patiently(&chunks, &interface.name, port.queue, mode, lends)?;
             ports.push(bound);
         }
-        let stats = WorkerStats::of(plan, worker, chunks.total());
-        let flows = Flows::new(plan, worker);
-        Ok(Self {
+        let (remote, first) = Remote::new(plan, worker, Holds::Rounds(DRAINED))?;
+        first.stats.chunks.total.set(chunks.total());
+        let worker = Self {
+            inbox: first.inbox,
             chunks,
             ports,
             inputs,
-            batch: Batch::new(BATCH, flows.len()),
-            flows,
-            tx_sockets: TxSockets::open(plan, worker)?,
+            batch: Batch::new(BATCH, first.open),
+            flows: first.flows,
+            tx_sockets: TxSockets::new(first.tx_sockets),
             received: Vec::with_capacity(BATCH),
-            stats,
-        })
+            stats: first.stats,
+        };
+        Ok((worker, remote))
     }
 
     /// The mode that the kernel chose. All ports have the same one: they share the UMEM.
@@ -183,7 +193,7 @@ impl XdpWorker {
 
     /// What it knows about the links that copies leave through.
     pub fn links(&self) -> impl Iterator<Item = Arc<Link>> {
-        self.flows.links().chain(self.tx_sockets.links())
+        self.flows.links()
     }
 
     /// Fills the FILL rings, right after the bind, and kicks every queue that has one: some drivers
@@ -222,6 +232,9 @@ impl XdpWorker {
     /// One round over all ports. Returns whether a frame arrived.
     pub fn poll_once(&mut self) -> bool {
         let mut busy = false;
+        if self.inbox.calls() {
+            self.attend();
+        }
         self.flows.follow_links();
         for port in &mut self.ports {
             port.begin_round(&mut self.chunks);
@@ -257,7 +270,42 @@ impl XdpWorker {
             let _ = port.refill(&mut self.chunks);
         }
         self.publish_chunks();
+        let progress = &self.stats.progress;
+        progress.rounds.add(1);
+        if !busy {
+            progress.empty_rounds.add(1);
+        }
         busy
+    }
+
+    /// Takes a change, if there is one, and sees whether the last one has settled. Between two
+    /// rounds no batch is open.
+    #[cold]
+    fn attend(&mut self) {
+        let Self {
+            inbox,
+            ports,
+            flows,
+            batch,
+            tx_sockets,
+            stats,
+            ..
+        } = self;
+        inbox.take(|change| {
+            change.flows.take_over_from(flows, stats);
+            std::mem::swap(flows, &mut change.flows);
+            batch.resize(&mut change.open);
+            let tx_sockets = tx_sockets.tx_sockets_mut();
+            change.tx_sockets.swap(tx_sockets, &stats.outputs);
+            for port in ports.iter_mut() {
+                port.begin_settling();
+            }
+        });
+        inbox.settle(|taken| {
+            let mut tx_sockets = tx_sockets.tx_sockets().iter();
+            ports.iter().all(Port::is_settled)
+                && tx_sockets.all(|tx_socket| tx_socket.is_settled(taken))
+        });
     }
 
     fn kick(&mut self) {

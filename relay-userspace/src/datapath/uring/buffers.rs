@@ -16,8 +16,7 @@ use std::{
 
 use io_uring::{IoUring, types::BufRingEntry};
 
-use super::mapping::Mapping;
-use crate::datapath::batch::Memory;
+use crate::datapath::{batch::Memory, mapping::Mapping};
 
 /// The number of the ring's only buffer group.
 pub const GROUP: u16 = 0;

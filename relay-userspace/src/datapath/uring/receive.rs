@@ -27,6 +27,31 @@ use crate::{
 pub const CONTROL_LEN: usize = HEADER_LEN + size_of::<libc::tpacket_auxdata>().next_multiple_of(8);
 const HEADER_LEN: usize = size_of::<libc::cmsghdr>();
 
+/// A `msghdr` without pointers.
+#[derive(Debug)]
+pub(super) struct ReceiveMessage(libc::msghdr);
+
+// SAFETY: its pointers are null.
+unsafe impl Send for ReceiveMessage {}
+
+impl ReceiveMessage {
+    pub fn new() -> Self {
+        // SAFETY: all zeros is a valid `msghdr`.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_controllen = CONTROL_LEN;
+        Self(message)
+    }
+
+    #[inline]
+    pub fn header(&self) -> &libc::msghdr {
+        &self.0
+    }
+
+    pub fn pointer(&self) -> *const libc::msghdr {
+        &raw const self.0
+    }
+}
+
 /// A buffer that a completion brought, and how many bytes the kernel wrote to it.
 #[derive(Debug)]
 pub struct Arrival {

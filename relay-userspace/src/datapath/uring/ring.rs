@@ -17,15 +17,16 @@ use nix::errno::Errno;
 
 use super::{
     buffers::{Buffers, GROUP, Held},
-    receive::{self, Arrival, CONTROL_LEN},
+    receive::{self, Arrival, ReceiveMessage},
     rx_socket::{Fanout, RxSocket},
     send_slots::SendSlots,
 };
 use crate::datapath::{
     batch::Frame,
+    change::Change,
     error::SetupError,
     gso_packets::Message,
-    stats::{Dropped, WorkerStats},
+    stats::{Dropped, OutputStats, WorkerStats},
     tx_socket::{self, TxSocket},
     vnet_header::VnetHeader,
 };
@@ -79,22 +80,6 @@ enum Receive {
     Cancelled,
     /// It has ended for good.
     Over,
-}
-
-/// A `msghdr` without pointers.
-#[derive(Debug)]
-struct ReceiveMessage(libc::msghdr);
-
-// SAFETY: its pointers are null.
-unsafe impl Send for ReceiveMessage {}
-
-impl ReceiveMessage {
-    fn new() -> Self {
-        // SAFETY: all zeros is a valid `msghdr`.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_controllen = CONTROL_LEN;
-        Self(message)
-    }
 }
 
 /// A ring with `completions` entries in its completion queue, and no fewer than in its submission
@@ -157,7 +142,7 @@ impl Ring {
     /// The `msghdr` of the receive.
     #[inline]
     pub fn message(&self) -> &libc::msghdr {
-        &self.message.0
+        self.message.header()
     }
 
     /// Asks the kernel to receive, unless it does so already. The first call makes the ring the
@@ -180,7 +165,7 @@ impl Ring {
         }
         if self.receive == Receive::Ended {
             let socket = types::Fd(self.input());
-            let entry = opcode::RecvMsgMulti::new(socket, &raw const self.message.0, GROUP)
+            let entry = opcode::RecvMsgMulti::new(socket, self.message.pointer(), GROUP)
                 .build()
                 .user_data(RECEIVE);
             // SAFETY: socket and message live as long as the ring; the buffers as long as the
@@ -213,6 +198,21 @@ impl Ring {
     /// Whether the kernel may still read or write memory of the worker.
     pub fn is_busy(&self) -> bool {
         matches!(self.receive, Receive::Armed | Receive::Cancelled) || self.slots.in_flight() > 0
+    }
+
+    /// Whether a send is in flight or posted.
+    pub fn sends(&self) -> bool {
+        self.slots.in_flight() > 0
+    }
+
+    /// Replaces the TX sockets, and the send slots where there must be more or fewer. Only while
+    /// nothing [is sent](Self::sends).
+    pub fn change(&mut self, change: &mut Change, outputs: &[OutputStats]) {
+        debug_assert!(!self.sends());
+        change.tx_sockets.swap(&mut self.tx_sockets, outputs);
+        if let Some(slots) = &mut change.send_slots {
+            std::mem::swap(&mut self.slots, slots);
+        }
     }
 
     /// All TX sockets, in the worker's order.

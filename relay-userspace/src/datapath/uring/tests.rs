@@ -21,6 +21,7 @@ const OUTPUTS: usize = 3;
 /// A worker that receives the datagrams of a local socket over one veth, and sends through another.
 struct Bench {
     worker: UringWorker,
+    remote: Remote,
     sender: UdpSocket,
     _memberships: Memberships,
 }
@@ -37,20 +38,14 @@ impl Bench {
         for name in ["va", "in0", "out0", "vb"] {
             run(&format!("ip link set {name} up"));
         }
-        let outputs: Vec<_> = (1..=OUTPUTS)
-            .map(|n| format!("{{ interface = \"out0\", group = \"239.2.2.{n}\", port = 5002 }}"))
-            .collect();
-        let text = format!(
-            "[[rules]]\nname = \"a\"\ninput = {{ interface = \"in0\", group = \"{GROUP}\", port = {PORT} }}\n\
-             outputs = [{}]\n",
-            outputs.join(", ")
-        );
-        let document = config::parse("test.toml", &text).unwrap();
+        let outputs: Vec<_> = (1..=OUTPUTS).collect();
+        let document = document(&[("a", PORT, &outputs)]);
         let plan = plan(&document);
         let worker = &plan.workers[0];
         let completions = completions.unwrap_or_else(|| super::completions(worker, buffers));
         let attach = |_: BorrowedFd<'_>| Ok(());
-        let worker = UringWorker::with_ring(completions, &plan, worker, buffers, &attach).unwrap();
+        let (worker, remote) =
+            UringWorker::with_ring(completions, &plan, worker, buffers, &attach).unwrap();
         let memberships = Memberships::join(&plan).unwrap();
         let sender = UdpSocket::bind("10.1.0.2:40000").unwrap();
         sender.set_multicast_ttl_v4(4).unwrap();
@@ -58,6 +53,7 @@ impl Bench {
         wait_until_up("out0");
         let mut bench = Self {
             worker,
+            remote,
             sender,
             _memberships: memberships,
         };
@@ -117,6 +113,23 @@ impl Bench {
         assert_eq!(chunks.fill.get(), chunks.total.get(), "{chunks:?}");
         assert_eq!(self.worker.ring.slots.in_flight(), 0);
     }
+}
+
+/// Rules: for each its name, its port, and the last bytes of its outputs' groups.
+fn document(rules: &[(&str, u16, &[usize])]) -> config::Document {
+    let rule = |(name, port, outputs): &(&str, u16, &[usize])| {
+        let output =
+            |n: &usize| format!("{{ interface = \"out0\", group = \"239.2.2.{n}\", port = 5002 }}");
+        let outputs: Vec<_> = outputs.iter().map(output).collect();
+        format!(
+            "[[rules]]\nname = \"{name}\"\n\
+             input = {{ interface = \"in0\", group = \"{GROUP}\", port = {port} }}\n\
+             outputs = [{}]\n",
+            outputs.join(", ")
+        )
+    };
+    let text: String = rules.iter().map(rule).collect();
+    config::parse("test.toml", &text).unwrap()
 }
 
 fn plan(document: &config::Document) -> Plan {
@@ -383,4 +396,64 @@ fn forbid_io_uring_enter() {
         )
     };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn a_table_is_replaced_between_two_batches_and_no_copy_is_lost_or_counted_twice() {
+    in_namespace(|| {
+        let mut bench = Bench::new(64, None);
+        bench.send(&payloads(20));
+        // Posted, and not submitted before the change.
+        assert!(bench.worker.poll_once());
+        assert!(bench.worker.ring.is_busy());
+        let other = plan(&document(&[("b", 6000, &[7]), ("a", PORT, &[3, 4, 1])]));
+        let prepared = bench.remote.prepare(&other, &other.workers[0]).unwrap();
+        assert!(bench.remote.send(prepared));
+        assert!(!bench.remote.is_taken());
+        bench.send(&payloads(10));
+        bench.poll_until_idle();
+        assert!(bench.remote.is_taken() && bench.remote.is_settled());
+        let sent = |bench: &Bench, rule| -> Vec<u64> {
+            let counters = bench.remote.flow(rule).unwrap();
+            counters.outputs.iter().map(|output| output.sent).collect()
+        };
+        assert_eq!(bench.remote.flow("a").unwrap().matched, 30);
+        assert_eq!(sent(&bench, "a"), [30, 10, 30]);
+        assert_eq!(sent(&bench, "b"), [0]);
+        let retired = bench.remote.retired();
+        assert_eq!(retired.len(), 1);
+        assert_eq!((&retired[0].rule[..], retired[0].matched), ("a", None));
+        assert_eq!(retired[0].outputs[0].sent, 20);
+        bench.assert_all_buffers_provided();
+    });
+}
+
+/// The interface of the outputs is deleted and made anew; it gets another index, so another socket.
+#[test]
+fn tx_sockets_come_and_go_with_the_interfaces_and_none_stays_open() {
+    in_namespace(|| {
+        let mut bench = Bench::new(64, None);
+        // Of this namespace.
+        let packet_sockets = || std::fs::read_to_string("/proc/thread-self/net/packet").unwrap();
+        let open = || packet_sockets().lines().count();
+        let before = open();
+        for round in 1..=20 {
+            run("ip link delete out0");
+            run("ip link add out0 type veth peer name vb");
+            run("ip address add 10.2.0.1/24 dev out0");
+            run("ip link set out0 up");
+            run("ip link set vb up");
+            wait_until_up("out0");
+            let other = plan(&document(&[("a", PORT, &[1, 2, 3])]));
+            let prepared = bench.remote.prepare(&other, &other.workers[0]).unwrap();
+            assert!(bench.remote.send(prepared));
+            bench.poll_until_idle();
+            assert!(bench.remote.is_taken());
+            bench.send(&payloads(10));
+            bench.poll_until_idle();
+            assert_eq!(bench.sent(), round * 10 * OUTPUTS as u64);
+            assert_eq!(open(), before, "round {round}");
+        }
+        bench.assert_all_buffers_provided();
+    });
 }

@@ -43,6 +43,8 @@ pub struct Port {
     /// How many of them there shall be.
     lends: u32,
     mode: Mode,
+    /// Frames ever queued, when [`Self::begin_settling`] was last called.
+    queued_then: u32,
     /// Room for descriptors from a ring.
     batch: Box<[FrameDesc]>,
 }
@@ -133,6 +135,7 @@ impl Port {
             lent: 0,
             lends,
             mode,
+            queued_then: 0,
             batch: vec![FrameDesc::default(); BATCH].into(),
         };
         socket_options::set_send_buffer(port.fd(), SEND_BUFFER);
@@ -165,6 +168,17 @@ impl Port {
     #[inline]
     pub fn waiting(&self) -> u32 {
         self.transmitter.waiting()
+    }
+
+    /// Remembers which frames are in flight now, for [`Self::is_settled`].
+    pub fn begin_settling(&mut self) {
+        self.queued_then = self.transmitter.queued();
+    }
+
+    /// Whether every frame is accounted for that was in flight at [`Self::begin_settling`]. To be
+    /// asked in every round until it says so.
+    pub fn is_settled(&self) -> bool {
+        self.transmitter.has_accounted(self.queued_then)
     }
 
     /// See [`Transmitter::begin_round`].

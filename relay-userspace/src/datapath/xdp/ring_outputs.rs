@@ -91,7 +91,9 @@ fn make_room(
     stats: &WorkerStats,
 ) {
     for ring_output in ring_outputs {
-        if let Some(port) = ports.get_mut(ring_output.port) {
+        if let Some(port) = ports.get_mut(ring_output.port)
+            && !port.has_room()
+        {
             port.make_room(chunks, &stats.outputs);
         }
     }
@@ -183,14 +185,14 @@ fn refusal(ring_output: &RingOutput, len: usize, ports: &[impl Egress]) -> Optio
     }
 }
 
-#[inline]
+#[cold]
 fn count_all(ring_outputs: &[RingOutput], reason: Dropped, stats: &WorkerStats) {
     for ring_output in ring_outputs {
         count(ring_output, reason, stats);
     }
 }
 
-#[inline]
+#[cold]
 fn count(ring_output: &RingOutput, reason: Dropped, stats: &WorkerStats) {
     if let Some(OutputStats { drops, .. }) = stats.outputs.get(ring_output.output as usize) {
         drops.add(reason, 1);

@@ -156,6 +156,17 @@ impl<R: Rings> Transmitter<R> {
         self.ledger.waiting()
     }
 
+    /// Descriptors ever queued; the number wraps.
+    pub fn queued(&self) -> u32 {
+        self.ledger.queued()
+    }
+
+    /// Whether every descriptor is accounted for that had been queued when [`Self::queued`] was
+    /// `then`: sent, or dropped. `then` must be of the last 2³¹ descriptors.
+    pub fn has_accounted(&self, then: u32) -> bool {
+        self.ledger.has_taken(then)
+    }
+
     /// Whether one more frame may be queued. The limit counts descriptors that have not come back,
     /// so that neither the TX ring nor the completion ring can overflow.
     #[inline]

@@ -84,6 +84,12 @@ impl Ledger {
         self.queued
     }
 
+    /// Whether the kernel has taken all descriptors that had been queued when [`Ledger::queued`]
+    /// was `then`, or they were given up. `then` must be of the last 2³¹ descriptors.
+    pub fn has_taken(&self, then: u32) -> bool {
+        self.taken.wrapping_sub(then).cast_signed() >= 0
+    }
+
     /// Whether one more descriptor may be queued.
     #[inline]
     pub fn has_room(&self) -> bool {
@@ -250,5 +256,9 @@ mod tests {
         assert_eq!(ledger.settle(TX_SIZE - 1, false).count(), 3);
         ledger.completed(2);
         assert_eq!((ledger.waiting(), ledger.outstanding()), (1, 2));
+        assert!(ledger.has_taken(start.wrapping_add(3)));
+        assert!(!ledger.has_taken(ledger.queued()));
+        ledger.abandon();
+        assert!(ledger.has_taken(ledger.queued()));
     }
 }

@@ -3,7 +3,7 @@
 //! When [`TxSockets::send`] returns, every copy of the batch was sent, is counted, or waits in a
 //! backlog, copied: `sendmmsg` takes the payloads from the chunks, which are free then.
 
-use std::{os::fd::AsRawFd, sync::Arc};
+use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 
@@ -11,17 +11,12 @@ use super::{
     sendmmsg::{HandOver, Messages, Queue},
     umem::{Chunk, Chunks},
 };
-use crate::{
-    datapath::{
-        batch::Batch,
-        error::SetupError,
-        flow_table::Flows,
-        gso_packets,
-        output_link::Link,
-        stats::{OutputStats, WorkerStats},
-        tx_socket::TxSocket,
-    },
-    plan::{self, Plan},
+use crate::datapath::{
+    batch::Batch,
+    flow_table::Flows,
+    gso_packets,
+    stats::{OutputStats, WorkerStats},
+    tx_socket::TxSocket,
 };
 
 /// A worker's TX sockets, one per interface that copies leave through in GSO packets.
@@ -32,31 +27,22 @@ pub struct TxSockets {
 }
 
 impl TxSockets {
-    /// Opens the TX sockets of `worker`, in its order.
-    ///
-    /// # Errors
-    ///
-    /// The first refusal.
-    pub fn open(plan: &Plan, worker: &plan::WorkerPlan) -> Result<Self, SetupError> {
-        Ok(Self {
-            tx_sockets: TxSocket::open_all(plan, worker)?,
+    /// With these TX sockets.
+    pub fn new(tx_sockets: Vec<TxSocket>) -> Self {
+        Self {
+            tx_sockets,
             queue: Queue::default(),
-        })
+        }
     }
 
-    /// The TX sockets, to send their backlogs.
-    pub fn tx_sockets_mut(&mut self) -> &mut [TxSocket] {
+    /// The TX sockets, to send their backlogs, and to replace them between two batches.
+    pub fn tx_sockets_mut(&mut self) -> &mut Vec<TxSocket> {
         &mut self.tx_sockets
     }
 
     /// The TX sockets, in the worker's order.
     pub fn tx_sockets(&self) -> &[TxSocket] {
         &self.tx_sockets
-    }
-
-    /// The links of their devices.
-    pub fn links(&self) -> impl Iterator<Item = Arc<Link>> {
-        self.tx_sockets.iter().map(TxSocket::link)
     }
 
     /// Sends every run of `batch` through all socket outputs of its flow.

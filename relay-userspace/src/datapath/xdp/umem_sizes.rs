@@ -7,7 +7,7 @@
 //! own, and 10 s to bind. Five and more inputs therefore share as many chunks as four have.
 
 use super::ring_sizes::{BATCH, FILL_SIZE, STACK_FILL, TX_SIZE};
-use crate::plan::{self, Mode, Plan};
+use crate::plan::{self, Mode};
 
 /// Chunks in all FILL rings of a worker's inputs together, unless [`LEAST_FILL`] asks for more: as
 /// many frames may arrive while the worker does something else, which is 32 ms at a million frames
@@ -15,9 +15,6 @@ use crate::plan::{self, Mode, Plan};
 const ALL_FILL: u32 = 4 * FILL_SIZE;
 /// Chunks that each FILL ring has at least: two of the largest bursts of one NAPI poll.
 const LEAST_FILL: u32 = 128;
-
-/// XDP headroom and the longest Ethernet header in front of the IP packet of a received frame.
-const FRAME_OVERHEAD: u32 = 256 + 18;
 
 /// The chunks that `worker` needs so that full FILL rings and full TX rings never compete: one for
 /// every frame that can be lent or in flight, and one batch in the worker's hands.
@@ -48,50 +45,9 @@ fn fill(inputs: u32) -> u32 {
     power.clamp(LEAST_FILL, FILL_SIZE)
 }
 
-/// Bytes per chunk. No frame leaves longer than it arrived; but in zero copy every device checks
-/// that a chunk holds a frame of its MTU.
-pub fn chunk_size(plan: &Plan, worker: &plan::WorkerPlan, mode: Mode) -> u32 {
-    let ports = worker.ports.iter();
-    let ports = ports.filter(|port| lends(worker, port, mode) > 0);
-    let interfaces = ports.filter_map(|port| plan.interfaces.get(port.interface));
-    let mtu = interfaces.map(|interface| interface.mtu).max().unwrap_or(0);
-    let small = match mode {
-        Mode::ZeroCopy => mtu <= plan::max_zero_copy_mtu(2048),
-        Mode::Copy => mtu + FRAME_OVERHEAD <= 2048,
-    };
-    if small { 2048 } else { 4096 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// An interface with this MTU; its other fields do not matter.
-    fn interface(mtu: u32) -> plan::Interface {
-        plan::Interface {
-            name: "i".into(),
-            index: 1,
-            mac: [2, 0, 0, 0, 0, 1],
-            mtu,
-            address: None,
-            driver: "igb".into(),
-            backend: plan::Backend::Xdp,
-            reason: String::new(),
-            is_input: true,
-            is_output: true,
-            rx_queues: vec![0],
-            tx_queues: 1,
-            checksums: None,
-            zero_copy: true,
-            expected_mode: None,
-            transmit: crate::config::rules::Transmit::Auto,
-            tx_method: None,
-            gso_packets: true,
-            segments_udp: true,
-            queueless: false,
-            gso: crate::host::GsoLimits::default(),
-        }
-    }
 
     fn port(interface: usize, receives: bool) -> plan::Port {
         plan::Port {
@@ -111,25 +67,6 @@ mod tests {
             tx_sockets: Vec::new(),
             flows: Vec::new(),
         }
-    }
-
-    #[test]
-    fn chunks_are_small_where_all_that_they_must_take_fits() {
-        let size = |input, output, mode| {
-            let plan = Plan {
-                interfaces: vec![interface(input), interface(output)].into(),
-                flows: Vec::new().into(),
-                workers: Vec::new(),
-                notes: Vec::new(),
-            };
-            chunk_size(&plan, &worker(), mode)
-        };
-        assert_eq!(size(1774, 9000, Mode::Copy), 2048);
-        assert_eq!(size(1775, 1500, Mode::Copy), 4096);
-        assert_eq!(size(1002, 1002, Mode::ZeroCopy), 2048);
-        assert_eq!(size(1003, 1000, Mode::ZeroCopy), 4096);
-        let why = "the output's device checks as well";
-        assert_eq!(size(1000, 1003, Mode::ZeroCopy), 4096, "{why}");
     }
 
     #[test]

@@ -22,12 +22,41 @@ impl Mapping {
     ///
     /// The kernel's refusal.
     pub fn new(len: usize) -> io::Result<Self> {
+        Self::map(len, libc::PROT_READ | libc::PROT_WRITE)
+    }
+
+    /// Reserves `len` bytes of addresses, at least one. They cost no memory, and nothing may read
+    /// or write them before [`Mapping::open`].
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn reserve(len: usize) -> io::Result<Self> {
+        Self::map(len, libc::PROT_NONE)
+    }
+
+    /// Lets the first `len` bytes be read and written, and keeps what they hold.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or `ENOMEM` if `len` is beyond the end.
+    pub fn open(&self, len: usize) -> io::Result<()> {
+        if len > self.len {
+            return Err(Errno::ENOMEM.into());
+        }
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the pages are this value's own, and more access than before harms no reference.
+        let opened = unsafe { libc::mprotect(self.start.as_ptr().cast(), len, access) };
+        Ok(Errno::result(opened).map(drop)?)
+    }
+
+    fn map(len: usize, access: libc::c_int) -> io::Result<Self> {
         // SAFETY: asks for new memory, at any address.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 len,
-                libc::PROT_READ | libc::PROT_WRITE,
+                access,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
                 -1,
                 0,

@@ -1,0 +1,213 @@
+//! What control hands to a worker that runs: a new flow table, and what goes with it.
+//!
+//! A worker never shares its table. Control builds another one, whole, and hands it over as one
+//! [`Change`]; the worker swaps the two between two batches, when it holds no frame, and hands the
+//! old one back, for control to free. So no batch ever sees two tables, and nothing ever sees half
+//! of one.
+//!
+//! Per round the worker looks at one flag. It takes the lock behind the flag only when the flag is
+//! set, and only if it need not wait: control holds the lock for a few instructions, and not at all
+//! between handing a change over and getting the old table back.
+//!
+//! Frames that left the batch before the swap still count for outputs of the old table: those that
+//! wait in a TX ring or a backlog. The worker reports a change as settled when all of these have
+//! left or are given up, whatever came behind them.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
+    },
+    time::Instant,
+};
+
+use super::{
+    batch::OpenRuns,
+    flow_table::Flows,
+    stats::OutputStats,
+    tx_socket::{self, TxSocket},
+    uring::send_slots::SendSlots,
+};
+
+/// What a worker swaps at once. After the swap it holds what the worker had before.
+#[derive(Debug)]
+pub struct Change {
+    /// Counts the changes of a worker, from 1 on.
+    pub generation: u64,
+    /// The flow table.
+    pub flows: Flows,
+    /// The open runs of a batch for as many flows.
+    pub open: OpenRuns,
+    /// The TX sockets that the table refers to.
+    pub tx_sockets: NewTxSockets,
+    /// On io_uring the send slots, if there must be more or fewer of them.
+    pub send_slots: Option<SendSlots>,
+}
+
+/// The TX sockets of a table: those that the worker has already, and new ones.
+#[derive(Debug)]
+pub struct NewTxSockets {
+    /// For each that the worker has, its place among the new ones.
+    kept: Box<[Option<usize>]>,
+    /// By place: the new ones, and room for those that are kept.
+    places: Vec<Option<TxSocket>>,
+    /// Empty, with room for all; after the swap, what the worker had, empty.
+    other: Vec<TxSocket>,
+    /// Empty, with room for all that are not kept; after the swap, those.
+    closed: Vec<TxSocket>,
+}
+
+impl NewTxSockets {
+    /// The sockets in `places`, and in each place that is `None` one that the worker has: `kept`
+    /// gives the place for each of those, or `None` for one that is to be closed.
+    pub fn new(kept: Box<[Option<usize>]>, places: Vec<Option<TxSocket>>) -> Self {
+        Self {
+            other: Vec::with_capacity(places.len()),
+            closed: Vec::with_capacity(kept.iter().filter(|place| place.is_none()).count()),
+            kept,
+            places,
+        }
+    }
+
+    /// Replaces the worker's TX sockets. Counts what waits in those that are to be closed. Nothing
+    /// in flight may refer to any of them by its position.
+    pub fn swap(&mut self, tx_sockets: &mut Vec<TxSocket>, outputs: &[OutputStats]) {
+        for (at, tx_socket) in tx_sockets.drain(..).enumerate() {
+            let place = self.kept.get(at).copied().flatten();
+            match place.and_then(|place| self.places.get_mut(place)) {
+                Some(place) => *place = Some(tx_socket),
+                None => self.closed.push(tx_socket),
+            }
+        }
+        tx_socket::abandon_all(&mut self.closed, outputs);
+        self.other.extend(self.places.drain(..).flatten());
+        std::mem::swap(tx_sockets, &mut self.other);
+    }
+
+    /// All of them, for a worker that has none yet.
+    pub fn into_first(self) -> Vec<TxSocket> {
+        self.places.into_iter().flatten().collect()
+    }
+}
+
+/// What control and a worker share.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Exchange {
+    /// The worker must look: there is a change, or one that has not settled.
+    calls: AtomicBool,
+    /// The generation of the last change that the worker has taken.
+    taken: AtomicU64,
+    /// The generation of the last change that has settled.
+    settled: AtomicU64,
+    mail: Mutex<Mail>,
+}
+
+#[derive(Debug, Default)]
+struct Mail {
+    /// From control to the worker.
+    change: Option<Box<Change>>,
+    /// Back from the worker.
+    back: Option<Box<Change>>,
+}
+
+impl Exchange {
+    /// Hands a change over. Every earlier one must have come back.
+    pub fn send(&self, change: Box<Change>) {
+        self.lock().change = Some(change);
+        self.calls.store(true, Release);
+    }
+
+    /// The generation of the last change that the worker has taken.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Acquire)
+    }
+
+    /// The generation of the last change that has settled.
+    pub fn settled(&self) -> u64 {
+        self.settled.load(Acquire)
+    }
+
+    /// What the worker has handed back.
+    pub fn back(&self) -> Option<Box<Change>> {
+        self.lock().back.take()
+    }
+
+    #[cfg(test)]
+    pub fn while_locked(&self, act: impl FnOnce()) {
+        let _locked = self.lock();
+        act();
+    }
+
+    /// A worker that panicked with the lock left the mail whole: every change of it is one step.
+    fn lock(&self) -> MutexGuard<'_, Mail> {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The worker's end of the exchange.
+#[derive(Debug)]
+pub struct Inbox {
+    exchange: Arc<Exchange>,
+    /// The change that has not settled: its generation, and when it was taken.
+    unsettled: Option<(u64, Instant)>,
+}
+
+impl Inbox {
+    /// The end of `exchange` for its one worker.
+    pub fn new(exchange: Arc<Exchange>) -> Self {
+        Self {
+            exchange,
+            unsettled: None,
+        }
+    }
+
+    /// Whether the worker must look: [`Inbox::take`], and then [`Inbox::settle`].
+    #[inline]
+    pub fn calls(&self) -> bool {
+        self.exchange.calls.load(Relaxed)
+    }
+
+    /// Takes the change, if there is one: `swap` puts it into effect, between two batches. If
+    /// control holds the lock just now, the next round takes it.
+    #[cold]
+    pub fn take(&mut self, swap: impl FnOnce(&mut Change)) {
+        // Before the mail is looked at: what control hands over from now on calls anew.
+        self.exchange.calls.swap(false, AcqRel);
+        let mut mail = match self.exchange.mail.try_lock() {
+            Ok(mail) => mail,
+            Err(TryLockError::Poisoned(mail)) => mail.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                self.exchange.calls.store(true, Relaxed);
+                return;
+            }
+        };
+        let Some(mut change) = mail.change.take() else {
+            return;
+        };
+        swap(&mut change);
+        let generation = change.generation;
+        self.unsettled = Some((generation, Instant::now()));
+        mail.back = Some(change);
+        drop(mail);
+        self.exchange.taken.store(generation, Release);
+    }
+
+    /// Reports the last change as settled if `is_settled` says that nothing is in flight from
+    /// before the moment it is given; otherwise calls the worker again in the next round.
+    #[cold]
+    pub fn settle(&mut self, is_settled: impl FnOnce(Instant) -> bool) {
+        let Some((generation, taken)) = self.unsettled else {
+            return;
+        };
+        if is_settled(taken) {
+            self.unsettled = None;
+            self.exchange.settled.store(generation, Release);
+        } else {
+            self.exchange.calls.store(true, Relaxed);
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! A worker from control's side: replaces its flow table while it runs, and reads its counters.
+//!
+//! ```text
+//!   prepare ---> Prepared ---> send ---> is_taken ---> (what was in flight has left) ---> retired
+//!   may fail,     dropping     cannot    the worker          slots of what is gone        its last
+//!   costs time    undoes it    fail      has the new one     may be given to others       numbers
+//! ```
+//!
+//! One change is under way at a time: from `send` until `is_taken`. Flows and outputs that stay
+//! keep their counters, TX sockets that stay keep what waits in them.
+
+use std::{os::fd::RawFd, sync::Arc};
+
+use super::{
+    batch::OpenRuns,
+    change::{Change, Exchange, Inbox, NewTxSockets},
+    error::SetupError,
+    flow_table::{Flows, Ports},
+    output_link::{Link, Links},
+    slots::{Assigned, Book, Entry, Leaving, OutputIdentity},
+    stats::{Dropped, OutputStats, WorkerStats},
+    tx_socket::{self, TxSocket},
+    uring::send_slots::SendSlots,
+    waiting::Waiting,
+};
+use crate::plan::{self, Backend, Plan};
+
+/// When every frame that was in a worker's rings or socket has been dealt with.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Holds {
+    /// After so many rounds over its rings, whatever else arrives.
+    Rounds(u64),
+    /// After so many frames.
+    Frames(u64),
+}
+
+/// The control-side handle of one worker. Make it with the worker, see
+/// [`bind`](crate::datapath::bind).
+#[derive(Debug)]
+pub struct Remote {
+    stats: Arc<WorkerStats>,
+    exchange: Arc<Exchange>,
+    holds: Holds,
+    backend: Backend,
+    ports: Ports,
+    book: Book,
+    links: Links,
+    /// The outputs of its table that wait.
+    waiting: Arc<Waiting>,
+    /// The worker's TX sockets, in its order.
+    tx_sockets: Vec<Opened>,
+    /// The generation of the last change that was sent.
+    sent: u64,
+    /// What the worker may still count for, with the generation that ended it.
+    leaving: Vec<(u64, Leaving)>,
+    retired: Vec<Retired>,
+}
+
+/// A TX socket that a worker has.
+#[derive(Debug, Clone, Copy)]
+struct Opened {
+    /// The kernel's index of the interface.
+    index: u32,
+    /// Open as long as it is in the list: the worker closes none, but when it ends.
+    fd: RawFd,
+}
+
+/// A change that is ready to be sent. Dropping it undoes it.
+#[derive(Debug)]
+pub struct Prepared {
+    change: Box<Change>,
+    assigned: Assigned,
+    links: Links,
+    waiting: Arc<Waiting>,
+    tx_sockets: Vec<Opened>,
+}
+
+impl Prepared {
+    /// The links that the worker's copies leave through once it has the change: those that it has
+    /// already, and new ones, which must be watched from now on.
+    pub fn links(&self) -> impl Iterator<Item = Arc<Link>> + '_ {
+        self.links.iter().cloned()
+    }
+}
+
+/// The counters of one output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputCounters {
+    /// What the output is known by.
+    pub output: OutputIdentity,
+    /// Copies that the device took.
+    pub sent: u64,
+    /// Copies that did not leave, by reason, in the order of [`Dropped::ALL`].
+    pub drops: [u64; Dropped::COUNT],
+}
+
+/// The counters of one flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowCounters {
+    /// Frames that matched.
+    pub matched: u64,
+    /// Its outputs, in the plan's order.
+    pub outputs: Vec<OutputCounters>,
+}
+
+impl FlowCounters {
+    /// The counters of one of its outputs.
+    #[must_use]
+    pub fn output(&self, output: &OutputIdentity) -> Option<&OutputCounters> {
+        self.outputs.iter().find(|one| one.output == *output)
+    }
+}
+
+/// The last numbers of a rule that a worker no longer has, or of some of its outputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retired {
+    /// The rule's name.
+    pub rule: String,
+    /// Frames that matched it; `None` if the worker still has the rule, without these outputs.
+    pub matched: Option<u64>,
+    /// The outputs that are gone.
+    pub outputs: Vec<OutputCounters>,
+}
+
+/// How far a worker had come at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    rounds: u64,
+    empty_rounds: u64,
+    received: u64,
+}
+
+/// What a worker begins with.
+pub(super) struct First {
+    pub flows: Flows,
+    pub open: OpenRuns,
+    pub tx_sockets: Vec<TxSocket>,
+    pub inbox: Inbox,
+    pub stats: Arc<WorkerStats>,
+}
+
+impl Remote {
+    /// A handle, and what its worker begins with: `worker` of `plan`. Opens the TX sockets.
+    ///
+    /// # Errors
+    ///
+    /// The first refusal.
+    pub(super) fn new(
+        plan: &Plan,
+        worker: &plan::WorkerPlan,
+        holds: Holds,
+    ) -> Result<(Self, First), SetupError> {
+        let stats = WorkerStats::new(0, 0).map_err(SetupError::Counters)?;
+        let mut remote = Self {
+            stats: Arc::new(stats),
+            exchange: Arc::default(),
+            holds,
+            backend: worker.backend,
+            ports: Ports::of(plan, worker),
+            book: Book::default(),
+            links: Links::default(),
+            waiting: Arc::default(),
+            tx_sockets: Vec::new(),
+            sent: 0,
+            leaving: Vec::new(),
+            retired: Vec::new(),
+        };
+        let prepared = remote.prepare(plan, worker)?;
+        let change = remote.commit(prepared);
+        let first = First {
+            flows: change.flows,
+            open: change.open,
+            tx_sockets: change.tx_sockets.into_first(),
+            inbox: Inbox::new(Arc::clone(&remote.exchange)),
+            stats: Arc::clone(&remote.stats),
+        };
+        Ok((remote, first))
+    }
+
+    /// Makes ready that the worker forwards what `worker` of `plan` says, which must have the
+    /// worker's ports and input: opens TX sockets that are missing, and builds the table. For the
+    /// worker nothing changes.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses a socket or memory, or the worker has not taken the last change yet.
+    /// Nothing stays open.
+    pub fn prepare(
+        &mut self,
+        plan: &Plan,
+        worker: &plan::WorkerPlan,
+    ) -> Result<Prepared, SetupError> {
+        if !self.is_taken() {
+            return Err(SetupError::Untaken);
+        }
+        let assigned = self.book.assign(plan, worker);
+        let (flows, outputs) = assigned.ends();
+        let grown = self.stats.flows.grow(flows);
+        grown
+            .and_then(|()| self.stats.outputs.grow(outputs))
+            .map_err(SetupError::Counters)?;
+        let links = Links::of(plan, worker, &self.links);
+        let mut kept = vec![None; self.tx_sockets.len()];
+        let (mut places, mut tx_sockets) = (Vec::new(), Vec::new());
+        for interface in worker.tx_sockets.iter() {
+            let Some(interface) = plan.interfaces.get(*interface) else {
+                continue;
+            };
+            if let Some((at, opened)) = self.open_on(interface.index) {
+                if let Some(place) = kept.get_mut(at) {
+                    *place = Some(places.len());
+                }
+                places.push(None);
+                tx_sockets.push(opened);
+                continue;
+            }
+            let link = links.get(interface.index);
+            let link = link.unwrap_or_else(|| Arc::new(Link::new(interface)));
+            let tx_socket = TxSocket::open(interface, link)?;
+            tx_sockets.push(Opened {
+                index: interface.index,
+                fd: tx_socket.fd(),
+            });
+            places.push(Some(tx_socket));
+        }
+        let waiting = assigned.slots.iter().flat_map(|slots| {
+            let outputs = slots.waiting.iter();
+            outputs.map(|&output| (slots.flow, output))
+        });
+        let waiting = Arc::new(Waiting::new(waiting, &self.stats));
+        let flows = Flows::new(plan, worker, &assigned.slots, &links, &self.ports);
+        let flows = flows.with_waiting(Arc::clone(&waiting));
+        let more_slots =
+            self.backend == Backend::IoUring && tx_sockets.len() != self.tx_sockets.len();
+        let change = Change {
+            generation: self.sent + 1,
+            open: OpenRuns::new(flows.len()),
+            flows,
+            send_slots: more_slots.then(|| SendSlots::new(tx_sockets.len())),
+            tx_sockets: NewTxSockets::new(kept.into(), places),
+        };
+        Ok(Prepared {
+            change: Box::new(change),
+            assigned,
+            links,
+            waiting,
+            tx_sockets,
+        })
+    }
+
+    /// The worker's TX socket on the interface with this index, with its position, unless the
+    /// kernel has unbound it.
+    fn open_on(&self, index: u32) -> Option<(usize, Opened)> {
+        let mut opened = self.tx_sockets.iter().copied().enumerate();
+        opened.find(|(_, opened)| {
+            opened.index == index && tx_socket::is_bound(opened.fd, opened.index)
+        })
+    }
+
+    /// Hands a change over. The worker takes it at the end of its batch, or when it wakes. Returns
+    /// false, and undoes it, if another change was sent after this one was prepared.
+    pub fn send(&mut self, prepared: Prepared) -> bool {
+        if prepared.change.generation != self.sent + 1 {
+            return false;
+        }
+        let change = self.commit(prepared);
+        self.sent = change.generation;
+        self.exchange.send(change);
+        true
+    }
+
+    /// Makes a change what control knows of the worker.
+    fn commit(&mut self, prepared: Prepared) -> Box<Change> {
+        let generation = prepared.change.generation;
+        let leaving = self.book.commit(prepared.assigned).into_iter();
+        self.leaving.extend(leaving.map(|gone| (generation, gone)));
+        self.links = prepared.links;
+        self.waiting = prepared.waiting;
+        self.tx_sockets = prepared.tx_sockets;
+        prepared.change
+    }
+
+    /// Whether the worker has taken the last change that was sent. Frees what it gave back: closes
+    /// the TX sockets that are gone, whose waiting copies it has counted as unsent.
+    pub fn is_taken(&mut self) -> bool {
+        if self.exchange.taken() < self.sent {
+            return false;
+        }
+        drop(self.exchange.back());
+        self.settle(self.exchange.settled());
+        true
+    }
+
+    /// Reads the last numbers of what is gone since a generation up to `settled`, and makes its
+    /// slots ready for others.
+    fn settle(&mut self, settled: u64) {
+        let leaving = std::mem::take(&mut self.leaving);
+        for (generation, gone) in leaving {
+            if generation > settled {
+                self.leaving.push((generation, gone));
+                continue;
+            }
+            self.retired.push(Retired {
+                matched: gone.flow.map(|slot| self.matched(slot)),
+                outputs: self.outputs(&gone.outputs),
+                rule: gone.rule.clone(),
+            });
+            if let Some(matched) = gone
+                .flow
+                .and_then(|slot| self.stats.flows.get(slot as usize))
+            {
+                matched.set(0);
+            }
+            for &(_, slot) in &gone.outputs {
+                if let Some(output) = self.stats.outputs.get(slot as usize) {
+                    output.reset();
+                }
+            }
+            self.book.release(&gone);
+        }
+    }
+
+    /// The last numbers of rules and outputs that are gone, each once, as soon as nothing that
+    /// counts for them is in flight any more. From then on the worker's counters do not contain
+    /// them.
+    pub fn retired(&mut self) -> Vec<Retired> {
+        self.settle(self.exchange.settled());
+        std::mem::take(&mut self.retired)
+    }
+
+    /// Whether slots of something that is gone are still counted for.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.exchange.settled() >= self.sent
+    }
+
+    /// The last numbers of everything. The worker must have ended, whether it has taken the last
+    /// change or not.
+    #[must_use]
+    pub fn into_last(mut self) -> Vec<Retired> {
+        self.waiting.end(&self.stats);
+        self.settle(u64::MAX);
+        let mut last = std::mem::take(&mut self.retired);
+        last.extend(self.book.iter().map(|(rule, entry)| Retired {
+            rule: rule.to_owned(),
+            matched: Some(self.matched(entry.flow)),
+            outputs: self.outputs(&entry.outputs),
+        }));
+        last
+    }
+
+    /// How far the worker has come, for [`Remote::drained`].
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        let progress = &self.stats.progress;
+        Mark {
+            rounds: progress.rounds.get(),
+            empty_rounds: progress.empty_rounds.get(),
+            received: self.stats.received.get(),
+        }
+    }
+
+    /// Whether the worker has dealt with every frame that was in its RX rings, or its RX socket, at
+    /// the moment of `mark`: a round that began later has found nothing, or the worker has taken as
+    /// many frames as they hold. A worker that sleeps answers when it wakes, within 0.2 s.
+    #[must_use]
+    pub fn drained(&self, mark: &Mark) -> bool {
+        let now = self.mark();
+        // The first round that ends after the mark may have begun before it.
+        if now.empty_rounds.wrapping_sub(mark.empty_rounds) >= 2 {
+            return true;
+        }
+        match self.holds {
+            Holds::Rounds(rounds) => now.rounds.wrapping_sub(mark.rounds) > rounds,
+            Holds::Frames(frames) => now.received.wrapping_sub(mark.received) >= frames,
+        }
+    }
+
+    /// The counters of a rule's flow; `None` if the worker does not have it.
+    #[must_use]
+    pub fn flow(&self, rule: &str) -> Option<FlowCounters> {
+        self.book.get(rule).map(|entry| self.counters(entry))
+    }
+
+    /// The counters of all flows, with their rules' names, in any order.
+    pub fn flows(&self) -> impl Iterator<Item = (&str, FlowCounters)> {
+        let entries = self.book.iter();
+        entries.map(|(rule, entry)| (rule, self.counters(entry)))
+    }
+
+    fn counters(&self, entry: &Entry) -> FlowCounters {
+        FlowCounters {
+            matched: self.matched(entry.flow),
+            outputs: self.outputs(&entry.outputs),
+        }
+    }
+
+    fn matched(&self, slot: u32) -> u64 {
+        let matched = self.stats.flows.get(slot as usize);
+        matched.map_or(0, super::stats::Count::get)
+    }
+
+    fn outputs(&self, outputs: &[(OutputIdentity, u32)]) -> Vec<OutputCounters> {
+        let counters = |(output, slot): &(OutputIdentity, u32)| {
+            let stats = self.stats.outputs.get(*slot as usize);
+            let mut drops = stats.map_or([0; Dropped::COUNT], OutputStats::drops_by_reason);
+            if !self.waiting.is_empty() {
+                drops[Dropped::Pending as usize] += self.waiting.missed(*slot, &self.stats);
+            }
+            OutputCounters {
+                output: output.clone(),
+                sent: stats.map_or(0, |stats| stats.sent.get()),
+                drops,
+            }
+        };
+        outputs.iter().map(counters).collect()
+    }
+
+    /// The counters, which stay readable after the worker ended.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<WorkerStats> {
+        &self.stats
+    }
+
+    /// What the worker knows about the links that copies leave through, one per interface. A link
+    /// stays the same over changes for as long as an output uses it.
+    pub fn links(&self) -> impl Iterator<Item = Arc<Link>> + '_ {
+        self.links.iter().cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! Outputs of running rules that wait for their interface: what they miss is counted.
+//!
+//! Each frame of the rule misses such an output. That costs nothing per frame: the frames are those
+//! that the rule matched since the table with the waiting output was taken, so their number is the
+//! difference of two counters. Only the worker knows the first of them exactly, since it takes a
+//! table between two batches.
+
+use super::stats::{Count, Dropped, WorkerStats};
+
+/// One output that waits.
+#[derive(Debug)]
+struct One {
+    /// The slot of its flow.
+    flow: u32,
+    /// Its own slot.
+    output: u32,
+    /// Frames that the flow had matched when the output began to wait.
+    since: Count,
+}
+
+impl One {
+    fn missed(&self, stats: &WorkerStats) -> u64 {
+        let matched = stats.flows.get(self.flow as usize).map_or(0, Count::get);
+        matched.saturating_sub(self.since.get())
+    }
+}
+
+/// The outputs of one table that wait.
+#[derive(Debug, Default)]
+pub struct Waiting(Box<[One]>);
+
+impl Waiting {
+    /// Outputs that wait from now on: the slots of the flow and of the output of each.
+    pub fn new(outputs: impl Iterator<Item = (u32, u32)>, stats: &WorkerStats) -> Self {
+        let one = |(flow, output): (u32, u32)| {
+            let since = Count::default();
+            since.set(stats.flows.get(flow as usize).map_or(0, Count::get));
+            One {
+                flow,
+                output,
+                since,
+            }
+        };
+        Self(outputs.map(one).collect())
+    }
+
+    /// The worker takes the table: what comes from now on is missed.
+    pub fn begin(&self, stats: &WorkerStats) {
+        for one in &self.0 {
+            let matched = stats.flows.get(one.flow as usize).map_or(0, Count::get);
+            one.since.set(matched);
+        }
+    }
+
+    /// The worker has this table no more: counts what was missed.
+    pub fn end(&self, stats: &WorkerStats) {
+        for one in &self.0 {
+            let missed = one.missed(stats);
+            if let Some(output) = stats.outputs.get(one.output as usize) {
+                output.drops.add(Dropped::Pending, missed);
+            }
+            // What follows is counted by the next table.
+            one.since.add(missed);
+        }
+    }
+
+    /// What the output with this slot misses so far, beyond what is counted.
+    pub fn missed(&self, output: u32, stats: &WorkerStats) -> u64 {
+        let mut all = self.0.iter().filter(|one| one.output == output);
+        all.next().map_or(0, |one| one.missed(stats))
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_waiting_output_misses_is_counted_once_over_changes_of_the_table() {
+        let stats = WorkerStats::new(2, 3).unwrap();
+        let matches = |frames| stats.flows.get(1).unwrap().add(frames);
+        let counted = || stats.outputs.get(2).unwrap().drops_by_reason()[Dropped::Pending as usize];
+        matches(5);
+        let first = Waiting::new([(1, 2)].into_iter(), &stats);
+        matches(7);
+        first.begin(&stats);
+        matches(10);
+        assert_eq!((first.missed(2, &stats), counted()), (10, 0));
+        assert_eq!(first.missed(1, &stats), 0, "that one does not wait");
+        let second = Waiting::new([(1, 2)].into_iter(), &stats);
+        matches(3);
+        first.end(&stats);
+        second.begin(&stats);
+        matches(4);
+        assert_eq!((second.missed(2, &stats), counted()), (4, 13));
+        second.end(&stats);
+        matches(100);
+        assert_eq!(counted(), 17);
+    }
+}
