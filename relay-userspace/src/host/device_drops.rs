@@ -38,6 +38,19 @@ impl DeviceDrops {
         self.dropped = self.dropped.max(self.risen.saturating_sub(self.counted));
     }
 
+    /// Counting ends until the next [`DeviceDrops::take`]: nothing of the relay is sent there. The
+    /// number stays. `told` is as above, of the workers that will send there.
+    pub fn pause(&mut self, told: u64) {
+        self.last = None;
+        self.told = told;
+    }
+
+    /// Other workers send there from now on, and those that stay have counted `told` drops. Take
+    /// the counter right before.
+    pub fn recount(&mut self, told: u64) {
+        self.told = told;
+    }
+
     /// Frames that the device dropped and that no worker counted.
     #[must_use]
     pub fn frames(&self) -> u64 {
@@ -48,6 +61,23 @@ impl DeviceDrops {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_dropped_in_a_pause_does_not_count_and_other_workers_change_nothing() {
+        let mut drops = DeviceDrops::default();
+        drops.take(100, true, 7);
+        drops.take(110, true, 7);
+        assert_eq!(drops.frames(), 10);
+        // A worker that had counted 5 of the 7 ends.
+        drops.recount(2);
+        drops.take(115, true, 3);
+        assert_eq!(drops.frames(), 14);
+        drops.pause(0);
+        drops.take(200, true, 0);
+        assert_eq!(drops.frames(), 14);
+        drops.take(201, true, 0);
+        assert_eq!(drops.frames(), 15);
+    }
 
     #[test]
     fn drops_count_while_the_kernel_cuts_less_those_that_a_worker_was_told_of() {

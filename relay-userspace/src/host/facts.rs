@@ -4,7 +4,7 @@
 //! The facts are a snapshot; [`super::watch`] reports later changes.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::Ipv4Addr,
 };
 
@@ -165,7 +165,7 @@ pub struct HostFacts {
 /// There is no such interface, or the kernel refused a request.
 #[cfg(test)]
 pub fn facts(name: &str) -> Result<InterfaceFacts, HostError> {
-    let mut host_facts = facts_for([name]);
+    let mut host_facts = facts_for([name], &BTreeSet::new());
     match (
         host_facts.interfaces.remove(name),
         host_facts.failures.pop(),
@@ -188,8 +188,13 @@ pub fn with_carrier() -> Result<HashSet<u32>, String> {
     netlink::all_with_carrier().map_err(|(what, error)| format!("{what}: {error}"))
 }
 
-/// The facts about the host and all interfaces in `names`, each once, and the errors.
-pub fn facts_for<'a>(names: impl IntoIterator<Item = &'a str>) -> HostFacts {
+/// The facts about the host and all interfaces in `names`, each once, and the errors. `known` has
+/// the indices of interfaces that had some of the names before: where no interface has such a name
+/// any more, the one with the index goes on under it.
+pub fn facts_for<'a>(
+    names: impl IntoIterator<Item = &'a str>,
+    known: &BTreeSet<(String, u32)>,
+) -> HostFacts {
     let mut host_facts = HostFacts {
         cpus: configured_cpus(),
         gso_packets: kernel_version() >= GSO_PACKETS_SINCE,
@@ -212,7 +217,7 @@ pub fn facts_for<'a>(names: impl IntoIterator<Item = &'a str>) -> HostFacts {
         }
     };
     for name in names {
-        match one(name, &dump) {
+        match one(name, &dump).or_else(|error| renamed(name, known, &dump).ok_or(error)) {
             Ok(facts) => {
                 host_facts.interfaces.insert(name.to_owned(), facts);
             }
@@ -220,6 +225,21 @@ pub fn facts_for<'a>(names: impl IntoIterator<Item = &'a str>) -> HostFacts {
         }
     }
     host_facts
+}
+
+/// The facts about the interface that was called `name`, as far as it is known.
+fn renamed(
+    name: &str,
+    known: &BTreeSet<(String, u32)>,
+    dump: &netlink::Dump,
+) -> Option<InterfaceFacts> {
+    let (_, index) = known.iter().find(|(known, _)| known == name)?;
+    let link = dump.links.iter().find(|link| link.index == *index)?;
+    let facts = one(&link.name, dump).ok()?;
+    Some(InterfaceFacts {
+        name: name.to_owned(),
+        ..facts
+    })
 }
 
 fn one(name: &str, dump: &netlink::Dump) -> Result<InterfaceFacts, HostError> {

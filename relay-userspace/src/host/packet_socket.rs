@@ -2,7 +2,7 @@
 //!
 //! A packet socket is opened without a protocol, so it receives nothing before it is bound.
 
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
@@ -43,4 +43,23 @@ pub fn bind(socket: &OwnedFd, index: u32, protocol: u16) -> Result<(), Errno> {
         )
     };
     Errno::result(bound).map(drop)
+}
+
+/// The index of the interface that a packet socket is bound to; `None` if that has gone, for the
+/// kernel unbinds a socket for good then.
+///
+/// # Errors
+///
+/// The kernel's refusal; `EBADF` or `ENOTSOCK` if `socket` is no socket any more.
+pub fn bound_to(socket: RawFd) -> Result<Option<u32>, Errno> {
+    // SAFETY: all zeros is a valid `sockaddr_ll`.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the pointers are to locals, and `len` is the size of the first.
+    let named = unsafe { libc::getsockname(socket, (&raw mut address).cast(), &raw mut len) };
+    Errno::result(named)?;
+    // -1 once it is unbound (`packet_notifier`, net/packet/af_packet.c).
+    Ok(u32::try_from(address.sll_ifindex)
+        .ok()
+        .filter(|&index| index > 0))
 }

@@ -8,23 +8,31 @@
 /// include/uapi/linux/if_link.h). Not every driver counts there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Missed {
-    /// The counter when the relay began.
-    since: Option<u64>,
-    now: u64,
+    /// The counter when it was last read; `None` while nothing is received there.
+    last: Option<u64>,
+    frames: u64,
 }
 
 impl Missed {
     /// Takes the counter, which is `now`; counting begins at the first value.
     pub fn take(&mut self, now: u64) {
-        self.since.get_or_insert(now);
-        self.now = now;
+        if let Some(last) = self.last {
+            // A driver may restart its counter when it is reset.
+            self.frames += now.saturating_sub(last);
+        }
+        self.last = Some(now);
     }
 
-    /// Frames that the NIC dropped since the relay began.
+    /// Counting ends until the next [`Missed::take`]: the relay receives nothing there. The number
+    /// stays.
+    pub fn pause(&mut self) {
+        self.last = None;
+    }
+
+    /// Frames that the NIC dropped while the relay received there.
     #[must_use]
     pub fn frames(&self) -> u64 {
-        // A driver may restart its counter when it is reset.
-        self.now.saturating_sub(self.since.unwrap_or(self.now))
+        self.frames
     }
 }
 
@@ -33,11 +41,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_counts_from_the_start_and_a_counter_that_begins_anew_is_none() {
+    fn it_counts_from_the_start_and_neither_a_new_counter_nor_a_pause_counts() {
         let mut missed = Missed::default();
-        for (now, expected) in [(100, 0), (130, 30), (131, 31), (2, 0)] {
+        for (now, expected) in [(100, 0), (130, 30), (131, 31), (2, 31), (4, 33)] {
             missed.take(now);
             assert_eq!(missed.frames(), expected);
         }
+        missed.pause();
+        missed.take(50);
+        assert_eq!(missed.frames(), 33);
     }
 }

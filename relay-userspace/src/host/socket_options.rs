@@ -65,6 +65,40 @@ pub fn set(
     Errno::result(result).map(drop)
 }
 
+/// The supplementary groups of the process at the other end of a Unix socket, as they were when it
+/// connected (`SO_PEERGROUPS`).
+///
+/// # Errors
+///
+/// The system call's error.
+pub fn peer_groups(socket: RawFd) -> Result<Vec<libc::gid_t>, Errno> {
+    let mut groups: Vec<libc::gid_t> = vec![0; 32];
+    loop {
+        let room = size_of_val(groups.as_slice()) as libc::socklen_t;
+        let mut len = room;
+        // SAFETY: the pointers are to `len` bytes of a vector of numbers, and to a local.
+        let result = unsafe {
+            libc::getsockopt(
+                socket,
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        let count = len as usize / size_of::<libc::gid_t>();
+        match Errno::result(result) {
+            Ok(_) => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            // The kernel has written how much room it wants.
+            Err(Errno::ERANGE) if len > room => groups.resize(count, 0),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Plain numbers that an option can be read into: valid for every bit pattern.
 pub trait Plain: Copy + Default {}
 impl Plain for u32 {}
