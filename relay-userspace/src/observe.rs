@@ -2,3 +2,4 @@
 
 pub mod log_line;
 pub mod report;
+pub mod snapshot;

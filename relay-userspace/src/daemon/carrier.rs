@@ -11,8 +11,8 @@ use std::{
 
 use log::{info, warn};
 
-use super::signals::Stop;
-use crate::{host, plan::Plan};
+use super::signals::Signals;
+use crate::{host, plan::Interface};
 
 /// How long to wait at most. Copper at 10 Gbit/s negotiates for some seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,33 +20,31 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The interfaces that the XDP program is attached to and that had a carrier before.
-#[derive(Debug)]
-pub struct Carriers<'a> {
+#[derive(Debug, Default)]
+pub struct Carriers {
     /// Index and name.
-    interfaces: Vec<(u32, &'a str)>,
+    interfaces: Vec<(u32, String)>,
 }
 
-impl<'a> Carriers<'a> {
-    /// To be called before anything is attached.
-    pub fn before_attaching(plan: &'a Plan) -> Self {
-        let running = running();
-        let interfaces = plan.interfaces.iter();
-        let interfaces = interfaces.filter(|interface| {
-            let had_one = running
-                .as_ref()
-                .is_some_and(|all| all.contains(&interface.index));
-            interface.needs_program() && had_one
-        });
+impl Carriers {
+    /// To be called before the program is attached to `interfaces`.
+    pub fn before_attaching(interfaces: &[&Interface]) -> Self {
+        if interfaces.is_empty() {
+            return Self::default();
+        }
+        let running = running().unwrap_or_default();
+        let interfaces = interfaces.iter();
+        let interfaces = interfaces.filter(|interface| running.contains(&interface.index));
         Self {
             interfaces: interfaces
-                .map(|interface| (interface.index, &interface.name[..]))
+                .map(|interface| (interface.index, interface.name.clone()))
                 .collect(),
         }
     }
 
-    /// Waits until all have their carrier again, until `stop`, or for [`PATIENCE`]: waiting for
-    /// ever for one wire would serve none of the others.
-    pub fn wait(&self, stop: &Stop) {
+    /// Waits until all have their carrier again, until a signal ends the relay, or for [`PATIENCE`]:
+    /// waiting for ever for one wire would serve none of the others.
+    pub fn wait(&self, signals: &Signals) {
         let started = Instant::now();
         let mut missing = self.missing();
         if missing.is_empty() {
@@ -57,7 +55,7 @@ impl<'a> Carriers<'a> {
             names(&missing)
         );
         while !missing.is_empty() && started.elapsed() < PATIENCE {
-            if stop.comes_before(Instant::now() + LOOK_EVERY) {
+            if signals.end_before(Instant::now() + LOOK_EVERY) {
                 return;
             }
             missing = self.missing();
@@ -76,14 +74,17 @@ impl<'a> Carriers<'a> {
         }
     }
 
-    fn missing(&self) -> Vec<&'a str> {
+    fn missing(&self) -> Vec<&str> {
+        if self.interfaces.is_empty() {
+            return Vec::new();
+        }
         // If the kernel does not answer, do not wait.
         let Some(running) = running() else {
             return Vec::new();
         };
         let interfaces = self.interfaces.iter();
         let missing = interfaces.filter(|(index, _)| !running.contains(index));
-        missing.map(|(_, name)| *name).collect()
+        missing.map(|(_, name)| name.as_str()).collect()
     }
 }
 
@@ -114,14 +115,14 @@ mod tests {
             run("ip link set va up");
             run("ip link set vb up");
             let index = host::facts("va").unwrap().index;
-            let stop = Stop::on_signals().unwrap();
+            let signals = Signals::handle().unwrap();
             let of = |interfaces| Carriers { interfaces };
-            let timed = |carriers: &Carriers<'_>| {
+            let timed = |carriers: &Carriers| {
                 let started = Instant::now();
-                carriers.wait(&stop);
+                carriers.wait(&signals);
                 started.elapsed()
             };
-            assert!(timed(&of(vec![(index, "va")])) < Duration::from_millis(200));
+            assert!(timed(&of(vec![(index, "va".to_owned())])) < Duration::from_millis(200));
             run("ip link set vb down");
             assert!(timed(&of(Vec::new())) < Duration::from_millis(200));
             let waited = thread::scope(|scope| {
@@ -129,7 +130,7 @@ mod tests {
                     thread::sleep(Duration::from_millis(500));
                     run("ip link set vb up");
                 });
-                timed(&of(vec![(index, "va")]))
+                timed(&of(vec![(index, "va".to_owned())]))
             });
             assert!(waited >= Duration::from_millis(400), "{waited:?}");
             assert!(waited < PATIENCE, "{waited:?}");

@@ -11,7 +11,14 @@
 //! the one with the older socket waits a moment for the other to withdraw, and the younger
 //! withdraws.
 
-use std::{collections::BTreeMap, fs, io, os::fd::OwnedFd, path::Path, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::Path,
+    thread,
+    time::Duration,
+};
 
 use nix::sys::stat::fstat;
 use thiserror::Error;
@@ -27,9 +34,12 @@ const LIST: &str = "/proc/thread-self/net/packet";
 const LOOKS: u32 = 100;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
-/// The claims on all input interfaces of a plan, held for as long as this lives.
-#[derive(Debug)]
-pub struct Claims(#[expect(dead_code, reason = "held, never used")] Vec<OwnedFd>);
+/// The claims on input interfaces, held for as long as this lives.
+#[derive(Debug, Default)]
+pub struct Claims {
+    /// The sockets, by the index of their interface.
+    held: BTreeMap<u32, OwnedFd>,
+}
 
 /// Why an interface could not be claimed.
 #[derive(Debug, Error)]
@@ -81,9 +91,40 @@ impl Claims {
     ///
     /// The first interface that cannot be claimed; those claimed before it are released.
     pub fn of(plan: &Plan) -> Result<Self, ClaimError> {
-        let inputs = plan.interfaces.iter().filter(|i| i.is_input);
-        let claims = inputs.map(|interface| claim(&interface.name, interface.index));
-        Ok(Self(claims.collect::<Result<_, _>>()?))
+        let mut claims = Self::default();
+        for interface in plan.interfaces.iter().filter(|i| i.is_input) {
+            claims.claim(&interface.name, interface.index)?;
+        }
+        Ok(claims)
+    }
+
+    /// Claims the interface with this name and index, unless it is claimed already. A claim ends
+    /// with its interface: a new one with the same index is claimed anew.
+    ///
+    /// # Errors
+    ///
+    /// The interface cannot be claimed.
+    pub fn claim(&mut self, interface: &str, index: u32) -> Result<(), ClaimError> {
+        let held = self.held.get(&index);
+        // The kernel takes a socket from an interface that goes (`packet_notifier`).
+        if held.is_some_and(|socket| packet_socket::bound_to(socket.as_raw_fd()) == Ok(Some(index)))
+        {
+            return Ok(());
+        }
+        self.held.remove(&index);
+        self.held.insert(index, claim(interface, index)?);
+        Ok(())
+    }
+
+    /// Releases the claim on the interface with this index, which may have gone. One that is not
+    /// claimed is no error.
+    pub fn release(&mut self, index: u32) {
+        self.held.remove(&index);
+    }
+
+    /// The indices of the interfaces that are claimed, ascending; some may have gone.
+    pub fn indices(&self) -> impl Iterator<Item = u32> {
+        self.held.keys().copied()
     }
 }
 
@@ -127,6 +168,8 @@ fn claim(interface: &str, index: u32) -> Result<OwnedFd, ClaimError> {
         };
         let is_first = claims.first().is_some_and(|claim| claim.inode == own);
         if !is_first || look == LOOKS {
+            // Before the search for the holder, which may take long: the other one waits for this.
+            drop(socket);
             let holder = holder(*other);
             let interface = interface.to_owned();
             return Err(ClaimError::Held { interface, holder });
@@ -277,6 +320,38 @@ mod tests {
             process.wait().unwrap();
             assert!(matches!(error, Err(ClaimError::Held { .. })), "{error:?}");
             claim("in0", 71).unwrap();
+        });
+    }
+
+    #[test]
+    fn claims_are_made_and_released_one_by_one() {
+        in_namespace(|| {
+            pair();
+            let mut claims = Claims::default();
+            claims.claim("in0", 71).unwrap();
+            claims.claim("in0", 71).unwrap();
+            claims.claim("in1", 72).unwrap();
+            assert_eq!(claims.indices().collect::<Vec<_>>(), [71, 72]);
+            claim("in0", 71).unwrap_err();
+            claims.release(71);
+            drop(claim("in0", 71).unwrap());
+            claim("in1", 72).unwrap_err();
+            claims.release(71);
+        });
+    }
+
+    #[test]
+    fn an_interface_that_is_there_again_with_the_same_index_is_claimed_anew() {
+        in_namespace(|| {
+            pair();
+            let mut claims = Claims::default();
+            claims.claim("in0", 71).unwrap();
+            run("ip link delete in0");
+            let error = claims.claim("in0", 71).unwrap_err().to_string();
+            assert!(error.contains("the interface has gone"), "{error}");
+            pair();
+            claims.claim("in0", 71).unwrap();
+            claim("in0", 71).unwrap_err();
         });
     }
 

@@ -42,11 +42,36 @@ pub enum RunError {
         /// The kernel's reason.
         error: io::Error,
     },
+    /// The kernel goes on refusing one thing after another.
+    #[error(
+        "the interfaces change faster than the relay can follow, or refuse one thing after another; the messages above \
+         say what was tried"
+    )]
+    Unsettled,
+    /// Rules or outputs would wait, and the user asked for none.
+    #[error("not everything can run, and `--strict` asks for it: {0}")]
+    Waiting(String),
+    /// A worker has not taken its new rules.
+    #[error(
+        "worker {0} has not taken its new rules for 2 s. This is a defect of the relay, or of a driver; please report it"
+    )]
+    Untaken(usize),
     /// Workers ended by a defect of the relay.
     #[error(
         "{0} of the workers ended because of a defect of the relay; the messages above say where. Please report them"
     )]
     Defect(usize),
+    /// A worker stands still. Nothing can end its thread, so the process must end.
+    #[error(
+        "{worker} has stood still for {seconds} s, so the relay ends; the kernel releases all that it holds. This is a \
+         defect of the relay, or of a driver; please report it"
+    )]
+    Hang {
+        /// Its name.
+        worker: String,
+        /// For how long.
+        seconds: u64,
+    },
 }
 
 fn remedy(error: &io::Error) -> &'static str {

@@ -104,7 +104,10 @@ fn list(missing: &[Capability]) -> String {
 /// Names the missing ones. If `/proc` is unreadable, none counts as missing: the kernel's own
 /// refusals follow.
 pub fn check(plan: &Plan) -> Result<(), MissingPrivilege> {
-    let needed = needed(plan);
+    check_for(needed(plan))
+}
+
+fn check_for(needed: &'static [Capability]) -> Result<(), MissingPrivilege> {
     let missing = missing(own(), needed);
     if missing.is_empty() {
         return Ok(());
@@ -117,6 +120,19 @@ pub fn check(plan: &Plan) -> Result<(), MissingPrivilege> {
         missing,
         needed,
         executable,
+    })
+}
+
+/// Checks the capabilities that a start needs, whatever can run now: those of `forced`, or else of
+/// io_uring, which has the fewest.
+///
+/// # Errors
+///
+/// Names the missing ones.
+pub fn check_at_start(forced: Option<Backend>) -> Result<(), MissingPrivilege> {
+    check_for(match forced {
+        Some(Backend::Xdp) => FOR_XDP,
+        Some(Backend::IoUring) | None => FOR_IO_URING,
     })
 }
 

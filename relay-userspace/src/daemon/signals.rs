@@ -1,10 +1,8 @@
-//! The signals that end the relay, as something that a thread can wait for.
+//! The signals that end the relay or ask it to reload its rules, as file descriptors.
 //!
-//! Waiting takes no CPU time: the thread that waits may share a CPU with a worker.
-//!
-//! SIGHUP has two meanings. From a terminal that closes, it ends the relay as SIGTERM does, with
-//! its report. From anything else, it asks a daemon to read its configuration anew. The relay
-//! cannot do that yet: it logs so, and goes on.
+//! SIGTERM and SIGINT end it. SIGHUP has two meanings: from a terminal that closes, it ends the
+//! relay as SIGTERM does, with its report; from anything else, it asks for a reload. A signal that
+//! ends the relay is never taken off: once it has come, every later look and wait sees it.
 
 use std::{
     io::{self, Read as _},
@@ -12,37 +10,43 @@ use std::{
         fd::{AsFd as _, BorrowedFd},
         unix::net::UnixStream,
     },
-    thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use log::{info, warn};
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    unistd::isatty,
-};
+use log::info;
+use nix::{errno::Errno, unistd::isatty};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     low_level::pipe,
 };
 
+use super::wait::wait;
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// SIGTERM, SIGINT, or SIGHUP of a terminal that has gone: end the relay.
+    End,
+    /// SIGHUP: read the rule file anew.
+    Reload,
+}
+
 /// The sockets that the signal handlers write into.
 #[derive(Debug)]
-pub struct Stop {
+pub struct Signals {
     /// Becomes readable with SIGTERM or SIGINT, and stays so.
     ends: UnixStream,
     /// Becomes readable with SIGHUP.
     hangups: UnixStream,
 }
 
-impl Stop {
+impl Signals {
     /// Takes over the handling of the signals.
     ///
     /// # Errors
     ///
     /// The system call fails.
-    pub fn on_signals() -> io::Result<Self> {
+    pub fn handle() -> io::Result<Self> {
         let (ends, handler) = UnixStream::pair()?;
         for signal in [SIGTERM, SIGINT] {
             pipe::register(signal, handler.try_clone()?)?;
@@ -53,39 +57,27 @@ impl Stop {
         Ok(Self { ends, hangups })
     }
 
-    /// Waits for a signal that ends the relay; false if none has come by `deadline`.
-    pub fn comes_before(&self, deadline: Instant) -> bool {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            // Rounded up: the timeout has whole milliseconds, and 0 would not wait at all.
-            let timeout = PollTimeout::try_from(left + Duration::from_millis(1));
-            let mut set = [&self.ends, &self.hangups]
-                .map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLIN));
-            match poll(&mut set, timeout.unwrap_or(PollTimeout::MAX)) {
-                Ok(0) if Instant::now() >= deadline => return false,
-                Ok(0) | Err(Errno::EINTR) => {}
-                Ok(_) => {
-                    let [ends, hangups] = set.map(|fd| fd.any().unwrap_or(true));
-                    if ends || hangups && self.hangup_ends() {
-                        return true;
-                    }
-                }
-                // Never on a healthy system. The log's line per second goes on, and SIGKILL still
-                // ends the relay.
-                Err(_) => {
-                    thread::sleep(left);
-                    return false;
-                }
-            }
-        }
+    /// The descriptors to wait on, see [`super::wait`]. When one is readable, call
+    /// [`Signals::take`].
+    #[must_use]
+    pub fn fds(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        [Some(self.ends.as_fd()), Some(self.hangups.as_fd())]
     }
 
-    /// Whether the SIGHUP that has come ends the relay. If so, it stays readable, as the other
-    /// signals do.
-    fn hangup_ends(&self) -> bool {
+    /// What the signals that have come ask for, without waiting. [`Request::End`] comes again with
+    /// every call, [`Request::Reload`] once for all SIGHUPs that have come.
+    #[must_use]
+    pub fn take(&self) -> Option<Request> {
+        let [ends, hangups] = wait(self.fds(), Instant::now());
+        if ends {
+            return Some(Request::End);
+        }
+        if !hangups {
+            return None;
+        }
         if terminal_has_gone() {
             info!("SIGHUP: the terminal has gone");
-            return true;
+            return Some(Request::End);
         }
         let mut signals = [0; 64];
         // Several may have come; one answer is enough.
@@ -93,10 +85,20 @@ impl Stop {
             .read(&mut signals)
             .is_ok_and(|count| count == signals.len())
         {}
-        warn!(
-            "SIGHUP is ignored: rules cannot be reloaded while the relay runs. To apply a changed file, restart it"
-        );
-        false
+        Some(Request::Reload)
+    }
+
+    /// Waits for a signal that ends the relay; false if none has come by `deadline`. Leaves a
+    /// reload for [`Signals::take`].
+    #[must_use]
+    pub fn end_before(&self, deadline: Instant) -> bool {
+        match wait(self.fds(), deadline) {
+            [true, _] => true,
+            [false, false] => false,
+            [false, true] if terminal_has_gone() => true,
+            // The reload stays readable: wait for the others alone.
+            [false, true] => wait([Some(self.ends.as_fd())], deadline) == [true],
+        }
     }
 }
 
@@ -105,4 +107,35 @@ impl Stop {
 fn terminal_has_gone() -> bool {
     let gone = |fd: BorrowedFd<'_>| isatty(fd) == Err(Errno::EIO);
     gone(io::stdin().as_fd()) || gone(io::stdout().as_fd()) || gone(io::stderr().as_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write as _, time::Duration};
+
+    use super::*;
+
+    /// Without signals, which would be those of all tests of the process: the test writes what the
+    /// handlers write. tests/end-to-end sends real ones.
+    #[test]
+    fn a_reload_is_asked_for_once_and_the_end_for_ever() {
+        let (ends, mut end) = UnixStream::pair().unwrap();
+        let (hangups, mut hangup) = UnixStream::pair().unwrap();
+        hangups.set_nonblocking(true).unwrap();
+        let signals = Signals { ends, hangups };
+        assert_eq!(signals.take(), None);
+        hangup.write_all(b"XX").unwrap();
+        assert!(!signals.end_before(Instant::now()));
+        assert!(!signals.end_before(Instant::now() + Duration::from_millis(20)));
+        assert_eq!(signals.take(), Some(Request::Reload));
+        assert_eq!(signals.take(), None);
+        end.write_all(b"X").unwrap();
+        hangup.write_all(b"X").unwrap();
+        assert!(signals.end_before(Instant::now() + Duration::from_secs(60)));
+        assert_eq!(wait(signals.fds(), Instant::now()), [true, true]);
+        for _ in 0..2 {
+            assert_eq!(signals.take(), Some(Request::End));
+        }
+        assert!(signals.end_before(Instant::now()));
+    }
 }

@@ -1,19 +1,18 @@
 //! A plan for this machine as it is now.
 
+use std::collections::BTreeSet;
+
 use crate::{
     config::{Document, Mistakes},
     host::{self, HostFacts},
     plan::{self, Backend, Constraints, Plan},
 };
 
-/// Asks the kernel about every interface that `document` names.
+/// Asks the kernel about every interface that `document` names. `in_use` has the names and indices
+/// of those that are in use: one that was renamed goes on under its old name.
 #[must_use]
-pub fn host_facts(document: &Document) -> HostFacts {
-    let rules = document.rules.rules.iter();
-    host::facts_for(rules.flat_map(|rule| {
-        let outputs = rule.outputs.iter().map(|output| output.interface.as_str());
-        std::iter::once(rule.input.interface.as_str()).chain(outputs)
-    }))
+pub fn host_facts(document: &Document, in_use: &BTreeSet<(String, u32)>) -> HostFacts {
+    host::facts_for(document.rules.interfaces_used(), in_use)
 }
 
 /// The plan for this machine as it is now; `forced` is the backend that the user asked for, if any.
@@ -26,5 +25,9 @@ pub fn for_this_machine(document: &Document, forced: Option<Backend>) -> Result<
         forced,
         ..Constraints::default()
     };
-    plan::build(document, &host_facts(document), &constraints)
+    plan::build(
+        document,
+        &host_facts(document, &BTreeSet::new()),
+        &constraints,
+    )
 }

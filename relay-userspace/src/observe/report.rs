@@ -7,13 +7,7 @@ use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
 use relay_common::abi::Counter;
 use serde::Serialize;
 
-use crate::{
-    datapath::{
-        socket_drops::KernelDrops,
-        stats::{Drops, WorkerStats},
-    },
-    plan::{self, Backend, FlowId, List, Mode, Plan, TxMethod},
-};
+use crate::plan::{self, Backend, Mode, TxMethod};
 
 /// Numbers by name.
 pub type Named = BTreeMap<&'static str, u64>;
@@ -162,129 +156,11 @@ pub struct WorkerReport {
     pub ring_refusals: u64,
 }
 
-/// A worker's counters, and the kernel's for its sockets.
-#[derive(Debug, Clone, Copy)]
-pub struct WorkerView<'a> {
-    /// The worker's own counters.
-    pub stats: &'a WorkerStats,
-    /// Frames that the kernel dropped in front of its sockets.
-    pub kernel: KernelDrops,
-}
-
 impl Report {
-    /// Sums up. `workers` and `over_limit`, the frames above each rule's limit, are in the plan's
-    /// order.
-    #[must_use]
-    pub fn new(
-        plan: &Plan,
-        uptime_seconds: f64,
-        workers: &[WorkerView<'_>],
-        interfaces: Vec<InterfaceReport>,
-        over_limit: &[u64],
-    ) -> Self {
-        let mut dropped = Named::new();
-        for view in workers {
-            let KernelDrops {
-                rx_ring_full,
-                rx_fill_ring_empty,
-                rx_dropped,
-                rx_socket_full,
-            } = view.kernel;
-            *dropped.entry("rx_ring_full").or_default() += rx_ring_full;
-            *dropped.entry("rx_fill_ring_empty").or_default() += rx_fill_ring_empty;
-            *dropped.entry("rx_dropped").or_default() += rx_dropped;
-            *dropped.entry("rx_socket_full").or_default() += rx_socket_full;
-            add(&mut dropped, &view.stats.drops);
-            for output in &view.stats.outputs {
-                add(&mut dropped, &output.drops);
-            }
-        }
-        let device_dropped = interfaces
-            .iter()
-            .map(|interface| interface.device_dropped)
-            .sum();
-        dropped.insert("device_dropped", device_dropped);
-        dropped.insert("over_limit", over_limit.iter().sum());
-        let given = workers.iter().flat_map(|view| &view.stats.outputs);
-        let given: u64 = given.map(|output| output.sent.get()).sum();
-        let sum = |of: fn(&WorkerStats) -> u64| workers.iter().map(|view| of(view.stats)).sum();
-        Self {
-            uptime_seconds,
-            packets_received: sum(|stats| stats.received.get()),
-            packets_matched: sum(|stats| stats.matched.get()),
-            packets_sent: given.saturating_sub(device_dropped),
-            dropped,
-            interfaces,
-            rules: rules(plan, workers, over_limit),
-            workers: workers
-                .iter()
-                .map(|view| WorkerReport {
-                    packets_received: view.stats.received.get(),
-                    chunks_total: view.stats.chunks.total.get(),
-                    chunks_free: view.stats.chunks.free.get(),
-                    chunks_fill: view.stats.chunks.fill.get(),
-                    chunks_in_flight: view.stats.chunks.in_flight.get(),
-                    ring_out_of_buffers: view.stats.ring.out_of_buffers.get(),
-                    ring_interrupted: view.stats.ring.interrupted.get(),
-                    ring_overflows: view.stats.ring.overflows.get(),
-                    ring_refusals: view.stats.ring.refusals.get(),
-                })
-                .collect(),
-        }
-    }
-
     /// Frames and copies that did not leave, for all reasons together.
     #[must_use]
     pub fn total_dropped(&self) -> u64 {
         self.dropped.values().sum()
-    }
-}
-
-fn rules(plan: &Plan, workers: &[WorkerView<'_>], over_limit: &[u64]) -> Vec<RuleReport> {
-    let mut rules: List<FlowId, RuleReport> = plan
-        .flows
-        .iter()
-        .enumerate()
-        .map(|(at, flow)| RuleReport {
-            name: flow.rule.clone(),
-            packets_matched: 0,
-            over_limit: over_limit.get(at).copied().unwrap_or(0),
-            outputs: flow
-                .outputs
-                .iter()
-                .map(|output| OutputReport {
-                    interface: plan
-                        .interfaces
-                        .get(output.interface)
-                        .map_or_else(String::new, |interface| interface.name.clone()),
-                    group: output.group,
-                    port: output.port,
-                    packets_sent: 0,
-                    dropped: Named::new(),
-                })
-                .collect(),
-        })
-        .collect();
-    for (worker, view) in plan.workers.iter().zip(workers) {
-        let mut outputs = view.stats.outputs.iter();
-        for (&flow, matched) in worker.flows.iter().zip(view.stats.flows.iter()) {
-            let Some(rule) = rules.get_mut(flow) else {
-                continue;
-            };
-            rule.packets_matched += matched.get();
-            for (output, stats) in rule.outputs.iter_mut().zip(&mut outputs) {
-                output.packets_sent += stats.sent.get();
-                add(&mut output.dropped, &stats.drops);
-                output.dropped.retain(|_, &mut number| number > 0);
-            }
-        }
-    }
-    rules.into_iter().collect()
-}
-
-fn add(sums: &mut Named, drops: &Drops) {
-    for (reason, number) in drops.iter() {
-        *sums.entry(reason.name()).or_default() += number;
     }
 }
 

@@ -74,6 +74,26 @@ pub fn give_up(asked: &[Asked<'_>]) -> io::Result<Vec<&'static str>> {
     Ok(kept.iter().map(|each| each.name).collect())
 }
 
+/// Gives up all capabilities of this thread except those of `kept` that it holds.
+///
+/// # Errors
+///
+/// A sandbox forbids the calls. The thread keeps what it has not given up yet, and goes on to work.
+pub fn keep(kept: &[Capability]) -> io::Result<()> {
+    no_new_privileges()?;
+    let held = Sets::of_this_thread()?;
+    empty_bounding_set();
+    let bits = kept
+        .iter()
+        .fold(0, |bits, each| bits | each.held_as(held.permitted));
+    Sets {
+        effective: bits,
+        permitted: bits,
+        inheritable: 0,
+    }
+    .put_on_this_thread()
+}
+
 impl Capability {
     /// The bit of the set `held` that grants it: its own, or that of `CAP_SYS_ADMIN` in its place.
     fn held_as(self, held: u64) -> u64 {

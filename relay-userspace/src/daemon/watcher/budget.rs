@@ -19,6 +19,8 @@ pub struct Line {
     pub level: Level,
     /// A sentence.
     pub text: String,
+    /// A plan depends on what has changed, so control is told as well.
+    pub matters: bool,
 }
 
 /// A token bucket of lines.
@@ -41,28 +43,29 @@ impl Budget {
         }
     }
 
-    /// Writes a line to the log, or counts that it was withheld.
-    pub fn say(&mut self, now: Instant, line: Line) {
-        if let Some(line) = self.admit(now, line) {
-            log!(target: LOG, line.level, "{}", line.text);
+    /// Writes a line about `interface` to the log, or counts that it was withheld. Debug lines are
+    /// not limited.
+    pub fn say(&mut self, now: Instant, interface: &str, line: &Line) {
+        if line.level >= Level::Debug || self.admit(now) {
+            log!(target: LOG, line.level, interface = interface; "{}", line.text);
         }
     }
 
     /// Logs how many lines about `interface` were withheld, as soon as the budget allows it.
     pub fn tick(&mut self, now: Instant, interface: &str) {
         if let Some(withheld) = self.catch_up(now) {
-            warn!(target: LOG, "{interface} changed so often that {withheld} lines about it were left out");
+            warn!(target: LOG, interface = interface; "{interface} changed so often that {withheld} lines about it were left out");
         }
     }
 
-    fn admit(&mut self, now: Instant, line: Line) -> Option<Line> {
+    fn admit(&mut self, now: Instant) -> bool {
         self.refill(now);
         if self.left == 0 {
             self.withheld += 1;
-            return None;
+            return false;
         }
         self.left -= 1;
-        Some(line)
+        true
     }
 
     /// How many lines were withheld, once half of the bucket is full again: a flapping wire then
@@ -95,13 +98,9 @@ mod tests {
     fn a_burst_is_said_then_a_line_every_ten_seconds_and_what_was_withheld_is_counted() {
         let start = Instant::now();
         let mut budget = Budget::new(start);
-        let line = || Line {
-            level: Level::Warn,
-            text: String::new(),
-        };
         let mut said = |seconds: u64, lines: usize| {
             let now = start + Duration::from_secs(seconds);
-            let said = (0..lines).filter_map(|_| budget.admit(now, line())).count();
+            let said = (0..lines).filter(|_| budget.admit(now)).count();
             (said, budget.catch_up(now))
         };
         assert_eq!(said(0, 3), (3, None));

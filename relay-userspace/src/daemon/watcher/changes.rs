@@ -1,9 +1,13 @@
-//! Log lines about an interface that has changed: what it means for the rules, and what to do.
+//! Log lines about an interface that has changed, and whether a plan depends on the change.
+//!
+//! They say what happened. What the relay does about it is control's to say.
 
-use log::Level::{Info, Warn};
+use std::net::Ipv4Addr;
+
+use log::Level::{self, Debug, Info, Warn};
 
 use super::budget::Line;
-use crate::{datapath::output_link::State, plan, plan::Interface};
+use crate::{datapath::output_link::State, host::watch::Queues, plan, plan::Interface};
 
 /// An interface as it was last seen, as far as the relay depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,8 +16,8 @@ pub struct Seen {
     pub mac: [u8; 6],
     /// Administratively up. A carrier is in [`Self::state`].
     pub is_up: bool,
-    /// It has the address that copies leave with.
-    pub has_address: bool,
+    /// Its IPv4 addresses, of an output; `None` while they are not known.
+    pub addresses: Option<Vec<Ipv4Addr>>,
     /// The XDP program that is attached, if the relay attached one.
     pub program: Option<u32>,
     pub state: State,
@@ -26,7 +30,7 @@ impl Seen {
             name: interface.name.clone(),
             mac: interface.mac,
             is_up: true,
-            has_address: true,
+            addresses: None,
             program,
             state: State {
                 mtu: interface.mtu,
@@ -38,136 +42,175 @@ impl Seen {
     }
 }
 
+impl Seen {
+    /// It has the address that copies leave with, as far as is known.
+    fn has(&self, address: Option<Ipv4Addr>) -> bool {
+        let known = self.addresses.as_ref().zip(address);
+        known.is_none_or(|(all, address)| all.contains(&address))
+    }
+}
+
+/// Lines while they are collected.
+#[derive(Default)]
+struct Lines(Vec<Line>);
+
+impl Lines {
+    /// Adds a line about something that no plan depends on.
+    fn say(&mut self, level: Level, text: String) {
+        let matters = false;
+        self.0.push(Line {
+            level,
+            text,
+            matters,
+        });
+    }
+
+    /// Adds a line about something that a plan depends on.
+    fn matters(&mut self, level: Level, text: String) {
+        let matters = true;
+        self.0.push(Line {
+            level,
+            text,
+            matters,
+        });
+    }
+}
+
+/// The line about an interface that has gone.
+pub fn gone(name: &str) -> Line {
+    Line {
+        level: Warn,
+        text: format!(
+            "{name} has gone: it was deleted, or moved to another network namespace; nothing moves there until it is \
+             back"
+        ),
+        matters: true,
+    }
+}
+
 /// The lines about what changed from `before` to `now`; `now` is `None` if the interface has gone.
 pub fn between(interface: &Interface, before: &Seen, now: Option<&Seen>) -> Vec<Line> {
-    let mut lines = Vec::new();
-    let mut say = |level, text: String| lines.push(Line { level, text });
-    let name = &interface.name;
     let Some(now) = now else {
-        say(
-            Warn,
-            format!(
-                "{name} has gone: it was deleted, or moved to another network namespace. The relay receives and \
-                 sends nothing there any more, even if it is created again: restart the relay then"
-            ),
-        );
-        return lines;
+        return vec![gone(&interface.name)];
     };
+    let mut lines = Lines::default();
+    let name = &interface.name;
     if now.name != before.name {
-        say(
+        lines.matters(
             Warn,
             format!(
-                "{} is called {} now. The relay goes on serving it; correct the rule file before the next start",
+                "{} is called {} now; rules name interfaces by their names",
                 before.name, now.name
             ),
         );
     }
     match (before.is_up, now.is_up) {
-        (true, false) => say(
+        (true, false) => lines.say(
             Warn,
             format!(
                 "{name} is down: nothing moves there until it is up, `ip link set {} up`",
                 now.name
             ),
         ),
-        (false, true) if now.state.carries => say(Info, format!("{name} is up")),
-        (false, true) => say(Warn, format!("{name} is up, without a carrier")),
-        (true, true) if before.state.carries && !now.state.carries => say(
+        (false, true) if now.state.carries => lines.say(Info, format!("{name} is up")),
+        (false, true) => lines.say(Warn, format!("{name} is up, without a carrier")),
+        (true, true) if before.state.carries && !now.state.carries => lines.say(
             Warn,
             format!("{name} has lost its carrier: nothing moves there until it is back"),
         ),
         (_, true) if now.state.carries && !before.state.carries => {
-            say(Info, format!("{name} has its carrier again"));
+            lines.say(Info, format!("{name} has its carrier again"));
         }
         _ => {}
     }
+    addressing(interface, before, now, &mut lines);
     if interface.is_output {
-        sending(interface, before, now, &mut say);
+        sending(interface, before, now, &mut lines);
     }
     if now.program != before.program && before.program.is_some() {
-        say(
+        lines.matters(
             Warn,
-            format!(
-                "the XDP program of the relay is not attached to {name} any more: another process detached it by force. \
-                 Nothing is relayed from there: restart the relay"
-            ),
+            format!("another process detached the XDP program of the relay from {name} by force"),
         );
     }
-    lines
+    lines.0
 }
 
-/// Passes the lines about what matters on an output to `say`.
-fn sending(
-    interface: &Interface,
-    before: &Seen,
-    now: &Seen,
-    say: &mut impl FnMut(log::Level, String),
-) {
+/// Adds the lines about addresses and sizes.
+fn addressing(interface: &Interface, before: &Seen, now: &Seen, lines: &mut Lines) {
     let name = &interface.name;
     if now.mac != before.mac {
-        let mac = |mac| plan::Mac(mac).to_string();
-        let text = if now.mac == interface.mac {
-            format!("{name} has the MAC address {} again", mac(now.mac))
-        } else {
-            format!(
-                "{name} has the MAC address {} now, and copies still leave with {}: restart the relay",
-                mac(now.mac),
-                mac(interface.mac)
-            )
-        };
-        say(Warn, text);
+        let [before, now] = [before.mac, now.mac].map(|mac| plan::Mac(mac).to_string());
+        lines.matters(
+            Warn,
+            format!("{name} has the MAC address {now} now, {before} before"),
+        );
     }
     let address = interface.address.map(|address| address.to_string());
     let address = address.unwrap_or_default();
-    match (before.has_address, now.has_address) {
-        (true, false) => say(
+    match [before, now].map(|seen| seen.has(interface.address)) {
+        [true, false] => lines.matters(
             Warn,
-            format!(
-                "{name} does not have the address {address} any more, and copies still leave with it: restart the relay"
-            ),
+            format!("{name} does not have the address {address} any more"),
         ),
-        (false, true) => say(Info, format!("{name} has the address {address} again")),
+        [false, true] => lines.matters(Info, format!("{name} has the address {address} again")),
+        _ if before.addresses.is_some() && now.addresses != before.addresses => {
+            lines.matters(Debug, format!("{name} has other addresses than before"));
+        }
         _ => {}
     }
     if now.state.mtu != before.state.mtu {
-        say(
+        let larger = if interface.is_output {
+            "; larger copies do not leave there and count as too_big"
+        } else {
+            ""
+        };
+        lines.matters(
             Info,
             format!(
-                "{name} has MTU {} now, {} before; larger copies do not leave there and count as too_big",
+                "{name} has MTU {} now, {} before{larger}",
                 now.state.mtu, before.state.mtu
             ),
         );
     }
-    if now.state.joins() != before.state.joins() && interface.gso_packets {
-        let text = if now.state.joins() {
-            format!(
-                "{name} takes GSO packets again; copies leave in GSO packets where the plan says so"
-            )
-        } else {
-            format!(
-                "{name} takes no GSO packets any more: it has a queueing discipline, and `tx-udp-segmentation` is off. \
-                 Copies leave there frame by frame, which costs more CPU time"
-            )
-        };
-        say(Info, text);
-    } else if now.state.is_cut() != before.state.is_cut() && interface.gso_packets {
-        let who = if now.state.is_cut() {
-            "the kernel cuts GSO packets apart in front of it now"
-        } else {
-            "it takes GSO packets whole now"
-        };
-        say(Info, format!("{name}: {who}"));
-    }
 }
 
-/// The line about a new interface with the name of one that had gone.
-pub fn there_again(interface: &Interface, index: u32) -> Line {
+/// Adds the lines about GSO packets on an output. A plan depends on them wherever it may use GSO
+/// packets; workers follow by themselves, so these changes cost nothing until then.
+fn sending(interface: &Interface, before: &Seen, now: &Seen, lines: &mut Lines) {
     let name = &interface.name;
-    Line {
-        level: Warn,
-        text: format!(
-            "there is an interface {name} again (index {index}, {} before). The relay does not serve it: restart the relay",
-            interface.index
+    let (was, is) = (before.state, now.state);
+    if (was.takes_gso, was.queueless) == (is.takes_gso, is.queueless) {
+        return;
+    }
+    let text = match [was.joins(), is.joins()] {
+        [false, true] if interface.gso_packets => format!(
+            "{name} takes GSO packets again; copies leave in GSO packets where the plan says so"
         ),
+        [true, false] if interface.gso_packets => format!(
+            "{name} takes no GSO packets any more: it has a queueing discipline, and `tx-udp-segmentation` is off. \
+             Copies leave there frame by frame, which costs more CPU time"
+        ),
+        _ if was.is_cut() == is.is_cut() || !interface.gso_packets => {
+            let text = format!("{name} has another queueing discipline or other features now");
+            return lines.matters(Debug, text);
+        }
+        _ if is.is_cut() => {
+            format!("{name}: the kernel cuts GSO packets apart in front of it now")
+        }
+        _ => format!("{name}: it takes GSO packets whole now"),
+    };
+    lines.matters(Info, text);
+}
+
+/// The line about queues whose number has changed.
+pub fn queues(name: &str, queues: Queues) -> Line {
+    Line {
+        level: Info,
+        text: format!(
+            "{name} has {} RX and {} TX queues in use now",
+            queues.rx, queues.tx
+        ),
+        matters: true,
     }
 }

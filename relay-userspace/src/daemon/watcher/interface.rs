@@ -1,148 +1,187 @@
-//! One interface of the plan: asks the kernel about it, and passes the answers to workers, the
-//! report and the log.
+//! One interface that is followed: asks the kernel about it, and passes the answers to workers, the
+//! report, the log and control.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use log::debug;
 
-use super::{budget::Budget, changes, changes::Seen};
+use super::{
+    Followed,
+    budget::{Budget, Line},
+    changes::{self, Seen},
+    mailbox::Events,
+};
 use crate::{
     datapath::output_link::{Link, State},
     host::{
         device_drops::DeviceDrops,
         rx_missed::Missed,
-        watch::{Now, Questions},
+        watch::{Now, Questions, Queues},
     },
-    plan::Interface,
 };
 
-/// One interface of the plan.
+/// The counters of an interface's device, which go on when it is followed again.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counters {
+    /// Frames that the device dropped after the kernel had cut them from GSO packets.
+    pub drops: DeviceDrops,
+    /// Frames that the NIC had no buffer for.
+    pub missed: Missed,
+}
+
+/// One interface that is followed.
 pub struct Watched {
-    facts: Interface,
-    /// The XDP program that the relay attached.
-    program: Option<u32>,
-    /// The link states of it that workers read.
-    links: Vec<Arc<Link>>,
-    /// Its state when last seen. `None` once it has gone, for good: sockets are bound to the
-    /// interface that it was.
+    followed: Followed,
+    /// Its state when last seen. `None` once it has gone, until it is followed anew: sockets are
+    /// bound to the interface that it was.
     seen: Option<Seen>,
-    /// The index of a new interface with its name.
-    again: Option<u32>,
-    drops: DeviceDrops,
-    missed: Missed,
+    /// The last notification about its queues.
+    queues: Option<Queues>,
+    counters: Counters,
     lines: Budget,
 }
 
 impl Watched {
-    /// The interface as the plan has it. `program` is the id of the XDP program that the relay
-    /// attached, `links` are all link states that workers read.
-    pub fn new(facts: &Interface, program: Option<u32>, links: &[Arc<Link>]) -> Self {
-        let mine = links.iter().filter(|link| link.index() == facts.index);
+    /// The interface as the plan has it, which nobody has looked at yet.
+    pub fn new(followed: Followed, mut counters: Counters) -> Self {
+        counters.drops.pause(told(&followed.links));
+        counters.missed.pause();
         Self {
-            facts: facts.clone(),
-            program,
-            links: mine.cloned().collect(),
-            seen: Some(Seen::planned(facts, program)),
-            again: None,
-            drops: DeviceDrops::default(),
-            missed: Missed::default(),
+            seen: Some(Seen::planned(&followed.facts, followed.program)),
+            followed,
+            queues: None,
+            counters,
             lines: Budget::new(Instant::now()),
         }
     }
 
-    /// The kernel's index.
-    pub fn index(&self) -> u32 {
-        self.facts.index
+    /// Follows it for another plan. What changed since it was seen last is still told.
+    pub fn follow(&mut self, followed: Followed, questions: &mut Questions, events: &mut Events) {
+        let same = |one: &Arc<Link>, other: &Arc<Link>| Arc::ptr_eq(one, other);
+        let before = &self.followed.links;
+        let stay = |link: &&Arc<Link>| before.iter().any(|old| same(old, link));
+        let staying: Vec<Arc<Link>> = followed.links.iter().filter(stay).cloned().collect();
+        if staying.len() != before.len() || staying.len() != followed.links.len() {
+            // What the links that end have counted.
+            self.look(questions, events);
+            self.counters.drops.recount(told(&staying));
+        }
+        match &mut self.seen {
+            Some(seen) if followed.program != self.followed.program => {
+                seen.program = followed.program;
+            }
+            Some(_) => {}
+            gone => {
+                self.counters.drops.pause(told(&followed.links));
+                self.counters.missed.pause();
+                *gone = Some(Seen::planned(&followed.facts, followed.program));
+            }
+        }
+        self.followed = followed;
     }
 
-    /// See [`DeviceDrops::frames`].
-    pub fn device_dropped(&self) -> u64 {
-        self.drops.frames()
+    /// It has not gone.
+    pub fn is_there(&self) -> bool {
+        self.seen.is_some()
     }
 
-    /// See [`Missed::frames`].
-    pub fn missed(&self) -> u64 {
-        self.missed.frames()
+    /// It is up and has a carrier, as far as is known.
+    pub fn carries(&self) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.state.carries)
     }
 
-    /// Asks the kernel for its state, and logs what has changed.
-    pub fn look(&mut self, questions: &mut Questions) {
+    /// The counters of its device.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// It has gone, whatever is there now.
+    pub fn lose(&mut self, events: &mut Events) {
+        if self.seen.take().is_some() {
+            for link in &self.followed.links {
+                link.update(|state| State {
+                    carries: false,
+                    ..state
+                });
+            }
+            events.gone.insert(self.followed.facts.index);
+            self.tell(&changes::gone(&self.followed.facts.name), events);
+        }
+    }
+
+    /// The kernel reported how many queues it has now.
+    pub fn has_queues(&mut self, queues: Queues, events: &mut Events) {
+        if self.seen.is_some() && self.queues.replace(queues) != Some(queues) {
+            self.tell(&changes::queues(&self.followed.facts.name, queues), events);
+        }
+    }
+
+    /// Asks the kernel for its state, and tells what has changed.
+    pub fn look(&mut self, questions: &mut Questions, events: &mut Events) {
         let Some(before) = &self.seen else { return };
-        let known: Vec<State> = self.links.iter().map(|link| link.state()).collect();
-        let now = match questions.link(self.facts.index) {
-            Ok(now) => now,
+        let Followed { facts, links, .. } = &self.followed;
+        let known: Vec<State> = links.iter().map(|link| link.state()).collect();
+        let now = match questions.link(facts.index) {
+            Ok(Some(now)) => now,
+            Ok(None) => return self.lose(events),
             Err(error) => {
-                debug!("asking for {}: {error}", self.facts.name);
+                debug!("asking for {}: {error}", facts.name);
                 return;
             }
         };
-        let seen = now.as_ref().map(|now| self.see(before, now, questions));
-        for (link, known) in self.links.iter().zip(known) {
-            let gone = State {
-                carries: false,
-                ..known
-            };
-            link.replace(known, seen.as_ref().map_or(gone, |seen| seen.state));
+        let seen = self.see(before, &now, questions);
+        for (link, known) in links.iter().zip(known) {
+            link.replace(known, seen.state);
+            link.set_gso_limits(now.gso);
         }
-        if let (Some(seen), Some(now)) = (&seen, &now) {
-            self.links
-                .iter()
-                .for_each(|link| link.set_gso_limits(now.gso));
-            let told = self.links.iter().map(|link| link.told()).sum();
-            self.drops.take(now.tx_dropped, seen.state.is_cut(), told);
-            self.missed.take(now.rx_missed);
+        let Counters { drops, missed } = &mut self.counters;
+        drops.take(now.tx_dropped, seen.state.is_cut(), told(links));
+        missed.take(now.rx_missed);
+        let lines = changes::between(facts, before, Some(&seen));
+        self.seen = Some(seen);
+        for line in lines {
+            self.tell(&line, events);
         }
-        for line in changes::between(&self.facts, before, seen.as_ref()) {
-            self.lines.say(Instant::now(), line);
-        }
-        self.seen = seen;
     }
 
     fn see(&self, before: &Seen, now: &Now, questions: &mut Questions) -> Seen {
-        let index = self.facts.index;
-        let has_address = match (self.facts.is_output, self.facts.address) {
-            (true, Some(address)) => questions
-                .addresses(index)
-                .map_or(before.has_address, |all| all.contains(&address)),
-            _ => true,
-        };
-        let takes_gso = self.facts.is_output.then(|| questions.takes_gso(index));
+        let Followed { facts, program, .. } = &self.followed;
+        // If the kernel does not answer, the last answer.
+        let addresses = facts
+            .is_output
+            .then(|| questions.addresses(facts.index).ok())
+            .flatten();
+        let takes_gso = facts.is_output.then(|| questions.takes_gso(facts.index));
         Seen {
             name: now.name.clone(),
             mac: now.mac.unwrap_or(before.mac),
             is_up: now.is_up,
-            has_address,
-            program: now.program.filter(|_| self.program.is_some()),
+            addresses: addresses.or_else(|| before.addresses.clone()),
+            program: now.program.filter(|_| program.is_some()),
             state: State {
-                // If the kernel does not answer, the last answer.
                 takes_gso: takes_gso.flatten().unwrap_or(before.state.takes_gso),
                 ..linked(now, before.state)
             },
         }
     }
 
-    /// Once this interface has gone, logs each new interface with its name, once. `named` has the
-    /// index of the interface that was last given each name.
-    pub fn look_for_another(&mut self, named: &BTreeMap<String, u32>, questions: &mut Questions) {
-        let Some(&index) = named.get(&self.facts.name) else {
-            return;
-        };
-        if self.seen.is_none()
-            && self.again != Some(index)
-            // The last news of the old one may come together with those of its end.
-            && let Ok(Some(now)) = questions.link(index)
-            && now.name == self.facts.name
-        {
-            self.again = Some(index);
-            let line = changes::there_again(&self.facts, index);
-            self.lines.say(Instant::now(), line);
+    fn tell(&mut self, line: &Line, events: &mut Events) {
+        let name = &self.followed.facts.name;
+        self.lines.say(Instant::now(), name, line);
+        if line.matters {
+            events.add(&line.text);
         }
     }
 
     /// Logs how many lines were withheld, as soon as the budget allows it.
     pub fn tick(&mut self) {
-        self.lines.tick(Instant::now(), &self.facts.name);
+        self.lines.tick(Instant::now(), &self.followed.facts.name);
     }
+}
+
+/// Drops that the kernel reported to the workers that send through `links`.
+fn told(links: &[Arc<Link>]) -> u64 {
+    links.iter().map(|link| link.told()).sum()
 }
 
 /// The state that a link reports; the rest as it was `before`.

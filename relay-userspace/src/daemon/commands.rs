@@ -1,0 +1,337 @@
+//! What operators ask for by command: each is a new set of desired rules, and one way to apply it.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant, SystemTime},
+};
+
+use log::{info, warn};
+
+use super::{
+    desired::Desired,
+    error::RunError,
+    reconcile::{OnRefusal, State},
+    requests::{Answer, Change, Refusal, Request},
+    running::Applied,
+    signals::Signals,
+};
+use crate::{
+    config::{self, Mistakes},
+    observe::snapshot::LastChange,
+    plan,
+};
+
+/// The changes made so far, as far as they can be taken back.
+pub struct Commands {
+    /// The rule file, which a reload without another one reads.
+    file: PathBuf,
+    /// The rules before the last change.
+    former: Option<Desired>,
+    /// Until when the last change must be confirmed.
+    confirm_by: Option<Instant>,
+    /// The last change, for the status.
+    pub last_change: Option<LastChange>,
+}
+
+/// A set of rules that shall run, and how the change is called in the log and the status.
+struct Wanted {
+    what: String,
+    desired: Desired,
+    dry_run: bool,
+    confirm_within: Option<Duration>,
+}
+
+impl Wanted {
+    fn now(what: String, desired: Desired) -> Self {
+        Self {
+            what,
+            desired,
+            dry_run: false,
+            confirm_within: None,
+        }
+    }
+}
+
+impl Commands {
+    /// No change was made yet. `file` is the rule file.
+    pub fn new(file: PathBuf) -> Self {
+        Self {
+            file,
+            former: None,
+            confirm_by: None,
+            last_change: None,
+        }
+    }
+
+    /// When an unconfirmed change is taken back.
+    pub fn confirm_by(&self) -> Option<Instant> {
+        self.confirm_by
+    }
+
+    /// Does what `request` asks for. [`Request::Stop`] is the caller's.
+    ///
+    /// # Errors
+    ///
+    /// Why not. Everything is as before then.
+    pub fn carry_out(
+        &mut self,
+        request: Request,
+        state: &mut State,
+        signals: &Signals,
+    ) -> Result<Answer, Refusal> {
+        let what = request.changes_rules().then(|| request.verb());
+        let answer = self.answer(request, state, signals);
+        if let (Err(refusal), Some(what)) = (&answer, what) {
+            self.last_change = Some(LastChange {
+                when: seconds_since_the_epoch(),
+                what: what.to_owned(),
+                result: format!("refused: {refusal}"),
+                pause_milliseconds: 0,
+            });
+        }
+        answer
+    }
+
+    fn answer(
+        &mut self,
+        request: Request,
+        state: &mut State,
+        signals: &Signals,
+    ) -> Result<Answer, Refusal> {
+        if self.confirm_by.is_some() && request.changes_rules() {
+            return Err(Refusal::Unconfirmed);
+        }
+        let wanted = match request {
+            Request::Reload {
+                text,
+                dry_run,
+                confirm_within,
+                discard_runtime,
+            } => Wanted {
+                dry_run,
+                confirm_within,
+                ..self.reload(text, discard_runtime, state)?
+            },
+            Request::Add { label, text } => {
+                let fragment = config::parse(&label, &text).map_err(mistakes)?;
+                let desired = state.desired.with(&fragment).map_err(mistakes)?;
+                Wanted::now(format!("add {label}"), desired)
+            }
+            Request::Remove { name } => {
+                let desired = state.desired.without(&name).ok_or_else(|| no_rule(&name))?;
+                Wanted::now(format!("remove {}", config::quoted(&name)), desired)
+            }
+            Request::Enable { name } => self.switch(&name, true, state)?,
+            Request::Disable { name } => self.switch(&name, false, state)?,
+            Request::Confirm => {
+                self.confirm_by.take().ok_or(Refusal::NothingToConfirm)?;
+                info!("the last change is confirmed");
+                return Ok(Answer::Confirmed);
+            }
+            Request::Undo => {
+                let desired = self.former.clone().ok_or(Refusal::NothingToUndo)?;
+                self.confirm_by = None;
+                Wanted::now("undo".into(), desired)
+            }
+            Request::Save => {
+                return Ok(Answer::Rules(state.desired.to_toml()));
+            }
+            Request::Explain {
+                interface,
+                group,
+                port,
+                vlan,
+                text,
+            } => {
+                let datagram = plan::Datagram {
+                    interface: &interface,
+                    group,
+                    port,
+                    vlan,
+                };
+                let explained = match &text {
+                    Some((label, text)) => {
+                        let document = config::parse(label, text).map_err(mistakes)?;
+                        plan::explain(&document, None, &datagram)
+                    }
+                    None => {
+                        let now = Some(&state.arrangement);
+                        plan::explain(state.desired.rules(), now, &datagram)
+                    }
+                };
+                return Ok(Answer::Explained(explained.to_string()));
+            }
+            Request::Stop => return Ok(Answer::Stopping),
+        };
+        self.change(wanted, state, signals)
+    }
+
+    /// Reads the rule file anew, or takes the text of another one.
+    fn reload(
+        &self,
+        text: Option<(String, String)>,
+        discard_runtime: bool,
+        state: &State,
+    ) -> Result<Wanted, Refusal> {
+        let document = match &text {
+            Some((label, text)) => config::parse(label, text),
+            None => config::load(&self.file),
+        };
+        let document = document.map_err(mistakes)?;
+        let discards = state.desired.discarded_by(&document);
+        if !discard_runtime && !discards.is_empty() {
+            return Err(Refusal::WouldDiscard(discards));
+        }
+        let label = text.map_or_else(|| self.file.display().to_string(), |(label, _)| label);
+        Ok(Wanted::now(
+            format!("reload {label}"),
+            Desired::of(document),
+        ))
+    }
+
+    fn switch(&self, name: &str, enabled: bool, state: &State) -> Result<Wanted, Refusal> {
+        let desired = state.desired.with_enabled(name, enabled);
+        let desired = desired.ok_or_else(|| no_rule(name))?;
+        let what = if enabled { "enable" } else { "disable" };
+        Ok(Wanted::now(
+            format!("{what} {}", config::quoted(name)),
+            desired,
+        ))
+    }
+
+    /// Applies a change, or, on a dry run, says what it would do.
+    fn change(
+        &mut self,
+        wanted: Wanted,
+        state: &mut State,
+        signals: &Signals,
+    ) -> Result<Answer, Refusal> {
+        let Wanted {
+            what,
+            desired,
+            dry_run,
+            confirm_within,
+        } = wanted;
+        let difference = plan::diff(state.desired.rules(), desired.rules());
+        let lines: Vec<String> = difference.to_string().lines().map(str::to_owned).collect();
+        let waiting = state.waiting();
+        let former = std::mem::replace(&mut state.desired, desired);
+        state.refresh();
+        if dry_run {
+            let foreseen = state.foresee();
+            state.desired = former;
+            state.refresh();
+            let foreseen = foreseen.map_err(refused)?;
+            return Ok(Answer::Changed(Change {
+                lines,
+                pauses: foreseen.pauses,
+                applied: false,
+                pending: foreseen.waiting,
+                confirm_within_seconds: None,
+            }));
+        }
+        let result = state.reconcile(OnRefusal::Restore, signals);
+        match result {
+            Ok(applied) => {
+                self.former = Some(former);
+                self.confirm_by = confirm_within.map(|within| Instant::now() + within);
+                let change = self.report(&what, lines, &applied, state, confirm_within);
+                Ok(Answer::Changed(change))
+            }
+            Err(error) => {
+                state.desired = former;
+                state.refresh();
+                // Where the former rules could not come back at once, they wait and come later.
+                let restored =
+                    state.reconcile(OnRefusal::Wait, signals).is_ok() && state.waiting() <= waiting;
+                warn!("{what}: {error}. The rules are as before");
+                Err(match error {
+                    RunError::Rules(found) => mistakes(found),
+                    error => Refusal::Refused {
+                        reason: error.to_string(),
+                        restored,
+                    },
+                })
+            }
+        }
+    }
+
+    fn report(
+        &mut self,
+        what: &str,
+        lines: Vec<String>,
+        applied: &Applied,
+        state: &State,
+        confirm_within: Option<Duration>,
+    ) -> Change {
+        let pause = applied.pause.as_millis() as u64;
+        let paused: Vec<String> = applied
+            .paused
+            .iter()
+            .map(|interface| format!("the rules of {interface} paused for {pause} ms"))
+            .collect();
+        let pending = state.waiting_lines();
+        info!(
+            "{what}: {}; workers kept {}, started {}, ended {}{}",
+            lines.first().map_or("nothing changed", String::as_str),
+            applied.kept,
+            applied.started,
+            applied.ended,
+            paused
+                .iter()
+                .map(|text| format!("; {text}"))
+                .collect::<String>()
+        );
+        self.last_change = Some(LastChange {
+            when: seconds_since_the_epoch(),
+            what: what.to_owned(),
+            result: "applied".into(),
+            pause_milliseconds: pause,
+        });
+        Change {
+            lines,
+            pauses: paused,
+            applied: true,
+            pending,
+            confirm_within_seconds: confirm_within.map(|within| within.as_secs()),
+        }
+    }
+
+    /// Takes back a change that was not confirmed in time.
+    pub fn take_back(&mut self, state: &mut State, signals: &Signals) {
+        self.confirm_by = None;
+        let Some(desired) = self.former.take() else {
+            return;
+        };
+        warn!("the last change was not confirmed in time: the former rules come back");
+        let wanted = Wanted::now("not confirmed in time, taken back".into(), desired);
+        if let Err(refusal) = self.change(wanted, state, signals) {
+            warn!("the former rules cannot come back: {refusal}");
+        }
+        self.former = None;
+    }
+}
+
+fn mistakes(found: Mistakes) -> Refusal {
+    Refusal::Mistakes(found.to_string())
+}
+
+fn refused(error: RunError) -> Refusal {
+    match error {
+        RunError::Rules(found) => mistakes(found),
+        error => Refusal::Refused {
+            reason: error.to_string(),
+            restored: true,
+        },
+    }
+}
+
+fn no_rule(name: &str) -> Refusal {
+    Refusal::NoSuchRule(name.to_owned())
+}
+
+/// Now, for people and programs that compare it with their own clocks.
+fn seconds_since_the_epoch() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}

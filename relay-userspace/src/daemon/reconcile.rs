@@ -1,0 +1,319 @@
+//! From what the operator wants and what the host offers to what runs: one path for the start, for
+//! reloads, for commands and for interfaces that come and go.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use log::{info, warn};
+use relay_common::abi::MAX_INTERFACES;
+
+use super::{
+    backoff::Backoff,
+    descriptors,
+    desired::Desired,
+    error::RunError,
+    refusals::{self, Rung},
+    running::{Applied, Running},
+    signals::Signals,
+    this_machine,
+};
+use crate::{
+    config::quoted,
+    host::HostFacts,
+    plan::{self, Arrangement, Backend, Constraints, Plan, Refusal},
+};
+
+/// What happens where the kernel refuses a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRefusal {
+    /// The rules of the interface wait, and the relay tries again later.
+    Wait,
+    /// The change is refused, and all is as before.
+    Restore,
+}
+
+/// The most lines about what waits that one change logs.
+const SHOWN: usize = 10;
+
+/// What is wanted, what the host offers, and what runs.
+pub struct State {
+    pub desired: Desired,
+    pub facts: HostFacts,
+    pub constraints: Constraints,
+    pub running: Running,
+    /// What waits, beside the plan that was made with it.
+    pub arrangement: Arrangement,
+    pub backoff: Backoff,
+}
+
+impl State {
+    /// Nothing runs yet.
+    pub fn new(desired: Desired, forced: Option<Backend>) -> Self {
+        Self {
+            facts: HostFacts::default(),
+            constraints: Constraints {
+                forced,
+                ..Constraints::default()
+            },
+            running: Running::nothing(),
+            arrangement: Arrangement::default(),
+            backoff: Backoff::default(),
+            desired,
+        }
+    }
+
+    /// Asks the kernel anew about every interface that a rule names. What the kernel refused on an
+    /// interface that has changed since may be tried again.
+    pub fn refresh(&mut self) {
+        let mut facts = this_machine::host_facts(self.desired.rules(), &self.running.in_use());
+        self.keep_followed(&mut facts);
+        let changed = |name: &str| facts.interfaces.get(name) != self.facts.interfaces.get(name);
+        let keep = |refusal: &Refusal| !changed(&refusal.interface);
+        self.constraints.refused.retain(keep);
+        self.constraints.without_zero_copy.retain(keep);
+        self.constraints.unavailable.retain(keep);
+        self.facts = facts;
+    }
+
+    /// Keeps what workers follow by themselves while they run: whether devices in use take GSO
+    /// packets. A new plan would pause what a worker does without.
+    fn keep_followed(&self, facts: &mut HostFacts) {
+        for interface in &self.running.plan.interfaces {
+            let now = facts.interfaces.get_mut(&interface.name);
+            let before = self.facts.interfaces.get(&interface.name);
+            if let (Some(now), Some(before)) = (now, before)
+                && now.index == interface.index
+                && before.index == interface.index
+            {
+                now.segments_udp = before.segments_udp;
+                now.queueless = before.queueless;
+                now.gso = before.gso;
+            }
+        }
+    }
+
+    /// Makes `desired` run as far as the host offers what it needs.
+    ///
+    /// # Errors
+    ///
+    /// A mistake in the rules, or a missing privilege; with [`OnRefusal::Restore`] also the
+    /// kernel's refusal of a step, after which what ran before runs again as far as the kernel lets
+    /// it.
+    pub fn reconcile(&mut self, policy: OnRefusal, signals: &Signals) -> Result<Applied, RunError> {
+        let former = Arc::clone(&self.running.plan);
+        let document = self.desired.rules().clone();
+        // Every round takes something off one interface: zero copy, XDP, or the interface.
+        let rounds = 3 * MAX_INTERFACES as usize + 1;
+        for _ in 0..rounds {
+            self.constraints.in_use = self.running.in_use();
+            let arrangement = plan::arrange(&document, &self.facts, &self.constraints)?;
+            let next = Arc::new(arrangement.plan.clone());
+            let refused = match self.running.apply(&next, signals) {
+                Ok(applied) => {
+                    self.arrangement = arrangement;
+                    self.settle_backoff();
+                    let wanted: HashSet<&str> = document
+                        .rules
+                        .rules
+                        .iter()
+                        .map(|rule| rule.name.as_str())
+                        .collect();
+                    self.running
+                        .totals
+                        .forget_rules(|rule| wanted.contains(rule));
+                    return Ok(applied);
+                }
+                Err(error) => error,
+            };
+            if self.step_down(&refused, &next) {
+                continue;
+            }
+            let interface = refusals::interface(&refused).map(str::to_owned);
+            match (policy, interface.or_else(|| self.running.take_culprit())) {
+                (OnRefusal::Wait, Some(interface)) => self.wait_for(interface, &refused),
+                (OnRefusal::Wait, None) => return Err(refused),
+                (OnRefusal::Restore, _) => {
+                    if let Err(error) = self.running.apply(&former, signals) {
+                        warn!("{error}. So not all runs that ran before the change");
+                    }
+                    return Err(refused);
+                }
+            }
+        }
+        Err(RunError::Unsettled)
+    }
+
+    /// Goes down the ladder on the interface where the kernel refused a rung. False if no lower rung
+    /// would help.
+    fn step_down(&mut self, refused: &RunError, plan: &Plan) -> bool {
+        let Some((name, rung)) = refusals::rung(refused, plan) else {
+            return false;
+        };
+        let refusal = Refusal {
+            interface: name.to_owned(),
+            reason: refused.to_string(),
+        };
+        match rung {
+            Rung::ZeroCopy => {
+                warn!(
+                    "{refused}. Zero copy was tried on {name}; the relay goes on without it there"
+                );
+                self.constraints.without_zero_copy.push(refusal);
+                true
+            }
+            Rung::Xdp if self.constraints.forced.is_none() && self.facts.gso_packets => {
+                warn!(
+                    "{refused}. XDP was tried on {name}; io_uring takes over there, and on all \
+                     interfaces that rules connect with it"
+                );
+                self.constraints.refused.push(refusal);
+                true
+            }
+            Rung::Xdp => false,
+        }
+    }
+
+    /// Leaves an interface alone until the next attempt.
+    fn wait_for(&mut self, interface: String, refused: &RunError) {
+        let now = Instant::now();
+        self.backoff.failed(&interface, now);
+        let wait = self.backoff.next().map(|at| at.duration_since(now));
+        let seconds = wait.unwrap_or_default().as_secs().max(1);
+        warn!("{refused}. The rules of {interface} wait; trying again in {seconds} s");
+        self.constraints.unavailable.push(Refusal {
+            interface,
+            reason: refused.to_string(),
+        });
+    }
+
+    /// Lets interfaces be tried again whose time has come. False if there is none.
+    pub fn retry_due(&mut self, now: Instant) -> bool {
+        let due = self.backoff.due(now);
+        let unavailable = &mut self.constraints.unavailable;
+        unavailable.retain(|refusal| !due.contains(&refusal.interface));
+        !due.is_empty()
+    }
+
+    /// Forgets the failures of interfaces that are in use now, or that no rule wants any more.
+    fn settle_backoff(&mut self) {
+        let waiting: BTreeSet<&str> = self
+            .constraints
+            .unavailable
+            .iter()
+            .map(|refusal| refusal.interface.as_str())
+            .collect();
+        self.backoff.retain(|name| waiting.contains(name));
+    }
+
+    /// What the rules would become, for a dry run: the workers that would end and start.
+    ///
+    /// # Errors
+    ///
+    /// A mistake that no interface is to blame for.
+    pub fn foresee(&mut self) -> Result<Foreseen, RunError> {
+        self.constraints.in_use = self.running.in_use();
+        let arrangement = plan::arrange(self.desired.rules(), &self.facts, &self.constraints)?;
+        Ok(Foreseen {
+            pauses: self.running.would_pause(&arrangement.plan),
+            waiting: waiting_lines(&arrangement),
+        })
+    }
+
+    /// Fails if what can run takes more open files than this process may have.
+    ///
+    /// # Errors
+    ///
+    /// A mistake that no interface is to blame for, or the limit.
+    pub fn check_descriptors(&self) -> Result<(), RunError> {
+        let arrangement = plan::arrange(self.desired.rules(), &self.facts, &self.constraints)?;
+        let needed = descriptors::needed(&arrangement.plan);
+        Ok(descriptors::check("running these rules", needed)?)
+    }
+
+    /// Fails if anything would wait.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake that keeps the rules from running on this machine, each with its place.
+    pub fn check_strictly(&self) -> Result<(), RunError> {
+        plan::build(
+            &self.desired.rules().enabled(),
+            &self.facts,
+            &self.constraints,
+        )?;
+        let arrangement = plan::arrange(self.desired.rules(), &self.facts, &self.constraints)?;
+        match &waiting_lines(&arrangement)[..] {
+            [] => Ok(()),
+            waiting => Err(RunError::Waiting(waiting.join("; "))),
+        }
+    }
+
+    /// How many rules and outputs wait; a rule that waits as a whole counts once.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting_lines().len()
+    }
+
+    /// The rules and outputs that wait, one line each.
+    #[must_use]
+    pub fn waiting_lines(&self) -> Vec<String> {
+        waiting_lines(&self.arrangement)
+    }
+
+    /// Logs what waits now and did not `before`, and how many do not wait any more.
+    pub fn log_waiting_since(&self, before: &[String]) {
+        let now = self.waiting_lines();
+        let (was, is): (HashSet<&String>, HashSet<&String>) =
+            (before.iter().collect(), now.iter().collect());
+        let new: Vec<_> = now.iter().filter(|line| !was.contains(line)).collect();
+        for line in new.iter().take(SHOWN) {
+            info!("{line}");
+        }
+        if new.len() > SHOWN {
+            info!(
+                "and {} more wait; `relay status` lists them",
+                new.len() - SHOWN
+            );
+        }
+        let gone = before.iter().filter(|line| !is.contains(line)).count();
+        if gone > 0 && now.is_empty() {
+            info!("all rules run");
+        }
+    }
+}
+
+/// The rules and outputs of `arrangement` that wait, one line each; those of a rule that waits as a
+/// whole only once.
+fn waiting_lines(arrangement: &Arrangement) -> Vec<String> {
+    let rules: HashSet<&str> = arrangement
+        .pending_rules
+        .iter()
+        .map(|(rule, _)| rule.as_str())
+        .collect();
+    let whole = arrangement
+        .pending_rules
+        .iter()
+        .map(|(rule, reason)| format!("rule {} waits: {reason}", quoted(rule)));
+    let outputs = arrangement.pending_outputs.iter();
+    let outputs = outputs.filter(|(rule, ..)| !rules.contains(rule.as_str()));
+    let outputs = outputs.map(|(rule, position, reason)| {
+        format!(
+            "output {} of rule {} waits: {reason}",
+            position + 1,
+            quoted(rule)
+        )
+    });
+    whole.chain(outputs).collect()
+}
+
+/// What a change would do.
+#[derive(Debug)]
+pub struct Foreseen {
+    /// The interfaces whose rules would pause, each with why.
+    pub pauses: Vec<String>,
+    /// What would wait.
+    pub waiting: Vec<String>,
+}

@@ -1,0 +1,209 @@
+//! What runs now: kernel programs, workers, memberships and claims.
+//!
+//! There is one way from any state to any plan ([`Running::apply`]), and the start, a reload, an
+//! interface that comes back and a command all take it. Workers that both plans have are kept: they
+//! get a new flow table between two batches and lose nothing. Only what the kernel ties to a bound
+//! socket (queue, mode, device, size of the chunks) costs a worker its life.
+
+mod apply;
+mod drain;
+mod plan_paths;
+pub mod worker;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use relay_common::abi::FlowKey;
+
+use self::worker::RunningWorker;
+use super::{
+    claim::Claims,
+    memberships::{self, Memberships},
+    totals::Totals,
+    watcher,
+};
+use crate::{
+    config::rules::Limit,
+    datapath::stats::WorkerStats,
+    kernel::Kernel,
+    observe::report::FramePath,
+    plan::{Backend, InterfaceId, List, Plan},
+};
+
+/// What runs now.
+pub struct Running {
+    /// The plan that runs.
+    pub plan: Arc<Plan>,
+    /// The paths of its interfaces.
+    pub paths: List<InterfaceId, FramePath>,
+    /// In the order in which they were started. Their sockets must be closed before `kernel` is
+    /// dropped.
+    pub workers: Vec<RunningWorker>,
+    pub kernel: Kernel,
+    memberships: Memberships,
+    /// Groups that nobody wants any more are still to be left.
+    leaves: bool,
+    claims: Claims,
+    /// The numbers of everything that has ended.
+    pub totals: Totals,
+    /// What matches in the kernel.
+    open: HashMap<FlowKey, Open>,
+    /// The indices of the interfaces that the kernel programs serve.
+    served: BTreeSet<u32>,
+    /// The indices of the interfaces that the XDP program is attached to.
+    attached: BTreeSet<u32>,
+    next_number: usize,
+    /// Workers that ended by a defect.
+    defects: usize,
+    /// The counters of the workers that ran to the end of the relay.
+    pub last: Vec<Arc<WorkerStats>>,
+    /// The interface of the worker that could not be set up, if its error names none.
+    culprit: Option<String>,
+}
+
+/// A flow that matches in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Open {
+    backend: Backend,
+    rule: String,
+    limit: Option<Limit>,
+}
+
+/// What a change did.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Whether anything was done.
+    pub changed: bool,
+    /// Workers that went on, with a new flow table if anything changed.
+    pub kept: usize,
+    /// Workers that were started.
+    pub started: usize,
+    /// Workers that ended.
+    pub ended: usize,
+    /// Interfaces whose rules paused.
+    pub paused: BTreeSet<String>,
+    /// How long they paused at most.
+    pub pause: Duration,
+}
+
+impl Running {
+    /// Nothing runs.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self {
+            plan: Arc::default(),
+            paths: List::from(Vec::new()),
+            workers: Vec::new(),
+            kernel: Kernel::new(),
+            memberships: Memberships::default(),
+            leaves: false,
+            claims: Claims::default(),
+            totals: Totals::default(),
+            open: HashMap::new(),
+            served: BTreeSet::new(),
+            attached: BTreeSet::new(),
+            next_number: 0,
+            defects: 0,
+            last: Vec::new(),
+            culprit: None,
+        }
+    }
+
+    /// Names and indices of the interfaces in use.
+    #[must_use]
+    pub fn in_use(&self) -> BTreeSet<(String, u32)> {
+        let interfaces = self.plan.interfaces.iter();
+        interfaces
+            .map(|interface| (interface.name.clone(), interface.index))
+            .collect()
+    }
+
+    /// The interface of the worker that could not be set up, once.
+    pub fn take_culprit(&mut self) -> Option<String> {
+        self.culprit.take()
+    }
+
+    /// How many workers have ended by a defect of the relay so far.
+    #[must_use]
+    pub fn defects(&self) -> usize {
+        self.defects
+    }
+
+    /// Forgets what was tied to interfaces that have gone, given by their indices: a new interface
+    /// may have the same one.
+    pub fn forget_interfaces(&mut self, gone: &BTreeSet<u32>) {
+        for &index in gone {
+            for worker in &mut self.workers {
+                worker.gone.insert(index);
+            }
+            self.memberships.forget(index);
+            self.forget_flows(index);
+            self.served.remove(&index);
+            self.attached.remove(&index);
+            self.kernel.unserve(index);
+            self.kernel.detach(&[index]);
+        }
+    }
+
+    /// Closes the flows of an interface that has gone.
+    fn forget_flows(&mut self, index: u32) {
+        let gone = self.open.iter().filter(|(key, _)| key.interface == index);
+        let gone: Vec<(FlowKey, Backend)> = gone.map(|(key, open)| (*key, open.backend)).collect();
+        for (key, backend) in gone {
+            let over_limit = self.kernel.close(&key, backend);
+            if let Some(open) = self.open.remove(&key) {
+                self.totals.add_over_limit(&open.rule, over_limit);
+            }
+        }
+    }
+
+    /// The rules with a limit, by what matches them.
+    pub fn limited(&self) -> impl Iterator<Item = (&FlowKey, &str)> {
+        let open = self.open.iter().filter(|(_, open)| open.limit.is_some());
+        open.map(|(key, open)| (key, open.rule.as_str()))
+    }
+
+    /// What the watcher follows: every interface in use, with the links of it that workers read.
+    #[must_use]
+    pub fn followed(&self) -> Vec<watcher::Followed> {
+        let links: Vec<_> = self
+            .workers
+            .iter()
+            .flat_map(|worker| worker.remote.links())
+            .collect();
+        let interfaces = self.plan.interfaces.iter();
+        interfaces
+            .map(|interface| watcher::Followed {
+                facts: interface.clone(),
+                program: self.kernel.program_on(interface.index),
+                links: links
+                    .iter()
+                    .filter(|link| link.index() == interface.index)
+                    .cloned()
+                    .collect(),
+            })
+            .collect()
+    }
+
+    /// Takes the last numbers of what workers no longer have, and goes on to leave groups.
+    pub fn settle(&mut self) {
+        if self.leaves {
+            self.leave_groups(&memberships::wanted(&self.plan));
+        }
+        for worker in &mut self.workers {
+            for retired in worker.remote.retired() {
+                self.totals.retire(retired);
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    /// Takes everything down, the sockets before the programs.
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,411 @@
+//! From what runs to what a plan wants.
+//!
+//! The order keeps every frame of a rule that does not change: groups are joined and sockets opened
+//! first; then the kernel stops matching what no rule wants any more, and the workers deal with
+//! what had been matched; then the kept workers get their new tables; and only then the kernel
+//! matches what is new. A step that the kernel refuses ends the change with an error. What runs is
+//! then less than before, but whole, and the next call goes on from there, to the former plan or to
+//! another one.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use log::error;
+use relay_common::abi::FlowKey;
+
+use super::{Applied, Open, Running, drain, worker::RunningWorker};
+use crate::{
+    daemon::{
+        affinity,
+        carrier::Carriers,
+        descriptors,
+        error::RunError,
+        memberships::{self, Membership},
+        privileges,
+        signals::Signals,
+    },
+    datapath::{self, Bound, Fanouts, Prepared, Worker, uring},
+    kernel::OwnSource,
+    plan::{self, Backend, Plan, WorkerKey},
+};
+
+/// How long leaving groups may take at once. The rest is left later, a second's work at a time.
+const LEAVING: Duration = Duration::from_millis(200);
+
+/// Which worker of the next plan each running one becomes.
+struct Matched {
+    /// By position among the workers of the next plan: the number of the running one that is kept.
+    kept: Vec<Option<usize>>,
+    /// The running workers that end, by number.
+    ended: BTreeSet<usize>,
+}
+
+impl Running {
+    /// Makes `next` run, with the least disturbance of what runs already.
+    ///
+    /// # Errors
+    ///
+    /// The first refusal.
+    pub fn apply(&mut self, next: &Arc<Plan>, signals: &Signals) -> Result<Applied, RunError> {
+        self.culprit = None;
+        let keys = plan::worker_keys(next);
+        let matched = self.matched(&keys);
+        let all_kept = matched.ended.is_empty() && !matched.kept.contains(&None);
+        let whole = self.open.len() == next.flows.len() && self.is_attached_for(next);
+        if all_kept && whole && next.runs_as(&self.plan) {
+            return Ok(Applied {
+                kept: self.workers.len(),
+                ..Applied::default()
+            });
+        }
+        privileges::check(next)?;
+        let more = descriptors::needed(next).saturating_sub(descriptors::needed(&self.plan));
+        descriptors::check("running these rules", more)?;
+        if next.is_on(Backend::IoUring) && matched.kept.contains(&None) {
+            probe(next)?;
+        }
+        for interface in next.interfaces.iter().filter(|one| one.is_input) {
+            self.claims.claim(&interface.name, interface.index)?;
+        }
+        let groups = memberships::wanted(next);
+        self.memberships
+            .join_missing(&groups, |index| name_of(next, index))?;
+        let prepared = self.prepare(next, &matched)?;
+
+        let mut applied = Applied {
+            changed: true,
+            kept: prepared.len(),
+            ..Applied::default()
+        };
+        let pausing = self.pausing(&matched);
+        let pause_began = Instant::now();
+        self.close_flows(next, &pausing, &matched.ended);
+        applied.ended = self.end_workers(&matched.ended);
+        let carriers = self.attach(next)?;
+        carriers.wait(signals);
+        self.serve(next)?;
+        let bound = self.bind(next, &matched)?;
+        // Some drivers reset the NIC again when a queue is bound.
+        carriers.wait(signals);
+        applied.started = bound.len();
+        self.start(next, &keys, bound)?;
+        self.hand_over(prepared)?;
+        self.open_flows(next)?;
+        for &index in &pausing {
+            applied.paused.insert(name_of(&self.plan, index));
+        }
+        if !pausing.is_empty() {
+            applied.pause = pause_began.elapsed();
+        }
+
+        self.kernel.set_own_sources(&OwnSource::of(next))?;
+        self.leave_groups(&groups);
+        self.release_claims(next);
+        self.settle();
+        self.paths = self.paths_of(next, &keys);
+        self.plan = Arc::clone(next);
+        Ok(applied)
+    }
+
+    /// Whether the XDP program is attached wherever `plan` needs it.
+    fn is_attached_for(&self, plan: &Plan) -> bool {
+        let mut needs = plan.interfaces.iter().filter(|one| one.needs_program());
+        needs.all(|one| self.kernel.is_attached(one.index))
+    }
+
+    /// The interfaces whose rules would pause if `next` ran, each with why.
+    #[must_use]
+    pub fn would_pause(&self, next: &Plan) -> Vec<String> {
+        let matched = self.matched(&plan::worker_keys(next));
+        let pausing = self.pausing(&matched).into_iter();
+        pausing
+            .map(|index| {
+                format!(
+                    "the rules of {} would pause: its queues, mode, chunks or workers change",
+                    name_of(&self.plan, index)
+                )
+            })
+            .collect()
+    }
+
+    /// Finds the workers that both plans have. Workers that share an input through a fanout are
+    /// kept together or not at all.
+    fn matched(&self, keys: &[WorkerKey]) -> Matched {
+        let mut running: HashMap<WorkerKey, Vec<usize>> = HashMap::new();
+        for worker in self.workers.iter().rev() {
+            let key = worker.key_now().filter(|_| !worker.has_ended());
+            if let Some(key) = key {
+                running.entry(key).or_default().push(worker.number);
+            }
+        }
+        let mut kept: Vec<Option<usize>> = keys
+            .iter()
+            .map(|key| running.get_mut(key).and_then(Vec::pop))
+            .collect();
+        let broken: BTreeSet<u32> = keys
+            .iter()
+            .zip(&kept)
+            .filter(|(_, kept)| kept.is_none())
+            .filter_map(|(key, _)| key.input)
+            .collect();
+        for (key, kept) in keys.iter().zip(&mut kept) {
+            if key.input.is_some_and(|input| broken.contains(&input)) {
+                *kept = None;
+            }
+        }
+        let numbers = self.workers.iter().map(|worker| worker.number);
+        let ended = numbers.filter(|&number| !kept.contains(&Some(number)));
+        Matched {
+            ended: ended.collect(),
+            kept,
+        }
+    }
+
+    /// Opens what kept workers need in addition, and makes their tables. By the worker's number.
+    fn prepare(
+        &mut self,
+        next: &Plan,
+        matched: &Matched,
+    ) -> Result<Vec<(usize, Prepared)>, RunError> {
+        let mut prepared = Vec::new();
+        for (planned, number) in next.workers.iter().zip(&matched.kept) {
+            let mut workers = self.workers.iter_mut();
+            let worker = workers.find(|worker| Some(worker.number) == *number);
+            if let Some(worker) = worker {
+                prepared.push((worker.number, worker.remote.prepare(next, planned)?));
+            }
+        }
+        Ok(prepared)
+    }
+
+    /// The indices of the interfaces that no kept worker receives from, and an ended one does.
+    fn pausing(&self, matched: &Matched) -> BTreeSet<u32> {
+        let inputs = |ends: bool| -> BTreeSet<u32> {
+            let workers = self.workers.iter();
+            let workers = workers.filter(|one| matched.ended.contains(&one.number) == ends);
+            workers.flat_map(RunningWorker::inputs).collect()
+        };
+        inputs(true).difference(&inputs(false)).copied().collect()
+    }
+
+    /// Makes the kernel stop matching what `next` does not have, and what arrives on the interfaces
+    /// `pausing`; and waits until the workers have dealt with what had been matched, but for those
+    /// that end anyway, by number: they do so at their end.
+    fn close_flows(&mut self, next: &Plan, pausing: &BTreeSet<u32>, ending: &BTreeSet<usize>) {
+        let wanted: HashMap<FlowKey, Backend> = wanted(next)
+            .map(|(key, _, open)| (key, open.backend))
+            .collect();
+        let closing: Vec<(FlowKey, Backend)> = self
+            .open
+            .iter()
+            .filter(|(key, open)| {
+                wanted.get(*key) != Some(&open.backend) || pausing.contains(&key.interface)
+            })
+            .map(|(key, open)| (*key, open.backend))
+            .collect();
+        if closing.is_empty() {
+            return;
+        }
+        let inputs: BTreeSet<u32> = closing.iter().map(|(key, _)| key.interface).collect();
+        for (key, backend) in closing {
+            let over_limit = self.kernel.close(&key, backend);
+            if let Some(open) = self.open.remove(&key) {
+                self.totals.add_over_limit(&open.rule, over_limit);
+            }
+        }
+        let workers = self.workers.iter();
+        let affected: Vec<&RunningWorker> = workers
+            .filter(|worker| !ending.contains(&worker.number))
+            .filter(|worker| worker.inputs().any(|input| inputs.contains(&input)))
+            .collect();
+        drain::matched_frames(&affected);
+    }
+
+    /// Ends some of the workers, by number, and keeps their counts. Returns how many.
+    fn end_workers(&mut self, ended: &BTreeSet<usize>) -> usize {
+        let all = std::mem::take(&mut self.workers);
+        let (ending, staying): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|worker| ended.contains(&worker.number));
+        self.workers = staying;
+        ending.iter().for_each(RunningWorker::halt);
+        let joined: Vec<_> = ending.into_iter().map(RunningWorker::join).collect();
+        self.defects += joined.iter().filter(|one| one.worker.is_none()).count();
+        let count = joined.len();
+        // Closes their sockets.
+        self.totals.end(joined, &self.kernel);
+        count
+    }
+
+    /// Detaches the XDP program where `next` does not need it, and attaches it where it does.
+    fn attach(&mut self, next: &Plan) -> Result<Carriers, RunError> {
+        let needs = next.interfaces.iter().filter(|one| one.needs_program());
+        let wanted: BTreeSet<u32> = needs.clone().map(|one| one.index).collect();
+        let inputs = next.interfaces.iter().filter(|one| one.is_input);
+        let inputs: BTreeSet<u32> = inputs.map(|one| one.index).collect();
+        for &index in self.served.difference(&inputs) {
+            self.kernel.unserve(index);
+        }
+        self.served = &self.served & &inputs;
+        let leaving: Vec<u32> = self.attached.difference(&wanted).copied().collect();
+        self.kernel.detach(&leaving);
+        self.attached = &self.attached & &wanted;
+        // One that another process detached by force is attached anew.
+        let new: Vec<_> = needs
+            .filter(|one| !self.kernel.is_attached(one.index))
+            .collect();
+        let carriers = Carriers::before_attaching(&new);
+        self.kernel.expect_limits(next.limits().flatten().count());
+        for interface in new {
+            self.kernel.attach(interface)?;
+        }
+        self.attached = wanted;
+        Ok(carriers)
+    }
+
+    /// Makes the kernel programs know the inputs and the relay's own sources, those of the tables
+    /// that kept workers still have included.
+    fn serve(&mut self, next: &Plan) -> Result<(), RunError> {
+        for interface in next.interfaces.iter().filter(|one| one.is_input) {
+            self.kernel.serve(interface)?;
+            self.served.insert(interface.index);
+        }
+        let own = &OwnSource::of(&self.plan) | &OwnSource::of(next);
+        Ok(self.kernel.set_own_sources(&own)?)
+    }
+
+    /// Binds the sockets of new workers, by their positions.
+    fn bind(&mut self, next: &Plan, matched: &Matched) -> Result<Vec<(usize, Bound)>, RunError> {
+        let mut fanouts = Fanouts::default();
+        let mut all = Vec::new();
+        for (position, planned) in next.workers.iter().enumerate() {
+            if matched.kept.get(position).is_some_and(Option::is_some) {
+                continue;
+            }
+            let ports = planned.ports.iter().map(|port| port.interface);
+            let interface = planned.input.or(ports.into_iter().next());
+            let interface = interface.and_then(|id| next.interfaces.get(id));
+            self.culprit = interface.map(|interface| interface.name.clone());
+            let mut bound = datapath::bind(next, planned, &self.kernel, &mut fanouts)?;
+            if let Worker::Xdp(worker) = &mut bound.worker {
+                worker.fill().map_err(|error| RunError::System {
+                    what: "fill the FILL rings",
+                    error,
+                })?;
+                for socket in worker.receiving_sockets() {
+                    if let Some(interface) = next.interfaces.get(socket.interface) {
+                        self.kernel
+                            .set_socket(interface.index, socket.queue, socket.fd)?;
+                    }
+                }
+            }
+            all.push((position, bound));
+        }
+        self.culprit = None;
+        Ok(all)
+    }
+
+    /// Starts the threads of new workers.
+    fn start(
+        &mut self,
+        next: &Plan,
+        keys: &[WorkerKey],
+        bound: Vec<(usize, Bound)>,
+    ) -> Result<(), RunError> {
+        let homes = affinity::homes(next);
+        for (position, bound) in bound {
+            let Some(key) = keys.get(position) else {
+                continue;
+            };
+            let home = homes.get(position).copied().flatten();
+            let worker = RunningWorker::start(self.next_number, key.clone(), bound, home)?;
+            self.workers.push(worker);
+            self.next_number += 1;
+        }
+        Ok(())
+    }
+
+    /// Hands the prepared tables to the kept workers, and waits until they have taken them.
+    fn hand_over(&mut self, prepared: Vec<(usize, Prepared)>) -> Result<(), RunError> {
+        for (number, change) in prepared {
+            let mut workers = self.workers.iter_mut();
+            if let Some(worker) = workers.find(|worker| worker.number == number) {
+                worker.remote.send(change);
+            }
+        }
+        match drain::tables_taken(&mut self.workers) {
+            Some(number) => Err(RunError::Untaken(number)),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the kernel match what `next` has.
+    fn open_flows(&mut self, next: &Plan) -> Result<(), RunError> {
+        for (key, number, want) in wanted(next) {
+            if self.open.get(&key) == Some(&want) {
+                continue;
+            }
+            self.kernel
+                .open(&key, want.backend, number, &want.rule, want.limit)?;
+            self.open.insert(key, want);
+        }
+        Ok(())
+    }
+
+    /// Leaves the groups that nobody wants, as far as that is quick.
+    pub(super) fn leave_groups(&mut self, wanted: &BTreeSet<Membership>) {
+        let deadline = Instant::now() + LEAVING;
+        self.leaves = !self.memberships.leave_others(wanted, deadline);
+    }
+
+    fn release_claims(&mut self, next: &Plan) {
+        let inputs = next.interfaces.iter().filter(|one| one.is_input);
+        let inputs: BTreeSet<u32> = inputs.map(|one| one.index).collect();
+        let claimed: BTreeSet<u32> = self.claims.indices().collect();
+        for &index in claimed.difference(&inputs) {
+            self.claims.release(index);
+        }
+    }
+
+    /// Ends everything that forwards, and keeps its counts. The kernel programs stay, with their
+    /// counters, until this is dropped.
+    pub fn end(&mut self) {
+        let all = self.workers.iter().map(|worker| worker.number).collect();
+        self.close_flows(&Plan::default(), &BTreeSet::new(), &all);
+        let stats = self.workers.iter().map(|worker| worker.remote.stats());
+        self.last.extend(stats.cloned());
+        self.end_workers(&all);
+    }
+}
+
+/// Whether io_uring can be used, which interfaces of `plan` need. Says why they do if it cannot.
+fn probe(plan: &Plan) -> Result<(), RunError> {
+    uring::probe().inspect_err(|_| {
+        let interfaces = plan.interfaces.iter();
+        for interface in interfaces.filter(|interface| interface.backend == Backend::IoUring) {
+            error!("{} needs io_uring: {}", interface.name, interface.reason);
+        }
+    })?;
+    Ok(())
+}
+
+/// What `plan` wants the kernel to match: the key, and the number of the rule.
+fn wanted(plan: &Plan) -> impl Iterator<Item = (FlowKey, u32, Open)> {
+    plan.flows.with_ids().filter_map(|(id, flow)| {
+        let open = Open {
+            backend: plan.interfaces.get(flow.interface)?.backend,
+            rule: flow.rule.clone(),
+            limit: flow.limit,
+        };
+        Some((plan.flow_key(flow)?, id.position() as u32, open))
+    })
+}
+
+fn name_of(plan: &Plan, index: u32) -> String {
+    let mut interfaces = plan.interfaces.iter();
+    let found = interfaces.find(|interface| interface.index == index);
+    found.map_or_else(String::new, |interface| interface.name.clone())
+}

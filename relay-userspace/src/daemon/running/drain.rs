@@ -1,0 +1,59 @@
+//! Waiting for workers: until they have dealt with what had been matched, and until they have taken
+//! a new flow table.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::worker::RunningWorker;
+
+/// How often control looks. A worker that sleeps wakes up within 100 ms by itself.
+const LOOK_EVERY: Duration = Duration::from_micros(200);
+/// How long frames that had been matched may take to be dealt with.
+const DRAINED: Duration = Duration::from_millis(250);
+/// How long a frame takes at most from the kernel program into the socket.
+const MATCHED: Duration = Duration::from_millis(1);
+/// How long a worker may take to take its table. One that takes longer hangs.
+const TAKEN: Duration = Duration::from_secs(2);
+
+/// Waits until `workers` have dealt with every frame that the kernel had matched before the call.
+/// What is left after [`DRAINED`] is counted by the worker as `no_rule`.
+pub fn matched_frames(workers: &[&RunningWorker]) {
+    if workers.is_empty() {
+        return;
+    }
+    // A frame that the kernel program matched just now is in the socket once the softirq is over.
+    thread::sleep(MATCHED);
+    let marks: Vec<_> = workers.iter().map(|one| one.remote.mark()).collect();
+    let deadline = Instant::now() + DRAINED;
+    wait(deadline, || {
+        workers
+            .iter()
+            .zip(&marks)
+            .all(|(one, mark)| one.has_ended() || one.remote.drained(mark))
+    });
+}
+
+/// Waits until all of `workers` have taken the tables that they were sent. Returns the number of
+/// one that did not, if any.
+pub fn tables_taken(workers: &mut [RunningWorker]) -> Option<usize> {
+    let deadline = Instant::now() + TAKEN;
+    let mut late = None;
+    wait(deadline, || {
+        let mut waiting = workers.iter_mut();
+        let waiting = waiting.find_map(|one| {
+            let waits = !one.has_ended() && !one.remote.is_taken();
+            waits.then_some(one.number)
+        });
+        late = waiting;
+        late.is_none()
+    });
+    late
+}
+
+fn wait(deadline: Instant, mut done: impl FnMut() -> bool) {
+    while !done() && Instant::now() < deadline {
+        thread::sleep(LOOK_EVERY);
+    }
+}

@@ -1,0 +1,434 @@
+//! The relay's main loop: waits for signals, commands, news of interfaces and the clock, and brings
+//! what runs to what is wanted.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use log::{error, info, warn};
+
+use super::{
+    bell::Bell,
+    commands::Commands,
+    desired::Desired,
+    error::RunError,
+    file_watch::FileWatch,
+    privileges::{self, give_up},
+    reconcile::{OnRefusal, State},
+    requests::{Answer, Mailbox, Refusal, Request},
+    service_manager::ServiceManager,
+    signals::{self, Signals},
+    status::Observer,
+    wait::wait,
+    watchdog::{Health, Watchdog},
+    watcher::Watcher,
+};
+use crate::{
+    config::Document,
+    observe::{log_line::Pace, report::Report},
+    plan::Backend,
+};
+
+/// How often the relay reads its counters.
+const TICK: Duration = Duration::from_secs(1);
+/// How long news of interfaces are collected before the relay acts on them.
+const SETTLE: Duration = Duration::from_millis(50);
+/// How long after the end of a worker by a defect another takes its place.
+const REPLACED: Duration = Duration::from_secs(1);
+/// How long after a failure that is about no interface the relay tries again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// How the relay runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The rule file.
+    pub file: PathBuf,
+    /// The backend that the user asked for, if any.
+    pub forced: Option<Backend>,
+    /// Whether the start fails where a rule or an output would wait.
+    pub strict: bool,
+    /// When the log has a line about the counters.
+    pub pace: Pace,
+    /// Whether a replaced rule file is reloaded by itself.
+    pub watch: bool,
+}
+
+/// A running relay.
+pub struct Service {
+    state: State,
+    commands: Commands,
+    watcher: Watcher,
+    /// Rings when the watcher has news.
+    news: Bell,
+    observer: Observer,
+    manager: ServiceManager,
+    watchdog: Watchdog,
+    file_watch: Option<FileWatch>,
+    signals: Signals,
+    mailbox: Mailbox,
+    /// When to look at the interfaces anew.
+    refresh_at: Option<Instant>,
+    /// A command asked for the end.
+    stop: bool,
+    /// A worker stands still: nothing can end its thread.
+    hang: Option<RunError>,
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The final report.
+    pub report: Report,
+    /// Workers that ended by a defect of the relay.
+    pub defects: usize,
+}
+
+/// Gives up the capabilities that neither a reload nor an interface that comes back needs. A refusal
+/// is only logged.
+fn keep_privileges() {
+    if let Err(error) = give_up::keep(privileges::FOR_XDP) {
+        warn!(
+            "cannot give up capabilities that running does not need: {error}; a sandbox must allow \
+             capset() and prctl()"
+        );
+    }
+}
+
+impl Service {
+    /// Brings the rules of `document` up as far as the host offers what they need.
+    ///
+    /// # Errors
+    ///
+    /// A mistake in the rules, a missing privilege, or, if the settings are strict, a rule or an
+    /// output that would wait. Nothing is left attached, bound, joined or claimed.
+    pub fn start(
+        document: Document,
+        settings: &Settings,
+        mailbox: Mailbox,
+    ) -> Result<Self, RunError> {
+        let mut state = State::new(Desired::of(document), settings.forced);
+        privileges::check_at_start(settings.forced)?;
+        state.refresh();
+        if settings.strict {
+            state.check_strictly()?;
+        }
+        // Later on, a missing descriptor would look like something else.
+        state.check_descriptors()?;
+        let system = |what| move |error| RunError::System { what, error };
+        let signals = Signals::handle().map_err(system("handle signals"))?;
+        let news = Bell::new().map_err(system("open an eventfd"))?;
+        // Before the first look at the interfaces, so that no change is missed.
+        let watcher =
+            Watcher::start(news.clone()).map_err(system("start watching the interfaces"))?;
+        let manager = ServiceManager::from_environment();
+        let mut service = Self {
+            state,
+            commands: Commands::new(settings.file.clone()),
+            watcher,
+            news,
+            observer: Observer::new(settings.pace),
+            watchdog: Watchdog::new(manager.interval()),
+            manager,
+            file_watch: settings.watch.then(|| FileWatch::start(&settings.file)),
+            signals,
+            mailbox,
+            refresh_at: None,
+            stop: false,
+            hang: None,
+        };
+        service.follow();
+        service.state.refresh();
+        let policy = if settings.strict {
+            OnRefusal::Restore
+        } else {
+            OnRefusal::Wait
+        };
+        service.state.reconcile(policy, &service.signals)?;
+        for note in &service.state.running.plan.notes {
+            info!("{note}");
+        }
+        service.state.log_waiting_since(&[]);
+        keep_privileges();
+        service.follow();
+        service.ready();
+        Ok(service)
+    }
+
+    fn ready(&mut self) {
+        let plan = &self.state.running.plan;
+        let outputs: usize = plan.flows.iter().map(|flow| flow.outputs.len()).sum();
+        let waiting = match self.state.waiting() {
+            0 => String::new(),
+            waiting => format!(", waiting {waiting}"),
+        };
+        let running = format!(
+            "rules {}, outputs {outputs}, interfaces {}, workers {}{waiting}",
+            plan.flows.len(),
+            plan.interfaces.len(),
+            plan.workers.len(),
+        );
+        info!("ready: {running}");
+        self.publish();
+        self.manager.ready(&running);
+    }
+
+    /// Runs until a signal or a command ends it.
+    ///
+    /// # Errors
+    ///
+    /// A worker stands still. The process must end at once, without waiting for its threads.
+    pub fn run(mut self) -> Result<Ended, RunError> {
+        let mut tick = Instant::now() + TICK;
+        while !self.stop {
+            let [ends, hangups] = self.signals.fds();
+            let watched = self.file_watch.as_ref().and_then(FileWatch::fd);
+            let fds = [
+                ends,
+                hangups,
+                Some(self.mailbox.fd()),
+                Some(self.news.fd()),
+                watched,
+            ];
+            let [end, hangup, request, news, _] = wait(fds, self.deadline(tick));
+            if end || hangup {
+                match self.signals.take() {
+                    Some(signals::Request::End) => break,
+                    Some(signals::Request::Reload) => self.reload("SIGHUP"),
+                    None => {}
+                }
+            }
+            if news {
+                self.hear();
+            }
+            if request {
+                self.answer();
+            }
+            self.on_time(&mut tick);
+            if let Some(hang) = self.hang.take() {
+                // Its sockets stay open until the process ends, so nothing may be dropped in order.
+                std::mem::forget(self);
+                return Err(hang);
+            }
+        }
+        Ok(self.end())
+    }
+
+    /// The next time at which something is due.
+    fn deadline(&self, tick: Instant) -> Instant {
+        let others = [
+            self.refresh_at,
+            self.commands.confirm_by(),
+            self.state.backoff.next(),
+            self.file_watch.as_ref().map(FileWatch::deadline),
+            Some(self.watchdog.due()),
+        ];
+        others.into_iter().flatten().fold(tick, Instant::min)
+    }
+
+    /// Does what is due.
+    fn on_time(&mut self, tick: &mut Instant) {
+        let now = Instant::now();
+        if self.commands.confirm_by().is_some_and(|at| at <= now) {
+            self.commands.take_back(&mut self.state, &self.signals);
+            self.changed();
+        }
+        if self.file_watch.as_mut().is_some_and(FileWatch::changed) {
+            self.reload("the rule file has changed");
+        }
+        let retry = self.state.retry_due(now);
+        if retry || self.refresh_at.is_some_and(|at| at <= now) {
+            self.refresh_at = None;
+            self.refresh();
+        }
+        if self.watchdog.due() <= now {
+            self.watch_workers(now);
+        }
+        if *tick <= now {
+            *tick += TICK;
+            // After a standstill, such as a suspended machine, once and not once per second.
+            if *tick <= now {
+                *tick = now + TICK;
+            }
+            self.tick();
+        }
+    }
+
+    /// Reads the counters, and says what there is to say.
+    fn tick(&mut self) {
+        let running = &mut self.state.running;
+        running.kernel.flush_log();
+        for worker in &mut running.workers {
+            if !worker.has_ended() {
+                worker.drops.read();
+            } else if !worker.reported_dead {
+                error!(
+                    "worker {} ended because of a defect of the relay; nothing is relayed from its \
+                     queues until another worker takes its place, the other workers go on. Please \
+                     report it",
+                    worker.number
+                );
+                worker.reported_dead = true;
+                self.refresh_at.get_or_insert(Instant::now() + REPLACED);
+            }
+        }
+        running.settle();
+        self.publish();
+    }
+
+    /// Lets the service manager know that all threads turn, or notes the worker that does not.
+    fn watch_workers(&mut self, now: Instant) {
+        let workers = self.state.running.workers.iter();
+        let turning = workers.filter(|worker| !worker.has_ended()).map(|worker| {
+            let rounds = worker.remote.stats().progress.rounds.get();
+            (format!("relay-worker-{}", worker.number), rounds)
+        });
+        match self.watchdog.check(now, turning) {
+            Health::AllTurn => self.manager.ping(now),
+            Health::Unsure => {}
+            Health::Hangs { worker, time } => {
+                self.hang = Some(RunError::Hang {
+                    worker,
+                    seconds: time.as_secs(),
+                });
+            }
+        }
+    }
+
+    /// Makes the counters and states known.
+    fn publish(&mut self) {
+        let last_change = self.commands.last_change.clone();
+        let (status, line) = self
+            .observer
+            .observe(&self.state, last_change, &self.watcher);
+        self.manager.set_status(&match status.problems.first() {
+            None => format!("{} rules run", status.rules.len()),
+            Some(first) => format!("{} problems: {first}", status.problems.len()),
+        });
+        self.mailbox.publish(status);
+        if let Some(line) = line {
+            info!("{line}");
+        }
+    }
+
+    /// Takes the watcher's news.
+    fn hear(&mut self) {
+        self.news.silence();
+        let events = self.watcher.take_events();
+        self.state.running.forget_interfaces(&events.gone);
+        if events.changed {
+            self.refresh_at.get_or_insert(Instant::now() + SETTLE);
+        }
+    }
+
+    /// Looks at the interfaces anew, and adapts what runs.
+    fn refresh(&mut self) {
+        self.state.refresh();
+        let before = self.state.waiting_lines();
+        match self.state.reconcile(OnRefusal::Wait, &self.signals) {
+            Ok(applied) if applied.changed => {
+                info!(
+                    "adapted to the interfaces: workers kept {}, started {}, ended {}",
+                    applied.kept, applied.started, applied.ended
+                );
+            }
+            Ok(_) => {}
+            Err(error) => {
+                warn!(
+                    "{error}. What runs goes on; trying again in {} s",
+                    AGAIN.as_secs()
+                );
+                self.refresh_at = Some(Instant::now() + AGAIN);
+            }
+        }
+        self.state.log_waiting_since(&before);
+        self.changed();
+    }
+
+    /// Answers the requests that wait, one after the other.
+    fn answer(&mut self) {
+        while let Some((request, reply)) = self.mailbox.take() {
+            if matches!(request, Request::Stop) {
+                info!("a command asks for the end");
+                reply(Ok(Answer::Stopping));
+                self.stop = true;
+                return;
+            }
+            let changes = request.is_change();
+            let reloads = matches!(request, Request::Reload { .. });
+            if reloads {
+                self.manager.reloading();
+            }
+            let answer = self
+                .commands
+                .carry_out(request, &mut self.state, &self.signals);
+            if changes {
+                self.changed();
+            }
+            if reloads {
+                self.ready_again();
+            }
+            reply(answer);
+        }
+    }
+
+    /// Reloads the rule file for another reason than a command.
+    fn reload(&mut self, why: &str) {
+        info!("{why}: reading the rule file anew");
+        self.manager.reloading();
+        let request = Request::Reload {
+            text: None,
+            dry_run: false,
+            confirm_within: None,
+            discard_runtime: false,
+        };
+        let answer = self
+            .commands
+            .carry_out(request, &mut self.state, &self.signals);
+        match answer {
+            Ok(_) => {}
+            Err(Refusal::Mistakes(mistakes)) => {
+                error!("the rule file has mistakes, and the rules are as before:\n{mistakes}");
+            }
+            Err(refusal) => error!("the rules are as before: {refusal}"),
+        }
+        self.changed();
+        self.ready_again();
+    }
+
+    /// Tells the service manager that a reload is over.
+    fn ready_again(&mut self) {
+        let status = match self.state.waiting() {
+            0 => "all rules run".to_owned(),
+            waiting => format!("{waiting} rules or outputs wait"),
+        };
+        self.manager.ready(&status);
+    }
+
+    /// Lets everybody know that something may run differently now.
+    fn changed(&mut self) {
+        self.follow();
+        self.publish();
+    }
+
+    /// Tells the watcher which interfaces are in use, and which are wanted.
+    fn follow(&mut self) {
+        let (interfaces, names) = (
+            self.state.running.followed(),
+            self.state.desired.interfaces(),
+        );
+        self.watcher.follow(interfaces, names);
+    }
+
+    fn end(mut self) -> Ended {
+        self.manager.stopping();
+        info!("stopping: no more frames are taken, those on their way still leave");
+        self.state.running.end();
+        self.state.running.kernel.flush_log();
+        self.watcher.end();
+        Ended {
+            report: self.observer.report(&self.state, &self.watcher),
+            defects: self.state.running.defects(),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Work for the thread that asks. What control follows bounds its size.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc::SyncSender},
+    time::Instant,
+};
+
+use super::Followed;
+use crate::host::watch::Queues;
+
+/// What there is to do.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    /// What to follow from now on.
+    pub follow: Option<Following>,
+    /// Interfaces that changed, by index.
+    pub touched: BTreeSet<u32>,
+    /// Those among them that have gone; they may be there again.
+    pub gone: BTreeSet<u32>,
+    /// Those among them whose queues changed.
+    pub queues: BTreeMap<u32, Queues>,
+    /// Names that interfaces were given, of those that rules mention.
+    pub named: BTreeSet<String>,
+    /// The kernel dropped news: everything may have changed.
+    pub lost: bool,
+    /// Look once more, and end.
+    pub stop: bool,
+}
+
+/// What to follow from now on.
+#[derive(Debug)]
+pub struct Following {
+    /// The interfaces that workers use.
+    pub interfaces: Vec<Followed>,
+    /// The names that rules mention.
+    pub names: BTreeSet<String>,
+    /// Gets a message once all of them have been looked at.
+    pub done: SyncSender<()>,
+}
+
+impl Inbox {
+    fn is_empty(&self) -> bool {
+        // Queues and those that have gone are among the touched.
+        let news = !self.touched.is_empty() || !self.named.is_empty() || self.lost;
+        !news && self.follow.is_none() && !self.stop
+    }
+}
+
+/// The inbox, and the condition that wakes the thread that asks.
+#[derive(Debug, Default)]
+pub struct Post {
+    inbox: Mutex<Inbox>,
+    full: Condvar,
+}
+
+impl Post {
+    /// A thread that panicked with the lock left the inbox whole: every change is one step.
+    fn lock(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds work.
+    pub fn put(&self, change: impl FnOnce(&mut Inbox)) {
+        change(&mut self.lock());
+        self.full.notify_one();
+    }
+
+    /// Waits until there is something to do, or until `deadline`, and takes it.
+    pub fn take(&self, deadline: Instant) -> Inbox {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waited = self
+            .full
+            .wait_timeout_while(self.lock(), left, |inbox| inbox.is_empty());
+        let (mut inbox, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut inbox)
+    }
+}

@@ -1,0 +1,180 @@
+//! Everything that the relay knows of itself at one moment, as one value: `relay status`, its JSON
+//! and the control protocol all show this one.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+
+/// Numbers by name.
+pub type Numbers = BTreeMap<String, u64>;
+
+/// The relay at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The relay's version.
+    pub version: String,
+    /// The process.
+    pub pid: u32,
+    /// When this was taken, in seconds since the epoch.
+    pub taken_at: u64,
+    /// Seconds since the relay was ready.
+    pub uptime_seconds: f64,
+    /// Whether everything that is wanted runs.
+    pub state: Health,
+    /// What does not run, or loses frames: one sentence per problem.
+    pub problems: Vec<String>,
+    /// The last change of the rules; `None` before the first.
+    pub last_change: Option<LastChange>,
+    /// Every interface that a rule names.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Every rule, in the order of the file, those added by command last.
+    pub rules: Vec<RuleStatus>,
+    /// Since the relay was ready.
+    pub totals: Totals,
+    /// Per second, over the last second.
+    pub rates: Rates,
+}
+
+/// Whether everything that is wanted runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// All of it, and no frame was dropped in the last second.
+    Healthy,
+    /// Something waits, has died or drops frames.
+    Degraded,
+}
+
+/// A change of the rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastChange {
+    /// In seconds since the epoch.
+    pub when: u64,
+    /// What was asked for.
+    pub what: String,
+    /// `applied`, or why not.
+    pub result: String,
+    /// How long rules paused for it at most, in milliseconds.
+    pub pause_milliseconds: u64,
+}
+
+/// Whether something runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It runs.
+    Active,
+    /// It is wanted and waits, see the reason.
+    Pending,
+    /// An operator disabled it.
+    Disabled,
+}
+
+/// One interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// The name.
+    pub name: String,
+    /// The kernel's index; `None` if it is not in use.
+    pub index: Option<u32>,
+    /// Active or pending.
+    pub state: State,
+    /// Why it waits, or why backend and mode are what they are; may be empty.
+    pub reason: String,
+    /// `xdp` or `io-uring`; `None` if it is not in use.
+    pub backend: Option<String>,
+    /// `zero-copy` or `copy`; `None` if it has no AF_XDP sockets.
+    pub mode: Option<String>,
+    /// How copies leave: `xsk`, `segmented` or `frames`; `None` if none do.
+    pub engine: Option<String>,
+    /// Frames that its device dropped after the kernel had cut them from GSO packets.
+    pub device_dropped: u64,
+    /// Frames that its NIC had no buffer for.
+    pub missed: u64,
+    /// The counters of the kernel program; empty on an interface that is only an output.
+    pub filter: Numbers,
+}
+
+/// Where a rule comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// The rule file.
+    File,
+    /// A command.
+    Runtime,
+}
+
+/// One rule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RuleStatus {
+    /// The name.
+    pub name: String,
+    /// Whether it runs.
+    pub state: State,
+    /// Why it waits; empty if it does not.
+    pub reason: String,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The input interface.
+    pub interface: String,
+    /// The group that it matches.
+    pub group: Ipv4Addr,
+    /// The port that it matches.
+    pub port: u16,
+    /// Frames that matched it and reached a worker.
+    pub packets_matched: u64,
+    /// Frames above its limit.
+    pub over_limit: u64,
+    /// Frames per second that matched it, over the last second.
+    pub rate: f64,
+    /// Seconds since its last frame, to the second; `None` if none has come.
+    pub last_frame_seconds_ago: Option<f64>,
+    /// Its outputs.
+    pub outputs: Vec<OutputStatus>,
+}
+
+/// One output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutputStatus {
+    /// The interface.
+    pub interface: String,
+    /// The destination group.
+    pub group: Ipv4Addr,
+    /// The destination port.
+    pub port: u16,
+    /// Whether copies leave.
+    pub state: State,
+    /// Why it waits; empty if it does not.
+    pub reason: String,
+    /// Copies that left.
+    pub packets_sent: u64,
+    /// Copies per second that left, over the last second.
+    pub rate: f64,
+    /// Copies that did not leave, by reason; only reasons that occurred.
+    pub dropped: Numbers,
+}
+
+/// Sums since the relay was ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Frames that reached a worker.
+    pub packets_received: u64,
+    /// Of those, frames that matched a rule.
+    pub packets_matched: u64,
+    /// Copies that left.
+    pub packets_sent: u64,
+    /// Frames and copies that did not leave, by reason; zeros included.
+    pub dropped: Numbers,
+}
+
+/// Per second, over the last second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// Frames that reached a worker.
+    pub packets_received: f64,
+    /// Copies that left.
+    pub packets_sent: f64,
+    /// Frames and copies that did not leave.
+    pub dropped: f64,
+}
