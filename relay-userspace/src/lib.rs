@@ -5,6 +5,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`cli`] | the command line: verbs, exit codes, the log |
+//! | [`control`] | the control socket: its protocol, server and client |
 //! | [`daemon`] | the life of a running relay: up, watch, down |
 //! | [`observe`] | what became of every frame, for people and programs |
 //! | [`datapath`] | per frame: receive, look up, rewrite, transmit; AF_XDP and io_uring |
@@ -64,6 +65,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod datapath;
 pub mod host;

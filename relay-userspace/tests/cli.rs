@@ -264,7 +264,8 @@ fn an_input_without_native_xdp_is_on_io_uring_unless_xdp_is_asked_for() {
             assert!(shown.contains(part), "{part}\nis not in\n{shown}");
         }
         for command in ["plan", "run"] {
-            let output = relay(&[command, "--backend", "xdp", &file]);
+            let strict: &[&str] = if command == "run" { &["--strict"] } else { &[] };
+            let output = relay(&[&[command, "--backend", "xdp", &file], strict].concat());
             exits(&output, 78);
             let said = text(&output.stderr);
             assert!(

@@ -9,8 +9,8 @@ use std::{
 };
 
 /// The modules of the crate, from the top to the bottom.
-const ORDER: [&str; 9] = [
-    "cli", "daemon", "observe", "datapath", "kernel", "plan", "packet", "config", "host",
+const ORDER: [&str; 10] = [
+    "cli", "control", "daemon", "observe", "datapath", "kernel", "plan", "packet", "config", "host",
 ];
 
 /// The place of a module in [`ORDER`]; `None` for `lib.rs`, `main.rs` and modules for tests only.

@@ -5,16 +5,20 @@
 
 use crate::{
     config::Mistakes,
-    daemon::{RunError, descriptors::TooFew},
+    control::{ClientError, ControlError, RefusedBy},
+    daemon::{RunError, descriptors::TooFew, requests::Refusal},
 };
 
 /// All went well.
 pub const OK: u8 = 0;
+/// The relay runs, and something that is wanted does not, or loses frames.
+pub const DEGRADED: u8 = 1;
 /// The command line was wrong.
 pub const USAGE: u8 = 64;
 /// The rule file cannot be opened.
 pub const NO_INPUT: u8 = 66;
-/// Something that the relay needs is missing or in use: an interface, a queue, XDP itself.
+/// Something that the relay needs is missing or in use: an interface, a queue, XDP itself. For the
+/// commands that ask a running relay: none runs, or it refuses.
 pub const UNAVAILABLE: u8 = 69;
 /// A mistake in the relay itself.
 pub const SOFTWARE: u8 = 70;
@@ -38,6 +42,12 @@ pub fn code_of(error: &anyhow::Error) -> u8 {
     if let Some(run) = error.downcast_ref::<RunError>() {
         return of_run(run);
     }
+    if let Some(client) = error.downcast_ref::<ClientError>() {
+        return of_client(client);
+    }
+    if let Some(control) = error.downcast_ref::<ControlError>() {
+        return of_control(control);
+    }
     if error.downcast_ref::<TooFew>().is_some() {
         return OS_ERROR;
     }
@@ -59,13 +69,33 @@ fn of_mistakes(mistakes: &Mistakes) -> u8 {
     }
 }
 
+fn of_client(error: &ClientError) -> u8 {
+    match error {
+        ClientError::Refused(RefusedBy(Refusal::Mistakes(_))) => CONFIG,
+        ClientError::NotPermitted { .. } => NO_PERMISSION,
+        _ => UNAVAILABLE,
+    }
+}
+
+fn of_control(error: &ControlError) -> u8 {
+    match error {
+        ControlError::InUse { .. } => UNAVAILABLE,
+        ControlError::NoSuchGroup { .. } | ControlError::NotASocket { .. } => USAGE,
+        _ => OS_ERROR,
+    }
+}
+
 fn of_run(error: &RunError) -> u8 {
     match error {
         RunError::Rules(mistakes) => of_mistakes(mistakes),
         RunError::Privilege(_) => NO_PERMISSION,
-        RunError::Claim(_) | RunError::Kernel(_) | RunError::Setup(_) => UNAVAILABLE,
+        RunError::Claim(_)
+        | RunError::Kernel(_)
+        | RunError::Setup(_)
+        | RunError::Unsettled
+        | RunError::Waiting(_) => UNAVAILABLE,
         RunError::Descriptors(_) | RunError::Membership(_) | RunError::System { .. } => OS_ERROR,
-        RunError::Defect(_) => SOFTWARE,
+        RunError::Defect(_) | RunError::Hang { .. } | RunError::Untaken(_) => SOFTWARE,
     }
 }
 
@@ -76,7 +106,7 @@ mod tests {
     use anyhow::{Context as _, anyhow};
 
     use super::*;
-    use crate::{config, datapath::SetupError, plan::Mode};
+    use crate::{config, control::Client, datapath::SetupError, plan::Mode};
 
     #[test]
     fn what_ended_a_run_wins_over_what_the_chain_says() {
@@ -100,6 +130,29 @@ mod tests {
         let wrong = || config::parse("relay.toml", "rules = 1").unwrap_err();
         assert_eq!(code_of(&wrong().into()), CONFIG);
         assert_eq!(code_of(&RunError::Rules(wrong()).into()), CONFIG);
+    }
+
+    #[test]
+    fn what_a_running_relay_refuses_is_told_from_mistakes_and_from_missing_rights() {
+        let refused = |refusal| code_of(&ClientError::from(RefusedBy(refusal)).into());
+        assert_eq!(refused(Refusal::Mistakes("rules.toml:1:1".into())), CONFIG);
+        for other in [
+            Refusal::WouldDiscard(Vec::new()),
+            Refusal::NoSuchRule("feed".into()),
+            Refusal::Busy,
+            Refusal::NothingToUndo,
+            Refusal::Ending,
+        ] {
+            assert_eq!(refused(other), UNAVAILABLE);
+        }
+        let path = Path::new("/nonexistent/relay.sock");
+        let missing = Client::connect(path).unwrap_err();
+        assert_eq!(code_of(&missing.into()), UNAVAILABLE);
+        let denied = ClientError::NotPermitted {
+            path: path.into(),
+            message: String::new(),
+        };
+        assert_eq!(code_of(&denied.into()), NO_PERMISSION);
     }
 
     #[test]

@@ -19,7 +19,10 @@ use std::{
 
 use env_logger::{Builder, Env, Target, WriteStyle};
 
-use super::output::{PATIENCE, STANDSTILL, write_all};
+use super::{
+    log_format::LogFormat,
+    output::{PATIENCE, STANDSTILL, write_all},
+};
 use crate::daemon::privileges;
 
 /// Bytes of lines that may wait, plus one more line: as many as an ordinary pipe holds, and more
@@ -34,13 +37,16 @@ pub fn start() {
     builder().init();
 }
 
-/// Starts a log that no other thread waits for. Panics go into it as well.
+/// Starts a log in `format` that no other thread waits for. Panics go into it as well.
 ///
 /// # Errors
 ///
 /// Its thread cannot be started.
-pub fn start_queued() -> io::Result<()> {
-    let queue: &'static Queue = Box::leak(Box::default());
+pub fn start_queued(format: LogFormat) -> io::Result<()> {
+    let queue: &'static Queue = Box::leak(Box::new(Queue {
+        format,
+        ..Queue::default()
+    }));
     thread::Builder::new().name("relay-log".into()).spawn(|| {
         // This thread needs no capability. If the kernel refuses, the main thread reports it later.
         let _ = privileges::give_up::give_up(&[]);
@@ -49,7 +55,10 @@ pub fn start_queued() -> io::Result<()> {
     let queue = *QUEUE.get_or_init(|| queue);
     let mut builder = builder();
     builder.target(Target::Pipe(Box::new(IntoQueue(queue))));
-    if wants_colours() {
+    if format != LogFormat::Text {
+        builder.write_style(WriteStyle::Never);
+        builder.format(move |to, record| format.write(to, record));
+    } else if wants_colours() {
         builder.write_style(WriteStyle::Always);
     }
     builder.init();
@@ -84,7 +93,7 @@ fn wants_colours() -> bool {
 /// Prints a text that is not a line of the log, after the lines that still wait.
 pub fn say(text: &str) {
     match QUEUE.get() {
-        Some(queue) => queue.put(format!("{text}\n").into_bytes()),
+        Some(queue) => queue.put(queue.format.say(text).into_bytes()),
         None => eprintln!("{text}"),
     }
 }
@@ -101,6 +110,7 @@ pub fn finish() {
 struct Queue {
     state: Mutex<State>,
     changed: Condvar,
+    format: LogFormat,
 }
 
 #[derive(Debug, Default)]
@@ -152,7 +162,7 @@ impl Queue {
                     state.bytes -= line.len();
                     Some(line)
                 }
-                None => state.take_gap(),
+                None => state.take_gap(self.format),
             };
             if let Some(line) = line {
                 state.taken += 1;
@@ -185,11 +195,11 @@ impl Queue {
 
 impl State {
     /// The line that reports the lost ones.
-    fn take_gap(&mut self) -> Option<Vec<u8>> {
+    fn take_gap(&mut self, format: LogFormat) -> Option<Vec<u8>> {
         let lost = std::mem::take(&mut self.lost);
         let plural = if lost == 1 { "" } else { "s" };
-        let said = format!("relay: {lost} line{plural} lost, because nothing read stderr\n");
-        (lost > 0).then(|| said.into_bytes())
+        let said = format!("relay: {lost} line{plural} lost, because nothing read stderr");
+        (lost > 0).then(|| format.say(&said).into_bytes())
     }
 }
 

@@ -1,0 +1,69 @@
+//! `relay rules`: every rule and output with all of its counters.
+
+use anyhow::Context as _;
+
+use super::{
+    output::print,
+    table::Table,
+    target::Target,
+    wording::{dropped, duration, numbers, rate, state},
+};
+use crate::{
+    config::quoted,
+    observe::snapshot::{Origin, RuleStatus},
+};
+
+/// Prints all rules, or the one of this name.
+///
+/// # Errors
+///
+/// No relay serves there, or there is no such rule.
+pub fn rules(target: &Target, name: Option<&str>, json: bool) -> anyhow::Result<()> {
+    let rules = target.connect()?.rules(name)?;
+    if json {
+        let text = serde_json::to_string_pretty(&rules).context("writing the rules as JSON")?;
+        return print(&format!("{text}\n"));
+    }
+    let texts: Vec<_> = rules.iter().map(shown).collect();
+    print(&texts.join("\n"))
+}
+
+fn shown(rule: &RuleStatus) -> String {
+    let origin = match rule.origin {
+        Origin::File => "from the file",
+        Origin::Runtime => "added by command",
+    };
+    let reason = match rule.reason.as_str() {
+        "" => String::new(),
+        reason => format!("  {reason}\n"),
+    };
+    let last = rule.last_frame_seconds_ago.map_or_else(
+        || "no frame has come yet".into(),
+        |seconds| format!("the last frame came {} ago", duration(seconds as u64)),
+    );
+    let mut table = Table::new(["OUTPUT", "BY", "STATE", "SENT/S", "SENT", "DROPPED"], 3);
+    for output in &rule.outputs {
+        let cells = [
+            format!("{}:{}", output.group, output.port),
+            quoted(&output.interface),
+            state(output.state),
+            rate(output.rate),
+            output.packets_sent.to_string(),
+            dropped(output).to_string(),
+        ];
+        table.add(cells, [output.reason.clone(), numbers(&output.dropped)]);
+    }
+    format!(
+        "{}: {}, {}:{} on {}, {origin}\n{reason}  {} frames per second, {} in total, {} over the \
+         limit; {last}\n{}",
+        quoted(&rule.name),
+        state(rule.state),
+        rule.group,
+        rule.port,
+        quoted(&rule.interface),
+        rate(rule.rate),
+        rule.packets_matched,
+        rule.over_limit,
+        table.to_text("  ")
+    )
+}

@@ -1,0 +1,186 @@
+//! `relay status`: whether everything that is wanted runs, and how fast.
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal as _},
+};
+
+use anyhow::Context as _;
+
+use super::{
+    exit,
+    output::{print, print_while_read},
+    table::Table,
+    target::Target,
+    wording::{dropped, duration, numbers, or_dash, over_outputs, rate, state, sum},
+};
+use crate::{
+    config::quoted,
+    observe::snapshot::{Health, InterfaceStatus, Snapshot},
+};
+
+/// Clears a terminal.
+const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
+
+/// Prints the status, once or once per second; returns the exit code that it stands for.
+///
+/// # Errors
+///
+/// No relay serves there, or the connection fails.
+pub fn status(target: &Target, json: bool, watch: bool) -> anyhow::Result<u8> {
+    let mut client = target.connect()?;
+    if !watch {
+        let snapshot = client.status()?;
+        if json {
+            let text = serde_json::to_string_pretty(&snapshot);
+            print(&format!(
+                "{}\n",
+                text.context("writing the status as JSON")?
+            ))?;
+        } else {
+            print(&shown(&snapshot))?;
+        }
+        return Ok(code(&snapshot));
+    }
+    let is_terminal = io::stdout().is_terminal();
+    let mut last = exit::OK;
+    for snapshot in client.watch()? {
+        let snapshot = snapshot?;
+        last = code(&snapshot);
+        let text = match (json, is_terminal) {
+            (true, _) => {
+                let text = serde_json::to_string(&snapshot);
+                format!("{}\n", text.context("writing the status as JSON")?)
+            }
+            (false, true) => format!("{CLEAR}{}", shown(&snapshot)),
+            (false, false) => format!("{}\n", shown(&snapshot)),
+        };
+        if !print_while_read(&text)? {
+            break;
+        }
+    }
+    Ok(last)
+}
+
+fn code(snapshot: &Snapshot) -> u8 {
+    match snapshot.state {
+        Health::Healthy => exit::OK,
+        Health::Degraded => exit::DEGRADED,
+    }
+}
+
+fn shown(snapshot: &Snapshot) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write(&mut text, snapshot);
+    text
+}
+
+fn write(text: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
+    let health = match snapshot.state {
+        Health::Healthy => "healthy",
+        Health::Degraded => "degraded",
+    };
+    writeln!(
+        text,
+        "{health}, up {}, relay {}, process {}",
+        duration(snapshot.uptime_seconds as u64),
+        quoted(&snapshot.version),
+        snapshot.pid
+    )?;
+    for problem in &snapshot.problems {
+        writeln!(text, "  ! {problem}")?;
+    }
+    if let Some(change) = &snapshot.last_change {
+        let ago = duration(snapshot.taken_at.saturating_sub(change.when));
+        let pause = match change.pause_milliseconds {
+            0 => String::new(),
+            pause => format!(" (pauses: {pause} ms)"),
+        };
+        writeln!(
+            text,
+            "last change {ago} ago: {}: {}{pause}",
+            change.what, change.result
+        )?;
+    }
+    let (rates, totals) = (&snapshot.rates, &snapshot.totals);
+    let mut table = Table::new(["", "RECEIVED", "MATCHED", "SENT", "DROPPED"], 1);
+    let matched = snapshot.rules.iter().map(|rule| rule.rate).sum();
+    table.add(
+        [
+            "per second".into(),
+            rate(rates.packets_received),
+            rate(matched),
+            rate(rates.packets_sent),
+            rate(rates.dropped),
+        ],
+        [],
+    );
+    table.add(
+        [
+            "in total".into(),
+            totals.packets_received.to_string(),
+            totals.packets_matched.to_string(),
+            totals.packets_sent.to_string(),
+            sum(&totals.dropped).to_string(),
+        ],
+        [numbers(&totals.dropped)],
+    );
+    let parts = [table.to_text(""), interfaces(snapshot), rules(snapshot)];
+    for part in parts.iter().filter(|part| !part.is_empty()) {
+        write!(text, "\n{part}")?;
+    }
+    Ok(())
+}
+
+fn interfaces(snapshot: &Snapshot) -> String {
+    let mut table = Table::new(["INTERFACE", "STATE", "BACKEND", "MODE", "TX METHOD"], 5);
+    for interface in &snapshot.interfaces {
+        let cells = [
+            quoted(&interface.name),
+            state(interface.state),
+            or_dash(interface.backend.as_deref()),
+            or_dash(interface.mode.as_deref()),
+            or_dash(interface.engine.as_deref()),
+        ];
+        table.add(cells, [interface.reason.clone(), lost(interface)]);
+    }
+    table.to_text("")
+}
+
+/// The frames that an interface's device lost.
+fn lost(interface: &InterfaceStatus) -> String {
+    match (interface.missed, interface.device_dropped) {
+        (0, 0) => String::new(),
+        (missed, dropped) => format!("the device missed {missed} frames and dropped {dropped}"),
+    }
+}
+
+fn rules(snapshot: &Snapshot) -> String {
+    let head = ["RULE", "STATE", "MATCHED/S", "SENT/S", "MATCHED", "DROPPED"];
+    let mut table = Table::new(head, 2);
+    for rule in &snapshot.rules {
+        let cells = [
+            quoted(&rule.name),
+            state(rule.state),
+            rate(rule.rate),
+            rate(over_outputs(rule, |output| output.rate)),
+            rule.packets_matched.to_string(),
+            over_outputs(rule, dropped)
+                .saturating_add(rule.over_limit)
+                .to_string(),
+        ];
+        let waiting = rule.outputs.iter().filter(|o| !o.reason.is_empty());
+        let outputs = waiting.map(|output| {
+            format!(
+                "{}:{} by {}: {}",
+                output.group,
+                output.port,
+                quoted(&output.interface),
+                output.reason
+            )
+        });
+        table.add(cells, [rule.reason.clone()].into_iter().chain(outputs));
+    }
+    table.to_text("")
+}
