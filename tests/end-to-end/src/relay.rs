@@ -153,8 +153,8 @@ pub fn finish(mut command: Command) -> Result<Finished> {
 }
 
 /// The arguments of `relay` in front of the rule file that make it run on `backend`.
-pub fn run_arguments(backend: Backend) -> [&'static str; 4] {
-    ["run", "--json", "--backend", backend.name()]
+pub fn run_arguments(backend: Backend) -> [&'static str; 5] {
+    ["run", "--json", "--progress", "--backend", backend.name()]
 }
 
 /// `relay run` with the arguments of [`run_arguments`] and `file`, in a host, without standard
@@ -209,6 +209,8 @@ impl Drop for Paused<'_> {
 #[derive(Debug)]
 pub struct RelayProcess {
     running: Process,
+    /// Its control socket.
+    control: PathBuf,
     /// What every interface must report.
     backend: Option<Backend>,
     _file: Option<RuleFile>,
@@ -241,7 +243,9 @@ impl RelayProcess {
     /// The same, and the relay chooses the backend by itself.
     pub fn start_unforced(namespace: &Namespace, file: RuleFile) -> Result<Self> {
         let mut command = namespace.command(binary()?);
-        command.args(["run", "--json"]).arg(file.path());
+        command
+            .args(["run", "--json", "--progress"])
+            .arg(file.path());
         let mut relay = Self::start_command(command)?;
         relay._file = Some(file);
         Ok(relay)
@@ -249,7 +253,9 @@ impl RelayProcess {
 
     /// Runs `command`, which ends in `relay run --json FILE`, and waits until it forwards.
     pub fn start_command(mut command: Command) -> Result<Self> {
-        command.stdin(Stdio::null());
+        let n = NEXT_FILE.fetch_add(1, Ordering::Relaxed);
+        let control = env::temp_dir().join(format!("relay-test-{}-{n}.sock", std::process::id()));
+        command.arg("--control").arg(&control).stdin(Stdio::null());
         let mut running = Process::spawn(command)?;
         if !running.wait_for_log("ready:", START_TIMEOUT) {
             let status = running.wait(Duration::ZERO)?;
@@ -261,6 +267,7 @@ impl RelayProcess {
         }
         Ok(Self {
             running,
+            control,
             backend: None,
             _file: None,
         })
@@ -271,6 +278,59 @@ impl RelayProcess {
     pub fn expecting(mut self, backend: Backend) -> Self {
         self.backend = Some(backend);
         self
+    }
+
+    /// Its control socket.
+    pub fn control(&self) -> &Path {
+        &self.control
+    }
+
+    /// Runs `relay VERB ARGUMENTS...` against this relay, to its end.
+    pub fn verb(&self, arguments: &[&str]) -> Result<Finished> {
+        let mut command = Command::new(binary()?);
+        command.args(arguments).arg("--control").arg(&self.control);
+        finish(command)
+    }
+
+    /// `relay reload` with a file of this text.
+    pub fn reload(&self, text: &str) -> Result<Finished> {
+        self.reload_with(text, &[])
+    }
+
+    /// The same with more options.
+    pub fn reload_with(&self, text: &str, options: &[&str]) -> Result<Finished> {
+        let file = RuleFile::new(text)?;
+        let path = file.path().display().to_string();
+        self.verb(&[&["reload", &path], options].concat())
+    }
+
+    /// `relay add -f` with a file of this text.
+    pub fn add(&self, text: &str) -> Result<Finished> {
+        let file = RuleFile::new(text)?;
+        self.verb(&["add", "-f", &file.path().display().to_string()])
+    }
+
+    /// `relay status --json`.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let shown = self.verb(&["status", "--json"])?;
+        anyhow::ensure!(matches!(shown.code, Some(0 | 1)), "{shown:?}");
+        serde_json::from_str(&shown.stdout).with_context(|| format!("reading {shown:?}"))
+    }
+
+    /// The names of all rules with their states, as the status has them.
+    pub fn rule_states(&self) -> Result<Vec<(String, String)>> {
+        let status = self.status()?;
+        let rules = status["rules"].as_array().context("rules in the status")?;
+        let text = |rule: &serde_json::Value, key: &str| {
+            rule[key]
+                .as_str()
+                .map(str::to_owned)
+                .with_context(|| format!("{key} of {rule}"))
+        };
+        rules
+            .iter()
+            .map(|rule| Ok((text(rule, "name")?, text(rule, "state")?)))
+            .collect()
     }
 
     /// What it has logged so far.
@@ -354,12 +414,17 @@ impl RelayProcess {
     }
 
     /// Sends `signal` and waits for the report.
-    pub fn stop_by(mut self, signal: Signal) -> Result<Stopped> {
-        let start = Instant::now();
+    pub fn stop_by(self, signal: Signal) -> Result<Stopped> {
         self.running.signal(signal)?;
+        self.await_end(signal.as_str())
+    }
+
+    /// Waits for the end that `asked` has asked for, and for the report.
+    fn await_end(mut self, asked: &str) -> Result<Stopped> {
+        let start = Instant::now();
         let Some(status) = self.running.wait(STOP_TIMEOUT)? else {
             bail!(
-                "the relay ignored {signal} for {STOP_TIMEOUT:?}; its log:\n{}",
+                "the relay ignored {asked} for {STOP_TIMEOUT:?}; its log:\n{}",
                 self.log()
             );
         };
@@ -380,6 +445,16 @@ impl RelayProcess {
             report,
             log,
         })
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.running.signal(signal)
+    }
+
+    /// Waits until it ends by itself, and reads its report.
+    pub fn ended(self) -> Result<Stopped> {
+        self.await_end("a command")
     }
 
     /// Kills it as `kill -9` does and waits until the process is gone.

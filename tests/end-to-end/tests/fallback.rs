@@ -189,7 +189,8 @@ fn forced_xdp_on_a_bridge_is_refused_with_its_line_and_a_remedy_and_changes_noth
     let path = file.path().display().to_string();
     let before = bed.relay.ip("address")?;
     for command in ["plan", "run"] {
-        let arguments = [command, "--backend", Backend::Xdp.name(), &path];
+        let strict: &[&str] = if command == "run" { &["--strict"] } else { &[] };
+        let arguments = [&[command, "--backend", Backend::Xdp.name(), &path], strict].concat();
         let finished = relay(&bed.relay, &arguments)?;
         assert_eq!(finished.code, Some(78), "{arguments:?}: {finished:?}");
         finished.assert_mistake(&file, 3, &["br0", "XDP"]);

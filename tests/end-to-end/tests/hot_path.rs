@@ -7,8 +7,8 @@ mod in_process;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,9 @@ use relay_tests::veth::{wait_for_carrier, wait_for_no_carrier};
 struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+/// Held by a test that counts allocations: they share the counter.
+static COUNTING: Mutex<()> = Mutex::new(());
 
 thread_local! {
     static COUNTED: Cell<bool> = const { Cell::new(false) };
@@ -69,7 +72,7 @@ struct InProcess {
     stats: Arc<WorkerStats>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Worker>>,
-    _feeds: Feeds,
+    feeds: Feeds,
 }
 
 impl InProcess {
@@ -96,7 +99,7 @@ impl InProcess {
             stats,
             stop,
             thread: Some(thread),
-            _feeds: feeds,
+            feeds,
         })
     }
 
@@ -162,12 +165,12 @@ fn send_one_by_one(bed: &Testbed, stream: Stream, relay: &InProcess) -> Result<(
 
 #[test]
 fn forwarding_allocates_nothing_however_many_frames_there_are() -> Result<()> {
+    let _counting = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     let rules = [Rule::feed().outputs("out0", 4)];
     let with = |backend| {
         let tx_methods = tx_methods(backend, &rules);
         tx_methods.into_iter().map(move |tx| (backend, tx))
     };
-    // One after the other: they share the counter.
     for (backend, (tables, method)) in Backend::ALL.into_iter().flat_map(with) {
         let bed = Testbed::builder().without_capture().build()?;
         let before = ALLOCATIONS.load(Relaxed);
@@ -189,6 +192,44 @@ fn forwarding_allocates_nothing_however_many_frames_there_are() -> Result<()> {
         relay.stop()?;
         let sent: u64 = stats.outputs.iter().map(|output| output.sent.get()).sum();
         assert_eq!(sent, 4 * 20_100, "{backend:?}, {method}");
+    }
+    Ok(())
+}
+
+/// The worker swaps what control has allocated, and control frees what it gets back.
+#[test]
+fn taking_another_table_allocates_and_frees_nothing() -> Result<()> {
+    let _counting = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let rules = [Rule::feed().outputs("out0", 4)];
+    for (backend, (tables, method)) in Backend::ALL.into_iter().flat_map(|backend| {
+        tx_methods(backend, &rules)
+            .into_iter()
+            .map(move |tx| (backend, tx))
+    }) {
+        let bed = Testbed::builder().outputs(2).without_capture().build()?;
+        let text = to_toml(&rules) + &tables;
+        let mut relay = InProcess::start(&bed, backend, &text, None, true)?;
+        send(&bed, Stream::new(0, 100, 1000))?;
+        relay.wait_for_matched(100);
+        let at_the_start = ALLOCATIONS.load(Relaxed);
+        for round in 1..=10 {
+            // By TX rings the worker's ports would be others.
+            let interface = if method == "xsk" { "out0" } else { "out1" };
+            let more = [
+                rules[0].clone().outputs(interface, round % 3),
+                Rule::new("more", "in0", [239, 7, 7, 7].into(), 7).outputs(interface, 20 * round),
+            ];
+            let text = match backend {
+                Backend::Xdp => to_toml(&more) + &transmit_by(&more, method),
+                Backend::IoUring => to_toml(&more),
+            };
+            relay.feeds.change(&bed, backend, &text)?;
+            send(&bed, Stream::new(0, 100, 1000))?;
+            relay.wait_for_matched(100 * (round as u64 + 1));
+        }
+        let now = ALLOCATIONS.load(Relaxed);
+        assert_eq!(now - at_the_start, 0, "{backend:?}, {method}");
+        relay.stop()?;
     }
     Ok(())
 }

@@ -32,7 +32,10 @@ fn o7_a_second_relay_on_the_interface_learns_who_holds_it_and_disturbs_nothing(
         let streams = streams(&rules, 4000, 500);
         let refused = thread::scope(|scope| -> Result<_> {
             let sending = scope.spawn(|| send(&bed, &rules, &streams, || receivers.progress()));
-            let refused = relay(&bed.relay, &["run", "--backend", second.name(), &path]);
+            let refused = relay(
+                &bed.relay,
+                &["run", "--strict", "--backend", second.name(), &path],
+            );
             let sent = sending.join();
             assert!(matches!(sent, Ok(Ok(()))), "{sent:?}");
             refused
@@ -69,7 +72,10 @@ fn o7_a_relay_of_another_user_or_with_other_mounts_is_refused_as_well(
     let first = RelayProcess::start(&bed.relay, backend, &rules)?;
     for second in Backend::ALL {
         let mut command = copy.command(&bed.relay, NOBODY, needed_capabilities(second));
-        command.args(run_arguments(second)).arg(file.path());
+        command
+            .args(run_arguments(second))
+            .arg("--strict")
+            .arg(file.path());
         let refused = finish(command)?;
         assert_eq!(refused.code, Some(69), "{second:?}: {refused:?}");
         // Whose process it is, and no more, is what that user may see.
@@ -82,6 +88,7 @@ fn o7_a_relay_of_another_user_or_with_other_mounts_is_refused_as_well(
             .args(["--mount", "--propagation", "private"])
             .arg(binary()?)
             .args(run_arguments(second))
+            .arg("--strict")
             .arg(file.path());
         let refused = finish(command)?;
         assert_eq!(refused.code, Some(69), "{second:?}: {refused:?}");

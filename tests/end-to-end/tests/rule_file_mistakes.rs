@@ -193,7 +193,8 @@ fn o3_missing_and_unfit_interfaces_are_refused_with_their_line_and_a_remedy(
         let file = RuleFile::new(&text)?;
         let path = file.path().display().to_string();
         for command in ["plan", "run"] {
-            let arguments = [command, "--backend", backend.name(), &path];
+            let strict: &[&str] = if command == "run" { &["--strict"] } else { &[] };
+            let arguments = [&[command, "--backend", backend.name(), &path], strict].concat();
             let finished = relay(&bed.relay, &arguments)?;
             assert_eq!(
                 finished.code,

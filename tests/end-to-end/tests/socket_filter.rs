@@ -17,7 +17,7 @@ use packets::{
 };
 use relay::daemon::this_machine;
 use relay::kernel::{Kernel, KernelError};
-use relay::plan::{Backend, InterfaceId, Plan};
+use relay::plan::{Backend, Plan};
 use relay_common::abi::{self, Counter};
 use relay_common::wire::{self, IPV4_HEADERS_LEN, VLAN_LEN, ethernet};
 use relay_tests::frames::{SHORTEST_TAGGED, is_tagged};
@@ -37,13 +37,20 @@ fn plan_on(backend: Backend) -> Result<Plan> {
     this_machine::for_this_machine(&document, Some(backend)).map_err(|e| anyhow!("{e}"))
 }
 
+/// The index of the plan's input.
+fn input_of(plan: &Plan) -> Result<u32> {
+    let mut interfaces = plan.interfaces.iter();
+    let input = interfaces.find(|interface| interface.is_input);
+    Ok(input.context("an input")?.index)
+}
+
 /// A packet socket of the relay's host with the filter on it.
 struct Filtered {
     socket: OwnedFd,
     kernel: Kernel,
     plan: Plan,
-    /// Position of the input in the plan.
-    input: InterfaceId,
+    /// The input's index.
+    input: u32,
 }
 
 impl Filtered {
@@ -57,10 +64,10 @@ impl Filtered {
         let socket = input.packet_socket(Receives::Arriving)?;
         bed.relay.run(|| {
             let plan = plan_on(Backend::IoUring)?;
-            let mut kernel = Kernel::attach(&plan)?;
+            let mut kernel = Kernel::for_plan(&plan)?;
             kernel.attach_filter(socket.as_fd())?;
-            kernel.open(&plan)?;
-            let input = plan.flows.iter().next().context("a flow")?.interface;
+            kernel.open_plan(&plan)?;
+            let input = input_of(&plan)?;
             Ok(Self {
                 socket,
                 kernel,
@@ -211,12 +218,12 @@ fn nothing_comes_through_before_the_flows_are_open_and_after_they_are_closed() -
     let bed = Testbed::new()?;
     let mut filtered = Filtered::new(&bed)?;
     let sender = RawSender::open(&bed.sources[0])?;
-    filtered.kernel.close(&filtered.plan);
+    filtered.kernel.close_plan(&filtered.plan);
     sender.send(&matching(b"closed"))?;
     while filtered.counts()[Counter::PassNoRule as usize] == 0 {
         thread::yield_now();
     }
-    filtered.kernel.open(&filtered.plan)?;
+    filtered.kernel.open_plan(&filtered.plan)?;
     sender.send(&matching(b"open"))?;
     assert_eq!(filtered.frames_before(b"open")?, [[0; 0]; 0]);
     Ok(())
@@ -248,13 +255,13 @@ fn only_the_program_that_the_plan_needs_is_loaded() -> Result<()> {
     for backend in [Backend::IoUring, Backend::Xdp] {
         bed.relay.run(|| {
             let plan = plan_on(backend)?;
-            let mut kernel = Kernel::attach(&plan)?;
-            let input = plan.flows.iter().next().context("a flow")?.interface;
+            let mut kernel = Kernel::for_plan(&plan)?;
+            let input = input_of(&plan)?;
             assert!(kernel.counters(input).is_some());
             assert_eq!(bed.inputs[0].has_xdp_program()?, backend == Backend::Xdp);
             let filter = kernel.attach_filter(socket.as_fd());
             // An XSKMAP does not take a packet socket: then the map refuses, and not the relay.
-            let sockets = kernel.set_socket(&plan, input, 0, socket.as_raw_fd());
+            let sockets = kernel.set_socket(input, 0, socket.as_raw_fd());
             match backend {
                 Backend::IoUring => {
                     filter?;

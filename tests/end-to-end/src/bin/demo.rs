@@ -7,14 +7,15 @@
 //!             group in                                  groups out
 //! ```
 //!
-//! Ends with the relay's own report beside the receivers' counts. The exit code is 0 only if every
+//! Meanwhile the rules change: another rule is added and removed over and over, and the feed loses
+//! nothing by it. Ends with the relay's own report beside the receivers' counts. The exit code is 0 only if every
 //! output received every datagram once, in order and whole, and the relay counted the same.
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write, stdout};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -24,7 +25,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use relay_tests::payload;
 use relay_tests::receiver::{Listen, UdpReceiver};
-use relay_tests::relay::{RelayProcess, Stopped, finish};
+use relay_tests::relay::{RelayProcess, RuleFile, Stopped, finish};
+use relay_tests::rules::Rule;
 use relay_tests::sender::{MAX_BURST, Pacer, UdpSender};
 use relay_tests::tally::{Stream, Tally};
 use relay_tests::topology::Testbed;
@@ -132,13 +134,28 @@ fn run(arguments: &Arguments) -> Result<bool> {
 
     let sender = UdpSender::open(&bed.sources[0])?;
     let sent = AtomicU64::new(0);
-    thread::scope(|scope| {
-        let sending = scope.spawn(|| send(&sender, &flow, arguments, &stop, &sent));
-        show(&receiver, &sent, || sending.is_finished())?;
-        sending
-            .join()
-            .map_err(|_| anyhow::anyhow!("the sending thread panicked"))?
+    let over = &AtomicBool::new(false);
+    let relay_now = &relay;
+    let changes = thread::scope(|scope| {
+        let sending = scope.spawn(|| {
+            let result = send(&sender, &flow, arguments, &stop, &sent);
+            over.store(true, Ordering::Relaxed);
+            result
+        });
+        let finished = || over.load(Ordering::Relaxed);
+        let changing = scope.spawn(move || change(relay_now, &arguments.relay, finished));
+        show(&receiver, &sent, finished)?;
+        let changes = changing.join();
+        let changes = changes.map_err(|_| anyhow::anyhow!("the changing thread panicked"))??;
+        match sending.join() {
+            Ok(sent) => sent.map(|()| changes),
+            Err(_) => bail!("the sending thread panicked"),
+        }
     })?;
+    println!(
+        "\nMeanwhile another rule was added to the running relay and removed again, {changes} \
+         changes in all."
+    );
     let stream = Stream::new(FLOW, sent.into_inner(), usize::from(arguments.size));
     receiver.wait_for(stream.count, Duration::from_secs(2));
     receiver.settle();
@@ -201,6 +218,37 @@ fn send(
         sent.store(sequence + 1, Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// Adds a rule to the running relay and removes it again, until `finished`. Returns how many changes
+/// that were.
+fn change(relay: &RelayProcess, program: &Path, finished: impl Fn() -> bool) -> Result<u32> {
+    const PAUSE: Duration = Duration::from_millis(400);
+    let rule = Rule::new("another", "in0", Ipv4Addr::new(239, 255, 0, 1), 9000).output(
+        "out0",
+        Ipv4Addr::new(239, 255, 0, 2),
+        9001,
+    );
+    let fragment = RuleFile::of(&[rule])?;
+    let ask = |arguments: &[&str]| -> Result<()> {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .arg("--control")
+            .arg(relay.control());
+        let answer = finish(command)?;
+        ensure!(answer.code == Some(0), "{arguments:?}: {}", answer.stderr);
+        Ok(())
+    };
+    let mut changes = 0;
+    while !finished() {
+        ask(&["add", "-f", &fragment.path().display().to_string()])?;
+        thread::sleep(PAUSE);
+        ask(&["remove", "another"])?;
+        thread::sleep(PAUSE);
+        changes += 2;
+    }
+    Ok(changes)
 }
 
 /// A count with its digits in groups of three.

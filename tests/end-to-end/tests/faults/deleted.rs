@@ -21,7 +21,8 @@ const COUNT: u64 = 100;
 fn assert_idle(relay: &RelayProcess, when: &str) -> Result<()> {
     let before = relay.times_asleep()?;
     thread::sleep(Duration::from_secs(1));
-    let times = relay.times_asleep()? - before;
+    // A thread that was started meanwhile counts from 0 on.
+    let times = relay.times_asleep()?.saturating_sub(before);
     assert!(times < 500, "{when} it woke up {times} times in a second");
     Ok(())
 }
@@ -54,7 +55,8 @@ fn an_input_deleted_with_copies_queued_keeps_no_worker_awake(method: Method) -> 
     beside(3 * COUNT);
     receivers.settle();
     let report = relay.stop()?.report;
-    method.assert_used(&report, &rules)?;
+    // The other interface is in the report no more.
+    method.assert_used(&report, &[Rule::feed().outputs("out0", 1)])?;
     report.assert_balanced();
     for ((_, tally), output) in receivers.tallies().iter().zip(&report.rules[0].outputs) {
         assert_eq!(tally.received, output.packets_sent, "{tally}, {output:?}");

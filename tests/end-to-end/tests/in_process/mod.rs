@@ -1,9 +1,12 @@
 //! A relay's worker inside the test's process, for what cannot be seen from outside.
 
-use anyhow::{Context, Result, anyhow};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
 use relay::config;
 use relay::daemon::{memberships::Memberships, this_machine};
-use relay::datapath::{Worker, uring, xdp};
+use relay::datapath::{Remote, Worker, uring, xdp};
 use relay::kernel::Kernel;
 use relay::plan::{Mode, Plan};
 use relay_tests::backend::Backend;
@@ -16,10 +19,54 @@ pub struct SetUp {
     pub feeds: Feeds,
 }
 
-/// The attached program and the joined groups.
+/// The attached program, the joined groups, and what changes the worker while it runs.
 pub struct Feeds {
+    pub remote: Remote,
     _memberships: Memberships,
     _kernel: Kernel,
+}
+
+#[allow(
+    dead_code,
+    reason = "not every test binary that has this module changes tables"
+)]
+impl Feeds {
+    /// Replaces the worker's table by that of the rule file `text`, and waits until the worker,
+    /// which must be running, has taken it. The flows that reach the worker stay the same.
+    pub fn change(&mut self, bed: &Testbed, backend: Backend, text: &str) -> Result<()> {
+        let plan = bed.relay.run(|| plan(backend, text))?;
+        self.change_to(bed, &plan)
+    }
+
+    /// The same by the one worker of `plan`.
+    pub fn change_to(&mut self, bed: &Testbed, plan: &Plan) -> Result<()> {
+        let remote = &mut self.remote;
+        bed.relay.run(|| {
+            let prepared = remote.prepare(plan, plan.workers.first().context("a worker")?)?;
+            ensure!(remote.send(prepared), "prepared for another table");
+            let deadline = Instant::now() + Duration::from_secs(1);
+            while !remote.is_taken() {
+                ensure!(Instant::now() < deadline, "the worker does not take it");
+                thread::sleep(Duration::from_micros(200));
+            }
+            Ok(())
+        })
+    }
+
+    /// What changes the worker, once nothing reaches it any more.
+    pub fn into_remote(self) -> Remote {
+        self.remote
+    }
+}
+
+/// The plan of the rule file `text` for the calling thread's network namespace.
+pub fn plan(backend: Backend, text: &str) -> Result<Plan> {
+    let forced = match backend {
+        Backend::Xdp => relay::plan::Backend::Xdp,
+        Backend::IoUring => relay::plan::Backend::IoUring,
+    };
+    let document = config::parse("test.toml", text).map_err(|error| anyhow!("{error}"))?;
+    this_machine::for_this_machine(&document, Some(forced)).map_err(|error| anyhow!("{error}"))
 }
 
 impl SetUp {
@@ -37,24 +84,19 @@ impl SetUp {
         chunks: Option<u32>,
         alter: impl FnOnce(&mut Plan) + Send,
     ) -> Result<Self> {
-        let forced = match backend {
-            Backend::Xdp => relay::plan::Backend::Xdp,
-            Backend::IoUring => relay::plan::Backend::IoUring,
-        };
         bed.relay.run(|| {
-            let document = config::parse("test.toml", text).map_err(|error| anyhow!("{error}"))?;
-            let mut plan = this_machine::for_this_machine(&document, Some(forced))
-                .map_err(|error| anyhow!("{error}"))?;
+            let mut plan = plan(backend, text)?;
             alter(&mut plan);
             assert_eq!(plan.workers.len(), 1);
-            let mut kernel = Kernel::attach(&plan)?;
-            let worker = match backend {
+            let mut kernel = Kernel::for_plan(&plan)?;
+            let (worker, remote) = match backend {
                 Backend::Xdp => by_xdp(&plan, &mut kernel, chunks)?,
                 Backend::IoUring => by_io_uring(&plan, &kernel, chunks)?,
             };
             let memberships = Memberships::join(&plan)?;
-            kernel.open(&plan)?;
+            kernel.open_plan(&plan)?;
             let feeds = Feeds {
+                remote,
                 _memberships: memberships,
                 _kernel: kernel,
             };
@@ -63,21 +105,23 @@ impl SetUp {
     }
 }
 
-fn by_xdp(plan: &Plan, kernel: &mut Kernel, chunks: Option<u32>) -> Result<Worker> {
+fn by_xdp(plan: &Plan, kernel: &mut Kernel, chunks: Option<u32>) -> Result<(Worker, Remote)> {
     let planned = plan.workers.first().context("a worker")?;
     let chunks = chunks.unwrap_or_else(|| xdp::chunk_count(planned, Mode::Copy));
-    let mut worker = xdp::XdpWorker::bind(plan, planned, Mode::Copy, chunks)?;
+    let (mut worker, remote) = xdp::XdpWorker::bind(plan, planned, Mode::Copy, chunks)?;
     worker.fill()?;
     for socket in worker.receiving_sockets() {
-        kernel.set_socket(plan, socket.interface, socket.queue, socket.fd)?;
+        let interface = plan.interfaces.get(socket.interface);
+        let index = interface.context("an interface")?.index;
+        kernel.set_socket(index, socket.queue, socket.fd)?;
     }
-    Ok(Worker::Xdp(Box::new(worker)))
+    Ok((Worker::Xdp(Box::new(worker)), remote))
 }
 
-fn by_io_uring(plan: &Plan, kernel: &Kernel, buffers: Option<u32>) -> Result<Worker> {
+fn by_io_uring(plan: &Plan, kernel: &Kernel, buffers: Option<u32>) -> Result<(Worker, Remote)> {
     let planned = plan.workers.first().context("a worker")?;
     let buffers = buffers.map_or(Ok(uring::BUFFERS), u16::try_from)?;
     let attach = |socket: std::os::fd::BorrowedFd<'_>| kernel.attach_filter(socket);
-    let worker = uring::UringWorker::bind(plan, planned, buffers, &attach)?;
-    Ok(Worker::IoUring(Box::new(worker)))
+    let (worker, remote) = uring::UringWorker::bind(plan, planned, buffers, &attach)?;
+    Ok((Worker::IoUring(Box::new(worker)), remote))
 }

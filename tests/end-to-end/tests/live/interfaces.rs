@@ -1,0 +1,293 @@
+//! Interfaces that come and go: rules wait for them, and forwarding goes on within a second.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use relay_tests::backend::Backend;
+use relay_tests::background::eventually;
+use relay_tests::netns::Namespace;
+use relay_tests::receiver::{Listen, UdpReceiver};
+use relay_tests::relay::RelayProcess;
+use relay_tests::rules::Rule;
+use relay_tests::scenario::Receivers;
+use relay_tests::sender::{Traffic, UdpSender};
+use relay_tests::tally::Stream;
+use relay_tests::topology::Testbed;
+use relay_tests::veth::{End, Endpoint, connect};
+
+use super::{file, under_traffic};
+
+/// How long the relay may take to forward again. The promise is a second; the rest is for a machine
+/// that is busy with other tests.
+const AGAIN: Duration = Duration::from_secs(3);
+
+/// Makes the wire between the relay's `near` and `far` anew, with their names and addresses, as a
+/// device that was plugged in again would have them. The indices are new.
+fn plug(near: &Endpoint, far: &Endpoint) -> Result<(Endpoint, Endpoint)> {
+    let end = |of: &Endpoint| End {
+        namespace: Arc::clone(&of.namespace),
+        interface: of.interface.clone(),
+        mac: of.mac,
+        address: Some(of.address),
+        mtu: 1500,
+        queues: 1,
+    };
+    connect(end(near), end(far))
+}
+
+/// Sends a datagram of flow 0 every 10 ms from `source` until `receiver` gets one. Returns how long
+/// that took.
+fn forwards_again(source: &Endpoint, rule: &Rule, receiver: &UdpReceiver) -> Result<Duration> {
+    let started = Instant::now();
+    let sender = UdpSender::open(source)?;
+    let before = receiver.tallies()[0].received;
+    for number in 0.. {
+        let stream = Stream::new(0, 1, 300).starting_at(number);
+        sender.send(&Traffic::new(rule.group, rule.port, stream), 1000)?;
+        thread::sleep(Duration::from_millis(10));
+        if receiver.tallies()[0].received > before {
+            break;
+        }
+        ensure!(started.elapsed() < 2 * AGAIN, "nothing arrives");
+    }
+    Ok(started.elapsed())
+}
+
+fn listen(far: &Endpoint, rule: &Rule) -> Result<UdpReceiver> {
+    let output = rule.outputs.first().context("the rule has an output")?;
+    UdpReceiver::start(far, &[Listen::new(output.group, output.port, 0)])
+}
+
+/// Both the input and the output of one rule, while another rule between other interfaces runs.
+fn x2_an_interface_that_is_deleted_and_made_again_ten_times_is_served_again(
+    backend: Backend,
+) -> Result<()> {
+    let bed = Testbed::builder()
+        .inputs(2)
+        .outputs(2)
+        .without_capture()
+        .build()?;
+    let beside = Rule::new("beside", "in1", [239, 1, 8, 8].into(), 8000).output(
+        "out1",
+        [239, 2, 8, 8].into(),
+        8001,
+    );
+    let rule = Rule::feed().output("out0", [239, 2, 7, 7].into(), 7001);
+    let rules = [rule.clone(), beside.clone()];
+    let steady = UdpReceiver::start(
+        &bed.receivers[1],
+        &[Listen::new([239, 2, 8, 8].into(), 8001, 9)],
+    )?;
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+    let (sent, ()) = under_traffic(&bed.sources[1], &beside, 9, 1_000, || {
+        let (mut input, mut source) = (bed.inputs[0].clone(), bed.sources[0].clone());
+        let (mut output, mut far) = (bed.outputs[0].clone(), bed.receivers[0].clone());
+        for round in 0..10 {
+            if round % 2 == 0 {
+                bed.relay.ip("link del in0")?;
+                thread::sleep(Duration::from_millis(200));
+                (input, source) = plug(&input, &source)?;
+            } else {
+                bed.relay.ip("link del out0")?;
+                thread::sleep(Duration::from_millis(200));
+                (output, far) = plug(&output, &far)?;
+            }
+            let receiver = listen(&far, &rule)?;
+            let took = forwards_again(&source, &rule, &receiver)
+                .with_context(|| format!("round {round}: {}", relay.log()))?;
+            ensure!(took < AGAIN, "round {round} took {took:?}: {}", relay.log());
+        }
+        Ok(())
+    })?;
+    steady.wait_for(sent, Duration::from_secs(10));
+    steady.tallies()[0].assert_exact(&Stream::new(9, sent, 500));
+    relay.stop()?;
+    Ok(())
+}
+
+fn x7_rules_of_a_missing_interface_wait_and_the_others_run(backend: Backend) -> Result<()> {
+    let bed = Testbed::builder()
+        .inputs(2)
+        .outputs(2)
+        .without_capture()
+        .build()?;
+    let late = Rule::new("late", "in0", [239, 1, 1, 1].into(), 5001).output(
+        "out0",
+        [239, 2, 7, 7].into(),
+        7001,
+    );
+    let beside = Rule::new("beside", "in1", [239, 1, 8, 8].into(), 8000).output(
+        "out1",
+        [239, 2, 8, 8].into(),
+        8001,
+    );
+    bed.relay.ip("link del in0")?;
+    let rules = [late.clone(), beside.clone()];
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+    assert_eq!(
+        relay.rule_states()?,
+        [
+            ("late".into(), "pending".into()),
+            ("beside".into(), "active".into())
+        ]
+    );
+    let shown = relay.verb(&["status"])?;
+    assert_eq!(shown.code, Some(1), "degraded: {shown:?}");
+    assert!(shown.stdout.contains("in0"), "{shown:?}");
+    let receiver = listen(&bed.receivers[1], &beside)?;
+    let took = forwards_again(&bed.sources[1], &beside, &receiver)?;
+    ensure!(took < Duration::from_secs(1), "{took:?}");
+    let (_, source) = plug(&bed.inputs[0], &bed.sources[0])?;
+    let receiver = listen(&bed.receivers[0], &late)?;
+    let took = forwards_again(&source, &late, &receiver).with_context(|| relay.log())?;
+    ensure!(took < AGAIN, "{took:?}: {}", relay.log());
+    let healthy = || {
+        relay
+            .verb(&["status"])
+            .is_ok_and(|status| status.code == Some(0))
+    };
+    assert!(
+        eventually(Duration::from_secs(5), healthy).is_some(),
+        "{}",
+        relay.log()
+    );
+    relay.stop()?;
+    Ok(())
+}
+
+/// An output that waits does not hold up the others, and what it misses is counted.
+fn x7_an_output_that_is_missing_waits_alone(backend: Backend) -> Result<()> {
+    let bed = Testbed::builder().outputs(2).without_capture().build()?;
+    let rule = Rule::feed().outputs("out0", 1).outputs("out1", 1);
+    bed.relay.ip("link del out1")?;
+    let relay = RelayProcess::start(&bed.relay, backend, std::slice::from_ref(&rule))?;
+    let receiver = listen(&bed.receivers[0], &rule)?;
+    let took = forwards_again(&bed.sources[0], &rule, &receiver)?;
+    ensure!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(relay.verb(&["status"])?.code, Some(1));
+    let (_, far) = plug(&bed.outputs[1], &bed.receivers[1])?;
+    let output = &rule.outputs[1];
+    let late = UdpReceiver::start(&far, &[Listen::new(output.group, output.port, 0)])?;
+    let took = forwards_again(&bed.sources[0], &rule, &late).with_context(|| relay.log())?;
+    ensure!(took < AGAIN, "{took:?}: {}", relay.log());
+    relay.stop()?;
+    Ok(())
+}
+
+/// With `--strict`, what would wait is an error at the start, and nothing stays behind.
+fn with_strict_a_missing_interface_is_an_error(backend: Backend) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = [Rule::new("late", "eth7", [239, 1, 1, 1].into(), 5001).outputs("out0", 1)];
+    let rules = relay_tests::relay::RuleFile::of(&rules)?;
+    let path = rules.path().display().to_string();
+    let arguments = ["run", "--strict", "--backend", backend.name(), &path];
+    let ended = relay_tests::relay::relay(&bed.relay, &arguments)?;
+    assert_eq!(ended.code, Some(78), "{ended:?}");
+    ended.assert_mistake(&rules, 3, &["eth7"]);
+    assert_eq!(bed.relay.packet_sockets()?, 0);
+    Ok(())
+}
+
+/// What leaves has the output's new address and MAC; the relay is not restarted.
+fn x9_copies_leave_with_the_new_address_and_mac_of_their_interface(backend: Backend) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = [Rule::feed().outputs("out0", 1)];
+    let receivers = Receivers::start(&bed, &rules)?;
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+    let sender = UdpSender::open(&bed.sources[0])?;
+    let send = |first: u64| {
+        let stream = Stream::new(0, 100, 300).starting_at(first);
+        sender.send(&Traffic::new(rules[0].group, rules[0].port, stream), 2_000)
+    };
+    send(0)?;
+    receivers.wait_for(&[100]);
+    // The kernel would delete a second address of the network with the first.
+    bed.relay.ip("address del 10.2.0.1/24 dev out0")?;
+    bed.relay.ip("address add 10.2.0.77/24 dev out0")?;
+    let new: std::net::Ipv4Addr = [10, 2, 0, 77].into();
+    let leaves_with_it = || {
+        let taken = relay.status();
+        taken.is_ok_and(|status| status.to_string().contains("out0"))
+            && send(0).is_ok()
+            && receivers.tallies()[0]
+                .1
+                .sources
+                .iter()
+                .any(|source| *source.ip() == new)
+    };
+    let came = eventually(Duration::from_secs(5), leaves_with_it);
+    assert!(came.is_some(), "{}", relay.log());
+    relay.stop()?;
+    Ok(())
+}
+
+fn an_interface_moved_to_another_namespace_and_back_is_served_again(
+    backend: Backend,
+) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let rule = Rule::feed().outputs("out0", 1);
+    let relay = RelayProcess::start(&bed.relay, backend, std::slice::from_ref(&rule))?;
+    let elsewhere = Namespace::new("elsewhere")?;
+    bed.relay
+        .ip(&format!("link set in0 netns {}", elsewhere.name()))?;
+    let waits = || {
+        relay
+            .rule_states()
+            .is_ok_and(|states| states[0].1 == "pending")
+    };
+    assert!(eventually(AGAIN, waits).is_some(), "{}", relay.log());
+    elsewhere.ip(&format!("link set in0 netns {}", bed.relay.name()))?;
+    bed.relay.ip("address add 10.1.0.1/24 dev in0")?;
+    bed.relay.ip("link set in0 up")?;
+    let receiver = listen(&bed.receivers[0], &rule)?;
+    let took = forwards_again(&bed.sources[0], &rule, &receiver).with_context(|| relay.log())?;
+    ensure!(took < AGAIN, "{took:?}: {}", relay.log());
+    relay.stop()?;
+    Ok(())
+}
+
+/// A reload and a deletion at the same time: whichever comes first, what runs at the end is what
+/// the file and the interfaces say.
+fn l5_reloads_while_an_interface_comes_and_goes(backend: Backend) -> Result<()> {
+    let bed = Testbed::builder().outputs(2).without_capture().build()?;
+    let narrow = Rule::feed().outputs("out0", 1);
+    let wide = narrow.clone().outputs("out1", 1);
+    let relay = RelayProcess::start(&bed.relay, backend, std::slice::from_ref(&narrow))?;
+    let mut ends = bed.receivers.clone();
+    for round in 0..10 {
+        ends[1] = thread::scope(|scope| -> Result<Endpoint> {
+            let pulled = scope.spawn(|| -> Result<Endpoint> {
+                bed.relay.ip("link del out1")?;
+                Ok(plug(&bed.outputs[1], &bed.receivers[1])?.1)
+            });
+            let rule = if round % 2 == 0 { &wide } else { &narrow };
+            // It may be refused in the middle of a deletion; then all is as before.
+            let answer = relay.reload(&file(std::slice::from_ref(rule)))?;
+            ensure!(answer.code.is_some(), "{answer:?}");
+            pulled.join().map_err(|_| anyhow::anyhow!("panicked"))?
+        })?;
+    }
+    let answer = relay.reload(&file(std::slice::from_ref(&wide)))?;
+    assert_eq!(answer.code, Some(0), "{answer:?}");
+    for (at, far) in ends.iter().enumerate() {
+        let output = &wide.outputs[at];
+        let receiver = UdpReceiver::start(far, &[Listen::new(output.group, output.port, 0)])?;
+        let took = forwards_again(&bed.sources[0], &wide, &receiver);
+        let took = took.with_context(|| relay.log())?;
+        ensure!(took < AGAIN, "{took:?}: {}", relay.log());
+    }
+    relay.stop()?;
+    Ok(())
+}
+
+relay_tests::on_both_backends! {
+    x2_an_interface_that_is_deleted_and_made_again_ten_times_is_served_again,
+    x7_rules_of_a_missing_interface_wait_and_the_others_run,
+    x7_an_output_that_is_missing_waits_alone,
+    with_strict_a_missing_interface_is_an_error,
+    x9_copies_leave_with_the_new_address_and_mac_of_their_interface,
+    an_interface_moved_to_another_namespace_and_back_is_served_again,
+    l5_reloads_while_an_interface_comes_and_goes,
+}

@@ -1,0 +1,50 @@
+//! The relay as a service: its rules change while it runs, interfaces come and go, and it answers.
+
+mod changes;
+mod clients;
+mod interfaces;
+mod rule_file;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::Result;
+use relay_tests::rules::{Rule, to_toml};
+use relay_tests::sender::{Traffic, UdpSender};
+use relay_tests::tally::Stream;
+use relay_tests::veth::Endpoint;
+
+/// Sends datagrams of flow `flow` to the input of `rule` from `source` at `rate` per second while
+/// `work` runs. Returns how many were sent, and what `work` returned.
+fn under_traffic<T>(
+    source: &Endpoint,
+    rule: &Rule,
+    flow: u32,
+    rate: u32,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<(u64, T)> {
+    const AT_ONCE: u64 = 200;
+    let over = AtomicBool::new(false);
+    let sender = UdpSender::open(source)?;
+    thread::scope(|scope| {
+        let sending = scope.spawn(|| -> Result<u64> {
+            let mut sent = 0;
+            while !over.load(Ordering::Relaxed) {
+                let stream = Stream::new(flow, AT_ONCE, 500).starting_at(sent);
+                sender.send(&Traffic::new(rule.group, rule.port, stream), rate)?;
+                sent += AT_ONCE;
+            }
+            Ok(sent)
+        });
+        let done = work();
+        over.store(true, Ordering::Relaxed);
+        let sent = sending.join();
+        let sent = sent.map_err(|_| anyhow::anyhow!("the sender panicked"))??;
+        Ok((sent, done?))
+    })
+}
+
+/// The text of a rule file.
+fn file(rules: &[Rule]) -> String {
+    to_toml(rules)
+}

@@ -1,0 +1,144 @@
+//! The relay under a service manager: what it tells, and that a worker that hangs ends it.
+
+use std::env;
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use relay_tests::backend::Backend;
+use relay_tests::background::eventually;
+use relay_tests::process::Process;
+use relay_tests::relay::{RuleFile, START_TIMEOUT, run_command, stop_in_time};
+use relay_tests::rules::Rule;
+use relay_tests::topology::Testbed;
+
+/// A service manager's end of the socket. It has a path, since abstract names belong to a network
+/// namespace.
+struct Manager {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl Manager {
+    fn listen(test: &str) -> Result<Self> {
+        let path = env::temp_dir().join(format!("relay-{test}-{}", std::process::id()));
+        let _ = fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path)?;
+        socket.set_read_timeout(Some(START_TIMEOUT))?;
+        Ok(Self { socket, path })
+    }
+
+    fn command(&self, bed: &Testbed, backend: Backend, file: &RuleFile) -> Result<Command> {
+        let mut command = run_command(&bed.relay, backend, file)?;
+        command.env("NOTIFY_SOCKET", &self.path);
+        Ok(command)
+    }
+
+    fn next(&self) -> Result<String> {
+        let mut buffer = [0; 4096];
+        loop {
+            let len = self.socket.recv(&mut buffer).context("no message")?;
+            let text = String::from_utf8_lossy(buffer.get(..len).unwrap_or_default());
+            // A status may come at any time.
+            if !text.starts_with("STATUS=") {
+                return Ok(text.into_owned());
+            }
+        }
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn rules() -> [Rule; 1] {
+    [Rule::feed().outputs("out0", 1)]
+}
+
+fn a_service_manager_is_told_of_the_start_gets_pings_and_is_told_of_the_end(
+    backend: Backend,
+) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let file = RuleFile::of(&rules())?;
+    let manager = Manager::listen(&format!("manager-{}", backend.name()))?;
+    let mut command = manager.command(&bed, backend, &file)?;
+    command.env("WATCHDOG_USEC", "2000000");
+    let relay = Process::spawn(command)?;
+    let ready = manager.next()?;
+    assert!(ready.starts_with("READY=1\nSTATUS="), "{ready}");
+    assert_eq!(manager.next()?, "WATCHDOG=1");
+    let first = Instant::now();
+    for _ in 0..3 {
+        assert_eq!(manager.next()?, "WATCHDOG=1");
+    }
+    let took = first.elapsed();
+    assert!(took < Duration::from_millis(3 * 2000), "{took:?}");
+    stop_in_time(relay)?;
+    while manager.next()? != "STOPPING=1" {}
+    Ok(())
+}
+
+fn a_worker_that_hangs_ends_the_relay_with_its_name(backend: Backend) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let file = RuleFile::of(&rules())?;
+    let manager = Manager::listen(&format!("hang-{}", backend.name()))?;
+    let mut command = manager.command(&bed, backend, &file)?;
+    command.env("WATCHDOG_USEC", "4000000");
+    let mut relay = Process::spawn(command)?;
+    assert!(
+        relay.wait_for_log("ready:", START_TIMEOUT),
+        "{}",
+        relay.log()
+    );
+    let worker = Pid::from_raw(thread(relay.id(), "relay-worker-0")?);
+    // Stops this thread alone.
+    ptrace::seize(worker, ptrace::Options::empty())?;
+    ptrace::interrupt(worker)?;
+    waitpid(worker, Some(WaitPidFlag::__WALL))?;
+    let started = Instant::now();
+    let named = relay.wait_for_log("relay-worker-0 has stood still for", START_TIMEOUT);
+    let took = started.elapsed();
+    ptrace::detach(worker, None).or_else(|error| match error {
+        // It has ended with its process.
+        nix::errno::Errno::ESRCH => waitpid(worker, Some(WaitPidFlag::__WALL)).map(drop),
+        other => Err(other),
+    })?;
+    let status = relay.wait(START_TIMEOUT)?;
+    assert!(named, "{}", relay.log());
+    assert!(took > Duration::from_secs(2), "{took:?}");
+    assert_eq!(status.and_then(|status| status.code()), Some(70));
+    assert!(!bed.inputs[0].has_xdp_program()?);
+    Ok(())
+}
+
+/// The id of a process's thread; waits until the thread has given itself that name.
+fn thread(process: u32, name: &str) -> Result<i32> {
+    let find = || -> Result<Option<i32>> {
+        for entry in fs::read_dir(format!("/proc/{process}/task"))? {
+            let entry = entry?;
+            if fs::read_to_string(entry.path().join("comm"))?.trim_end() == name {
+                return Ok(Some(entry.file_name().to_string_lossy().parse()?));
+            }
+        }
+        Ok(None)
+    };
+    let mut found = None;
+    eventually(START_TIMEOUT, || {
+        found = find().ok().flatten();
+        found.is_some()
+    });
+    found.with_context(|| format!("there is no thread {name}"))
+}
+
+relay_tests::on_both_backends! {
+    a_service_manager_is_told_of_the_start_gets_pings_and_is_told_of_the_end,
+    a_worker_that_hangs_ends_the_relay_with_its_name,
+}
