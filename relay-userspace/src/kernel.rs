@@ -265,11 +265,17 @@ impl Kernel {
         loaded.map(|maps| maps.flows.over_limit(key)).sum()
     }
 
-    /// Whether this thread may still read the maps with its current capabilities.
+    /// The indices of the interfaces that are served.
     #[must_use]
-    pub fn lets_read(&self) -> bool {
-        let any = self.slots.any();
-        any.is_none_or(|slot| self.slot_counters(slot).is_some())
+    pub fn served(&self) -> BTreeSet<u32> {
+        self.slots.served().collect()
+    }
+
+    /// The indices of the interfaces that the XDP program was attached to; some may have gone.
+    #[must_use]
+    pub fn attached(&self) -> BTreeSet<u32> {
+        let attached = self.xdp.iter().flat_map(XdpProgram::attached);
+        attached.collect()
     }
 
     /// The kernel's id of the relay's XDP program if the relay has attached it to an interface,

@@ -1,4 +1,5 @@
-//! A rule file as far as it could be read: [`super::tables`] fills it, [`super::cross_checks`] checks it.
+//! A rule file as far as it could be read: [`super::tables`] fills it, [`super::cross_checks`]
+//! checks it.
 //!
 //! A part that could not be read is `None` here, and its mistake is already recorded.
 

@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use log::{info, warn};
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::{self, Mistakes},
-    observe::snapshot::LastChange,
+    observe::snapshot::{self, LastChange},
     plan,
 };
 
@@ -83,7 +83,7 @@ impl Commands {
         let answer = self.answer(request, state, signals);
         if let (Err(refusal), Some(what)) = (&answer, what) {
             self.last_change = Some(LastChange {
-                when: seconds_since_the_epoch(),
+                when: snapshot::now(),
                 what: what.to_owned(),
                 result: format!("refused: {refusal}"),
                 pause_milliseconds: 0,
@@ -221,7 +221,7 @@ impl Commands {
             let foreseen = state.foresee();
             state.desired = former;
             state.refresh();
-            let foreseen = foreseen.map_err(refused)?;
+            let foreseen = foreseen.map_err(|error| refused(error, true))?;
             return Ok(Answer::Changed(Change {
                 lines,
                 pauses: foreseen.pauses,
@@ -245,13 +245,7 @@ impl Commands {
                 let restored =
                     state.reconcile(OnRefusal::Wait, signals).is_ok() && state.waiting() <= waiting;
                 warn!("{what}: {error}. The rules are as before");
-                Err(match error {
-                    RunError::Rules(found) => mistakes(found),
-                    error => Refusal::Refused {
-                        reason: error.to_string(),
-                        restored,
-                    },
-                })
+                Err(refused(error, restored))
             }
         }
     }
@@ -283,7 +277,7 @@ impl Commands {
                 .collect::<String>()
         );
         self.last_change = Some(LastChange {
-            when: seconds_since_the_epoch(),
+            when: snapshot::now(),
             what: what.to_owned(),
             result: "applied".into(),
             pause_milliseconds: pause,
@@ -316,22 +310,16 @@ fn mistakes(found: Mistakes) -> Refusal {
     Refusal::Mistakes(found.to_string())
 }
 
-fn refused(error: RunError) -> Refusal {
+fn refused(error: RunError, restored: bool) -> Refusal {
     match error {
         RunError::Rules(found) => mistakes(found),
         error => Refusal::Refused {
             reason: error.to_string(),
-            restored: true,
+            restored,
         },
     }
 }
 
 fn no_rule(name: &str) -> Refusal {
     Refusal::NoSuchRule(name.to_owned())
-}
-
-/// Now, for people and programs that compare it with their own clocks.
-fn seconds_since_the_epoch() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }

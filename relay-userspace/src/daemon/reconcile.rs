@@ -21,7 +21,7 @@ use super::{
     this_machine,
 };
 use crate::{
-    config::quoted,
+    config::{Mistakes, quoted},
     host::HostFacts,
     plan::{self, Arrangement, Backend, Constraints, Plan, Refusal},
 };
@@ -104,26 +104,20 @@ impl State {
     /// it.
     pub fn reconcile(&mut self, policy: OnRefusal, signals: &Signals) -> Result<Applied, RunError> {
         let former = Arc::clone(&self.running.plan);
-        let document = self.desired.rules().clone();
         // Every round takes something off one interface: zero copy, XDP, or the interface.
         let rounds = 3 * MAX_INTERFACES as usize + 1;
         for _ in 0..rounds {
             self.constraints.in_use = self.running.in_use();
-            let arrangement = plan::arrange(&document, &self.facts, &self.constraints)?;
-            let next = Arc::new(arrangement.plan.clone());
+            let arrangement = self.arrange()?;
+            let next = Arc::clone(&arrangement.plan);
             let refused = match self.running.apply(&next, signals) {
                 Ok(applied) => {
                     self.arrangement = arrangement;
                     self.settle_backoff();
-                    let wanted: HashSet<&str> = document
-                        .rules
-                        .rules
-                        .iter()
-                        .map(|rule| rule.name.as_str())
-                        .collect();
-                    self.running
-                        .totals
-                        .forget_rules(|rule| wanted.contains(rule));
+                    let wanted = self.desired.rules().rules.rules.iter();
+                    let wanted: HashSet<&str> = wanted.map(|rule| rule.name.as_str()).collect();
+                    let totals = &mut self.running.totals;
+                    totals.forget_rules(|rule| wanted.contains(rule));
                     return Ok(applied);
                 }
                 Err(error) => error,
@@ -215,40 +209,37 @@ impl State {
     /// A mistake that no interface is to blame for.
     pub fn foresee(&mut self) -> Result<Foreseen, RunError> {
         self.constraints.in_use = self.running.in_use();
-        let arrangement = plan::arrange(self.desired.rules(), &self.facts, &self.constraints)?;
+        let arrangement = self.arrange()?;
         Ok(Foreseen {
             pauses: self.running.would_pause(&arrangement.plan),
             waiting: waiting_lines(&arrangement),
         })
     }
 
-    /// Fails if what can run takes more open files than this process may have.
-    ///
-    /// # Errors
-    ///
-    /// A mistake that no interface is to blame for, or the limit.
-    pub fn check_descriptors(&self) -> Result<(), RunError> {
-        let arrangement = plan::arrange(self.desired.rules(), &self.facts, &self.constraints)?;
-        let needed = descriptors::needed(&arrangement.plan);
-        Ok(descriptors::check("running these rules", needed)?)
+    /// What of the rules can run now.
+    fn arrange(&self) -> Result<Arrangement, Mistakes> {
+        plan::arrange(self.desired.rules(), &self.facts, &self.constraints)
     }
 
-    /// Fails if anything would wait.
+    /// Fails if what can run takes more open files than this process may have, and, if the start is
+    /// to be `strict`, if anything would wait.
     ///
     /// # Errors
     ///
-    /// Every mistake that keeps the rules from running on this machine, each with its place.
-    pub fn check_strictly(&self) -> Result<(), RunError> {
-        plan::build(
-            &self.desired.rules().enabled(),
-            &self.facts,
-            &self.constraints,
-        )?;
-        let arrangement = plan::arrange(self.desired.rules(), &self.facts, &self.constraints)?;
-        match &waiting_lines(&arrangement)[..] {
-            [] => Ok(()),
-            waiting => Err(RunError::Waiting(waiting.join("; "))),
+    /// A mistake that no interface is to blame for, or the limit; if strict, every mistake that
+    /// keeps the rules from running on this machine, each with its place.
+    pub fn check_start(&self, strict: bool) -> Result<(), RunError> {
+        if strict {
+            let rules = self.desired.rules().enabled();
+            plan::build(&rules, &self.facts, &self.constraints)?;
         }
+        let arrangement = self.arrange()?;
+        let waiting = waiting_lines(&arrangement);
+        if strict && !waiting.is_empty() {
+            return Err(RunError::Waiting(waiting.join("; ")));
+        }
+        let needed = descriptors::needed(&arrangement.plan);
+        Ok(descriptors::check("running these rules", needed)?)
     }
 
     /// How many rules and outputs wait; a rule that waits as a whole counts once.

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
     use crate::{
         config,
-        host::{HostFacts, InterfaceFacts, XdpFeatures, fixture::igb},
+        host::{XdpFeatures, fixture::in0_and_out0},
         plan::{self, Constraints},
     };
 
@@ -96,19 +96,7 @@ mod tests {
         let text = "[[rules]]\nname = \"r\"\n\
                     input = { interface = \"in0\", group = \"239.1.1.1\", port = 5001 }\n\
                     outputs = [{ interface = \"out0\", group = \"239.2.1.1\", port = 5002 }]\n";
-        let facts = ["in0", "out0"]
-            .into_iter()
-            .zip(1..)
-            .map(|(name, index)| InterfaceFacts {
-                xdp: Some(XdpFeatures::from_bits(bits)),
-                ..igb(name, index)
-            });
-        let host_facts = HostFacts {
-            interfaces: facts.map(|facts| (facts.name.clone(), facts)).collect(),
-            cpus: 2,
-            gso_packets: true,
-            ..HostFacts::default()
-        };
+        let host_facts = in0_and_out0(bits);
         let constraints = Constraints {
             forced,
             ..Constraints::default()

@@ -51,10 +51,6 @@ pub struct Running {
     pub totals: Totals,
     /// What matches in the kernel.
     open: HashMap<FlowKey, Open>,
-    /// The indices of the interfaces that the kernel programs serve.
-    served: BTreeSet<u32>,
-    /// The indices of the interfaces that the XDP program is attached to.
-    attached: BTreeSet<u32>,
     next_number: usize,
     /// Workers that ended by a defect.
     defects: usize,
@@ -103,8 +99,6 @@ impl Running {
             claims: Claims::default(),
             totals: Totals::default(),
             open: HashMap::new(),
-            served: BTreeSet::new(),
-            attached: BTreeSet::new(),
             next_number: 0,
             defects: 0,
             last: Vec::new(),
@@ -135,26 +129,25 @@ impl Running {
     /// Forgets what was tied to interfaces that have gone, given by their indices: a new interface
     /// may have the same one.
     pub fn forget_interfaces(&mut self, gone: &BTreeSet<u32>) {
+        let of_gone = self.open.iter();
+        let of_gone = of_gone.filter(|(key, _)| gone.contains(&key.interface));
+        self.close(of_gone.map(|(key, _)| *key).collect());
         for &index in gone {
             for worker in &mut self.workers {
                 worker.gone.insert(index);
             }
             self.memberships.forget(index);
-            self.forget_flows(index);
-            self.served.remove(&index);
-            self.attached.remove(&index);
             self.kernel.unserve(index);
-            self.kernel.detach(&[index]);
         }
+        // Of all at once: where zero copy was, a detach waits.
+        self.kernel.detach(&Vec::from_iter(gone.iter().copied()));
     }
 
-    /// Closes the flows of an interface that has gone.
-    fn forget_flows(&mut self, index: u32) {
-        let gone = self.open.iter().filter(|(key, _)| key.interface == index);
-        let gone: Vec<(FlowKey, Backend)> = gone.map(|(key, open)| (*key, open.backend)).collect();
-        for (key, backend) in gone {
-            let over_limit = self.kernel.close(&key, backend);
+    /// Makes the kernel stop matching some of what it matches.
+    fn close(&mut self, keys: Vec<FlowKey>) {
+        for key in keys {
             if let Some(open) = self.open.remove(&key) {
+                let over_limit = self.kernel.close(&key, open.backend);
                 self.totals.add_over_limit(&open.rule, over_limit);
             }
         }

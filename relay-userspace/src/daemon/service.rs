@@ -110,11 +110,8 @@ impl Service {
         let mut state = State::new(Desired::of(document), settings.forced);
         privileges::check_at_start(settings.forced)?;
         state.refresh();
-        if settings.strict {
-            state.check_strictly()?;
-        }
         // Later on, a missing descriptor would look like something else.
-        state.check_descriptors()?;
+        state.check_start(settings.strict)?;
         let system = |what| move |error| RunError::System { what, error };
         let signals = Signals::handle().map_err(system("handle signals"))?;
         let news = Bell::new().map_err(system("open an eventfd"))?;

@@ -75,14 +75,6 @@ pub struct Prepared {
     tx_sockets: Vec<Opened>,
 }
 
-impl Prepared {
-    /// The links that the worker's copies leave through once it has the change: those that it has
-    /// already, and new ones, which must be watched from now on.
-    pub fn links(&self) -> impl Iterator<Item = Arc<Link>> + '_ {
-        self.links.iter().cloned()
-    }
-}
-
 /// The counters of one output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputCounters {

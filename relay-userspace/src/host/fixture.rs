@@ -1,6 +1,7 @@
-//! An interface for the tests that build a plan, so that they set only the facts they are about.
+//! An interface, and a host with two, for the tests that build a plan, so that they set only the
+//! facts they are about.
 
-use super::{GsoLimits, InterfaceFacts};
+use super::{GsoLimits, HostFacts, InterfaceFacts, XdpFeatures};
 
 /// An interface of the driver igb: up, with an address and one queue of each kind, and without XDP
 /// features reported by the kernel.
@@ -21,5 +22,20 @@ pub fn igb(name: &str, index: u32) -> InterfaceFacts {
         queueless: false,
         gso: GsoLimits::default(),
         xdp: None,
+    }
+}
+
+/// A host with `in0` and `out0`, both with the XDP features `bits`.
+pub fn in0_and_out0(bits: u64) -> HostFacts {
+    let facts = ["in0", "out0"].into_iter().zip(1..);
+    let facts = facts.map(|(name, index)| InterfaceFacts {
+        xdp: Some(XdpFeatures::from_bits(bits)),
+        ..igb(name, index)
+    });
+    HostFacts {
+        interfaces: facts.map(|facts| (facts.name.clone(), facts)).collect(),
+        cpus: 2,
+        gso_packets: true,
+        ..HostFacts::default()
     }
 }

@@ -107,9 +107,10 @@ impl Slots {
         Some((number, self.entries.get(usize::from(number))?))
     }
 
-    /// The number of a slot that is or was in use; `None` if there is none yet.
-    pub fn any(&self) -> Option<u16> {
-        (!self.entries.is_empty()).then_some(0)
+    /// The indices of the interfaces that a program serves.
+    pub fn served(&self) -> impl Iterator<Item = u32> {
+        let served = |slot: &&Slot| matches!(slot.state, State::Served(_));
+        self.entries.iter().filter(served).map(|slot| slot.index)
     }
 
     fn position(&self, interface: u32) -> Option<u16> {

@@ -12,8 +12,7 @@ impl Kernel {
     /// The kernel's first refusal; programs attached before it are detached again.
     pub fn for_plan(plan: &Plan) -> Result<Self, KernelError> {
         let mut kernel = Self::new();
-        let limits = plan.flows.iter().filter(|flow| flow.limit.is_some());
-        kernel.expect_limits(limits.count());
+        kernel.expect_limits(plan.limits());
         kernel.set_own_sources(&OwnSource::of(plan))?;
         for interface in &plan.interfaces {
             if interface.is_input {

@@ -161,6 +161,11 @@ impl XdpProgram {
         self.id.filter(|_| self.attached.contains_key(&interface))
     }
 
+    /// The indices of the interfaces that the program was attached to.
+    pub fn attached(&self) -> impl Iterator<Item = u32> {
+        self.attached.keys().copied()
+    }
+
     /// Whether the program is attached to an interface, given by its index, and was not detached
     /// by force.
     pub fn is_attached(&self, interface: u32) -> bool {

@@ -1,7 +1,7 @@
 //! Everything that the relay knows of itself at one moment, as one value: `relay status`, its JSON
 //! and the control protocol all show this one.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,13 @@ pub struct Snapshot {
     pub totals: Totals,
     /// Per second, over the last second.
     pub rates: Rates,
+}
+
+/// Now, in seconds since the epoch: for people and programs that compare it with their own clocks.
+#[must_use]
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// Whether everything that is wanted runs.

@@ -29,7 +29,7 @@ const SHOWN: usize = 3;
 pub struct Arrangement {
     /// What can run. It has no flow for a rule that is pending or disabled, and flows without the
     /// outputs that are pending, see [`super::Output::position`].
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     /// The rules that cannot run now: their names, and for each a sentence that says why and what
     /// to do. In the document's order. Disabled rules are not among them.
     pub pending_rules: Vec<(String, Arc<str>)>,
@@ -205,7 +205,7 @@ impl Hindered {
         let mut pending_outputs = Vec::new();
         if self.0.is_empty() {
             return Arrangement {
-                plan,
+                plan: Arc::new(plan),
                 pending_rules,
                 pending_outputs,
             };
@@ -245,7 +245,7 @@ impl Hindered {
                 .collect();
         }
         Arrangement {
-            plan,
+            plan: Arc::new(plan),
             pending_rules,
             pending_outputs,
         }

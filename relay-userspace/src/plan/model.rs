@@ -212,20 +212,11 @@ impl Plan {
             && self.workers == other.workers
     }
 
-    /// The input interfaces that are on `backend`, with their ids.
-    pub fn inputs_on(&self, backend: Backend) -> impl Iterator<Item = (InterfaceId, &Interface)> {
-        self.interfaces
-            .with_ids()
-            .filter(move |(_, interface)| interface.is_input && interface.backend == backend)
-    }
-
-    /// The limit of each flow, with its position among the limits of the plan.
-    pub fn limits(&self) -> impl Iterator<Item = Option<(u32, Limit)>> {
-        let mut positions = 0..;
-        self.flows.iter().map(move |flow| {
-            let limit = flow.limit?;
-            Some((positions.next()?, limit))
-        })
+    /// How many flows have a limit.
+    #[must_use]
+    pub fn limits(&self) -> usize {
+        let limits = self.flows.iter().filter(|flow| flow.limit.is_some());
+        limits.count()
     }
 
     /// The key by which the kernel programs match `flow`.

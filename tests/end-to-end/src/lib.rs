@@ -36,4 +36,5 @@ pub mod tally;
 pub mod tap;
 pub mod topology;
 pub mod unprivileged;
+pub mod verbs;
 pub mod veth;

@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn base() -> Document {
-    let text = rule(
+fn base_text() -> String {
+    rule(
         "a",
         &at("in0", "239.1.1.1", 1),
         &[&at("out0", "239.2.1.1", 1)],
@@ -11,8 +11,11 @@ fn base() -> Document {
         "b",
         &at("in0", "239.1.1.2", 1),
         &[&at("out0", "239.2.1.2", 1)],
-    ) + "[[interfaces]]\nname = \"in0\"\ncpus = [1]\n";
-    parse("relay.toml", &text).unwrap()
+    ) + "[[interfaces]]\nname = \"in0\"\ncpus = [1]\n"
+}
+
+fn base() -> Document {
+    parse("relay.toml", &base_text()).unwrap()
 }
 
 fn fragment(text: &str) -> Document {
@@ -88,16 +91,7 @@ fn what_does_not_go_with_the_running_rules_is_a_mistake_in_the_fragment() {
 
 #[test]
 fn all_mistakes_of_a_fragment_are_told_at_once_and_a_same_table_is_none() {
-    let text = rule(
-        "a",
-        &at("in0", "239.1.1.1", 1),
-        &[&at("out0", "239.2.1.1", 1)],
-    ) + &rule(
-        "b",
-        &at("in0", "239.1.1.2", 1),
-        &[&at("out0", "239.2.1.2", 1)],
-    ) + "[[interfaces]]\nname = \"in0\"\ncpus = [1]\n";
-    let mistakes = merge(&base(), &fragment(&text)).unwrap_err();
+    let mistakes = merge(&base(), &fragment(&base_text())).unwrap_err();
     assert_eq!(mistakes.iter().count(), 4, "{mistakes}");
 }
 

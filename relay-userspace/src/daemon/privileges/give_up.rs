@@ -7,7 +7,7 @@
 
 use std::io;
 
-use super::{BPF, Capability, NET_ADMIN, SYS_ADMIN};
+use super::{Capability, NET_ADMIN, SYS_ADMIN};
 
 /// Something that a running relay asks the kernel for, and that some kernels grant only with a
 /// capability.
@@ -18,16 +18,6 @@ pub struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    /// Reading and writing maps, which before Linux 5.19 needs `CAP_BPF` if
-    /// `kernel.unprivileged_bpf_disabled` is set.
-    pub fn maps(is_granted: &'a dyn Fn() -> bool) -> Self {
-        let capability = BPF;
-        Self {
-            capability,
-            is_granted,
-        }
-    }
-
     /// Polling the device of a zero-copy socket (`SO_BUSY_POLL`), for which older kernels want
     /// `CAP_NET_ADMIN` (`sk_setsockopt`, net/core/sock.c).
     pub fn busy_polling(is_granted: &'a dyn Fn() -> bool) -> Self {
@@ -62,15 +52,7 @@ pub fn give_up(asked: &[Asked<'_>]) -> io::Result<Vec<&'static str>> {
         .filter(|asked| wanted != 0 && !(asked.is_granted)())
         .map(|asked| asked.capability)
         .collect();
-    let bits = kept
-        .iter()
-        .fold(0, |bits, each| bits | each.held_as(held.permitted));
-    Sets {
-        effective: bits,
-        permitted: bits,
-        inheritable: 0,
-    }
-    .put_on_this_thread()?;
+    Sets::only(&kept, held).put_on_this_thread()?;
     Ok(kept.iter().map(|each| each.name).collect())
 }
 
@@ -83,15 +65,7 @@ pub fn keep(kept: &[Capability]) -> io::Result<()> {
     no_new_privileges()?;
     let held = Sets::of_this_thread()?;
     empty_bounding_set();
-    let bits = kept
-        .iter()
-        .fold(0, |bits, each| bits | each.held_as(held.permitted));
-    Sets {
-        effective: bits,
-        permitted: bits,
-        inheritable: 0,
-    }
-    .put_on_this_thread()
+    Sets::only(kept, held).put_on_this_thread()
 }
 
 impl Capability {
@@ -134,6 +108,17 @@ struct Words {
 }
 
 impl Sets {
+    /// Those of `kept` that are `held`, and no others.
+    fn only(kept: &[Capability], held: Self) -> Self {
+        let kept = kept.iter().map(|each| each.held_as(held.permitted));
+        let bits = kept.fold(0, |bits, each| bits | each);
+        Self {
+            effective: bits,
+            permitted: bits,
+            inheritable: 0,
+        }
+    }
+
     fn of_this_thread() -> io::Result<Self> {
         let mut header = Header {
             version: VERSION,
@@ -199,7 +184,7 @@ fn empty_bounding_set() {
 mod tests {
     use std::{cell::Cell, fs, thread};
 
-    use super::*;
+    use super::{super::BPF, *};
 
     /// Runs `work` on a thread of its own; returns its sets before and after, and its status file.
     fn given_up(work: impl FnOnce() + Send + 'static) -> (Sets, Sets, String) {
@@ -234,7 +219,11 @@ mod tests {
                 seen.set(Sets::of_this_thread().unwrap().effective);
                 false
             };
-            let kept = give_up(&[Asked::maps(&maps), Asked::busy_polling(&|| true)]).unwrap();
+            let asked = Asked {
+                capability: BPF,
+                is_granted: &maps,
+            };
+            let kept = give_up(&[asked, Asked::busy_polling(&|| true)]).unwrap();
             if BPF.held_as(held) != 0 {
                 assert_eq!(kept, ["CAP_BPF"]);
                 assert_eq!(seen.get(), 0, "it is tried without any");

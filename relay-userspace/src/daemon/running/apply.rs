@@ -198,24 +198,15 @@ impl Running {
         let wanted: HashMap<FlowKey, Backend> = wanted(next)
             .map(|(key, _, open)| (key, open.backend))
             .collect();
-        let closing: Vec<(FlowKey, Backend)> = self
-            .open
-            .iter()
-            .filter(|(key, open)| {
-                wanted.get(*key) != Some(&open.backend) || pausing.contains(&key.interface)
-            })
-            .map(|(key, open)| (*key, open.backend))
-            .collect();
+        let closing = self.open.iter().filter(|(key, open)| {
+            wanted.get(*key) != Some(&open.backend) || pausing.contains(&key.interface)
+        });
+        let closing: Vec<FlowKey> = closing.map(|(key, _)| *key).collect();
         if closing.is_empty() {
             return;
         }
-        let inputs: BTreeSet<u32> = closing.iter().map(|(key, _)| key.interface).collect();
-        for (key, backend) in closing {
-            let over_limit = self.kernel.close(&key, backend);
-            if let Some(open) = self.open.remove(&key) {
-                self.totals.add_over_limit(&open.rule, over_limit);
-            }
-        }
+        let inputs: BTreeSet<u32> = closing.iter().map(|key| key.interface).collect();
+        self.close(closing);
         let workers = self.workers.iter();
         let affected: Vec<&RunningWorker> = workers
             .filter(|worker| !ending.contains(&worker.number))
@@ -244,25 +235,20 @@ impl Running {
     fn attach(&mut self, next: &Plan) -> Result<Carriers, RunError> {
         let needs = next.interfaces.iter().filter(|one| one.needs_program());
         let wanted: BTreeSet<u32> = needs.clone().map(|one| one.index).collect();
-        let inputs = next.interfaces.iter().filter(|one| one.is_input);
-        let inputs: BTreeSet<u32> = inputs.map(|one| one.index).collect();
-        for &index in self.served.difference(&inputs) {
+        for &index in self.kernel.served().difference(&inputs(next)) {
             self.kernel.unserve(index);
         }
-        self.served = &self.served & &inputs;
-        let leaving: Vec<u32> = self.attached.difference(&wanted).copied().collect();
-        self.kernel.detach(&leaving);
-        self.attached = &self.attached & &wanted;
+        let leaving = &self.kernel.attached() - &wanted;
+        self.kernel.detach(&Vec::from_iter(leaving));
         // One that another process detached by force is attached anew.
         let new: Vec<_> = needs
             .filter(|one| !self.kernel.is_attached(one.index))
             .collect();
         let carriers = Carriers::before_attaching(&new);
-        self.kernel.expect_limits(next.limits().flatten().count());
+        self.kernel.expect_limits(next.limits());
         for interface in new {
             self.kernel.attach(interface)?;
         }
-        self.attached = wanted;
         Ok(carriers)
     }
 
@@ -271,7 +257,6 @@ impl Running {
     fn serve(&mut self, next: &Plan) -> Result<(), RunError> {
         for interface in next.interfaces.iter().filter(|one| one.is_input) {
             self.kernel.serve(interface)?;
-            self.served.insert(interface.index);
         }
         let own = &OwnSource::of(&self.plan) | &OwnSource::of(next);
         Ok(self.kernel.set_own_sources(&own)?)
@@ -362,10 +347,8 @@ impl Running {
     }
 
     fn release_claims(&mut self, next: &Plan) {
-        let inputs = next.interfaces.iter().filter(|one| one.is_input);
-        let inputs: BTreeSet<u32> = inputs.map(|one| one.index).collect();
         let claimed: BTreeSet<u32> = self.claims.indices().collect();
-        for &index in claimed.difference(&inputs) {
+        for &index in claimed.difference(&inputs(next)) {
             self.claims.release(index);
         }
     }
@@ -402,6 +385,12 @@ fn wanted(plan: &Plan) -> impl Iterator<Item = (FlowKey, u32, Open)> {
         };
         Some((plan.flow_key(flow)?, id.position() as u32, open))
     })
+}
+
+/// The indices of the interfaces that `plan` receives from.
+fn inputs(plan: &Plan) -> BTreeSet<u32> {
+    let inputs = plan.interfaces.iter().filter(|one| one.is_input);
+    inputs.map(|one| one.index).collect()
 }
 
 fn name_of(plan: &Plan, index: u32) -> String {

@@ -1,9 +1,9 @@
 //! The status of everything, from the numbers of a report and from what is wanted and waits.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     process,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -84,6 +84,56 @@ impl Rates {
     }
 }
 
+/// What waits, each with its reason.
+struct Waits<'a> {
+    rules: HashMap<&'a str, &'a str>,
+    /// By rule and position.
+    outputs: HashMap<(&'a str, usize), &'a str>,
+    /// The interfaces that an enabled rule names, with the reason of the first that waits for it.
+    interfaces: HashMap<&'a str, Option<&'a str>>,
+}
+
+impl<'a> Waits<'a> {
+    fn of(state: &'a State) -> Self {
+        let rules = state.arrangement.pending_rules.iter();
+        let outputs = state.arrangement.pending_outputs.iter();
+        let mut waits = Self {
+            rules: rules
+                .map(|(rule, reason)| (rule.as_str(), &**reason))
+                .collect(),
+            outputs: outputs
+                .map(|(rule, position, reason)| ((rule.as_str(), *position), &**reason))
+                .collect(),
+            interfaces: HashMap::new(),
+        };
+        let rules = state.desired.rules().rules.rules.iter();
+        for rule in rules.filter(|rule| rule.enabled) {
+            let reason = waits.rules.get(rule.name.as_str()).copied();
+            waits.name(&rule.input.interface, reason);
+            for (position, output) in rule.outputs.iter().enumerate() {
+                let reason = waits.outputs.get(&(rule.name.as_str(), position)).copied();
+                waits.name(&output.interface, reason);
+            }
+        }
+        waits
+    }
+
+    /// A rule names an interface, and waits for `reason`, if it waits.
+    fn name(&mut self, interface: &'a str, reason: Option<&'a str>) {
+        let first = self.interfaces.entry(interface).or_default();
+        *first = first.or(reason);
+    }
+
+    /// Why an interface that a rule names is not in use.
+    fn interface(&self, name: &str) -> String {
+        match self.interfaces.get(name) {
+            Some(Some(reason)) => (*reason).to_owned(),
+            Some(None) => "the rules that name it wait for other interfaces".into(),
+            None => format!("only disabled rules name {}", quoted(name)),
+        }
+    }
+}
+
 /// The status of everything now.
 pub fn of(
     state: &State,
@@ -92,8 +142,9 @@ pub fn of(
     watcher: &Watcher,
     last_change: Option<LastChange>,
 ) -> Snapshot {
-    let rules = rules(state, report, rates);
-    let interfaces = interfaces(state, report);
+    let waits = Waits::of(state);
+    let rules = rules(state, &waits, report, rates);
+    let interfaces = interfaces(state, &waits, report);
     let mut problems = problems(state, report, rates);
     let used = state.running.plan.interfaces.iter();
     for interface in used.filter(|one| watcher.carries(one.index) == Some(false)) {
@@ -102,9 +153,7 @@ pub fn of(
     Snapshot {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: process::id(),
-        taken_at: SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs()),
+        taken_at: snapshot::now(),
         uptime_seconds: report.uptime_seconds,
         state: if problems.is_empty() {
             Health::Healthy
@@ -164,24 +213,12 @@ fn problems(state: &State, report: &Report, rates: &Rates) -> Vec<String> {
     problems
 }
 
-fn rules(state: &State, report: &Report, rates: &Rates) -> Vec<RuleStatus> {
+fn rules(state: &State, waits: &Waits<'_>, report: &Report, rates: &Rates) -> Vec<RuleStatus> {
     let added = state.desired.added();
     let reports: HashMap<&str, &RuleReport> = report
         .rules
         .iter()
         .map(|rule| (rule.name.as_str(), rule))
-        .collect();
-    let waiting: HashMap<&str, &str> = state
-        .arrangement
-        .pending_rules
-        .iter()
-        .map(|(rule, reason)| (rule.as_str(), &**reason))
-        .collect();
-    let outputs: BTreeMap<(&str, usize), &str> = state
-        .arrangement
-        .pending_outputs
-        .iter()
-        .map(|(rule, position, reason)| ((rule.as_str(), *position), &**reason))
         .collect();
     let none = Seen::default();
     let rules = state.desired.rules().rules.rules.iter();
@@ -190,7 +227,7 @@ fn rules(state: &State, report: &Report, rates: &Rates) -> Vec<RuleStatus> {
             let name = rule.name.as_str();
             let report = reports.get(name);
             let seen = rates.rules.get(name).unwrap_or(&none);
-            let reason = waiting.get(name).copied();
+            let reason = waits.rules.get(name).copied();
             let rule_state = match reason {
                 _ if !rule.enabled => snapshot::State::Disabled,
                 Some(_) => snapshot::State::Pending,
@@ -198,7 +235,7 @@ fn rules(state: &State, report: &Report, rates: &Rates) -> Vec<RuleStatus> {
             };
             let output = |(position, output): (usize, &crate::config::rules::Output)| {
                 let report = report.and_then(|report| report.outputs.get(position));
-                let waits = outputs.get(&(name, position)).copied();
+                let waits = waits.outputs.get(&(name, position)).copied();
                 OutputStatus {
                     interface: output.interface.clone(),
                     group: output.group,
@@ -237,7 +274,7 @@ fn rules(state: &State, report: &Report, rates: &Rates) -> Vec<RuleStatus> {
         .collect()
 }
 
-fn interfaces(state: &State, report: &Report) -> Vec<InterfaceStatus> {
+fn interfaces(state: &State, waits: &Waits<'_>, report: &Report) -> Vec<InterfaceStatus> {
     let plan = &state.running.plan;
     let used = report.interfaces.iter().zip(plan.interfaces.iter());
     let mut all: Vec<InterfaceStatus> = used
@@ -247,7 +284,7 @@ fn interfaces(state: &State, report: &Report) -> Vec<InterfaceStatus> {
     for name in state.desired.interfaces() {
         if !known.contains(&name) {
             all.push(InterfaceStatus {
-                reason: why_not(state, &name),
+                reason: waits.interface(&name),
                 name,
                 index: None,
                 state: snapshot::State::Pending,
@@ -276,45 +313,5 @@ fn in_use(report: &InterfaceReport, index: u32) -> InterfaceStatus {
         device_dropped: report.device_dropped,
         missed: report.missed,
         filter: numbers(&report.filter),
-    }
-}
-
-/// Why an interface that a rule names is not in use.
-fn why_not(state: &State, name: &str) -> String {
-    let rules = state.desired.rules().rules.rules.iter();
-    for rule in rules.filter(|rule| rule.enabled) {
-        let waiting = state.arrangement.pending_rules.iter();
-        let mut waiting = waiting.filter(|(waits, _)| *waits == rule.name);
-        if rule.input.interface == name
-            && let Some((_, reason)) = waiting.next()
-        {
-            return reason.to_string();
-        }
-        for (position, output) in rule.outputs.iter().enumerate() {
-            let outputs = state.arrangement.pending_outputs.iter();
-            let mut outputs =
-                outputs.filter(|(waits, at, _)| *waits == rule.name && *at == position);
-            if output.interface == name
-                && let Some((.., reason)) = outputs.next()
-            {
-                return reason.to_string();
-            }
-        }
-    }
-    let mut enabled = state
-        .desired
-        .rules()
-        .rules
-        .rules
-        .iter()
-        .filter(|rule| rule.enabled);
-    let named = enabled.any(|rule| {
-        let mut outputs = rule.outputs.iter();
-        rule.input.interface == name || outputs.any(|output| output.interface == name)
-    });
-    if named {
-        "the rules that name it wait for other interfaces".into()
-    } else {
-        format!("only disabled rules name {}", quoted(name))
     }
 }

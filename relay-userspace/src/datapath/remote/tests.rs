@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     config,
-    host::{HostFacts, InterfaceFacts, XdpFeatures, fixture::igb},
+    host::{XdpFeatures, fixture::in0_and_out0},
     plan::Constraints,
 };
 
@@ -25,19 +25,7 @@ fn plan(rules: &[Rule]) -> Plan {
     };
     let text: String = rules.iter().map(rule).collect();
     let all = XdpFeatures::BASIC | XdpFeatures::REDIRECT | XdpFeatures::XSK_ZEROCOPY;
-    let facts = ["in0", "out0"]
-        .into_iter()
-        .zip(1..)
-        .map(|(name, index)| InterfaceFacts {
-            xdp: Some(XdpFeatures::from_bits(all)),
-            ..igb(name, index)
-        });
-    let host_facts = HostFacts {
-        interfaces: facts.map(|facts| (facts.name.clone(), facts)).collect(),
-        cpus: 2,
-        gso_packets: true,
-        ..HostFacts::default()
-    };
+    let host_facts = in0_and_out0(all);
     let document = config::parse("relay.toml", &text).unwrap();
     plan::build(&document, &host_facts, &Constraints::default()).unwrap()
 }

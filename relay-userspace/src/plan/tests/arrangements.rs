@@ -50,7 +50,7 @@ fn where_all_is_there_the_arrangement_is_the_plan() {
     let document = document(&["in0 -> out0 out1", "in1 -> in1"], "");
     let (host, none) = (host(), Constraints::default());
     let found = arranged(&document, &host, &none);
-    assert_eq!(found.plan, build(&document, &host, &none).unwrap());
+    assert_eq!(*found.plan, build(&document, &host, &none).unwrap());
     assert_eq!(running(&found.plan), ["r1: 0 1", "r2: 0"]);
     assert_eq!(pending(&found), [""; 0]);
 }
@@ -198,7 +198,7 @@ fn a_disabled_rule_neither_runs_nor_waits_and_hinders_nothing() {
     let found = arranged(&document, &host(), &Constraints::default());
     assert_eq!(running(&found.plan), ["r1: 0"]);
     assert_eq!(pending(&found), [""; 0]);
-    assert_eq!(auto(&document, &host()).unwrap(), found.plan);
+    assert_eq!(auto(&document, &host()).unwrap(), *found.plan);
 }
 
 #[test]

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Meanwhile the rules change: another rule is added and removed over and over, and the feed loses
-//! nothing by it. Ends with the relay's own report beside the receivers' counts. The exit code is 0 only if every
-//! output received every datagram once, in order and whole, and the relay counted the same.
+//! nothing by it. Ends with the relay's own report beside the receivers' counts. The exit code is 0
+//! only if every output received every datagram once, in order and whole, and the relay counted the
+//! same.
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write, stdout};
@@ -220,8 +221,8 @@ fn send(
     Ok(())
 }
 
-/// Adds a rule to the running relay and removes it again, until `finished`. Returns how many changes
-/// that were.
+/// Adds a rule to the running relay and removes it again, until `finished`. Returns how many
+/// changes that were.
 fn change(relay: &RelayProcess, program: &Path, finished: impl Fn() -> bool) -> Result<u32> {
     const PAUSE: Duration = Duration::from_millis(400);
     let rule = Rule::new("another", "in0", Ipv4Addr::new(239, 255, 0, 1), 9000).output(

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use relay_tests::backend::Backend;
 use relay_tests::relay::RelayProcess;
-use relay_tests::rules::{Rule, transmit_by};
+use relay_tests::rules::{Rule, to_toml, transmit_by};
 use relay_tests::scenario::Receivers;
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
-use super::{file, under_traffic};
+use super::under_traffic;
 
 /// The rule that never changes, with 4 outputs on `out0`.
 fn steady() -> Rule {
@@ -68,7 +68,7 @@ fn o1_a_hundred_reloads_lose_nothing_of_a_rule_that_does_not_change(
             if number % 2 == 1 {
                 rules.reverse();
             }
-            let answer = relay.reload(&file(&rules))?;
+            let answer = relay.reload(&to_toml(&rules))?;
             ensure!(answer.code == Some(0), "reload {number}: {answer:?}");
         }
         Ok(())
@@ -79,11 +79,11 @@ fn o1_a_file_with_mistakes_changes_nothing_and_comes_back_with_its_places(
     backend: Backend,
 ) -> Result<()> {
     steady_beside(backend, &[steady()], 2_000, |relay| {
-        let broken = file(&[steady()]).replace("port = 5001", "port = 0");
+        let broken = to_toml(&[steady()]).replace("port = 5001", "port = 0");
         let answer = relay.reload(&broken)?;
         assert_eq!(answer.code, Some(78), "{answer:?}");
         assert!(answer.stderr.contains(":3:"), "{answer:?}");
-        let half = file(&[steady(), other(1)]);
+        let half = to_toml(&[steady(), other(1)]);
         let answer = relay.reload(&half[..half.len() / 2])?;
         assert_eq!(answer.code, Some(78), "{answer:?}");
         Ok(())
@@ -92,7 +92,7 @@ fn o1_a_file_with_mistakes_changes_nothing_and_comes_back_with_its_places(
 
 fn o1_a_reload_that_is_not_confirmed_in_time_is_taken_back(backend: Backend) -> Result<()> {
     steady_beside(backend, &[steady(), other(1)], 2_000, |relay| {
-        let answer = relay.reload_with(&file(&[steady()]), &["--confirm-within", "1"])?;
+        let answer = relay.reload_with(&to_toml(&[steady()]), &["--confirm-within", "1"])?;
         assert_eq!(answer.code, Some(0), "{answer:?}");
         assert_eq!(relay.rule_states()?, [("feed".into(), "active".into())]);
         let answer = relay.verb(&["disable", "feed"])?;
@@ -102,7 +102,7 @@ fn o1_a_reload_that_is_not_confirmed_in_time_is_taken_back(backend: Backend) -> 
         let came = relay_tests::background::eventually(Duration::from_secs(5), back);
         assert!(came.is_some(), "{}", relay.log());
         // A confirmed one stays.
-        let answer = relay.reload_with(&file(&[steady()]), &["--confirm-within", "1"])?;
+        let answer = relay.reload_with(&to_toml(&[steady()]), &["--confirm-within", "1"])?;
         assert_eq!(answer.code, Some(0), "{answer:?}");
         assert_eq!(relay.verb(&["confirm"])?.code, Some(0));
         std::thread::sleep(Duration::from_millis(1500));
@@ -116,7 +116,7 @@ fn o1_a_reload_that_is_not_confirmed_in_time_is_taken_back(backend: Backend) -> 
 
 fn o1_a_dry_run_says_what_would_change_and_changes_nothing(backend: Backend) -> Result<()> {
     steady_beside(backend, &[steady(), other(1)], 2_000, |relay| {
-        let answer = relay.reload_with(&file(&[steady(), other(2)]), &["--dry-run"])?;
+        let answer = relay.reload_with(&to_toml(&[steady(), other(2)]), &["--dry-run"])?;
         assert_eq!(answer.code, Some(0), "{answer:?}");
         for name in ["other-1", "other-2"] {
             assert!(answer.stdout.contains(name), "{answer:?}");
@@ -149,7 +149,7 @@ fn o2_a_rule_comes_and_goes_at_run_time_and_the_other_loses_nothing(
     };
     let (sent, ()) = under_traffic(&bed.sources[0], &steady(), 0, 2_000, || {
         assert_eq!(probe(0)?, 0, "there is no such rule");
-        let answer = relay.add(&file(&mine[1..]))?;
+        let answer = relay.add(&to_toml(&mine[1..]))?;
         assert_eq!(answer.code, Some(0), "{answer:?}");
         assert_eq!(probe(50)?, 50, "{}", relay.log());
         assert_eq!(relay.verb(&["disable", "other-1"])?.code, Some(0));
@@ -159,7 +159,7 @@ fn o2_a_rule_comes_and_goes_at_run_time_and_the_other_loses_nothing(
         assert_eq!(relay.verb(&["enable", "other-1"])?.code, Some(0));
         assert_eq!(probe(150)?, 50, "enabled again");
         // A reload would discard it, and says so.
-        let answer = relay.reload(&file(&mine[..1]))?;
+        let answer = relay.reload(&to_toml(&mine[..1]))?;
         assert_ne!(answer.code, Some(0), "{answer:?}");
         assert!(answer.stderr.contains("other-1"), "{answer:?}");
         assert!(answer.stderr.contains("--discard-runtime"), "{answer:?}");
@@ -189,7 +189,7 @@ fn an_output_is_added_to_a_running_rule_and_taken_away_again(backend: Backend) -
     let (sent, ()) = under_traffic(&bed.sources[0], &narrow, 0, 3_000, || {
         for _ in 0..10 {
             for rule in [&wide, &narrow] {
-                let answer = relay.reload(&file(std::slice::from_ref(rule)))?;
+                let answer = relay.reload(&to_toml(std::slice::from_ref(rule)))?;
                 ensure!(answer.code == Some(0), "{answer:?}");
                 std::thread::sleep(Duration::from_millis(50));
             }
@@ -234,7 +234,7 @@ fn rules_in_another_order_leave_through_the_same_rings() -> Result<()> {
                 0 => vec![first.clone(), mine[0].clone()],
                 _ => mine.to_vec(),
             };
-            let answer = relay.reload(&(file(&rules) + &rings))?;
+            let answer = relay.reload(&(to_toml(&rules) + &rings))?;
             ensure!(answer.code == Some(0), "{answer:?}");
             ensure!(!answer.stdout.contains("paused"), "{answer:?}");
             std::thread::sleep(Duration::from_millis(50));
@@ -268,7 +268,7 @@ fn ten_thousand_rules_are_replaced_within_a_second(backend: Backend) -> Result<(
             .chain((0..10_000).map(rule))
             .collect()
     };
-    let (first, second) = (file(&many(101)), file(&many(102)));
+    let (first, second) = (to_toml(&many(101)), to_toml(&many(102)));
     steady_beside(backend, &many(101), 2_000, |relay| {
         for text in [second, first] {
             let started = Instant::now();

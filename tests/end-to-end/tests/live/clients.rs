@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use relay_tests::backend::Backend;
 use relay_tests::relay::RelayProcess;
-use relay_tests::rules::Rule;
+use relay_tests::rules::{Rule, to_toml};
 use relay_tests::scenario::Receivers;
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 use relay_tests::unprivileged::{NOBODY, PublicCopy};
 
-use super::{file, under_traffic};
+use super::under_traffic;
 
 fn l2_hostile_clients_delay_neither_forwarding_nor_other_clients(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
@@ -129,7 +129,7 @@ fn l4_of_two_reloads_at_once_none_is_half_done(backend: Backend) -> Result<()> {
     for _ in 0..5 {
         thread::scope(|scope| -> Result<()> {
             let reloads: Vec<_> = [1, 2]
-                .map(|block| scope.spawn(move || file(&set(block))))
+                .map(|block| scope.spawn(move || to_toml(&set(block))))
                 .into_iter()
                 .map(|text| text.join().unwrap_or_default())
                 .map(|text| {

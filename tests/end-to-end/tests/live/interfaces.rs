@@ -10,14 +10,14 @@ use relay_tests::background::eventually;
 use relay_tests::netns::Namespace;
 use relay_tests::receiver::{Listen, UdpReceiver};
 use relay_tests::relay::RelayProcess;
-use relay_tests::rules::Rule;
+use relay_tests::rules::{Rule, to_toml};
 use relay_tests::scenario::Receivers;
 use relay_tests::sender::{Traffic, UdpSender};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 use relay_tests::veth::{End, Endpoint, connect};
 
-use super::{file, under_traffic};
+use super::under_traffic;
 
 /// How long the relay may take to forward again. The promise is a second; the rest is for a machine
 /// that is busy with other tests.
@@ -264,12 +264,12 @@ fn l5_reloads_while_an_interface_comes_and_goes(backend: Backend) -> Result<()> 
             });
             let rule = if round % 2 == 0 { &wide } else { &narrow };
             // It may be refused in the middle of a deletion; then all is as before.
-            let answer = relay.reload(&file(std::slice::from_ref(rule)))?;
+            let answer = relay.reload(&to_toml(std::slice::from_ref(rule)))?;
             ensure!(answer.code.is_some(), "{answer:?}");
             pulled.join().map_err(|_| anyhow::anyhow!("panicked"))?
         })?;
     }
-    let answer = relay.reload(&file(std::slice::from_ref(&wide)))?;
+    let answer = relay.reload(&to_toml(std::slice::from_ref(&wide)))?;
     assert_eq!(answer.code, Some(0), "{answer:?}");
     for (at, far) in ends.iter().enumerate() {
         let output = &wide.outputs[at];

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::Result;
-use relay_tests::rules::{Rule, to_toml};
+use relay_tests::rules::Rule;
 use relay_tests::sender::{Traffic, UdpSender};
 use relay_tests::tally::Stream;
 use relay_tests::veth::Endpoint;
@@ -42,9 +42,4 @@ fn under_traffic<T>(
         let sent = sent.map_err(|_| anyhow::anyhow!("the sender panicked"))??;
         Ok((sent, done?))
     })
-}
-
-/// The text of a rule file.
-fn file(rules: &[Rule]) -> String {
-    to_toml(rules)
 }

@@ -9,10 +9,8 @@ use nix::sys::signal::Signal;
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
 use relay_tests::relay::{RelayProcess, binary, run_arguments};
-use relay_tests::rules::Rule;
+use relay_tests::rules::{Rule, to_toml};
 use relay_tests::topology::Testbed;
-
-use super::file;
 
 /// How long the relay may take to notice a change of its file.
 const NOTICED: Duration = Duration::from_secs(5);
@@ -21,7 +19,7 @@ const NOTICED: Duration = Duration::from_secs(5);
 fn rules() -> (String, String) {
     let one = Rule::feed().outputs("out0", 1);
     let two = Rule::new("more", "in0", [239, 1, 9, 9].into(), 9000).outputs("out0", 2);
-    (file(std::slice::from_ref(&one)), file(&[one, two]))
+    (to_toml(std::slice::from_ref(&one)), to_toml(&[one, two]))
 }
 
 /// A folder with a rule file of one rule, removed when it is dropped.
