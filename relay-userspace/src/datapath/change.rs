@@ -25,9 +25,9 @@ use std::{
 };
 
 use super::{
-    batch::OpenRuns,
+    batch::{Batch, OpenRuns},
     flow_table::Flows,
-    stats::OutputStats,
+    stats::{OutputStats, WorkerStats},
     tx_socket::{self, TxSocket},
     uring::send_slots::SendSlots,
 };
@@ -45,6 +45,15 @@ pub struct Change {
     pub tx_sockets: NewTxSockets,
     /// On io_uring the send slots, if there must be more or fewer of them.
     pub send_slots: Option<SendSlots>,
+}
+
+impl Change {
+    /// Swaps the worker's flow table, and what goes with it in the batch, which must be empty.
+    pub fn swap_table<P>(&mut self, flows: &mut Flows, batch: &mut Batch<P>, stats: &WorkerStats) {
+        self.flows.take_over_from(flows, stats);
+        std::mem::swap(flows, &mut self.flows);
+        batch.resize(&mut self.open);
+    }
 }
 
 /// The TX sockets of a table: those that the worker has already, and new ones.

@@ -250,9 +250,7 @@ impl UringWorker {
             ..
         } = self;
         inbox.take(|change| {
-            change.flows.take_over_from(flows, stats);
-            std::mem::swap(flows, &mut change.flows);
-            batch.resize(&mut change.open);
+            change.swap_table(flows, batch, stats);
             ring.change(change, &stats.outputs);
         });
         inbox.settle(|taken| {

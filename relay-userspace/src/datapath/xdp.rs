@@ -292,9 +292,7 @@ impl XdpWorker {
             ..
         } = self;
         inbox.take(|change| {
-            change.flows.take_over_from(flows, stats);
-            std::mem::swap(flows, &mut change.flows);
-            batch.resize(&mut change.open);
+            change.swap_table(flows, batch, stats);
             let tx_sockets = tx_sockets.tx_sockets_mut();
             change.tx_sockets.swap(tx_sockets, &stats.outputs);
             for port in ports.iter_mut() {
