@@ -130,7 +130,6 @@ impl Commands {
             }
             Request::Undo => {
                 let desired = self.former.clone().ok_or(Refusal::NothingToUndo)?;
-                self.confirm_by = None;
                 Wanted::now("undo".into(), desired)
             }
             Request::Save => {
@@ -244,7 +243,12 @@ impl Commands {
                 // Where the former rules could not come back at once, they wait and come later.
                 let restored =
                     state.reconcile(OnRefusal::Wait, signals).is_ok() && state.waiting() <= waiting;
-                warn!("{what}: {error}. The rules are as before");
+                let now = if restored {
+                    "the rules are as before"
+                } else {
+                    "not all that ran before runs again"
+                };
+                warn!("{what}: {error}; {now}");
                 Err(refused(error, restored))
             }
         }
@@ -291,18 +295,19 @@ impl Commands {
         }
     }
 
-    /// Takes back a change that was not confirmed in time.
+    /// Takes back a change that was not confirmed in time. Where the former rules are refused, they
+    /// stay within reach of `undo`.
     pub fn take_back(&mut self, state: &mut State, signals: &Signals) {
         self.confirm_by = None;
-        let Some(desired) = self.former.take() else {
+        let Some(desired) = self.former.clone() else {
             return;
         };
         warn!("the last change was not confirmed in time: the former rules come back");
         let wanted = Wanted::now("not confirmed in time, taken back".into(), desired);
-        if let Err(refusal) = self.change(wanted, state, signals) {
-            warn!("the former rules cannot come back: {refusal}");
+        match self.change(wanted, state, signals) {
+            Ok(_) => self.former = None,
+            Err(refusal) => warn!("the former rules cannot come back: {refusal}"),
         }
-        self.former = None;
     }
 }
 

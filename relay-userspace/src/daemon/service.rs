@@ -145,6 +145,14 @@ impl Service {
         for note in &service.state.running.plan.notes {
             info!("{note}");
         }
+        if service.state.running.plan.is_on(Backend::IoUring)
+            && !privileges::may_exceed_buffer_limits()
+        {
+            info!(
+                "without CAP_NET_ADMIN the packet sockets have buffers of at most `sysctl \
+                 net.core.rmem_max` and `net.core.wmem_max`: bursts are lost earlier"
+            );
+        }
         service.state.log_waiting_since(&[]);
         keep_privileges();
         service.follow();
@@ -270,7 +278,10 @@ impl Service {
             }
         }
         running.settle();
-        self.publish();
+        let report = self.publish();
+        if let Some(line) = self.observer.line(report) {
+            info!("{line}");
+        }
     }
 
     /// Lets the service manager know that all threads turn, or notes the worker that does not.
@@ -292,10 +303,10 @@ impl Service {
         }
     }
 
-    /// Makes the counters and states known.
-    fn publish(&mut self) {
+    /// Makes the counters and states known. Returns the counters.
+    fn publish(&mut self) -> Report {
         let last_change = self.commands.last_change.clone();
-        let (status, line) = self
+        let (report, status) = self
             .observer
             .observe(&self.state, last_change, &self.watcher);
         self.manager.set_status(&match status.problems.first() {
@@ -303,9 +314,7 @@ impl Service {
             Some(first) => format!("{} problems: {first}", status.problems.len()),
         });
         self.mailbox.publish(status);
-        if let Some(line) = line {
-            info!("{line}");
-        }
+        report
     }
 
     /// Takes the watcher's news.

@@ -45,18 +45,23 @@ impl Observer {
         }
     }
 
-    /// The status now, and a line for the log if there is something to say.
+    /// The numbers and the status now.
     pub fn observe(
         &mut self,
         state: &State,
         last_change: Option<LastChange>,
         watcher: &Watcher,
-    ) -> (Snapshot, Option<String>) {
+    ) -> (Report, Snapshot) {
         let report = self.report(state, watcher);
         self.rates.take(&report);
         let snapshot = snapshot::of(state, &report, &self.rates, watcher, last_change);
-        let line = self.lines.after(report);
-        (snapshot, line)
+        (report, snapshot)
+    }
+
+    /// A line for the log if there is something to say about `report`, which follows that of the
+    /// last call by about a second.
+    pub fn line(&mut self, report: Report) -> Option<String> {
+        self.lines.after(report)
     }
 
     /// The numbers now.
