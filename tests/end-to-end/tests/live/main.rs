@@ -14,6 +14,15 @@ use relay_tests::sender::{Traffic, UdpSender};
 use relay_tests::tally::Stream;
 use relay_tests::veth::Endpoint;
 
+/// Becomes true when this is dropped.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Sends datagrams of flow `flow` to the input of `rule` from `source` at `rate` per second while
 /// `work` runs. Returns how many were sent, and what `work` returned.
 fn under_traffic<T>(
@@ -36,8 +45,11 @@ fn under_traffic<T>(
             }
             Ok(sent)
         });
-        let done = work();
-        over.store(true, Ordering::Relaxed);
+        let done = {
+            // Also where an assertion in `work` panics: the sender must not send for ever.
+            let _ends = SetOnDrop(&over);
+            work()
+        };
         let sent = sending.join();
         let sent = sent.map_err(|_| anyhow::anyhow!("the sender panicked"))??;
         Ok((sent, done?))
