@@ -36,7 +36,7 @@ impl Relay {
             command.args(["--backend", backend]);
         }
         command.arg(file.path());
-        let process = RelayProcess::start_command(command)
+        let process = RelayProcess::start_of_any_age(binary, command)
             .with_context(|| format!("starting {}", binary.display()))?;
         Ok(Self {
             process,

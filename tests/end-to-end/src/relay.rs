@@ -255,7 +255,22 @@ impl RelayProcess {
     pub fn start_command(mut command: Command) -> Result<Self> {
         let n = NEXT_FILE.fetch_add(1, Ordering::Relaxed);
         let control = env::temp_dir().join(format!("relay-test-{}-{n}.sock", std::process::id()));
-        command.arg("--control").arg(&control).stdin(Stdio::null());
+        command.arg("--control").arg(&control);
+        Self::start_ready(command, control)
+    }
+
+    /// The same with a relay of a commit that may be older than the control socket.
+    pub fn start_of_any_age(binary: &Path, command: Command) -> Result<Self> {
+        let help = Command::new(binary).args(["run", "--help"]).output();
+        let help = help.with_context(|| format!("asking {} for its help", binary.display()))?;
+        if String::from_utf8_lossy(&help.stdout).contains("--control") {
+            return Self::start_command(command);
+        }
+        Self::start_ready(command, PathBuf::new())
+    }
+
+    fn start_ready(mut command: Command, control: PathBuf) -> Result<Self> {
+        command.stdin(Stdio::null());
         let mut running = Process::spawn(command)?;
         if !running.wait_for_log("ready:", START_TIMEOUT) {
             let status = running.wait(Duration::ZERO)?;
