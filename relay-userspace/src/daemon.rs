@@ -7,7 +7,6 @@
 
 mod affinity;
 mod backoff;
-pub mod bell;
 mod carrier;
 pub mod claim;
 mod commands;

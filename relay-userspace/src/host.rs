@@ -3,6 +3,7 @@
 //! Everything comes from netlink and from ioctls on sockets of the calling thread, never from
 //! `/sys`: that shows the namespace it was mounted for, which need not be ours.
 
+mod bell;
 pub mod device_drops;
 mod ethtool;
 mod facts;
@@ -23,6 +24,7 @@ pub mod watch;
 #[cfg(test)]
 pub(crate) use self::facts::facts;
 pub use self::{
+    bell::Bell,
     facts::{HostError, HostFacts, InterfaceFacts, XdpFeatures, facts_for, with_carrier},
     gso_limits::GsoLimits,
     other_receivers::Bystanders,

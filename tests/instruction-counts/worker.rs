@@ -69,7 +69,7 @@ fn flows_by(tx_method: TxMethod, flows: u32, outputs: u8) -> Flows {
         worker,
         &Slots::in_order(&plan, worker),
         &links,
-        &Ports::of(&plan, worker),
+        &Ports::planned(&plan, worker),
     )
 }
 

@@ -21,7 +21,10 @@ use super::{
     rights::Owners,
     service::{Answers, Service},
 };
-use crate::daemon::{bell::Bell, privileges::give_up, requests::Handle};
+use crate::{
+    daemon::{privileges::give_up, requests::Handle},
+    host::Bell,
+};
 
 /// Where the control socket is, and who may open it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,9 +29,9 @@ use super::{
     rights::{Owners, Rights},
     status_texts::{Part, StatusTexts},
 };
-use crate::daemon::{
-    bell::Bell,
-    requests::{Answer, Handle, Refusal, Request},
+use crate::{
+    daemon::requests::{Answer, Handle, Refusal, Request},
+    host::Bell,
 };
 
 /// How long no client is accepted after the system has refused one, for want of descriptors.

@@ -70,9 +70,10 @@ pub fn needed(plan: &Plan) -> u64 {
         .iter()
         .map(|worker| {
             let ring = match worker.backend {
-                Backend::Xdp => 0,
-                // The ring and the packet socket that receives.
-                Backend::IoUring => 2,
+                // The bell, and the descriptor by which its sockets share their memory.
+                Backend::Xdp => 2,
+                // The bell, the ring, and the packet socket that receives.
+                Backend::IoUring => 3,
             };
             let tx_sockets = worker.tx_sockets.len() as u64;
             ring + A_PORT * worker.ports.len() as u64 + A_TX_SOCKET * tx_sockets

@@ -14,8 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::bell::Bell;
-use crate::observe::snapshot::Snapshot;
+use crate::{host::Bell, observe::snapshot::Snapshot};
 
 /// Requests that may wait. Each holds up to a rule file.
 const MOST: usize = 8;

@@ -2,12 +2,15 @@
 //!
 //! There is one way from any state to any plan ([`Running::apply`]), and the start, a reload, an
 //! interface that comes back and a command all take it. Workers that both plans have are kept: they
-//! get a new flow table between two batches and lose nothing. Only what the kernel ties to a bound
-//! socket (queue, mode, device, size of the chunks) costs a worker its life.
+//! get a new flow table between two batches and lose nothing, and ports come to them and go from them.
+//! Only what all their sockets share (mode, size of the chunks, CPU, all inputs) costs workers their
+//! lives.
 
 mod apply;
 mod drain;
+mod matched;
 mod plan_paths;
+mod ports;
 pub mod worker;
 
 use std::{
@@ -187,6 +190,7 @@ impl Running {
             self.leave_groups(&memberships::wanted(&self.plan));
         }
         for worker in &mut self.workers {
+            worker.remote.close_ports();
             for retired in worker.remote.retired() {
                 self.totals.retire(retired);
             }

@@ -9,7 +9,6 @@ use std::{
 use log::{error, info, warn};
 
 use super::{
-    bell::Bell,
     commands::Commands,
     desired::Desired,
     error::RunError,
@@ -26,6 +25,7 @@ use super::{
 };
 use crate::{
     config::Document,
+    host::Bell,
     observe::{log_line::Pace, report::Report},
     plan::Backend,
 };

@@ -56,7 +56,7 @@ pub fn wait_for_ever<'a>(fds: impl IntoIterator<Item = BorrowedFd<'a>>) -> bool 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::bell::Bell;
+    use crate::host::Bell;
 
     #[test]
     fn it_tells_which_of_the_open_ones_are_readable_and_ends_at_the_deadline() {

@@ -37,10 +37,13 @@ use self::{
     asker::Asker, ears::SharedTable, interface::Counters, mailbox::Mailbox, post::Following,
     post::Post,
 };
-use super::{bell::Bell, privileges};
+use super::privileges;
 use crate::{
     datapath::output_link::Link,
-    host::watch::{News, Questions},
+    host::{
+        Bell,
+        watch::{News, Questions},
+    },
     plan,
 };
 

@@ -5,7 +5,7 @@
 //! old one back, for control to free. So no batch ever sees two tables, and nothing ever sees half
 //! of one.
 //!
-//! Per round the worker looks at one flag. It takes the lock behind the flag only when the flag is
+//! Per round the worker looks at one flag. A worker that sleeps is woken by a [`Bell`]. It takes the lock behind the flag only when the flag is
 //! set, and only if it need not wait: control holds the lock for a few instructions, and not at all
 //! between handing a change over and getting the old table back.
 //!
@@ -14,6 +14,7 @@
 //! left or are given up, whatever came behind them.
 
 use std::{
+    io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{
@@ -21,7 +22,7 @@ use std::{
             Ordering::{AcqRel, Acquire, Relaxed, Release},
         },
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -30,7 +31,12 @@ use super::{
     stats::{OutputStats, WorkerStats},
     tx_socket::{self, TxSocket},
     uring::send_slots::SendSlots,
+    xdp::{
+        Chunks, Closed, Port,
+        port_change::{PortChange, PortMail},
+    },
 };
+use crate::host::Bell;
 
 /// What a worker swaps at once. After the swap it holds what the worker had before.
 #[derive(Debug)]
@@ -43,6 +49,8 @@ pub struct Change {
     pub open: OpenRuns,
     /// The TX sockets that the table refers to.
     pub tx_sockets: NewTxSockets,
+    /// On XDP the ports that the table refers to.
+    pub ports: Option<PortChange>,
     /// On io_uring the send slots, if there must be more or fewer of them.
     pub send_slots: Option<SendSlots>,
 }
@@ -103,7 +111,7 @@ impl NewTxSockets {
 }
 
 /// What control and a worker share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 pub struct Exchange {
     /// The worker must look: there is a change, or one that has not settled.
@@ -113,6 +121,8 @@ pub struct Exchange {
     /// The generation of the last change that has settled.
     settled: AtomicU64,
     mail: Mutex<Mail>,
+    /// Wakes the worker.
+    bell: Bell,
 }
 
 #[derive(Debug, Default)]
@@ -121,13 +131,40 @@ struct Mail {
     change: Option<Box<Change>>,
     /// Back from the worker.
     back: Option<Box<Change>>,
+    ports: PortMail,
 }
 
 impl Exchange {
+    /// With nothing in it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses an eventfd.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            calls: AtomicBool::new(false),
+            taken: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
+            mail: Mutex::default(),
+            bell: Bell::new()?,
+        })
+    }
+
     /// Hands a change over. Every earlier one must have come back.
     pub fn send(&self, change: Box<Change>) {
         self.lock().change = Some(change);
+        self.call();
+    }
+
+    /// Makes the worker look, and wakes it.
+    fn call(&self) {
         self.calls.store(true, Release);
+        self.bell.ring();
+    }
+
+    /// Wakes the worker.
+    pub fn wake(&self) {
+        self.bell.ring();
     }
 
     /// The generation of the last change that the worker has taken.
@@ -143,6 +180,30 @@ impl Exchange {
     /// What the worker has handed back.
     pub fn back(&self) -> Option<Box<Change>> {
         self.lock().back.take()
+    }
+
+    /// The ports that the worker has handed back, to be closed.
+    pub fn gone(&self) -> Vec<Port> {
+        std::mem::take(&mut self.lock().ports.gone)
+    }
+
+    /// Tells the worker what closed ports had.
+    pub fn closed(&self, closed: Vec<Closed>) {
+        if closed.is_empty() {
+            return;
+        }
+        let mut mail = self.lock();
+        let ports = &mut mail.ports;
+        let reclaimed = if ports.is_reclaimed {
+            std::mem::take(&mut ports.closed)
+        } else {
+            Vec::new()
+        };
+        ports.closed.extend(closed);
+        ports.is_reclaimed = false;
+        drop(mail);
+        self.call();
+        drop(reclaimed);
     }
 
     #[cfg(test)]
@@ -174,6 +235,11 @@ impl Inbox {
         }
     }
 
+    /// Rings when there may be something in the inbox, or when the worker shall stop.
+    pub fn bell(&self) -> &Bell {
+        &self.exchange.bell
+    }
+
     /// Whether the worker must look: [`Inbox::take`], and then [`Inbox::settle`].
     #[inline]
     pub fn calls(&self) -> bool {
@@ -203,6 +269,28 @@ impl Inbox {
         mail.back = Some(change);
         drop(mail);
         self.exchange.taken.store(generation, Release);
+    }
+
+    /// Hands back the ports that have `gone`, and frees what closed ones had. Whatever is left to do
+    /// calls the worker again.
+    #[cold]
+    pub fn exchange_ports(&mut self, gone: &mut Vec<Port>, chunks: &mut Chunks) {
+        let mut mail = match self.exchange.mail.try_lock() {
+            Ok(mail) => mail,
+            Err(TryLockError::Poisoned(mail)) => mail.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                self.exchange.calls.store(true, Relaxed);
+                return;
+            }
+        };
+        if mail.ports.exchange(gone, chunks) {
+            self.exchange.calls.store(true, Relaxed);
+        }
+    }
+
+    /// How long ago the last change was taken, if it has not settled.
+    pub fn unsettled_for(&self) -> Option<Duration> {
+        self.unsettled.map(|(_, taken)| taken.elapsed())
     }
 
     /// Reports the last change as settled if `is_settled` says that nothing is in flight from

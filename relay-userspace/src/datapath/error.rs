@@ -40,6 +40,10 @@ pub enum SetupError {
     /// The socket filter could not be put on a packet socket.
     #[error(transparent)]
     Filter(#[from] KernelError),
+    /// A plan whose worker has a port on an interface that is not in it, which is a defect of the
+    /// relay.
+    #[error("the plan has a port on an interface that it does not have: please report it")]
+    NoInterface,
     /// A plan that gives an io_uring worker no input, which is a defect of the relay.
     #[error("the plan has an io_uring worker without an input: please report it")]
     NoInput,
@@ -53,6 +57,9 @@ pub enum SetupError {
         /// What to do.
         remedy: String,
     },
+    /// The eventfd that wakes a worker.
+    #[error("cannot open an eventfd to wake a worker with: {0}; raise `ulimit -n`")]
+    Bell(io::Error),
     /// The counters of a worker could not grow.
     #[error(
         "cannot make room for the counters of a worker's rules and outputs: {0}; use fewer rules or outputs, or allow the relay more \

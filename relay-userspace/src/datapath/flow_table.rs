@@ -312,16 +312,20 @@ fn followed(
     followed.collect()
 }
 
-/// The ports of a worker, in its order: another plan may have them in another one, and without those
-/// whose interface has gone.
+/// The ports of a worker, in its order, which is not that of the plan.
 #[derive(Debug, Clone, Default)]
 pub struct Ports(Vec<(u32, u32)>);
 
 impl Ports {
-    /// The ports that `worker` of `plan` is bound with: the kernel's index of the interface, and the
-    /// queue.
+    /// With these ports: the kernel's index of the interface, and the queue.
     #[must_use]
-    pub fn of(plan: &Plan, worker: &plan::WorkerPlan) -> Self {
+    pub fn of(ports: impl IntoIterator<Item = (u32, u32)>) -> Self {
+        Self(ports.into_iter().collect())
+    }
+
+    /// The ports of `worker` of `plan` in the plan's order.
+    #[must_use]
+    pub fn planned(plan: &Plan, worker: &plan::WorkerPlan) -> Self {
         let ports = worker.ports.iter();
         let place =
             |port: &plan::Port| Some((plan.interfaces.get(port.interface)?.index, port.queue));

@@ -9,6 +9,8 @@
 //! One change is under way at a time: from `send` until `is_taken`. Flows and outputs that stay
 //! keep their counters, TX sockets that stay keep what waits in them.
 
+mod ports;
+
 use std::{os::fd::RawFd, sync::Arc};
 
 use super::{
@@ -22,6 +24,7 @@ use super::{
     tx_socket::{self, TxSocket},
     uring::send_slots::SendSlots,
     waiting::Waiting,
+    xdp::{Sockets, sockets},
 };
 use crate::plan::{self, Backend, Plan};
 
@@ -42,7 +45,8 @@ pub struct Remote {
     exchange: Arc<Exchange>,
     holds: Holds,
     backend: Backend,
-    ports: Ports,
+    /// On XDP the sockets of its ports.
+    sockets: Option<Sockets>,
     book: Book,
     links: Links,
     /// The outputs of its table that wait.
@@ -73,6 +77,7 @@ pub struct Prepared {
     links: Links,
     waiting: Arc<Waiting>,
     tx_sockets: Vec<Opened>,
+    ports: Option<sockets::Prepared>,
 }
 
 /// The counters of one output.
@@ -141,14 +146,16 @@ impl Remote {
         plan: &Plan,
         worker: &plan::WorkerPlan,
         holds: Holds,
+        sockets: Option<Sockets>,
     ) -> Result<(Self, First), SetupError> {
         let stats = WorkerStats::new(0, 0).map_err(SetupError::Counters)?;
+        let exchange = Exchange::new().map_err(SetupError::Bell)?;
         let mut remote = Self {
             stats: Arc::new(stats),
-            exchange: Arc::default(),
+            exchange: Arc::new(exchange),
             holds,
             backend: worker.backend,
-            ports: Ports::of(plan, worker),
+            sockets,
             book: Book::default(),
             links: Links::default(),
             waiting: Arc::default(),
@@ -170,8 +177,9 @@ impl Remote {
     }
 
     /// Makes ready that the worker forwards what `worker` of `plan` says, which must have the
-    /// worker's ports and input: opens TX sockets that are missing, and builds the table. For the
-    /// worker nothing changes.
+    /// worker's input: opens TX sockets that are missing, and builds the table. For the worker
+    /// nothing changes. Ports that are missing are bound by [`Self::bind_missing`]; ports that
+    /// `worker` does not have must be gone, see [`Self::prepare_without`].
     ///
     /// # Errors
     ///
@@ -181,6 +189,22 @@ impl Remote {
         &mut self,
         plan: &Plan,
         worker: &plan::WorkerPlan,
+    ) -> Result<Prepared, SetupError> {
+        self.prepare_without(plan, worker, &[])
+    }
+
+    /// The same with the ports that the worker has, but for `lost`, which are some of them: the
+    /// kernel's index of the interface, and the queue. Copies of outputs that have no port yet do
+    /// not leave.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::prepare`].
+    pub fn prepare_without(
+        &mut self,
+        plan: &Plan,
+        worker: &plan::WorkerPlan,
+        lost: &[(u32, u32)],
     ) -> Result<Prepared, SetupError> {
         if !self.is_taken() {
             return Err(SetupError::Untaken);
@@ -193,16 +217,16 @@ impl Remote {
             .map_err(SetupError::Counters)?;
         let links = Links::of(plan, worker, &self.links);
         let mut kept = vec![None; self.tx_sockets.len()];
-        let (mut places, mut tx_sockets) = (Vec::new(), Vec::new());
+        let (mut tx_places, mut tx_sockets) = (Vec::new(), Vec::new());
         for interface in worker.tx_sockets.iter() {
             let Some(interface) = plan.interfaces.get(*interface) else {
                 continue;
             };
             if let Some((at, opened)) = self.open_on(interface.index) {
                 if let Some(place) = kept.get_mut(at) {
-                    *place = Some(places.len());
+                    *place = Some(tx_places.len());
                 }
-                places.push(None);
+                tx_places.push(None);
                 tx_sockets.push(opened);
                 continue;
             }
@@ -213,14 +237,22 @@ impl Remote {
                 index: interface.index,
                 fd: tx_socket.fd(),
             });
-            places.push(Some(tx_socket));
+            tx_places.push(Some(tx_socket));
         }
         let waiting = assigned.slots.iter().flat_map(|slots| {
             let outputs = slots.waiting.iter();
             outputs.map(|&output| (slots.flow, output))
         });
         let waiting = Arc::new(Waiting::new(waiting, &self.stats));
-        let flows = Flows::new(plan, worker, &assigned.slots, &links, &self.ports);
+        let ports = self.sockets.as_ref();
+        let (ports, port_change) = ports
+            .map(|sockets| sockets.prepare(plan, worker, lost))
+            .unzip();
+        let places = match &ports {
+            Some(ports) => Ports::of(ports.keys()),
+            None => Ports::planned(plan, worker),
+        };
+        let flows = Flows::new(plan, worker, &assigned.slots, &links, &places);
         let flows = flows.with_waiting(Arc::clone(&waiting));
         let more_slots =
             self.backend == Backend::IoUring && tx_sockets.len() != self.tx_sockets.len();
@@ -229,7 +261,8 @@ impl Remote {
             open: OpenRuns::new(flows.len()),
             flows,
             send_slots: more_slots.then(|| SendSlots::new(tx_sockets.len())),
-            tx_sockets: NewTxSockets::new(kept.into(), places),
+            tx_sockets: NewTxSockets::new(kept.into(), tx_places),
+            ports: port_change,
         };
         Ok(Prepared {
             change: Box::new(change),
@@ -237,7 +270,13 @@ impl Remote {
             links,
             waiting,
             tx_sockets,
+            ports,
         })
+    }
+
+    /// Wakes the worker, so that it sees that it shall stop.
+    pub fn wake(&self) {
+        self.exchange.wake();
     }
 
     /// The worker's TX socket on the interface with this index, with its position, unless the
@@ -269,6 +308,9 @@ impl Remote {
         self.links = prepared.links;
         self.waiting = prepared.waiting;
         self.tx_sockets = prepared.tx_sockets;
+        if let (Some(sockets), Some(ports)) = (&mut self.sockets, prepared.ports) {
+            sockets.commit(ports);
+        }
         prepared.change
     }
 
@@ -354,7 +396,7 @@ impl Remote {
 
     /// Whether the worker has dealt with every frame that was in its RX rings, or its RX socket, at
     /// the moment of `mark`: a round that began later has found nothing, or the worker has taken as
-    /// many frames as they hold. A worker that sleeps answers when it wakes, within 0.2 s.
+    /// many frames as they hold.
     #[must_use]
     pub fn drained(&self, mark: &Mark) -> bool {
         let now = self.mark();

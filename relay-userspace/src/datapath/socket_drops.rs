@@ -34,7 +34,7 @@ impl KernelDrops {
 }
 
 /// The sockets that a worker receives from, for the drops in front of them. Valid as long as the
-/// worker lives.
+/// worker has them.
 #[derive(Debug, Clone)]
 pub enum Receivers {
     /// AF_XDP sockets.
@@ -46,43 +46,71 @@ pub enum Receivers {
 /// The drops of one worker's sockets since it began.
 #[derive(Debug)]
 pub struct SocketCounter {
-    receivers: Receivers,
+    sockets: Sockets,
+    /// The drops of sockets that are closed, and of the packet socket.
     sum: KernelDrops,
+}
+
+#[derive(Debug)]
+enum Sockets {
+    /// AF_XDP sockets, each with its last answer.
+    Xdp(Vec<(RawFd, KernelDrops)>),
+    IoUring(RawFd),
 }
 
 impl SocketCounter {
     /// A counter that has read nothing yet.
     pub fn new(receivers: Receivers) -> Self {
+        let unread = |socket| (socket, KernelDrops::default());
         Self {
-            receivers,
+            sockets: match receivers {
+                Receivers::Xdp(sockets) => Sockets::Xdp(sockets.into_iter().map(unread).collect()),
+                Receivers::IoUring(socket) => Sockets::IoUring(socket),
+            },
             sum: KernelDrops::default(),
         }
     }
 
     /// Asks the kernel. Once a socket is closed, its last answer stays.
     pub fn read(&mut self) {
-        match &self.receivers {
-            Receivers::Xdp(sockets) => {
-                let mut sum = KernelDrops::default();
-                for &socket in sockets {
-                    let Ok(drops) = xdp_drops(socket) else {
-                        return;
-                    };
-                    sum.rx_ring_full += drops.rx_ring_full;
-                    sum.rx_fill_ring_empty += drops.rx_fill_ring_empty;
-                    sum.rx_dropped += drops.rx_dropped;
+        match &mut self.sockets {
+            Sockets::Xdp(sockets) => {
+                for (socket, last) in sockets {
+                    if let Ok(drops) = xdp_drops(*socket) {
+                        *last = drops;
+                    }
                 }
-                self.sum = sum;
             }
-            Receivers::IoUring(socket) => {
+            Sockets::IoUring(socket) => {
                 self.sum.rx_socket_full += packet_drops(*socket).unwrap_or(0);
+            }
+        }
+    }
+
+    /// From now on the worker's AF_XDP sockets are these. To be called before one is closed that is
+    /// not among them, and after one was opened: descriptors are given to others again.
+    pub fn follow(&mut self, now: &[RawFd]) {
+        self.read();
+        let Sockets::Xdp(sockets) = &mut self.sockets else {
+            return;
+        };
+        for (_, last) in sockets.extract_if(.., |(socket, _)| !now.contains(socket)) {
+            self.sum.add(last);
+        }
+        for &socket in now {
+            if !sockets.iter().any(|(known, _)| *known == socket) {
+                sockets.push((socket, KernelDrops::default()));
             }
         }
     }
 
     /// The drops as last read.
     pub fn sum(&self) -> KernelDrops {
-        self.sum
+        let mut sum = self.sum;
+        if let Sockets::Xdp(sockets) = &self.sockets {
+            sockets.iter().for_each(|(_, last)| sum.add(*last));
+        }
+        sum
     }
 }
 

@@ -119,7 +119,7 @@ impl UringWorker {
         buffers: u16,
         attach: &dyn Fn(BorrowedFd<'_>) -> Result<(), KernelError>,
     ) -> Result<(Self, Remote), SetupError> {
-        let (remote, first) = Remote::new(plan, worker, Holds::Frames(SOCKET_HOLDS))?;
+        let (remote, first) = Remote::new(plan, worker, Holds::Frames(SOCKET_HOLDS), None)?;
         let Some(input) = worker.input.and_then(|at| plan.interfaces.get(at)) else {
             return Err(SetupError::NoInput);
         };
@@ -134,9 +134,9 @@ impl UringWorker {
         let socket = RxSocket::open(input, attach)?;
         first.stats.chunks.total.set(buffers.total());
         let worker = Self {
-            inbox: first.inbox,
             reading: Vec::with_capacity(buffers.total() as usize),
-            ring: Ring::new(ring, socket, first.tx_sockets, &buffers),
+            ring: Ring::new(ring, socket, first.tx_sockets, &buffers, first.inbox.bell()),
+            inbox: first.inbox,
             buffers,
             input: input.index,
             batch: Batch::new(BATCH, first.open),

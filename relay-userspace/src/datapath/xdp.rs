@@ -14,11 +14,13 @@
 
 mod kick;
 mod port;
+pub mod port_change;
 pub mod receive;
 pub mod ring_outputs;
 pub mod ring_sizes;
 pub mod sendmmsg;
 mod socket_mode;
+pub mod sockets;
 pub mod transmitter;
 pub mod tx_ring_account;
 mod tx_sockets;
@@ -27,7 +29,7 @@ mod umem_sizes;
 
 use std::{
     io,
-    os::fd::{BorrowedFd, RawFd},
+    os::fd::{AsRawFd as _, BorrowedFd},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -37,13 +39,17 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-pub use self::umem_sizes::chunk_count;
-use self::{
+pub use self::{
     port::Port,
+    sockets::{ReceivingSocket, Sockets},
+    umem::{Chunk, Chunks, Closed},
+    umem_sizes::chunk_count,
+};
+use self::{
+    port_change::Ports,
     ring_sizes::{BATCH, RX_SIZE},
     transmitter::Device,
     tx_sockets::TxSockets,
-    umem::{Chunk, Chunks},
 };
 use super::{
     batch::Batch,
@@ -56,10 +62,7 @@ use super::{
     timings::{DRAIN, SPIN, WAITING},
     tx_socket,
 };
-use crate::{
-    packet::Known,
-    plan::{self, Checksums, InterfaceId, Mode, Plan},
-};
+use crate::plan::{self, Mode, Plan};
 
 /// The longest that a worker sleeps before it checks whether it should stop.
 const IDLE_MS: u16 = 100;
@@ -80,38 +83,13 @@ const DRAINED: u64 = 2 * (RX_SIZE as u64).div_ceil(BATCH as u64);
 pub struct XdpWorker {
     inbox: Inbox,
     chunks: Chunks,
-    ports: Vec<Port>,
-    inputs: Vec<Input>,
+    ports: Ports,
     flows: Flows,
     batch: Batch<Chunk>,
     tx_sockets: TxSockets,
     /// The chunks that one port received. Its capacity is `BATCH`.
     received: Vec<Chunk>,
     stats: Arc<WorkerStats>,
-}
-
-/// A port that receives.
-#[derive(Debug, Clone, Copy)]
-struct Input {
-    /// The port's position in the worker's ports.
-    port: usize,
-    /// The kernel's index of the interface.
-    index: u32,
-    /// The port in the plan.
-    planned: plan::Port,
-    /// What is known of the UDP checksums of its frames.
-    known: Known,
-}
-
-/// A socket that receives, for an entry of the XSKMAP.
-#[derive(Debug, Clone, Copy)]
-pub struct ReceivingSocket {
-    /// The interface's id.
-    pub interface: InterfaceId,
-    /// The queue.
-    pub queue: u32,
-    /// The socket, valid as long as its worker lives.
-    pub fd: RawFd,
 }
 
 impl XdpWorker {
@@ -127,33 +105,19 @@ impl XdpWorker {
         mode: Mode,
         chunk_count: u32,
     ) -> Result<(Self, Remote), SetupError> {
-        let interface = |port: &plan::Port| plan.interfaces.get(port.interface);
         let chunks = Chunks::new(worker.chunk_size(plan, mode), chunk_count)?;
-        let mut ports = Vec::with_capacity(worker.ports.len());
-        let mut inputs = Vec::new();
-        for port in &worker.ports {
-            let Some(interface) = interface(port) else {
-                continue;
-            };
-            if port.receives {
-                inputs.push(Input {
-                    port: ports.len(),
-                    index: interface.index,
-                    planned: *port,
-                    known: known(interface),
-                });
-            }
-            let lends = umem_sizes::lends(worker, port, mode);
-            let bound = bind_patiently(&chunks, &interface.name, port.queue, mode, lends)?;
-            ports.push(bound);
-        }
-        let (remote, first) = Remote::new(plan, worker, Holds::Rounds(DRAINED))?;
+        let (sockets, all, inputs) = Sockets::bind(&chunks, plan, worker, mode)?;
+        let (remote, first) = Remote::new(plan, worker, Holds::Rounds(DRAINED), Some(sockets))?;
         first.stats.chunks.total.set(chunks.total());
         let worker = Self {
             inbox: first.inbox,
             chunks,
-            ports,
-            inputs,
+            ports: Ports {
+                poll_set: Vec::with_capacity(inputs.len() + 1),
+                all,
+                inputs,
+                leaving: Vec::new(),
+            },
             batch: Batch::new(BATCH, first.open),
             flows: first.flows,
             tx_sockets: TxSockets::new(first.tx_sockets),
@@ -169,8 +133,9 @@ impl XdpWorker {
     ///
     /// The error of the socket option.
     pub fn mode(&self) -> io::Result<Mode> {
-        self.ports
-            .first()
+        let mut ports = self.ports.all.iter();
+        ports
+            .next()
             .map_or(Ok(Mode::Copy), |port| socket_mode::mode(port.fd()))
     }
 
@@ -182,11 +147,11 @@ impl XdpWorker {
 
     /// The sockets that receive.
     pub fn receiving_sockets(&self) -> impl Iterator<Item = ReceivingSocket> {
-        self.inputs.iter().filter_map(|input| {
+        self.ports.inputs.iter().filter_map(|input| {
             Some(ReceivingSocket {
-                interface: input.planned.interface,
-                queue: input.planned.queue,
-                fd: self.ports.get(input.port)?.fd(),
+                interface: input.index,
+                queue: input.queue,
+                fd: self.ports.all.get(input.port)?.fd(),
             })
         })
     }
@@ -203,11 +168,17 @@ impl XdpWorker {
     ///
     /// The error of the kick.
     pub fn fill(&mut self) -> io::Result<()> {
-        for port in &mut self.ports {
+        self.fill_last(self.ports.all.len())?;
+        self.publish_chunks();
+        Ok(())
+    }
+
+    /// The same for the last ports, so many of them.
+    fn fill_last(&mut self, count: usize) -> io::Result<()> {
+        for port in self.ports.all.iter_mut().rev().take(count) {
             port.refill(&mut self.chunks)?;
             port.kick_receiver()?;
         }
-        self.publish_chunks();
         Ok(())
     }
 
@@ -215,7 +186,6 @@ impl XdpWorker {
     /// frames on their way, and counts those that stay. A worker that `owns_cpu` looks for frames a
     /// while before it sleeps.
     pub fn run(&mut self, stop: &AtomicBool, owns_cpu: bool) {
-        let mut poll_set: Vec<PollFd<'static>> = Vec::with_capacity(self.inputs.len());
         let mut idle_since: Option<Instant> = None;
         while !stop.load(Relaxed) {
             if self.poll_once() {
@@ -223,7 +193,7 @@ impl XdpWorker {
             } else if owns_cpu && idle_since.get_or_insert_with(Instant::now).elapsed() < SPIN {
                 std::hint::spin_loop();
             } else {
-                self.sleep(&mut poll_set);
+                self.sleep();
             }
         }
         self.drain();
@@ -236,19 +206,19 @@ impl XdpWorker {
             self.attend();
         }
         self.flows.follow_links();
-        for port in &mut self.ports {
+        for port in &mut self.ports.all {
             port.begin_round(&mut self.chunks);
         }
         tx_socket::retry_all(self.tx_sockets.tx_sockets_mut(), &self.stats.outputs);
-        for input in &self.inputs {
+        for input in &self.ports.inputs {
             let Self {
                 chunks,
-                ports,
                 flows,
                 batch,
                 stats,
                 ..
             } = self;
+            let ports = &mut self.ports.all;
             if let Some(port) = ports.get_mut(input.port) {
                 port.receive(chunks, &mut self.received);
             }
@@ -265,7 +235,7 @@ impl XdpWorker {
             }
         }
         self.kick();
-        for port in &mut self.ports {
+        for port in &mut self.ports.all {
             // A refused wakeup shows in `device()` at the next kick; it loses no frame.
             let _ = port.refill(&mut self.chunks);
         }
@@ -279,15 +249,18 @@ impl XdpWorker {
     }
 
     /// Takes a change, if there is one, and sees whether the last one has settled. Between two
-    /// rounds no batch is open.
+    /// rounds no batch is open, and no chunk is in the worker's hands.
     #[cold]
     fn attend(&mut self) {
+        let mut new = 0;
         let Self {
             inbox,
+            chunks,
             ports,
             flows,
             batch,
             tx_sockets,
+            received,
             stats,
             ..
         } = self;
@@ -295,19 +268,35 @@ impl XdpWorker {
             change.swap_table(flows, batch, stats);
             let tx_sockets = tx_sockets.tx_sockets_mut();
             change.tx_sockets.swap(tx_sockets, &stats.outputs);
-            for port in ports.iter_mut() {
+            if let Some(change) = &mut change.ports {
+                new = ports.swap(change);
+            }
+            for port in &mut ports.all {
                 port.begin_settling();
             }
         });
+        ports.discard(chunks, received, stats);
+        ports.work_off(chunks, &stats.outputs);
+        let waited = inbox.unsettled_for();
+        let have_left = waited.is_none_or(|waited| ports.have_left(waited));
+        if have_left {
+            ports.give_up(chunks, &stats.outputs);
+        }
         inbox.settle(|taken| {
             let mut tx_sockets = tx_sockets.tx_sockets().iter();
-            ports.iter().all(Port::is_settled)
+            have_left
+                && ports.all.iter().all(Port::is_settled)
                 && tx_sockets.all(|tx_socket| tx_socket.is_settled(taken))
         });
+        if have_left {
+            inbox.exchange_ports(&mut ports.leaving, chunks);
+        }
+        // A refused kick shows at the next one; it loses no frame.
+        let _ = self.fill_last(new);
     }
 
     fn kick(&mut self) {
-        for port in &mut self.ports {
+        for port in &mut self.ports.all {
             if port.waiting() > 0 {
                 port.kick(&mut self.chunks, &self.stats.outputs);
             }
@@ -320,16 +309,25 @@ impl XdpWorker {
         self.stats.chunks.in_flight.set(self.chunks.in_flight());
     }
 
-    /// Waits for a frame, for a time that depends on the frames on their way. `poll_set` has room
-    /// for all inputs.
-    fn sleep(&self, poll_set: &mut Vec<PollFd<'static>>) {
+    /// Waits for a frame, for a time that depends on the frames on their way.
+    fn sleep(&mut self) {
         if tx_socket::any_waits(self.tx_sockets.tx_sockets()) {
             std::thread::sleep(WAITING);
             return;
         }
+        let Ports {
+            all,
+            inputs,
+            leaving,
+            poll_set,
+        } = &mut self.ports;
         poll_set.clear();
-        for input in &self.inputs {
-            let Some(port) = self.ports.get(input.port) else {
+        // SAFETY: the bell is open as long as the inbox, and the set is emptied before the next
+        // `poll`.
+        let bell = unsafe { BorrowedFd::borrow_raw(self.inbox.bell().fd().as_raw_fd()) };
+        poll_set.push(PollFd::new(bell, PollFlags::POLLIN));
+        for input in inputs {
+            let Some(port) = all.get(input.port) else {
                 continue;
             };
             if port.waiting() > 0 && port.device() == Device::Ready {
@@ -340,13 +338,14 @@ impl XdpWorker {
             // Copies that wait for a device that is down have time, and so have frames that arrive
             // on it: `poll` leaves this port out.
             if !port.transmits_when_polled() {
-                // SAFETY: the sockets live as long as `self`, and `poll_set` is not read after this
-                // call.
+                // SAFETY: the socket is open as long as the port is among `all`, and the set is
+                // emptied before the next `poll` and when the ports change.
                 let fd = unsafe { BorrowedFd::borrow_raw(port.fd()) };
                 poll_set.push(PollFd::new(fd, PollFlags::POLLIN));
             }
         }
-        let mut on_their_way = self.ports.iter().filter(|port| port.outstanding() > 0);
+        let on_their_way = all.iter().chain(leaving.iter());
+        let mut on_their_way = on_their_way.filter(|port| port.outstanding() > 0);
         let timeout = match on_their_way.clone().next() {
             None => IDLE_MS,
             Some(_) if on_their_way.any(|port| port.device() == Device::Ready) => BUSY_MS,
@@ -354,56 +353,33 @@ impl XdpWorker {
         };
         // An interrupted `poll` does no harm: the caller looks at everything again.
         let _ = poll(poll_set, PollTimeout::from(timeout));
+        let rung = poll_set.first().and_then(PollFd::any);
+        if rung == Some(true) {
+            self.inbox.bell().silence();
+        }
     }
 
     /// Gives frames in flight a moment to leave, then counts the rest.
     fn drain(&mut self) {
         let deadline = Instant::now() + DRAIN;
         while self.poll_once() && Instant::now() < deadline {}
+        // The ports that go are closed with the others now.
+        self.ports.all.append(&mut self.ports.leaving);
         while Instant::now() < deadline
-            && (self.ports.iter().any(|port| port.outstanding() > 0)
+            && (self.ports.all.iter().any(|port| port.outstanding() > 0)
                 || tx_socket::any_waits(self.tx_sockets.tx_sockets()))
         {
             tx_socket::retry_all(self.tx_sockets.tx_sockets_mut(), &self.stats.outputs);
             self.kick();
-            for port in &mut self.ports {
+            for port in &mut self.ports.all {
                 port.reap(&mut self.chunks);
             }
             std::thread::sleep(WAITING);
         }
-        for port in &mut self.ports {
+        for port in &mut self.ports.all {
             port.abandon(&mut self.chunks, &self.stats.outputs);
         }
         tx_socket::abandon_all(self.tx_sockets.tx_sockets_mut(), &self.stats.outputs);
         self.publish_chunks();
-    }
-}
-
-/// What is known of the UDP checksums of frames that an XDP program gets from `interface`.
-fn known(interface: &plan::Interface) -> Known {
-    match interface.checksums {
-        Some(Checksums::Complete) => Known::Complete,
-        Some(Checksums::ByValue | Checksums::Told) | None => Known::Nothing,
-    }
-}
-
-/// Binds, and retries for a while if a closed socket still holds the queue.
-fn bind_patiently(
-    chunks: &Chunks,
-    interface: &str,
-    queue: u32,
-    mode: Mode,
-    lends: u32,
-) -> Result<Port, SetupError> {
-    let deadline = Instant::now() + BIND_PATIENCE;
-    loop {
-        match Port::bind(chunks, interface, queue, mode, lends) {
-            Err(SetupError::Bind { error, .. })
-                if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
-            {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            other => return other,
-        }
     }
 }

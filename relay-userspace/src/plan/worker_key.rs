@@ -1,7 +1,9 @@
-//! What a worker is set up with, and cannot change while it runs.
+//! What a worker is set up with.
 //!
 //! Two workers of two plans with the same key are the same worker: it can go on with other flows and
-//! other TX sockets. Ids are positions in one plan, so a key has the kernel's interface indices.
+//! other TX sockets. And a worker with AF_XDP sockets can get and lose ports while it runs
+//! ([`WorkerKey::can_become`]); the rest cannot change. Ids are positions in one plan, so a key has
+//! the kernel's interface indices.
 
 use std::collections::HashMap;
 
@@ -11,7 +13,7 @@ use super::{
     model::{Mode, Plan, WorkerPlan},
 };
 
-/// Everything of a worker that cannot change while it runs. Unique in its plan.
+/// Everything of a worker but its flows and its TX sockets. Unique in its plan.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct WorkerKey {
     /// What moves its frames.
@@ -28,6 +30,44 @@ pub struct WorkerKey {
     pub chunk_size: u32,
     /// On io_uring, how many workers share the flows of its input, itself among them; 0 on XDP.
     pub fanout: u32,
+}
+
+impl WorkerKey {
+    /// Whether a worker with this key can become one with the key `next` while it runs: the ports
+    /// may be others, but it goes on to receive somewhere. Returns how many queues it goes on to
+    /// receive from.
+    #[must_use]
+    pub fn can_become(&self, next: &Self) -> Option<usize> {
+        let same = self.backend == Backend::Xdp
+            && self.backend == next.backend
+            && self.cpu == next.cpu
+            && self.mode == next.mode
+            && self.chunk_size == next.chunk_size;
+        let stays = |port: &&PortKey| port.receives && next.receives_from(port.queue());
+        let staying = self.ports.iter().filter(stays).count();
+        (same && staying > 0).then_some(staying)
+    }
+
+    /// Whether it has a port on a queue of an interface.
+    #[must_use]
+    pub fn has(&self, queue: (u32, u32)) -> bool {
+        self.ports.iter().any(|port| port.queue() == queue)
+    }
+
+    /// Whether it receives from a queue of an interface.
+    #[must_use]
+    pub fn receives_from(&self, queue: (u32, u32)) -> bool {
+        let mut ports = self.ports.iter();
+        ports.any(|port| port.receives && port.queue() == queue)
+    }
+}
+
+impl PortKey {
+    /// The kernel's interface index, and the queue.
+    #[must_use]
+    pub const fn queue(&self) -> (u32, u32) {
+        (self.interface, self.queue)
+    }
 }
 
 /// One (interface, queue) pair of a worker.

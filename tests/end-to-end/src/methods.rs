@@ -113,12 +113,16 @@ impl Method {
                 bed.relay.tool("tc", &queue)?;
             }
         }
-        let tables = match (self.backend, self.tx) {
+        RelayProcess::start_with(&bed.relay, self.backend, rules, &self.tables(rules))
+    }
+
+    /// The tables of a rule file that make copies of `rules` leave by this method.
+    pub fn tables(self, rules: &[Rule]) -> String {
+        match (self.backend, self.tx) {
             (Backend::IoUring, _) => String::new(),
             (Backend::Xdp, TxMethod::Ring) => transmit_by(rules, "xsk"),
             (Backend::Xdp, _) => transmit_by(rules, "segmented"),
-        };
-        RelayProcess::start_with(&bed.relay, self.backend, rules, &tables)
+        }
     }
 
     /// Opens the sockets of a source whose datagrams leave the relay by this method.

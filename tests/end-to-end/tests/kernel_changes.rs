@@ -198,10 +198,7 @@ fn a_socket_gets_frames_from_when_it_is_set_until_it_is_cleared() -> Result<()> 
     })?;
     let index = on.input(0)?.index;
     let mut sockets = worker.receiving_sockets();
-    let socket = sockets.find(|socket| {
-        let interface = on.plan.interfaces.get(socket.interface);
-        interface.is_some_and(|interface| interface.index == index)
-    });
+    let socket = sockets.find(|socket| socket.interface == index);
     let fd = socket.context("a socket of in0")?.fd;
     drop(sockets);
     on.kernel.set_socket(index, 0, fd)?;

@@ -2,8 +2,9 @@
 //!
 //! The order keeps every frame of a rule that does not change: groups are joined and sockets opened
 //! first; then the kernel stops matching what no rule wants any more, and the workers deal with
-//! what had been matched; then the kept workers get their new tables; and only then the kernel
-//! matches what is new. A step that the kernel refuses ends the change with an error. What runs is
+//! what had been matched; then kept workers lose the ports that they no longer need; then new
+//! workers and new ports are bound, and the kept workers get their new tables; and only then the
+//! kernel matches what is new. A step that the kernel refuses ends the change with an error. What runs is
 //! then less than before, but whole, and the next call goes on from there, to the former plan or to
 //! another one.
 
@@ -16,7 +17,7 @@ use std::{
 use log::error;
 use relay_common::abi::FlowKey;
 
-use super::{Applied, Open, Running, drain, worker::RunningWorker};
+use super::{Applied, Open, Running, drain, matched::Matched, worker::RunningWorker};
 use crate::{
     daemon::{
         affinity,
@@ -35,14 +36,6 @@ use crate::{
 /// How long leaving groups may take at once. The rest is left later, a second's work at a time.
 const LEAVING: Duration = Duration::from_millis(200);
 
-/// Which worker of the next plan each running one becomes.
-struct Matched {
-    /// By position among the workers of the next plan: the number of the running one that is kept.
-    kept: Vec<Option<usize>>,
-    /// The running workers that end, by number.
-    ended: BTreeSet<usize>,
-}
-
 impl Running {
     /// Makes `next` run, with the least disturbance of what runs already.
     ///
@@ -52,7 +45,7 @@ impl Running {
     pub fn apply(&mut self, next: &Arc<Plan>, signals: &Signals) -> Result<Applied, RunError> {
         self.culprit = None;
         let keys = plan::worker_keys(next);
-        let matched = self.matched(&keys);
+        let matched = self.matched(next, &keys);
         let all_kept = matched.ended.is_empty() && !matched.kept.contains(&None);
         let whole = self.open.len() == next.flows.len() && self.is_attached_for(next);
         if all_kept && whole && next.runs_as(&self.plan) {
@@ -73,26 +66,29 @@ impl Running {
         let groups = memberships::wanted(next);
         self.memberships
             .join_missing(&groups, |index| name_of(next, index))?;
-        let prepared = self.prepare(next, &matched)?;
+        let mut prepared = self.prepare(next, &matched, &keys)?;
 
         let mut applied = Applied {
             changed: true,
-            kept: prepared.len(),
+            kept: matched.kept.iter().flatten().count(),
             ..Applied::default()
         };
         let pausing = self.pausing(&matched);
         let pause_began = Instant::now();
         self.close_flows(next, &pausing, &matched.ended);
         applied.ended = self.end_workers(&matched.ended);
+        self.take_ports(next, &matched, &keys)?;
         let carriers = self.attach(next)?;
         carriers.wait(signals);
         self.serve(next)?;
         let bound = self.bind(next, &matched)?;
+        self.bind_ports(next, &matched, &mut prepared)?;
         // Some drivers reset the NIC again when a queue is bound.
         carriers.wait(signals);
         applied.started = bound.len();
         self.start(next, &keys, bound)?;
         self.hand_over(prepared)?;
+        self.use_ports(&matched, &keys)?;
         self.open_flows(next)?;
         for &index in &pausing {
             applied.paused.insert(name_of(&self.plan, index));
@@ -119,7 +115,7 @@ impl Running {
     /// The interfaces whose rules would pause if `next` ran, each with why.
     #[must_use]
     pub fn would_pause(&self, next: &Plan) -> Vec<String> {
-        let matched = self.matched(&plan::worker_keys(next));
+        let matched = self.matched(next, &plan::worker_keys(next));
         let pausing = self.pausing(&matched).into_iter();
         pausing
             .map(|index| {
@@ -131,50 +127,19 @@ impl Running {
             .collect()
     }
 
-    /// Finds the workers that both plans have. Workers that share an input through a fanout are
-    /// kept together or not at all.
-    fn matched(&self, keys: &[WorkerKey]) -> Matched {
-        let mut running: HashMap<WorkerKey, Vec<usize>> = HashMap::new();
-        for worker in self.workers.iter().rev() {
-            let key = worker.key_now().filter(|_| !worker.has_ended());
-            if let Some(key) = key {
-                running.entry(key).or_default().push(worker.number);
-            }
-        }
-        let mut kept: Vec<Option<usize>> = keys
-            .iter()
-            .map(|key| running.get_mut(key).and_then(Vec::pop))
-            .collect();
-        let broken: BTreeSet<u32> = keys
-            .iter()
-            .zip(&kept)
-            .filter(|(_, kept)| kept.is_none())
-            .filter_map(|(key, _)| key.input)
-            .collect();
-        for (key, kept) in keys.iter().zip(&mut kept) {
-            if key.input.is_some_and(|input| broken.contains(&input)) {
-                *kept = None;
-            }
-        }
-        let numbers = self.workers.iter().map(|worker| worker.number);
-        let ended = numbers.filter(|&number| !kept.contains(&Some(number)));
-        Matched {
-            ended: ended.collect(),
-            kept,
-        }
-    }
-
-    /// Opens what kept workers need in addition, and makes their tables. By the worker's number.
+    /// Opens what kept workers need in addition, and makes their tables; not for those that must
+    /// lose ports first. By the worker's number.
     fn prepare(
         &mut self,
         next: &Plan,
         matched: &Matched,
+        keys: &[WorkerKey],
     ) -> Result<Vec<(usize, Prepared)>, RunError> {
         let mut prepared = Vec::new();
-        for (planned, number) in next.workers.iter().zip(&matched.kept) {
-            let mut workers = self.workers.iter_mut();
-            let worker = workers.find(|worker| Some(worker.number) == *number);
-            if let Some(worker) = worker {
+        for (place, worker) in matched.kept_workers(&mut self.workers) {
+            if let (Some(planned), Some(key)) = (next.workers.get(place), keys.get(place))
+                && worker.loses(key).is_empty()
+            {
                 prepared.push((worker.number, worker.remote.prepare(next, planned)?));
             }
         }
@@ -281,10 +246,8 @@ impl Running {
                     error,
                 })?;
                 for socket in worker.receiving_sockets() {
-                    if let Some(interface) = next.interfaces.get(socket.interface) {
-                        self.kernel
-                            .set_socket(interface.index, socket.queue, socket.fd)?;
-                    }
+                    self.kernel
+                        .set_socket(socket.interface, socket.queue, socket.fd)?;
                 }
             }
             all.push((position, bound));

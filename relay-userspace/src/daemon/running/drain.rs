@@ -1,5 +1,5 @@
-//! Waiting for workers: until they have dealt with what had been matched, and until they have taken
-//! a new flow table.
+//! Waiting for workers: until they have dealt with what had been matched, until they have taken a
+//! new flow table, and until the ports are closed that they have lost.
 
 use std::{
     thread,
@@ -8,12 +8,15 @@ use std::{
 
 use super::worker::RunningWorker;
 
-/// How often control looks. A worker that sleeps wakes up within 100 ms by itself.
+/// How often control looks.
 const LOOK_EVERY: Duration = Duration::from_micros(200);
 /// How long frames that had been matched may take to be dealt with.
 const DRAINED: Duration = Duration::from_millis(250);
 /// How long a frame takes at most from the kernel program into the socket.
 const MATCHED: Duration = Duration::from_millis(1);
+/// How long the copies in a port may take to leave before it is closed, and the worker to hand it
+/// back.
+const CLOSED: Duration = Duration::from_millis(500);
 /// How long a worker may take to take its table. One that takes longer hangs.
 const TAKEN: Duration = Duration::from_secs(2);
 
@@ -28,10 +31,10 @@ pub fn matched_frames(workers: &[&RunningWorker]) {
     let marks: Vec<_> = workers.iter().map(|one| one.remote.mark()).collect();
     let deadline = Instant::now() + DRAINED;
     wait(deadline, || {
-        workers
-            .iter()
-            .zip(&marks)
-            .all(|(one, mark)| one.has_ended() || one.remote.drained(mark))
+        let working = workers.iter().zip(&marks);
+        let working = working.filter(|(one, mark)| !one.has_ended() && !one.remote.drained(mark));
+        // An empty round counts, and a worker that sleeps makes none.
+        working.inspect(|(one, _)| one.remote.wake()).count() == 0
     });
 }
 
@@ -50,6 +53,19 @@ pub fn tables_taken(workers: &mut [RunningWorker]) -> Option<usize> {
         late.is_none()
     });
     late
+}
+
+/// Waits until the ports that `workers` have lost are closed. One that hands them back later closes
+/// them later.
+pub fn ports_closed(workers: &mut [RunningWorker]) {
+    let deadline = Instant::now() + CLOSED;
+    wait(deadline, || {
+        let open = workers.iter_mut();
+        // Of all workers, not only up to the first that still has some.
+        let open =
+            open.filter_map(|one| (!one.has_ended() && !one.remote.close_ports()).then_some(()));
+        open.count() == 0
+    });
 }
 
 fn wait(deadline: Instant, mut done: impl FnMut() -> bool) {

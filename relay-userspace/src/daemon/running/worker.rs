@@ -19,7 +19,7 @@ use crate::{
     },
     datapath::{Bound, Remote, Worker, socket_drops::SocketCounter},
     host::socket_options,
-    plan::{Backend, Mode, WorkerKey},
+    plan::{Backend, Mode, PortKey, WorkerKey},
 };
 
 /// A worker's thread, and what control knows of it.
@@ -101,6 +101,27 @@ impl RunningWorker {
         ports.map(|port| port.interface).chain(self.key.input)
     }
 
+    /// The ports that it cannot have as a worker with the key `next`, or that have gone: the
+    /// kernel's interface index, and the queue.
+    pub fn loses(&self, next: &WorkerKey) -> Vec<(u32, u32)> {
+        let ports = self.key.ports.iter().map(PortKey::queue);
+        let lost = ports.filter(|port| self.gone.contains(&port.0) || !next.has(*port));
+        lost.collect()
+    }
+
+    /// It has taken a table without these ports, which it still has to hand back.
+    pub fn has_lost(&mut self, lost: &[(u32, u32)]) {
+        self.key.ports.retain(|port| !lost.contains(&port.queue()));
+        self.gone.clear();
+        self.count_drops();
+    }
+
+    /// Reads the drops in front of its sockets, and from now on those of the ones that it has now.
+    pub fn count_drops(&mut self) {
+        let now: Vec<_> = self.remote.receiving_sockets().map(|one| one.fd).collect();
+        self.drops.follow(&now);
+    }
+
     /// What it can still do: its key without the ports of interfaces that have gone. `None` if
     /// nothing is left.
     pub fn key_now(&self) -> Option<WorkerKey> {
@@ -121,6 +142,7 @@ impl RunningWorker {
     /// Asks it to end, after the frames that have arrived.
     pub fn halt(&self) {
         self.halt.store(true, Relaxed);
+        self.remote.wake();
     }
 
     /// Waits for its end.

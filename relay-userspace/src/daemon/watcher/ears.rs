@@ -8,9 +8,12 @@ use std::{
 
 use super::{interface::linked, post::Post};
 use crate::{
-    daemon::{bell::Bell, wait::wait_for_ever},
+    daemon::wait::wait_for_ever,
     datapath::output_link::{Link, State},
-    host::watch::{Heard, News},
+    host::{
+        Bell,
+        watch::{Heard, News},
+    },
 };
 
 /// What is listened for. Control and the thread that asks write it; it is locked for moments.

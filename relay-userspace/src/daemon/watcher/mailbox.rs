@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::daemon::bell::Bell;
+use crate::host::Bell;
 
 /// The most reasons that wait. More would tell an operator nothing, and all are in the log.
 const MOST_REASONS: usize = 16;

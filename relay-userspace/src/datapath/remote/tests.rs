@@ -41,7 +41,8 @@ struct Worker {
 impl Worker {
     fn new(rules: &[Rule]) -> Self {
         let plan = plan(rules);
-        let (remote, first) = Remote::new(&plan, &plan.workers[0], Holds::Rounds(16)).unwrap();
+        let (remote, first) =
+            Remote::new(&plan, &plan.workers[0], Holds::Rounds(16), None).unwrap();
         Self {
             remote,
             inbox: first.inbox,

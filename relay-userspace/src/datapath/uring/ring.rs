@@ -21,20 +21,25 @@ use super::{
     rx_socket::{Fanout, RxSocket},
     send_slots::SendSlots,
 };
-use crate::datapath::{
-    batch::Frame,
-    change::Change,
-    error::SetupError,
-    gso_packets::Message,
-    stats::{Dropped, OutputStats, WorkerStats},
-    tx_socket::{self, TxSocket},
-    vnet_header::VnetHeader,
+use crate::{
+    datapath::{
+        batch::Frame,
+        change::Change,
+        error::SetupError,
+        gso_packets::Message,
+        stats::{Dropped, OutputStats, WorkerStats},
+        tx_socket::{self, TxSocket},
+        vnet_header::VnetHeader,
+    },
+    host::Bell,
 };
 
 /// Entries of the submission queue. When it is full, the ring submits it.
 const SUBMISSIONS: u32 = 256;
 /// Marks the completions of the receive. Sends are marked with their slots.
 const RECEIVE: u64 = u64::MAX;
+/// Marks the completions of the bell.
+const BELL: u64 = u64::MAX - 2;
 /// Marks the completion of the receive's cancellation.
 const CANCEL: u64 = u64::MAX - 1;
 
@@ -53,6 +58,10 @@ pub struct Ring {
     /// Arrivals not read yet. Its capacity is the number of buffers.
     pub(super) arrivals: Vec<Arrival>,
     receive: Receive,
+    /// Wakes the worker.
+    bell: RawFd,
+    /// A completion comes when the bell rings.
+    listens: bool,
     /// How often the kernel refused a call.
     refusals: u64,
 }
@@ -100,12 +109,14 @@ pub fn ring(completions: u32) -> io::Result<IoUring> {
 }
 
 impl Ring {
-    /// A ring, not enabled yet, with its sockets and send slots.
+    /// A ring, not enabled yet, with its sockets and send slots. The `bell` must be open as long as
+    /// the ring.
     pub fn new(
         ring: IoUring,
         input: RxSocket,
         tx_sockets: Vec<TxSocket>,
         buffers: &Buffers,
+        bell: &Bell,
     ) -> Self {
         let slots = SendSlots::new(tx_sockets.len());
         Self {
@@ -116,6 +127,8 @@ impl Ring {
             arrivals: Vec::with_capacity(buffers.total() as usize),
             slots,
             receive: Receive::Disabled,
+            bell: bell.fd().as_raw_fd(),
+            listens: false,
             refusals: 0,
         }
     }
@@ -149,7 +162,7 @@ impl Ring {
     /// calling thread's.
     #[inline]
     pub fn arm(&mut self) {
-        if self.receive != Receive::Armed {
+        if self.receive != Receive::Armed || !self.listens {
             self.arm_anew();
         }
     }
@@ -162,6 +175,15 @@ impl Ring {
                 return;
             }
             self.receive = Receive::Ended;
+        }
+        if !self.listens {
+            // Nobody silences the bell: every ring makes a completion.
+            let entry = opcode::PollAdd::new(types::Fd(self.bell), libc::POLLIN as u32)
+                .multi(true)
+                .build()
+                .user_data(BELL);
+            // SAFETY: no pointers.
+            self.listens = unsafe { self.push(&entry) };
         }
         if self.receive == Receive::Ended {
             let socket = types::Fd(self.input());
@@ -380,6 +402,7 @@ impl Ring {
             slots,
             arrivals,
             receive,
+            listens,
             ..
         } = self;
         if ring.submission().cq_overflow() {
@@ -397,6 +420,7 @@ impl Ring {
                     }
                     receive::received(&entry, arrivals, buffers, stats);
                 }
+                BELL => *listens = cqueue::more(entry.flags()),
                 CANCEL => {}
                 slot => {
                     let slot = slot as u32;

@@ -10,7 +10,7 @@ use std::{
 
 use nix::errno::Errno;
 use xsk_rs::{
-    CompQueue, FillQueue, RxQueue, Socket, TxQueue,
+    CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem,
     config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig},
     umem::frame::FrameDesc,
 };
@@ -42,6 +42,10 @@ pub struct Port {
     lent: u32,
     /// How many of them there shall be.
     lends: u32,
+    /// What its chunks are known by.
+    tag: u16,
+    /// The kernel's index of the interface, and the queue.
+    key: (u32, u32),
     mode: Mode,
     /// Frames ever queued, when [`Self::begin_settling`] was last called.
     queued_then: u32,
@@ -87,17 +91,19 @@ impl Rings for TxRings {
 }
 
 impl Port {
-    /// Binds a socket to a queue, whose FILL ring shall hold `lends` chunks.
+    /// Binds a socket to a queue of an interface, given by name and index, whose FILL ring shall hold `lends` chunks. No other port of the
+    /// UMEM may have the same `tag`.
     ///
     /// # Errors
     ///
     /// The kernel's refusal, with interface, queue and mode.
     pub fn bind(
-        chunks: &Chunks,
-        interface: &str,
+        umem: &Umem,
+        (interface, index): (&str, u32),
         queue: u32,
         mode: Mode,
         lends: u32,
+        tag: u16,
     ) -> Result<Self, SetupError> {
         let failed = |error: io::Error| SetupError::Bind {
             interface: interface.into(),
@@ -124,7 +130,7 @@ impl Port {
         // SAFETY: each (interface, queue) is bound once, by the one worker that owns it in the
         // plan, and the ring pair that comes with it is kept together with the socket in this
         // `Port`.
-        let (tx, rx, rings) = unsafe { Socket::new(config, chunks.umem(), &name, queue) }
+        let (tx, rx, rings) = unsafe { Socket::new(config, umem, &name, queue) }
             .map_err(|error| failed(os_error(&error)))?;
         let (fill, completion) =
             rings.ok_or_else(|| failed(io::Error::from_raw_os_error(libc::EBUSY)))?;
@@ -134,6 +140,8 @@ impl Port {
             fill,
             lent: 0,
             lends,
+            tag,
+            key: (index, queue),
             mode,
             queued_then: 0,
             batch: vec![FrameDesc::default(); BATCH].into(),
@@ -192,6 +200,32 @@ impl Port {
         self.transmitter.kick(chunks, stats);
     }
 
+    /// The kernel's index of the interface, and the queue.
+    pub fn key(&self) -> (u32, u32) {
+        self.key
+    }
+
+    /// What its chunks are known by.
+    pub fn tag(&self) -> u16 {
+        self.tag
+    }
+
+    /// From now on the FILL ring shall hold `lends` chunks. Where it holds more, it gets none until
+    /// as many were received into.
+    pub fn set_lends(&mut self, lends: u32) {
+        self.lends = lends;
+    }
+
+    /// See [`Transmitter::leave`].
+    pub fn leave(&mut self, chunks: &mut Chunks, stats: &[OutputStats]) {
+        self.transmitter.leave(chunks, stats);
+    }
+
+    /// See [`Transmitter::not_back`].
+    pub fn not_back(&self) -> Box<[FrameDesc]> {
+        self.transmitter.not_back()
+    }
+
     /// See [`Transmitter::abandon`].
     pub fn abandon(&mut self, chunks: &mut Chunks, stats: &[OutputStats]) {
         self.transmitter.abandon(chunks, stats);
@@ -226,7 +260,7 @@ impl Port {
             while count < self.batch.len() && self.lent + (count as u32) < self.lends {
                 let Some(chunk) = chunks.take() else { break };
                 self.batch[count] = chunk.desc();
-                chunks.filled(chunk);
+                chunks.filled(chunk, self.tag);
                 count += 1;
             }
             if count == 0 {

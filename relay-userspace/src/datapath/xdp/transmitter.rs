@@ -355,6 +355,31 @@ impl<R: Rings> Transmitter<R> {
         }
     }
 
+    /// Before its socket is closed, while others of the UMEM go on, counts the frames that the
+    /// kernel has not taken. In zero copy their chunks are among [`Self::not_back`].
+    pub fn leave(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
+        match self.mode {
+            Mode::Copy => self.give_up(home, stats, Dropped::UnsentAtExit),
+            Mode::ZeroCopy => {
+                let waiting = self.ledger.leave();
+                self.count_all(waiting, stats, Dropped::UnsentAtExit);
+            }
+        }
+    }
+
+    /// Once its socket is closed, the descriptors that will not come back. None in copy mode, where
+    /// they may come back in any order: chunks that the kernel has not given back by then stay in
+    /// flight until the worker ends.
+    pub fn not_back(&self) -> Box<[R::Desc]> {
+        if self.mode == Mode::Copy {
+            return Box::default();
+        }
+        let slots = self.ledger.not_back().slots();
+        slots
+            .filter_map(|slot| self.descs.get(slot).copied())
+            .collect()
+    }
+
     fn give_up(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats], reason: Dropped) {
         let waiting = self.ledger.abandon();
         self.count_all(waiting, stats, reason);

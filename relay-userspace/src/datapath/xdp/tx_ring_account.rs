@@ -145,6 +145,25 @@ impl Ledger {
         self.completed = self.completed.wrapping_add(count.min(not_back));
     }
 
+    /// Gives up the descriptors that wait, but not their chunks: they have not come back.
+    pub fn leave(&mut self) -> Taken {
+        let waiting = Taken {
+            first: self.taken,
+            count: self.waiting(),
+        };
+        self.submitted = self.queued;
+        self.taken = self.queued;
+        waiting
+    }
+
+    /// The descriptors that have not come back, if they come back in order.
+    pub fn not_back(&self) -> Taken {
+        Taken {
+            first: self.completed,
+            count: self.outstanding(),
+        }
+    }
+
     /// Gives up the descriptors that wait: the kernel never takes them. Their chunks are the
     /// caller's again.
     pub fn abandon(&mut self) -> Taken {

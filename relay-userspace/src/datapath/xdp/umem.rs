@@ -30,6 +30,33 @@ impl Chunk {
     }
 }
 
+/// What a port had when its socket was closed, for [`Chunks::reclaim`].
+#[derive(Debug)]
+pub struct Closed {
+    /// The port's tag.
+    tag: u16,
+    /// Its descriptors that will not come back.
+    in_flight: Box<[FrameDesc]>,
+    /// Room for a mark per chunk.
+    is_free: Box<[bool]>,
+}
+
+impl Closed {
+    /// A port of a UMEM with `chunks` chunks.
+    pub(super) fn new(tag: u16, in_flight: Box<[FrameDesc]>, chunks: u32) -> Self {
+        Self {
+            tag,
+            in_flight,
+            is_free: vec![false; chunks as usize].into(),
+        }
+    }
+
+    /// The port's tag.
+    pub(super) fn tag(&self) -> u16 {
+        self.tag
+    }
+}
+
 /// The chunks of one UMEM and where each of them is.
 #[derive(Debug)]
 pub struct Chunks {
@@ -42,6 +69,8 @@ pub struct Chunks {
     free: Vec<u32>,
     /// Descriptors in flight, by the chunk's number.
     references: Box<[u16]>,
+    /// The tag of the port that each chunk was last lent to, by the chunk's number.
+    lent_to: Box<[u16]>,
     fill: u64,
     in_flight: u64,
     /// Deliberately wrong: a chunk is free again with its first completed descriptor.
@@ -79,6 +108,7 @@ impl Chunks {
             shift: size.trailing_zeros(),
             free: (0..count).rev().collect(),
             references: vec![0; count as usize].into(),
+            lent_to: vec![0; count as usize].into(),
             fill: 0,
             in_flight: 0,
             #[cfg(feature = "poison-chunks")]
@@ -124,10 +154,14 @@ impl Chunks {
         self.release(self.number(&chunk.0));
     }
 
-    /// Moves a chunk from the worker's hands into a FILL ring. The ring must take the descriptor
-    /// now.
+    /// Moves a chunk from the worker's hands into the FILL ring of the port with this tag. The ring
+    /// must take the descriptor now.
     #[inline]
-    pub(super) fn filled(&mut self, _chunk: Chunk) {
+    pub(super) fn filled(&mut self, chunk: Chunk, to: u16) {
+        let number = self.number(&chunk.0);
+        if let Some(lent_to) = self.lent_to.get_mut(number as usize) {
+            *lent_to = to;
+        }
         self.fill += 1;
     }
 
@@ -174,6 +208,30 @@ impl Chunks {
             if *references == 0 {
                 self.in_flight -= 1;
                 self.release(number);
+            }
+        }
+    }
+
+    /// Frees all chunks that a port had whose socket is closed: neither the kernel nor the device
+    /// reads or writes them any more. The worker must have no chunk in its hands.
+    ///
+    /// A chunk that is not free and not in flight is lent, to the port that it was last lent to.
+    pub(super) fn reclaim(&mut self, closed: &mut Closed) {
+        for desc in &closed.in_flight {
+            self.completed(desc);
+        }
+        closed.is_free.fill(false);
+        for &number in &self.free {
+            if let Some(is_free) = closed.is_free.get_mut(number as usize) {
+                *is_free = true;
+            }
+        }
+        let chunks = self.lent_to.iter().zip(&self.references);
+        let lent = chunks.zip(&mut closed.is_free).zip(0_u32..);
+        for (((&lent_to, &references), is_free), number) in lent {
+            if lent_to == closed.tag && references == 0 && !*is_free {
+                self.fill = self.fill.saturating_sub(1);
+                self.free.push(number);
             }
         }
     }

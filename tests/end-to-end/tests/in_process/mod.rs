@@ -23,7 +23,7 @@ pub struct SetUp {
 pub struct Feeds {
     pub remote: Remote,
     _memberships: Memberships,
-    _kernel: Kernel,
+    pub kernel: Kernel,
 }
 
 #[allow(
@@ -98,7 +98,7 @@ impl SetUp {
             let feeds = Feeds {
                 remote,
                 _memberships: memberships,
-                _kernel: kernel,
+                kernel,
             };
             Ok(Self { worker, feeds })
         })
@@ -111,9 +111,7 @@ fn by_xdp(plan: &Plan, kernel: &mut Kernel, chunks: Option<u32>) -> Result<(Work
     let (mut worker, remote) = xdp::XdpWorker::bind(plan, planned, Mode::Copy, chunks)?;
     worker.fill()?;
     for socket in worker.receiving_sockets() {
-        let interface = plan.interfaces.get(socket.interface);
-        let index = interface.context("an interface")?.index;
-        kernel.set_socket(index, socket.queue, socket.fd)?;
+        kernel.set_socket(socket.interface, socket.queue, socket.fd)?;
     }
     Ok((Worker::Xdp(Box::new(worker)), remote))
 }

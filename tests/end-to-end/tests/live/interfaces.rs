@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_secs(3);
 
 /// Makes the wire between the relay's `near` and `far` anew, with their names and addresses, as a
 /// device that was plugged in again would have them. The indices are new.
-fn plug(near: &Endpoint, far: &Endpoint) -> Result<(Endpoint, Endpoint)> {
+pub fn plug(near: &Endpoint, far: &Endpoint) -> Result<(Endpoint, Endpoint)> {
     let end = |of: &Endpoint| End {
         namespace: Arc::clone(&of.namespace),
         interface: of.interface.clone(),

@@ -3,6 +3,7 @@
 mod changes;
 mod clients;
 mod interfaces;
+mod ports;
 mod rule_file;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,9 +1,8 @@
-//! A bell: other threads ring it, and the main thread waits for it together with its other file
-//! descriptors.
+//! A bell: other threads ring it, and a thread waits for it together with its other file descriptors.
 //!
 //! What there is to do is never in the bell itself. A thread leaves its message first and rings
-//! then; the main thread silences the bell first and reads the messages then. So no message waits
-//! without a ring.
+//! then; the one that waits silences the bell first and reads the messages then. So no message
+//! waits without a ring.
 
 use std::{
     io,

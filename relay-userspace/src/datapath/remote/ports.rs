@@ -1,0 +1,47 @@
+//! The AF_XDP ports of a worker, from control's side.
+
+use super::{Prepared, Remote};
+use crate::{
+    datapath::{
+        error::SetupError,
+        xdp::{ReceivingSocket, Sockets},
+    },
+    plan::{self, Plan},
+};
+
+impl Remote {
+    /// Binds the ports that `prepared`, of the same `plan`, needs and the worker does not have.
+    ///
+    /// # Errors
+    ///
+    /// The first refusal.
+    pub fn bind_missing(&self, plan: &Plan, prepared: &mut Prepared) -> Result<(), SetupError> {
+        let change = prepared.change.ports.as_mut();
+        match (&self.sockets, &mut prepared.ports, change) {
+            (Some(sockets), Some(ports), Some(change)) => sockets.bind_missing(plan, ports, change),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the worker's UMEM has chunks enough for the ports of `worker`.
+    #[must_use]
+    pub fn has_room_for(&self, worker: &plan::WorkerPlan) -> bool {
+        let mut sockets = self.sockets.iter();
+        sockets.all(|sockets| sockets.has_room_for(worker))
+    }
+
+    /// The AF_XDP sockets that receive.
+    pub fn receiving_sockets(&self) -> impl Iterator<Item = ReceivingSocket> + '_ {
+        self.sockets.iter().flat_map(Sockets::receiving)
+    }
+
+    /// Closes the ports that the worker has handed back since a table without them, and lets it
+    /// free what they had. Returns whether all of them are closed.
+    pub fn close_ports(&mut self) -> bool {
+        let Some(sockets) = &mut self.sockets else {
+            return true;
+        };
+        self.exchange.closed(sockets.close(self.exchange.gone()));
+        !sockets.has_leaving()
+    }
+}
