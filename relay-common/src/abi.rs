@@ -23,6 +23,9 @@ pub const OWN: &str = "OWN";
 pub const LIMITS: &str = "LIMITS";
 /// Per-CPU array of `u64`: how many datagrams were above each of [`LIMITS`].
 pub const OVER_LIMIT: &str = "OVER_LIMIT";
+/// Hash map from [`FlowKey`] to [`CameBack`]: the flows of which copies of this relay came back. Once
+/// it is full, others that come back are counted alone.
+pub const CAME_BACK: &str = "CAME_BACK";
 /// XSKMAP: AF_XDP sockets, by slot. Only the XDP program has it.
 pub const SOCKETS: &str = "SOCKETS";
 /// Per-CPU array of `u64`: [`Counter::COUNT`] for every interface slot.
@@ -37,6 +40,8 @@ pub const MAX_FLOWS: u32 = 65_536;
 /// How many sources the copies of one relay can leave with: two per interface, and twice as many
 /// while they change.
 pub const MAX_OWN: u32 = 4 * MAX_INTERFACES;
+/// How many flows [`CAME_BACK`] has room for.
+pub const MAX_CAME_BACK: u32 = 1024;
 
 /// What the kernel programs match a datagram by.
 #[repr(C)]
@@ -157,6 +162,34 @@ impl OwnKey {
     }
 }
 
+/// The last copy of this relay that came back as a datagram of a flow.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CameBack {
+    /// When, in nanoseconds since boot.
+    pub at: u64,
+    /// Its Ethernet source.
+    pub from: Mac,
+    /// Its IPv4 source, as [`Addresses::source`] has it.
+    pub source: u32,
+    /// Zero.
+    padding: u32,
+}
+
+impl CameBack {
+    /// One that came back at `at` with these addresses.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(at: u64, addresses: &Addresses) -> Self {
+        Self {
+            at,
+            from: addresses.from,
+            source: addresses.source,
+            padding: 0,
+        }
+    }
+}
+
 /// Where the sockets and counters of an interface are, and its Ethernet address.
 #[repr(C, align(8))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,10 +230,11 @@ impl InterfaceValue {
 const _: () = assert!(size_of::<FlowKey>() == 12 && align_of::<FlowKey>() == 4);
 const _: () = assert!(size_of::<FlowValue>() == 8 && size_of::<InterfaceValue>() == 8);
 const _: () = assert!(size_of::<OwnKey>() == 8);
+const _: () = assert!(size_of::<CameBack>() == 24);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{FlowKey, FlowValue, InterfaceValue, LimitValue, OwnKey};
+    use super::{CameBack, FlowKey, FlowValue, InterfaceValue, LimitValue, OwnKey};
 
     // SAFETY: `repr(C)`, plain integers, no padding (asserted above), valid for every bit pattern.
     unsafe impl aya::Pod for FlowKey {}
@@ -212,4 +246,6 @@ mod pod {
     unsafe impl aya::Pod for OwnKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for LimitValue {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for CameBack {}
 }

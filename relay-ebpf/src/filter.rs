@@ -22,7 +22,7 @@ use relay_common::{
     wire::{self, Bytes, Datagram, StrippedTag},
 };
 
-use crate::shared::{admit, count, interface_value};
+use crate::shared::{admit, came_back, count, interface_value};
 
 /// How many bytes of the frame the socket gets: none, or all.
 const REFUSE: i64 = 0;
@@ -67,6 +67,9 @@ pub fn relay_filter(ctx: SkBuffContext) -> i64 {
             match admit(skb.ifindex, &datagram, &addresses, datagrams) {
                 Ok(()) => (ACCEPT, Counter::Redirected, datagrams()),
                 Err(counter @ (Counter::OwnFrame | Counter::OverLimit)) => {
+                    if matches!(counter, Counter::OwnFrame) {
+                        came_back::note(skb.ifindex, &Packet(&ctx), stripped_tag(skb), value.mac);
+                    }
                     (REFUSE, counter, datagrams())
                 }
                 Err(counter) => (REFUSE, counter, 1),

@@ -14,7 +14,7 @@
 mod shared;
 
 use aya_ebpf::{
-    bindings::xdp_action,
+    bindings::{xdp_action, xdp_md},
     helpers::bpf_redirect_map,
     macros::{map, xdp},
     maps::XskMap,
@@ -26,7 +26,7 @@ use relay_common::{
     wire::{self, Bytes},
 };
 
-use crate::shared::{admit, count, interface_value};
+use crate::shared::{admit, came_back, count, interface_value};
 
 #[map]
 static SOCKETS: XskMap = XskMap::with_max_entries(MAX_INTERFACES * MAX_QUEUES, 0);
@@ -99,12 +99,30 @@ pub fn relay_xdp(ctx: XdpContext) -> u32 {
         return xdp_action::XDP_PASS;
     };
     let (action, counter) = decide(&ctx, interface, value);
+    if matches!(counter, Counter::OwnFrame) {
+        own_frame(ctx.ctx);
+    }
     if matches!(counter, Counter::PassNoSocket) {
         no_socket(&ctx, interface, value);
     } else {
         count(value, counter, 1);
     }
     action
+}
+
+/// Notes who brought a copy of this relay back. A call, which takes nothing but the context, so that
+/// frames that the relay takes keep nothing for it.
+#[inline(never)]
+fn own_frame(ctx: *mut xdp_md) {
+    let ctx = XdpContext::new(ctx);
+    let interface = ctx.ingress_ifindex() as u32;
+    let packet = Packet {
+        start: ctx.data(),
+        end: ctx.data_end(),
+    };
+    if let Some(value) = interface_value(interface) {
+        came_back::note(interface, &packet, None, value.mac);
+    }
 }
 
 /// Counts a frame whose queue no socket serves, and logs that once per CPU and interface, however

@@ -4,6 +4,8 @@
 //! Each program is an object of its own with its own set of these maps, so that the socket filter
 //! can be loaded where nothing else of the relay may be.
 
+pub mod came_back;
+
 use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
     macros::map,

@@ -9,6 +9,7 @@ mod backlog;
 pub mod batch;
 mod change;
 mod error;
+mod expired;
 pub mod flow_table;
 pub mod gso_packets;
 mod mapping;
@@ -27,8 +28,9 @@ pub mod xdp;
 
 pub use self::{
     error::SetupError,
+    expired::LastExpired,
     remote::{FlowCounters, OutputCounters, Prepared, Remote, Retired},
-    slots::OutputIdentity,
+    slots::{Entry, OutputIdentity},
     socket_drops::Receivers,
     worker::{Bound, Fanouts, Worker, bind},
 };

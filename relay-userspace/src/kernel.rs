@@ -13,6 +13,7 @@
 
 mod attached_program;
 mod bpf_link;
+mod came_back;
 mod error;
 mod filter;
 mod flows;
@@ -32,6 +33,7 @@ use std::{
 use relay_common::abi::FlowKey;
 
 pub use self::{
+    came_back::CameBack,
     error::KernelError,
     maps::Counters,
     object::{load, load_filter},
@@ -263,6 +265,21 @@ impl Kernel {
         let programs = [self.maps(Backend::Xdp), self.maps(Backend::IoUring)];
         let loaded = programs.into_iter().flatten();
         loaded.map(|maps| maps.flows.over_limit(key)).sum()
+    }
+
+    /// The flows of which copies of this relay came back, each with the last of these.
+    #[must_use]
+    pub fn came_back(&self) -> Vec<CameBack> {
+        let programs = [self.maps(Backend::Xdp), self.maps(Backend::IoUring)];
+        let loaded = programs.into_iter().flatten();
+        loaded.flat_map(|maps| maps.came_back.all()).collect()
+    }
+
+    /// Forgets that copies of a flow came back, which makes room for other flows.
+    pub fn forget_came_back(&mut self, flow: &FlowKey) {
+        for maps in self.all_maps() {
+            maps.came_back.forget(flow);
+        }
     }
 
     /// The indices of the interfaces that are served.

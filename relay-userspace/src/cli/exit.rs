@@ -95,7 +95,10 @@ fn of_run(error: &RunError) -> u8 {
         | RunError::Unsettled
         | RunError::Waiting(_) => UNAVAILABLE,
         RunError::Descriptors(_) | RunError::Membership(_) | RunError::System { .. } => OS_ERROR,
-        RunError::Defect(_) | RunError::Hang { .. } | RunError::Untaken(_) => SOFTWARE,
+        RunError::Defect(_)
+        | RunError::Hang { .. }
+        | RunError::HangAtEnd(_)
+        | RunError::Untaken(_) => SOFTWARE,
     }
 }
 

@@ -1,8 +1,8 @@
-//! What a line of the log looks like: text for people, JSON for programs, and for the journal text
-//! with its priority in front.
+//! What a line of the log looks like: text for people, JSON for programs, and for the journal an
+//! entry of its own or, where standard error does not lead there, text with its priority in front.
 //!
-//! A line carries the rule or the interface that it is about. In JSON these are fields of their own;
-//! in text the message names them.
+//! A line carries the rule or the interface that it is about. In JSON and in the journal these are
+//! fields of their own; in text the message names them.
 
 use std::{
     collections::BTreeMap,
@@ -17,6 +17,8 @@ use log::{
 };
 use serde::Serialize;
 
+use super::journal;
+
 /// What a line of the log looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum LogFormat {
@@ -25,8 +27,11 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line: time, level, target, message, and rule or interface where known
     Json,
-    /// For standard error that systemd reads: a priority and the message
+    /// For the journal: its fields, or for another standard error a priority and the message
     Journal,
+    /// For the journal itself: an entry with fields.
+    #[value(skip)]
+    Entry,
 }
 
 /// One line in JSON.
@@ -52,16 +57,17 @@ impl LogFormat {
         // This visitor never fails.
         let _ = record.key_values().visit(&mut about);
         let message = record.args().to_string();
-        let text = self.line(record.level(), record.target(), &message, about.0);
-        to.write_all(text.as_bytes())
+        to.write_all(&self.line(record.level(), record.target(), &message, about.0))
     }
 
     /// A text that is no line of the log: why the relay ended, a panic, lines that were lost.
     #[must_use]
-    pub fn say(self, text: &str) -> String {
+    pub fn say(self, text: &str) -> Vec<u8> {
         match self {
-            Self::Text => format!("{text}\n"),
-            Self::Json | Self::Journal => self.line(Level::Error, "relay", text, BTreeMap::new()),
+            Self::Text => format!("{text}\n").into_bytes(),
+            Self::Json | Self::Journal | Self::Entry => {
+                self.line(Level::Error, "relay", text, BTreeMap::new())
+            }
         }
     }
 
@@ -71,7 +77,19 @@ impl LogFormat {
         target: &str,
         message: &str,
         about: BTreeMap<String, String>,
-    ) -> String {
+    ) -> Vec<u8> {
+        let priority = priority(level);
+        if self == Self::Entry {
+            let number = priority.to_string();
+            let fields = [
+                ("MESSAGE", message),
+                ("PRIORITY", &number),
+                ("SYSLOG_IDENTIFIER", "relay"),
+                ("TARGET", target),
+            ];
+            let about = about.iter().map(|(key, value)| (&key[..], &value[..]));
+            return journal::entry(fields.into_iter().chain(about));
+        }
         if self == Self::Json {
             let line = Line {
                 time: format!("{:.3}", Timestamp::now()),
@@ -81,11 +99,12 @@ impl LogFormat {
                 about,
             };
             // It never fails: all keys and values are strings.
-            return serde_json::to_string(&line).unwrap_or_default() + "\n";
+            let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
+            bytes.push(b'\n');
+            return bytes;
         }
-        let priority = priority(level);
         let lines = message.lines().map(|line| format!("<{priority}>{line}\n"));
-        lines.collect()
+        lines.collect::<String>().into_bytes()
     }
 }
 
@@ -105,7 +124,11 @@ struct About(BTreeMap<String, String>);
 
 impl<'a> VisitSource<'a> for About {
     fn visit_pair(&mut self, key: Key<'a>, value: Value<'a>) -> Result<(), kv::Error> {
-        self.0.insert(key.to_string(), value.to_string());
+        let value = value.to_string();
+        // An error that may be about an interface, and is about none.
+        if !value.is_empty() {
+            self.0.insert(key.to_string(), value);
+        }
         Ok(())
     }
 }
@@ -140,9 +163,18 @@ mod tests {
         let time: Timestamp = object["time"].as_str().unwrap().parse().unwrap();
         assert!(Timestamp::now().duration_since(time).as_secs() < 60);
         let said = LogFormat::Json.say("relay: no\nnot at all");
-        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&said).unwrap();
         assert_eq!(said["message"], "relay: no\nnot at all");
         assert_eq!(said["level"], "ERROR");
+    }
+
+    #[test]
+    fn an_entry_of_the_journal_has_what_it_is_about_as_fields() {
+        assert_eq!(
+            line(LogFormat::Entry, Level::Warn, "in0 is down"),
+            "MESSAGE=in0 is down\nPRIORITY=4\nSYSLOG_IDENTIFIER=relay\nTARGET=relay::daemon\n\
+             INTERFACE=in0\n"
+        );
     }
 
     #[test]
@@ -158,7 +190,7 @@ mod tests {
             let text = line(LogFormat::Journal, level, "one\ntwo");
             assert_eq!(text, format!("<{priority}>one\n<{priority}>two\n"));
         }
-        assert_eq!(LogFormat::Journal.say("relay: no"), "<3>relay: no\n");
-        assert_eq!(LogFormat::Text.say("relay: no"), "relay: no\n");
+        assert_eq!(LogFormat::Journal.say("relay: no"), b"<3>relay: no\n");
+        assert_eq!(LogFormat::Text.say("relay: no"), b"relay: no\n");
     }
 }

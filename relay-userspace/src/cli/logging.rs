@@ -20,6 +20,7 @@ use std::{
 use env_logger::{Builder, Env, Target, WriteStyle};
 
 use super::{
+    journal::Journal,
     log_format::LogFormat,
     output::{PATIENCE, STANDSTILL, write_all},
 };
@@ -43,15 +44,27 @@ pub fn start() {
 ///
 /// Its thread cannot be started.
 pub fn start_queued(format: LogFormat) -> io::Result<()> {
+    let (format, journal) = match format {
+        LogFormat::Journal => match Journal::behind_stderr() {
+            Some(journal) => (LogFormat::Entry, Some(journal)),
+            None => (format, None),
+        },
+        other => (other, None),
+    };
     let queue: &'static Queue = Box::leak(Box::new(Queue {
         format,
         ..Queue::default()
     }));
-    thread::Builder::new().name("relay-log".into()).spawn(|| {
-        // This thread needs no capability. If the kernel refuses, the main thread reports it later.
-        let _ = privileges::give_up::give_up(&[]);
-        queue.write_out(|line| write_all(io::stderr().as_fd(), line));
-    })?;
+    thread::Builder::new()
+        .name("relay-log".into())
+        .spawn(move || {
+            // This thread needs no capability. If the kernel refuses, the main thread reports it later.
+            let _ = privileges::give_up::give_up(&[]);
+            queue.write_out(|line| match &journal {
+                Some(journal) => journal.send(line),
+                None => write_all(io::stderr().as_fd(), line),
+            });
+        })?;
     let queue = *QUEUE.get_or_init(|| queue);
     let mut builder = builder();
     builder.target(Target::Pipe(Box::new(IntoQueue(queue))));
@@ -93,7 +106,7 @@ fn wants_colours() -> bool {
 /// Prints a text that is not a line of the log, after the lines that still wait.
 pub fn say(text: &str) {
     match QUEUE.get() {
-        Some(queue) => queue.put(queue.format.say(text).into_bytes()),
+        Some(queue) => queue.put(queue.format.say(text)),
         None => eprintln!("{text}"),
     }
 }
@@ -199,7 +212,7 @@ impl State {
         let lost = std::mem::take(&mut self.lost);
         let plural = if lost == 1 { "" } else { "s" };
         let said = format!("relay: {lost} line{plural} lost, because nothing read stderr");
-        (lost > 0).then(|| format.say(&said).into_bytes())
+        (lost > 0).then(|| format.say(&said))
     }
 }
 

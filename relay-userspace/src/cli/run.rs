@@ -120,8 +120,15 @@ fn run_and_report(
         );
     }
     // The run releases everything before the report is printed, which may wait for its reader.
-    let Ended { report, defects } = service.run()?;
+    let Ended {
+        report,
+        defects,
+        hanging,
+    } = service.run()?;
     print_report(&report, json)?;
+    if !hanging.is_empty() {
+        return Err(RunError::HangAtEnd(hanging));
+    }
     if defects > 0 {
         return Err(RunError::Defect(defects));
     }

@@ -17,17 +17,20 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
+mod reading;
+
+use self::reading::{Reader, Wants};
 use super::{
     MOST_CLIENTS, MOST_GUEST_REQUESTS, MOST_GUESTS, MOST_LARGE, WATCH_EVERY,
     connection::{Connection, Doing},
     fault::Fault,
     interface,
     listener::Listener,
-    message::{self, Call, END},
+    message::{self, Call},
     methods::{self, Asked},
     permits::{Permit, Permits},
     rights::{Owners, Rights},
-    status_texts::{Part, StatusTexts},
+    status_texts::StatusTexts,
 };
 use crate::{
     daemon::requests::{Answer, Handle, Refusal, Request},
@@ -74,6 +77,7 @@ pub struct Service {
     owners: Owners,
     answers: Arc<Answers>,
     clients: Vec<Connection>,
+    readers: Vec<Reader>,
     next_number: u64,
     texts: StatusTexts,
     large: Permits,
@@ -93,12 +97,14 @@ impl Service {
         answers: Arc<Answers>,
         idle: Duration,
     ) -> Self {
+        handle.tell(answers.bell.clone());
         Self {
             handle,
             listener,
             owners,
             answers,
             clients: Vec::new(),
+            readers: Vec::new(),
             next_number: 0,
             texts: StatusTexts::default(),
             large: Permits::new(MOST_LARGE),
@@ -121,6 +127,7 @@ impl Service {
             self.deliver();
             self.call_all();
             self.tick();
+            self.hand_out_snapshots();
             self.close_those_that_are_over(looked);
         }
         self.say_goodbye();
@@ -132,7 +139,8 @@ impl Service {
         let now = Instant::now();
         self.pause = self.pause.filter(|until| *until > now);
         let deadlines = self.clients.iter().filter_map(Connection::deadline);
-        let next = deadlines.chain(self.pause).min();
+        let readers = self.readers.iter().map(|reader| reader.until);
+        let next = deadlines.chain(self.pause).chain(readers).min();
         let mut set = vec![PollFd::new(self.answers.bell.fd(), PollFlags::POLLIN)];
         set.extend(
             self.clients
@@ -259,13 +267,14 @@ impl Service {
             // Nothing but a request has an effect.
             _ if oneway => return,
             Ok(Asked::Status) => {
-                if more {
-                    let next = Instant::now() + WATCH_EVERY;
-                    client.doing = Doing::Watching { next };
-                }
-                self.send_status(client, more)
+                let next = more.then(|| Instant::now() + WATCH_EVERY);
+                self.read(client, Wants::Status { next });
+                Ok(())
             }
-            Ok(Asked::Rules { name }) => self.send_rules(client, name),
+            Ok(Asked::Rules { name }) => {
+                self.read(client, Wants::Rules { name });
+                Ok(())
+            }
             Ok(Asked::Info) => {
                 client.send(interface::info());
                 Ok(())
@@ -317,33 +326,6 @@ impl Service {
         self.handle.ask(request, Box::new(reply));
     }
 
-    fn send_status(&mut self, client: &mut Connection, continues: bool) -> Result<(), Fault> {
-        let snapshot = self.handle.snapshot().ok_or(Fault::NotReady)?;
-        let text = self.texts.of(&snapshot, Part::Status);
-        let end: &[u8] = match continues {
-            true => b"},\"continues\":true}",
-            false => b"}}",
-        };
-        client.send_parts(around(b"{\"parameters\":{\"status\":", text, end));
-        Ok(())
-    }
-
-    fn send_rules(&mut self, client: &mut Connection, name: Option<String>) -> Result<(), Fault> {
-        let snapshot = self.handle.snapshot().ok_or(Fault::NotReady)?;
-        let text = match name {
-            None => self.texts.of(&snapshot, Part::Rules),
-            Some(name) => {
-                let mut rules = snapshot.rules.iter();
-                match rules.find(|rule| rule.name == name) {
-                    Some(rule) => Arc::new(serde_json::to_vec(&[rule]).unwrap_or_default()),
-                    None => return Err(Fault::NoSuchRule { name }),
-                }
-            }
-        };
-        client.send_parts(around(b"{\"parameters\":{\"rules\":", text, b"}}"));
-        Ok(())
-    }
-
     /// Sends the status to the clients that watch it.
     fn tick(&mut self) {
         let now = Instant::now();
@@ -351,11 +333,8 @@ impl Service {
         for client in &mut clients {
             match client.doing {
                 Doing::Watching { next } if next <= now && client.is_flushed() => {
-                    let next = (next + WATCH_EVERY).max(now);
-                    client.doing = Doing::Watching { next };
-                    if let Err(fault) = self.send_status(client, true) {
-                        client.refuse_and_close(&fault);
-                    }
+                    let next = Some((next + WATCH_EVERY).max(now));
+                    self.read(client, Wants::Status { next });
                 }
                 _ => {}
             }
@@ -395,12 +374,6 @@ impl Service {
             self.clients.iter_mut().for_each(Connection::flush);
         }
     }
-}
-
-/// A message whose middle is shared.
-fn around(head: &[u8], middle: Arc<Vec<u8>>, tail: &[u8]) -> [Arc<Vec<u8>>; 3] {
-    let tail = [tail, &[END]].concat();
-    [Arc::new(head.to_vec()), middle, Arc::new(tail)]
 }
 
 /// The time until `next`, rounded up to a millisecond.

@@ -50,9 +50,10 @@ impl Carriers {
         if missing.is_empty() {
             return;
         }
+        let lost = names(&missing);
         info!(
-            "{} lost the carrier when XDP was set up there, which resets the NIC; waiting for the carrier",
-            names(&missing)
+            interface = &lost[..];
+            "{lost} lost the carrier when XDP was set up there, which resets the NIC; waiting for the carrier"
         );
         while !missing.is_empty() && started.elapsed() < PATIENCE {
             if signals.end_before(Instant::now() + LOOK_EVERY) {
@@ -62,13 +63,15 @@ impl Carriers {
         }
         if missing.is_empty() {
             info!(
+                interface = &lost[..];
                 "the carrier is back after {:.1} s",
                 started.elapsed().as_secs_f64()
             );
         } else {
+            let missing = names(&missing);
             warn!(
-                "{} still without a carrier after {} s; the relay goes on, and serves it when the carrier comes",
-                names(&missing),
+                interface = &missing[..];
+                "{missing} still without a carrier after {} s; the relay goes on, and serves it when the carrier comes",
                 PATIENCE.as_secs()
             );
         }
@@ -103,10 +106,54 @@ fn names(interfaces: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{thread, time::Duration};
+    use std::{
+        ffi::OsStr,
+        os::{
+            linux::net::SocketAddrExt as _,
+            unix::net::{SocketAddr, UnixDatagram},
+        },
+        thread,
+        time::Duration,
+    };
 
     use super::*;
-    use crate::testing::{in_namespace, run};
+    use crate::{
+        daemon::service_manager::ServiceManager,
+        testing::{in_namespace, run},
+    };
+
+    #[test]
+    fn the_watchdog_gets_its_pings_while_a_carrier_is_waited_for() {
+        const INTERVAL: Duration = Duration::from_millis(200);
+        in_namespace(|| {
+            run("ip link add name va type veth peer name vb");
+            run("ip link set va up");
+            let index = host::facts("va").unwrap().index;
+            let address = SocketAddr::from_abstract_name("manager").unwrap();
+            let socket = UnixDatagram::bind_addr(&address).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let manager = ServiceManager::at(OsStr::new("@manager"), Some(INTERVAL)).unwrap();
+            let mut signals = Signals::handle().unwrap();
+            signals.ping_while_waiting(manager.pings());
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    thread::sleep(5 * INTERVAL);
+                    run("ip link set vb up");
+                });
+                let interfaces = vec![(index, "va".to_owned())];
+                Carriers { interfaces }.wait(&signals);
+            });
+            let pings = std::iter::from_fn(|| {
+                let mut buffer = [0; 64];
+                let len = socket.recv(&mut buffer).ok()?;
+                Some(String::from_utf8_lossy(&buffer[..len]).into_owned())
+            });
+            let pings: Vec<_> = pings.collect();
+            assert!(pings.iter().all(|ping| ping == "WATCHDOG=1"), "{pings:?}");
+            // One per half interval, if this thread gets its turns.
+            assert!((5..=12).contains(&pings.len()), "{pings:?}");
+        });
+    }
 
     #[test]
     fn a_carrier_that_comes_back_is_waited_for_and_one_that_was_never_there_is_not() {

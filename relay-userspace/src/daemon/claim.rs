@@ -143,6 +143,13 @@ pub fn notes(plan: &Plan) -> Vec<String> {
     held.collect()
 }
 
+/// Whether a relay claims the interface with this index now.
+#[must_use]
+pub fn is_claimed(index: u32) -> bool {
+    // Where the list cannot be read, the attempt to claim says why.
+    claims_on(index).is_ok_and(|claims| !claims.is_empty())
+}
+
 fn claim(interface: &str, index: u32) -> Result<OwnedFd, ClaimError> {
     let refused = |what| {
         move |error: io::Error| ClaimError::Refused {

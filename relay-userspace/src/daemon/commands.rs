@@ -11,6 +11,7 @@ use super::{
     desired::Desired,
     error::RunError,
     reconcile::{OnRefusal, State},
+    refusals,
     requests::{Answer, Change, Refusal, Request},
     running::Applied,
     signals::Signals,
@@ -36,6 +37,8 @@ pub struct Commands {
 /// A set of rules that shall run, and how the change is called in the log and the status.
 struct Wanted {
     what: String,
+    /// The only rule that it is about; empty if it is not about one alone.
+    rule: String,
     desired: Desired,
     dry_run: bool,
     confirm_within: Option<Duration>,
@@ -45,10 +48,17 @@ impl Wanted {
     fn now(what: String, desired: Desired) -> Self {
         Self {
             what,
+            rule: String::new(),
             desired,
             dry_run: false,
             confirm_within: None,
         }
+    }
+
+    /// About one rule.
+    fn of(self, rule: &str) -> Self {
+        let rule = rule.to_owned();
+        Self { rule, ..self }
     }
 }
 
@@ -119,7 +129,7 @@ impl Commands {
             }
             Request::Remove { name } => {
                 let desired = state.desired.without(&name).ok_or_else(|| no_rule(&name))?;
-                Wanted::now(format!("remove {}", config::quoted(&name)), desired)
+                Wanted::now(format!("remove {}", config::quoted(&name)), desired).of(&name)
             }
             Request::Enable { name } => self.switch(&name, true, state)?,
             Request::Disable { name } => self.switch(&name, false, state)?,
@@ -192,10 +202,7 @@ impl Commands {
         let desired = state.desired.with_enabled(name, enabled);
         let desired = desired.ok_or_else(|| no_rule(name))?;
         let what = if enabled { "enable" } else { "disable" };
-        Ok(Wanted::now(
-            format!("{what} {}", config::quoted(name)),
-            desired,
-        ))
+        Ok(Wanted::now(format!("{what} {}", config::quoted(name)), desired).of(name))
     }
 
     /// Applies a change, or, on a dry run, says what it would do.
@@ -207,6 +214,7 @@ impl Commands {
     ) -> Result<Answer, Refusal> {
         let Wanted {
             what,
+            rule,
             desired,
             dry_run,
             confirm_within,
@@ -234,7 +242,7 @@ impl Commands {
             Ok(applied) => {
                 self.former = Some(former);
                 self.confirm_by = confirm_within.map(|within| Instant::now() + within);
-                let change = self.report(&what, lines, &applied, state, confirm_within);
+                let change = self.report((&what, &rule), lines, &applied, state, confirm_within);
                 Ok(Answer::Changed(change))
             }
             Err(error) => {
@@ -248,7 +256,8 @@ impl Commands {
                 } else {
                     "not all that ran before runs again"
                 };
-                warn!("{what}: {error}; {now}");
+                let interface = refusals::interface(&error).unwrap_or_default();
+                warn!(rule = &rule[..], interface = interface; "{what}: {error}; {now}");
                 Err(refused(error, restored))
             }
         }
@@ -256,7 +265,7 @@ impl Commands {
 
     fn report(
         &mut self,
-        what: &str,
+        (what, rule): (&str, &str),
         lines: Vec<String>,
         applied: &Applied,
         state: &State,
@@ -269,7 +278,9 @@ impl Commands {
             .map(|interface| format!("the rules of {interface} paused for {pause} ms"))
             .collect();
         let pending = state.waiting_lines();
+        let interfaces: Vec<&str> = applied.paused.iter().map(String::as_str).collect();
         info!(
+            rule = rule, interface = &interfaces.join(", ")[..];
             "{what}: {}; workers kept {}, started {}, ended {}{}",
             lines.first().map_or("nothing changed", String::as_str),
             applied.kept,

@@ -61,6 +61,13 @@ pub enum RunError {
         "{0} of the workers ended because of a defect of the relay; the messages above say where. Please report them"
     )]
     Defect(usize),
+    /// Workers have not ended when the relay did.
+    #[error(
+        "worker {} had not ended when the relay did; the kernel releases all that it holds. This is a defect of the \
+         relay, or of a driver; please report it",
+        listed(.0)
+    )]
+    HangAtEnd(Vec<usize>),
     /// A worker stands still. Nothing can end its thread, so the process must end.
     #[error(
         "{worker} has stood still for {seconds} s, so the relay ends; the kernel releases all that it holds. This is a \
@@ -72,6 +79,11 @@ pub enum RunError {
         /// For how long.
         seconds: u64,
     },
+}
+
+fn listed(numbers: &[usize]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    numbers.join(" and worker ")
 }
 
 fn remedy(error: &io::Error) -> &'static str {

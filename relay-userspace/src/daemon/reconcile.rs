@@ -2,9 +2,9 @@
 //! reloads, for commands and for interfaces that come and go.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use log::{info, warn};
@@ -12,6 +12,7 @@ use relay_common::abi::MAX_INTERFACES;
 
 use super::{
     backoff::Backoff,
+    claim::{self, ClaimError},
     descriptors,
     desired::Desired,
     error::RunError,
@@ -35,6 +36,9 @@ pub enum OnRefusal {
     Restore,
 }
 
+/// How often the relay looks whether another one has released an interface that it waits for: so
+/// one that stands by takes over at once.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The most lines about what waits that one change logs.
 const SHOWN: usize = 10;
 
@@ -47,6 +51,10 @@ pub struct State {
     /// What waits, beside the plan that was made with it.
     pub arrangement: Arrangement,
     pub backoff: Backoff,
+    /// The interfaces that another relay held at the last attempt, by name and index.
+    held: BTreeMap<String, u32>,
+    /// When to look next whether it has released one.
+    look_at: Instant,
 }
 
 impl State {
@@ -61,6 +69,8 @@ impl State {
             running: Running::nothing(),
             arrangement: Arrangement::default(),
             backoff: Backoff::default(),
+            held: BTreeMap::new(),
+            look_at: Instant::now(),
             desired,
         }
     }
@@ -131,7 +141,8 @@ impl State {
                 (OnRefusal::Wait, None) => return Err(refused),
                 (OnRefusal::Restore, _) => {
                     if let Err(error) = self.running.apply(&former, signals) {
-                        warn!("{error}. So not all runs that ran before the change");
+                        let interface = refusals::interface(&error).unwrap_or_default();
+                        warn!(interface = interface; "{error}. So not all runs that ran before the change");
                     }
                     return Err(refused);
                 }
@@ -153,6 +164,7 @@ impl State {
         match rung {
             Rung::ZeroCopy => {
                 warn!(
+                    interface = name;
                     "{refused}. Zero copy was tried on {name}; the relay goes on without it there"
                 );
                 self.constraints.without_zero_copy.push(refusal);
@@ -160,6 +172,7 @@ impl State {
             }
             Rung::Xdp if self.constraints.forced.is_none() && self.facts.gso_packets => {
                 warn!(
+                    interface = name;
                     "{refused}. XDP was tried on {name}; io_uring takes over there, and on all \
                      interfaces that rules connect with it"
                 );
@@ -176,16 +189,38 @@ impl State {
         self.backoff.failed(&interface, now);
         let wait = self.backoff.next().map(|at| at.duration_since(now));
         let seconds = wait.unwrap_or_default().as_secs().max(1);
-        warn!("{refused}. The rules of {interface} wait; trying again in {seconds} s");
+        let name = &interface[..];
+        if let RunError::Claim(ClaimError::Held { .. }) = refused
+            && let Some(facts) = self.facts.interfaces.get(name)
+        {
+            self.held.insert(interface.clone(), facts.index);
+        }
+        warn!(interface = name; "{refused}. The rules of {interface} wait; trying again in {seconds} s");
         self.constraints.unavailable.push(Refusal {
             interface,
             reason: refused.to_string(),
         });
     }
 
-    /// Lets interfaces be tried again whose time has come. False if there is none.
+    /// When interfaces may be tried again.
+    pub fn next_retry(&self) -> Option<Instant> {
+        let look_at = (!self.held.is_empty()).then_some(self.look_at);
+        look_at.into_iter().chain(self.backoff.next()).min()
+    }
+
+    /// Lets interfaces be tried again whose time has come, and those that another relay has
+    /// released. False if there is none.
     pub fn retry_due(&mut self, now: Instant) -> bool {
-        let due = self.backoff.due(now);
+        let mut due = self.backoff.due(now);
+        if !self.held.is_empty() && self.look_at <= now {
+            self.look_at = now + LOOK_EVERY;
+            let released = self
+                .held
+                .iter()
+                .filter(|&(_, &index)| !claim::is_claimed(index));
+            due.extend(released.map(|(name, _)| name.clone()));
+        }
+        self.held.retain(|name, _| !due.contains(name));
         let unavailable = &mut self.constraints.unavailable;
         unavailable.retain(|refusal| !due.contains(&refusal.interface));
         !due.is_empty()
@@ -200,6 +235,7 @@ impl State {
             .map(|refusal| refusal.interface.as_str())
             .collect();
         self.backoff.retain(|name| waiting.contains(name));
+        self.held.retain(|name, _| waiting.contains(&name[..]));
     }
 
     /// What the rules would become, for a dry run: the workers that would end and start.
@@ -256,12 +292,12 @@ impl State {
 
     /// Logs what waits now and did not `before`, and how many do not wait any more.
     pub fn log_waiting_since(&self, before: &[String]) {
-        let now = self.waiting_lines();
-        let (was, is): (HashSet<&String>, HashSet<&String>) =
-            (before.iter().collect(), now.iter().collect());
-        let new: Vec<_> = now.iter().filter(|line| !was.contains(line)).collect();
-        for line in new.iter().take(SHOWN) {
-            info!("{line}");
+        let now: Vec<_> = waiting(&self.arrangement).collect();
+        let was: HashSet<&String> = before.iter().collect();
+        let is: HashSet<&String> = now.iter().map(|(_, line)| line).collect();
+        let new: Vec<_> = now.iter().filter(|(_, line)| !was.contains(line)).collect();
+        for (rule, line) in new.iter().take(SHOWN) {
+            info!(rule = *rule; "{line}");
         }
         if new.len() > SHOWN {
             info!(
@@ -276,28 +312,34 @@ impl State {
     }
 }
 
-/// The rules and outputs of `arrangement` that wait, one line each; those of a rule that waits as a
-/// whole only once.
+/// The rules and outputs of `arrangement` that wait, one line each.
 fn waiting_lines(arrangement: &Arrangement) -> Vec<String> {
+    waiting(arrangement).map(|(_, line)| line).collect()
+}
+
+/// The rules and outputs of `arrangement` that wait: the rule's name, and a line; those of a rule
+/// that waits as a whole only once.
+fn waiting(arrangement: &Arrangement) -> impl Iterator<Item = (&str, String)> {
     let rules: HashSet<&str> = arrangement
         .pending_rules
         .iter()
         .map(|(rule, _)| rule.as_str())
         .collect();
-    let whole = arrangement
-        .pending_rules
-        .iter()
-        .map(|(rule, reason)| format!("rule {} waits: {reason}", quoted(rule)));
+    let whole = arrangement.pending_rules.iter().map(|(rule, reason)| {
+        let line = format!("rule {} waits: {reason}", quoted(rule));
+        (rule.as_str(), line)
+    });
     let outputs = arrangement.pending_outputs.iter();
-    let outputs = outputs.filter(|(rule, ..)| !rules.contains(rule.as_str()));
+    let outputs = outputs.filter(move |(rule, ..)| !rules.contains(rule.as_str()));
     let outputs = outputs.map(|(rule, position, reason)| {
-        format!(
+        let line = format!(
             "output {} of rule {} waits: {reason}",
             position + 1,
             quoted(rule)
-        )
+        );
+        (rule.as_str(), line)
     });
-    whole.chain(outputs).collect()
+    whole.chain(outputs)
 }
 
 /// What a change would do.

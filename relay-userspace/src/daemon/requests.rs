@@ -1,15 +1,19 @@
 //! What other threads ask of the main thread, and how it answers.
 //!
 //! The control socket's thread never touches what runs. It puts requests into a bounded mailbox,
-//! and reads the last snapshot of the status, which the main thread publishes once per second and
-//! after each change: so the status is there even while a change takes long.
+//! and reads the last snapshot of the status. The main thread makes one when the last is a second
+//! old or out of date and somebody wants another, and before each change: so the status is there
+//! even while a change takes long, and costs nothing while nobody asks.
 
 use std::{
     collections::VecDeque,
     fmt, io,
     os::fd::BorrowedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +22,9 @@ use crate::{host::Bell, observe::snapshot::Snapshot};
 
 /// Requests that may wait. Each holds up to a rule file.
 const MOST: usize = 8;
+/// How old a snapshot may be that a client gets while another one could be made: however many
+/// clients there are, the main thread makes no more than one in this time.
+const FRESH: Duration = Duration::from_millis(900);
 
 /// What the relay is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,8 +225,28 @@ pub type Reply = Box<dyn FnOnce(Result<Answer, Refusal>) + Send>;
 /// What both sides share.
 struct Shared {
     requests: Mutex<VecDeque<(Request, Reply)>>,
-    snapshot: Mutex<Option<Arc<Snapshot>>>,
+    published: Mutex<Published>,
+    /// Somebody waits for a snapshot.
+    wanted: AtomicBool,
     bell: Bell,
+    /// Rings when a snapshot is published.
+    news: OnceLock<Bell>,
+}
+
+/// The last snapshot.
+#[derive(Default)]
+struct Published {
+    snapshot: Option<Arc<Snapshot>>,
+    /// When it was made; `None` if something may have changed since.
+    at: Option<Instant>,
+    /// A change is under way, and the snapshot is from its beginning.
+    changing: bool,
+}
+
+impl Published {
+    fn is_fresh(&self) -> bool {
+        self.changing || self.at.is_some_and(|at| at.elapsed() < FRESH)
+    }
 }
 
 /// The side of other threads.
@@ -237,8 +264,10 @@ pub struct Mailbox(Arc<Shared>);
 pub fn pair() -> io::Result<(Handle, Mailbox)> {
     let shared = Arc::new(Shared {
         requests: Mutex::default(),
-        snapshot: Mutex::default(),
+        published: Mutex::default(),
+        wanted: AtomicBool::new(false),
         bell: Bell::new()?,
+        news: OnceLock::new(),
     });
     Ok((Handle(Arc::clone(&shared)), Mailbox(shared)))
 }
@@ -249,10 +278,30 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Handle {
-    /// The last snapshot; `None` before the relay is ready.
+    /// The last snapshot, however old; `None` before the relay is ready.
     #[must_use]
-    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        lock(&self.0.snapshot).clone()
+    pub fn last_snapshot(&self) -> Option<Arc<Snapshot>> {
+        lock(&self.0.published).snapshot.clone()
+    }
+
+    /// The last snapshot if it is less than a second old and nothing has changed since, or if a
+    /// change is under way: then there is no other until that is over.
+    #[must_use]
+    pub fn fresh_snapshot(&self) -> Option<Arc<Snapshot>> {
+        let published = lock(&self.0.published);
+        let fresh = published.is_fresh();
+        fresh.then(|| published.snapshot.clone()).flatten()
+    }
+
+    /// Asks the main thread for a snapshot. It is there once the bell of [`Handle::tell`] rings.
+    pub fn want_snapshot(&self) {
+        self.0.wanted.store(true, Relaxed);
+        self.0.bell.ring();
+    }
+
+    /// Rings `bell` from now on whenever a snapshot is published. Only the first call counts.
+    pub fn tell(&self, bell: Bell) {
+        let _ = self.0.news.set(bell);
     }
 
     /// Asks for something. `reply` is called once: by the main thread, or, if too many requests
@@ -289,9 +338,40 @@ impl Mailbox {
         first
     }
 
+    /// Whether somebody waits for a snapshot, once. To be asked after [`Mailbox::take`].
+    #[must_use]
+    pub fn snapshot_is_wanted(&self) -> bool {
+        self.0.wanted.swap(false, Relaxed)
+    }
+
+    /// Whether the last snapshot is less than a second old and nothing has changed since.
+    #[must_use]
+    pub fn snapshot_is_fresh(&self) -> bool {
+        lock(&self.0.published).is_fresh()
+    }
+
+    /// A change begins, which may take long: until [`Mailbox::changed`] the last snapshot is what
+    /// there is.
+    pub fn changing(&self) {
+        lock(&self.0.published).changing = true;
+    }
+
+    /// Something may have changed since the last snapshot.
+    pub fn changed(&self) {
+        let mut published = lock(&self.0.published);
+        published.at = None;
+        published.changing = false;
+    }
+
     /// Replaces the snapshot.
     pub fn publish(&self, snapshot: Snapshot) {
-        *lock(&self.0.snapshot) = Some(Arc::new(snapshot));
+        let mut published = lock(&self.0.published);
+        published.snapshot = Some(Arc::new(snapshot));
+        published.at = Some(Instant::now());
+        drop(published);
+        if let Some(bell) = self.0.news.get() {
+            bell.ring();
+        }
     }
 }
 
@@ -309,6 +389,42 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
+
+    fn empty() -> Snapshot {
+        serde_json::from_value(serde_json::json!({
+            "version": "", "pid": 1, "taken_at": 0, "uptime_seconds": 0.0, "state": "healthy",
+            "problems": [], "last_change": null, "interfaces": [], "rules": [],
+            "totals": {
+                "packets_received": 0, "packets_matched": 0, "packets_sent": 0, "dropped": {},
+            },
+            "rates": {"packets_received": 0.0, "packets_sent": 0.0, "dropped": 0.0},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_snapshot_is_wanted_once_it_is_old_or_something_has_changed_but_not_during_a_change() {
+        let (handle, mailbox) = pair().unwrap();
+        let news = Bell::new().unwrap();
+        handle.tell(news.clone());
+        let rings = || crate::daemon::wait::wait([Some(news.fd())], Instant::now()) == [true];
+        assert!(handle.last_snapshot().is_none());
+        handle.want_snapshot();
+        assert!(mailbox.take().is_none() && mailbox.snapshot_is_wanted());
+        assert!(!mailbox.snapshot_is_wanted(), "once");
+        assert!(!rings());
+        mailbox.publish(empty());
+        assert!(rings() && handle.fresh_snapshot().is_some());
+        mailbox.changing();
+        std::thread::sleep(FRESH);
+        assert!(handle.fresh_snapshot().is_some(), "there is no other");
+        mailbox.changed();
+        assert!(handle.fresh_snapshot().is_none() && handle.last_snapshot().is_some());
+        mailbox.publish(empty());
+        assert!(handle.fresh_snapshot().is_some());
+        std::thread::sleep(FRESH);
+        assert!(handle.fresh_snapshot().is_none() && !mailbox.snapshot_is_fresh());
+    }
 
     #[test]
     fn requests_are_answered_in_order_and_too_many_at_once() {

@@ -8,6 +8,7 @@
 
 mod apply;
 mod drain;
+pub mod ending;
 mod matched;
 mod plan_paths;
 mod ports;
@@ -201,6 +202,6 @@ impl Running {
 impl Drop for Running {
     /// Takes everything down, the sockets before the programs.
     fn drop(&mut self) {
-        self.end();
+        let _ = self.end();
     }
 }

@@ -8,6 +8,8 @@ use std::{
 
 use log::{error, info, warn};
 
+mod telling;
+
 use super::{
     commands::Commands,
     desired::Desired,
@@ -15,7 +17,9 @@ use super::{
     file_watch::FileWatch,
     privileges::{self, give_up},
     reconcile::{OnRefusal, State},
+    refusals,
     requests::{Answer, Mailbox, Refusal, Request},
+    running::ending::PATIENCE,
     service_manager::ServiceManager,
     signals::{self, Signals},
     status::Observer,
@@ -82,6 +86,9 @@ pub struct Ended {
     pub report: Report,
     /// Workers that ended by a defect of the relay.
     pub defects: usize,
+    /// Workers that have not ended, by number. The process must end at once, without waiting for
+    /// its threads.
+    pub hanging: Vec<usize>,
 }
 
 /// Gives up the capabilities that neither a reload nor an interface that comes back needs. A refusal
@@ -113,12 +120,13 @@ impl Service {
         // Later on, a missing descriptor would look like something else.
         state.check_start(settings.strict)?;
         let system = |what| move |error| RunError::System { what, error };
-        let signals = Signals::handle().map_err(system("handle signals"))?;
+        let mut signals = Signals::handle().map_err(system("handle signals"))?;
         let news = Bell::new().map_err(system("open an eventfd"))?;
         // Before the first look at the interfaces, so that no change is missed.
         let watcher =
             Watcher::start(news.clone()).map_err(system("start watching the interfaces"))?;
         let manager = ServiceManager::from_environment();
+        signals.ping_while_waiting(manager.pings());
         let mut service = Self {
             state,
             commands: Commands::new(settings.file.clone()),
@@ -174,6 +182,7 @@ impl Service {
             plan.workers.len(),
         );
         info!("ready: {running}");
+        self.observer.changed(&self.state);
         self.publish();
         self.manager.ready(&running);
     }
@@ -224,7 +233,7 @@ impl Service {
         let others = [
             self.refresh_at,
             self.commands.confirm_by(),
-            self.state.backoff.next(),
+            self.state.next_retry(),
             self.file_watch.as_ref().map(FileWatch::deadline),
             Some(self.watchdog.due()),
         ];
@@ -235,6 +244,7 @@ impl Service {
     fn on_time(&mut self, tick: &mut Instant) {
         let now = Instant::now();
         if self.commands.confirm_by().is_some_and(|at| at <= now) {
+            self.before_change();
             self.commands.take_back(&mut self.state, &self.signals);
             self.changed();
         }
@@ -278,10 +288,10 @@ impl Service {
             }
         }
         running.settle();
-        let report = self.publish();
-        if let Some(line) = self.observer.line(report) {
+        if let Some(line) = self.observer.tick(&mut self.state, &self.watcher) {
             info!("{line}");
         }
+        self.set_status();
     }
 
     /// Lets the service manager know that all threads turn, or notes the worker that does not.
@@ -292,7 +302,7 @@ impl Service {
             (format!("relay-worker-{}", worker.number), rounds)
         });
         match self.watchdog.check(now, turning) {
-            Health::AllTurn => self.manager.ping(now),
+            Health::AllTurn => self.manager.pings().ping(now),
             Health::Unsure => {}
             Health::Hangs { worker, time } => {
                 self.hang = Some(RunError::Hang {
@@ -301,20 +311,6 @@ impl Service {
                 });
             }
         }
-    }
-
-    /// Makes the counters and states known. Returns the counters.
-    fn publish(&mut self) -> Report {
-        let last_change = self.commands.last_change.clone();
-        let (report, status) = self
-            .observer
-            .observe(&self.state, last_change, &self.watcher);
-        self.manager.set_status(&match status.problems.first() {
-            None => format!("{} rules run", status.rules.len()),
-            Some(first) => format!("{} problems: {first}", status.problems.len()),
-        });
-        self.mailbox.publish(status);
-        report
     }
 
     /// Takes the watcher's news.
@@ -329,6 +325,7 @@ impl Service {
 
     /// Looks at the interfaces anew, and adapts what runs.
     fn refresh(&mut self) {
+        self.before_change();
         self.state.refresh();
         let before = self.state.waiting_lines();
         match self.state.reconcile(OnRefusal::Wait, &self.signals) {
@@ -340,7 +337,9 @@ impl Service {
             }
             Ok(_) => {}
             Err(error) => {
+                let interface = refusals::interface(&error).unwrap_or_default();
                 warn!(
+                    interface = interface;
                     "{error}. What runs goes on; trying again in {} s",
                     AGAIN.as_secs()
                 );
@@ -361,6 +360,9 @@ impl Service {
                 return;
             }
             let changes = request.is_change();
+            if changes {
+                self.before_change();
+            }
             let reloads = matches!(request, Request::Reload { .. });
             if reloads {
                 self.manager.reloading();
@@ -376,10 +378,14 @@ impl Service {
             }
             reply(answer);
         }
+        if self.mailbox.snapshot_is_wanted() {
+            self.publish();
+        }
     }
 
     /// Reloads the rule file for another reason than a command.
     fn reload(&mut self, why: &str) {
+        self.before_change();
         info!("{why}: reading the rule file anew");
         self.manager.reloading();
         let request = Request::Reload {
@@ -402,21 +408,6 @@ impl Service {
         self.ready_again();
     }
 
-    /// Tells the service manager that a reload is over.
-    fn ready_again(&mut self) {
-        let status = match self.state.waiting() {
-            0 => "all rules run".to_owned(),
-            waiting => format!("{waiting} rules or outputs wait"),
-        };
-        self.manager.ready(&status);
-    }
-
-    /// Lets everybody know that something may run differently now.
-    fn changed(&mut self) {
-        self.follow();
-        self.publish();
-    }
-
     /// Tells the watcher which interfaces are in use, and which are wanted.
     fn follow(&mut self) {
         let (interfaces, names) = (
@@ -429,12 +420,25 @@ impl Service {
     fn end(mut self) -> Ended {
         self.manager.stopping();
         info!("stopping: no more frames are taken, those on their way still leave");
-        self.state.running.end();
+        let hanging = self.state.running.end();
+        for number in &hanging {
+            error!(
+                "worker {number} (relay-worker-{number}) hangs: it has not ended within {} s. Its \
+                 numbers are as it counted them last",
+                PATIENCE.as_secs()
+            );
+        }
         self.state.running.kernel.flush_log();
         self.watcher.end();
-        Ended {
+        let ended = Ended {
             report: self.observer.report(&self.state, &self.watcher),
             defects: self.state.running.defects(),
+            hanging: hanging.into_iter().collect(),
+        };
+        if !ended.hanging.is_empty() {
+            // Their sockets stay open until the process ends, so nothing may be dropped in order.
+            std::mem::forget(self);
         }
+        ended
     }
 }

@@ -5,6 +5,7 @@
 //! does not read keeps the relay for a moment at most, and costs it nothing but the message.
 
 use std::{
+    cell::Cell,
     env,
     ffi::OsStr,
     io,
@@ -15,6 +16,7 @@ use std::{
             net::{SocketAddr, UnixDatagram},
         },
     },
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -27,12 +29,18 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// The service manager, if there is one.
 #[derive(Debug)]
 pub struct ServiceManager {
-    channel: Option<Channel>,
-    /// It ends the relay if no ping arrives for this long.
-    interval: Option<Duration>,
-    pinged: Option<Instant>,
+    pings: Pings,
     /// The last status that was sent.
     status: String,
+}
+
+/// Pings its watchdog. Clones share what they know of the last ping.
+#[derive(Debug, Clone, Default)]
+pub struct Pings {
+    channel: Option<Rc<Channel>>,
+    /// It ends the relay if no ping arrives for this long.
+    interval: Option<Duration>,
+    pinged: Rc<Cell<Option<Instant>>>,
 }
 
 #[derive(Debug)]
@@ -63,9 +71,7 @@ impl ServiceManager {
     #[must_use]
     pub fn none() -> Self {
         Self {
-            channel: None,
-            interval: None,
-            pinged: None,
+            pings: Pings::default(),
             status: String::new(),
         }
     }
@@ -85,9 +91,12 @@ impl ServiceManager {
         let socket = UnixDatagram::unbound()?;
         socket.set_write_timeout(Some(PATIENCE))?;
         Ok(Self {
-            channel: Some(Channel { socket, address }),
-            interval,
-            ..Self::none()
+            pings: Pings {
+                channel: Some(Rc::new(Channel { socket, address })),
+                interval,
+                pinged: Rc::default(),
+            },
+            status: String::new(),
         })
     }
 
@@ -123,26 +132,40 @@ impl ServiceManager {
     /// The watchdog's interval, if it watches the relay.
     #[must_use]
     pub fn interval(&self) -> Option<Duration> {
-        self.interval
+        self.pings.interval
     }
 
+    /// What pings the watchdog.
+    #[must_use]
+    pub fn pings(&self) -> Pings {
+        self.pings.clone()
+    }
+
+    fn send(&self, states: &[NotifyState<'_>]) {
+        self.pings.send(states);
+    }
+}
+
+impl Pings {
     /// Tells the watchdog that control and all workers turn, if half of its interval has passed.
-    /// Only to be called if they do: see [`super::watchdog::Watchdog`], which says how often.
-    pub fn ping(&mut self, now: Instant) {
+    /// Only to be called if they do: see [`super::watchdog::Watchdog`], which says how often; or
+    /// while control waits for something on purpose, and not for long.
+    pub fn ping(&self, now: Instant) {
         let Some(interval) = self.interval else {
             return;
         };
         let due = |last: Instant| now.saturating_duration_since(last) >= interval / 2;
-        if self.pinged.is_none_or(due) {
+        if self.pinged.get().is_none_or(due) {
             self.send(&[NotifyState::Watchdog]);
-            self.pinged = Some(now);
+            self.pinged.set(Some(now));
         }
     }
 
     fn send(&self, states: &[NotifyState<'_>]) {
-        let Some(Channel { socket, address }) = &self.channel else {
+        let Some(channel) = &self.channel else {
             return;
         };
+        let Channel { socket, address } = &**channel;
         let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
         let message = lines.join("\n");
         if let Err(error) = socket.send_to_addr(message.as_bytes(), address) {
@@ -200,11 +223,11 @@ mod tests {
 
     #[test]
     fn the_watchdog_gets_a_ping_per_half_interval() {
-        let (socket, mut manager) = listening("watchdog");
+        let (socket, manager) = listening("watchdog");
         let start = Instant::now();
         let mut pings = Vec::new();
         for second in 0..=6 {
-            manager.ping(start + Duration::from_secs(second));
+            manager.pings().ping(start + Duration::from_secs(second));
             if let Some(message) = receive(&socket) {
                 assert_eq!(message, "WATCHDOG=1");
                 pings.push(second);

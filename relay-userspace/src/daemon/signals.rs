@@ -20,7 +20,7 @@ use signal_hook::{
     low_level::pipe,
 };
 
-use super::wait::wait;
+use super::{service_manager::Pings, wait::wait};
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct Signals {
     ends: UnixStream,
     /// Becomes readable with SIGHUP.
     hangups: UnixStream,
+    /// Sent while the main thread waits for something else on purpose.
+    pings: Pings,
 }
 
 impl Signals {
@@ -54,7 +56,16 @@ impl Signals {
         let (hangups, handler) = UnixStream::pair()?;
         hangups.set_nonblocking(true)?;
         pipe::register(SIGHUP, handler)?;
-        Ok(Self { ends, hangups })
+        Ok(Self {
+            ends,
+            hangups,
+            pings: Pings::default(),
+        })
+    }
+
+    /// Keeps the service manager's watchdog content during [`Signals::end_before`].
+    pub fn ping_while_waiting(&mut self, pings: Pings) {
+        self.pings = pings;
     }
 
     /// The descriptors to wait on, see [`super::wait`]. When one is readable, call
@@ -90,8 +101,12 @@ impl Signals {
 
     /// Waits for a signal that ends the relay; false if none has come by `deadline`. Leaves a
     /// reload for [`Signals::take`].
+    ///
+    /// The main thread calls this where it waits on purpose, for a fraction of a second each time,
+    /// so the service manager gets the pings that are due.
     #[must_use]
     pub fn end_before(&self, deadline: Instant) -> bool {
+        self.pings.ping(Instant::now());
         match wait(self.fds(), deadline) {
             [true, _] => true,
             [false, false] => false,
@@ -122,7 +137,11 @@ mod tests {
         let (ends, mut end) = UnixStream::pair().unwrap();
         let (hangups, mut hangup) = UnixStream::pair().unwrap();
         hangups.set_nonblocking(true).unwrap();
-        let signals = Signals { ends, hangups };
+        let signals = Signals {
+            ends,
+            hangups,
+            pings: Pings::default(),
+        };
         assert_eq!(signals.take(), None);
         hangup.write_all(b"XX").unwrap();
         assert!(!signals.end_before(Instant::now()));

@@ -3,14 +3,19 @@
 //!
 //! Numbers are those of what runs and of all that has ended ([`super::totals`]), so they never go
 //! backwards, whichever worker counts a rule's frames now.
+//!
+//! Once per second only sums and rates are taken. What has a line per rule is made when it is asked
+//! for.
 
 use std::{collections::HashMap, time::Instant};
 
-use relay_common::abi::Counter;
+use relay_common::abi::{Counter, FlowKey};
 
+mod loops;
+mod meters;
 mod snapshot;
 
-use self::snapshot::Rates;
+use self::{loops::Loops, meters::Meters};
 use super::{
     reconcile::State,
     running::Running,
@@ -20,11 +25,13 @@ use super::{
 use crate::{
     config::rules::Rule,
     datapath::{OutputIdentity, socket_drops::KernelDrops},
+    kernel::CameBack,
     observe::{
         log_line::{Lines, Pace},
         report::{InterfaceReport, Named, OutputReport, Report, RuleReport, WorkerReport},
-        snapshot::{LastChange, Snapshot},
+        snapshot::{LastChange, LoopKind, LoopStatus, Rates, Snapshot},
     },
+    plan::{Flow, Mac, Plan},
 };
 
 /// Makes reports of what runs.
@@ -32,7 +39,25 @@ pub struct Observer {
     /// When the relay was first ready to match frames.
     started: Instant,
     lines: Lines,
+    meters: Meters,
+    loops: Loops,
+    /// When each flow's copies last came back, in nanoseconds since boot, and when that was seen.
+    came_back: HashMap<FlowKey, (u64, Instant)>,
+    /// What waits, one line each.
+    waiting: Vec<String>,
+    /// At the end of the last second.
+    sums: Sums,
     rates: Rates,
+    /// Frames and copies that did not leave, by reason, at the end of the last second.
+    dropped: Named,
+}
+
+/// The numbers that rates are made of.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    received: u64,
+    sent: u64,
+    dropped: u64,
 }
 
 impl Observer {
@@ -41,41 +66,114 @@ impl Observer {
         Self {
             started: Instant::now(),
             lines: Lines::new(pace),
+            meters: Meters::default(),
+            loops: Loops::default(),
+            came_back: HashMap::new(),
+            waiting: Vec::new(),
+            sums: Sums::default(),
             rates: Rates::default(),
+            dropped: Named::new(),
         }
     }
 
-    /// The numbers and the status now.
-    pub fn observe(
-        &mut self,
+    /// Something may run differently now. To be called after each change.
+    pub fn changed(&mut self, state: &State) {
+        self.meters.arrange(state);
+        self.waiting = state.waiting_lines();
+    }
+
+    /// Takes the rates of the last second, and looks for loops. Returns a line for the log if there
+    /// is something to say.
+    pub fn tick(&mut self, state: &mut State, watcher: &Watcher) -> Option<String> {
+        let report = self.sums(&state.running, watcher);
+        let now = Instant::now();
+        if let Some(seconds) = self.meters.take(now) {
+            let sums = Sums {
+                received: report.packets_received,
+                sent: report.packets_sent,
+                dropped: report.total_dropped(),
+            };
+            let before = std::mem::replace(&mut self.sums, sums);
+            let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+            self.rates = Rates {
+                packets_received: per_second(sums.received, before.received),
+                packets_sent: per_second(sums.sent, before.sent),
+                dropped: per_second(sums.dropped, before.dropped),
+            };
+        }
+        self.dropped.clone_from(&report.dropped);
+        self.look_for_loops(now, state);
+        self.lines.after(report)
+    }
+
+    /// Finds the rules whose copies came back, and whose datagrams expired.
+    fn look_for_loops(&mut self, now: Instant, state: &mut State) {
+        let mut seen = Vec::new();
+        for one in state.running.kernel.came_back() {
+            match self.came_back.get(&one.flow) {
+                Some(&(at, since)) if one.at <= at => {
+                    if now.duration_since(since) >= loops::OVER_AFTER {
+                        // This makes room for others.
+                        state.running.kernel.forget_came_back(&one.flow);
+                        self.came_back.remove(&one.flow);
+                    }
+                }
+                _ => {
+                    self.came_back.insert(one.flow, (one.at, now));
+                    seen.extend(own_frames(&one, &state.running.plan));
+                }
+            }
+        }
+        let rules = &state.desired.rules().rules.rules;
+        for (rule, last) in self.meters.expired() {
+            seen.extend(rules.get(rule).map(|rule| LoopStatus {
+                rule: rule.name.clone(),
+                kind: LoopKind::Expired,
+                interface: rule.input.interface.clone(),
+                group: rule.input.group,
+                port: rule.input.port,
+                source: last.source,
+                source_mac: Mac(last.mac).to_string(),
+                last_seconds_ago: 0.0,
+            }));
+        }
+        self.loops.see(now, seen);
+    }
+
+    /// What does not run, or loses frames, or is in a loop: one sentence per problem.
+    pub fn problems(&self, state: &State, watcher: &Watcher) -> Vec<String> {
+        snapshot::problems(self, state, watcher)
+    }
+
+    /// The status now.
+    pub fn snapshot(
+        &self,
         state: &State,
         last_change: Option<LastChange>,
         watcher: &Watcher,
-    ) -> (Report, Snapshot) {
+    ) -> Snapshot {
         let report = self.report(state, watcher);
-        self.rates.take(&report);
-        let snapshot = snapshot::of(state, &report, &self.rates, watcher, last_change);
-        (report, snapshot)
-    }
-
-    /// A line for the log if there is something to say about `report`, which follows that of the
-    /// last call by about a second.
-    pub fn line(&mut self, report: Report) -> Option<String> {
-        self.lines.after(report)
+        snapshot::of(self, state, &report, watcher, last_change)
     }
 
     /// The numbers now.
     pub fn report(&self, state: &State, watcher: &Watcher) -> Report {
-        let running = &state.running;
-        let rules = rules(state);
-        let mut copies = running.totals.removed().copies.clone();
-        let mut over_limit = running.totals.removed().over_limit;
-        for numbers in rules.values() {
-            over_limit += numbers.over_limit;
-            for output in numbers.outputs.values() {
-                copies.add(output);
-            }
+        Report {
+            rules: rules(state),
+            ..self.sums(&state.running, watcher)
         }
+    }
+
+    /// The numbers now, without those of single rules.
+    fn sums(&self, running: &Running, watcher: &Watcher) -> Report {
+        let mut copies = running.totals.copies().clone();
+        for worker in &running.workers {
+            copies.add_worker(&worker.remote);
+        }
+        let over_limit = running
+            .limited()
+            .map(|(key, _)| running.kernel.over_limit(key));
+        let over_limit = running.totals.over_limit() + over_limit.sum::<u64>();
         let interfaces = interfaces(running, watcher);
         let device_dropped = interfaces.iter().map(|one| one.device_dropped).sum();
         let mut dropped = Named::new();
@@ -94,34 +192,49 @@ impl Observer {
             packets_sent: copies.sent.saturating_sub(device_dropped),
             dropped,
             interfaces,
-            rules: reported(state, &rules),
+            rules: Vec::new(),
             workers: workers(running),
         }
     }
 }
 
-/// The numbers of every rule that is wanted or still counts.
-fn rules(state: &State) -> HashMap<String, RuleNumbers> {
-    let running = &state.running;
-    let mut all = running.totals.rules().clone();
-    for worker in &running.workers {
-        for (rule, counters) in worker.remote.flows() {
-            all.entry(rule.to_owned()).or_default().add(&counters);
-        }
-    }
-    for (key, rule) in running.limited() {
-        all.entry(rule.to_owned()).or_default().over_limit += running.kernel.over_limit(key);
-    }
-    all
+/// The loop that a copy which came back shows; `None` if no rule has its flow any more.
+fn own_frames(one: &CameBack, plan: &Plan) -> Option<LoopStatus> {
+    let mut flows = plan.flows.iter();
+    let flow: &Flow = flows.find(|flow| plan.flow_key(flow) == Some(one.flow))?;
+    Some(LoopStatus {
+        rule: flow.rule.clone(),
+        kind: LoopKind::OwnFrames,
+        interface: plan.interfaces.get(flow.interface)?.name.clone(),
+        group: flow.group,
+        port: flow.port,
+        source: one.source,
+        source_mac: Mac(one.mac).to_string(),
+        last_seconds_ago: 0.0,
+    })
 }
 
-/// The rules that are wanted, in their order.
-fn reported(state: &State, numbers: &HashMap<String, RuleNumbers>) -> Vec<RuleReport> {
-    let none = RuleNumbers::default();
+/// The numbers of the rules that are wanted and enabled, in their order.
+fn rules(state: &State) -> Vec<RuleReport> {
+    let running = &state.running;
+    let mut over_limit: HashMap<&str, u64> = HashMap::new();
+    for (key, rule) in running.limited() {
+        *over_limit.entry(rule).or_default() += running.kernel.over_limit(key);
+    }
     let rules = state.desired.rules().rules.rules.iter();
     rules
         .filter(|rule| rule.enabled)
-        .map(|rule| rule_report(rule, numbers.get(&rule.name).unwrap_or(&none)))
+        .map(|rule| {
+            let ended = running.totals.rules().get(&rule.name);
+            let mut numbers = ended.cloned().unwrap_or_default();
+            for worker in &running.workers {
+                if let Some(counters) = worker.remote.flow(&rule.name) {
+                    numbers.add(&counters);
+                }
+            }
+            numbers.over_limit += over_limit.get(&rule.name[..]).copied().unwrap_or(0);
+            rule_report(rule, &numbers)
+        })
         .collect()
 }
 

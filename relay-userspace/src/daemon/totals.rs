@@ -8,7 +8,7 @@ use relay_common::abi::Counter;
 use super::running::worker::Joined;
 use crate::{
     datapath::{
-        FlowCounters, OutputCounters, OutputIdentity, Retired,
+        FlowCounters, OutputCounters, OutputIdentity, Remote, Retired,
         socket_drops::KernelDrops,
         stats::{Dropped, Drops},
     },
@@ -36,6 +36,14 @@ impl Copies {
         for (sum, number) in self.dropped.iter_mut().zip(others.dropped) {
             *sum += number;
         }
+    }
+
+    /// Adds what one worker counts, for all outputs that it has or had and that are not retired.
+    pub fn add_worker(&mut self, remote: &Remote) {
+        for output in &remote.stats().outputs {
+            output.add_to(&mut self.sent, &mut self.dropped);
+        }
+        self.dropped[Dropped::Pending as usize] += remote.missed();
     }
 
     /// Adds frames that did not leave.
@@ -81,22 +89,15 @@ impl RuleNumbers {
     }
 }
 
-/// The numbers of rules that were removed, together.
-#[derive(Debug, Default, Clone)]
-pub struct Removed {
-    /// Frames above their limits.
-    pub over_limit: u64,
-    /// Their copies.
-    pub copies: Copies,
-}
-
 /// The numbers of all that has ended.
 #[derive(Debug, Default)]
 pub struct Totals {
     /// By rule. Those of rules that are gone stay until they are [forgotten](Self::forget_rules).
     rules: HashMap<String, RuleNumbers>,
-    /// Of rules that were removed, together.
-    removed: Removed,
+    /// Copies of all rules together, also of those that are gone.
+    copies: Copies,
+    /// Frames above limits, of all rules together.
+    over_limit: u64,
     /// Frames that ended workers received.
     pub received: u64,
     /// Of those, frames that matched a rule.
@@ -116,13 +117,19 @@ impl Totals {
         &self.rules
     }
 
-    /// The numbers of rules that were removed.
-    pub fn removed(&self) -> &Removed {
-        &self.removed
+    /// Copies of all rules, also of those that are gone.
+    pub fn copies(&self) -> &Copies {
+        &self.copies
+    }
+
+    /// Frames above limits of all rules, also of those that are gone.
+    pub fn over_limit(&self) -> u64 {
+        self.over_limit
     }
 
     /// Adds what was above a rule's limit, when its limit or the rule ends.
     pub fn add_over_limit(&mut self, rule: &str, frames: u64) {
+        self.over_limit += frames;
         if frames > 0 {
             self.rules.entry(rule.to_owned()).or_default().over_limit += frames;
         }
@@ -130,25 +137,18 @@ impl Totals {
 
     /// Adds the last numbers of a flow, or of some of its outputs, that a worker has no more.
     pub fn retire(&mut self, retired: Retired) {
+        for output in &retired.outputs {
+            self.copies.add(&output.into());
+        }
         let rule = self.rules.entry(retired.rule).or_default();
         rule.matched += retired.matched.unwrap_or(0);
         rule.add_outputs(&retired.outputs);
     }
 
-    /// Puts the numbers of all rules that are not `wanted` any more together: a rule that comes back
-    /// under an old name starts from zero.
+    /// Forgets the numbers of all rules that are not `wanted` any more, but in sums: a rule that
+    /// comes back under an old name starts from zero.
     pub fn forget_rules(&mut self, wanted: impl Fn(&str) -> bool) {
-        let removed = &mut self.removed;
-        self.rules.retain(|name, numbers| {
-            if wanted(name) {
-                return true;
-            }
-            removed.over_limit += numbers.over_limit;
-            for copies in numbers.outputs.values() {
-                removed.copies.add(copies);
-            }
-            false
-        });
+        self.rules.retain(|name, _| wanted(name));
     }
 
     /// Adds the numbers of workers that have ended together, and closes their sockets.

@@ -26,6 +26,9 @@ const NONE: u32 = u32::MAX;
 pub trait Memory {
     /// A place in it, owned by the value.
     type Place: std::fmt::Debug;
+    /// Where a received frame starts in its place, in bytes. Every place that shares memory with
+    /// others, as datagrams of one GSO packet do, starts with the same headers.
+    const FRAME_AT: usize = 0;
 
     /// The bytes in `range` of `place`; empty if the range leaves the place.
     fn bytes<'a>(&'a self, place: &'a Self::Place, range: Range<usize>) -> &'a [u8];

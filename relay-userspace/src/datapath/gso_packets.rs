@@ -7,6 +7,7 @@ use relay_common::wire::IPV4_HEADERS_LEN;
 
 use super::{
     batch::{Batch, Frame, Frames, Memory, Run},
+    expired,
     flow_table::{Flows, SocketOutput},
     stats::{Dropped, WorkerStats},
     vnet_header::VnetHeader,
@@ -109,6 +110,7 @@ impl<M: Memory> Copies<'_, M> {
     fn post(&self, socket_output: &SocketOutput, outbox: &mut impl Outbox<M>, stats: &WorkerStats) {
         let (run, received) = (self.run, &self.first.received);
         let Some(ttl) = socket_output.template.ttl(received) else {
+            expired::note(run.flow, &self.first.place, self.memory, stats);
             count(socket_output, Dropped::TtlExpired, run.count, stats);
             return;
         };

@@ -450,6 +450,17 @@ impl Remote {
         outputs.iter().map(counters).collect()
     }
 
+    /// The slots of all flows and their outputs, with their rules' names, in any order.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.book.iter()
+    }
+
+    /// Frames that outputs which wait miss so far, beyond what is counted.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.waiting.all_missed(&self.stats)
+    }
+
     /// The counters, which stay readable after the worker ended.
     #[must_use]
     pub fn stats(&self) -> &Arc<WorkerStats> {

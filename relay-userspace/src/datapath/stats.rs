@@ -12,7 +12,10 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::arena::{Arena, Zeros};
+use super::{
+    arena::{Arena, Zeros},
+    expired::Expired,
+};
 
 /// The most flow slots of a worker: four times what the kernel's map of flows holds.
 pub const MOST_FLOWS: usize = 4 * relay_common::abi::MAX_FLOWS as usize;
@@ -147,6 +150,14 @@ impl OutputStats {
         self.drops.0.each_ref().map(Count::get)
     }
 
+    /// Adds the numbers to sums, in the same order.
+    pub fn add_to(&self, sent: &mut u64, drops: &mut [u64; Dropped::COUNT]) {
+        *sent += self.sent.get();
+        for (sum, count) in drops.iter_mut().zip(&self.drops.0) {
+            *sum += count.get();
+        }
+    }
+
     /// Sets all numbers to zero. Only while no worker counts here.
     pub(super) fn reset(&self) {
         self.sent.set(0);
@@ -177,6 +188,8 @@ pub struct WorkerStats {
     pub ring: RingStats,
     /// How far it has come.
     pub progress: Progress,
+    /// The last datagrams whose TTL was used up.
+    pub expired: Expired,
 }
 
 /// How far a worker has come, so that control knows when what had arrived is dealt with.
@@ -232,6 +245,7 @@ impl WorkerStats {
             chunks: ChunkStats::default(),
             ring: RingStats::default(),
             progress: Progress::default(),
+            expired: Expired::default(),
         })
     }
 }

@@ -83,7 +83,7 @@ pub struct ReceivedVnetHeader {
 
 impl ReceivedVnetHeader {
     /// Bytes in front of a frame.
-    const LEN: usize = size_of::<VnetHeader>() - IPV4_HEADERS_LEN;
+    pub const LEN: usize = size_of::<VnetHeader>() - IPV4_HEADERS_LEN;
 
     /// Splits a received message into its vnet header and the frame.
     #[inline]

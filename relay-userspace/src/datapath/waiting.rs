@@ -25,7 +25,7 @@ impl One {
     }
 }
 
-/// The outputs of one table that wait.
+/// The outputs of one table that wait, in the order of their slots.
 #[derive(Debug, Default)]
 pub struct Waiting(Box<[One]>);
 
@@ -41,7 +41,9 @@ impl Waiting {
                 since,
             }
         };
-        Self(outputs.map(one).collect())
+        let mut all: Box<[One]> = outputs.map(one).collect();
+        all.sort_unstable_by_key(|one| one.output);
+        Self(all)
     }
 
     /// The worker takes the table: what comes from now on is missed.
@@ -66,8 +68,14 @@ impl Waiting {
 
     /// What the output with this slot misses so far, beyond what is counted.
     pub fn missed(&self, output: u32, stats: &WorkerStats) -> u64 {
-        let mut all = self.0.iter().filter(|one| one.output == output);
-        all.next().map_or(0, |one| one.missed(stats))
+        let found = self.0.binary_search_by_key(&output, |one| one.output);
+        let one = found.ok().and_then(|at| self.0.get(at));
+        one.map_or(0, |one| one.missed(stats))
+    }
+
+    /// What all of them miss so far, beyond what is counted.
+    pub fn all_missed(&self, stats: &WorkerStats) -> u64 {
+        self.0.iter().map(|one| one.missed(stats)).sum()
     }
 
     /// Whether none waits.

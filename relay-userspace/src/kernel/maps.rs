@@ -12,6 +12,7 @@ use aya::{
 use relay_common::abi::{self, Counter, InterfaceValue, OwnKey};
 
 use super::{
+    came_back::Noted,
     error::{KernelError, map_write},
     flows::Flows,
     limits::zero,
@@ -30,6 +31,7 @@ pub struct Maps {
     /// What is in `own`.
     own_sources: BTreeSet<OwnSource>,
     counters: PerCpuArray<MapData, u64>,
+    pub came_back: Noted,
 }
 
 impl Maps {
@@ -42,6 +44,7 @@ impl Maps {
             own_sources: BTreeSet::new(),
             counters: PerCpuArray::try_from(take(ebpf, abi::COUNTERS)?)
                 .map_err(|_| KernelError::Map(abi::COUNTERS))?,
+            came_back: Noted::take_from(ebpf)?,
         })
     }
 

@@ -165,7 +165,7 @@ impl Report {
 }
 
 /// `reason number` for each reason that occurred, separated by commas.
-pub(super) fn occurred<'a>(named: impl IntoIterator<Item = (&'a &'static str, &'a u64)>) -> String {
+pub fn occurred<'a>(named: impl IntoIterator<Item = (&'a &'static str, &'a u64)>) -> String {
     let parts: Vec<String> = named
         .into_iter()
         .filter(|&(_, &number)| number > 0)

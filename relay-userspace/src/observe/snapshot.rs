@@ -1,9 +1,11 @@
 //! Everything that the relay knows of itself at one moment, as one value: `relay status`, its JSON
 //! and the control protocol all show this one.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, time::SystemTime};
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
+
+use crate::config::quoted;
 
 /// Numbers by name.
 pub type Numbers = BTreeMap<String, u64>;
@@ -25,6 +27,9 @@ pub struct Snapshot {
     pub problems: Vec<String>,
     /// The last change of the rules; `None` before the first.
     pub last_change: Option<LastChange>,
+    /// The loops that rules are in.
+    #[serde(default)]
+    pub loops: Vec<LoopStatus>,
     /// Every interface that a rule names.
     pub interfaces: Vec<InterfaceStatus>,
     /// Every rule, in the order of the file, those added by command last.
@@ -48,7 +53,7 @@ pub fn now() -> u64 {
 pub enum Health {
     /// All of it, and no frame was dropped in the last second.
     Healthy,
-    /// Something waits, has died or drops frames.
+    /// Something waits, has died, drops frames or is in a loop.
     Degraded,
 }
 
@@ -63,6 +68,65 @@ pub struct LastChange {
     pub result: String,
     /// How long rules paused for it at most, in milliseconds.
     pub pause_milliseconds: u64,
+}
+
+/// How a loop shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoopKind {
+    /// Copies of this relay arrive as datagrams of the rule. They are not relayed again.
+    OwnFrames,
+    /// Datagrams of the rule arrive with a TTL that is used up. They do not leave.
+    Expired,
+}
+
+/// A rule that is in a loop: it was seen within the last ten seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoopStatus {
+    /// The rule.
+    pub rule: String,
+    /// How the loop shows.
+    pub kind: LoopKind,
+    /// The interface that the last such frame arrived on.
+    pub interface: String,
+    /// Its group.
+    pub group: Ipv4Addr,
+    /// Its port.
+    pub port: u16,
+    /// Its IPv4 source: the peer that sent it, or one of this relay's own addresses.
+    pub source: Ipv4Addr,
+    /// Its Ethernet source: the peer that sent it, or a router or bridge on the way.
+    pub source_mac: String,
+    /// How long ago it came, in seconds, to the second.
+    pub last_seconds_ago: f64,
+}
+
+impl fmt::Display for LoopStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            rule,
+            interface,
+            group,
+            port,
+            source,
+            source_mac,
+            ..
+        } = self;
+        let rule = quoted(rule);
+        match self.kind {
+            LoopKind::OwnFrames => write!(
+                f,
+                "rule {rule} sees its own frames: copies come back on {interface} as \
+                 {group}:{port}, from {source} ({source_mac})"
+            ),
+            LoopKind::Expired => write!(
+                f,
+                "datagrams of rule {rule} expire: on {interface} they come as {group}:{port} from \
+                 {source} ({source_mac}) with a TTL that is used up, so they go round in a ring of \
+                 relays, or their sender's TTL is too small"
+            ),
+        }
+    }
 }
 
 /// Whether something runs.

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::ptrace;
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
 use relay_tests::process::Process;
-use relay_tests::relay::{RuleFile, START_TIMEOUT, run_command, stop_in_time};
+use relay_tests::relay::{RelayProcess, RuleFile, START_TIMEOUT, run_command, stop_in_time};
 use relay_tests::rules::Rule;
+use relay_tests::scenario::{Receivers, send, streams};
 use relay_tests::topology::Testbed;
 
 /// A service manager's end of the socket. It has a path, since abstract names belong to a network
@@ -119,6 +121,47 @@ fn a_worker_that_hangs_ends_the_relay_with_its_name(backend: Backend) -> Result<
     Ok(())
 }
 
+fn sigterm_while_a_worker_hangs_ends_the_relay_with_its_name_and_the_last_numbers(
+    backend: Backend,
+) -> Result<()> {
+    const COUNT: u64 = 20;
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = rules();
+    let receivers = Receivers::start(&bed, &rules)?;
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+    send(&bed, &rules, &streams(&rules, COUNT, 100), || {
+        receivers.progress()
+    })?;
+    let counted = || {
+        relay
+            .status()
+            .is_ok_and(|now| now["totals"]["packets_sent"] == COUNT)
+    };
+    assert!(eventually(START_TIMEOUT, counted).is_some());
+    let worker = Pid::from_raw(relay.thread("relay-worker-0")?.cast_signed());
+    ptrace::seize(worker, ptrace::Options::empty())?;
+    ptrace::interrupt(worker)?;
+    waitpid(worker, Some(WaitPidFlag::__WALL))?;
+    let started = Instant::now();
+    relay.signal(Signal::SIGTERM)?;
+    let named = relay.wait_for_log("relay-worker-0) hangs");
+    let took = started.elapsed();
+    let ended = relay.wait_for_log("had not ended when the relay did");
+    ptrace::detach(worker, None).or_else(|error| match error {
+        // It has ended with its process.
+        nix::errno::Errno::ESRCH => waitpid(worker, Some(WaitPidFlag::__WALL)).map(drop),
+        other => Err(other),
+    })?;
+    assert!(named && ended, "{}", relay.log());
+    // Two seconds for the worker; the rest is for a machine that is busy with other tests.
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let ended = relay.ended()?;
+    assert_eq!(ended.status.code(), Some(70), "{}", ended.log);
+    ended.report.assert_exact(&[COUNT]);
+    assert!(!bed.inputs[0].has_xdp_program()?);
+    Ok(())
+}
+
 /// The id of a process's thread; waits until the thread has given itself that name.
 fn thread(process: u32, name: &str) -> Result<i32> {
     let find = || -> Result<Option<i32>> {
@@ -141,4 +184,5 @@ fn thread(process: u32, name: &str) -> Result<i32> {
 relay_tests::on_both_backends! {
     a_service_manager_is_told_of_the_start_gets_pings_and_is_told_of_the_end,
     a_worker_that_hangs_ends_the_relay_with_its_name,
+    sigterm_while_a_worker_hangs_ends_the_relay_with_its_name_and_the_last_numbers,
 }

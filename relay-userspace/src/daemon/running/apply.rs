@@ -17,7 +17,7 @@ use std::{
 use log::error;
 use relay_common::abi::FlowKey;
 
-use super::{Applied, Open, Running, drain, matched::Matched, worker::RunningWorker};
+use super::{Applied, Open, Running, drain, ending, matched::Matched, worker::RunningWorker};
 use crate::{
     daemon::{
         affinity,
@@ -317,13 +317,19 @@ impl Running {
     }
 
     /// Ends everything that forwards, and keeps its counts. The kernel programs stay, with their
-    /// counters, until this is dropped.
-    pub fn end(&mut self) {
+    /// counters, until this is dropped. Returns the numbers of workers that hang: their threads go
+    /// on, with their sockets, until the process ends.
+    pub fn end(&mut self) -> BTreeSet<usize> {
         let all = self.workers.iter().map(|worker| worker.number).collect();
         self.close_flows(&Plan::default(), &BTreeSet::new(), &all);
-        let stats = self.workers.iter().map(|worker| worker.remote.stats());
-        self.last.extend(stats.cloned());
-        self.end_workers(&all);
+        let hanging = ending::hanging(&self.workers);
+        let ended = &all - &hanging;
+        let workers = self.workers.iter();
+        let workers = workers.filter(|worker| ended.contains(&worker.number));
+        let stats = workers.map(|worker| Arc::clone(worker.remote.stats()));
+        self.last.extend(stats);
+        self.end_workers(&ended);
+        hanging
     }
 }
 

@@ -33,7 +33,8 @@ impl Running {
                 before.index == interface.index && was.to_string() == path.to_string()
             });
             if !same {
-                info!("{} (driver {}): {path}", interface.name, interface.driver);
+                let (name, driver) = (&interface.name[..], &interface.driver);
+                info!(interface = name; "{name} (driver {driver}): {path}");
             }
         }
         paths

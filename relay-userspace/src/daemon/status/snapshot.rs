@@ -1,88 +1,25 @@
 //! The status of everything, from the numbers of a report and from what is wanted and waits.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     process,
-    time::{Duration, Instant},
 };
 
+use super::{Observer, meters::Meters};
 use crate::{
     config::quoted,
     daemon::{reconcile::State, watcher::Watcher},
     observe::{
-        report::{InterfaceReport, Named, Report, RuleReport},
+        report::{InterfaceReport, Named, Report, occurred},
         snapshot::{
-            self, Health, InterfaceStatus, LastChange, Numbers, Origin, OutputStatus, RuleStatus,
-            Snapshot, Totals,
+            self, Health, InterfaceStatus, LastChange, LoopStatus, Numbers, Origin, OutputStatus,
+            RuleStatus, Snapshot, Totals,
         },
     },
 };
 
-/// The least time that rates are taken over.
-const SECOND: Duration = Duration::from_millis(900);
 /// The most problems that a status names.
 const MOST_PROBLEMS: usize = 100;
-
-/// One rule at a moment.
-#[derive(Debug, Default, Clone)]
-struct Seen {
-    matched: u64,
-    sent: Vec<u64>,
-    /// Per second.
-    rate: f64,
-    output_rates: Vec<f64>,
-    /// When its last frame was seen to have come.
-    last_frame: Option<Instant>,
-}
-
-/// Numbers of the last second.
-#[derive(Debug, Default)]
-pub struct Rates {
-    at: Option<Instant>,
-    received: u64,
-    sent: u64,
-    dropped: u64,
-    rates: snapshot::Rates,
-    rules: HashMap<String, Seen>,
-}
-
-impl Rates {
-    /// Takes a report. Rates are over the time since the last one that was taken a second ago or
-    /// earlier.
-    pub fn take(&mut self, report: &Report) {
-        let now = Instant::now();
-        let passed = self.at.map(|at| now.duration_since(at));
-        if passed.is_some_and(|passed| passed < SECOND) {
-            return;
-        }
-        let seconds = passed.map_or(f64::INFINITY, |passed| passed.as_secs_f64());
-        let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
-        let dropped = report.total_dropped();
-        self.rates = snapshot::Rates {
-            packets_received: per_second(report.packets_received, self.received),
-            packets_sent: per_second(report.packets_sent, self.sent),
-            dropped: per_second(dropped, self.dropped),
-        };
-        (self.received, self.sent) = (report.packets_received, report.packets_sent);
-        (self.at, self.dropped) = (Some(now), dropped);
-        let mut before = std::mem::take(&mut self.rules);
-        for rule in &report.rules {
-            let mut seen = before.remove(&rule.name).unwrap_or_default();
-            if rule.packets_matched != seen.matched {
-                seen.last_frame = Some(now);
-            }
-            seen.rate = per_second(rule.packets_matched, seen.matched);
-            seen.matched = rule.packets_matched;
-            seen.sent.resize(rule.outputs.len(), 0);
-            let outputs = rule.outputs.iter().zip(&seen.sent);
-            seen.output_rates = outputs
-                .map(|(output, &sent)| per_second(output.packets_sent, sent))
-                .collect();
-            seen.sent = rule.outputs.iter().map(|one| one.packets_sent).collect();
-            self.rules.insert(rule.name.clone(), seen);
-        }
-    }
-}
 
 /// What waits, each with its reason.
 struct Waits<'a> {
@@ -136,20 +73,14 @@ impl<'a> Waits<'a> {
 
 /// The status of everything now.
 pub fn of(
+    observer: &Observer,
     state: &State,
     report: &Report,
-    rates: &Rates,
     watcher: &Watcher,
     last_change: Option<LastChange>,
 ) -> Snapshot {
     let waits = Waits::of(state);
-    let rules = rules(state, &waits, report, rates);
-    let interfaces = interfaces(state, &waits, report);
-    let mut problems = problems(state, report, rates);
-    let used = state.running.plan.interfaces.iter();
-    for interface in used.filter(|one| watcher.carries(one.index) == Some(false)) {
-        problems.push(format!("{} is down or has no carrier", interface.name));
-    }
+    let problems = problems(observer, state, watcher);
     Snapshot {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: process::id(),
@@ -162,16 +93,28 @@ pub fn of(
         },
         problems,
         last_change,
-        interfaces,
-        rules,
+        loops: loops(observer, state),
+        interfaces: interfaces(state, &waits, report),
+        rules: rules(state, &waits, report, &observer.meters),
         totals: Totals {
             packets_received: report.packets_received,
             packets_matched: report.packets_matched,
             packets_sent: report.packets_sent,
             dropped: numbers(&report.dropped),
         },
-        rates: rates.rates,
+        rates: observer.rates,
     }
+}
+
+/// The loops of rules that are wanted.
+fn loops(observer: &Observer, state: &State) -> Vec<LoopStatus> {
+    if observer.loops.is_empty() {
+        return Vec::new();
+    }
+    let rules = state.desired.rules().rules.rules.iter();
+    let enabled = rules.filter(|rule| rule.enabled);
+    let names: HashSet<&str> = enabled.map(|rule| rule.name.as_str()).collect();
+    observer.loops.now(|rule| names.contains(rule))
 }
 
 fn numbers(named: &Named) -> Numbers {
@@ -181,52 +124,51 @@ fn numbers(named: &Named) -> Numbers {
         .collect()
 }
 
-/// What does not run, or loses frames.
-fn problems(state: &State, report: &Report, rates: &Rates) -> Vec<String> {
-    let mut problems = state.waiting_lines();
+/// What does not run, or loses frames, or is in a loop: one sentence per problem.
+pub fn problems(observer: &Observer, state: &State, watcher: &Watcher) -> Vec<String> {
+    let mut others = Vec::new();
     for worker in &state.running.workers {
         if worker.has_ended() {
-            problems.push(format!(
+            others.push(format!(
                 "worker {} ended because of a defect; nothing is relayed from its queues",
                 worker.number
             ));
         }
     }
-    if rates.rates.dropped > 0.0 {
-        let reasons: Vec<String> = report
-            .dropped
-            .iter()
-            .filter(|&(_, &number)| number > 0)
-            .map(|(reason, number)| format!("{reason} {number}"))
-            .collect();
-        problems.push(format!(
+    others.extend(loops(observer, state).iter().map(ToString::to_string));
+    if observer.rates.dropped > 0.0 {
+        others.push(format!(
             "{:.0} frames per second are dropped; in all: {}",
-            rates.rates.dropped,
-            reasons.join(", ")
+            observer.rates.dropped,
+            occurred(&observer.dropped)
         ));
     }
-    if problems.len() > MOST_PROBLEMS {
-        let more = problems.len() - MOST_PROBLEMS;
-        problems.truncate(MOST_PROBLEMS);
-        problems.push(format!("and {more} more"));
+    let used = state.running.plan.interfaces.iter();
+    for interface in used.filter(|one| watcher.carries(one.index) == Some(false)) {
+        others.push(format!("{} is down or has no carrier", interface.name));
+    }
+    let all = observer.waiting.len() + others.len();
+    others.truncate(MOST_PROBLEMS);
+    let waiting = observer.waiting.iter().take(MOST_PROBLEMS - others.len());
+    let mut problems: Vec<String> = waiting.cloned().collect();
+    problems.append(&mut others);
+    if all > problems.len() {
+        problems.push(format!("and {} more", all - problems.len()));
     }
     problems
 }
 
-fn rules(state: &State, waits: &Waits<'_>, report: &Report, rates: &Rates) -> Vec<RuleStatus> {
+fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> Vec<RuleStatus> {
     let added = state.desired.added();
-    let reports: HashMap<&str, &RuleReport> = report
-        .rules
-        .iter()
-        .map(|rule| (rule.name.as_str(), rule))
-        .collect();
-    let none = Seen::default();
+    // Those that are enabled, in the same order.
+    let mut reports = report.rules.iter();
     let rules = state.desired.rules().rules.rules.iter();
     rules
-        .map(|rule| {
+        .enumerate()
+        .map(|(position, rule)| {
             let name = rule.name.as_str();
-            let report = reports.get(name);
-            let seen = rates.rules.get(name).unwrap_or(&none);
+            let report = if rule.enabled { reports.next() } else { None };
+            let seen = meters.of(position);
             let reason = waits.rules.get(name).copied();
             let rule_state = match reason {
                 _ if !rule.enabled => snapshot::State::Disabled,
@@ -246,7 +188,7 @@ fn rules(state: &State, waits: &Waits<'_>, report: &Report, rates: &Rates) -> Ve
                     },
                     reason: waits.unwrap_or_default().to_owned(),
                     packets_sent: report.map_or(0, |report| report.packets_sent),
-                    rate: seen.output_rates.get(position).copied().unwrap_or(0.0),
+                    rate: seen.output(position),
                     dropped: report
                         .map(|report| numbers(&report.dropped))
                         .unwrap_or_default(),

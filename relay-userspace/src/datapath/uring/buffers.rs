@@ -16,6 +16,7 @@ use std::{
 
 use io_uring::{IoUring, types::BufRingEntry};
 
+use super::receive::FRAME_AT;
 use crate::datapath::{batch::Memory, mapping::Mapping};
 
 /// The number of the ring's only buffer group.
@@ -195,6 +196,7 @@ impl Buffers {
 
 impl Memory for Buffers {
     type Place = Held;
+    const FRAME_AT: usize = FRAME_AT;
 
     #[inline]
     fn bytes<'a>(&'a self, held: &'a Held, range: Range<usize>) -> &'a [u8] {

@@ -26,6 +26,10 @@ use crate::{
 /// Bytes of one control message with a `struct tpacket_auxdata`.
 pub const CONTROL_LEN: usize = HEADER_LEN + size_of::<libc::tpacket_auxdata>().next_multiple_of(8);
 const HEADER_LEN: usize = size_of::<libc::cmsghdr>();
+/// Bytes of `struct io_uring_recvmsg_out` (include/uapi/linux/io_uring.h).
+const LENGTHS_LEN: usize = 16;
+/// Where the frame starts in a buffer.
+pub(super) const FRAME_AT: usize = LENGTHS_LEN + CONTROL_LEN + vnet_header::ReceivedVnetHeader::LEN;
 
 /// A `msghdr` without pointers.
 #[derive(Debug)]

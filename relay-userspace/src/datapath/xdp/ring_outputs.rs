@@ -14,6 +14,7 @@ use super::{
 use crate::{
     datapath::{
         batch::Frame,
+        expired,
         flow_table::{Flows, RingCopies, RingOutput},
         stats::{Dropped, OutputStats, WorkerStats},
     },
@@ -47,11 +48,12 @@ fn queue_copies(
     stats: &WorkerStats,
 ) {
     let udp_sum = frame.received.udp_sum(frame.payload(chunks));
-    let (len, received, chunk) = (frame.len(), frame.received, frame.place);
+    let (len, received, flow, chunk) = (frame.len(), frame.received, frame.flow, frame.place);
     for copies in others {
         let ring_outputs = flows.ring_outputs(copies);
         make_room(ring_outputs, chunks, ports, stats);
         let Some(ttl) = admit(copies, ring_outputs, &received, len, ports, stats) else {
+            note_if_expired(copies, &received, flow, &chunk, chunks, stats);
             continue;
         };
         let Some(mut copy) = chunks.take() else {
@@ -79,7 +81,25 @@ fn queue_copies(
             };
             transmit(&header, ring_outputs, chunk, len, chunks, ports, stats);
         }
-        None => chunks.give_back(chunk),
+        None => {
+            note_if_expired(last, &received, flow, &chunk, chunks, stats);
+            chunks.give_back(chunk);
+        }
+    }
+}
+
+/// Notes who sent the datagram in `chunk`, of which `copies` do not leave, if that is for its TTL.
+#[cold]
+fn note_if_expired(
+    copies: &RingCopies,
+    received: &Received,
+    flow: u32,
+    chunk: &Chunk,
+    chunks: &Chunks,
+    stats: &WorkerStats,
+) {
+    if copies.template.ttl(received).is_none() {
+        expired::note(flow, chunk, chunks, stats);
     }
 }
 

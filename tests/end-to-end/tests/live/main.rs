@@ -3,8 +3,10 @@
 mod changes;
 mod clients;
 mod interfaces;
+mod loops;
 mod ports;
 mod rule_file;
+mod upgrade;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

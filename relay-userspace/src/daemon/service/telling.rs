@@ -1,0 +1,50 @@
+//! What the main loop tells others: a status to those who ask for one, and to the service manager how
+//! the relay does.
+
+use super::Service;
+
+impl Service {
+    /// Tells the service manager how the relay does.
+    pub(super) fn set_status(&mut self) {
+        let problems = self.observer.problems(&self.state, &self.watcher);
+        self.manager.set_status(&match problems.first() {
+            None => format!("{} rules run", self.state.desired.rules().rules.rules.len()),
+            Some(first) => format!("{} problems: {first}", problems.len()),
+        });
+    }
+
+    /// Makes the counters and states known to those who ask for the status.
+    pub(super) fn publish(&mut self) {
+        self.state.running.settle();
+        let last_change = self.commands.last_change.clone();
+        let status = self
+            .observer
+            .snapshot(&self.state, last_change, &self.watcher);
+        self.mailbox.publish(status);
+    }
+
+    /// A change may take long: meanwhile those who ask for the status get the one of now.
+    pub(super) fn before_change(&mut self) {
+        if !self.mailbox.snapshot_is_fresh() {
+            self.publish();
+        }
+        self.mailbox.changing();
+    }
+
+    /// Tells the service manager that a reload is over.
+    pub(super) fn ready_again(&mut self) {
+        let status = match self.state.waiting() {
+            0 => "all rules run".to_owned(),
+            waiting => format!("{waiting} rules or outputs wait"),
+        };
+        self.manager.ready(&status);
+    }
+
+    /// Lets everybody know that something may run differently now.
+    pub(super) fn changed(&mut self) {
+        self.follow();
+        self.observer.changed(&self.state);
+        self.mailbox.changed();
+        self.set_status();
+    }
+}
