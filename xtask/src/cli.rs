@@ -70,8 +70,8 @@ pub enum Command {
     RecordInstructions,
     /// What continuous integration runs: the same as `test`
     Ci {
-        /// Then also zero copy on every kernel, and the benchmark against the commit before; about
-        /// an hour
+        /// Then also the long form of the tests of endurance and of random changes, zero copy on
+        /// every kernel, and the benchmark against the commit before; about an hour and a half
         #[arg(long)]
         nightly: bool,
     },

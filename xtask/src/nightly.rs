@@ -40,6 +40,7 @@ pub fn run(ws: &Workspace) -> Result<ExitCode> {
     };
     let parts = [
         part("all tests", || test::run(ws, None)),
+        part("endurance, and random changes", || test::long(ws)),
         part("zero copy on all kernels", || vm::run(ws, &kernels)),
         part("benchmark against the commit before", || {
             bench::run(ws, &bench_args(ws))

@@ -57,3 +57,16 @@ pub fn run(ws: &Workspace, filter: Option<&str>) -> Result<ExitCode> {
     }
     Ok(run.finish(filter))
 }
+
+/// Builds the relay, and runs the long form of the tests that have one.
+pub fn long(ws: &Workspace) -> Result<ExitCode> {
+    let mut run = Run::default();
+    let built = run.step("build", || steps::build(ws));
+    run.step("long tests", || {
+        if !built {
+            bail!("not run, because the relay was not built");
+        }
+        steps::long(ws)
+    });
+    Ok(run.finish(None))
+}

@@ -17,6 +17,7 @@ pub mod bpf;
 pub mod capture;
 pub mod flap;
 pub mod frames;
+pub mod holdings;
 pub mod inspect;
 pub mod lab;
 pub mod methods;

@@ -19,4 +19,5 @@ pub use self::child::{
 pub use self::device::{open_tap, set_checksum_offload};
 pub use self::socket::{
     OptionValue, RECEIVE_BUFFER, Receives, packet_socket, send, set_option, socket_drops,
+    socket_protocol,
 };

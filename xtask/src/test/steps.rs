@@ -122,6 +122,16 @@ pub fn end_to_end(ws: &Workspace, filter: Option<&str>) -> Result<Counts> {
     tests(&mut cargo, filter)
 }
 
+/// The long form of the tests that have one.
+pub fn long(ws: &Workspace) -> Result<Counts> {
+    let mut cargo = ws.cargo();
+    cargo
+        .args(["test", "--package", "relay-tests", "--test", "lasting"])
+        .env("RELAY_BIN", ws.release("relay"))
+        .env("RELAY_TESTS_LONG", "1");
+    tests(&mut cargo, None)
+}
+
 /// Runs tests to the end and counts them.
 fn tests(cargo: &mut Command, filter: Option<&str>) -> Result<Counts> {
     cargo.args(["--locked", "--no-fail-fast"]);

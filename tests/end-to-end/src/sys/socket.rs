@@ -1,9 +1,11 @@
 //! Socket options, packet sockets, and sending one frame.
 
-use std::ffi::c_int;
+use std::ffi::{CString, c_int};
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr;
 
 use super::errno::check;
@@ -64,6 +66,26 @@ pub fn socket_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
     };
     check(result)?;
     Ok(values[SK_MEMINFO_DROPS])
+}
+
+/// The protocol's name of a socket, such as `XDP`, of which `path` is a link in `/proc/PID/fd`.
+pub fn socket_protocol(path: &Path) -> io::Result<String> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut name = [0_u8; 32];
+    // SAFETY: both strings end with a zero, and `name` is writable for its length.
+    let result = unsafe {
+        libc::getxattr(
+            path.as_ptr(),
+            c"system.sockprotoname".as_ptr(),
+            name.as_mut_ptr().cast(),
+            name.len(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let bytes = name.iter().copied().take_while(|&byte| byte != 0);
+    Ok(bytes.map(char::from).collect())
 }
 
 /// The frames that a packet socket receives.

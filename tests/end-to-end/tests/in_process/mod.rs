@@ -23,6 +23,10 @@ pub struct SetUp {
 pub struct Feeds {
     pub remote: Remote,
     _memberships: Memberships,
+    #[allow(
+        dead_code,
+        reason = "not every test binary that has this module changes ports"
+    )]
     pub kernel: Kernel,
 }
 

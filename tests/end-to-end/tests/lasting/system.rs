@@ -1,0 +1,420 @@
+//! A running relay with its hosts and wires: changes are made to it, and what it holds and says is
+//! looked at from outside.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use relay_tests::backend::Backend;
+use relay_tests::background::eventually;
+use relay_tests::holdings::CLAIM;
+use relay_tests::relay::{RelayProcess, RuleFile};
+use relay_tests::topology::Testbed;
+use relay_tests::veth::{End, Endpoint, connect};
+
+use super::kernel_maps::{self, KernelMaps};
+use super::model::{Entry, Link, Model, Step};
+use super::universe::{self, INPUTS, INTERFACES};
+
+/// How long the relay may take until all is as it must be. What the kernel refused for a moment it
+/// tries again after a second.
+const AGREES: Duration = Duration::from_secs(5);
+
+/// What can be seen of a relay.
+#[derive(Debug, Default)]
+pub struct Picture {
+    /// Each part as one line, by what it is.
+    parts: BTreeMap<String, String>,
+    xdp_sockets: usize,
+}
+
+impl Picture {
+    fn insert(&mut self, what: String, seen: String) {
+        self.parts.insert(what, seen);
+    }
+}
+
+/// The wire at one of the relay's interfaces.
+#[derive(Debug, Clone)]
+pub struct Wire {
+    /// The relay's end.
+    pub near: Endpoint,
+    /// The other end.
+    pub far: Endpoint,
+}
+
+/// The hosts, the wires and the relay.
+#[derive(Debug)]
+pub struct System {
+    bed: Testbed,
+    backend: Backend,
+    /// The wires of [`INTERFACES`], also those that were deleted.
+    pub wires: Vec<Wire>,
+    /// The relay.
+    pub relay: RelayProcess,
+}
+
+impl System {
+    /// Starts a relay on `backend` with the rules of `model`, whose interfaces are all there.
+    pub fn start(backend: Backend, model: &Model) -> Result<Self> {
+        let bed = Testbed::builder()
+            .inputs(INPUTS)
+            .outputs(INTERFACES.len() - INPUTS)
+            .without_capture()
+            .build()?;
+        let near = bed.inputs.iter().chain(&bed.outputs);
+        let far = bed.sources.iter().chain(&bed.receivers);
+        let wires = near.zip(far).map(|(near, far)| Wire {
+            near: near.clone(),
+            far: far.clone(),
+        });
+        let wires = wires.collect();
+        let file = RuleFile::new(&file_of(&model.desired))?;
+        let relay = RelayProcess::start_file(&bed.relay, backend, file)?;
+        Ok(Self {
+            bed,
+            backend,
+            wires,
+            relay,
+        })
+    }
+
+    /// Makes a change. False if the relay has refused it.
+    pub fn apply(&mut self, step: &Step, before: &Model) -> Result<bool> {
+        let relay = &self.relay;
+        let answer = match step {
+            Step::Add(number, form) => relay.add(&universe::text(*number, *form, true))?,
+            Step::Remove(number) => relay.verb(&["remove", &universe::name(*number)])?,
+            Step::Enable(number) => relay.verb(&["enable", &universe::name(*number)])?,
+            Step::Disable(number) => relay.verb(&["disable", &universe::name(*number)])?,
+            Step::Reload(entries) => {
+                let entries = entries.iter();
+                let texts = entries.map(|&(number, form, on)| universe::text(number, form, on));
+                relay.reload_with(&texts.collect::<String>(), &["--discard-runtime"])?
+            }
+            Step::Undo => relay.verb(&["undo"])?,
+            Step::Down(at)
+            | Step::Up(at)
+            | Step::Flap(at)
+            | Step::Delete(at)
+            | Step::Create(at)
+            | Step::Replug(at) => {
+                self.change_link(step, *at, before)?;
+                return Ok(true);
+            }
+        };
+        match answer.code {
+            Some(0) => Ok(true),
+            // Mistakes, or a refusal.
+            Some(78 | 69) => {
+                eprintln!("refused: {}", answer.stderr.trim());
+                Ok(false)
+            }
+            _ => anyhow::bail!("{answer:?}"),
+        }
+    }
+
+    fn change_link(&mut self, step: &Step, at: usize, before: &Model) -> Result<()> {
+        let name = INTERFACES.get(at).context("an interface")?;
+        let host = &self.bed.relay;
+        let is_there = before.link(name) != Link::Absent;
+        match step {
+            Step::Down(_) if is_there => host.ip(&format!("link set {name} down"))?,
+            Step::Up(_) if is_there => host.ip(&format!("link set {name} up"))?,
+            Step::Flap(_) if is_there => {
+                host.ip(&format!("link set {name} down"))?;
+                host.ip(&format!("link set {name} up"))?
+            }
+            Step::Delete(_) if is_there => host.ip(&format!("link delete {name}"))?,
+            Step::Replug(_) if before.all_up() => {
+                host.ip(&format!("link delete {name}"))?;
+                self.plug(at)?;
+                String::new()
+            }
+            Step::Create(_) if !is_there => {
+                self.plug(at)?;
+                String::new()
+            }
+            _ => String::new(),
+        };
+        Ok(())
+    }
+
+    /// Makes a wire anew, with the names and addresses that it had.
+    fn plug(&mut self, at: usize) -> Result<()> {
+        let wire = self.wires.get_mut(at).context("a wire")?;
+        let end = |of: &Endpoint| End {
+            namespace: Arc::clone(&of.namespace),
+            interface: of.interface.clone(),
+            mac: of.mac,
+            address: Some(of.address),
+            mtu: 1500,
+            queues: 1,
+        };
+        let (near, far) = connect(end(&wire.near), end(&wire.far))?;
+        *wire = Wire { near, far };
+        Ok(())
+    }
+
+    /// The wire at an interface.
+    pub fn wire(&self, interface: &str) -> Result<&Wire> {
+        let position = INTERFACES.iter().position(|name| *name == interface);
+        let wire = position.and_then(|at| self.wires.get(at));
+        wire.with_context(|| format!("no wire at {interface}"))
+    }
+
+    fn index(&self, interface: &str) -> Result<u32> {
+        Ok(self.wire(interface)?.near.index)
+    }
+
+    /// What must be seen if `model` is right.
+    pub fn expected(&self, model: &Model) -> Result<Picture> {
+        let active = model.active();
+        let mut maps = KernelMaps::default();
+        let (mut groups, mut attached) = (BTreeSet::new(), BTreeSet::new());
+        let mut packet_sockets = Vec::new();
+        let mut senders = BTreeSet::new();
+        for (entry, rule) in &active {
+            let input = self.index(&rule.interface)?;
+            let limited = universe::has_limit(entry.number, entry.form);
+            maps.flows.insert((input, rule.group, rule.port), limited);
+            maps.interfaces.insert(input);
+            groups.insert((rule.interface.clone(), rule.group));
+            for output in &rule.outputs {
+                let near = &self.wire(&output.interface)?.near;
+                maps.own.extend(kernel_maps::own(near.mac, near.address));
+                senders.insert((part(&active, &rule.interface, self.backend), near.index));
+            }
+        }
+        for &input in &maps.interfaces {
+            packet_sockets.push((input, Kind::Claim));
+            match self.backend {
+                Backend::Xdp => _ = attached.insert(input),
+                Backend::IoUring => packet_sockets.push((input, Kind::Receives)),
+            }
+        }
+        // Past the queueing discipline, and through it.
+        let senders = senders.into_iter();
+        packet_sockets.extend(senders.flat_map(|(_, index)| [(index, Kind::Sends); 2]));
+        packet_sockets.sort_unstable();
+        let inputs = active.iter().map(|(_, rule)| rule.interface.as_str());
+        let parts: BTreeSet<_> = inputs
+            .map(|input| part(&active, input, self.backend))
+            .collect();
+        let mut picture = Picture::default();
+        for entry in &model.desired {
+            let states = model.states(entry);
+            let what = format!("status: rule {}", universe::name(entry.number));
+            picture.insert(what, format!("{} {:?}", states.rule, states.outputs));
+            let rule = entry.rule();
+            let outputs = rule.outputs.iter().map(|output| &output.interface);
+            for interface in outputs.chain([&rule.interface]) {
+                let seen = match model.in_use().contains(interface) {
+                    true => format!("active {} {}", self.index(interface)?, self.backend.name()),
+                    false => "pending".to_owned(),
+                };
+                picture.insert(format!("status: interface {interface}"), seen);
+            }
+        }
+        let names = model.desired.iter().map(|one| universe::name(one.number));
+        picture.insert(
+            "status: order".into(),
+            format!("{:?}", Vec::from_iter(names)),
+        );
+        picture.xdp_sockets = match self.backend {
+            Backend::Xdp => maps.interfaces.len(),
+            Backend::IoUring => 0,
+        };
+        picture.insert("workers".into(), parts.len().to_string());
+        self.draw(
+            &mut picture,
+            &maps,
+            &groups,
+            &attached.into_iter().collect(),
+            &packet_sockets,
+        );
+        Ok(picture)
+    }
+
+    /// What is seen.
+    pub fn seen(&self) -> Result<Picture> {
+        let mut picture = Picture::default();
+        let status = self.relay.status()?;
+        let list = |of: &serde_json::Value, key: &str| -> Result<Vec<serde_json::Value>> {
+            let list = of[key].as_array().cloned();
+            list.with_context(|| format!("no {key} in {of}"))
+        };
+        let text = |of: &serde_json::Value, key: &str| -> Result<String> {
+            let text = of[key].as_str().map(str::to_owned);
+            text.with_context(|| format!("no {key} in {of}"))
+        };
+        let mut names = Vec::new();
+        for rule in list(&status, "rules")? {
+            let outputs = list(&rule, "outputs")?;
+            let outputs = outputs.iter().map(|output| text(output, "state"));
+            let outputs = outputs.collect::<Result<Vec<_>>>()?;
+            let name = text(&rule, "name")?;
+            let states = format!("{} {outputs:?}", text(&rule, "state")?);
+            picture.insert(format!("status: rule {name}"), states);
+            names.push(name);
+        }
+        picture.insert("status: order".into(), format!("{names:?}"));
+        for interface in list(&status, "interfaces")? {
+            let state = text(&interface, "state")?;
+            let seen = match interface["index"].as_u64() {
+                Some(index) => format!("{state} {index} {}", text(&interface, "backend")?),
+                None => state,
+            };
+            let name = text(&interface, "name")?;
+            picture.insert(format!("status: interface {name}"), seen);
+        }
+        let held = self.relay.held()?;
+        let count = |of: &BTreeMap<String, usize>, key: &str| of.get(key).copied().unwrap_or(0);
+        picture.xdp_sockets = count(&held.files, "socket:XDP");
+        let workers = count(&held.threads, "relay-worker-");
+        picture.insert("workers".into(), workers.to_string());
+        let packet_sockets = self.bed.relay.packet_socket_list()?;
+        let packet_sockets = packet_sockets.into_iter().map(|socket| {
+            let kind = match socket.protocol {
+                0 => Kind::Sends,
+                CLAIM => Kind::Claim,
+                _ => Kind::Receives,
+            };
+            (socket.interface, kind)
+        });
+        let mut packet_sockets: Vec<_> = packet_sockets.collect();
+        packet_sockets.sort_unstable();
+        let (maps, groups) = (
+            KernelMaps::of(&self.relay)?,
+            self.bed.relay.joined_groups()?,
+        );
+        self.draw(
+            &mut picture,
+            &maps,
+            &groups,
+            &self.relay.attached()?,
+            &packet_sockets,
+        );
+        Ok(picture)
+    }
+
+    /// Waits until all that is seen is as `model` says, and fails if it is not in time.
+    pub fn agree(&self, model: &Model) -> Result<()> {
+        let expected = self.expected(model)?;
+        let mut last = Vec::new();
+        let came = eventually(AGREES, || {
+            last = match self.seen() {
+                Ok(seen) => differences(&seen, &expected),
+                Err(error) => vec![format!("{error:#}")],
+            };
+            last.is_empty()
+        });
+        ensure!(came.is_some(), "{}\n{}", last.join("\n"), self.relay.log());
+        Ok(())
+    }
+
+    fn draw(
+        &self,
+        picture: &mut Picture,
+        maps: &KernelMaps,
+        groups: &BTreeSet<(String, std::net::Ipv4Addr)>,
+        attached: &Vec<u32>,
+        packet_sockets: &Vec<(u32, Kind)>,
+    ) {
+        let parts = [
+            ("kernel maps: flows", format!("{:?}", maps.flows)),
+            ("kernel maps: interfaces", format!("{:?}", maps.interfaces)),
+            ("kernel maps: own sources", format!("{:?}", maps.own)),
+            ("joined groups", format!("{groups:?}")),
+            ("attached programs", format!("{attached:?}")),
+            ("packet sockets", format!("{packet_sockets:?}")),
+        ];
+        picture
+            .parts
+            .extend(parts.map(|(what, seen)| (what.to_owned(), seen)));
+    }
+
+    /// Ends the relay. Fails unless its counters balance, no chunk is missing, and nothing stays
+    /// behind.
+    pub fn stop(self) -> Result<()> {
+        let stopped = self.relay.stop()?;
+        ensure!(stopped.status.success(), "{}", stopped.log);
+        // A change of the relay's own is not taken for one of another process.
+        ensure!(!stopped.log.contains("by force"), "{}", stopped.log);
+        let report = stopped.report;
+        if !report.workers.is_empty() {
+            report.assert_no_chunk_missing();
+        }
+        ensure!(
+            self.bed.relay.joined_groups()?.is_empty(),
+            "groups are joined"
+        );
+        ensure!(
+            self.bed.relay.packet_sockets()? == 0,
+            "packet sockets are open"
+        );
+        for wire in &self.wires {
+            let shown = self.bed.relay.ip("-details link show")?;
+            ensure!(!shown.contains("xdp"), "{} {shown}", wire.near.interface);
+        }
+        Ok(())
+    }
+}
+
+/// What a packet socket is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Claim,
+    Receives,
+    Sends,
+}
+
+/// The worker that receives from `input`: on io_uring each input has its own, on XDP inputs that
+/// rules connect share one. Its name is that of its first interface.
+fn part(active: &[(Entry, relay_tests::rules::Rule)], input: &str, backend: Backend) -> String {
+    let mut part = BTreeSet::from([input.to_owned()]);
+    if backend == Backend::Xdp {
+        // Every round adds an interface, or is the last.
+        for _ in INTERFACES {
+            for (_, rule) in active {
+                let outputs = rule.outputs.iter().map(|output| &output.interface);
+                let all: BTreeSet<_> = outputs.chain([&rule.interface]).cloned().collect();
+                if !part.is_disjoint(&all) {
+                    part.extend(all);
+                }
+            }
+        }
+    }
+    part.pop_first().unwrap_or_default()
+}
+
+/// The rules as the text of a file.
+fn file_of(desired: &[Entry]) -> String {
+    let entries = desired.iter();
+    let texts = entries.map(|entry| universe::text(entry.number, entry.form, entry.enabled));
+    texts.collect()
+}
+
+/// The parts that differ, one line each.
+fn differences(seen: &Picture, expected: &Picture) -> Vec<String> {
+    let names = seen.parts.keys().chain(expected.parts.keys());
+    let none = || "nothing".to_owned();
+    let differ = names
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .filter_map(|what| {
+            let (is, must) = (seen.parts.get(what), expected.parts.get(what));
+            (is != must).then(|| {
+                let is = is.cloned().unwrap_or_else(none);
+                let must = must.cloned().unwrap_or_else(none);
+                format!("{what}:\n    is   {is}\n    must {must}")
+            })
+        });
+    let mut differ: Vec<String> = differ.collect();
+    let (is, must) = (seen.xdp_sockets, expected.xdp_sockets);
+    if is != must {
+        differ.push(format!("AF_XDP sockets: is {is}, must {must}"));
+    }
+    differ
+}
