@@ -26,7 +26,7 @@ mod whole_plan;
 mod xdp;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     os::fd::{BorrowedFd, RawFd},
 };
 
@@ -61,6 +61,8 @@ pub struct Kernel {
     filter: Option<Filter>,
     /// Both programs have the same slots.
     slots: Slots,
+    /// By name, the counters of interfaces whose slots others have now.
+    former: BTreeMap<String, Counters>,
     own_sources: BTreeSet<OwnSource>,
     /// How many limits are expected.
     limits: usize,
@@ -121,6 +123,7 @@ impl Kernel {
         let slot = taken.number();
         self.load(interface.backend)?;
         if let Taken::Reused(slot) = taken {
+            self.keep_counters(slot);
             for maps in self.all_maps() {
                 maps.zero(slot, name)?;
             }
@@ -259,6 +262,15 @@ impl Kernel {
         self.slot_counters(slot)
     }
 
+    /// The same of all interfaces that have had this name, one after the other: those of an
+    /// interface that was deleted and made anew go on. `None` if there was none.
+    #[must_use]
+    pub fn counters_of(&self, name: &str) -> Option<Counters> {
+        let slots = self.slots.named(name);
+        let counters = slots.filter_map(|slot| self.slot_counters(slot));
+        counters.chain(self.former.get(name).copied()).reduce(sum)
+    }
+
     /// The number of datagrams above the limits that a flow has had since it was opened.
     #[must_use]
     pub fn over_limit(&self, key: &FlowKey) -> u64 {
@@ -321,13 +333,17 @@ impl Kernel {
     /// The counters of a slot in both programs: an interface may change its backend.
     fn slot_counters(&self, slot: u16) -> Option<Counters> {
         let programs = [self.maps(Backend::Xdp), self.maps(Backend::IoUring)];
-        let mut loaded = programs.into_iter().flatten();
-        let mut sums = loaded.next()?.counters(slot)?;
-        for maps in loaded {
-            let more = maps.counters(slot)?;
-            sums.iter_mut().zip(more).for_each(|(sum, one)| *sum += one);
+        let loaded = programs.into_iter().flatten();
+        let counters = loaded.filter_map(|maps| maps.counters(slot));
+        counters.reduce(sum)
+    }
+
+    /// Before another interface gets the slot.
+    fn keep_counters(&mut self, slot: u16) {
+        if let (Some(name), Some(counters)) = (self.slots.name(slot), self.slot_counters(slot)) {
+            let before = self.former.entry(name.to_owned()).or_default();
+            *before = sum(*before, counters);
         }
-        Some(sums)
     }
 
     /// Loads the program of a backend if it is not loaded.
@@ -388,4 +404,12 @@ impl Kernel {
         let xdp = self.xdp.iter_mut().map(|xdp| &mut xdp.maps);
         xdp.chain(self.filter.iter_mut().map(|filter| &mut filter.maps))
     }
+}
+
+fn sum(mut counters: Counters, more: Counters) -> Counters {
+    counters
+        .iter_mut()
+        .zip(more)
+        .for_each(|(sum, one)| *sum += one);
+    counters
 }

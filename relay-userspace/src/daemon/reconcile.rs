@@ -105,6 +105,21 @@ impl State {
         }
     }
 
+    /// The names of interfaces from which another process has detached the relay's XDP program.
+    #[must_use]
+    pub fn detached_by_force(&self) -> Vec<&str> {
+        let kernel = &self.running.kernel;
+        let attached = kernel.attached();
+        let interfaces = self.running.plan.interfaces.iter();
+        let detached = interfaces.filter(|one| {
+            let now = self.facts.interfaces.get(&one.name);
+            now.is_some_and(|now| now.index == one.index)
+                && attached.contains(&one.index)
+                && !kernel.is_attached(one.index)
+        });
+        detached.map(|one| one.name.as_str()).collect()
+    }
+
     /// Makes `desired` run as far as the host offers what it needs.
     ///
     /// # Errors

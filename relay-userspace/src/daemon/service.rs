@@ -327,6 +327,9 @@ impl Service {
     fn refresh(&mut self) {
         self.before_change();
         self.state.refresh();
+        for name in self.state.detached_by_force() {
+            warn!("another process detached the XDP program of the relay from {name} by force");
+        }
         let before = self.state.waiting_lines();
         match self.state.reconcile(OnRefusal::Wait, &self.signals) {
             Ok(applied) if applied.changed => {

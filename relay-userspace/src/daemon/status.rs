@@ -272,7 +272,7 @@ fn interfaces(running: &Running, watcher: &Watcher) -> Vec<InterfaceReport> {
             missed: watcher.missed(interface.index),
             filter: running
                 .kernel
-                .counters(interface.index)
+                .counters_of(&interface.name)
                 .map(|counters| {
                     let names = Counter::ALL.into_iter().map(Counter::name);
                     names.zip(counters).collect()

@@ -21,7 +21,7 @@ pub struct Slots {
 pub struct Slot {
     /// The interface's index.
     index: u32,
-    /// Its name, for errors.
+    /// Its name, for errors, and for the counters of the next interface of that name.
     pub name: String,
     /// The backend whose program counts and matches its frames.
     pub state: State,
@@ -107,6 +107,19 @@ impl Slots {
         Some((number, self.entries.get(usize::from(number))?))
     }
 
+    /// The numbers of the slots of all interfaces that had `name` when a program served them last.
+    pub fn named(&self, name: &str) -> impl Iterator<Item = u16> {
+        let entries = self.entries.iter().zip(0..);
+        let named = entries.filter(move |(slot, _)| slot.name == name);
+        named.map(|(_, number)| number)
+    }
+
+    /// The name of the interface that has a slot.
+    pub fn name(&self, number: u16) -> Option<&str> {
+        let slot = self.entries.get(usize::from(number))?;
+        Some(&slot.name)
+    }
+
     /// The indices of the interfaces that a program serves.
     pub fn served(&self) -> impl Iterator<Item = u32> {
         let served = |slot: &&Slot| matches!(slot.state, State::Served(_));
@@ -141,6 +154,19 @@ mod tests {
         assert_eq!(serve(&mut slots, 9), Taken::New(2));
         assert_eq!(serve(&mut slots, 7), Taken::Kept(0));
         assert_eq!(slots.get(7).unwrap().1.state, State::Served(Backend::Xdp));
+    }
+
+    #[test]
+    fn interfaces_of_one_name_are_found_by_it() {
+        let mut slots = Slots::default();
+        for (index, name) in [(7, "in0"), (8, "in1"), (9, "in0")] {
+            let taken = slots.choose(index).unwrap();
+            slots.serve(taken, index, name, Backend::Xdp);
+            slots.release(index);
+        }
+        assert_eq!(Vec::from_iter(slots.named("in0")), [0, 2]);
+        assert_eq!(slots.name(1), Some("in1"));
+        assert_eq!(slots.name(3), None);
     }
 
     #[test]

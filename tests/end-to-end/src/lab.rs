@@ -8,12 +8,13 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::net::if_::if_nametoindex;
 
 use crate::background::eventually;
 use crate::netns::Namespace;
@@ -83,9 +84,9 @@ fn kernel() -> Result<(u32, u32)> {
     }
 }
 
-/// Source, relay and receivers: the relay has one NIC for its input and one for each of its
-/// outputs, `in0`, `out0`, `out1`, ..., and addresses are those of every [`Testbed`].
-pub fn testbed(input: Nic, outputs: &[Nic]) -> Result<Testbed> {
+/// Sources, relay and receivers: the relay has one NIC for each of its inputs and outputs, `in0`,
+/// ..., `out0`, `out1`, ..., and addresses are those of every [`Testbed`].
+pub fn testbed(inputs: &[Nic], outputs: &[Nic]) -> Result<Testbed> {
     let relay = Arc::new(Namespace::new("relay")?);
     let mut taken = Vec::new();
     let mut wire = |nic: Nic, near: &str, far: &str, subnet: u8, number: u8| -> Result<_> {
@@ -109,8 +110,10 @@ pub fn testbed(input: Nic, outputs: &[Nic]) -> Result<Testbed> {
         )?;
         Ok((near, far))
     };
-    let inputs = vec![wire(input, "in", "src", 1, 0)?];
-    let mut ends = Vec::new();
+    let (mut sources, mut ends) = (Vec::new(), Vec::new());
+    for (number, &nic) in (0..).zip(inputs) {
+        sources.push(wire(nic, "in", "src", 1, number)?);
+    }
     for (number, &nic) in (0..).zip(outputs) {
         ends.push(wire(nic, "out", "rcv", 2, number)?);
     }
@@ -121,8 +124,8 @@ pub fn testbed(input: Nic, outputs: &[Nic]) -> Result<Testbed> {
             .map(|(near, far)| Ok((near.finish()?, far.finish()?)))
             .collect()
     };
-    let (inputs, ends) = (ready(inputs)?, ready(ends)?);
-    Ok(Testbed::of_wires(relay, inputs, ends))
+    let (sources, ends) = (ready(sources)?, ready(ends)?);
+    Ok(Testbed::of_wires(relay, sources, ends))
 }
 
 /// The PCI slot of an end of a wire.
@@ -172,9 +175,80 @@ fn take(slot: u8, namespace: &Arc<Namespace>, name: &str, address: Ipv4Addr) -> 
     })
 }
 
+/// A NIC whose driver is unbound from it, so that its interface is gone, as when it is pulled out.
+/// It is bound again at the latest when this is dropped: the next test needs the NIC.
+#[derive(Debug)]
+pub struct Unplugged {
+    slot: u8,
+    /// The driver's folder.
+    driver: PathBuf,
+    was: Endpoint,
+    is_bound: bool,
+}
+
+/// Unbinds the driver of the relay's NIC `near`. Returns once the interface is gone.
+pub fn unplug(near: &Endpoint) -> Result<Unplugged> {
+    let [.., slot] = near.mac;
+    let driver = Path::new(&device(slot)).join("driver");
+    let driver = fs::canonicalize(&driver)
+        .with_context(|| format!("looking for the driver of {near:?} by {}", driver.display()))?;
+    let unplugged = Unplugged {
+        slot,
+        driver,
+        was: near.clone(),
+        is_bound: false,
+    };
+    unplugged.write("unbind")?;
+    Ok(unplugged)
+}
+
+impl Unplugged {
+    /// The name that its interface had.
+    pub fn name(&self) -> &str {
+        &self.was.interface
+    }
+
+    /// Binds the driver again, and gives the new interface the place, the name and the addresses
+    /// that it had. Returns its index when it is up, perhaps without carrier yet.
+    pub fn plug_in(mut self) -> Result<u32> {
+        self.is_bound = true;
+        self.write("bind")?;
+        let Endpoint {
+            namespace,
+            interface,
+            address,
+            ..
+        } = &self.was;
+        take(self.slot, namespace, interface, *address)?;
+        let name = interface.as_str();
+        namespace.run(|| if_nametoindex(name).with_context(|| format!("looking up {name}")))
+    }
+
+    fn write(&self, file: &str) -> Result<()> {
+        let path = self.driver.join(file);
+        let address = pci_address(self.slot);
+        fs::write(&path, &address).with_context(|| format!("writing {address} to {path:?}"))
+    }
+}
+
+impl Drop for Unplugged {
+    fn drop(&mut self) {
+        if !self.is_bound
+            && let Err(error) = self.write("bind")
+        {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// The device in a slot, as the kernel names it.
+fn pci_address(slot: u8) -> String {
+    format!("0000:00:{slot:02x}.0")
+}
+
 /// The folder of the device in a slot.
 fn device(slot: u8) -> String {
-    format!("/sys/bus/pci/devices/0000:00:{slot:02x}.0")
+    format!("/sys/bus/pci/devices/{}", pci_address(slot))
 }
 
 /// The interface of the NIC in a slot, if it is in the initial namespace. virtio has a device of

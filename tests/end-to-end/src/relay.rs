@@ -26,7 +26,7 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 pub const STOP_IN_TIME: Duration = Duration::from_secs(2);
 
 /// How long a relay may take to end after a signal before the test gives up.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 static NEXT_FILE: AtomicU32 = AtomicU32::new(0);
 

@@ -161,6 +161,8 @@ impl UdpSender {
             .with_context(|| format!("sending multicast by {}", endpoint.interface))?;
             socket.set_multicast_ttl_v4(8)?;
             socket.set_multicast_loop_v4(false)?;
+            // An error instead of a test that never ends, where a wire takes no frames.
+            socket.set_write_timeout(Some(Duration::from_secs(5)))?;
             nix::sys::socket::setsockopt(
                 &socket,
                 nix::sys::socket::sockopt::SndBuf,

@@ -413,6 +413,8 @@ fn a_slot_that_another_interface_had_starts_at_zero() -> Result<()> {
     }
     let counters = on.kernel.counters(last).context("the last one")?;
     assert!(counters.iter().all(|&counter| counter == 0), "{counters:?}");
+    let of_name = on.kernel.counters_of(&input.name).context("the name")?;
+    assert_eq!(of_name[MATCHED as usize], 3, "by name they go on");
     let refused = on.kernel.serve(&input);
     assert!(
         matches!(refused, Err(KernelError::TooManyInterfaces { .. })),

@@ -127,11 +127,9 @@ pub fn between(interface: &Interface, before: &Seen, now: Option<&Seen>) -> Vec<
     if interface.is_output {
         sending(interface, before, now, &mut lines);
     }
+    // By the relay or by another process: control knows which.
     if now.program != before.program && before.program.is_some() {
-        lines.matters(
-            Warn,
-            format!("another process detached the XDP program of the relay from {name} by force"),
-        );
+        lines.matters(Debug, format!("the XDP program was detached from {name}"));
     }
     lines.0
 }

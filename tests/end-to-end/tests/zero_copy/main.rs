@@ -5,10 +5,13 @@
 //! beside what arrived. On a kernel whose drivers do not do zero copy yet, the same tests expect
 //! copy mode.
 
+mod changes;
 mod chunks;
 mod faults;
 mod forwarding;
+mod hot_plug;
 mod modes;
+mod traffic;
 
 use anyhow::Result;
 use relay_tests::backend::Backend;
@@ -49,7 +52,12 @@ const MIXED_THE_OTHER_WAY: Nics = Nics {
 impl Nics {
     /// A testbed with as many output interfaces as given.
     fn testbed(&self, outputs: usize) -> Result<Testbed> {
-        lab::testbed(self.input, &self.outputs[..outputs])
+        lab::testbed(&[self.input], &self.outputs[..outputs])
+    }
+
+    /// A testbed with two inputs of the same kind, and two output interfaces.
+    fn testbed_of_two_inputs(&self) -> Result<Testbed> {
+        lab::testbed(&[self.input; 2], &self.outputs[..2])
     }
 
     /// The mode that the relay must choose: zero copy if the drivers of all NICs do it.
@@ -135,6 +143,8 @@ on_all_nics! {
         faults::x3_after_kill_9_the_interface_is_clean_and_a_new_start_works_at_once,
         faults::after_ten_link_flaps_no_chunk_is_missing_and_the_traffic_is_exact,
         faults::a_relay_that_was_paused_goes_on_and_accounts_for_everything,
+        changes::o1_twenty_changes_lose_nothing_of_a_rule_that_does_not_change,
+        hot_plug::x2_nics_that_are_unplugged_and_plugged_in_again_are_served_again,
         modes::the_plan_expects_the_mode_that_the_drivers_have,
     ]
 }

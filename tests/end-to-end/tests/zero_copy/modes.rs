@@ -51,7 +51,7 @@ pub fn the_plan_expects_the_mode_that_the_drivers_have(nics: Nics) -> Result<()>
 
 #[test]
 fn e1000e_has_no_native_xdp_and_takes_io_uring_by_itself_exact() -> Result<()> {
-    let bed = lab::testbed(Nic::E1000e, &[Nic::Igb])?;
+    let bed = lab::testbed(&[Nic::E1000e], &[Nic::Igb])?;
     let stopped = forward(&bed, &Rule::feed().outputs("out0", 4), 1000, 1000)?;
     for interface in &stopped.report.interfaces {
         assert_eq!(interface.backend, Backend::IoUring, "{stopped:#?}");
@@ -66,7 +66,7 @@ fn e1000e_has_no_native_xdp_and_takes_io_uring_by_itself_exact() -> Result<()> {
 #[test]
 fn an_input_that_takes_tags_out_is_on_io_uring_and_relays_no_tagged_frame_igb() -> Result<()> {
     const TAGGED: u64 = 50;
-    let bed = lab::testbed(Nic::Igb, &[Nic::Igb])?;
+    let bed = lab::testbed(&[Nic::Igb], &[Nic::Igb])?;
     bed.relay
         .tool("ethtool", &["-K", "in0", "rx-vlan-offload", "on"])?;
     // Without this the NIC drops frames of VLANs that no interface above it has.
@@ -103,7 +103,7 @@ fn an_input_that_takes_tags_out_is_on_io_uring_and_relays_no_tagged_frame_igb() 
 /// A feed from `input` to an output like it, and to one that has no zero copy: that one sends by a
 /// TX socket, and the others stay in zero copy.
 fn beside_an_output_without_zero_copy(input: Nic, other: Nic) -> Result<()> {
-    let bed = lab::testbed(input, &[input, other])?;
+    let bed = lab::testbed(&[input], &[input, other])?;
     let rule = Rule::feed().outputs("out0", 2).outputs("out1", 2);
     let stopped = forward(&bed, &rule, 1000, 1000)?;
     let expected = if input.does_zero_copy()? {
@@ -131,7 +131,7 @@ fn beside_an_output_without_zero_copy(input: Nic, other: Nic) -> Result<()> {
 
 #[test]
 fn virtio_without_the_dma_api_copies_and_says_what_the_kernel_said_exact() -> Result<()> {
-    let bed = lab::testbed(Nic::PlainVirtio, &[Nic::Virtio])?;
+    let bed = lab::testbed(&[Nic::PlainVirtio], &[Nic::Virtio])?;
     let stopped = forward(&bed, &Rule::feed().outputs("out0", 4), 1000, 1000)?;
     let input = stopped.report.interface("in0")?;
     assert_eq!(input.backend, Backend::Xdp, "{stopped:#?}");
