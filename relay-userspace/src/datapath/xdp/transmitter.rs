@@ -358,11 +358,15 @@ impl<R: Rings> Transmitter<R> {
     /// Before its socket is closed, while others of the UMEM go on, counts the frames that the
     /// kernel has not taken. In zero copy their chunks are among [`Self::not_back`].
     pub fn leave(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
+        let reason = match self.device {
+            Device::Gone => Dropped::DeviceRefused,
+            Device::Ready | Device::Down => Dropped::UnsentAtExit,
+        };
         match self.mode {
-            Mode::Copy => self.give_up(home, stats, Dropped::UnsentAtExit),
+            Mode::Copy => self.give_up(home, stats, reason),
             Mode::ZeroCopy => {
                 let waiting = self.ledger.leave();
-                self.count_all(waiting, stats, Dropped::UnsentAtExit);
+                self.count_all(waiting, stats, reason);
             }
         }
     }

@@ -14,8 +14,8 @@ use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 use relay_tests::veth::Endpoint;
 
-use super::Nics;
 use super::traffic::Feed;
+use super::{IGB, Nics, VIRTIO};
 
 /// Datagrams per second of the rule that never changes. It has three outputs.
 const RATE: u32 = 600;
@@ -179,4 +179,48 @@ pub fn o1_twenty_changes_lose_nothing_of_a_rule_that_does_not_change(nics: Nics)
     }
     report.assert_no_chunk_missing();
     Ok(())
+}
+
+/// With the first output of an interface a worker gets a port, and loses it with the last one.
+fn an_output_interface_comes_and_goes(nics: Nics) -> Result<()> {
+    let bed = nics.testbed(3)?;
+    let mine = [steady()];
+    let more = Rule::new("more", "in0", [239, 1, 9, 3].into(), 7000).outputs("out2", 2);
+    let receivers = Receivers::start(&bed, &mine)?;
+    let of_more = Receivers::start(&bed, std::slice::from_ref(&more))?;
+    let relay = lab::start(&bed, &mine)?;
+    let feed = Feed::new(&bed.sources[0], &mine[0], 0, RATE)?;
+    let mut sent = 0;
+    feed.during(&Window::new(WINDOW, || receivers.progress()), || {
+        for round in 0..3 {
+            let what = || format!("round {round}: {}", relay.log());
+            let both = Change::File(vec![steady(), more.clone()]);
+            make(both, &relay).with_context(what)?;
+            lab::wait_for_carriers(&bed)?;
+            let stream = Stream::new(0, 50, 500).starting_at(sent);
+            lab::send(&bed, &more, &stream, &of_more)?;
+            sent += stream.count;
+            let arrived = of_more.wait_until_each(|_, tally| tally.received == sent);
+            ensure!(arrived, "{:?}: {}", of_more.tallies(), relay.log());
+            make(Change::File(vec![steady()]), &relay).with_context(what)?;
+        }
+        Ok(())
+    })?;
+    of_more.assert_exact(&[Stream::new(0, sent, 500)]);
+    receivers.assert_exact(&[feed.all()]);
+    let stopped = relay.stop()?;
+    nics.assert_mode(&stopped)?;
+    assert_eq!(stopped.report.dropped_total(), 0, "{:#?}", stopped.report);
+    stopped.report.assert_no_chunk_missing();
+    Ok(())
+}
+
+#[test]
+fn an_output_interface_that_comes_and_goes_costs_another_rule_nothing_igb() -> Result<()> {
+    an_output_interface_comes_and_goes(IGB)
+}
+
+#[test]
+fn an_output_interface_that_comes_and_goes_costs_another_rule_nothing_virtio() -> Result<()> {
+    an_output_interface_comes_and_goes(VIRTIO)
 }
