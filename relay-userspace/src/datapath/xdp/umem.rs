@@ -30,7 +30,7 @@ impl Chunk {
     }
 }
 
-/// What a port had when its socket was closed, for [`Chunks::reclaim`].
+/// What a port had when its socket was closed, so that its chunks become free.
 #[derive(Debug)]
 pub struct Closed {
     /// The port's tag.
