@@ -110,8 +110,7 @@ impl<M: Memory> Copies<'_, M> {
     fn post(&self, socket_output: &SocketOutput, outbox: &mut impl Outbox<M>, stats: &WorkerStats) {
         let (run, received) = (self.run, &self.first.received);
         let Some(ttl) = socket_output.template.ttl(received) else {
-            expired::note(run.flow, &self.first.place, self.memory, stats);
-            count(socket_output, Dropped::TtlExpired, run.count, stats);
+            self.expire(socket_output, stats);
             return;
         };
         if self.first.len() > socket_output.max_len || (run.count > 1 && !socket_output.joins) {
@@ -146,6 +145,16 @@ impl<M: Memory> Copies<'_, M> {
                 self.memory,
             );
         };
+    }
+
+    /// Counts the run's copy as dropped because its TTL is used up, and notes who sent it. A call, so
+    /// that copies that leave pay nothing for it.
+    #[cold]
+    #[inline(never)]
+    fn expire(&self, socket_output: &SocketOutput, stats: &WorkerStats) {
+        let run = self.run;
+        expired::note(run.flow, &self.first.place, self.memory, stats);
+        count(socket_output, Dropped::TtlExpired, run.count, stats);
     }
 
     #[inline]

@@ -90,6 +90,7 @@ fn queue_copies(
 
 /// Notes who sent the datagram in `chunk`, of which `copies` do not leave, if that is for its TTL.
 #[cold]
+#[inline(never)]
 fn note_if_expired(
     copies: &RingCopies,
     received: &Received,
