@@ -57,6 +57,8 @@ impl Probe {
     /// says arrives.
     pub fn run(&mut self, system: &System, model: &Model) -> Result<()> {
         self.open_sockets(system, model)?;
+        // Other traffic may have filled the sockets since.
+        self.receive(&BTreeSet::new())?;
         let mut last = BTreeSet::new();
         for _ in 0..ROUNDS {
             self.round += 1;
@@ -144,11 +146,20 @@ impl Probe {
         // One more look after the last: a copy too many would come with it.
         let mut complete = false;
         loop {
-            for (interface, open) in &self.open {
+            let mut emptied = BTreeSet::new();
+            let mut sockets = self.open.iter().cycle();
+            while emptied.len() < self.open.len()
+                && let Some((interface, open)) = sockets.next()
+            {
                 let count = match batch.receive(open.listener.as_fd()) {
-                    Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => continue,
+                    Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => 0,
                     count => count.context("receiving")?,
                 };
+                if count == 0 {
+                    emptied.insert(interface);
+                    continue;
+                }
+                emptied.remove(interface);
                 let messages = batch.messages().take(count);
                 let seen = messages.filter_map(|message| {
                     inspect::datagram(message.bytes, message.partial_checksum)
