@@ -94,7 +94,11 @@ fn endures(backend: Backend, rounds: Rounds, steps: &[Step]) -> Result<()> {
     let mut model = Model::new(entries.to_vec());
     let mut system = System::start(backend, &model)?;
     let mut probe = Probe::default();
-    let counted = if is_long() { rounds.long } else { rounds.short };
+    // The allocator reaches its size in steps of 4 MB, the last of them late.
+    let (warm_up, counted) = match is_long() {
+        true => (5 * rounds.warm_up, rounds.long),
+        false => (rounds.warm_up, rounds.short),
+    };
     let go = |system: &mut System, model: &mut Model, count: usize| -> Result<()> {
         for step in steps.iter().cycle().take(count) {
             let before = model.clone();
@@ -142,7 +146,7 @@ fn endures(backend: Backend, rounds: Rounds, steps: &[Step]) -> Result<()> {
         pacer.wait();
         sender.send_one(first.group, first.port, &[0; 1000])?;
     }
-    go_under_traffic(&mut system, &mut model, rounds.warm_up)?;
+    go_under_traffic(&mut system, &mut model, warm_up)?;
     agree(&system, &model, &mut probe)?;
     let (held, kib) = (system.relay.held()?, system.relay.resident_kib()?);
     let started = Instant::now();
