@@ -31,6 +31,5 @@ pub use self::{
     expired::LastExpired,
     remote::{FlowCounters, OutputCounters, Prepared, Remote, Retired},
     slots::{Entry, OutputIdentity},
-    socket_drops::Receivers,
     worker::{Bound, Fanouts, Worker, bind},
 };

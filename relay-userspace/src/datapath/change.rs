@@ -5,9 +5,10 @@
 //! old one back, for control to free. So no batch ever sees two tables, and nothing ever sees half
 //! of one.
 //!
-//! Per round the worker looks at one flag. A worker that sleeps is woken by a [`Bell`]. It takes the lock behind the flag only when the flag is
-//! set, and only if it need not wait: control holds the lock for a few instructions, and not at all
-//! between handing a change over and getting the old table back.
+//! Per round the worker looks at one flag. A worker that sleeps is woken by a [`Bell`]. It takes the
+//! lock behind the flag only when the flag is set, and only if it need not wait: control holds the
+//! lock for a few instructions, and not at all between handing a change over and getting the old
+//! table back.
 //!
 //! Frames that left the batch before the swap still count for outputs of the old table: those that
 //! wait in a TX ring or a backlog. The worker reports a change as settled when all of these have
@@ -212,6 +213,20 @@ impl Exchange {
         act();
     }
 
+    /// The worker's way to the mail. `None` if control is at it just now: then the worker is called
+    /// again in the next round.
+    #[cold]
+    fn try_lock(&self) -> Option<MutexGuard<'_, Mail>> {
+        match self.mail.try_lock() {
+            Ok(mail) => Some(mail),
+            Err(TryLockError::Poisoned(mail)) => Some(mail.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                self.calls.store(true, Relaxed);
+                None
+            }
+        }
+    }
+
     /// A worker that panicked with the lock left the mail whole: every change of it is one step.
     fn lock(&self) -> MutexGuard<'_, Mail> {
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
@@ -252,13 +267,8 @@ impl Inbox {
     pub fn take(&mut self, swap: impl FnOnce(&mut Change)) {
         // Before the mail is looked at: what control hands over from now on calls anew.
         self.exchange.calls.swap(false, AcqRel);
-        let mut mail = match self.exchange.mail.try_lock() {
-            Ok(mail) => mail,
-            Err(TryLockError::Poisoned(mail)) => mail.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                self.exchange.calls.store(true, Relaxed);
-                return;
-            }
+        let Some(mut mail) = self.exchange.try_lock() else {
+            return;
         };
         let Some(mut change) = mail.change.take() else {
             return;
@@ -275,13 +285,8 @@ impl Inbox {
     /// calls the worker again.
     #[cold]
     pub fn exchange_ports(&mut self, gone: &mut Vec<Port>, chunks: &mut Chunks) {
-        let mut mail = match self.exchange.mail.try_lock() {
-            Ok(mail) => mail,
-            Err(TryLockError::Poisoned(mail)) => mail.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                self.exchange.calls.store(true, Relaxed);
-                return;
-            }
+        let Some(mut mail) = self.exchange.try_lock() else {
+            return;
         };
         if mail.ports.exchange(gone, chunks) {
             self.exchange.calls.store(true, Relaxed);

@@ -33,73 +33,49 @@ impl KernelDrops {
     }
 }
 
-/// The sockets that a worker receives from, for the drops in front of them. Valid as long as the
-/// worker has them.
-#[derive(Debug, Clone)]
-pub enum Receivers {
-    /// AF_XDP sockets.
-    Xdp(Vec<RawFd>),
-    /// A packet socket.
-    IoUring(RawFd),
-}
-
 /// The drops of one worker's sockets since it began.
 #[derive(Debug)]
 pub struct SocketCounter {
-    sockets: Sockets,
-    /// The drops of sockets that are closed, and of the packet socket.
+    /// Its AF_XDP sockets that receive, each with its last answer.
+    xdp: Vec<(RawFd, KernelDrops)>,
+    /// The packet socket that it receives from.
+    packet: Option<RawFd>,
+    /// The drops of AF_XDP sockets that are closed, and of the packet socket.
     sum: KernelDrops,
 }
 
-#[derive(Debug)]
-enum Sockets {
-    /// AF_XDP sockets, each with its last answer.
-    Xdp(Vec<(RawFd, KernelDrops)>),
-    IoUring(RawFd),
-}
-
 impl SocketCounter {
-    /// A counter that has read nothing yet.
-    pub fn new(receivers: Receivers) -> Self {
-        let unread = |socket| (socket, KernelDrops::default());
+    /// A counter of a worker that receives from this packet socket, if from one, and from no AF_XDP
+    /// sockets yet. It has read nothing.
+    pub fn new(packet: Option<RawFd>) -> Self {
         Self {
-            sockets: match receivers {
-                Receivers::Xdp(sockets) => Sockets::Xdp(sockets.into_iter().map(unread).collect()),
-                Receivers::IoUring(socket) => Sockets::IoUring(socket),
-            },
+            xdp: Vec::new(),
+            packet,
             sum: KernelDrops::default(),
         }
     }
 
     /// Asks the kernel. Once a socket is closed, its last answer stays.
     pub fn read(&mut self) {
-        match &mut self.sockets {
-            Sockets::Xdp(sockets) => {
-                for (socket, last) in sockets {
-                    if let Ok(drops) = xdp_drops(*socket) {
-                        *last = drops;
-                    }
-                }
-            }
-            Sockets::IoUring(socket) => {
-                self.sum.rx_socket_full += packet_drops(*socket).unwrap_or(0);
+        for (socket, last) in &mut self.xdp {
+            if let Ok(drops) = xdp_drops(*socket) {
+                *last = drops;
             }
         }
+        let packet = self.packet.map(packet_drops);
+        self.sum.rx_socket_full += packet.and_then(Result::ok).unwrap_or(0);
     }
 
     /// From now on the worker's AF_XDP sockets are these. To be called before one is closed that is
     /// not among them, and after one was opened: descriptors are given to others again.
     pub fn follow(&mut self, now: &[RawFd]) {
         self.read();
-        let Sockets::Xdp(sockets) = &mut self.sockets else {
-            return;
-        };
-        for (_, last) in sockets.extract_if(.., |(socket, _)| !now.contains(socket)) {
+        for (_, last) in self.xdp.extract_if(.., |(socket, _)| !now.contains(socket)) {
             self.sum.add(last);
         }
         for &socket in now {
-            if !sockets.iter().any(|(known, _)| *known == socket) {
-                sockets.push((socket, KernelDrops::default()));
+            if !self.xdp.iter().any(|(known, _)| *known == socket) {
+                self.xdp.push((socket, KernelDrops::default()));
             }
         }
     }
@@ -107,9 +83,7 @@ impl SocketCounter {
     /// The drops as last read.
     pub fn sum(&self) -> KernelDrops {
         let mut sum = self.sum;
-        if let Sockets::Xdp(sockets) = &self.sockets {
-            sockets.iter().for_each(|(_, last)| sum.add(*last));
-        }
+        self.xdp.iter().for_each(|(_, last)| sum.add(*last));
         sum
     }
 }
@@ -175,7 +149,7 @@ mod tests {
                 OwnedFd::from_raw_fd(fd)
             };
             socket_options::set(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, 1).unwrap();
-            let mut counter = SocketCounter::new(Receivers::IoUring(socket.as_raw_fd()));
+            let mut counter = SocketCounter::new(Some(socket.as_raw_fd()));
             let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
             let mut flood = || {
                 for _ in 0..100 {

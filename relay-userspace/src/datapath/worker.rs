@@ -5,14 +5,11 @@
 
 use std::{
     collections::HashMap,
-    os::fd::BorrowedFd,
+    os::fd::{BorrowedFd, RawFd},
     sync::{Arc, atomic::AtomicBool},
 };
 
-use super::{
-    error::SetupError, output_link::Link, remote::Remote, socket_drops::Receivers,
-    stats::WorkerStats, uring, xdp,
-};
+use super::{error::SetupError, output_link::Link, remote::Remote, stats::WorkerStats, uring, xdp};
 use crate::{
     kernel::Kernel,
     plan::{self, Backend, InterfaceId, Mode, Plan},
@@ -54,12 +51,12 @@ impl Worker {
         }
     }
 
-    /// The sockets that it receives from.
+    /// The packet socket that it receives from, if it does. Valid as long as the worker lives.
     #[must_use]
-    pub fn receivers(&self) -> Receivers {
+    pub fn packet_socket(&self) -> Option<RawFd> {
         match self {
-            Self::Xdp(worker) => Receivers::Xdp(worker.receiving_sockets().map(|s| s.fd).collect()),
-            Self::IoUring(worker) => Receivers::IoUring(worker.socket()),
+            Self::Xdp(_) => None,
+            Self::IoUring(worker) => Some(worker.socket()),
         }
     }
 

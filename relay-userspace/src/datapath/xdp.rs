@@ -145,17 +145,6 @@ impl XdpWorker {
         Arc::clone(&self.stats)
     }
 
-    /// The sockets that receive.
-    pub fn receiving_sockets(&self) -> impl Iterator<Item = ReceivingSocket> {
-        self.ports.inputs.iter().filter_map(|input| {
-            Some(ReceivingSocket {
-                interface: input.index,
-                queue: input.queue,
-                fd: self.ports.all.get(input.port)?.fd(),
-            })
-        })
-    }
-
     /// What it knows about the links that copies leave through.
     pub fn links(&self) -> impl Iterator<Item = Arc<Link>> {
         self.flows.links()

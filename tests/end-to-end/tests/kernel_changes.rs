@@ -189,15 +189,15 @@ fn a_socket_gets_frames_from_when_it_is_set_until_it_is_cleared() -> Result<()> 
     let mut on = Setting::new()?;
     on.take_up(0, None)?;
     on.send(0, 1, MATCHED, 1)?;
-    let worker = on.bed.relay.run(|| {
+    let (worker, remote) = on.bed.relay.run(|| {
         let planned = on.plan.workers.first().context("a worker")?;
         let chunks = xdp::chunk_count(planned, Mode::Copy);
-        let (mut worker, _remote) = XdpWorker::bind(&on.plan, planned, Mode::Copy, chunks)?;
+        let (mut worker, remote) = XdpWorker::bind(&on.plan, planned, Mode::Copy, chunks)?;
         worker.fill()?;
-        Ok(worker)
+        Ok((worker, remote))
     })?;
     let index = on.input(0)?.index;
-    let mut sockets = worker.receiving_sockets();
+    let mut sockets = remote.receiving_sockets();
     let socket = sockets.find(|socket| socket.interface == index);
     let fd = socket.context("a socket of in0")?.fd;
     drop(sockets);

@@ -4,12 +4,12 @@
 //! first; then the kernel stops matching what no rule wants any more, and the workers deal with
 //! what had been matched; then kept workers lose the ports that they no longer need; then new
 //! workers and new ports are bound, and the kept workers get their new tables; and only then the
-//! kernel matches what is new. A step that the kernel refuses ends the change with an error. What runs is
-//! then less than before, but whole, and the next call goes on from there, to the former plan or to
-//! another one.
+//! kernel matches what is new. A step that the kernel refuses ends the change with an error. What
+//! runs is then less than before, but whole, and the next call goes on from there, to the former
+//! plan or to another one.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -134,13 +134,13 @@ impl Running {
         next: &Plan,
         matched: &Matched,
         keys: &[WorkerKey],
-    ) -> Result<Vec<(usize, Prepared)>, RunError> {
-        let mut prepared = Vec::new();
+    ) -> Result<BTreeMap<usize, Prepared>, RunError> {
+        let mut prepared = BTreeMap::new();
         for (place, worker) in matched.kept_workers(&mut self.workers) {
             if let (Some(planned), Some(key)) = (next.workers.get(place), keys.get(place))
                 && worker.loses(key).is_empty()
             {
-                prepared.push((worker.number, worker.remote.prepare(next, planned)?));
+                prepared.insert(worker.number, worker.remote.prepare(next, planned)?);
             }
         }
         Ok(prepared)
@@ -245,7 +245,7 @@ impl Running {
                     what: "fill the FILL rings",
                     error,
                 })?;
-                for socket in worker.receiving_sockets() {
+                for socket in bound.remote.receiving_sockets() {
                     self.kernel
                         .set_socket(socket.interface, socket.queue, socket.fd)?;
                 }
@@ -277,10 +277,9 @@ impl Running {
     }
 
     /// Hands the prepared tables to the kept workers, and waits until they have taken them.
-    fn hand_over(&mut self, prepared: Vec<(usize, Prepared)>) -> Result<(), RunError> {
-        for (number, change) in prepared {
-            let mut workers = self.workers.iter_mut();
-            if let Some(worker) = workers.find(|worker| worker.number == number) {
+    fn hand_over(&mut self, mut prepared: BTreeMap<usize, Prepared>) -> Result<(), RunError> {
+        for worker in &mut self.workers {
+            if let Some(change) = prepared.remove(&worker.number) {
                 worker.remote.send(change);
             }
         }

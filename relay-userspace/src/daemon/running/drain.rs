@@ -60,15 +60,16 @@ pub fn tables_taken(workers: &mut [RunningWorker]) -> Option<usize> {
 pub fn ports_closed(workers: &mut [RunningWorker]) {
     let deadline = Instant::now() + CLOSED;
     wait(deadline, || {
-        let open = workers.iter_mut();
         // Of all workers, not only up to the first that still has some.
-        let open =
-            open.filter_map(|one| (!one.has_ended() && !one.remote.close_ports()).then_some(()));
-        open.count() == 0
+        let mut closed = true;
+        for worker in &mut *workers {
+            closed &= worker.has_ended() || worker.remote.close_ports();
+        }
+        closed
     });
 }
 
-fn wait(deadline: Instant, mut done: impl FnMut() -> bool) {
+pub(super) fn wait(deadline: Instant, mut done: impl FnMut() -> bool) {
     while !done() && Instant::now() < deadline {
         thread::sleep(LOOK_EVERY);
     }

@@ -3,28 +3,20 @@
 
 use std::{
     collections::BTreeSet,
-    thread,
     time::{Duration, Instant},
 };
 
-use super::worker::RunningWorker;
+use super::{drain, worker::RunningWorker};
 
 /// How long workers may take to end. They need 0.2 s at most for what is on its way; the rest is for
 /// a machine that is busy.
 pub const PATIENCE: Duration = Duration::from_secs(2);
-/// How often to look.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Asks all `workers` to end, and waits for them. Returns the numbers of those that hang.
 pub fn hanging(workers: &[RunningWorker]) -> BTreeSet<usize> {
     workers.iter().for_each(RunningWorker::halt);
     let deadline = Instant::now() + PATIENCE;
-    loop {
-        let hang = workers.iter().filter(|worker| !worker.has_ended());
-        let hang: BTreeSet<usize> = hang.map(|worker| worker.number).collect();
-        if hang.is_empty() || Instant::now() >= deadline {
-            return hang;
-        }
-        thread::sleep(LOOK_EVERY);
-    }
+    drain::wait(deadline, || workers.iter().all(RunningWorker::has_ended));
+    let hang = workers.iter().filter(|worker| !worker.has_ended());
+    hang.map(|worker| worker.number).collect()
 }

@@ -1,6 +1,6 @@
 //! Ports that kept workers lose and get in a change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{Running, drain, matched::Matched};
 use crate::{
@@ -53,20 +53,17 @@ impl Running {
         &mut self,
         next: &Plan,
         matched: &Matched,
-        prepared: &mut Vec<(usize, Prepared)>,
+        prepared: &mut BTreeMap<usize, Prepared>,
     ) -> Result<(), RunError> {
         for (place, worker) in matched.kept_workers(&mut self.workers) {
             let Some(planned) = next.workers.get(place) else {
                 continue;
             };
-            if !prepared.iter().any(|(number, _)| *number == worker.number) {
-                prepared.push((worker.number, worker.remote.prepare(next, planned)?));
-            }
-            for (number, prepared) in &mut *prepared {
-                if *number == worker.number {
-                    worker.remote.bind_missing(next, prepared)?;
-                }
-            }
+            let prepared = match prepared.entry(worker.number) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(worker.remote.prepare(next, planned)?),
+            };
+            worker.remote.bind_missing(next, prepared)?;
         }
         Ok(())
     }

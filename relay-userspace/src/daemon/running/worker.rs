@@ -60,7 +60,7 @@ impl RunningWorker {
             remote,
             mode,
         } = bound;
-        let drops = SocketCounter::new(worker.receivers());
+        let drops = SocketCounter::new(worker.packet_socket());
         let halt = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&halt);
         let handle = thread::Builder::new()
@@ -77,7 +77,7 @@ impl RunningWorker {
                 what: "start a worker's thread",
                 error,
             })?;
-        Ok(Self {
+        let mut started = Self {
             number,
             key,
             gone: BTreeSet::new(),
@@ -87,7 +87,9 @@ impl RunningWorker {
             reported_dead: false,
             halt,
             handle,
-        })
+        };
+        started.count_drops();
+        Ok(started)
     }
 
     /// Whether its thread has ended: by itself it does so only by a defect.

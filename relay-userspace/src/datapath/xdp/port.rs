@@ -91,8 +91,8 @@ impl Rings for TxRings {
 }
 
 impl Port {
-    /// Binds a socket to a queue of an interface, given by name and index, whose FILL ring shall hold `lends` chunks. No other port of the
-    /// UMEM may have the same `tag`.
+    /// Binds a socket to a queue of an interface, given by name and index, whose FILL ring shall
+    /// hold `lends` chunks. No other port of the UMEM may have the same `tag`.
     ///
     /// # Errors
     ///

@@ -28,8 +28,6 @@ pub struct Input {
     pub port: usize,
     /// The kernel's index of the interface.
     pub index: u32,
-    /// The queue.
-    pub queue: u32,
     /// What is known of the UDP checksums of its frames.
     pub known: Known,
 }

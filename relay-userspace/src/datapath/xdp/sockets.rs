@@ -146,13 +146,6 @@ impl Sockets {
         Ok((sockets, ports, inputs))
     }
 
-    /// The ports, in the worker's order: the kernel's index of the interface, and the queue.
-    pub fn keys(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.places
-            .iter()
-            .map(|place| (place.interface, place.queue))
-    }
-
     /// The sockets that receive.
     pub fn receiving(&self) -> impl Iterator<Item = ReceivingSocket> {
         let receiving = self.places.iter().filter(|place| place.receives);
@@ -388,7 +381,6 @@ fn inputs(plan: &Plan, worker: &plan::WorkerPlan, places: &[Place]) -> Vec<Input
         Some(Input {
             port: places.position(|place| (place.interface, place.queue) == key)?,
             index: interface.index,
-            queue: port.queue,
             known: known(interface),
         })
     });

@@ -114,7 +114,7 @@ fn by_xdp(plan: &Plan, kernel: &mut Kernel, chunks: Option<u32>) -> Result<(Work
     let chunks = chunks.unwrap_or_else(|| xdp::chunk_count(planned, Mode::Copy));
     let (mut worker, remote) = xdp::XdpWorker::bind(plan, planned, Mode::Copy, chunks)?;
     worker.fill()?;
-    for socket in worker.receiving_sockets() {
+    for socket in remote.receiving_sockets() {
         kernel.set_socket(socket.interface, socket.queue, socket.fd)?;
     }
     Ok((Worker::Xdp(Box::new(worker)), remote))
