@@ -20,6 +20,7 @@ pub mod frames;
 pub mod holdings;
 pub mod inspect;
 pub mod lab;
+pub mod looped;
 pub mod methods;
 pub mod netns;
 pub mod payload;

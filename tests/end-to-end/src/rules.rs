@@ -110,6 +110,20 @@ pub fn output_destination(n: usize) -> (Ipv4Addr, u16) {
     )
 }
 
+/// Two rules whose inputs share the output interface `out0`, and so a worker on XDP. The first one has
+/// an output interface of its own besides.
+pub fn on_one_worker() -> [Rule; 2] {
+    let shares = |name: &str, input: &str, last: u8, port: u16| {
+        Rule::new(name, input, [239, 1, last, last].into(), port).output(
+            "out0",
+            [239, 2, last, last].into(),
+            port + 1,
+        )
+    };
+    let other = shares("other", "in1", 9, 9000).output("out1", [239, 3, 9, 9].into(), 9002);
+    [other, shares("steady", "in0", 8, 8000)]
+}
+
 /// The `[[interfaces]]` tables that set the key `transmit` of all outputs of `rules`, to `xsk` or
 /// `segmented`.
 pub fn transmit_by(rules: &[Rule], transmit: &str) -> String {

@@ -54,6 +54,20 @@ pub fn format_mac(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
+/// Makes a wire anew between `near` and `far`, with their names and addresses, as a device that was
+/// plugged in again would have them. The indices are new.
+pub fn plug(near: &Endpoint, far: &Endpoint) -> Result<(Endpoint, Endpoint)> {
+    let end = |of: &Endpoint| End {
+        namespace: Arc::clone(&of.namespace),
+        interface: of.interface.clone(),
+        mac: of.mac,
+        address: Some(of.address),
+        mtu: 1500,
+        queues: 1,
+    };
+    connect(end(near), end(far))
+}
+
 /// Joins two hosts by a wire and waits until both ends have a carrier.
 pub fn connect(a: End, b: End) -> Result<(Endpoint, Endpoint)> {
     let side = |end: &End| {

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use anyhow::{Result, anyhow};
 use relay_tests::backend::Backend;
 use relay_tests::frames::{UdpFrame, group_mac};
 use relay_tests::inspect::UdpChecksum;
-use relay_tests::netns::Namespace;
+use relay_tests::looped::{Bridged, Ring, foreign, onwards};
 use relay_tests::payload::payload;
 use relay_tests::raw::{RawReceiver, RawSender};
 use relay_tests::relay::{RelayProcess, RuleFile, relay};
@@ -19,7 +18,7 @@ use relay_tests::report::Report;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, output_destination};
 use relay_tests::scenario::{ARRIVAL, tx_methods};
 use relay_tests::topology::Testbed;
-use relay_tests::veth::{End, Endpoint, connect};
+use relay_tests::veth::Endpoint;
 
 /// If no frame arrives for this long, none circulates any more: one round takes some ten
 /// microseconds.
@@ -44,32 +43,6 @@ fn come_to_rest(endpoints: &[&Endpoint]) -> Result<()> {
     Ok(())
 }
 
-fn end(namespace: &Arc<Namespace>, interface: &str, subnet: u8, host: u8) -> End {
-    End {
-        namespace: Arc::clone(namespace),
-        interface: interface.into(),
-        mac: [0x02, 0, 10, 9, subnet, host],
-        address: Some(Ipv4Addr::new(10, 9, subnet, host)),
-        mtu: 1500,
-        queues: 1,
-    }
-}
-
-/// A datagram of a host that is neither relay.
-fn foreign(wire: &Endpoint, number: u64, ttl: u8) -> UdpFrame {
-    UdpFrame {
-        source_mac: [0x02, 0, 10, 9, 9, 9],
-        source: Ipv4Addr::new(10, 9, 0, 77),
-        ttl,
-        ..UdpFrame::new(wire, GROUP_IN, PORT_IN, payload(0, number, 100))
-    }
-}
-
-/// The rule that forwards through the other interface to the same group and port.
-fn onwards() -> [Rule; 1] {
-    [Rule::feed().output("out0", GROUP_IN, PORT_IN)]
-}
-
 fn sum(reports: &[Report], of: impl Fn(&Report) -> u64) -> u64 {
     reports.iter().map(of).sum()
 }
@@ -79,19 +52,16 @@ fn l1_in_a_ring_of_two_relays_a_datagram_passes_at_most_32_relays(backend: Backe
     const PASSES: [(u8, u64); 6] = [(1, 32), (8, 32), (32, 32), (33, 0), (64, 31), (255, 32)];
     let rules = onwards();
     for (tables, _) in tx_methods(backend, &rules) {
-        let (one, two) = (Namespace::new("one")?, Namespace::new("two")?);
-        let (one, two) = (Arc::new(one), Arc::new(two));
-        let (in_one, out_two) = connect(end(&one, "in0", 0, 1), end(&two, "out0", 0, 2))?;
-        let (out_one, in_two) = connect(end(&one, "out0", 1, 1), end(&two, "in0", 1, 2))?;
+        let ring = Ring::new()?;
         let relays = [
-            RelayProcess::start_with(&one, backend, &rules, &tables)?,
-            RelayProcess::start_with(&two, backend, &rules, &tables)?,
+            RelayProcess::start_with(&ring.one, backend, &rules, &tables)?,
+            RelayProcess::start_with(&ring.two, backend, &rules, &tables)?,
         ];
-        let sender = RawSender::open(&out_two)?;
+        let sender = RawSender::open(&ring.out_two)?;
         for (number, (ttl, _)) in (0..).zip(PASSES) {
-            sender.send(&foreign(&out_two, number, ttl).build()?)?;
+            sender.send(&foreign(&ring.out_two, number, ttl).build()?)?;
         }
-        come_to_rest(&[&in_one, &in_two, &out_one, &out_two])?;
+        come_to_rest(&[&ring.in_one, &ring.in_two, &ring.out_one, &ring.out_two])?;
         let mut reports = Vec::new();
         for relay in relays {
             let report = relay.stop()?.report;
@@ -117,21 +87,13 @@ fn l1_a_bridge_from_an_output_back_to_the_input_gives_no_second_copy(
     const COUNT: u64 = 50;
     let rules = onwards();
     for (tables, _) in tx_methods(backend, &rules) {
-        let (relay, host) = (Namespace::new("relay")?, Namespace::new("bridge")?);
-        let (relay, host) = (Arc::new(relay), Arc::new(host));
-        let (input, port) = connect(end(&relay, "in0", 0, 1), end(&host, "port0", 0, 2))?;
-        let (_, back) = connect(end(&relay, "out0", 1, 1), end(&host, "port1", 1, 2))?;
-        host.ip("link add bridge type bridge mcast_snooping 0")?;
-        for port in ["port0", "port1"] {
-            host.ip(&format!("link set {port} master bridge"))?;
-        }
-        host.ip("link set bridge up")?;
-        let running = RelayProcess::start_with(&relay, backend, &rules, &tables)?;
-        let sender = RawSender::open(&port)?;
+        let on = Bridged::new()?;
+        let running = RelayProcess::start_with(&on.relay, backend, &rules, &tables)?;
+        let sender = RawSender::open(&on.port)?;
         for number in 0..COUNT {
-            sender.send(&foreign(&port, number, 1).build()?)?;
+            sender.send(&foreign(&on.port, number, 1).build()?)?;
         }
-        come_to_rest(&[&input, &back])?;
+        come_to_rest(&[&on.input, &on.back])?;
         let report = running.stop()?.report;
         report.assert_exact(&[COUNT]);
         assert_eq!(report.filter("in0", "own_frame"), COUNT, "{report:#?}");

@@ -11,7 +11,7 @@ use relay::datapath::Worker;
 use relay::datapath::stats::Dropped;
 use relay::plan::Plan;
 use relay_tests::backend::Backend;
-use relay_tests::rules::{Rule, to_toml, transmit_by};
+use relay_tests::rules::{Rule, on_one_worker, to_toml, transmit_by};
 use relay_tests::sender::{Traffic, UdpSender};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
@@ -20,20 +20,6 @@ use relay_tests::topology::Testbed;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Datagrams that are sent at once.
 const SENT: u64 = 20;
-
-fn steady() -> Rule {
-    Rule::new("steady", "in0", [239, 1, 8, 8].into(), 8000).output(
-        "out0",
-        [239, 2, 8, 8].into(),
-        8001,
-    )
-}
-
-fn other() -> Rule {
-    Rule::new("other", "in1", [239, 1, 9, 9].into(), 9000)
-        .output("out0", [239, 2, 9, 9].into(), 9001)
-        .output("out1", [239, 3, 9, 9].into(), 9002)
-}
 
 /// A worker that runs in this thread, and the two plans between which it changes.
 struct Changing {
@@ -52,7 +38,7 @@ impl Changing {
             .without_capture()
             .build()?;
         let text = |rules: &[Rule]| to_toml(rules) + &transmit_by(rules, transmit);
-        let rules = [other(), steady()];
+        let rules = on_one_worker();
         let both = text(&rules);
         let SetUp { worker, feeds } = SetUp::new(&bed, Backend::Xdp, &both, None)?;
         Ok(Self {
@@ -149,13 +135,14 @@ impl Changing {
 
 fn ports_go_and_come_a_hundred_times(transmit: &str) -> Result<()> {
     let mut on = Changing::new(transmit)?;
+    let [other, steady] = on_one_worker();
     let with_both = on.chunks()?;
     let mut with_one = None;
     let mut sent = 0;
     for round in 0..100_u64 {
         on.lose().with_context(|| format!("round {round}"))?;
-        on.send(&steady(), 0, sent)?;
-        on.send(&other(), 1, sent)?;
+        on.send(&steady, 0, sent)?;
+        on.send(&other, 1, sent)?;
         sent += SENT;
         on.work_until("the rule forwards", |feeds| {
             feeds
@@ -168,7 +155,7 @@ fn ports_go_and_come_a_hundred_times(transmit: &str) -> Result<()> {
         assert_eq!(*with_one.get_or_insert(now), now, "round {round}");
         on.gain().with_context(|| format!("round {round}"))?;
         assert_eq!(on.matched("other"), 0, "nothing reached it");
-        on.send(&other(), 1, sent)?;
+        on.send(&other, 1, sent)?;
         on.work_until("the other rule forwards", |feeds| {
             feeds
                 .remote
@@ -177,8 +164,8 @@ fn ports_go_and_come_a_hundred_times(transmit: &str) -> Result<()> {
         })?;
         assert_eq!(on.chunks()?, with_both, "round {round}");
     }
-    let steady = on.feeds.remote.flow("steady").context("the rule")?;
-    assert_eq!(steady.outputs[0].sent, sent);
+    let flow = on.feeds.remote.flow("steady").context("the rule")?;
+    assert_eq!(flow.outputs[0].sent, sent);
     Ok(())
 }
 
@@ -196,9 +183,10 @@ fn with_tx_sockets_ports_go_and_come_a_hundred_times_and_no_chunk_is_lost() -> R
 #[test]
 fn copies_that_wait_in_a_port_that_goes_are_counted_and_their_chunks_come_back() -> Result<()> {
     let mut on = Changing::new("xsk")?;
+    let [other, _] = on_one_worker();
     let with_both = on.chunks()?;
     on.bed.relay.ip("link set out1 down")?;
-    on.send(&other(), 1, 0)?;
+    on.send(&other, 1, 0)?;
     on.work_until("the frames have arrived", |feeds| {
         feeds
             .remote
@@ -222,7 +210,7 @@ fn copies_that_wait_in_a_port_that_goes_are_counted_and_their_chunks_come_back()
     assert!(now.1 < with_both.1, "{now:?}");
     on.bed.relay.ip("link set out1 up")?;
     on.gain()?;
-    on.send(&other(), 1, 0)?;
+    on.send(&other, 1, 0)?;
     on.work_until("both outputs forward", |feeds| {
         let flow = feeds.remote.flow("other");
         flow.is_some_and(|flow| flow.outputs.iter().all(|output| output.sent == SENT))

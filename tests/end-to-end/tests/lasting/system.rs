@@ -2,7 +2,6 @@
 //! looked at from outside.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +10,7 @@ use relay_tests::background::eventually;
 use relay_tests::holdings::CLAIM;
 use relay_tests::relay::{RelayProcess, RuleFile};
 use relay_tests::topology::Testbed;
-use relay_tests::veth::{End, Endpoint, connect};
+use relay_tests::veth::{Endpoint, plug};
 
 use super::kernel_maps::{self, KernelMaps};
 use super::model::{Entry, Link, Model, Step};
@@ -144,15 +143,7 @@ impl System {
     /// Makes a wire anew, with the names and addresses that it had.
     fn plug(&mut self, at: usize) -> Result<()> {
         let wire = self.wires.get_mut(at).context("a wire")?;
-        let end = |of: &Endpoint| End {
-            namespace: Arc::clone(&of.namespace),
-            interface: of.interface.clone(),
-            mac: of.mac,
-            address: Some(of.address),
-            mtu: 1500,
-            queues: 1,
-        };
-        let (near, far) = connect(end(&wire.near), end(&wire.far))?;
+        let (near, far) = plug(&wire.near, &wire.far)?;
         *wire = Wire { near, far };
         Ok(())
     }

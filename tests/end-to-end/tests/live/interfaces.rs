@@ -1,6 +1,5 @@
 //! Interfaces that come and go: rules wait for them, and forwarding goes on within a second.
 
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,27 +14,13 @@ use relay_tests::scenario::Receivers;
 use relay_tests::sender::{Traffic, UdpSender};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
-use relay_tests::veth::{End, Endpoint, connect};
+use relay_tests::veth::{Endpoint, plug};
 
 use super::under_traffic;
 
 /// How long the relay may take to forward again. The promise is a second; the rest is for a machine
 /// that is busy with other tests.
 const AGAIN: Duration = Duration::from_secs(3);
-
-/// Makes the wire between the relay's `near` and `far` anew, with their names and addresses, as a
-/// device that was plugged in again would have them. The indices are new.
-pub fn plug(near: &Endpoint, far: &Endpoint) -> Result<(Endpoint, Endpoint)> {
-    let end = |of: &Endpoint| End {
-        namespace: Arc::clone(&of.namespace),
-        interface: of.interface.clone(),
-        mac: of.mac,
-        address: Some(of.address),
-        mtu: 1500,
-        queues: 1,
-    };
-    connect(end(near), end(far))
-}
 
 /// Sends a datagram of flow 0 every 10 ms from `source` until `receiver` gets one. Returns how long
 /// that took.

@@ -1,21 +1,17 @@
 //! Loops in the network around a relay: the status names the rule, how the loop shows and who is at
 //! its other end, and is healthy again once the loop is cut.
 
-use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use relay_tests::backend::Backend;
-use relay_tests::frames::UdpFrame;
-use relay_tests::netns::Namespace;
-use relay_tests::payload::payload;
+use relay_tests::looped::{Bridged, Ring, foreign, onwards};
 use relay_tests::raw::RawSender;
 use relay_tests::relay::RelayProcess;
-use relay_tests::rules::{GROUP_IN, PORT_IN, Rule};
+use relay_tests::rules::{GROUP_IN, PORT_IN};
 use relay_tests::scenario::tx_methods;
-use relay_tests::veth::{End, Endpoint, connect};
+use relay_tests::veth::Endpoint;
 use serde_json::Value;
 
 /// How long the status may take to show a loop: it looks once per second.
@@ -23,31 +19,9 @@ const SHOWN: Duration = Duration::from_secs(5);
 /// How long it may take to be healthy again: ten seconds after the last frame, and the same.
 const HEALTHY: Duration = Duration::from_secs(15);
 
-fn end(namespace: &Arc<Namespace>, interface: &str, subnet: u8, host: u8) -> End {
-    End {
-        namespace: Arc::clone(namespace),
-        interface: interface.into(),
-        mac: [0x02, 0, 10, 9, subnet, host],
-        address: Some(Ipv4Addr::new(10, 9, subnet, host)),
-        mtu: 1500,
-        queues: 1,
-    }
-}
-
 /// Sends a datagram of a host that is no relay.
 fn send(sender: &RawSender, wire: &Endpoint, number: u64) -> Result<()> {
-    let frame = UdpFrame {
-        source_mac: [0x02, 0, 10, 9, 9, 9],
-        source: Ipv4Addr::new(10, 9, 0, 77),
-        ttl: 1,
-        ..UdpFrame::new(wire, GROUP_IN, PORT_IN, payload(0, number, 100))
-    };
-    sender.send(&frame.build()?)
-}
-
-/// A rule that forwards through the other interface to the same group and port.
-fn onwards() -> [Rule; 1] {
-    [Rule::feed().output("out0", GROUP_IN, PORT_IN)]
+    sender.send(&foreign(wire, number, 1).build()?)
 }
 
 /// Waits until the status of `relay` has exactly the loops of these kinds; sends a datagram by `send`
@@ -124,26 +98,18 @@ fn l1_a_bridge_from_an_output_back_to_the_input_is_a_problem_until_it_is_cut(
 ) -> Result<()> {
     let rules = onwards();
     for (tables, _) in tx_methods(backend, &rules) {
-        let (relay, host) = (Namespace::new("relay")?, Namespace::new("bridge")?);
-        let (relay, host) = (Arc::new(relay), Arc::new(host));
-        let (_, port) = connect(end(&relay, "in0", 0, 1), end(&host, "port0", 0, 2))?;
-        let (output, _) = connect(end(&relay, "out0", 1, 1), end(&host, "port1", 1, 2))?;
-        host.ip("link add bridge type bridge mcast_snooping 0")?;
-        for port in ["port0", "port1"] {
-            host.ip(&format!("link set {port} master bridge"))?;
-        }
-        host.ip("link set bridge up")?;
-        let running = RelayProcess::start_with(&relay, backend, &rules, &tables)?;
-        let sender = RawSender::open(&port)?;
+        let on = Bridged::new()?;
+        let running = RelayProcess::start_with(&on.relay, backend, &rules, &tables)?;
+        let sender = RawSender::open(&on.port)?;
         let mut number = 0;
         let mut one = || {
             number += 1;
-            send(&sender, &port, number)
+            send(&sender, &on.port, number)
         };
         let status = wait_for_loops(&running, &["own_frames"], SHOWN, &mut one)?;
         // The frames come from this relay's own output.
-        assert_shown(&running, &status, "in0", &output)?;
-        host.ip("link set port1 nomaster")?;
+        assert_shown(&running, &status, "in0", &on.output)?;
+        on.host.ip("link set port1 nomaster")?;
         // Datagrams go on, and their copies come back no more.
         let started = Instant::now();
         while started.elapsed() < HEALTHY {
@@ -165,10 +131,13 @@ fn l1_a_ring_of_two_relays_is_a_problem_with_the_other_relays_address_until_it_i
 ) -> Result<()> {
     let rules = onwards();
     for (tables, _) in tx_methods(backend, &rules) {
-        let (one, two) = (Namespace::new("one")?, Namespace::new("two")?);
-        let (one, two) = (Arc::new(one), Arc::new(two));
-        let (in_one, out_two) = connect(end(&one, "in0", 0, 1), end(&two, "out0", 0, 2))?;
-        let (out_one, _) = connect(end(&one, "out0", 1, 1), end(&two, "in0", 1, 2))?;
+        let Ring {
+            one,
+            two,
+            out_one,
+            out_two,
+            ..
+        } = Ring::new()?;
         let first = RelayProcess::start_with(&one, backend, &rules, &tables)?;
         let second = RelayProcess::start_with(&two, backend, &rules, &tables)?;
         // A datagram that reaches the first relay from outside passes 32 times, so it is the first
@@ -188,8 +157,8 @@ fn l1_a_ring_of_two_relays_is_a_problem_with_the_other_relays_address_until_it_i
             send(&sender, &out_one, number)
         })?;
         assert_shown(&second, &status, "in0", &out_one)?;
-        in_one.namespace.ip("link set out0 down")?;
-        in_one.namespace.ip("link set out0 up")?;
+        one.ip("link set out0 down")?;
+        one.ip("link set out0 up")?;
         wait_until_healthy(&first)?;
         wait_until_healthy(&second)?;
         assert!(first.log().contains("has no more datagrams that expire"));

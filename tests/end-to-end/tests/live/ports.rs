@@ -2,8 +2,6 @@
 //! loses nothing.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,40 +10,22 @@ use relay_tests::background::eventually;
 use relay_tests::methods::Method;
 use relay_tests::receiver::{Listen, UdpReceiver};
 use relay_tests::relay::RelayProcess;
-use relay_tests::rules::{Rule, to_toml};
+use relay_tests::rules::{Rule, on_one_worker, to_toml};
 use relay_tests::sender::{Traffic, UdpSender};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
-use relay_tests::veth::Endpoint;
+use relay_tests::veth::{Endpoint, plug};
 
-use super::interfaces::plug;
 use super::under_traffic;
 
-/// The rule that never changes.
-fn steady() -> Rule {
-    Rule::new("steady", "in0", [239, 1, 8, 8].into(), 8000).output(
-        "out0",
-        [239, 2, 8, 8].into(),
-        8001,
-    )
-}
-
-/// A rule that shares the output interface of [`steady`], and so its worker, and has one of its
-/// own.
-fn other() -> Rule {
-    Rule::new("other", "in1", [239, 1, 9, 9].into(), 9000)
-        .output("out0", [239, 2, 9, 9].into(), 9001)
-        .output("out1", [239, 3, 9, 9].into(), 9002)
-}
-
-/// Sends datagrams of [`other`] until both its outputs have got some.
-fn other_forwards(source: &Endpoint, receivers: &[UdpReceiver; 2]) -> Result<()> {
+/// Sends datagrams of the rule `other` until both its outputs have got some.
+fn other_forwards(other: &Rule, source: &Endpoint, receivers: &[UdpReceiver; 2]) -> Result<()> {
     let sender = UdpSender::open(source)?;
     let got = || receivers.each_ref().map(|one| one.tallies()[0].received);
     let (before, started) = (got(), Instant::now());
     for number in 0.. {
         let stream = Stream::new(1, 1, 300).starting_at(number);
-        sender.send(&Traffic::new(other().group, other().port, stream), 1000)?;
+        sender.send(&Traffic::new(other.group, other.port, stream), 1000)?;
         thread::sleep(Duration::from_millis(10));
         if got().iter().zip(before).all(|(&now, before)| now > before) {
             return Ok(());
@@ -61,13 +41,9 @@ fn other_forwards(source: &Endpoint, receivers: &[UdpReceiver; 2]) -> Result<()>
 
 /// How many sockets the relay has open.
 fn sockets(relay: &RelayProcess) -> Result<usize> {
-    let folder = format!("/proc/{}/fd", relay.id());
-    let mut targets = BTreeSet::new();
-    for entry in fs::read_dir(&folder).context(folder)? {
-        targets.insert(fs::read_link(entry?.path()).unwrap_or_default());
-    }
-    let is_socket = |target: &&PathBuf| target.to_string_lossy().starts_with("socket:");
-    Ok(targets.iter().filter(is_socket).count())
+    let files = relay.held()?.files.into_iter();
+    let sockets = files.filter(|(kind, _)| kind.starts_with("socket:"));
+    Ok(sockets.map(|(_, count)| count).sum())
 }
 
 fn wait_for_sockets(relay: &RelayProcess, expected: &BTreeSet<usize>) -> Result<()> {
@@ -91,7 +67,8 @@ fn queues_come_and_go_and_the_other_rule_of_their_worker_loses_nothing(
         .outputs(2)
         .without_capture()
         .build()?;
-    let both = [other(), steady()];
+    let both = on_one_worker();
+    let [other, steady] = &both;
     let text = |rules: &[Rule]| to_toml(rules) + &method.tables(rules);
     let listen = |at: &Endpoint, group: [u8; 4], port, flow| {
         UdpReceiver::start(at, &[Listen::new(group.into(), port, flow)])
@@ -100,7 +77,7 @@ fn queues_come_and_go_and_the_other_rule_of_their_worker_loses_nothing(
     let relay = method.start(&bed, &both)?;
     let (mut input, mut source) = (bed.inputs[1].clone(), bed.sources[1].clone());
     let (mut output, mut far) = (bed.outputs[1].clone(), bed.receivers[1].clone());
-    let (sent, ()) = under_traffic(&bed.sources[0], &steady(), 0, 4_000, || {
+    let (sent, ()) = under_traffic(&bed.sources[0], steady, 0, 4_000, || {
         let with_both = BTreeSet::from([sockets(&relay)?]);
         let mut with_one = BTreeSet::new();
         for round in 0..9 {
@@ -132,7 +109,7 @@ fn queues_come_and_go_and_the_other_rule_of_their_worker_loses_nothing(
                 listen(&bed.receivers[0], [239, 2, 9, 9], 9001, 1)?,
                 listen(&far, [239, 3, 9, 9], 9002, 1)?,
             ];
-            other_forwards(&source, &receivers)
+            other_forwards(other, &source, &receivers)
                 .with_context(|| format!("round {round}: {}", relay.log()))?;
             wait_for_sockets(&relay, &with_both).with_context(|| format!("round {round}"))?;
         }
