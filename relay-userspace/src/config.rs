@@ -10,9 +10,16 @@ mod cross_checks;
 mod cycles;
 mod document;
 mod draft;
+mod endpoint;
+mod equals;
+mod fed_rules;
+mod groups;
+mod matches;
 mod merge;
 mod mistake;
 mod place;
+mod ports;
+mod prefix;
 mod reader;
 pub mod rules;
 mod sections;
@@ -38,6 +45,10 @@ pub const MAX_FILE_BYTES: u64 = 16 << 20;
 pub const MAX_RULES: usize = 65_536;
 /// The most outputs of one rule.
 pub const MAX_OUTPUTS: usize = 1_024;
+/// The most memberships of one rule: groups, times the sources that it names.
+pub const MAX_MEMBERSHIPS_OF_A_RULE: usize = 1_024;
+/// The most memberships of all rules of a file together.
+pub const MAX_MEMBERSHIPS: usize = 262_144;
 /// The most bytes of a rule's name.
 pub const MAX_NAME_BYTES: usize = 255;
 

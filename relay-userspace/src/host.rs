@@ -9,7 +9,9 @@ mod ethtool;
 mod facts;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod group_options;
 mod gso_limits;
+mod membership_versions;
 mod netlink;
 mod netlink_dump;
 mod netlink_socket;
@@ -27,5 +29,6 @@ pub use self::{
     bell::Bell,
     facts::{HostError, HostFacts, InterfaceFacts, XdpFeatures, facts_for, with_carrier},
     gso_limits::GsoLimits,
+    membership_versions::MembershipVersions,
     other_receivers::Bystanders,
 };

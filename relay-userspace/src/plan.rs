@@ -21,6 +21,7 @@ mod interface_checks;
 mod io_uring_workers;
 mod loops;
 mod mac;
+mod memberships;
 mod missing_interfaces;
 mod model;
 mod named_interfaces;
@@ -31,6 +32,7 @@ mod received_checksums;
 #[cfg(test)]
 mod tests;
 mod tx_methods;
+mod unsupported;
 mod used_interface;
 mod wording;
 mod worker_key;
@@ -44,6 +46,7 @@ pub use self::{
     explain::{Datagram, Explanation, Verdict, explain},
     ids::{FlowId, Id, InterfaceId, List, OutputId},
     mac::{Mac, of_group},
+    memberships::Membership,
     model::{Flow, Interface, Mode, Output, PendingOutput, Plan, Port, TxMethod, WorkerPlan},
     received_checksums::Checksums,
     worker_key::{PortKey, WorkerKey, worker_keys},

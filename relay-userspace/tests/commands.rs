@@ -17,6 +17,7 @@ use std::{
 };
 
 use relay::{
+    config::rules::{PortMatch, Vlan},
     control::{Server, SocketOptions},
     daemon::requests::{self, Answer, Change, Mailbox, Refusal, Request},
     observe::snapshot::{
@@ -118,7 +119,7 @@ fn output(port: u16, state: State) -> OutputStatus {
     OutputStatus {
         interface: if pending { "out1" } else { "out0" }.into(),
         group: [239, 2, 2, 2].into(),
-        port,
+        port: PortMatch::One(port),
         state,
         reason: reason.into(),
         packets_sent: 123_456_789,
@@ -147,7 +148,7 @@ fn snapshot() -> Snapshot {
         origin: Origin::File,
         interface: "in0".into(),
         group: [239, 1, 1, 1].into(),
-        port: 5001,
+        port: PortMatch::One(5001),
         packets_matched: 123_456_789,
         over_limit: 0,
         rate: 100_000.0,
@@ -311,10 +312,11 @@ fn every_command_asks_for_what_it_says() {
         confirm_within: seconds.map(Duration::from_secs),
         discard_runtime,
     };
-    let explain = |vlan, text| Request::Explain {
+    let explain = |source, vlan, text| Request::Explain {
         interface: "in0".into(),
         group: [239, 1, 1, 1].into(),
         port: 5001,
+        source,
         vlan,
         text,
     };
@@ -342,10 +344,18 @@ fn every_command_asks_for_what_it_says() {
         ("remove feed-a".into(), Request::Remove { name: name() }),
         ("enable feed-a".into(), Request::Enable { name: name() }),
         ("disable feed-a".into(), Request::Disable { name: name() }),
-        (datagram.into(), explain(None, None)),
+        (datagram.into(), explain(None, Vlan::Untagged, None)),
         (
-            format!("{datagram} --vlan 7 {file}"),
-            explain(Some(7), text()),
+            format!("{datagram} --vlan 0"),
+            explain(None, Vlan::Untagged, None),
+        ),
+        (
+            format!("{datagram} --source 10.1.1.7 --vlan 7 {file}"),
+            explain(Some([10, 1, 1, 7].into()), Vlan::Tag(7), text()),
+        ),
+        (
+            format!("{datagram} --vlan 7,8"),
+            explain(None, Vlan::Double(7, 8), None),
         ),
         ("stop".into(), Request::Stop),
     ] {

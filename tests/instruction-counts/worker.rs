@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use nix::errno::Errno;
 use relay::{
-    config::rules::{Transmit, Ttl},
+    config::rules::{Match, PortMatch, Transmit, Ttl, Vlan},
     datapath::{
         batch::{Batch, OpenRuns},
         flow_table::{Flows, Ports},
@@ -77,8 +77,8 @@ fn plan(tx_method: TxMethod, flows: u32, outputs: u8) -> Plan {
     let output = |number: u8| plan::Output {
         position: number.into(),
         interface: InterfaceId::new(1),
-        group: Ipv4Addr::new(239, 2, 2, number),
-        port: 5002,
+        group: Ipv4Addr::new(239, 2, 2, number).into(),
+        port: PortMatch::One(5002),
         ttl: Ttl::Decrement,
         source: Ipv4Addr::new(10, 2, 0, 1),
         destination_mac: [1, 0, 0x5e, 2, 2, number],
@@ -86,8 +86,14 @@ fn plan(tx_method: TxMethod, flows: u32, outputs: u8) -> Plan {
     let flow = |number: u32| plan::Flow {
         rule: format!("feed-{number}"),
         interface: InterfaceId::new(0),
-        group: group(number).into(),
-        port: PORT,
+        matches: Match {
+            group: group(number).into(),
+            ports: PortMatch::One(PORT),
+            sources: Vec::new(),
+            vlan: Vlan::Untagged,
+        },
+        join: true,
+        local: false,
         limit: None,
         pending: Vec::new(),
         outputs: (0..outputs).map(output).collect(),
@@ -140,6 +146,7 @@ fn interface(name: &str, index: u32, tx_method: Option<TxMethod>) -> plan::Inter
         is_input: tx_method.is_none(),
         is_output: tx_method.is_some(),
         rx_queues: vec![0],
+        igmp: None,
         checksums: None,
         tx_queues: 1,
         zero_copy: false,

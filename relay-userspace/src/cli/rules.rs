@@ -9,7 +9,7 @@ use super::{
     wording::{dropped, duration, numbers, rate, state},
 };
 use crate::{
-    config::quoted,
+    config::{quoted, rules::GroupPort},
     observe::snapshot::{Origin, RuleStatus},
 };
 
@@ -44,7 +44,7 @@ fn shown(rule: &RuleStatus) -> String {
     let mut table = Table::new(["OUTPUT", "BY", "STATE", "SENT/S", "SENT", "DROPPED"], 3);
     for output in &rule.outputs {
         let cells = [
-            format!("{}:{}", output.group, output.port),
+            GroupPort(output.group, output.port).to_string(),
             quoted(&output.interface),
             state(output.state),
             rate(output.rate),
@@ -54,12 +54,11 @@ fn shown(rule: &RuleStatus) -> String {
         table.add(cells, [output.reason.clone(), numbers(&output.dropped)]);
     }
     format!(
-        "{}: {}, {}:{} on {}, {origin}\n{reason}  {} frames per second, {} in total, {} over the \
+        "{}: {}, {} on {}, {origin}\n{reason}  {} frames per second, {} in total, {} over the \
          limit; {last}\n{}",
         quoted(&rule.name),
         state(rule.state),
-        rule.group,
-        rule.port,
+        GroupPort(rule.group, rule.port),
         quoted(&rule.interface),
         rate(rule.rate),
         rule.packets_matched,

@@ -15,7 +15,7 @@ use super::{
     wording::{dropped, duration, numbers, or_dash, over_outputs, rate, state, sum},
 };
 use crate::{
-    config::quoted,
+    config::{quoted, rules::GroupPort},
     observe::snapshot::{Health, InterfaceStatus, Snapshot},
 };
 
@@ -173,9 +173,8 @@ fn rules(snapshot: &Snapshot) -> String {
         let waiting = rule.outputs.iter().filter(|o| !o.reason.is_empty());
         let outputs = waiting.map(|output| {
             format!(
-                "{}:{} by {}: {}",
-                output.group,
-                output.port,
+                "{} by {}: {}",
+                GroupPort(output.group, output.port),
                 quoted(&output.interface),
                 output.reason
             )

@@ -3,22 +3,28 @@
 //!
 //! Checks of single values are in [`super::tables`] and [`super::values`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
-    Place,
-    cycles::{Feeds, Step, circle},
-    draft::{At, Draft},
+    MAX_MEMBERSHIPS, Place,
+    cycles::{Edge, circle},
+    draft::{At, Draft, RuleDraft},
+    equals,
+    fed_rules::FedRules,
     mistake::{Collector, quoted},
-    rules::Input,
+    rules::{Destination, Input},
 };
 
 /// Adds every mistake that only several values of the draft together show.
-pub(super) fn check(draft: &Draft, found: &mut Collector<'_>) {
+pub(super) fn check<'d>(draft: &'d Draft, found: &mut Collector<'_>) {
+    let input = |rule: &'d RuleDraft| rule.input.as_ref().map(|(input, _)| &input.value);
+    let inputs: Vec<Option<&Input>> = draft.rules.iter().map(input).collect();
     names(draft, found);
-    let inputs = inputs(draft, found);
-    outputs(draft, found);
-    cycles(draft, &inputs, found);
+    equal_inputs(draft, &inputs, found);
+    memberships(draft, &inputs, found);
+    let fed_rules = FedRules::new(&inputs);
+    outputs(draft, &fed_rules, found);
+    cycles(draft, &fed_rules, found);
     interfaces(draft, found);
 }
 
@@ -41,49 +47,93 @@ fn names(draft: &Draft, found: &mut Collector<'_>) {
     }
 }
 
-/// Refuses an input that two rules have; returns the first rule of each input.
-fn inputs<'d>(draft: &'d Draft, found: &mut Collector<'_>) -> HashMap<&'d Input, usize> {
-    let mut seen: HashMap<&Input, usize> = HashMap::new();
-    for (position, rule) in draft.rules.iter().enumerate() {
-        let Some((input, _)) = &rule.input else {
-            continue;
-        };
-        let first = *seen.entry(&input.value).or_insert(position);
-        if first == position {
-            continue;
-        }
-        let Some(other) = draft.rules.get(first) else {
-            continue;
-        };
-        let Some((other_input, _)) = &other.input else {
-            continue;
-        };
-        found.add(
-            input.place,
-            format!(
-                "{} has the same input as {} at {}: {}",
-                rule.label, other.label, other_input.place, input.value
-            ),
-            "put the outputs of both into one rule",
-        );
+/// What is wrong with an input beside one that is equally specific and overlaps with it, for the
+/// names of their rules.
+pub(super) fn equally_specific(rule: &str, input: &Input, other: &str, others: &Input) -> String {
+    match input.matches.common(&others.matches) {
+        Some(common) if input.matches != others.matches => format!(
+            "{rule} is as specific as {other}, and both take {}",
+            common.on(&input.interface)
+        ),
+        _ => format!("{rule} has the same input as {other}: {input}"),
     }
-    seen
 }
 
-fn outputs(draft: &Draft, found: &mut Collector<'_>) {
-    for rule in &draft.rules {
-        let mut seen: HashMap<Input, Place> = HashMap::new();
+/// What to do about it, where the two do not have the same input.
+pub(super) const MAKE_ONE_MORE_SPECIFIC: &str = "let one of them take less, or make it more specific: a source wins, then a longer prefix, \
+     then one port before a range before any";
+
+/// Refuses inputs that are equally specific and overlap.
+fn equal_inputs(draft: &Draft, inputs: &[Option<&Input>], found: &mut Collector<'_>) {
+    for equals::Pair { first, later } in equals::find(inputs) {
+        let (Some(rule), Some(other)) = (draft.rules.get(later), draft.rules.get(first)) else {
+            continue;
+        };
+        let (Some((input, _)), Some((others, _))) = (&rule.input, &other.input) else {
+            continue;
+        };
+        let name = format!("{} at {}", other.label, others.place);
+        let cause = equally_specific(&rule.label, &input.value, &name, &others.value);
+        let remedy = match input.value.matches == others.value.matches {
+            true => "put the outputs of both into one rule",
+            false => MAKE_ONE_MORE_SPECIFIC,
+        };
+        found.add(input.place, cause, remedy);
+    }
+}
+
+/// Refuses more memberships than a relay may have.
+fn memberships(draft: &Draft, inputs: &[Option<&Input>], found: &mut Collector<'_>) {
+    let beyond = first_beyond_the_memberships(inputs);
+    if let Some(rule) = beyond.and_then(|beyond| draft.rules.get(beyond)) {
+        let input = rule.input.as_ref().map(|(input, _)| input.place);
+        let (cause, remedy) = too_many_memberships(&rule.label);
+        found.add(input.unwrap_or(rule.place), cause, remedy);
+    }
+}
+
+/// The first input with which all up to it have more memberships than a relay may have.
+pub(super) fn first_beyond_the_memberships(inputs: &[Option<&Input>]) -> Option<usize> {
+    let mut left = MAX_MEMBERSHIPS as u128;
+    let mut seen = HashSet::new();
+    inputs.iter().position(|input| {
+        let Some(input) = input.filter(|input| input.join) else {
+            return false;
+        };
+        let matches = &input.matches;
+        if !seen.insert((&input.interface, matches.group, &matches.sources)) {
+            return false;
+        }
+        let sources = matches.sources.len().max(1) as u128;
+        let less = left.checked_sub(matches.group.count().saturating_mul(sources));
+        left = less.unwrap_or(0);
+        less.is_none()
+    })
+}
+
+/// What is wrong with the rule of that input, and what to do.
+pub(super) fn too_many_memberships(rule: &str) -> (String, &'static str) {
+    (
+        format!(
+            "the rules up to {rule} join more than {MAX_MEMBERSHIPS} groups, as many as one relay \
+             joins"
+        ),
+        "add `join = false` where the network delivers the groups by itself, or split the rules \
+         over several relays",
+    )
+}
+
+fn outputs(draft: &Draft, fed_rules: &FedRules<'_>, found: &mut Collector<'_>) {
+    for (at, rule) in draft.rules.iter().enumerate() {
+        let mut seen: HashMap<Destination<'_>, Place> = HashMap::new();
         for (position, (output, _)) in rule.outputs.iter().enumerate() {
             let destination = output.value.destination();
-            if rule
-                .input
-                .as_ref()
-                .is_some_and(|(input, _)| input.value == destination)
-            {
+            let own = rule.input.as_ref().map(|(input, _)| &input.value);
+            if let Some(own) = own.filter(|own| fed_rules.feeds_itself(&destination, at, own)) {
                 found.add(
                     output.place,
                     format!(
-                        "{}, output {}: it feeds the rule's own input, {destination}",
+                        "{}, output {}: it feeds the rule's own input, {own}",
                         rule.label,
                         position + 1
                     ),
@@ -108,16 +158,17 @@ fn outputs(draft: &Draft, found: &mut Collector<'_>) {
 }
 
 /// Refuses rules that feed one another in a circle, see [`super::cycles`].
-fn cycles(draft: &Draft, inputs: &HashMap<&Input, usize>, found: &mut Collector<'_>) {
-    let feeds = |step: Step| {
-        let outputs = draft.rules.get(step.rule).map(|rule| &rule.outputs);
-        let Some((output, _)) = outputs.and_then(|outputs| outputs.get(step.output)) else {
-            return Feeds::End;
-        };
-        let fed = inputs.get(&output.value.destination());
-        fed.map_or(Feeds::Nothing, |&fed| Feeds::Rule(fed))
+fn cycles(draft: &Draft, fed_rules: &FedRules<'_>, found: &mut Collector<'_>) {
+    let fed = |rule: usize| {
+        let mut edges: Vec<Edge> = Vec::new();
+        let outputs = draft.rules.get(rule).map(|rule| &rule.outputs);
+        for (position, (output, _)) in (0..).zip(outputs.into_iter().flatten()) {
+            let destination = output.value.destination();
+            fed_rules.of(&destination, |fed| edges.push((position, fed as u32)));
+        }
+        edges
     };
-    super::cycles::find(draft.rules.len(), 0..draft.rules.len(), feeds, |steps| {
+    super::cycles::find(draft.rules.len(), 0..draft.rules.len(), fed, |steps| {
         let rules = steps.iter().filter_map(|step| draft.rules.get(step.rule));
         let closing = steps
             .last()

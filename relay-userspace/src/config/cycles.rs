@@ -14,24 +14,23 @@ pub(super) struct Step {
     pub(super) output: usize,
 }
 
-/// What an output of a rule feeds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Feeds {
-    /// The rule at this position.
-    Rule(usize),
-    /// No rule.
-    Nothing,
-    /// The rule has no such output, nor any after it.
-    End,
+/// An output of a rule, and a rule that it feeds: their positions.
+pub(super) type Edge = (u32, u32);
+
+/// A rule on the branch, with the next edge to follow.
+struct OnTheWay {
+    rule: usize,
+    edges: Vec<Edge>,
+    next: usize,
 }
 
 /// Calls `report` with cycles of the `count` rules, as long as it returns true: with at least one
-/// of those that can be reached from `roots`, if there is any. An output that feeds its own rule is
-/// no cycle here.
+/// of those that can be reached from `roots`, if there is any. `fed` is asked once for the edges of
+/// a rule. An output that feeds its own rule is no cycle here.
 pub(super) fn find(
     count: usize,
     roots: impl Iterator<Item = usize>,
-    feeds: impl Fn(Step) -> Feeds,
+    fed: impl Fn(usize) -> Vec<Edge>,
     mut report: impl FnMut(&[Step]) -> bool,
 ) {
     #[derive(Clone, Copy, PartialEq)]
@@ -41,52 +40,54 @@ pub(super) fn find(
         Done,
     }
     let mut seen = vec![Seen::Never; count];
-    let mut way: Vec<Step> = Vec::new();
+    let mut way: Vec<OnTheWay> = Vec::new();
+    let enter = |rule| OnTheWay {
+        rule,
+        edges: fed(rule),
+        next: 0,
+    };
     for root in roots {
         if seen.get(root) != Some(&Seen::Never) {
             continue;
         }
         seen[root] = Seen::OnTheWay(0);
-        way.push(Step {
-            rule: root,
-            output: 0,
-        });
-        while let Some(&step) = way.last() {
-            let mut next = None;
-            match feeds(step) {
-                Feeds::End => {
-                    seen[step.rule] = Seen::Done;
-                    way.pop();
+        way.push(enter(root));
+        while let Some(last) = way.last_mut() {
+            let Some(&(_, fed)) = last.edges.get(last.next) else {
+                seen[last.rule] = Seen::Done;
+                way.pop();
+                if let Some(last) = way.last_mut() {
+                    last.next += 1;
                 }
-                Feeds::Nothing => {}
-                Feeds::Rule(fed) => match seen[fed] {
-                    Seen::OnTheWay(from) if fed != step.rule => {
-                        if !report(way.get(from..).unwrap_or_default()) {
-                            return;
-                        }
+                continue;
+            };
+            let (rule, fed) = (last.rule, fed as usize);
+            match seen[fed] {
+                Seen::Never => {
+                    seen[fed] = Seen::OnTheWay(way.len());
+                    way.push(enter(fed));
+                    continue;
+                }
+                Seen::OnTheWay(from) if fed != rule => {
+                    let steps = way.get(from..).unwrap_or_default().iter().map(step);
+                    if !report(&steps.collect::<Vec<_>>()) {
+                        return;
                     }
-                    Seen::OnTheWay(_) | Seen::Done => {}
-                    Seen::Never => {
-                        seen[fed] = Seen::OnTheWay(way.len());
-                        next = Some(Step {
-                            rule: fed,
-                            output: 0,
-                        });
-                    }
-                },
+                }
+                Seen::OnTheWay(_) | Seen::Done => {}
             }
-            match next {
-                Some(next) => way.push(next),
-                None => advance(&mut way),
+            if let Some(last) = way.last_mut() {
+                last.next += 1;
             }
         }
     }
 }
 
-/// Goes on with the next output of the last rule.
-fn advance(way: &mut [Step]) {
-    if let Some(last) = way.last_mut() {
-        last.output += 1;
+fn step(on_the_way: &OnTheWay) -> Step {
+    let edge = on_the_way.edges.get(on_the_way.next);
+    Step {
+        rule: on_the_way.rule,
+        output: edge.map_or(0, |&(output, _)| output as usize),
     }
 }
 

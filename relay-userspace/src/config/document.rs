@@ -68,6 +68,8 @@ pub struct InterfacePlaces {
     pub cpus: Vec<Place>,
     /// The value of `transmit`.
     pub transmit: Option<Place>,
+    /// The value of `offloads`.
+    pub offloads: Option<Place>,
 }
 
 /// A place, and the file that it is in.

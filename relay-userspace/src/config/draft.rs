@@ -7,7 +7,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{
     InterfacePlaces, OutputPlaces, Place, Places, RulePlaces,
-    rules::{Input, InterfaceOptions, Limit, Output, Rule, Rules, Transmit},
+    rules::{Input, InterfaceOptions, Limit, Offloads, Output, Rule, Rules, Transmit},
 };
 
 /// A value and its place in the file.
@@ -48,6 +48,7 @@ pub(super) struct InterfaceDraft {
     pub(super) queues: Option<Vec<At<u32>>>,
     pub(super) cpus: Option<Vec<At<u32>>>,
     pub(super) transmit: Option<At<Transmit>>,
+    pub(super) offloads: Option<At<Offloads>>,
 }
 
 impl Draft {
@@ -104,6 +105,7 @@ impl Draft {
                 queues: places_of(&queues),
                 cpus: places_of(&draft.cpus),
                 transmit: draft.transmit.as_ref().map(|transmit| transmit.place),
+                offloads: draft.offloads.as_ref().map(|offloads| offloads.place),
             });
             interfaces.push(InterfaceOptions {
                 name: name.value,
@@ -112,6 +114,9 @@ impl Draft {
                 transmit: draft
                     .transmit
                     .map_or(Transmit::Auto, |transmit| transmit.value),
+                offloads: draft
+                    .offloads
+                    .map_or(Offloads::Keep, |offloads| offloads.value),
             });
         }
         (Rules { rules, interfaces }, places)

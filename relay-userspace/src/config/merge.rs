@@ -7,14 +7,20 @@ use std::collections::HashMap;
 
 use super::{
     Document, MAX_RULES, Mistake, Mistakes, RulePlaces, Spot,
-    cycles::{self, Feeds, Step, circle},
+    cross_checks::{
+        MAKE_ONE_MORE_SPECIFIC, equally_specific, first_beyond_the_memberships,
+        too_many_memberships,
+    },
+    cycles::{self, Edge, circle},
+    equals,
+    fed_rules::FedRules,
     mistake::{ENOUGH, quoted},
     rules::{Input, Rule},
 };
 
 /// The rules of `base`, and behind them those of `fragment`, with the `[[interfaces]]` tables of
-/// both. Names and inputs are unique across both, no rules feed one another in a circle, and an
-/// interface that both have a table for has the same options in both.
+/// both. Names are unique across both, no inputs overlap that are equally specific, no rules feed
+/// one another in a circle, and an interface that both have a table for has the same options in both.
 ///
 /// # Errors
 ///
@@ -34,7 +40,9 @@ pub fn merge(base: &Document, fragment: &Document) -> Result<Document, Mistakes>
         ));
     }
     names(&rules, first_new, &mut mistakes);
-    let inputs = inputs(&rules, first_new, &mut mistakes);
+    let inputs: Vec<Option<&Input>> = rules.iter().map(|(rule, _)| Some(&rule.input)).collect();
+    equal_inputs(&rules, first_new, &inputs, &mut mistakes);
+    memberships(&rules, &inputs, &mut mistakes);
     circles(&rules, first_new, &inputs, &mut mistakes);
     let mut merged = base.clone();
     tables(&mut merged, fragment, &mut mistakes);
@@ -72,34 +80,52 @@ fn names(rules: &[(&Rule, &RulePlaces)], first_new: usize, mistakes: &mut Vec<Mi
     }
 }
 
-/// Refuses an input of the fragment that a rule has already; returns the rule of each input.
-fn inputs<'r>(
-    rules: &[(&'r Rule, &RulePlaces)],
+/// Refuses an input of the fragment that is as specific as one that a rule has already, and overlaps
+/// with it.
+fn equal_inputs(
+    rules: &[(&Rule, &RulePlaces)],
     first_new: usize,
+    inputs: &[Option<&Input>],
     mistakes: &mut Vec<Mistake>,
-) -> HashMap<&'r Input, usize> {
-    let mut seen: HashMap<&Input, usize> = HashMap::with_capacity(rules.len());
-    for (position, (rule, places)) in rules.iter().enumerate() {
-        let first = *seen.entry(&rule.input).or_insert(position);
-        if first == position || position < first_new {
+) {
+    for equals::Pair { first, later } in equals::find(inputs) {
+        if later < first_new {
             continue;
         }
-        if let Some((other, other_places)) = rules.get(first) {
+        if let (Some((rule, places)), Some((other, others))) = (rules.get(later), rules.get(first))
+        {
+            let name = format!("rule `{}`", quoted(&rule.name));
+            let running = format!(
+                "the running rule `{}` at {}",
+                quoted(&other.name),
+                shown(others.spot(others.input))
+            );
             add(
                 mistakes,
                 places.spot(places.input),
-                format!(
-                    "rule `{}` has the same input as the running rule `{}` at {}: {}",
-                    quoted(&rule.name),
-                    quoted(&other.name),
-                    shown(other_places.spot(other_places.input)),
-                    rule.input
-                ),
-                "put the outputs of both into one rule, or remove the running one first",
+                equally_specific(&name, &rule.input, &running, &other.input),
+                match rule.input.matches == other.input.matches {
+                    true => {
+                        "put the outputs of both into one rule, or remove the running one first"
+                    }
+                    false => MAKE_ONE_MORE_SPECIFIC,
+                },
             );
         }
     }
-    seen
+}
+
+/// Refuses more memberships than a relay may have.
+fn memberships(
+    rules: &[(&Rule, &RulePlaces)],
+    inputs: &[Option<&Input>],
+    mistakes: &mut Vec<Mistake>,
+) {
+    let beyond = first_beyond_the_memberships(inputs);
+    if let Some((rule, places)) = beyond.and_then(|beyond| rules.get(beyond)) {
+        let (cause, remedy) = too_many_memberships(&format!("rule `{}`", quoted(&rule.name)));
+        add(mistakes, places.spot(places.input), cause, remedy);
+    }
 }
 
 /// Refuses rules that feed one another in a circle. At least one of them is in the fragment, and
@@ -107,18 +133,20 @@ fn inputs<'r>(
 fn circles(
     rules: &[(&Rule, &RulePlaces)],
     first_new: usize,
-    inputs: &HashMap<&Input, usize>,
+    inputs: &[Option<&Input>],
     mistakes: &mut Vec<Mistake>,
 ) {
-    let feeds = |step: Step| {
-        let outputs = rules.get(step.rule).map(|(rule, _)| &rule.outputs);
-        let Some(output) = outputs.and_then(|outputs| outputs.get(step.output)) else {
-            return Feeds::End;
-        };
-        let fed = inputs.get(&output.destination());
-        fed.map_or(Feeds::Nothing, |&fed| Feeds::Rule(fed))
+    let fed_rules = FedRules::new(inputs);
+    let fed = |rule: usize| {
+        let mut edges: Vec<Edge> = Vec::new();
+        let outputs = rules.get(rule).map(|(rule, _)| &rule.outputs);
+        for (position, output) in (0..).zip(outputs.into_iter().flatten()) {
+            let destination = output.destination();
+            fed_rules.of(&destination, |fed| edges.push((position, fed as u32)));
+        }
+        edges
     };
-    cycles::find(rules.len(), first_new..rules.len(), feeds, |steps| {
+    cycles::find(rules.len(), first_new..rules.len(), fed, |steps| {
         let labels: Vec<String> = steps
             .iter()
             .filter_map(|step| rules.get(step.rule))

@@ -3,7 +3,13 @@
 //! A [`Rules`] value exists only if its file has no mistakes, so no code after this module checks a
 //! group, a port or a name again.
 
-use std::{fmt, net::Ipv4Addr};
+use std::fmt;
+
+pub use super::{
+    matches::{GroupPort, Match, Specificity, Vlan},
+    ports::PortMatch,
+    prefix::{NoPrefix, Prefix},
+};
 
 /// The content of a rule file, after validation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,22 +36,23 @@ pub struct Rule {
     pub outputs: Vec<Output>,
 }
 
-/// The datagrams that a rule matches: IPv4 UDP to `group`:`port` that arrives on `interface`,
-/// untagged or with a priority tag (VLAN 0).
+/// The datagrams that a rule takes, and how they get here.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Input {
     /// The interface's name.
     pub interface: String,
-    /// A multicast group.
-    pub group: Ipv4Addr,
-    /// Never 0.
-    pub port: u16,
+    /// Which datagrams of those that arrive there.
+    pub matches: Match,
+    /// Whether the relay joins the groups. Without, the network has to deliver them by itself.
+    pub join: bool,
+    /// Whether programs and routes of this host get the datagrams as well.
+    pub local: bool,
 }
 
 /// "239.1.1.1:5001 on in0"
 impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{} on {}", self.group, self.port, self.interface)
+        self.matches.on(&self.interface).fmt(f)
     }
 }
 
@@ -72,24 +79,48 @@ impl Limit {
 pub struct Output {
     /// The interface's name.
     pub interface: String,
-    /// A multicast group.
-    pub group: Ipv4Addr,
-    /// Never 0.
-    pub port: u16,
+    /// One multicast group that all copies go to, or a prefix as long as the input's, which the host
+    /// part is kept on.
+    pub group: Prefix,
+    /// One port that all copies go to, a range as long as the input's, or any where the input has
+    /// any: then copies keep it.
+    pub port: PortMatch,
     /// The rule for the copy's time to live.
     pub ttl: Ttl,
 }
 
 impl Output {
-    /// Where the copies go, as an input that would receive them. No other output of the rule has
-    /// the same.
+    /// Where the copies go. No other output of the rule has the same.
     #[must_use]
-    pub fn destination(&self) -> Input {
-        Input {
-            interface: self.interface.clone(),
+    pub fn destination(&self) -> Destination<'_> {
+        Destination {
+            interface: &self.interface,
             group: self.group,
             port: self.port,
         }
+    }
+}
+
+/// Where the copies of an output go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Destination<'a> {
+    /// The interface's name.
+    pub interface: &'a str,
+    /// Their groups.
+    pub group: Prefix,
+    /// Their ports.
+    pub port: PortMatch,
+}
+
+/// "239.2.2.2:5002 on out0"
+impl fmt::Display for Destination<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} on {}",
+            GroupPort(self.group, self.port),
+            self.interface
+        )
     }
 }
 
@@ -140,6 +171,28 @@ pub struct InterfaceOptions {
     pub cpus: Option<Vec<u32>>,
     /// The TX method of this interface.
     pub transmit: Transmit,
+    /// What the relay may do with its offloads.
+    pub offloads: Offloads,
+}
+
+/// What the relay may do with the offloads of an interface.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Offloads {
+    /// Nothing.
+    #[default]
+    Keep,
+    /// Switch off what stands in its way, for as long as it runs.
+    Manage,
+}
+
+/// As a rule file has it, without quotes.
+impl fmt::Display for Offloads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Keep => "keep",
+            Self::Manage => "manage",
+        })
+    }
 }
 
 /// The TX method of an interface, as far as the user fixed it.

@@ -3,18 +3,16 @@
 //! A value that cannot be read becomes a mistake and stays `None` in the draft, so that one wrong
 //! value never hides another. [`super::cross_checks`] has the checks that need several values.
 
-use std::net::Ipv4Addr;
-
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use super::{
-    MAX_NAME_BYTES, MAX_OUTPUTS, MAX_RULES, Place,
+    MAX_NAME_BYTES, MAX_RULES, Place,
     draft::{At, Draft, InterfaceDraft, RuleDraft},
+    endpoint::Kept,
     mistake::{Collector, quoted},
     reader::{Reader, SyntaxErrors},
-    rules::{Input, Output, Ttl},
     sections::{Kind, MAX_PART_BYTES, Part, Parts},
-    values::{Side, Value, close},
+    values::{Value, close},
 };
 
 /// Reads the whole text; `None` if its syntax is wrong.
@@ -56,9 +54,7 @@ pub(super) fn read(text: &str, found: &mut Collector<'_>) -> Option<Draft> {
 /// The tables of the file, each with the keys it may have.
 const ROOT_KEYS: &[&str] = &["rules", "interfaces"];
 const RULE_KEYS: &[&str] = &["name", "enabled", "input", "outputs"];
-const INPUT_KEYS: &[&str] = &["interface", "group", "port", "limit"];
-const OUTPUT_KEYS: &[&str] = &["interface", "group", "port", "ttl"];
-const INTERFACE_KEYS: &[&str] = &["name", "queues", "cpus", "transmit"];
+const INTERFACE_KEYS: &[&str] = &["name", "queues", "cpus", "transmit", "offloads"];
 
 /// Reading stops after this many syntax errors, and takes at most this many from one part.
 const MAX_SYNTAX_ERRORS: usize = 100;
@@ -187,13 +183,15 @@ impl Reader<'_, '_> {
         if input.is_none() {
             self.draft.used_incomplete = true;
         }
-        let input = input.and_then(|value| self.input(value, &format!("{label}, input")));
+        let (input, kept) = input.map_or((None, Kept::default()), |value| {
+            self.input(value, &format!("{label}, input"))
+        });
         let limit = table
             .get("input")
             .and_then(|value| value.get_ref().as_table()?.get("limit"))
             .and_then(|value| self.limit(value, &format!("{label}, input, limit")));
         let outputs = self.required(table, place, "outputs", &label);
-        let outputs = outputs.map(|value| self.outputs(value, &label));
+        let outputs = outputs.map(|value| self.outputs(value, &label, kept));
         if outputs.is_none() {
             self.draft.used_incomplete = true;
         }
@@ -226,123 +224,6 @@ impl Reader<'_, '_> {
         false
     }
 
-    fn input(&mut self, value: &Value<'_>, label: &str) -> Option<(At<Input>, Place)> {
-        let (place, interface, group, port) =
-            self.endpoint(value, label, INPUT_KEYS, Side::Input)?;
-        let (interface, group, port) = (interface?, group?, port?);
-        let input = Input {
-            interface: interface.value,
-            group,
-            port,
-        };
-        Some((
-            At {
-                place,
-                value: input,
-            },
-            interface.place,
-        ))
-    }
-
-    fn outputs(&mut self, value: &Value<'_>, rule: &str) -> Vec<(At<Output>, Place)> {
-        const EXAMPLE: &str = "[{ interface = \"eth1\", group = \"239.2.2.2\", port = 5002 }]";
-        let place = self.found.place(&value.span());
-        let DeValue::Array(list) = value.get_ref() else {
-            self.wrong_type(value, "outputs", rule, "an array", EXAMPLE);
-            self.draft.used_incomplete = true;
-            return Vec::new();
-        };
-        if list.is_empty() {
-            let remedy = format!("write at least one, for example outputs = {EXAMPLE}");
-            self.found
-                .add(place, format!("{rule} has no outputs"), remedy);
-        }
-        if let Some(extra) = list.get(MAX_OUTPUTS) {
-            let place = self.found.place(&extra.span());
-            self.found.add(
-                place,
-                format!(
-                    "{rule} has {} outputs; {MAX_OUTPUTS} are possible",
-                    list.len()
-                ),
-                "leave some out; a second rule cannot take the same input",
-            );
-            self.draft.used_incomplete = true;
-        }
-        let mut outputs = Vec::new();
-        for (position, value) in list.iter().take(MAX_OUTPUTS).enumerate() {
-            let label = format!("{rule}, output {}", position + 1);
-            outputs.extend(self.output(value, &label));
-        }
-        outputs
-    }
-
-    fn output(&mut self, value: &Value<'_>, label: &str) -> Option<(At<Output>, Place)> {
-        let (place, interface, group, port) =
-            self.endpoint(value, label, OUTPUT_KEYS, Side::Output)?;
-        let ttl = match value
-            .get_ref()
-            .as_table()
-            .and_then(|table| table.get("ttl"))
-        {
-            None => Some(Ttl::DEFAULT),
-            Some(value) => self.ttl(value, label),
-        };
-        let (interface, group, port, ttl) = (interface?, group?, port?, ttl?);
-        let output = Output {
-            interface: interface.value,
-            group,
-            port,
-            ttl,
-        };
-        Some((
-            At {
-                place,
-                value: output,
-            },
-            interface.place,
-        ))
-    }
-
-    /// The keys that inputs and outputs have in common: interface, group and port.
-    #[expect(
-        clippy::type_complexity,
-        reason = "three optional parts, used twice just above"
-    )]
-    fn endpoint(
-        &mut self,
-        value: &Value<'_>,
-        label: &str,
-        keys: &[&str],
-        side: Side,
-    ) -> Option<(Place, Option<At<String>>, Option<Ipv4Addr>, Option<u16>)> {
-        let place = self.found.place(&value.span());
-        let example = "{ interface = \"eth0\", group = \"239.1.1.1\", port = 5001 }";
-        let Some(table) = self.table(value, label, example) else {
-            self.draft.used_incomplete = true;
-            return None;
-        };
-        self.known_keys(table, label, keys);
-        let interface = self.required(table, place, "interface", label);
-        let interface = interface.and_then(|value| self.interface_name(value, "interface", label));
-        match &interface {
-            Some(name) => self.use_interface(&name.value),
-            None => self.draft.used_incomplete = true,
-        }
-        let group = self.required(table, place, "group", label);
-        let group = group.and_then(|value| self.group(value, label, side));
-        let port = self.required(table, place, "port", label);
-        let port = port.and_then(|value| self.integer(value, "port", label, 1..=65_535, "5001"));
-        let port = port.and_then(|port| u16::try_from(port.value).ok());
-        Some((place, interface, group, port))
-    }
-
-    fn use_interface(&mut self, name: &str) {
-        if !self.draft.used.contains(name) {
-            self.draft.used.insert(name.to_owned());
-        }
-    }
-
     fn interface(&mut self, value: &Value<'_>) {
         let place = self.found.place(&value.span());
         let mut label = "interfaces".to_owned();
@@ -360,11 +241,15 @@ impl Reader<'_, '_> {
         let transmit = table
             .get("transmit")
             .and_then(|value| self.transmit(value, &label));
+        let offloads = table
+            .get("offloads")
+            .and_then(|value| self.offloads(value, &label));
         self.draft.interfaces.push(InterfaceDraft {
             name,
             queues,
             cpus,
             transmit,
+            offloads,
         });
     }
 }

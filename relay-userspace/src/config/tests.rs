@@ -1,12 +1,13 @@
 //! Every mistake with its place, and the rules that a correct file becomes.
 
+mod matched;
 mod merged;
 mod written;
 
 use std::{fmt::Write as _, net::Ipv4Addr};
 
 use super::{
-    rules::{InterfaceOptions, Transmit, Ttl},
+    rules::{InterfaceOptions, Match, Offloads, PortMatch, Transmit, Ttl, Vlan},
     *,
 };
 
@@ -24,6 +25,7 @@ name = "in0"
 queues = [3, 1]
 cpus = [7, 2]
 transmit = "segmented"
+offloads = "manage"
 "#;
 
 fn mistakes(text: &str) -> Vec<Mistake> {
@@ -52,8 +54,14 @@ fn a_correct_file_becomes_rules_with_their_places() {
     let rule = &document.rules.rules[0];
     assert_eq!(rule.name, "feed-a");
     assert_eq!(rule.input.interface, "in0");
-    assert_eq!(rule.input.group, Ipv4Addr::new(239, 1, 1, 1));
-    assert_eq!(rule.input.port, 5001);
+    let matches = Match {
+        group: [239, 1, 1, 1].into(),
+        ports: PortMatch::One(5001),
+        sources: Vec::new(),
+        vlan: Vlan::Untagged,
+    };
+    assert_eq!(rule.input.matches, matches);
+    assert!(rule.input.join && !rule.input.local);
     let outputs: Vec<_> = rule
         .outputs
         .iter()
@@ -62,9 +70,9 @@ fn a_correct_file_becomes_rules_with_their_places() {
     assert_eq!(
         outputs,
         [
-            ("out0", 5002, Ttl::DEFAULT),
-            ("out0", 5003, Ttl::Set(8)),
-            ("in0", 5004, Ttl::Decrement)
+            ("out0", PortMatch::One(5002), Ttl::DEFAULT),
+            ("out0", PortMatch::One(5003), Ttl::Set(8)),
+            ("in0", PortMatch::One(5004), Ttl::Decrement)
         ]
     );
     let options = InterfaceOptions {
@@ -72,6 +80,7 @@ fn a_correct_file_becomes_rules_with_their_places() {
         queues: Some(vec![1, 3]),
         cpus: Some(vec![7, 2]),
         transmit: Transmit::Segmented,
+        offloads: Offloads::Manage,
     };
     assert_eq!(document.rules.interfaces, [options]);
 
@@ -91,6 +100,7 @@ fn a_correct_file_becomes_rules_with_their_places() {
     );
     assert_eq!(places.cpus, [place(13, 9), place(13, 12)]);
     assert_eq!(places.transmit, Some(place(14, 12)));
+    assert_eq!(places.offloads, Some(place(15, 12)));
 }
 
 /// One change to [`GOOD`], and the only mistake it makes.
@@ -103,17 +113,55 @@ fn each_mistake_is_reported_with_place_cause_and_remedy() {
         ("port = 5001", "port = -1", "3:58", "`port` -1 is out of range", "from 1 to 65535"),
         ("port = 5001", "port = 99999999999999999999", "3:58", "is out of range", "from 1 to 65535"),
         ("port = 5001", "port = \"5001\"", "3:58", "`port` is a string; it must be an integer", "`port = 5001`"),
-        ("port = 5001", "port = 1.5", "3:58", "`port` is a float", "`port = 5001`"),
+        ("port = 5001", "port = 1.5", "3:58", "`port` is a float; it must be an integer or a string", "`port = 5001`"),
+        ("port = 5001", "port = \"5100-5000\"", "3:58", "`port` \"5100-5000\" ends before it begins", "write \"5000-5100\""),
+        ("port = 5001", "port = \"0-5000\"", "3:58", "`port` \"0-5000\" is out of range", "from 1 to 65535"),
+        ("port = 5001", "port = \"5000-70000\"", "3:58", "is out of range", "\"5000-5099\""),
+        ("port = 5001", "port = \"http\"", "3:58", "`port` \"http\" is unknown", "or \"any\""),
+        ("port = 5001", "port = \"ayn\"", "3:58", "`port` \"ayn\" is unknown", "did you mean \"any\"?"),
         (", port = 5001", "", "3:9", "rule `feed-a`, input has no `port`", "add `port`"),
         ("port = 5001", "prot = 1, port = 5001", "3:51", "unknown key `prot`", "did you mean `port`?"),
-        ("port = 5001", "vlan = 1, port = 5001", "3:51", "unknown key `vlan`", "`interface`, `group`, `port`"),
+        ("port = 5001", "tag = 1, port = 5001", "3:51", "unknown key `tag`", "`interface`, `group`, `port`, `source`, `vlan`, `join`, `local`, `limit`"),
+        ("port = 5001", "sources = 1, port = 5001", "3:51", "unknown key `sources`", "did you mean `source`?"),
+        ("port = 5001", "vlan = 0, port = 5001", "3:58", "`vlan` 0 is a priority tag", "leave `vlan` out"),
+        ("port = 5001", "vlan = 4095, port = 5001", "3:58", "`vlan` 4095 is out of range", "from 1 to 4094"),
+        ("port = 5001", "vlan = \"100\", port = 5001", "3:58", "`vlan` is a string; it must be an integer, or an array of two", "`vlan = 100`"),
+        ("port = 5001", "vlan = [100], port = 5001", "3:58", "`vlan` is an array of one tag", "`vlan = [100, 200]`"),
+        ("port = 5001", "vlan = [1, 2, 3], port = 5001", "3:58", "`vlan` is an array of 3 tags", "`vlan = 100`"),
+        ("port = 5001", "vlan = [1, 0], port = 5001", "3:62", "`vlan` 0 is a priority tag", "1 to 4094"),
+        ("port = 5001", "join = 1, port = 5001", "3:58", "`join` is an integer; it must be true or false", "`join = false`"),
+        ("port = 5001", "local = \"yes\", port = 5001", "3:59", "`local` is a string; it must be true or false", "`local = false`"),
+        ("port = 5001", "source = 7, port = 5001", "3:60", "`source` is an integer; it must be an address, or an array", "`source = \"10.1.1.7\"`"),
+        ("port = 5001", "source = [], port = 5001", "3:60", "`source` is empty", "any source"),
+        ("port = 5001", "source = [7], port = 5001", "3:61", "`source` is an integer; it must be a string", "10.1.1.7"),
+        ("port = 5001", "source = \"10.1.1\", port = 5001", "3:60", "`source` \"10.1.1\" is not an IP address", "10.1.1.7"),
+        ("port = 5001", "source = \"10.1.1.0/24\", port = 5001", "3:60", "`source` \"10.1.1.0/24\" is a range of addresses", "one by one"),
+        ("port = 5001", "source = \"239.1.1.1\", port = 5001", "3:60", "is no address that a host sends from", "the sender has"),
+        ("port = 5001", "source = \"127.0.0.1\", port = 5001", "3:60", "is no address that a host sends from", "the sender has"),
+        ("port = 5001", "source = \"2001:db8::7\", port = 5001", "3:60", "is not of the IP version of `group`", "IPv4 source for an IPv4 group"),
+        ("port = 5001", "source = [\"10.1.1.7\", \"10.1.1.8\", \"10.1.1.7\"], port = 5001", "3:85", "`source` lists 10.1.1.7 twice; first at line 3, column 61", "once"),
         ("port = 5001", "port = 5001, ttl = 3", "3:64", "input has the unknown key `ttl`", "the keys here"),
         ("\"239.1.1.1\"", "\"10.0.0.1\"", "3:38", "is not a multicast group", "224.0.1.0 to 239.255.255.255"),
         ("\"239.1.1.1\"", "\"224.0.0.251\"", "3:38", "link-local control group", "224.0.1.0"),
-        ("\"239.1.1.1\"", "\"ff02::1\"", "3:38", "IPv6 groups are not supported yet", "IPv4"),
+        ("\"239.1.1.1\"", "\"ff02::1\"", "3:38", "link-local control group (ff02::/16)", "ff3e::8000:1"),
+        ("\"239.1.1.1\"", "\"ff01::1\"", "3:38", "does not leave its own host", "ff3e::8000:1"),
+        ("\"239.1.1.1\"", "\"ff00::/8\"", "3:38", "has groups of several scopes in it", "at least 16 bits"),
+        ("\"239.1.1.1\"", "\"2001:db8::1\"", "3:38", "is not a multicast group, and only multicast", "ff3e::8000:1"),
         ("\"239.1.1.1\"", "\"239.1.1.1:5001\"", "3:38", "has a port in it", "`port`"),
-        ("\"239.1.1.1\"", "\"239.1.1.0/24\"", "3:38", "range of groups", "one rule for each"),
-        ("\"239.1.1.1\"", "\"239.1.1\"", "3:38", "is not an IPv4 address", "239.1.1.1"),
+        ("\"239.1.1.1\"", "\"239.1.1.1-239.1.1.9\"", "3:38", "is a range that is written with its ends", "\"239.1.1.0/24\""),
+        ("\"239.1.1.1\"", "\"239.1.1.7/24\"", "3:38", "has bits behind its first 24", "write \"239.1.1.0/24\" for the prefix, or \"239.1.1.7\" for the one group"),
+        ("\"239.1.1.1\"", "\"239.1.1.0/33\"", "3:38", "has a wrong length", "from 0 to 32"),
+        ("\"239.1.1.1\"", "\"239.1.1.0/x\"", "3:38", "has a wrong length", "from 0 to 32"),
+        ("\"239.1.1.1\"", "\"239.1.1/24\"", "3:38", "is not a prefix of groups", "\"239.1.1.0/24\""),
+        ("\"239.1.1.1\"", "\"224.0.0.0/3\"", "3:38", "has other addresses than multicast groups in it", "longer prefix"),
+        ("\"239.1.1.1\"", "\"224.0.0.0/16\"", "3:38", "has the link-local control groups (224.0.0.0/24) in it", "longer prefix"),
+        ("\"239.1.1.1\"", "\"10.0.0.0/8\"", "3:38", "is not a multicast group", "224.0.1.0 to 239.255.255.255"),
+        ("\"239.1.1.1\"", "\"239.0.0.0/16\"", "3:38", "239.0.0.0/16 has 65536 groups, and a rule joins at most 1024", "`join = false`"),
+        ("\"239.1.1.1\"", "\"239.1.1\"", "3:38", "is not an IP address", "239.1.1.1"),
+        ("\"239.2.2.2\"", "\"ff3e::1\"", "5:33", "output 1: `group` \"ff3e::1\" is an IPv6 group and the input has IPv4; relay does not join the two yet", "give an IPv4 group"),
+        ("\"239.2.2.2\"", "\"239.2.2.0/24\"", "5:33", "`group` \"239.2.2.0/24\" is a prefix, and the input has one group", "give one group"),
+        ("port = 5002", "port = \"5000-5001\"", "5:53", "output 1: `port` \"5000-5001\" is a range, and the input's port is 5001", "give one port"),
+        ("port = 5002", "port = \"any\"", "5:53", "`port` \"any\" does not go with the input's port 5001", "leave `port` out"),
         ("\"239.2.2.2\"", "\"10.0.0.1\"", "5:33", "unicast destinations are not supported yet", "239.2.2.2"),
         ("ttl = 8", "ttl = 0", "6:67", "rule `feed-a`, output 2: `ttl` 0 is out of range", "from 1 to 255"),
         ("ttl = 8", "ttl = 256", "6:67", "`ttl` 256 is out of range", "from 1 to 255"),
@@ -139,6 +187,8 @@ fn each_mistake_is_reported_with_place_cause_and_remedy() {
         ("\"segmented\"", "\"fast\"", "14:12", "interface `in0`: `transmit` \"fast\" is unknown", "\"auto\", \"xsk\" or \"segmented\""),
         ("\"segmented\"", "1", "14:12", "`transmit` is an integer; it must be a string", "transmit = \"auto\""),
         ("cpus = [7, 2]", "cpus = []", "13:8", "`cpus` is empty", "not pinned"),
+        ("\"manage\"", "\"off\"", "15:12", "interface `in0`: `offloads` \"off\" is unknown", "\"manage\""),
+        ("\"manage\"", "true", "15:12", "`offloads` is a boolean; it must be a string", "`offloads = \"manage\"`"),
         ("[[interfaces]]\nname = \"in0\"", "[[interfaces]]\nname = \"im0\"", "11:8", "no rule uses the interface `im0`", "did you mean `in0`?"),
         ("[[interfaces]]", "[[interfaces]]\nname = \"in0\"\n[[interfaces]]", "13:8", "two [[interfaces]] tables; the first is at line 11, column 8", "one table"),
         ("[[interfaces]]", "[[interface]]", "10:3", "unknown key `interface`", "did you mean `interfaces`?"),

@@ -2,7 +2,10 @@
 
 use std::fmt::{self, Write as _};
 
-use super::rules::{Input, InterfaceOptions, Limit, Output, Rule, Rules, Transmit, Ttl};
+use super::rules::{
+    Input, InterfaceOptions, Limit, Match, Offloads, Output, PortMatch, Rule, Rules, Transmit, Ttl,
+    Vlan,
+};
 
 /// The text of a rule file with these rules; defaults are left out. [`super::parse`] makes the same
 /// rules of it, unless there are none: a file must have at least one.
@@ -36,18 +39,48 @@ impl fmt::Display for RuleTable<'_> {
         } = self.0;
         let Input {
             interface,
-            group,
-            port,
+            matches,
+            join,
+            local,
         } = input;
+        let Match {
+            group,
+            ports,
+            sources,
+            vlan,
+        } = matches;
         writeln!(f, "[[rules]]\nname = {}", Text(name))?;
         if !enabled {
             writeln!(f, "enabled = false")?;
         }
         let interface = Text(interface);
+        let port = Port(*ports);
         write!(
             f,
             "input = {{ interface = {interface}, group = \"{group}\", port = {port}"
         )?;
+        match sources.as_slice() {
+            [] => {}
+            [source] => write!(f, ", source = \"{source}\"")?,
+            [first, others @ ..] => {
+                write!(f, ", source = [\"{first}\"")?;
+                for source in others {
+                    write!(f, ", \"{source}\"")?;
+                }
+                f.write_str("]")?;
+            }
+        }
+        match vlan {
+            Vlan::Untagged => {}
+            Vlan::Tag(vlan) => write!(f, ", vlan = {vlan}")?,
+            Vlan::Double(outer, inner) => write!(f, ", vlan = [{outer}, {inner}]")?,
+        }
+        if !join {
+            f.write_str(", join = false")?;
+        }
+        if *local {
+            f.write_str(", local = true")?;
+        }
         if let Some(Limit {
             packets_per_second,
             burst,
@@ -66,7 +99,7 @@ impl fmt::Display for RuleTable<'_> {
             ttl,
         } in outputs
         {
-            let interface = Text(interface);
+            let (interface, port) = (Text(interface), Port(*port));
             write!(
                 f,
                 "  {{ interface = {interface}, group = \"{group}\", port = {port}"
@@ -91,6 +124,7 @@ impl fmt::Display for InterfaceTable<'_> {
             queues,
             cpus,
             transmit,
+            offloads,
         } = self.0;
         writeln!(f, "[[interfaces]]\nname = {}", Text(name))?;
         for (key, numbers) in [("queues", queues), ("cpus", cpus)] {
@@ -99,8 +133,24 @@ impl fmt::Display for InterfaceTable<'_> {
             }
         }
         match transmit {
-            Transmit::Auto => Ok(()),
-            Transmit::Xsk | Transmit::Segmented => writeln!(f, "transmit = \"{transmit}\""),
+            Transmit::Auto => {}
+            Transmit::Xsk | Transmit::Segmented => writeln!(f, "transmit = \"{transmit}\"")?,
+        }
+        match offloads {
+            Offloads::Keep => Ok(()),
+            Offloads::Manage => writeln!(f, "offloads = \"{offloads}\""),
+        }
+    }
+}
+
+/// The value of `port`.
+struct Port(PortMatch);
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            PortMatch::One(port) => write!(f, "{port}"),
+            ports @ (PortMatch::Range(..) | PortMatch::Any) => write!(f, "\"{ports}\""),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Readers of single values: each checks type and range, and records a mistake with a remedy.
 
-use std::{net::Ipv4Addr, ops::RangeInclusive};
+use std::ops::RangeInclusive;
 
 use toml::{
     Spanned,
@@ -12,69 +12,12 @@ use super::{
     draft::At,
     mistake::quoted,
     reader::Reader,
-    rules::{Limit, Transmit, Ttl},
+    rules::{Limit, Offloads, Transmit, Ttl},
 };
 
 pub(super) type Value<'v> = Spanned<DeValue<'v>>;
 
 impl Reader<'_, '_> {
-    pub(super) fn group(&mut self, value: &Value<'_>, label: &str, side: Side) -> Option<Ipv4Addr> {
-        let At { place, value: text } = self.string(value, "group", label, "\"239.1.1.1\"")?;
-        let shown = quoted(&text);
-        let Ok(group) = text.parse::<Ipv4Addr>() else {
-            let (cause, remedy) = if text.parse::<std::net::Ipv6Addr>().is_ok() {
-                (
-                    "is an IPv6 address; IPv6 groups are not supported yet",
-                    "give an IPv4 group",
-                )
-            } else if text.parse::<std::net::SocketAddr>().is_ok() {
-                (
-                    "has a port in it",
-                    "write only the address here; the port has its own key, `port`",
-                )
-            } else if text.contains('/') {
-                (
-                    "is a range of groups; that is not supported yet",
-                    "write one rule for each group",
-                )
-            } else {
-                (
-                    "is not an IPv4 address",
-                    "give a multicast group, such as \"239.1.1.1\"",
-                )
-            };
-            self.found.add(
-                place,
-                format!("{label}: `group` \"{shown}\" {cause}"),
-                remedy,
-            );
-            return None;
-        };
-        let (cause, remedy) = match side {
-            Side::Output if !group.is_multicast() => (
-                "is not a multicast group; unicast destinations are not supported yet",
-                "give a group from 224.0.0.0 to 239.255.255.255, such as \"239.2.2.2\"",
-            ),
-            Side::Input if !group.is_multicast() => (
-                "is not a multicast group, and only multicast is relayed",
-                "give a group from 224.0.1.0 to 239.255.255.255, such as \"239.1.1.1\"",
-            ),
-            // RFC 5771, section 4.
-            Side::Input if matches!(group.octets(), [224, 0, 0, _]) => (
-                "is a link-local control group (224.0.0.0/24); the protocols that use it (IGMP, OSPF, \
-                 mDNS, ...) must stay on their own link, and this host's stack needs the datagrams",
-                "give a group from 224.0.1.0 to 239.255.255.255, such as \"239.1.1.1\"",
-            ),
-            Side::Input | Side::Output => return Some(group),
-        };
-        self.found.add(
-            place,
-            format!("{label}: `group` \"{shown}\" {cause}"),
-            remedy,
-        );
-        None
-    }
-
     pub(super) fn ttl(&mut self, value: &Value<'_>, label: &str) -> Option<Ttl> {
         const REMEDY: &str = "give a number from 1 to 255, or \"decrement\" to send one less than \
              the datagram arrived with; the default is \"auto\"";
@@ -133,6 +76,25 @@ impl Reader<'_, '_> {
                     place,
                     format!("{label}: `transmit` \"{text}\" is unknown"),
                     "give \"auto\", \"xsk\" or \"segmented\"; the default is \"auto\"",
+                );
+                return None;
+            }
+        };
+        Some(At { place, value })
+    }
+
+    pub(super) fn offloads(&mut self, value: &Value<'_>, label: &str) -> Option<At<Offloads>> {
+        let At { place, value: text } = self.string(value, "offloads", label, "\"manage\"")?;
+        let value = match text.as_str() {
+            "keep" => Offloads::Keep,
+            "manage" => Offloads::Manage,
+            _ => {
+                let text = quoted(&text);
+                self.found.add(
+                    place,
+                    format!("{label}: `offloads` \"{text}\" is unknown"),
+                    "give \"manage\" to let the relay switch off what stands in its way while it runs, \
+                     or \"keep\"; the default is \"keep\"",
                 );
                 return None;
             }

@@ -1,6 +1,6 @@
 //! The methods: what the parameters of each are, and what it asks for.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -10,7 +10,10 @@ use super::{
     interface::{CONTROL, SERVICE},
     message::{self, Call},
 };
-use crate::daemon::requests::{Answer, Change, Request};
+use crate::{
+    config::rules::Vlan,
+    daemon::requests::{Answer, Change, Request},
+};
 
 /// What a call asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -89,10 +92,14 @@ struct NameParameters {
 #[serde(deny_unknown_fields)]
 struct ExplainParameters {
     interface: String,
-    group: Ipv4Addr,
+    group: IpAddr,
     port: u16,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     vlan: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    inner_vlan: Option<u16>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     file: Option<RuleFile>,
 }
@@ -192,7 +199,8 @@ fn explain(parameters: ExplainParameters) -> Request {
         interface: parameters.interface,
         group: parameters.group,
         port: parameters.port,
-        vlan: parameters.vlan,
+        source: parameters.source,
+        vlan: Vlan::of_tags(parameters.vlan, parameters.inner_vlan),
         text: parameters.file.map(RuleFile::into_pair),
     }
 }
@@ -240,14 +248,18 @@ pub fn call(request: Request) -> serde_json::Result<(&'static str, Option<Box<Ra
             interface,
             group,
             port,
+            source,
             vlan,
             text,
         } => {
+            let (vlan, inner_vlan) = vlan.tags();
             let parameters = ExplainParameters {
                 interface,
                 group,
                 port,
+                source,
                 vlan,
+                inner_vlan,
                 file: text.map(RuleFile::new),
             };
             with("Explain", &parameters)

@@ -23,6 +23,7 @@ use super::{
     server::{Server, SocketOptions},
 };
 use crate::{
+    config::rules::{PortMatch, Vlan},
     daemon::requests::{self, Answer, Change, Handle, Mailbox, Refusal, Request},
     observe::snapshot::{
         Health, InterfaceStatus, LastChange, Numbers, Origin, OutputStatus, Rates, RuleStatus,
@@ -176,7 +177,7 @@ fn snapshot(rules: usize) -> Snapshot {
     let output = OutputStatus {
         interface: "out0".into(),
         group: [239, 2, 2, 2].into(),
-        port: 5002,
+        port: PortMatch::One(5002),
         state: State::Pending,
         reason: "out0 is down; bring it up".into(),
         packets_sent: 7,
@@ -190,7 +191,7 @@ fn snapshot(rules: usize) -> Snapshot {
         origin: Origin::Runtime,
         interface: "in0".into(),
         group: [239, 1, 1, 1].into(),
-        port: 5001,
+        port: PortMatch::One(5001),
         packets_matched: 10,
         over_limit: 0,
         rate: 2.0,
@@ -301,7 +302,7 @@ fn wrong_parameters_are_named_and_nothing_is_asked() {
         (
             "Explain",
             json!({ "interface": "a", "group": "x", "port": 1 }),
-            "invalid IPv4",
+            "invalid IP address",
         ),
         ("Status", json!({ "all": true }), "unknown field `all`"),
     ] {
@@ -354,10 +355,11 @@ fn every_request_and_every_answer_arrives_as_it_was_sent() {
         confirm_within_seconds: Some(5),
     };
     let changed = Answer::Changed(change);
-    let explain = |vlan, text| Request::Explain {
+    let explain = |source, vlan, text| Request::Explain {
         interface: "in0".into(),
         group: [239, 1, 1, 1].into(),
         port: 5001,
+        source,
         vlan,
         text,
     };
@@ -379,8 +381,18 @@ fn every_request_and_every_answer_arrives_as_it_was_sent() {
         (Request::Enable { name: name() }, changed.clone()),
         (Request::Disable { name: name() }, changed),
         (Request::Save, Answer::Rules("[[rules]]\n".into())),
-        (explain(Some(7), None), Answer::Explained("feed\n".into())),
-        (explain(None, file()), Answer::Explained(String::new())),
+        (
+            explain(Some([10, 1, 1, 7].into()), Vlan::Tag(7), None),
+            Answer::Explained("feed\n".into()),
+        ),
+        (
+            explain(None, Vlan::Double(7, 8), None),
+            Answer::Explained("feed\n".into()),
+        ),
+        (
+            explain(None, Vlan::Untagged, file()),
+            Answer::Explained(String::new()),
+        ),
         (Request::Stop, Answer::Stopping),
     ] {
         let sent = request.clone();

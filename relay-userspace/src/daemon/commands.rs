@@ -149,6 +149,7 @@ impl Commands {
                 interface,
                 group,
                 port,
+                source,
                 vlan,
                 text,
             } => {
@@ -156,6 +157,7 @@ impl Commands {
                     interface: &interface,
                     group,
                     port,
+                    source,
                     vlan,
                 };
                 let explained = match &text {

@@ -8,6 +8,7 @@
 use std::{
     collections::VecDeque,
     fmt, io,
+    net::IpAddr,
     os::fd::BorrowedFd,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -18,7 +19,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{host::Bell, observe::snapshot::Snapshot};
+use crate::{config::rules::Vlan, host::Bell, observe::snapshot::Snapshot};
 
 /// Requests that may wait. Each holds up to a rule file.
 const MOST: usize = 8;
@@ -73,11 +74,13 @@ pub enum Request {
         /// The interface that it arrives on.
         interface: String,
         /// Its destination group.
-        group: std::net::Ipv4Addr,
+        group: IpAddr,
         /// Its destination port.
         port: u16,
-        /// The VLAN that it is tagged with; `None` means untagged.
-        vlan: Option<u16>,
+        /// Its source; `None` is one that no rule names.
+        source: Option<IpAddr>,
+        /// Its tags.
+        vlan: Vlan,
         /// A file's name and text; `None` means the running rules.
         text: Option<(String, String)>,
     },

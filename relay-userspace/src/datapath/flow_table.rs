@@ -117,15 +117,19 @@ impl Flows {
             let (first_copies, first_socket_output) = (ring_copies.len(), socket_outputs.len());
             let mut by_template: Vec<(Template, Vec<RingOutput>)> = Vec::new();
             for (output, &number) in flow.outputs.iter().zip(&of_flow.outputs) {
-                let Some(interface) = plan.interfaces.get(output.interface) else {
+                let (Some(interface), Some(destination), Some(port)) = (
+                    plan.interfaces.get(output.interface),
+                    output.group.one_ipv4(),
+                    output.port.one(),
+                ) else {
                     continue;
                 };
                 let template = Template::new(&Target {
                     source_mac: interface.mac,
                     destination_mac: output.destination_mac,
                     source: output.source,
-                    destination: output.group,
-                    port: output.port,
+                    destination,
+                    port,
                     ttl: output.ttl,
                 });
                 let max_len = ETHERNET_LEN + interface.mtu as usize;

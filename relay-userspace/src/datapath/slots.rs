@@ -5,13 +5,10 @@
 //! to another one only after [`Book::release`], which is for the caller to hold back until the
 //! worker counts there no more.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    net::Ipv4Addr,
-};
+use std::collections::{HashMap, VecDeque};
 
 use crate::{
-    config::rules::Rule,
+    config::rules::{PortMatch, Prefix, Rule},
     plan::{self, Plan},
 };
 
@@ -21,9 +18,9 @@ pub struct OutputIdentity {
     /// The interface's name.
     pub interface: String,
     /// The destination group.
-    pub group: Ipv4Addr,
+    pub group: Prefix,
     /// The destination port.
-    pub port: u16,
+    pub port: PortMatch,
     /// How many outputs of the rule that are the same in all this come before it.
     pub repeat: u32,
 }

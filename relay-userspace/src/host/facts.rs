@@ -8,7 +8,10 @@ use std::{
     net::Ipv4Addr,
 };
 
-use super::{ethtool, gso_limits::GsoLimits, netlink, other_receivers::Bystanders};
+use super::{
+    ethtool, gso_limits::GsoLimits, membership_versions::MembershipVersions, netlink,
+    other_receivers::Bystanders,
+};
 
 /// One interface as the kernel describes it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,6 +159,8 @@ pub struct HostFacts {
     pub gso_packets: bool,
     /// Other receivers of multicast on this host.
     pub bystanders: Bystanders,
+    /// What the interfaces speak to join groups.
+    pub versions: MembershipVersions,
 }
 
 /// The facts about one interface.
@@ -224,6 +229,9 @@ pub fn facts_for<'a>(
             Err(error) => host_facts.failures.push(error),
         }
     }
+    let links = dump.links.iter();
+    host_facts.versions =
+        MembershipVersions::now(links.map(|link| (link.index, link.name.as_str())));
     host_facts
 }
 

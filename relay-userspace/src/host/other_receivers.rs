@@ -41,6 +41,21 @@ impl Bystanders {
         self.routed.contains(&(interface.to_owned(), group))
     }
 
+    /// The groups that sockets have joined on the interface with `index`.
+    pub fn joined(&self, index: u32) -> impl Iterator<Item = Ipv4Addr> {
+        let joined = self.joined.keys().filter(move |(on, _)| *on == index);
+        joined.map(|&(_, group)| group)
+    }
+
+    /// The groups that the kernel routes from `interface`.
+    pub fn routed(&self, interface: &str) -> impl Iterator<Item = Ipv4Addr> {
+        let routed = self
+            .routed
+            .iter()
+            .filter(move |(from, _)| from == interface);
+        routed.map(|&(_, group)| group)
+    }
+
     /// Adds a socket that has joined.
     #[cfg(test)]
     pub(crate) fn with_joined(mut self, index: u32, group: Ipv4Addr) -> Self {

@@ -2,12 +2,15 @@
 //!
 //! Counters are summed over workers, because frames of one rule may arrive on several queues.
 
-use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
+use std::{collections::BTreeMap, fmt};
 
 use relay_common::abi::Counter;
 use serde::Serialize;
 
-use crate::plan::{self, Backend, Mode, TxMethod};
+use crate::{
+    config::rules::{GroupPort, PortMatch, Prefix},
+    plan::{self, Backend, Mode, TxMethod},
+};
 
 /// Numbers by name.
 pub type Named = BTreeMap<&'static str, u64>;
@@ -122,9 +125,9 @@ pub struct OutputReport {
     /// The interface's name.
     pub interface: String,
     /// The destination group.
-    pub group: Ipv4Addr,
+    pub group: Prefix,
     /// The destination port.
-    pub port: u16,
+    pub port: PortMatch,
     /// Copies that left.
     pub packets_sent: u64,
     /// Copies that did not leave, by reason; only reasons that occurred.
@@ -217,8 +220,10 @@ impl fmt::Display for Report {
             for output in &rule.outputs {
                 write!(
                     f,
-                    "  {} {}:{}: sent {}",
-                    output.interface, output.group, output.port, output.packets_sent
+                    "  {} {}: sent {}",
+                    output.interface,
+                    GroupPort(output.group, output.port),
+                    output.packets_sent
                 )?;
                 let dropped = occurred(&output.dropped);
                 if dropped.is_empty() {

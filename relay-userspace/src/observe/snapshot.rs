@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt, net::Ipv4Addr, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::quoted;
+use crate::config::{
+    quoted,
+    rules::{PortMatch, Prefix},
+};
 
 /// Numbers by name.
 pub type Numbers = BTreeMap<String, u64>;
@@ -89,11 +92,11 @@ pub struct LoopStatus {
     pub kind: LoopKind,
     /// The interface that the last such frame arrived on.
     pub interface: String,
-    /// Its group.
-    pub group: Ipv4Addr,
-    /// Its port.
-    pub port: u16,
-    /// Its IPv4 source: the peer that sent it, or one of this relay's own addresses.
+    /// The group or prefix that the rule matches.
+    pub group: Prefix,
+    /// The port or ports that the rule matches.
+    pub port: PortMatch,
+    /// The frame's IPv4 source: the peer that sent it, or one of this relay's own addresses.
     pub source: Ipv4Addr,
     /// Its Ethernet source: the peer that sent it, or a router or bridge on the way.
     pub source_mac: String,
@@ -189,10 +192,10 @@ pub struct RuleStatus {
     pub origin: Origin,
     /// The input interface.
     pub interface: String,
-    /// The group that it matches.
-    pub group: Ipv4Addr,
-    /// The port that it matches.
-    pub port: u16,
+    /// The group or prefix that it matches.
+    pub group: Prefix,
+    /// The port or ports that it matches.
+    pub port: PortMatch,
     /// Frames that matched it and reached a worker.
     pub packets_matched: u64,
     /// Frames above its limit.
@@ -211,9 +214,9 @@ pub struct OutputStatus {
     /// The interface.
     pub interface: String,
     /// The destination group.
-    pub group: Ipv4Addr,
+    pub group: Prefix,
     /// The destination port.
-    pub port: u16,
+    pub port: PortMatch,
     /// Whether copies leave.
     pub state: State,
     /// Why it waits; empty if it does not.

@@ -15,6 +15,7 @@ use super::{
     ids::InterfaceId,
     model::{PendingOutput, Plan},
     named_interfaces::Named,
+    unsupported::unsupported,
 };
 use crate::{
     config::{Document, Mistakes, RulePlaces, rules::Rule},
@@ -54,6 +55,7 @@ pub fn arrange(
     constraints: &Constraints,
 ) -> Result<Arrangement, Mistakes> {
     let document = document.enabled();
+    unsupported(&document)?;
     let mut hindered = Hindered::default();
     let plan = loop {
         let rest = hindered.leave_out(&document);

@@ -21,6 +21,7 @@ use super::{
     notes, queues,
     received_checksums::Checksums,
     tx_methods,
+    unsupported::unsupported,
     used_interface::Use,
 };
 use crate::{
@@ -40,6 +41,7 @@ pub fn build(
     constraints: &Constraints,
 ) -> Result<Plan, Mistakes> {
     let document = document.enabled();
+    unsupported(&document)?;
     let checked = check(&document, host_facts, constraints);
     if !checked.findings.is_empty() {
         return Err(finding::mistakes(checked.findings));
@@ -139,13 +141,13 @@ pub(super) fn finish(document: &Document, host_facts: &HostFacts, checked: Check
         .filter_map(|rule| flow(rule, &ids, &uses))
         .collect();
     notes::about_mtus(&flows, &uses, &mut said);
-    group_notes::add(&flows, &uses, &host_facts.bystanders, &mut said);
+    group_notes::add(&flows, &uses, host_facts, &mut said);
     let modes = tx_methods::choose(&connected, &mut uses, host_facts.gso_packets, &mut said);
     let workers = queues::workers(document, &connected, &flows, &uses, &mut said);
     let interfaces = uses
         .into_iter()
         .zip(modes)
-        .filter_map(|(used, mode)| interface(used, mode, host_facts.gso_packets))
+        .filter_map(|(used, mode)| interface(used, mode, host_facts))
         .collect();
     loops::notes(&flows, &mut said);
     Plan {
@@ -170,22 +172,24 @@ fn flow(
             port: output.port,
             ttl: output.ttl,
             source: *uses.get(interface)?.facts.addresses.first()?,
-            destination_mac: mac::of_group(output.group),
+            destination_mac: mac::of_group(output.group.address()),
         })
     };
     Some(Flow {
         rule: rule.name.clone(),
         interface: *ids.get(rule.input.interface.as_str())?,
-        group: rule.input.group,
-        port: rule.input.port,
+        matches: rule.input.matches.clone(),
+        join: rule.input.join,
+        local: rule.input.local,
         limit: rule.limit,
         pending: Vec::new(),
         outputs: rule.outputs.iter().enumerate().filter_map(output).collect(),
     })
 }
 
-fn interface(used: Use<'_>, mode: Mode, gso_packets: bool) -> Option<Interface> {
-    let facts = used.facts;
+fn interface(used: Use<'_>, mode: Mode, host_facts: &HostFacts) -> Option<Interface> {
+    let (facts, gso_packets) = (used.facts, host_facts.gso_packets);
+    let igmp = host_facts.versions.igmp(facts.index);
     let has_sockets = used.has_sockets();
     Some(Interface {
         name: facts.name.clone(),
@@ -199,6 +203,7 @@ fn interface(used: Use<'_>, mode: Mode, gso_packets: bool) -> Option<Interface> 
         is_input: used.is_input,
         is_output: used.is_output,
         rx_queues: used.rx,
+        igmp: igmp.filter(|_| used.is_input),
         checksums: (used.is_input).then(|| Checksums::of(used.backend, &facts.driver)),
         tx_queues: facts.tx_queues,
         zero_copy: used.against_zero_copy.is_none(),

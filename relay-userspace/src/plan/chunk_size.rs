@@ -50,6 +50,7 @@ mod tests {
             is_output: true,
             rx_queues: vec![0],
             tx_queues: 1,
+            igmp: None,
             checksums: None,
             zero_copy: true,
             expected_mode: None,

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::config::{
     Document, quoted,
-    rules::{Input, InterfaceOptions, Limit, Output, Rule, Transmit},
+    rules::{Destination, Input, InterfaceOptions, Limit, Offloads, Output, Rule, Transmit},
 };
 
 /// The most rules of one kind, and the most changes of one rule, that are printed.
@@ -69,7 +69,7 @@ fn of_rule(old: &Rule, new: &Rule) -> Vec<String> {
         changes.push(now.to_owned());
     }
     if old.input != new.input {
-        changes.push(format!("input {} -> {}", old.input, new.input));
+        of_input(&old.input, &new.input, &mut changes);
     }
     if old.limit != new.limit {
         let (old, new) = (limit(old.limit), limit(new.limit));
@@ -81,8 +81,30 @@ fn of_rule(old: &Rule, new: &Rule) -> Vec<String> {
     changes
 }
 
+fn of_input(old: &Input, new: &Input, changes: &mut Vec<String>) {
+    let (was, is) = (old.to_string(), new.to_string());
+    if was != is {
+        changes.push(format!("input {was} -> {is}"));
+    } else if old.matches != new.matches {
+        // Of many sources a text names the first only.
+        let (old, new) = (&old.matches.sources, &new.matches.sources);
+        let added = new.iter().filter(|source| !old.contains(source));
+        changes.extend(added.map(|source| format!("source {source} added")));
+        let removed = old.iter().filter(|source| !new.contains(source));
+        changes.extend(removed.map(|source| format!("source {source} removed")));
+    }
+    for (key, old, new) in [
+        ("join", old.join, new.join),
+        ("local", old.local, new.local),
+    ] {
+        if old != new {
+            changes.push(format!("{key} {old} -> {new}"));
+        }
+    }
+}
+
 fn of_outputs(old: &[Output], new: &[Output], changes: &mut Vec<String>) {
-    let mut gone: HashMap<Input, &Output> = old
+    let mut gone: HashMap<Destination<'_>, &Output> = old
         .iter()
         .map(|output| (output.destination(), output))
         .collect();
@@ -130,7 +152,12 @@ fn of_interface(old: Option<&InterfaceOptions>, new: Option<&InterfaceOptions>) 
     let queues = |options: Option<&InterfaceOptions>| numbers(options?.queues.as_deref());
     let cpus = |options: Option<&InterfaceOptions>| numbers(options?.cpus.as_deref());
     let transmit = |options: Option<&InterfaceOptions>| {
-        options.map_or(Transmit::Auto, |options| options.transmit)
+        let transmit = options.map_or(Transmit::Auto, |options| options.transmit);
+        Some(transmit.to_string())
+    };
+    let offloads = |options: Option<&InterfaceOptions>| {
+        let offloads = options.map_or(Offloads::Keep, |options| options.offloads);
+        Some(offloads.to_string())
     };
     let mut changes = Vec::new();
     let mut compare = |what: &str, default: &str, old: Option<String>, new: Option<String>| {
@@ -142,13 +169,8 @@ fn of_interface(old: Option<&InterfaceOptions>, new: Option<&InterfaceOptions>) 
     };
     compare("queues", "all", queues(old), queues(new));
     compare("cpus", "not pinned", cpus(old), cpus(new));
-    let (old, new) = (transmit(old), transmit(new));
-    compare(
-        "transmit",
-        "auto",
-        Some(old.to_string()),
-        Some(new.to_string()),
-    );
+    compare("transmit", "auto", transmit(old), transmit(new));
+    compare("offloads", "keep", offloads(old), offloads(new));
     changes
 }
 

@@ -1,31 +1,32 @@
 //! Which rule takes a datagram, or why none does: the verdict first, then why.
 //!
 //! The usual question is "why does nothing arrive?", and the usual answer a rule that nearly takes
-//! it. So where none does, those that miss it by one of their three values are named, each with the
-//! value.
+//! it. So where none does, those that miss it by one of their values are named, each with the value.
 
-use std::{fmt, net::Ipv4Addr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use super::arrange::Arrangement;
 use crate::config::{
     Document, quoted,
-    rules::{Input, Rule},
+    rules::{Input, PortMatch, Prefix, Rule, Vlan},
 };
 
 /// The most rules of one kind that are named.
 const NAMED: usize = 4;
 
-/// A datagram as it would arrive: IPv4 and UDP, not a fragment.
+/// A UDP datagram as it would arrive, not a fragment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Datagram<'a> {
     /// The interface that it arrives on.
     pub interface: &'a str,
     /// Its destination address.
-    pub group: Ipv4Addr,
+    pub group: IpAddr,
     /// Its destination port.
     pub port: u16,
-    /// The VLAN of its tag; `None` if it has none.
-    pub vlan: Option<u16>,
+    /// Its source address; `None` is one that no rule names.
+    pub source: Option<IpAddr>,
+    /// Its tags.
+    pub vlan: Vlan,
 }
 
 /// What becomes of a datagram.
@@ -71,11 +72,29 @@ pub fn explain(
     datagram: &Datagram<'_>,
 ) -> Explanation {
     let rules = &document.rules.rules;
-    let matching = rules.iter().find(|rule| datagram.is_of(&rule.input));
+    let mut takers: Vec<&Rule> = rules
+        .iter()
+        .filter(|rule| datagram.misses(&rule.input).is_none())
+        .collect();
+    takers.sort_by_key(|rule| std::cmp::Reverse(rule.input.matches.specificity()));
+    let runs = |rule: &&Rule| rule.enabled && pending(rule, arrangement).is_none();
+    let running = takers.iter().position(runs);
+    let enabled = || takers.iter().position(|rule| rule.enabled);
+    let chosen = running.or_else(enabled).unwrap_or(0);
     let mut why = Vec::new();
-    let verdict = match matching {
-        Some(rule) if !datagram.has_vlan() => verdict(rule, arrangement, &mut why),
-        _ => {
+    let verdict = match takers.get(chosen) {
+        Some(rule) => {
+            let verdict = verdict(rule, datagram, arrangement, &mut why);
+            rivals(&takers, chosen, arrangement, &mut why);
+            if datagram.source.is_none() {
+                let sources = |rule: &&Rule| datagram.misses(&rule.input) == Some(Miss::Source);
+                near(rules, sources, &mut why, |input| {
+                    Miss::Source.text(datagram, input)
+                });
+            }
+            verdict
+        }
+        None => {
             misses(rules, datagram, &mut why);
             Verdict::NotTaken
         }
@@ -83,27 +102,46 @@ pub fn explain(
     Explanation { verdict, why }
 }
 
-/// The verdict on a datagram that `rule` matches.
-fn verdict(rule: &Rule, arrangement: Option<&Arrangement>, why: &mut Vec<String>) -> Verdict {
+/// Why a rule is pending, if it is.
+fn pending<'a>(rule: &Rule, arrangement: Option<&'a Arrangement>) -> Option<&'a Arc<str>> {
+    let mut pending = arrangement?.pending_rules.iter();
+    let found = pending.find(|(name, _)| *name == rule.name);
+    found.map(|(_, reason)| reason)
+}
+
+/// The verdict on a datagram that `rule` takes.
+fn verdict(
+    rule: &Rule,
+    datagram: &Datagram<'_>,
+    arrangement: Option<&Arrangement>,
+    why: &mut Vec<String>,
+) -> Verdict {
     let name = rule.name.clone();
-    let pending = arrangement.and_then(|arrangement| {
-        let mut pending = arrangement.pending_rules.iter();
-        pending.find(|(rule, _)| *rule == name)
-    });
+    let pending = pending(rule, arrangement);
     if !rule.enabled {
         let name = quoted(&name);
         why.push(format!("`relay enable {name}` lets it run"));
-    } else if let Some((_, reason)) = pending {
+    } else if let Some(reason) = pending {
         why.push(reason.to_string());
     }
     why.push(format!("its input is {}", rule.input));
+    if !rule.input.join {
+        why.push(
+            "the relay does not join its groups (`join = false`): the network has to deliver them \
+             by itself"
+                .to_owned(),
+        );
+    }
     let waiting = |position| {
         let mut pending = arrangement.into_iter().flat_map(|a| &a.pending_outputs);
         let found = pending.find(|(rule, at, _)| *rule == name && *at == position);
         found.map(|(_, _, reason)| Arc::clone(reason))
     };
+    let matches = &rule.input.matches;
     for (position, output) in rule.outputs.iter().enumerate() {
-        let destination = output.destination();
+        let mut destination = output.destination();
+        destination.group = Prefix::from(output.group.map(&matches.group, datagram.group));
+        destination.port = PortMatch::One(output.port.map(matches.ports, datagram.port));
         why.push(match waiting(position) {
             Some(reason) => format!("it does not leave for {destination}: {reason}"),
             None => format!("it leaves for {destination}, ttl {}", output.ttl),
@@ -118,11 +156,42 @@ fn verdict(rule: &Rule, arrangement: Option<&Arrangement>, why: &mut Vec<String>
     }
     match pending {
         _ if !rule.enabled => Verdict::Disabled { rule: name },
-        Some((_, reason)) => Verdict::Pending {
+        Some(reason) => Verdict::Pending {
             rule: name,
             reason: Arc::clone(reason),
         },
         None => Verdict::Taken { rule: name },
+    }
+}
+
+/// Names the other rules that match a datagram: those that are more specific than the one at
+/// `chosen`, and do not run, and those that are less specific.
+fn rivals(
+    takers: &[&Rule],
+    chosen: usize,
+    arrangement: Option<&Arrangement>,
+    why: &mut Vec<String>,
+) {
+    let (before, from) = takers.split_at(chosen.min(takers.len()));
+    for rule in before.iter().take(NAMED) {
+        let state = match pending(rule, arrangement) {
+            Some(_) if rule.enabled => "pending",
+            _ => "disabled",
+        };
+        let name = quoted(&rule.name);
+        why.push(format!(
+            "rule `{name}` is more specific and would take it, but is {state}"
+        ));
+    }
+    let after = from.get(1..).unwrap_or_default();
+    for rule in after.iter().take(NAMED) {
+        why.push(format!(
+            "{} does not get it: it matches as well, and is less specific",
+            label(rule)
+        ));
+    }
+    if let Some(more @ 1..) = after.len().checked_sub(NAMED) {
+        why.push(format!("and {more} more"));
     }
 }
 
@@ -132,48 +201,39 @@ fn misses(rules: &[Rule], datagram: &Datagram<'_>, why: &mut Vec<String>) {
         interface,
         group,
         port,
-        vlan,
+        ..
     } = *datagram;
-    if let Some(vlan) = vlan.filter(|&vlan| vlan != 0) {
-        why.push(format!(
-            "it has a tag of VLAN {vlan}: rules take untagged datagrams, and those of VLAN 0; it is \
-             counted as vlan"
-        ));
-        let untagged = rules.iter().filter(|rule| datagram.is_of(&rule.input));
-        let untagged =
-            untagged.map(|rule| format!("{} would take it without the tag", label(rule)));
-        why.extend(untagged);
-        return;
-    }
     if !group.is_multicast() {
         why.push(format!(
             "{group} is no multicast group, and only multicast is relayed"
         ));
         return;
     }
-    // RFC 5771, section 4.
-    if matches!(group.octets(), [224, 0, 0, _]) {
+    // RFC 5771, section 4, and RFC 4291, section 2.7.1.
+    let control = match group {
+        IpAddr::V4(group) => matches!(group.octets(), [224, 0, 0, _]).then_some("224.0.0.0/24"),
+        IpAddr::V6(group) => matches!(group.octets(), [0xff, 2, ..]).then_some("ff02::/16"),
+    };
+    if let Some(control) = control {
         why.push(format!(
-            "{group} is a link-local control group (224.0.0.0/24), which no rule can have as input"
+            "{group} is a link-local control group ({control}), which no rule can have as input"
         ));
         return;
     }
     let before = why.len();
-    let other_port = |rule: &&Rule| rule.input.interface == interface && rule.input.group == group;
-    near(rules, other_port, why, |input| {
-        format!("port {}, not {port}", input.port)
-    });
-    let elsewhere = |rule: &&Rule| rule.input.group == group && rule.input.port == port;
-    near(rules, elsewhere, why, |input| {
-        format!("it on {}, not on {interface}", input.interface)
-    });
-    let other_group = |rule: &&Rule| rule.input.interface == interface && rule.input.port == port;
-    near(rules, other_group, why, |input| {
-        format!("group {}, not {group}", input.group)
-    });
+    for miss in [
+        Miss::Source,
+        Miss::Vlan,
+        Miss::Port,
+        Miss::Interface,
+        Miss::Group,
+    ] {
+        let misses = |rule: &&Rule| datagram.misses(&rule.input) == Some(miss);
+        near(rules, misses, why, |input| miss.text(datagram, input));
+    }
+    let has_group = |rule: &&Rule| rule.input.matches.group.contains(group);
     if why.len() == before {
-        let same_group = |rule: &&Rule| rule.input.group == group;
-        near(rules, same_group, why, |input| format!("{input}"));
+        near(rules, has_group, why, |input| format!("{input}"));
     }
     let inputs = rules.iter().map(|rule| rule.input.interface.as_str());
     if !inputs.clone().any(|input| input == interface) {
@@ -181,12 +241,13 @@ fn misses(rules: &[Rule], datagram: &Datagram<'_>, why: &mut Vec<String>) {
             "no rule has {interface} as input: {}",
             listed(inputs)
         ));
-    } else if !rules.iter().any(|rule| rule.input.group == group) {
+    } else if !rules.iter().any(|rule| has_group(&rule)) {
         why.push(format!("no rule has the group {group}"));
     }
     let sends = |rule: &&Rule| {
         let mut outputs = rule.outputs.iter();
-        outputs.any(|o| o.interface == interface && o.group == group && o.port == port)
+        outputs
+            .any(|o| o.interface == interface && o.group.contains(group) && o.port.contains(port))
     };
     if let Some(rule) = rules.iter().find(sends) {
         why.push(format!(
@@ -195,7 +256,13 @@ fn misses(rules: &[Rule], datagram: &Datagram<'_>, why: &mut Vec<String>) {
             label(rule)
         ));
     }
-    why.push("it goes on to the host's own stack, and is counted as no_rule".to_owned());
+    let counted = match datagram.vlan {
+        Vlan::Untagged => "no_rule",
+        Vlan::Tag(_) | Vlan::Double(..) => "vlan",
+    };
+    why.push(format!(
+        "it goes on to the host's own stack, and is counted as {counted}"
+    ));
 }
 
 /// Adds the first rules that `is_near` finds, each with what it takes instead.
@@ -224,25 +291,98 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let mut names: Vec<&str> = names.collect();
     names.sort_unstable();
     names.dedup();
-    let more = names.len().saturating_sub(NAMED);
-    let be = if names.len() == 1 { "is" } else { "are" };
-    names.truncate(NAMED);
-    match (names.join(", "), more) {
-        (none, _) if none.is_empty() => "there are no rules".to_owned(),
-        (names, 0) => format!("{names} {be}"),
-        (names, more) => format!("{names} and {more} more are"),
+    match names.len() {
+        0 => "there are no rules".to_owned(),
+        1 => abridged(names, " is"),
+        _ => abridged(names, " are"),
     }
 }
 
-impl Datagram<'_> {
-    /// Whether an input matches it, apart from its tag.
-    fn is_of(&self, input: &Input) -> bool {
-        input.interface == self.interface && input.group == self.group && input.port == self.port
+/// "a, b, c, d and 3 more", and then `end`.
+fn abridged(names: Vec<impl AsRef<str>>, end: &str) -> String {
+    let more = names.len().saturating_sub(NAMED);
+    let names: Vec<&str> = names.iter().take(NAMED).map(AsRef::as_ref).collect();
+    let names = names.join(", ");
+    match more {
+        0 => format!("{names}{end}"),
+        more => format!("{names} and {more} more{end}"),
     }
+}
 
-    /// Whether it is in a VLAN; a priority tag (VLAN 0) does not count.
-    fn has_vlan(&self) -> bool {
-        self.vlan.is_some_and(|vlan| vlan != 0)
+/// By what an input misses a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Miss {
+    Source,
+    Vlan,
+    Port,
+    Interface,
+    Group,
+    /// By several.
+    Several,
+}
+
+impl Datagram<'_> {
+    /// By what an input misses it; `None` if it takes it.
+    fn misses(&self, input: &Input) -> Option<Miss> {
+        let matches = &input.matches;
+        if matches.group.address().is_ipv4() != self.group.is_ipv4() {
+            return Some(Miss::Several);
+        }
+        let wrong = [
+            (Miss::Source, !matches.takes_source(self.source)),
+            (Miss::Vlan, matches.vlan != self.vlan),
+            (Miss::Port, !matches.ports.contains(self.port)),
+            (Miss::Interface, input.interface != self.interface),
+            (Miss::Group, !matches.group.contains(self.group)),
+        ];
+        let mut wrong = wrong.iter().filter(|(_, wrong)| *wrong);
+        match (wrong.next(), wrong.next()) {
+            (None, _) => None,
+            (Some((miss, _)), None) => Some(*miss),
+            (Some(_), Some(_)) => Some(Miss::Several),
+        }
+    }
+}
+
+impl Miss {
+    /// What an input takes instead.
+    fn text(self, datagram: &Datagram<'_>, input: &Input) -> String {
+        let Datagram {
+            interface,
+            group,
+            port,
+            source,
+            vlan,
+        } = datagram;
+        let matches = &input.matches;
+        match self {
+            Self::Source => {
+                let sources = matches.sources.iter().map(ToString::to_string);
+                let sources = abridged(sources.collect(), "");
+                match source {
+                    Some(source) => format!("it from {sources}, not from {source}"),
+                    None => format!("it from {sources}"),
+                }
+            }
+            Self::Vlan => {
+                let tagged = |vlan: Vlan| match vlan {
+                    Vlan::Untagged => "without a tag".to_owned(),
+                    Vlan::Tag(_) | Vlan::Double(..) => format!("in {vlan}"),
+                };
+                format!("it {}, not {}", tagged(matches.vlan), tagged(*vlan))
+            }
+            Self::Port => {
+                let ports = matches.ports;
+                let plural = if ports.one().is_some() { "" } else { "s" };
+                format!("port{plural} {ports}, not {port}")
+            }
+            Self::Interface => format!("it on {}, not on {interface}", input.interface),
+            Self::Group => {
+                let plural = if matches.group.is_one() { "" } else { "s" };
+                format!("group{plural} {}, not {group}", matches.group)
+            }
+            Self::Several => format!("{input}"),
+        }
     }
 }
 

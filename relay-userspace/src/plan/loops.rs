@@ -4,13 +4,16 @@
 //! The kernel programs do not take the relay's own copies, and [`Ttl::Auto`] ends rings of several
 //! relays.
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use super::{
-    ids::{FlowId, List},
-    model::Flow,
+    ids::{FlowId, InterfaceId, List},
+    model::{Flow, Output},
 };
-use crate::config::rules::Ttl;
+use crate::config::rules::{Match, Prefix, Ttl};
 
 /// The most rule names that a note shows.
 const NAMED: usize = 6;
@@ -27,19 +30,63 @@ pub(super) fn notes(flows: &List<FlowId, Flow>, notes: &mut Vec<String>) {
              one, it circulates for ever. Leave `ttl` out where that is possible."
         ));
     }
-    let inputs: HashSet<_> = flows
-        .iter()
-        .map(|flow| (flow.interface, flow.group, flow.port))
-        .collect();
+    let mut inputs: HashMap<InterfaceId, Inputs<'_>> = HashMap::new();
+    for flow in flows {
+        inputs.entry(flow.interface).or_default().add(flow);
+    }
     let feeds = |flow: &&Flow| {
         let mut outputs = flow.outputs.iter();
-        outputs.any(|output| inputs.contains(&(output.interface, output.group, output.port)))
+        outputs.any(|output| {
+            let inputs = inputs.get(&output.interface);
+            inputs.is_some_and(|inputs| inputs.take_any_of(output))
+        })
     };
     if let Some(names) = named(flows.iter().filter(feeds)) {
         notes.push(format!(
             "Datagrams that other rules take are sent by {names}, but the relay does not take its own copies where they \
              come back to it: they are counted as own_frame. Put the outputs of both rules into one rule."
         ));
+    }
+}
+
+/// The inputs of one interface that take untagged datagrams, by group: copies leave untagged.
+#[derive(Default)]
+struct Inputs<'a> {
+    by_group: BTreeMap<Prefix, Vec<&'a Match>>,
+    lengths: BTreeSet<u8>,
+}
+
+/// The most inputs that are compared with one output. An output that has so many is not looked at
+/// further: what it says is a note.
+const COMPARED: usize = 1_000;
+
+impl<'a> Inputs<'a> {
+    fn add(&mut self, flow: &'a Flow) {
+        let matches = &flow.matches;
+        if matches.vlan.is_untagged() {
+            self.by_group
+                .entry(matches.group)
+                .or_default()
+                .push(matches);
+            self.lengths.insert(matches.group.length());
+        }
+    }
+
+    /// Whether one of them takes some of the copies of `output`.
+    fn take_any_of(&self, output: &Output) -> bool {
+        let shorter = self.lengths.range(..output.group.length());
+        let around = shorter.filter_map(|&length| {
+            let prefix = Prefix::around(output.group.address(), length)?;
+            self.by_group.get(&prefix)
+        });
+        let within = self.by_group.range(output.group..);
+        let within = within.take_while(|(group, _)| output.group.covers(group));
+        let candidates = around.chain(within.map(|(_, inputs)| inputs));
+        let mut candidates = candidates.flatten().take(COMPARED);
+        candidates.any(|input| {
+            let source = Some(IpAddr::V4(output.source));
+            input.ports.overlaps(output.port) && input.takes_source(source)
+        })
     }
 }
 
@@ -69,22 +116,28 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::plan::{InterfaceId, Output};
+    use crate::config::rules::{PortMatch, Vlan};
 
     fn flow(rule: usize, ttl: Ttl) -> Flow {
         let group = |block| Ipv4Addr::new(239, block, 0, rule as u8);
         Flow {
             rule: format!("r{rule}"),
             interface: InterfaceId::new(0),
-            group: group(1),
-            port: 5001,
+            matches: Match {
+                group: group(1).into(),
+                ports: PortMatch::One(5001),
+                sources: Vec::new(),
+                vlan: Vlan::Untagged,
+            },
+            join: true,
+            local: false,
             limit: None,
             pending: Vec::new(),
             outputs: vec![Output {
                 position: 0,
                 interface: InterfaceId::new(0),
-                group: group(2),
-                port: 5001,
+                group: group(2).into(),
+                port: PortMatch::One(5001),
                 ttl,
                 source: Ipv4Addr::LOCALHOST,
                 destination_mac: [0; 6],
@@ -116,11 +169,11 @@ mod tests {
     #[test]
     fn a_rule_that_sends_what_another_takes_is_told_of() {
         let mut flows = List::from(vec![flow(1, Ttl::Auto), flow(2, Ttl::Auto)]);
-        flows[0].outputs[0].group = flows[1].group;
+        flows[0].outputs[0].group = flows[1].matches.group;
         let found = of(&flows);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains("sent by rule `r1`, but"), "{found:?}");
-        flows[0].outputs[0].port += 1;
+        flows[0].outputs[0].port = PortMatch::One(5002);
         assert_eq!(of(&flows), [""; 0]);
     }
 }

@@ -1,6 +1,6 @@
 //! Hardware addresses: how they are written, and which one a group has.
 
-use std::{fmt, net::Ipv4Addr};
+use std::{fmt, net::IpAddr};
 
 use serde::Serializer;
 
@@ -15,11 +15,20 @@ impl fmt::Display for Mac {
     }
 }
 
-/// The Ethernet address of a group: 01:00:5e and its low 23 bits (RFC 1112, section 6.4).
+/// The Ethernet address of a group: 01:00:5e and the low 23 bits of an IPv4 group (RFC 1112, section
+/// 6.4), 33:33 and the low 32 bits of an IPv6 group (RFC 2464, section 7).
 #[must_use]
-pub fn of_group(group: Ipv4Addr) -> [u8; 6] {
-    let [_, b, c, d] = group.octets();
-    [0x01, 0x00, 0x5e, b & 0x7f, c, d]
+pub fn of_group(group: impl Into<IpAddr>) -> [u8; 6] {
+    match group.into() {
+        IpAddr::V4(group) => {
+            let [_, b, c, d] = group.octets();
+            [0x01, 0x00, 0x5e, b & 0x7f, c, d]
+        }
+        IpAddr::V6(group) => {
+            let [.., a, b, c, d] = group.octets();
+            [0x33, 0x33, a, b, c, d]
+        }
+    }
 }
 
 pub(super) fn serialize<S: Serializer>(mac: &[u8; 6], serializer: S) -> Result<S::Ok, S::Error> {

@@ -12,7 +12,7 @@ use super::{
     received_checksums::Checksums,
 };
 use crate::{
-    config::rules::{Limit, Transmit, Ttl},
+    config::rules::{Limit, Match, PortMatch, Prefix, Transmit, Ttl},
     host::GsoLimits,
 };
 
@@ -57,6 +57,8 @@ pub struct Interface {
     /// The RX queues whose frames are relayed, ascending; empty on an interface that is only an
     /// output, and on io_uring, whose packet sockets see the frames of all queues.
     pub rx_queues: Vec<u32>,
+    /// The version of IGMP that it speaks now; `None` unless an input with IPv4.
+    pub igmp: Option<u8>,
     /// What is known of the UDP checksums of frames that arrive here; `None` unless an input.
     pub checksums: Option<Checksums>,
     /// How many TX queues are in use.
@@ -118,10 +120,13 @@ pub struct Flow {
     pub rule: String,
     /// The input interface's id.
     pub interface: InterfaceId,
-    /// The group that is matched.
-    pub group: Ipv4Addr,
-    /// The destination port that is matched.
-    pub port: u16,
+    /// Which datagrams of those that arrive there.
+    #[serde(flatten)]
+    pub matches: Match,
+    /// Whether the relay joins the groups.
+    pub join: bool,
+    /// Whether programs and routes of this host get the datagrams as well.
+    pub local: bool,
     /// How much of it is relayed; `None` means all.
     pub limit: Option<Limit>,
     /// The copies that leave.
@@ -136,10 +141,10 @@ pub struct Flow {
 pub struct PendingOutput {
     /// The interface's name.
     pub interface: String,
-    /// The destination group.
-    pub group: Ipv4Addr,
-    /// The destination port.
-    pub port: u16,
+    /// The destination group, or the prefix that the input's host part is kept on.
+    pub group: Prefix,
+    /// The destination port, or ports as many as the input's.
+    pub port: PortMatch,
 }
 
 /// One copy, resolved to the header it leaves with.
@@ -150,10 +155,10 @@ pub struct Output {
     pub position: usize,
     /// The output interface's id.
     pub interface: InterfaceId,
-    /// The destination group.
-    pub group: Ipv4Addr,
-    /// The destination port.
-    pub port: u16,
+    /// The destination group, or the prefix that the input's host part is kept on.
+    pub group: Prefix,
+    /// The destination port, or ports as many as the input's.
+    pub port: PortMatch,
     /// The time to live.
     pub ttl: Ttl,
     /// The source address: the output interface's.
@@ -219,17 +224,18 @@ impl Plan {
         limits.count()
     }
 
-    /// The key by which the kernel programs match `flow`.
+    /// The key by which the kernel programs match `flow`; `None` if it is none of those that they
+    /// can.
     #[must_use]
     pub fn flow_key(&self, flow: &Flow) -> Option<FlowKey> {
-        self.interfaces
-            .get(flow.interface)
-            .map(|interface| FlowKey {
-                interface: interface.index,
-                group: flow.group.octets(),
-                port: flow.port,
-                vlan: Datagram::UNTAGGED,
-            })
+        let interface = self.interfaces.get(flow.interface)?;
+        let (group, port) = flow.matches.plain_ipv4()?;
+        Some(FlowKey {
+            interface: interface.index,
+            group: group.octets(),
+            port,
+            vlan: Datagram::UNTAGGED,
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     model::{Mode, Output, Plan, Port, TxMethod, WorkerPlan},
     wording::spans,
 };
-use crate::config::rules::Ttl;
+use crate::config::rules::{GroupPort, Ttl};
 
 /// The most rule names that one worker's line shows.
 const NAMED_FLOWS: usize = 6;
@@ -127,12 +127,13 @@ impl Plan {
                 Some(_) => format!("; transmits by {tx_method}"),
                 None => format!(", transmits by {tx_method}{because}"),
             });
+            let igmp = interface.igmp.map(|version| format!(", IGMPv{version}"));
             let checksums = interface
                 .checksums
                 .map(|known| format!(", checksums {known}"));
             writeln!(
                 f,
-                "  {:<15}  {role}{}{}\n  {:<15}  index {}, driver {}, {}, {address}, MTU {}{}",
+                "  {:<15}  {role}{}{}\n  {:<15}  index {}, driver {}, {}, {address}, MTU {}{}{}",
                 interface.name,
                 way.map(|way| format!(", {way}")).unwrap_or_default(),
                 tx_method.unwrap_or_default(),
@@ -141,6 +142,7 @@ impl Plan {
                 interface.driver,
                 Mac(interface.mac),
                 interface.mtu,
+                igmp.unwrap_or_default(),
                 checksums.unwrap_or_default(),
             )?;
         }
@@ -244,11 +246,9 @@ impl Plan {
             });
             writeln!(
                 f,
-                "  {}: {}:{} on {}{limit}, {count} output{}",
+                "  {}: {}{limit}, {count} output{}",
                 flow.rule,
-                flow.group,
-                flow.port,
-                self.name(flow.interface),
+                flow.matches.on(self.name(flow.interface)),
                 if count == 1 { "" } else { "s" }
             )?;
             for output in &flow.outputs {
@@ -267,7 +267,7 @@ impl Plan {
         writeln!(
             f,
             "    -> {:<21} by {:<15} from {:<15} to {}, {ttl}",
-            format!("{}:{}", output.group, output.port),
+            GroupPort(output.group, output.port),
             self.name(output.interface),
             output.source.to_string(),
             Mac(output.destination_mac),

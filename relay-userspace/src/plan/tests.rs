@@ -6,6 +6,7 @@ mod backends;
 mod differences;
 mod explanations;
 mod keys;
+mod matched;
 mod modes;
 
 use std::net::Ipv4Addr;
@@ -390,7 +391,7 @@ fn groups_that_need_a_source_or_that_others_want_are_noted() {
     };
     let said = notes(Some(Backend::Xdp));
     for note in [
-        "in0: 232.1.1.1: groups in 232.0.0.0/8 are source-specific",
+        "in0: 232.1.1.1: groups in 232.0.0.0/8 and ff3x::/32 are source-specific",
         "in0: 239.1.1.1: another program of this host has joined as well",
         "in0: 239.1.1.1: the kernel has a multicast route",
     ] {

@@ -258,3 +258,99 @@ fn the_largest_file_of_good_rules_is_read_within_the_same_limits() -> Result<()>
     assert!(said.contains("65536 rules with 131072 outputs"), "{said}");
     Ok(())
 }
+
+#[test]
+fn rules_of_every_kind_are_compared_within_the_same_limits() -> Result<()> {
+    // (what, the input and the output of a rule, how many rules, the exit code)
+    type Write = fn(u32, [u8; 2]) -> (String, &'static str);
+    let cases: [(&str, Write, u32, i32); 4] = [
+        (
+            "mixed rules",
+            |rule, [high, low]| {
+                let input = match rule % 4 {
+                    0 => {
+                        format!("group = \"239.{high}.{low}.0/24\", port = \"1-99\", join = false")
+                    }
+                    1 => {
+                        let sources = "[\"10.0.0.1\", \"10.0.0.2\"]";
+                        format!("group = \"239.{high}.{low}.1\", port = 5, source = {sources}")
+                    }
+                    2 => format!("group = \"239.1.1.1\", port = {}, vlan = 9", rule / 4 + 1),
+                    _ => format!("group = \"ff3e::{rule:x}\", port = \"any\""),
+                };
+                (
+                    format!("interface = \"in0\", {input}"),
+                    "interface = \"out0\"",
+                )
+            },
+            65_536,
+            0,
+        ),
+        (
+            // The outputs of the first kind go to the inputs of the second: 10^9 pairs.
+            "rules that overlap",
+            |rule, [high, low]| match rule % 2 {
+                0 => {
+                    let ports = rule / 2 + 1;
+                    let group = format!("group = \"239.0.0.0/8\", port = {ports}, join = false");
+                    (
+                        format!("interface = \"in0\", {group}"),
+                        "interface = \"out0\", group = \"238.0.0.0/8\"",
+                    )
+                }
+                _ => {
+                    let group = format!("group = \"238.{high}.{low}.0/24\", port = \"any\"");
+                    (
+                        format!("interface = \"out0\", {group}, join = false"),
+                        "interface = \"out1\"",
+                    )
+                }
+            },
+            65_536,
+            0,
+        ),
+        (
+            "rules that are the same",
+            |_, _| {
+                let group = "group = \"239.1.1.1\", port = \"1-9\"";
+                (
+                    format!("interface = \"in0\", {group}"),
+                    "interface = \"out0\"",
+                )
+            },
+            65_536,
+            78,
+        ),
+        (
+            "sources",
+            |rule, [high, low]| {
+                let sources: Vec<String> = (0..64)
+                    .map(|source| format!("\"10.{high}.{low}.{source}\""))
+                    .collect();
+                let sources = sources.join(",");
+                let group = format!("group = \"239.1.1.1\", port = {}", rule + 1);
+                (
+                    format!("interface = \"in0\", {group}, join = false, source = [{sources}]"),
+                    "interface = \"out0\"",
+                )
+            },
+            14_000,
+            0,
+        ),
+    ];
+    for (what, write, rules, expected) in cases {
+        let (code, said) = check(what, |file| {
+            for rule in 0..rules {
+                let [_, _, high, low] = rule.to_be_bytes();
+                let (input, output) = write(rule, [high, low]);
+                write!(
+                    file,
+                    "[[rules]]\nname = \"r{rule}\"\ninput = {{ {input} }}\noutputs = [{{ {output} }}]\n"
+                )?;
+            }
+            Ok(())
+        })?;
+        assert_eq!(code, expected, "{what}: {said}");
+    }
+    Ok(())
+}

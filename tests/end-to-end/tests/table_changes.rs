@@ -131,7 +131,7 @@ fn every_copy_leaves_and_counts_once(backend: Backend, transmit: &str, apart: &s
     }
     let sent = |rule, group: Ipv4Addr| -> u64 {
         let outputs = numbers(rule).flat_map(|one| &one.outputs);
-        let mine = outputs.filter(|counters| counters.output.group == group);
+        let mine = outputs.filter(|counters| counters.output.group == group.into());
         mine.map(|counters| counters.sent).sum()
     };
     assert_eq!(sent("other", [239, 9, 9, 1].into()), COUNT);

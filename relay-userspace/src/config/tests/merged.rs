@@ -96,6 +96,31 @@ fn all_mistakes_of_a_fragment_are_told_at_once_and_a_same_table_is_none() {
 }
 
 #[test]
+fn inputs_that_overlap_and_too_many_memberships_are_mistakes_in_the_fragment() {
+    let out = at("out0", "239.3.1.1", 1);
+    let input = |group: &str, port: &str| {
+        format!("interface = \"in0\", group = \"{group}\", port = {port}")
+    };
+    let base = fragment(&rule("a", &input("239.1.1.0/24", "\"1-9\""), &[&out]));
+    let text = rule("b", &input("239.1.1.0/24", "\"9-10\""), &[&out]);
+    let found = merge(&base, &fragment(&text)).unwrap_err().to_string();
+    let expected = "more.toml:3:9: rule `b` is as specific as the running rule `a` at more.toml, line \
+                    3, column 9, and both take 239.1.1.0/24:9 on in0";
+    assert!(found.starts_with(expected), "{found}");
+    let finer = rule("b", &input("239.1.1.0/25", "\"9-10\""), &[&out]);
+    merge(&base, &fragment(&finer)).unwrap();
+
+    let many = (0..256_u16).map(|number| {
+        let group = format!("239.{}.{}.0/22", 64 + number / 64, number % 64 * 4);
+        rule(&format!("r{number}"), &input(&group, "7"), &[&out])
+    });
+    let many = fragment(&many.collect::<String>());
+    let found = merge(&base, &many).unwrap_err().to_string();
+    let expected = "more.toml:1533:9: the rules up to rule `r255` join more than 262144 groups";
+    assert!(found.starts_with(expected), "{found}");
+}
+
+#[test]
 fn more_rules_than_one_relay_has_are_refused() {
     let one = parse(
         "relay.toml",
@@ -109,7 +134,7 @@ fn more_rules_than_one_relay_has_are_refused() {
     let numbered = (1..MAX_RULES).map(|number| {
         let mut rule = one.rules.rules[0].clone();
         rule.name = number.to_string();
-        rule.input.group = Ipv4Addr::new(239, 1, (number >> 8) as u8, number as u8);
+        rule.input.matches.group = [239, 1, (number >> 8) as u8, number as u8].into();
         (rule, one.places.rules[0].clone())
     });
     let base = one.with_rules(numbered);

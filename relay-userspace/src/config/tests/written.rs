@@ -1,11 +1,14 @@
 //! Rules that are written as a file, and rules that are taken out or disabled.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+};
 
 use proptest::{collection, prelude::*, sample::subsequence, string::string_regex};
 
 use super::*;
-use crate::config::rules::{Input, Limit, Output, Rule, Rules};
+use crate::config::rules::{Input, Limit, Output, Prefix, Rule, Rules};
 
 const INTERFACES: [&str; 5] = ["in0", "out0", "wlan-1.5", "a\"b", "é\\"];
 
@@ -25,23 +28,67 @@ fn ttl() -> impl Strategy<Value = Ttl> {
     ]
 }
 
-/// Groups of outputs are never those of inputs, so that no rule feeds another.
-fn outputs() -> impl Strategy<Value = Vec<Output>> {
-    let output = (interface(), 0..4_u8, 1..=u16::MAX, ttl());
-    collection::vec(output, 1..6).prop_map(|outputs| {
-        let mut seen = BTreeSet::new();
-        let outputs = outputs
-            .into_iter()
-            .map(|(interface, group, port, ttl)| Output {
-                interface,
-                group: Ipv4Addr::new(239, 2, 0, group),
-                port,
-                ttl,
-            });
-        outputs
-            .filter(|o| seen.insert((o.interface.clone(), o.group, o.port)))
-            .collect()
-    })
+/// What an input matches. Inputs of different numbers do not overlap.
+fn matches() -> impl Strategy<Value = (u8, PortMatch, BTreeSet<u8>, Vlan)> {
+    let ports = prop_oneof![
+        (1..=u16::MAX).prop_map(PortMatch::One),
+        (1..u16::MAX, 1..=999_u16)
+            .prop_map(|(first, more)| PortMatch::Range(first, first.saturating_add(more))),
+        Just(PortMatch::Any),
+    ];
+    let vlan = prop_oneof![
+        Just(Vlan::Untagged),
+        (1..=4094_u16).prop_map(Vlan::Tag),
+        (1..=4094_u16, 1..=4094_u16).prop_map(|(outer, inner)| Vlan::Double(outer, inner)),
+    ];
+    let sources = collection::btree_set(1..=9_u8, 0..4);
+    (0..5_u8, ports, sources, vlan)
+}
+
+/// The groups of the input with this number, 1 to 15, that differ in `host` bits.
+fn groups(block: u8, number: u8, host: u8, is_ipv6: bool) -> Prefix {
+    let group = if is_ipv6 {
+        let last = u16::from(number) << 8;
+        IpAddr::from([0xff3e, 0, 0, 0, 0, 0, 0x8000 + u16::from(block), last])
+    } else {
+        IpAddr::from([239, block, number, 0])
+    };
+    Prefix::around(group, Prefix::from(group).length() - host).unwrap()
+}
+
+/// The outputs of a rule, by numbers. Their groups are never those of inputs, so that no rule feeds
+/// another.
+fn outputs() -> impl Strategy<Value = Vec<(String, u8, Option<u16>, bool, Ttl)>> {
+    let port = proptest::option::of(1..=60_000_u16);
+    let output = (interface(), 0..4_u8, port, any::<bool>(), ttl());
+    collection::vec(output, 1..6)
+}
+
+/// The output with these numbers, of a rule with this input.
+fn output(
+    input: &Input,
+    (interface, number, port, merges, ttl): (String, u8, Option<u16>, bool, Ttl),
+) -> Output {
+    let from = input.matches.group;
+    let is_ipv6 = from.address().is_ipv6();
+    let host = match merges {
+        true => 0,
+        false => Prefix::from(from.address()).length() - from.length(),
+    };
+    let port = match (port, input.matches.ports) {
+        (Some(first), PortMatch::Range(from, to)) if !merges => {
+            PortMatch::Range(first, first.saturating_add(to - from))
+        }
+        (Some(port), PortMatch::One(_)) => PortMatch::One(port),
+        (Some(port), _) if merges => PortMatch::One(port),
+        (_, ports) => ports,
+    };
+    Output {
+        interface,
+        group: groups(2, number, host, is_ipv6),
+        port,
+        ttl,
+    }
 }
 
 fn limit() -> impl Strategy<Value = Limit> {
@@ -67,27 +114,47 @@ fn cpus() -> impl Strategy<Value = Option<Vec<u32>>> {
 }
 
 fn rules() -> impl Strategy<Value = Rules> {
-    let rule = (
-        name(),
-        any::<bool>(),
+    let input = (
         interface(),
+        matches(),
+        any::<[bool; 3]>(),
         proptest::option::of(limit()),
-        outputs(),
     );
-    let options = (numbers(), cpus(), 0..3_usize);
+    let rule = (name(), any::<bool>(), input, outputs());
+    let options = (numbers(), cpus(), 0..3_usize, any::<bool>());
     let rules = collection::vec(rule, 1..8);
     (rules, collection::vec(options, INTERFACES.len())).prop_map(|(rules, options)| {
         let rules = rules.into_iter().zip(1..).map(
-            |((name, enabled, interface, limit, outputs), number)| Rule {
-                name: format!("{name}{number}"),
-                enabled,
-                input: Input {
+            |((name, enabled, (interface, matches, flags, limit), outputs), number)| {
+                let (host, ports, sources, vlan) = matches;
+                let [is_ipv6, join, local] = flags;
+                let source = |last: u8| match is_ipv6 {
+                    true => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()]),
+                    false => IpAddr::from([10, 1, 1, last]),
+                };
+                let input = Input {
                     interface,
-                    group: Ipv4Addr::new(239, 1, 0, number),
-                    port: 5000 + u16::from(number),
-                },
-                limit,
-                outputs,
+                    matches: Match {
+                        group: groups(1, number, host, is_ipv6),
+                        ports,
+                        sources: sources.into_iter().map(source).collect(),
+                        vlan,
+                    },
+                    join,
+                    local,
+                };
+                let mut seen = HashSet::new();
+                let outputs = outputs.into_iter().map(|numbers| output(&input, numbers));
+                let outputs: Vec<Output> = outputs
+                    .filter(|o| seen.insert((o.interface.clone(), o.group, o.port)))
+                    .collect();
+                Rule {
+                    name: format!("{name}{number}"),
+                    enabled,
+                    input,
+                    limit,
+                    outputs,
+                }
             },
         );
         let mut rules = Rules {
@@ -97,12 +164,15 @@ fn rules() -> impl Strategy<Value = Rules> {
         let used: BTreeSet<String> = rules.interfaces_used().map(str::to_owned).collect();
         let tables = used.into_iter().zip(options);
         rules.interfaces = tables
-            .map(|(name, (queues, cpus, transmit))| InterfaceOptions {
-                name,
-                queues,
-                cpus,
-                transmit: [Transmit::Auto, Transmit::Xsk, Transmit::Segmented][transmit],
-            })
+            .map(
+                |(name, (queues, cpus, transmit, manage))| InterfaceOptions {
+                    name,
+                    queues,
+                    cpus,
+                    transmit: [Transmit::Auto, Transmit::Xsk, Transmit::Segmented][transmit],
+                    offloads: [Offloads::Keep, Offloads::Manage][usize::from(manage)],
+                },
+            )
             .collect();
         rules
     })
@@ -128,17 +198,19 @@ fn the_file_is_written_as_people_write_it() {
     );
     let text = text.replace(
         "port = 5001 }",
-        "port = 5001, limit = { packets_per_second = 10, burst = 2 } }",
+        "port = 5001, local = true, join = false, vlan = [7, 8], limit = { packets_per_second = 10, \
+         burst = 2 }, source = [\"10.1.1.8\", \"10.1.1.7\"] }",
     );
+    let text = text.replace(", port = 5_004", "");
     let document = parse("relay.toml", &text).unwrap();
     let expected = r#"[[rules]]
 name = "a \"b\""
 enabled = false
-input = { interface = "in0", group = "239.1.1.1", port = 5001, limit = { packets_per_second = 10, burst = 2 } }
+input = { interface = "in0", group = "239.1.1.1", port = 5001, source = ["10.1.1.7", "10.1.1.8"], vlan = [7, 8], join = false, local = true, limit = { packets_per_second = 10, burst = 2 } }
 outputs = [
   { interface = "out0", group = "239.2.2.2", port = 5002 },
   { interface = "out0", group = "239.3.3.3", port = 5003, ttl = 8 },
-  { interface = "in0", group = "239.3.3.3", port = 5004, ttl = "decrement" },
+  { interface = "in0", group = "239.3.3.3", port = 5001, ttl = "decrement" },
 ]
 
 [[interfaces]]
@@ -146,6 +218,7 @@ name = "in0"
 queues = [1, 3]
 cpus = [7, 2]
 transmit = "segmented"
+offloads = "manage"
 "#;
     assert_eq!(to_toml(&document.rules), expected);
 }

@@ -81,6 +81,7 @@ impl Loops {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::rules::PortMatch;
 
     fn status(rule: &str, kind: LoopKind) -> LoopStatus {
         LoopStatus {
@@ -88,7 +89,7 @@ mod tests {
             kind,
             interface: "in0".into(),
             group: [239, 1, 1, 1].into(),
-            port: 5001,
+            port: PortMatch::One(5001),
             source: [10, 0, 0, 1].into(),
             source_mac: "02:00:00:00:00:01".into(),
             last_seconds_ago: 0.0,

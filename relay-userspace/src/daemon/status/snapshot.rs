@@ -204,8 +204,8 @@ fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> 
                     Origin::File
                 },
                 interface: rule.input.interface.clone(),
-                group: rule.input.group,
-                port: rule.input.port,
+                group: rule.input.matches.group,
+                port: rule.input.matches.ports,
                 packets_matched: report.map_or(0, |report| report.packets_matched),
                 over_limit: report.map_or(0, |report| report.over_limit),
                 rate: seen.rate,

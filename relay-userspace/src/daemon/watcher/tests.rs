@@ -36,6 +36,7 @@ fn planned(name: &str) -> Interface {
         is_input: true,
         is_output: true,
         rx_queues: Vec::new(),
+        igmp: None,
         checksums: None,
         tx_queues: facts.tx_queues,
         zero_copy: false,

@@ -261,9 +261,9 @@ fn the_most_rules_are_arranged_in_a_moment() {
         rule.name = format!("r{number}");
         let group = |block| Ipv4Addr::new(239, block, (number >> 8) as u8, number as u8);
         rule.input.interface = format!("i{}", number % 128);
-        rule.input.group = group(1);
+        rule.input.matches.group = group(1).into();
         rule.outputs[0].interface = format!("i{}", 128 + number % 127);
-        rule.outputs[0].group = group(2);
+        rule.outputs[0].group = group(2).into();
         (rule, one.places.rules[0].clone())
     });
     let document = one.with_rules(rules);

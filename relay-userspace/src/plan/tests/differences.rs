@@ -64,6 +64,12 @@ fn each_change_of_a_rule_is_named() {
         ),
         (
             "port = 5001 }",
+            "port = 5001, source = \"10.1.1.7\", vlan = 7, join = false, local = true }",
+            "input 239.1.1.1:5001 on in0 -> 239.1.1.1:5001 from 10.1.1.7 on in0, VLAN 7\n      \
+             join true -> false\n      local false -> true",
+        ),
+        (
+            "port = 5001 }",
             "port = 5001, limit = { packets_per_second = 9, burst = 3 } }",
             "limit none -> 9 per second and 3 at once",
         ),
@@ -91,13 +97,42 @@ fn each_change_of_a_rule_is_named() {
 }
 
 #[test]
+fn sources_that_a_line_does_not_show_are_named() {
+    let with = |last: u8| {
+        let sources: Vec<String> = (1..=last).map(|n| format!("\"10.1.1.{n}\"")).collect();
+        let to = format!("port = 5001, source = [{}] }}", sources.join(", "));
+        of(&OLD.replacen("port = 5001 }", &to, 1))
+    };
+    let more = diff(&with(7), &with(8)).changed;
+    let input = |others| {
+        format!(
+            "239.1.1.1:5001 from 10.1.1.1, 10.1.1.2, 10.1.1.3, 10.1.1.4 and {others} more on in0"
+        )
+    };
+    assert_eq!(more[0].1, [format!("input {} -> {}", input(3), input(4))]);
+    let mut other = with(8);
+    other.rules.rules[0].input.matches.sources[7] = [10, 1, 1, 9].into();
+    let changed = diff(&with(8), &other).changed;
+    assert_eq!(
+        changed[0].1,
+        ["source 10.1.1.9 added", "source 10.1.1.8 removed"]
+    );
+}
+
+#[test]
 fn rules_that_come_and_go_and_options_are_named() {
     let expected = "rules: 1 added, 1 removed, 0 changed, 1 as before\n  + c\n  - b";
     assert_eq!(after("name = \"b\"", "name = \"c\""), expected);
     let expected = "rules: 0 added, 0 removed, 0 changed, 2 as before\n\
-                    interface in0\n  queues [0, 1] -> all\n  cpus not pinned -> [3]\n  transmit auto -> xsk";
+                    interface in0\n  queues [0, 1] -> all\n  cpus not pinned -> [3]\n  transmit auto -> xsk\n  offloads keep -> manage";
     let options = "queues = [0, 1]";
-    assert_eq!(after(options, "cpus = [3]\ntransmit = \"xsk\""), expected);
+    assert_eq!(
+        after(
+            options,
+            "cpus = [3]\ntransmit = \"xsk\"\noffloads = \"manage\""
+        ),
+        expected
+    );
     let expected =
         "rules: 0 added, 0 removed, 0 changed, 2 as before\ninterface in0\n  queues [0, 1] -> all";
     assert_eq!(

@@ -1,6 +1,7 @@
 //! Which rule takes a datagram, or why none does.
 
 use super::*;
+use crate::config::rules::Vlan;
 
 fn rules() -> Document {
     // Inputs are 239.129.1.N:5001.
@@ -20,9 +21,10 @@ fn rules() -> Document {
 fn datagram(interface: &str, rule: u8, port: u16) -> Datagram<'_> {
     Datagram {
         interface,
-        group: Ipv4Addr::new(239, 129, 1, rule),
+        group: [239, 129, 1, rule].into(),
         port,
-        vlan: None,
+        source: None,
+        vlan: Vlan::Untagged,
     }
 }
 
@@ -46,7 +48,7 @@ fn the_rule_that_takes_it_is_named_first_and_then_where_it_leaves() {
         it does not leave for 239.2.1.2:5002 on gone: waiting for interface gone: there is none of that name";
     assert_eq!(said(datagram("in0", 1, 5001)), expected);
     let priority = Datagram {
-        vlan: Some(0),
+        vlan: Vlan::of_tags(Some(0), None),
         ..datagram("in0", 1, 5001)
     };
     assert_eq!(said(priority), expected, "a priority tag");
@@ -100,31 +102,31 @@ fn where_none_takes_it_the_nearest_misses_are_named() {
         ),
         (
             Datagram {
-                vlan: Some(7),
+                vlan: Vlan::Tag(7),
                 ..datagram("in0", 1, 5001)
             },
             &[
-                "it has a tag of VLAN 7",
-                "rule `r1` would take it without the tag",
+                "rule `r1` takes it without a tag, not in VLAN 7",
+                "it goes on to the host's own stack, and is counted as vlan",
             ],
         ),
         (
             Datagram {
-                group: Ipv4Addr::new(10, 0, 0, 1),
+                group: [10, 0, 0, 1].into(),
                 ..datagram("in0", 1, 5001)
             },
             &["10.0.0.1 is no multicast group"],
         ),
         (
             Datagram {
-                group: Ipv4Addr::new(224, 0, 0, 251),
+                group: [224, 0, 0, 251].into(),
                 ..datagram("in0", 1, 5001)
             },
             &["224.0.0.251 is a link-local control group"],
         ),
         (
             Datagram {
-                group: Ipv4Addr::new(239, 2, 1, 1),
+                group: [239, 2, 1, 1].into(),
                 ..datagram("out0", 1, 5002)
             },
             &[
@@ -146,4 +148,149 @@ fn where_none_takes_it_the_nearest_misses_are_named() {
             );
         }
     }
+}
+
+/// Rules of every kind on in0, the less specific ones first.
+fn specific() -> Document {
+    let text = [
+        ("wide", "group = \"239.1.0.0/16\", port = \"any\", join = false"),
+        ("prefix", "group = \"239.1.1.0/24\", port = \"5000-5099\""),
+        ("exact", "group = \"239.1.1.1\", port = 5001"),
+        ("one", "group = \"239.1.0.0/16\", port = \"any\", join = false, source = [\"10.1.1.7\", \"10.1.1.8\"]"),
+        ("tagged", "group = \"239.1.1.9\", port = 7, vlan = 100"),
+        ("twice", "group = \"239.9.1.9\", port = 7, vlan = [100, 200]"),
+        ("six", "group = \"ff3e::100/120\", port = 5001, source = \"2001:db8::7\""),
+    ]
+    .map(|(name, input)| {
+        let group = if name == "six" { "ff3e::700/120" } else { "239.7.7.7" };
+        let group = if name == "prefix" { "239.7.7.0/24" } else { group };
+        let port = if name == "prefix" { "\"6000-6099\"" } else { "9" };
+        format!(
+            "[[rules]]\nname = \"{name}\"\ninput = {{ interface = \"in0\", {input} }}\n\
+             outputs = [{{ interface = \"out0\", group = \"{group}\", port = {port} }}]\n"
+        )
+    });
+    config::parse("relay.toml", &text.concat()).unwrap()
+}
+
+fn of_group<'a>(group: &str, port: u16, source: Option<&str>) -> Datagram<'a> {
+    Datagram {
+        interface: "in0",
+        group: group.parse().unwrap(),
+        port,
+        source: source.map(|source| source.parse().unwrap()),
+        vlan: Vlan::Untagged,
+    }
+}
+
+#[test]
+fn the_most_specific_rule_takes_it_and_its_rivals_are_named() {
+    let tagged = |vlan| Datagram {
+        vlan,
+        ..of_group("239.1.1.9", 7, None)
+    };
+    let other = Some("10.1.1.9");
+    let cases = [
+        (of_group("239.1.1.1", 5001, other), "exact", "239.7.7.7:9"),
+        (
+            of_group("239.1.1.1", 5002, other),
+            "prefix",
+            "239.7.7.1:6002",
+        ),
+        (
+            of_group("239.1.1.200", 5099, other),
+            "prefix",
+            "239.7.7.200:6099",
+        ),
+        (of_group("239.1.1.200", 5100, other), "wide", "239.7.7.7:9"),
+        (
+            of_group("239.1.1.1", 5001, Some("10.1.1.8")),
+            "one",
+            "239.7.7.7:9",
+        ),
+        (tagged(Vlan::Tag(100)), "tagged", "239.7.7.7:9"),
+        (
+            of_group("ff3e::177", 5001, Some("2001:db8::7")),
+            "six",
+            "[ff3e::777]:9",
+        ),
+    ];
+    for (datagram, rule, destination) in cases {
+        let found = explain(&specific(), None, &datagram);
+        assert_eq!(
+            found.verdict,
+            Verdict::Taken { rule: rule.into() },
+            "{found}"
+        );
+        let leaves = format!("it leaves for {destination} on out0, ttl auto");
+        assert!(found.why.contains(&leaves), "{found}");
+        let mut why = found.why.iter();
+        let joins = !why.any(|line| line.starts_with("the relay does not join its groups"));
+        assert_eq!(joins, !["wide", "one"].contains(&rule), "{found}");
+    }
+    let found = explain(&specific(), None, &of_group("239.1.1.1", 5001, None));
+    let expected = "rule `exact` takes it\n  \
+        its input is 239.1.1.1:5001 on in0\n  \
+        it leaves for 239.7.7.7:9 on out0, ttl auto\n  \
+        rule `prefix` does not get it: it matches as well, and is less specific\n  \
+        rule `wide` does not get it: it matches as well, and is less specific\n  \
+        rule `one` takes it from 10.1.1.7, 10.1.1.8";
+    assert_eq!(found.to_string(), expected);
+    let mut disabled = specific();
+    assert!(disabled.set_enabled("exact", false));
+    let found = explain(&disabled, None, &of_group("239.1.1.1", 5001, None));
+    assert_eq!(
+        found.verdict,
+        Verdict::Taken {
+            rule: "prefix".into()
+        }
+    );
+    let line = "rule `exact` is more specific and would take it, but is disabled".to_owned();
+    assert!(found.why.contains(&line), "{found}");
+}
+
+#[test]
+fn a_miss_by_source_or_tag_or_out_of_a_prefix_or_range_is_named() {
+    let vlan = |vlan, group: &str| Datagram {
+        vlan,
+        ..of_group(group, 7, None)
+    };
+    let cases = [
+        (
+            of_group("ff3e::177", 5001, Some("2001:db8::8")),
+            "rule `six` takes it from 2001:db8::7, not from 2001:db8::8",
+        ),
+        (
+            of_group("ff3e::177", 5001, None),
+            "rule `six` takes it from 2001:db8::7",
+        ),
+        (
+            of_group("ff3e::277", 5001, Some("2001:db8::7")),
+            "rule `six` takes groups ff3e::100/120, not ff3e::277",
+        ),
+        (
+            vlan(Vlan::Tag(7), "239.1.1.9"),
+            "rule `wide` takes it without a tag, not in VLAN 7",
+        ),
+        (
+            vlan(Vlan::Tag(100), "239.9.1.9"),
+            "rule `twice` takes it in VLAN [100, 200], not in VLAN 100",
+        ),
+        (
+            of_group("ff02::fb", 5353, None),
+            "ff02::fb is a link-local control group (ff02::/16)",
+        ),
+    ];
+    for (datagram, expected) in cases {
+        let found = explain(&specific(), None, &datagram);
+        assert_eq!(found.verdict, Verdict::NotTaken, "{found}");
+        assert!(found.why[0].starts_with(expected), "{found}");
+    }
+    let narrow = config::parse(
+        "relay.toml",
+        "[[rules]]\nname = \"a\"\noutputs = [{ interface = \"out0\" }]\n\
+         input = { interface = \"in0\", group = \"239.1.1.0/24\", port = \"5000-5099\" }\n",
+    );
+    let found = explain(&narrow.unwrap(), None, &of_group("239.1.1.1", 5100, None));
+    assert_eq!(found.why[0], "rule `a` takes ports 5000-5099, not 5100");
 }
