@@ -38,7 +38,7 @@ pub const MAX_FLOWS: u32 = 65_536;
 /// while they change.
 pub const MAX_OWN: u32 = 4 * MAX_INTERFACES;
 
-/// What the kernel programs match a datagram by.
+/// What the kernel programs match a datagram by: an IPv4 group and port, untagged or with one tag.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowKey {
@@ -48,20 +48,28 @@ pub struct FlowKey {
     pub group: [u8; 4],
     /// Destination port, host order.
     pub port: u16,
-    /// VLAN identifier, [`Datagram::UNTAGGED`] for untagged frames.
+    /// VLAN identifier, [`FlowKey::UNTAGGED`] for untagged frames.
     pub vlan: u16,
 }
 
 impl FlowKey {
-    /// The key of a datagram that arrived on `interface`.
+    /// What [`FlowKey::vlan`] is where there is no tag.
+    pub const UNTAGGED: u16 = 0;
+
+    /// The key of a datagram that arrived on `interface`. One that no rule can name, over IPv6 or
+    /// with two tags, gets a key that no rule has: without a group.
     #[inline(always)]
     #[must_use]
     pub const fn new(interface: u32, datagram: &Datagram) -> Self {
+        let group = match datagram.addresses {
+            Addresses::V4 { group, .. } if datagram.vlan.ids().0 == 0 => group.to_ne_bytes(),
+            _ => [0; 4],
+        };
         Self {
             interface,
-            group: datagram.group,
+            group,
             port: datagram.port,
-            vlan: datagram.vlan,
+            vlan: datagram.vlan.ids().1,
         }
     }
 }
@@ -141,7 +149,7 @@ impl OwnKey {
         Self(mac)
     }
 
-    /// The key of an IPv4 source, which is as [`Addresses::source`] has it.
+    /// The key of an IPv4 source, which is as [`Addresses`] has it.
     #[inline(always)]
     #[must_use]
     pub const fn address(address: u32) -> Self {
@@ -149,11 +157,15 @@ impl OwnKey {
         Self(u64::from_ne_bytes([1, 0, 0, 0, a, b, c, d]))
     }
 
-    /// The keys of both sources of a frame.
+    /// The keys of the Ethernet source and the IPv4 source of a frame.
     #[inline(always)]
     #[must_use]
-    pub const fn of(addresses: &Addresses) -> [Self; 2] {
-        [Self::mac(addresses.from), Self::address(addresses.source)]
+    pub const fn of(from: Mac, addresses: &Addresses) -> (Self, Option<Self>) {
+        let address = match *addresses {
+            Addresses::V4 { source, .. } => Some(Self::address(source)),
+            Addresses::V6 { .. } => None,
+        };
+        (Self::mac(from), address)
     }
 }
 

@@ -19,7 +19,7 @@ mod shared;
 use aya_ebpf::{bindings::__sk_buff, macros::socket_filter, programs::SkBuffContext};
 use relay_common::{
     abi::Counter,
-    wire::{self, Bytes, Datagram, StrippedTag},
+    wire::{self, Bytes, Datagram, Mac, Tag, Verdict},
 };
 
 use crate::shared::{admit, count, interface_value};
@@ -44,6 +44,11 @@ impl Bytes for Packet<'_> {
     }
 
     #[inline(always)]
+    fn longs<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        self.0.load(offset).ok()
+    }
+
+    #[inline(always)]
     fn holds(&self, headers: usize, payload: usize) -> bool {
         let rest = (self.0.len() as usize).checked_sub(headers);
         rest.is_some_and(|rest| rest >= payload)
@@ -59,28 +64,42 @@ pub fn relay_filter(ctx: SkBuffContext) -> i64 {
     let Some(value) = interface_value(skb.ifindex) else {
         return REFUSE;
     };
-    let (verdict, counter, frames) = match wire::judge(&Packet(&ctx), stripped_tag(skb), value.mac)
-    {
-        Err(skip) => (REFUSE, skip.into(), 1),
-        Ok((datagram, addresses)) => {
-            let datagrams = || datagrams(skb, &datagram);
-            match admit(skb.ifindex, &datagram, &addresses, datagrams) {
-                Ok(()) => (ACCEPT, Counter::Redirected, datagrams()),
-                Err(counter @ (Counter::OwnFrame | Counter::OverLimit)) => {
-                    (REFUSE, counter, datagrams())
-                }
-                Err(counter) => (REFUSE, counter, 1),
-            }
-        }
-    };
+    let judged = wire::judge_for(
+        &Packet(&ctx),
+        stripped_tag(skb),
+        value.mac,
+        &Admission { skb },
+    );
+    let (verdict, counter, frames) = judged.unwrap_or_else(|skip| (REFUSE, skip.into(), 1));
     count(value, counter, frames);
     verdict
 }
 
+/// Whether the socket gets a datagram, what it counts as, and how often.
+struct Admission<'a> {
+    skb: &'a __sk_buff,
+}
+
+impl Verdict for Admission<'_> {
+    type Output = (i64, Counter, u64);
+
+    #[inline(always)]
+    fn of(&self, datagram: Datagram, from: Mac) -> Self::Output {
+        let datagrams = || datagrams(self.skb, &datagram);
+        match admit(self.skb.ifindex, &datagram, from, datagrams) {
+            Ok(()) => (ACCEPT, Counter::Redirected, datagrams()),
+            Err(counter @ (Counter::OwnFrame | Counter::OverLimit)) => {
+                (REFUSE, counter, datagrams())
+            }
+            Err(counter) => (REFUSE, counter, 1),
+        }
+    }
+}
+
 /// The tag that the kernel keeps beside the frame.
 #[inline(always)]
-fn stripped_tag(skb: &__sk_buff) -> Option<StrippedTag> {
-    (skb.vlan_present != 0).then(|| StrippedTag {
+fn stripped_tag(skb: &__sk_buff) -> Option<Tag> {
+    (skb.vlan_present != 0).then(|| Tag {
         // In network order, as the kernel has it.
         tpid: u16::from_be(skb.vlan_proto as u16),
         tci: skb.vlan_tci as u16,

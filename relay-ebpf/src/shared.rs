@@ -14,7 +14,7 @@ use relay_common::{
         Counter, FlowKey, FlowValue, InterfaceValue, LimitValue, MAX_FLOWS, MAX_INTERFACES,
         MAX_OWN, OwnKey,
     },
-    wire::{Addresses, Datagram},
+    wire::{Datagram, Mac},
 };
 
 #[map]
@@ -46,7 +46,7 @@ pub fn interface_value(interface: u32) -> Option<InterfaceValue> {
     unsafe { INTERFACES.get(interface) }.copied()
 }
 
-/// Whether the relay takes a frame that arrived on `interface` and holds as many datagrams as
+/// Whether the relay takes a frame that arrived on `interface` from `from` and holds as many datagrams as
 /// `datagrams` returns: a rule names it, it is not a copy of this relay, and it is not above the
 /// rule's limit.
 ///
@@ -57,14 +57,14 @@ pub fn interface_value(interface: u32) -> Option<InterfaceValue> {
 pub fn admit(
     interface: u32,
     datagram: &Datagram,
-    addresses: &Addresses,
+    from: Mac,
     datagrams: impl FnOnce() -> u64,
 ) -> Result<(), Counter> {
     // SAFETY: as in `interface_value`.
     let Some(flow) = unsafe { FLOWS.get(FlowKey::new(interface, datagram)) }.copied() else {
         return Err(Counter::unmatched(datagram));
     };
-    if is_own(addresses) {
+    if is_own(from, datagram) {
         return Err(Counter::OwnFrame);
     }
     match flow.limit() {
@@ -75,10 +75,10 @@ pub fn admit(
 
 /// Whether a frame with these sources is a copy of this relay that came back.
 #[inline(always)]
-fn is_own(addresses: &Addresses) -> bool {
-    let [mac, address] = OwnKey::of(addresses);
+fn is_own(from: Mac, datagram: &Datagram) -> bool {
+    let (mac, address) = OwnKey::of(from, &datagram.addresses);
     // SAFETY: the values are not read.
-    unsafe { OWN.get(mac).is_some() || OWN.get(address).is_some() }
+    unsafe { OWN.get(mac).is_some() || address.is_some_and(|address| OWN.get(address).is_some()) }
 }
 
 /// Whether `datagrams` more are within the limit at `position` in [`LIMITS`]. Counts them if not.

@@ -25,10 +25,7 @@ use relay::{
     packet::Known,
     plan::{self, Backend, FlowId, InterfaceId, Mode, Plan, TxMethod},
 };
-use relay_common::{
-    abi::FlowKey,
-    wire::{Datagram, IPV4_HEADERS_LEN},
-};
+use relay_common::{abi::FlowKey, wire::IPV4_HEADERS_LEN};
 use xsk_rs::umem::frame::FrameDesc;
 
 use crate::frames::{self, Checksum};
@@ -51,7 +48,7 @@ pub fn key(flow: u32) -> FlowKey {
         interface: INPUT,
         group: group(flow),
         port: PORT,
-        vlan: Datagram::UNTAGGED,
+        vlan: FlowKey::UNTAGGED,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use relay_common::{abi::FlowKey, wire::Datagram};
+use relay_common::abi::FlowKey;
 use serde::Serialize;
 
 use super::{
@@ -228,7 +228,7 @@ impl Plan {
                 interface: interface.index,
                 group: flow.group.octets(),
                 port: flow.port,
-                vlan: Datagram::UNTAGGED,
+                vlan: FlowKey::UNTAGGED,
             })
     }
 }

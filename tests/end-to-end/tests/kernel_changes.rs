@@ -13,7 +13,6 @@ use relay::datapath::xdp::{self, XdpWorker};
 use relay::kernel::{Kernel, KernelError, OwnSource};
 use relay::plan::{Backend, Interface, Mode, Plan};
 use relay_common::abi::{Counter, FlowKey, MAX_INTERFACES};
-use relay_common::wire::Datagram;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml};
 use relay_tests::sender::UdpSender;
 use relay_tests::topology::Testbed;
@@ -101,7 +100,7 @@ fn key(interface: u32, port: u16) -> FlowKey {
         interface,
         group: GROUP_IN.octets(),
         port,
-        vlan: Datagram::UNTAGGED,
+        vlan: FlowKey::UNTAGGED,
     }
 }
 

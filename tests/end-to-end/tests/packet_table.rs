@@ -21,7 +21,7 @@ use packets::{
 };
 use relay_common::{
     abi::{self, Counter, FlowKey, FlowValue, InterfaceValue, OwnKey},
-    wire::{self, Datagram, ETHERNET_LEN, IPV4_HEADERS_LEN, VLAN_LEN},
+    wire::{self, Datagram, ETHERNET_LEN, IPV4_HEADERS_LEN, Mac, VLAN_LEN},
 };
 
 /// `BPF_PROG_TEST_RUN` says that frames came in by the loopback device of the namespace.
@@ -189,7 +189,7 @@ fn rule() -> FlowKey {
         interface: LOOPBACK,
         group: GROUP,
         port: PORT,
-        vlan: Datagram::UNTAGGED,
+        vlan: FlowKey::UNTAGGED,
     }
 }
 
@@ -200,15 +200,15 @@ fn user_space_verdict(frame: &[u8]) -> Counter {
         Ok((datagram, _)) if FlowKey::new(LOOPBACK, &datagram) != rule() => {
             Counter::unmatched(&datagram)
         }
-        Ok((_, addresses))
-            if own_keys()
-                .iter()
-                .any(|own| OwnKey::of(&addresses).contains(own)) =>
-        {
-            Counter::OwnFrame
-        }
+        Ok((datagram, from)) if is_own(from, &datagram) => Counter::OwnFrame,
         Ok(_) => Counter::Redirected,
     }
+}
+
+fn is_own(from: Mac, datagram: &Datagram) -> bool {
+    let (mac, address) = OwnKey::of(from, &datagram.addresses);
+    let own = own_keys();
+    own.contains(&mac) || address.is_some_and(|address| own.contains(&address))
 }
 
 #[test]

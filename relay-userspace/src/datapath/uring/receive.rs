@@ -9,7 +9,7 @@ use io_uring::{cqueue, types::RecvMsgOut};
 use nix::errno::Errno;
 use relay_common::{
     abi::FlowKey,
-    wire::{self, StrippedTag},
+    wire::{self, Tag},
 };
 
 use super::buffers::{Buffers, Held};
@@ -174,7 +174,7 @@ fn count(payload_len: usize, size: usize) -> u64 {
 
 /// The VLAN tag that the kernel or the NIC has taken out of the frame (`PACKET_AUXDATA`).
 #[inline]
-fn stripped_tag(control: &[u8]) -> Option<StrippedTag> {
+fn stripped_tag(control: &[u8]) -> Option<Tag> {
     let field = |at: usize| -> Option<[u8; 4]> { control.get(at..)?.first_chunk().copied() };
     const LEVEL: usize = size_of::<usize>();
     const TYPE: usize = LEVEL + 4;
@@ -187,7 +187,7 @@ fn stripped_tag(control: &[u8]) -> Option<StrippedTag> {
     // vlan_tci, vlan_tpid.
     let status = u32::from_ne_bytes(field(HEADER_LEN)?);
     let [tci, tci_, tpid, tpid_] = field(HEADER_LEN + 16)?;
-    (status & libc::TP_STATUS_VLAN_VALID != 0).then_some(StrippedTag {
+    (status & libc::TP_STATUS_VLAN_VALID != 0).then_some(Tag {
         tpid: u16::from_ne_bytes([tpid, tpid_]),
         tci: u16::from_ne_bytes([tci, tci_]),
     })
