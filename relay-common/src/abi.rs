@@ -7,18 +7,35 @@
 mod counter;
 
 pub use self::counter::Counter;
-use crate::wire::{Addresses, Datagram, Mac};
+use crate::{
+    matching::{CLASSES_PER_WORD, List},
+    wire::{Addresses, Datagram, Mac, ipv4, ipv6},
+};
 
 /// The XDP program's function.
 pub const PROGRAM: &str = "relay_xdp";
 /// The socket filter's function.
 pub const FILTER: &str = "relay_filter";
-/// Hash map from [`FlowKey`] to [`FlowValue`]: the flows that the relay takes.
+/// Hash map from [`ExactKey4`](crate::matching::ExactKey4) to
+/// [`FlowValue`](crate::matching::FlowValue): flows of one IPv4 group and port.
 pub const FLOWS: &str = "FLOWS";
+/// The same over IPv6, by [`ExactKey6`](crate::matching::ExactKey6).
+pub const FLOWS6: &str = "FLOWS6";
+/// Hash map from [`ShapedKey4`](crate::matching::ShapedKey4) to
+/// [`FlowValue`](crate::matching::FlowValue): all other flows over IPv4.
+pub const SHAPED: &str = "SHAPED";
+/// The same over IPv6, by [`ShapedKey6`](crate::matching::ShapedKey6).
+pub const SHAPED6: &str = "SHAPED6";
+/// Array of `u64`: the lists of shapes, see [`List`].
+pub const SHAPES: &str = "SHAPES";
+/// Array of `u64`: the classes of ports, see [`class_in`](crate::matching::class_in).
+pub const PORT_CLASSES: &str = "PORT_CLASSES";
 /// Hash map from interface index (`u32`) to [`InterfaceValue`].
 pub const INTERFACES: &str = "INTERFACES";
 /// Hash map whose keys are [`OwnKey`]s: the sources that the relay's copies leave with.
 pub const OWN: &str = "OWN";
+/// Hash map whose keys are [`ipv6::Address`]es: the IPv6 sources that the relay's copies leave with.
+pub const OWN6: &str = "OWN6";
 /// Array of [`LimitValue`]: one for each rule that has a limit.
 pub const LIMITS: &str = "LIMITS";
 /// Per-CPU array of `u64`: how many datagrams were above each of [`LIMITS`].
@@ -32,8 +49,15 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const MAX_INTERFACES: u32 = 256;
 /// How many queues one interface can have. Also the stride of [`SOCKETS`].
 pub const MAX_QUEUES: u32 = 256;
-/// How many flows one loaded program can match.
+/// How many flows of one group and port a loaded program can match, over IPv4 and over IPv6 each.
 pub const MAX_FLOWS: u32 = 65_536;
+/// How many entries other flows can have, over IPv4 and over IPv6 each: one per source, and where a
+/// flow has a range of ports, one per class.
+pub const MAX_SHAPED: u32 = 2 * MAX_FLOWS;
+/// Numbers in [`SHAPES`].
+pub const MAX_SHAPES: u32 = MAX_INTERFACES * List::STRIDE;
+/// Numbers in [`PORT_CLASSES`].
+pub const MAX_PORT_CLASSES: u32 = (u16::MAX as u32 + 1) / CLASSES_PER_WORD;
 /// How many sources the copies of one relay can leave with: two per interface, and twice as many
 /// while they change.
 pub const MAX_OWN: u32 = 4 * MAX_INTERFACES;
@@ -71,35 +95,6 @@ impl FlowKey {
             port: datagram.port,
             vlan: datagram.vlan.ids().1,
         }
-    }
-}
-
-/// What the kernel programs know of a flow.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FlowValue {
-    /// Position of the rule in its file, for people who dump the map.
-    pub rule: u32,
-    /// Position in [`LIMITS`], counted from 1; 0 where the rule has no limit.
-    limit: u32,
-}
-
-impl FlowValue {
-    /// The value for the rule at position `rule`, whose limit is at position `limit` in [`LIMITS`].
-    #[must_use]
-    pub const fn new(rule: u32, limit: Option<u32>) -> Self {
-        let limit = match limit {
-            Some(position) => position + 1,
-            None => 0,
-        };
-        Self { rule, limit }
-    }
-
-    /// The position in [`LIMITS`], `None` where the rule has no limit.
-    #[inline(always)]
-    #[must_use]
-    pub const fn limit(self) -> Option<u32> {
-        self.limit.checked_sub(1)
     }
 }
 
@@ -152,20 +147,9 @@ impl OwnKey {
     /// The key of an IPv4 source, which is as [`Addresses`] has it.
     #[inline(always)]
     #[must_use]
-    pub const fn address(address: u32) -> Self {
+    pub const fn address(address: ipv4::Address) -> Self {
         let [a, b, c, d] = address.to_ne_bytes();
         Self(u64::from_ne_bytes([1, 0, 0, 0, a, b, c, d]))
-    }
-
-    /// The keys of the Ethernet source and the IPv4 source of a frame.
-    #[inline(always)]
-    #[must_use]
-    pub const fn of(from: Mac, addresses: &Addresses) -> (Self, Option<Self>) {
-        let address = match *addresses {
-            Addresses::V4 { source, .. } => Some(Self::address(source)),
-            Addresses::V6 { .. } => None,
-        };
-        (Self::mac(from), address)
     }
 }
 
@@ -185,6 +169,13 @@ impl InterfaceValue {
     #[must_use]
     pub const fn new(slot: u16, mac: [u8; 6]) -> Self {
         Self { slot, mac }
+    }
+
+    /// The slot.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self) -> u8 {
+        self.slot as u8
     }
 
     /// Where [`SOCKETS`] has the socket of `queue`, or `None` when there cannot be one.
@@ -207,17 +198,16 @@ impl InterfaceValue {
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 12 && align_of::<FlowKey>() == 4);
-const _: () = assert!(size_of::<FlowValue>() == 8 && size_of::<InterfaceValue>() == 8);
-const _: () = assert!(size_of::<OwnKey>() == 8);
+const _: () = assert!(size_of::<InterfaceValue>() == 8);
+const _: () = assert!(size_of::<OwnKey>() == 8 && MAX_INTERFACES <= 1 << u8::BITS);
+const _: () = assert!(size_of::<ipv6::Address>() == 16);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{FlowKey, FlowValue, InterfaceValue, LimitValue, OwnKey};
+    use super::{FlowKey, InterfaceValue, LimitValue, OwnKey};
 
     // SAFETY: `repr(C)`, plain integers, no padding (asserted above), valid for every bit pattern.
     unsafe impl aya::Pod for FlowKey {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for FlowValue {}
     // SAFETY: as above.
     unsafe impl aya::Pod for InterfaceValue {}
     // SAFETY: as above.

@@ -1,5 +1,5 @@
-//! What the kernel programs and user space both compile: the [`wire`] decoder and the map layouts
-//! of [`abi`].
+//! What the kernel programs and user space both compile: the [`wire`] decoder the look-up of
+//! [`matching`], and the map layouts of [`abi`].
 //!
 //! The kernel programs and the forwarding loops must agree on every frame, so there is one decoder
 //! and one definition of every map key. Nothing here allocates, loops without a bound or panics.
@@ -7,6 +7,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`wire`] | from a frame's bytes to its [`Datagram`](wire::Datagram), or the [`Skip`](wire::Skip) that says why it is none; named ranges of all header fields |
+//! | [`matching`] | from a datagram to the most specific flow that takes it: the look-up, its keys and values |
 //! | [`abi`] | names, keys, values and sizes of the BPF maps, and what the programs count |
 //!
 //! | who compiles it | feature `user` |
@@ -47,4 +48,5 @@
 #![no_std]
 
 pub mod abi;
+pub mod matching;
 pub mod wire;

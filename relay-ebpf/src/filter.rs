@@ -18,7 +18,7 @@ mod shared;
 
 use aya_ebpf::{bindings::__sk_buff, macros::socket_filter, programs::SkBuffContext};
 use relay_common::{
-    abi::Counter,
+    abi::{Counter, InterfaceValue},
     wire::{self, Bytes, Datagram, Mac, Tag, Verdict},
 };
 
@@ -68,7 +68,10 @@ pub fn relay_filter(ctx: SkBuffContext) -> i64 {
         &Packet(&ctx),
         stripped_tag(skb),
         value.mac,
-        &Admission { skb },
+        &Admission {
+            skb,
+            interface: value,
+        },
     );
     let (verdict, counter, frames) = judged.unwrap_or_else(|skip| (REFUSE, skip.into(), 1));
     count(value, counter, frames);
@@ -78,6 +81,7 @@ pub fn relay_filter(ctx: SkBuffContext) -> i64 {
 /// Whether the socket gets a datagram, what it counts as, and how often.
 struct Admission<'a> {
     skb: &'a __sk_buff,
+    interface: InterfaceValue,
 }
 
 impl Verdict for Admission<'_> {
@@ -86,7 +90,7 @@ impl Verdict for Admission<'_> {
     #[inline(always)]
     fn of(&self, datagram: Datagram, from: Mac) -> Self::Output {
         let datagrams = || datagrams(self.skb, &datagram);
-        match admit(self.skb.ifindex, &datagram, from, datagrams) {
+        match admit(self.interface, &datagram, from, datagrams) {
             Ok(()) => (ACCEPT, Counter::Redirected, datagrams()),
             Err(counter @ (Counter::OwnFrame | Counter::OverLimit)) => {
                 (REFUSE, counter, datagrams())

@@ -108,7 +108,7 @@ pub fn relay_xdp(ctx: XdpContext) -> u32 {
     let Some(value) = interface_value(interface) else {
         return xdp_action::XDP_PASS;
     };
-    let (action, counter) = decide(&ctx, interface, value);
+    let (action, counter) = decide(&ctx, value);
     if matches!(counter, Counter::PassNoSocket) {
         no_socket(&ctx, interface, value);
     } else {
@@ -133,9 +133,9 @@ fn no_socket(ctx: &XdpContext, interface: u32, value: InterfaceValue) {
     }
 }
 
-/// Whether the relay takes a datagram that arrived on `interface`; otherwise what it counts as.
+/// Whether the relay takes a datagram that arrived on an interface; otherwise what it counts as.
 struct Admission {
-    interface: u32,
+    interface: InterfaceValue,
 }
 
 impl Verdict for Admission {
@@ -148,12 +148,12 @@ impl Verdict for Admission {
 }
 
 #[inline(always)]
-fn decide(ctx: &XdpContext, interface: u32, value: InterfaceValue) -> (u32, Counter) {
+fn decide(ctx: &XdpContext, value: InterfaceValue) -> (u32, Counter) {
     let packet = Packet {
         start: ctx.data(),
         end: ctx.data_end(),
     };
-    let admitted = wire::judge_for(&packet, None, value.mac, &Admission { interface })
+    let admitted = wire::judge_for(&packet, None, value.mac, &Admission { interface: value })
         .unwrap_or_else(|skip| Err(skip.into()));
     match admitted {
         Ok(()) => {}

@@ -15,6 +15,7 @@ mod attached_program;
 mod bpf_link;
 mod error;
 mod filter;
+mod flow_maps;
 mod flows;
 mod limits;
 mod maps;
@@ -29,12 +30,13 @@ use std::{
     os::fd::{BorrowedFd, RawFd},
 };
 
-use relay_common::abi::FlowKey;
+use relay_common::{abi::FlowKey, wire::Vlan};
 
 pub use self::{
     error::KernelError,
+    flow_maps::FlowMaps,
     maps::Counters,
-    object::{load, load_filter},
+    object::{load, load_filter, load_filter_with, load_with},
     own_sources::OwnSource,
 };
 use self::{
@@ -45,6 +47,7 @@ use self::{
 };
 use crate::{
     config::rules::Limit,
+    matching::{MatchKey, Ports, Prefix},
     plan::{Backend, Interface},
 };
 
@@ -232,20 +235,27 @@ impl Kernel {
         name: &str,
         limit: Option<Limit>,
     ) -> Result<(), KernelError> {
+        let key = self.match_key(key);
         let program = match backend {
             Backend::Xdp => object::XDP,
             Backend::IoUring => object::FILTER,
         };
         let maps = self.maps_mut(backend);
         let maps = maps.ok_or(KernelError::NotLoaded(program))?;
-        maps.flows.open(*key, rule, name, limit)
+        let key = key.ok_or_else(|| KernelError::NotServed {
+            rule: name.to_owned(),
+        })?;
+        maps.flows.open(key, rule, name, limit)
     }
 
     /// Makes a flow stop matching in the program of `backend`: the Linux stack alone gets its
     /// frames again. Returns what [`Self::over_limit`] was. A flow that is not open is no error.
     pub fn close(&mut self, key: &FlowKey, backend: Backend) -> u64 {
-        let maps = self.maps_mut(backend);
-        maps.map_or(0, |maps| maps.flows.close(key))
+        let key = self.match_key(key);
+        match (key, self.maps_mut(backend)) {
+            (Some(key), Some(maps)) => maps.flows.close(&key),
+            _ => 0,
+        }
     }
 
     /// The kernel programs' counters of an interface, given by its index, summed over all CPUs and
@@ -260,9 +270,12 @@ impl Kernel {
     /// The number of datagrams above the limits that a flow has had since it was opened.
     #[must_use]
     pub fn over_limit(&self, key: &FlowKey) -> u64 {
+        let Some(key) = self.match_key(key) else {
+            return 0;
+        };
         let programs = [self.maps(Backend::Xdp), self.maps(Backend::IoUring)];
         let loaded = programs.into_iter().flatten();
-        loaded.map(|maps| maps.flows.over_limit(key)).sum()
+        loaded.map(|maps| maps.flows.over_limit(&key)).sum()
     }
 
     /// The indices of the interfaces that are served.
@@ -299,6 +312,18 @@ impl Kernel {
         if let Some(xdp) = &mut self.xdp {
             xdp.flush_log();
         }
+    }
+
+    /// What a flow matches, by the slot of its interface; `None` if that has none.
+    fn match_key(&self, key: &FlowKey) -> Option<MatchKey> {
+        let (slot, _) = self.slots.get(key.interface)?;
+        Some(MatchKey {
+            slot: u8::try_from(slot).ok()?,
+            vlan: Vlan::tag(key.vlan),
+            group: Prefix::one(key.group.into()),
+            ports: Ports::One(key.port),
+            source: None,
+        })
     }
 
     /// The counters of a slot in both programs: an interface may change its backend.

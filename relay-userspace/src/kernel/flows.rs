@@ -5,25 +5,18 @@
 
 use std::collections::HashMap;
 
-use aya::{
-    Ebpf,
-    maps::{HashMap as BpfHashMap, MapData},
-};
-use relay_common::abi::{self, FlowKey, FlowValue};
+use aya::Ebpf;
+use relay_common::matching::FlowValue;
 
-use super::{
-    error::{KernelError, map_write},
-    limits::Limits,
-    maps::hash_map,
-};
-use crate::config::rules::Limit;
+use super::{error::KernelError, flow_maps::FlowMaps, limits::Limits};
+use crate::{config::rules::Limit, matching::MatchKey};
 
 /// The flows of one loaded program.
 pub struct Flows {
-    map: BpfHashMap<MapData, FlowKey, FlowValue>,
+    maps: FlowMaps,
     limits: Limits,
     /// What is in the map.
-    open: HashMap<FlowKey, Open>,
+    open: HashMap<MatchKey, Open>,
 }
 
 /// A flow that is open.
@@ -39,7 +32,7 @@ impl Flows {
     /// Takes the maps out of a loaded object.
     pub fn take_from(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
         Ok(Self {
-            map: hash_map(ebpf, abi::FLOWS)?,
+            maps: FlowMaps::take_from(ebpf)?,
             limits: Limits::take_from(ebpf)?,
             open: HashMap::new(),
         })
@@ -50,7 +43,7 @@ impl Flows {
     /// above the flow's limits goes on in any case.
     pub fn open(
         &mut self,
-        key: FlowKey,
+        key: MatchKey,
         rule: u32,
         name: &str,
         limit: Option<Limit>,
@@ -63,14 +56,11 @@ impl Flows {
         };
         let former = before.and_then(|before| before.value.limit());
         let value = FlowValue::new(rule, bucket);
-        if before.is_none_or(|before| before.value != value)
-            && let Err(error) = self.map.insert(key, value, 0)
-        {
+        if let Err(error) = self.maps.open(key, value, name) {
             if let Some(added) = bucket.filter(|_| bucket != former) {
                 self.limits.remove(added);
             }
-            let what = format!("the rule \"{name}\"");
-            return Err(map_write(abi::FLOWS, what, &error));
+            return Err(error);
         }
         let mut over = before.map_or(0, |before| before.over);
         if let Some(former) = former.filter(|_| bucket != former) {
@@ -82,8 +72,8 @@ impl Flows {
 
     /// Makes a flow stop matching, and returns how many datagrams were above its limits while it
     /// was open. A flow that is not open is no error.
-    pub fn close(&mut self, key: &FlowKey) -> u64 {
-        let _ = self.map.remove(key);
+    pub fn close(&mut self, key: &MatchKey) -> u64 {
+        self.maps.close(key);
         let Some(open) = self.open.remove(key) else {
             return 0;
         };
@@ -92,7 +82,7 @@ impl Flows {
     }
 
     /// The number of datagrams above the limits of a flow since it was opened; 0 if it is not open.
-    pub fn over_limit(&self, key: &FlowKey) -> u64 {
+    pub fn over_limit(&self, key: &MatchKey) -> u64 {
         self.open.get(key).map_or(0, |open| {
             let bucket = open.value.limit();
             open.over + bucket.map_or(0, |bucket| self.limits.over(bucket))

@@ -20,8 +20,9 @@ use packets::{
     table,
 };
 use relay_common::{
-    abi::{self, Counter, FlowKey, FlowValue, InterfaceValue, OwnKey},
-    wire::{self, Datagram, ETHERNET_LEN, IPV4_HEADERS_LEN, Mac, VLAN_LEN},
+    abi::{self, Counter, FlowKey, InterfaceValue, OwnKey},
+    matching::{ExactKey4, FlowValue},
+    wire::{self, Addresses, Datagram, ETHERNET_LEN, IPV4_HEADERS_LEN, Mac, VLAN_LEN},
 };
 
 /// `BPF_PROG_TEST_RUN` says that frames came in by the loopback device of the namespace.
@@ -49,8 +50,14 @@ impl Counters {
         for key in own_keys() {
             own.insert(key, 0, 0)?;
         }
-        let mut flows: HashMap<_, FlowKey, FlowValue> = HashMap::try_from(map(ebpf, abi::FLOWS)?)?;
-        flows.insert(rule(), FlowValue::new(0, None), 0)?;
+        let mut flows: HashMap<_, ExactKey4, FlowValue> =
+            HashMap::try_from(map(ebpf, abi::FLOWS)?)?;
+        let rule = ExactKey4 {
+            place: 0,
+            group: u32::from_ne_bytes(GROUP),
+            port: PORT.into(),
+        };
+        flows.insert(rule, FlowValue::new(0, None), 0)?;
         Ok(Self(counters))
     }
 
@@ -206,9 +213,9 @@ fn user_space_verdict(frame: &[u8]) -> Counter {
 }
 
 fn is_own(from: Mac, datagram: &Datagram) -> bool {
-    let (mac, address) = OwnKey::of(from, &datagram.addresses);
     let own = own_keys();
-    own.contains(&mac) || address.is_some_and(|address| own.contains(&address))
+    own.contains(&OwnKey::mac(from))
+        || matches!(datagram.addresses, Addresses::V4 { source, .. } if own.contains(&OwnKey::address(source)))
 }
 
 #[test]

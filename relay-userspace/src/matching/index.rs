@@ -1,0 +1,149 @@
+//! All flows that are open, and what to write when one is opened or closed.
+
+use std::collections::HashMap;
+
+use relay_common::matching::FlowValue;
+
+use super::{
+    exact::Exacts,
+    key::{MatchKey, Ports},
+    port_classes::PortClasses,
+    shapes::{Shapes, TooManyShapes},
+    write::Write,
+};
+
+/// The flows that are open.
+#[derive(Debug, Default)]
+pub struct Index {
+    open: HashMap<MatchKey, FlowValue>,
+    exacts: Exacts,
+    shapes: Shapes,
+    classes: PortClasses,
+}
+
+impl Index {
+    /// Makes a flow match, or gives one that does another value; `value` must be a flow. Returns the
+    /// entries to write, in this order.
+    ///
+    /// # Errors
+    ///
+    /// The interface has too many shapes. Nothing is to be written then.
+    pub fn open(&mut self, key: MatchKey, value: FlowValue) -> Result<Vec<Write>, TooManyShapes> {
+        let mut writes = Vec::new();
+        if let Some(former) = self.open.get_mut(&key) {
+            *former = value;
+            match (exact_port(&key), key.source) {
+                (Some(port), None) => {
+                    let group = key.group.address();
+                    self.exacts
+                        .set(key.place(), group, port, value, &mut writes);
+                }
+                _ => {
+                    let ports = self.ports(&key);
+                    writes.extend(ports.iter().map(|&port| Write::shaped(&key, port, value)));
+                }
+            }
+            return Ok(writes);
+        }
+        if let Some(port) = exact_port(&key) {
+            let (place, group) = (key.place(), key.group.address());
+            if key.source.is_some() {
+                writes.push(Write::shaped(&key, port, value));
+                self.exacts
+                    .count_source(place, group, port, true, &mut writes);
+            } else {
+                self.exacts.set(place, group, port, value, &mut writes);
+            }
+        } else {
+            let (list, shape) = (key.list(), key.shape());
+            self.shapes.check(key.slot, list, shape)?;
+            if let Ports::Range(first, last) = key.ports
+                && first <= last
+            {
+                self.cut_out(first, last, &mut writes);
+            }
+            let ports = self.ports(&key);
+            writes.extend(ports.iter().map(|&port| Write::shaped(&key, port, value)));
+            if matches!(key.ports, Ports::Range(..)) {
+                self.classes.add(key, &ports);
+            }
+            self.shapes.add(key.slot, list, shape, &mut writes);
+            if key.source.is_some() {
+                self.exacts.count_named(&key, true, &mut writes);
+            }
+        }
+        self.open.insert(key, value);
+        Ok(writes)
+    }
+
+    /// Makes a flow stop matching. Returns the entries to write, in this order; none if it is not
+    /// open.
+    pub fn close(&mut self, key: &MatchKey) -> Vec<Write> {
+        let mut writes = Vec::new();
+        if self.open.remove(key).is_none() {
+            return writes;
+        }
+        let none = FlowValue::NONE;
+        if let Some(port) = exact_port(key) {
+            let (place, group) = (key.place(), key.group.address());
+            if key.source.is_some() {
+                self.exacts
+                    .count_source(place, group, port, false, &mut writes);
+                writes.push(Write::shaped(key, port, none));
+            } else {
+                self.exacts.set(place, group, port, none, &mut writes);
+            }
+            return writes;
+        }
+        if key.source.is_some() {
+            self.exacts.count_named(key, false, &mut writes);
+        }
+        let ports = self.ports(key);
+        writes.extend(ports.iter().map(|&port| Write::shaped(key, port, none)));
+        if matches!(key.ports, Ports::Range(..)) {
+            self.classes.remove(key, &ports);
+        }
+        let shape = key.shape();
+        self.shapes.remove(key.slot, key.list(), shape, &mut writes);
+        writes
+    }
+
+    /// The value of a flow that is open.
+    #[must_use]
+    pub fn get(&self, key: &MatchKey) -> Option<FlowValue> {
+        self.open.get(key).copied()
+    }
+
+    /// Cuts the classes so that some begin with `first` and end with `last`.
+    fn cut_out(&mut self, first: u16, last: u16, writes: &mut Vec<Write>) {
+        self.classes.tidy(writes);
+        for port in [u32::from(first), u32::from(last) + 1] {
+            let Some(cut) = self.classes.cut(port) else {
+                continue;
+            };
+            for key in self.classes.flows(cut.class).into_iter().flatten() {
+                if let Some(&value) = self.open.get(key) {
+                    writes.push(Write::shaped(key, cut.new, value));
+                }
+            }
+            self.classes.assign(&cut, writes);
+        }
+    }
+
+    /// The ports of a flow, in the form of its shape.
+    fn ports(&self, key: &MatchKey) -> Vec<u16> {
+        match key.ports {
+            Ports::One(port) => vec![port],
+            Ports::Range(first, last) => self.classes.between(first, last),
+            Ports::Any => vec![0],
+        }
+    }
+}
+
+/// The port of a flow of one group and port.
+const fn exact_port(key: &MatchKey) -> Option<u16> {
+    match key.ports {
+        Ports::One(port) if key.is_exact() => Some(port),
+        _ => None,
+    }
+}
