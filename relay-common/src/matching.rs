@@ -64,6 +64,12 @@ impl FlowValue {
         Self(value)
     }
 
+    /// Its number in the map.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
     /// Whether it is a flow.
     #[inline(always)]
     #[must_use]
@@ -219,10 +225,20 @@ pub struct ShapedKey6 {
     pub place: u32,
     /// See [`shape_and_port`].
     pub shape_and_port: u32,
-    /// The prefix, in two halves in host order.
-    pub group: [u64; 2],
-    /// The source as it lies in memory, zeros for any.
-    pub source: ipv6::Address,
+    /// The halves of the addresses.
+    pub halves: [Halves; 2],
+}
+
+/// One half of a prefix and of a source. They are interleaved because LLVM makes a call of `memset`
+/// out of a source of zeros that lie together, and the verifier refuses that to a program without
+/// CAP_PERFMON.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Halves {
+    /// Of the prefix, in host order.
+    pub group: u64,
+    /// Of the source as it lies in memory, 0 for any.
+    pub source: u64,
 }
 
 /// A shape, and the port in the form that it has there.
@@ -293,23 +309,39 @@ pub const fn class_in(word: u64, port: u16) -> u16 {
 /// [`FlowValue::NONE`] if none does.
 #[inline(always)]
 pub fn find<T: Tables>(tables: T, slot: u8, datagram: &Datagram) -> FlowValue {
-    let place = place(slot, datagram.vlan);
+    let (place, port) = (place(slot, datagram.vlan), datagram.port);
     match datagram.addresses {
         Addresses::V4 { source, group } => {
+            let exact = tables.exact4(&ExactKey4 {
+                place,
+                group,
+                port: port as u32,
+            });
+            if exact.is_final() {
+                return exact;
+            }
             let wanted = Wanted4 {
                 place,
                 source,
                 group,
             };
-            most_specific(tables, &wanted, slot, datagram.port)
+            beyond(tables, &wanted, slot, port, exact)
         }
         Addresses::V6 { source, group } => {
+            let exact = tables.exact6(&ExactKey6 {
+                place,
+                port: port as u32,
+                group,
+            });
+            if exact.is_final() {
+                return exact;
+            }
             let wanted = Wanted6 {
                 place,
                 source,
                 group,
             };
-            most_specific(tables, &wanted, slot, datagram.port)
+            beyond(tables, &wanted, slot, port, exact)
         }
     }
 }
@@ -320,17 +352,7 @@ trait Wanted {
     const ANY: List;
     const NAMED: List;
 
-    fn exact<T: Tables>(&self, tables: T, port: u16) -> FlowValue;
     fn shaped<T: Tables>(&self, tables: T, named: bool, shape: Shape, port: u16) -> FlowValue;
-}
-
-#[inline(always)]
-fn most_specific<T: Tables, W: Wanted>(tables: T, wanted: &W, slot: u8, port: u16) -> FlowValue {
-    let exact = wanted.exact(tables, port);
-    if exact.is_final() {
-        return exact;
-    }
-    beyond(tables, wanted, slot, port, exact)
 }
 
 /// The flow that takes a datagram for which the exact table has `exact`. A function of its own in
@@ -409,15 +431,6 @@ impl Wanted for Wanted4 {
     const NAMED: List = List::Named4;
 
     #[inline(always)]
-    fn exact<T: Tables>(&self, tables: T, port: u16) -> FlowValue {
-        tables.exact4(&ExactKey4 {
-            place: self.place,
-            group: self.group,
-            port: port as u32,
-        })
-    }
-
-    #[inline(always)]
     fn shaped<T: Tables>(&self, tables: T, named: bool, shape: Shape, port: u16) -> FlowValue {
         tables.shaped4(&ShapedKey4 {
             place: self.place,
@@ -440,26 +453,22 @@ impl Wanted for Wanted6 {
     const NAMED: List = List::Named6;
 
     #[inline(always)]
-    fn exact<T: Tables>(&self, tables: T, port: u16) -> FlowValue {
-        tables.exact6(&ExactKey6 {
-            place: self.place,
-            port: port as u32,
-            group: self.group,
-        })
-    }
-
-    #[inline(always)]
     fn shaped<T: Tables>(&self, tables: T, named: bool, shape: Shape, port: u16) -> FlowValue {
         let [first, second] = self.group;
         let [first_mask, second_mask] = mask6(shape.prefix_len());
         tables.shaped6(&ShapedKey6 {
             place: self.place,
             shape_and_port: shape_and_port(shape, port),
-            group: [
-                u64::from_be(first) & first_mask,
-                u64::from_be(second) & second_mask,
+            halves: [
+                Halves {
+                    group: u64::from_be(first) & first_mask,
+                    source: if named { self.source[0] } else { 0 },
+                },
+                Halves {
+                    group: u64::from_be(second) & second_mask,
+                    source: if named { self.source[1] } else { 0 },
+                },
             ],
-            source: if named { self.source } else { [0; 2] },
         })
     }
 }

@@ -124,6 +124,7 @@ impl Kernel {
         if let Taken::Reused(slot) = taken {
             for maps in self.all_maps() {
                 maps.zero(slot, name)?;
+                maps.flows.close_slot(slot as u8);
             }
         }
         if let Some((_, before)) = self.slots.get(index)
@@ -235,17 +236,48 @@ impl Kernel {
         name: &str,
         limit: Option<Limit>,
     ) -> Result<(), KernelError> {
-        let key = self.match_key(key);
+        let key = self.match_key(key).ok_or_else(|| KernelError::NotServed {
+            rule: name.to_owned(),
+        })?;
+        self.open_match(key, backend, rule, name, limit)
+    }
+
+    /// [`Self::open`] for whatever a flow can match. Its interface is given by its slot, see
+    /// [`Self::slot`]. Flows that are equally specific and could take one datagram must not be open
+    /// at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`], and the interface's flows have too many shapes.
+    pub fn open_match(
+        &mut self,
+        key: MatchKey,
+        backend: Backend,
+        rule: u32,
+        name: &str,
+        limit: Option<Limit>,
+    ) -> Result<(), KernelError> {
         let program = match backend {
             Backend::Xdp => object::XDP,
             Backend::IoUring => object::FILTER,
         };
         let maps = self.maps_mut(backend);
         let maps = maps.ok_or(KernelError::NotLoaded(program))?;
-        let key = key.ok_or_else(|| KernelError::NotServed {
-            rule: name.to_owned(),
-        })?;
         maps.flows.open(key, rule, name, limit)
+    }
+
+    /// [`Self::close`] for a flow that [`Self::open_match`] opened.
+    pub fn close_match(&mut self, key: &MatchKey, backend: Backend) -> u64 {
+        let maps = self.maps_mut(backend);
+        maps.map_or(0, |maps| maps.flows.close(key))
+    }
+
+    /// The slot of an interface, given by its index: how the programs know it. It does not change
+    /// while the interface is served.
+    #[must_use]
+    pub fn slot(&self, interface: u32) -> Option<u8> {
+        let (slot, _) = self.slots.get(interface)?;
+        u8::try_from(slot).ok()
     }
 
     /// Makes a flow stop matching in the program of `backend`: the Linux stack alone gets its
@@ -316,9 +348,8 @@ impl Kernel {
 
     /// What a flow matches, by the slot of its interface; `None` if that has none.
     fn match_key(&self, key: &FlowKey) -> Option<MatchKey> {
-        let (slot, _) = self.slots.get(key.interface)?;
         Some(MatchKey {
-            slot: u8::try_from(slot).ok()?,
+            slot: self.slot(key.interface)?,
             vlan: Vlan::tag(key.vlan),
             group: Prefix::one(key.group.into()),
             ports: Ports::One(key.port),

@@ -81,6 +81,14 @@ impl Flows {
         open.over + bucket.map_or(0, |bucket| self.limits.remove(bucket))
     }
 
+    /// Closes the flows of an interface, by its slot, which another interface gets.
+    pub fn close_slot(&mut self, slot: u8) {
+        let of_slot = self.open.keys().filter(|key| key.slot == slot);
+        for key in of_slot.copied().collect::<Vec<_>>() {
+            self.close(&key);
+        }
+    }
+
     /// The number of datagrams above the limits of a flow since it was opened; 0 if it is not open.
     pub fn over_limit(&self, key: &MatchKey) -> u64 {
         self.open.get(key).map_or(0, |open| {

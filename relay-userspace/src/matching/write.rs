@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use relay_common::matching::{
-    ExactKey4, ExactKey6, FlowValue, ShapedKey4, ShapedKey6, shape_and_port,
+    ExactKey4, ExactKey6, FlowValue, Halves, ShapedKey4, ShapedKey6, shape_and_port,
 };
 
 use super::key::MatchKey;
@@ -66,12 +66,20 @@ impl Write {
                     Some(IpAddr::V6(source)) => in_memory(source.to_bits()),
                     _ => [0; 2],
                 };
-                let bits = group.to_bits();
+                let (bits, [first, second]) = (group.to_bits(), source);
                 let key = ShapedKey6 {
                     place,
                     shape_and_port,
-                    group: [(bits >> 64) as u64, bits as u64],
-                    source,
+                    halves: [
+                        Halves {
+                            group: (bits >> 64) as u64,
+                            source: first,
+                        },
+                        Halves {
+                            group: bits as u64,
+                            source: second,
+                        },
+                    ],
                 };
                 Self::Shaped6(key, value)
             }

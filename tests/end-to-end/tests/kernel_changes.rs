@@ -421,7 +421,7 @@ fn a_slot_that_another_interface_had_starts_at_zero() -> Result<()> {
         "{refused:?}"
     );
     on.kernel.unserve(last - 1);
-    on.kernel.serve(&input)?;
+    on.take_up(0, None)?;
     on.send(0, 1, MATCHED, 1)
 }
 
