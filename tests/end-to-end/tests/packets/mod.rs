@@ -6,13 +6,16 @@
 //! another field, and the case would not count as it must.
 #![expect(clippy::expect_used, reason = "a table of frames in memory, in tests")]
 
-use std::net::Ipv4Addr;
+mod combinations;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::PacketBuilder;
+use relay::matching::{MatchKey, Ports, Prefix};
 use relay_common::{
     abi::Counter,
     wire::{
-        ETHERNET_LEN, IPV4_LEN, IPV6_LEN, VLAN_LEN, ethernet::field as ethernet,
+        ETHERNET_LEN, IPV4_LEN, IPV6_LEN, VLAN_LEN, Vlan, ethernet::field as ethernet,
         ipv4::field as ipv4, ipv6::field as ipv6, udp::field as udp, vlan::field as vlan,
     },
 };
@@ -32,12 +35,37 @@ pub const GROUP: [u8; 4] = [239, 1, 1, 1];
 pub const PORT: u16 = 5001;
 /// ff3e::8000:1, and 2001:db8::7.
 pub const GROUP6: [u8; 16] = [0xff, 0x3e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0, 0, 1];
+/// The VLANs of the rules: none, one tag, two tags.
+pub const RULE_VLAN: u16 = 100;
+pub const RULE_DOUBLE: [u16; 2] = [100, 200];
 const SOURCE6: [u8; 16] = [0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
 /// The Ethernet address of the input, `in0` of a testbed.
 pub const INPUT_MAC: [u8; 6] = [2, 0, 10, 1, 0, 1];
 /// The addresses of the output, `out0` of a testbed: what copies leave with.
 pub const OUTPUT_MAC: [u8; 6] = [2, 0, 10, 2, 0, 1];
 pub const OUTPUT_ADDRESS: [u8; 4] = [10, 2, 0, 1];
+
+/// What the rules of the table match, for an interface with this slot: one IPv4 and one IPv6 group,
+/// each untagged, with one tag and with two.
+pub fn rules(slot: u8) -> Vec<MatchKey> {
+    let groups: [IpAddr; 2] = [Ipv4Addr::from(GROUP).into(), Ipv6Addr::from(GROUP6).into()];
+    let [outer, inner] = RULE_DOUBLE;
+    let vlans = [
+        Vlan::UNTAGGED,
+        Vlan::tag(RULE_VLAN),
+        Vlan::double(outer, inner),
+    ];
+    let of = |group| {
+        vlans.map(|vlan| MatchKey {
+            slot,
+            vlan,
+            group: Prefix::one(group),
+            ports: Ports::One(PORT),
+            source: None,
+        })
+    };
+    groups.into_iter().flat_map(of).collect()
+}
 
 /// A frame and what it counts as.
 pub struct Case {
@@ -276,7 +304,7 @@ pub fn table() -> Vec<Case> {
             tagged(0x8100, &tagged(0x8100, &plain)),
             Counter::PassVlan,
         ),
-        case("IPv6", ipv6.clone(), Counter::PassNoRule),
+        case("IPv6", ipv6.clone(), Counter::Redirected),
         case("tagged IPv6", tagged(0x8100, &ipv6), Counter::PassVlan),
         case(
             "IPv6 with an extension header",
@@ -484,5 +512,6 @@ pub fn table() -> Vec<Case> {
             Counter::PassNotIp,
         ));
     }
+    table.extend(combinations::combinations());
     table
 }
