@@ -268,8 +268,15 @@ impl List {
     pub const PER_WORD: u32 = 4;
     /// Shapes per list.
     pub const LEN: usize = (Self::WORDS * Self::PER_WORD) as usize;
-    /// Numbers per interface.
-    pub const STRIDE: u32 = 4 * Self::WORDS;
+    /// Numbers per interface: its lists, and one that is 0 where all of them are empty.
+    pub const STRIDE: u32 = 4 * Self::WORDS + 1;
+
+    /// Where the number is that is 0 if an interface has no shapes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn summary(slot: u8) -> u32 {
+        slot as u32 * Self::STRIDE + 4 * Self::WORDS
+    }
 
     /// Where the list of an interface starts.
     #[inline(always)]
@@ -317,7 +324,7 @@ pub fn find<T: Tables>(tables: T, slot: u8, datagram: &Datagram) -> FlowValue {
                 group,
                 port: port as u32,
             });
-            if exact.is_final() {
+            if exact.is_final() || has_nothing_beyond(tables, slot, exact) {
                 return exact;
             }
             let wanted = Wanted4 {
@@ -333,7 +340,7 @@ pub fn find<T: Tables>(tables: T, slot: u8, datagram: &Datagram) -> FlowValue {
                 port: port as u32,
                 group,
             });
-            if exact.is_final() {
+            if exact.is_final() || has_nothing_beyond(tables, slot, exact) {
                 return exact;
             }
             let wanted = Wanted6 {
@@ -353,6 +360,13 @@ trait Wanted {
     const NAMED: List;
 
     fn shaped<T: Tables>(&self, tables: T, named: bool, shape: Shape, port: u16) -> FlowValue;
+}
+
+/// Whether there is nothing to look for where the exact table has `exact`: the price of frames that
+/// no flow takes, on most interfaces.
+#[inline(always)]
+fn has_nothing_beyond<T: Tables>(tables: T, slot: u8, exact: FlowValue) -> bool {
+    exact.0 == FlowValue::NONE.0 && tables.shapes(List::summary(slot)) == 0
 }
 
 /// The flow that takes a datagram for which the exact table has `exact`. A function of its own in

@@ -39,6 +39,7 @@ impl Shapes {
         if *count == 1 {
             // From the last number to the first: meanwhile a shape is there twice, never missing.
             writes.extend(words(shapes, slot, list).rev());
+            self.summarize(slot, writes);
         }
     }
 
@@ -55,7 +56,15 @@ impl Shapes {
             shapes.remove(&Reverse(shape));
             // From the first number to the last, for the same reason.
             writes.extend(words(shapes, slot, list));
+            self.summarize(slot, writes);
         }
+    }
+
+    /// Writes the number of an interface that is 0 if it has no shapes.
+    fn summarize(&self, slot: u8, writes: &mut Vec<Write>) {
+        let of_slot = self.0.iter().filter(|((of, _), _)| *of == slot);
+        let count: usize = of_slot.map(|(_, shapes)| shapes.len()).sum();
+        writes.push(Write::Shapes(List::summary(slot), count as u64));
     }
 }
 
