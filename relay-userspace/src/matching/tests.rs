@@ -75,13 +75,16 @@ fn sources(is_v6: bool) -> Vec<IpAddr> {
     }
 }
 
+fn slots() -> impl Strategy<Value = u8> {
+    prop_oneof![9 => Just(0), 1 => Just(1)]
+}
+
 fn vlans() -> impl Strategy<Value = Vlan> {
-    select(vec![
-        Vlan::UNTAGGED,
-        Vlan::UNTAGGED,
-        Vlan::tag(5),
-        Vlan::double(5, 6),
-    ])
+    prop_oneof![
+        8 => Just(Vlan::UNTAGGED),
+        1 => Just(Vlan::tag(5)),
+        1 => Just(Vlan::double(5, 6)),
+    ]
 }
 
 fn key() -> impl Strategy<Value = MatchKey> {
@@ -93,7 +96,7 @@ fn key() -> impl Strategy<Value = MatchKey> {
     ];
     let lengths = select(vec![4_u8, 8, 24, 30, 31, 32, 32, 64, 120, 126, 128, 128]);
     let source = proptest::option::of(0_usize..2);
-    (0_u8..2, vlans(), select(groups()), lengths, ports, source).prop_map(
+    (slots(), vlans(), select(groups()), lengths, ports, source).prop_map(
         |(slot, vlan, group, len, ports, source)| MatchKey {
             slot,
             vlan,
@@ -132,7 +135,7 @@ pub fn datagram(group: IpAddr, source: IpAddr, port: u16, vlan: Vlan) -> Datagra
 
 fn probe() -> impl Strategy<Value = (u8, Datagram)> {
     (
-        0_u8..2,
+        slots(),
         vlans(),
         select(groups()),
         0_usize..3,
