@@ -168,7 +168,7 @@ impl Forms {
     fn new<T: Tables>(tables: T, port: u16) -> Self {
         const CLASS: u32 = PortForm::Class as u32 * u16::BITS;
         const ONE: u32 = PortForm::One as u32 * u16::BITS;
-        Self((tables.class(port) as u64) << CLASS | (port as u64) << ONE)
+        Self(u64::from(tables.class(port)) << CLASS | u64::from(port) << ONE)
     }
 
     /// What a key with `shape` has for the port.
@@ -322,7 +322,7 @@ pub fn find<T: Tables>(tables: T, slot: u8, datagram: &Datagram) -> FlowValue {
             let exact = tables.exact4(&ExactKey4 {
                 place,
                 group,
-                port: port as u32,
+                port: u32::from(port),
             });
             if exact.is_final() || has_nothing_beyond(tables, slot, exact) {
                 return exact;
@@ -337,7 +337,7 @@ pub fn find<T: Tables>(tables: T, slot: u8, datagram: &Datagram) -> FlowValue {
         Addresses::V6 { source, group } => {
             let exact = tables.exact6(&ExactKey6 {
                 place,
-                port: port as u32,
+                port: u32::from(port),
                 group,
             });
             if exact.is_final() || has_nothing_beyond(tables, slot, exact) {

@@ -66,7 +66,7 @@ fn groups() -> Vec<IpAddr> {
 
 fn sources(is_v6: bool) -> Vec<IpAddr> {
     if is_v6 {
-        let sources = ["2001:db8::7", "2001:db8::8"].map(|source| source.parse::<Ipv6Addr>());
+        let sources = ["2001:db8::7", "2001:db8::8"].map(str::parse::<Ipv6Addr>);
         sources.map(|source| source.unwrap().into()).to_vec()
     } else {
         [7, 8]

@@ -295,6 +295,8 @@ fn a_frame_that_is_taken_costs_the_xdp_program_at_most_190_instructions() -> Res
     let program: &mut Xdp = kernel_program::program(&mut ebpf, abi::PROGRAM)?;
     program.load()?;
     let instructions = translated(program)?;
+    let followed = program.info()?.verified_instruction_count();
+    println!("the verifier followed {followed:?} instructions");
     let cases = [
         ("IPv4", frame(0)?, MOST),
         ("IPv4", frame(7)?, MOST),

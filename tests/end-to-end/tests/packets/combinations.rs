@@ -172,7 +172,7 @@ fn inner() -> Vec<(&'static str, Vec<u8>, Inner)> {
         (
             "IPv6 with traffic class and flow label",
             changed6(|f| {
-                f[IP..][ipv6::VERSION_CLASS_AND_LABEL].copy_from_slice(&[0x6b, 0xba, 0xbc, 0xde])
+                f[IP..][ipv6::VERSION_CLASS_AND_LABEL].copy_from_slice(&[0x6b, 0xba, 0xbc, 0xde]);
             }),
             Inner::OfRule,
         ),
