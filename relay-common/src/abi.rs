@@ -4,27 +4,48 @@
 //! Both sides compile this file, so a layout can only change for both at once. Every structure is
 //! free of padding, because the kernel hashes and compares keys byte by byte.
 
+mod came_back;
 mod counter;
 
-pub use self::counter::Counter;
-use crate::wire::{Addresses, Datagram, Mac};
+pub use self::{
+    came_back::{CameBack, CameBackKey},
+    counter::Counter,
+};
+use crate::{
+    matching::{CLASSES_PER_WORD, List},
+    wire::{Mac, ipv4, ipv6},
+};
 
 /// The XDP program's function.
 pub const PROGRAM: &str = "relay_xdp";
 /// The socket filter's function.
 pub const FILTER: &str = "relay_filter";
-/// Hash map from [`FlowKey`] to [`FlowValue`]: the flows that the relay takes.
+/// Hash map from [`ExactKey4`](crate::matching::ExactKey4) to
+/// [`FlowValue`](crate::matching::FlowValue): flows of one IPv4 group and port.
 pub const FLOWS: &str = "FLOWS";
+/// The same over IPv6, by [`ExactKey6`](crate::matching::ExactKey6).
+pub const FLOWS6: &str = "FLOWS6";
+/// Hash map from [`ShapedKey4`](crate::matching::ShapedKey4) to
+/// [`FlowValue`](crate::matching::FlowValue): all other flows over IPv4.
+pub const SHAPED: &str = "SHAPED";
+/// The same over IPv6, by [`ShapedKey6`](crate::matching::ShapedKey6).
+pub const SHAPED6: &str = "SHAPED6";
+/// Array of `u64`: the lists of shapes, see [`List`].
+pub const SHAPES: &str = "SHAPES";
+/// Array of `u64`: the classes of ports, see [`class_in`](crate::matching::class_in).
+pub const PORT_CLASSES: &str = "PORT_CLASSES";
 /// Hash map from interface index (`u32`) to [`InterfaceValue`].
 pub const INTERFACES: &str = "INTERFACES";
 /// Hash map whose keys are [`OwnKey`]s: the sources that the relay's copies leave with.
 pub const OWN: &str = "OWN";
+/// Hash map whose keys are [`ipv6::Address`]es: the IPv6 sources that the relay's copies leave with.
+pub const OWN6: &str = "OWN6";
 /// Array of [`LimitValue`]: one for each rule that has a limit.
 pub const LIMITS: &str = "LIMITS";
 /// Per-CPU array of `u64`: how many datagrams were above each of [`LIMITS`].
 pub const OVER_LIMIT: &str = "OVER_LIMIT";
-/// Hash map from [`FlowKey`] to [`CameBack`]: the flows of which copies of this relay came back. Once
-/// it is full, others that come back are counted alone.
+/// Hash map from [`CameBackKey`] to [`CameBack`]: where copies of this relay came back. Once it is
+/// full, others that come back are counted alone.
 pub const CAME_BACK: &str = "CAME_BACK";
 /// XSKMAP: AF_XDP sockets, by slot. Only the XDP program has it.
 pub const SOCKETS: &str = "SOCKETS";
@@ -35,70 +56,20 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const MAX_INTERFACES: u32 = 256;
 /// How many queues one interface can have. Also the stride of [`SOCKETS`].
 pub const MAX_QUEUES: u32 = 256;
-/// How many flows one loaded program can match.
+/// How many flows of one group and port a loaded program can match, over IPv4 and over IPv6 each.
 pub const MAX_FLOWS: u32 = 65_536;
+/// How many entries other flows can have, over IPv4 and over IPv6 each: one per source, and where a
+/// flow has a range of ports, one per class.
+pub const MAX_SHAPED: u32 = 2 * MAX_FLOWS;
+/// Numbers in [`SHAPES`].
+pub const MAX_SHAPES: u32 = MAX_INTERFACES * List::STRIDE;
+/// Numbers in [`PORT_CLASSES`].
+pub const MAX_PORT_CLASSES: u32 = (u16::MAX as u32 + 1) / CLASSES_PER_WORD;
 /// How many sources the copies of one relay can leave with: two per interface, and twice as many
 /// while they change.
 pub const MAX_OWN: u32 = 4 * MAX_INTERFACES;
-/// How many flows [`CAME_BACK`] has room for.
+/// How many destinations [`CAME_BACK`] has room for.
 pub const MAX_CAME_BACK: u32 = 1024;
-
-/// What the kernel programs match a datagram by.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FlowKey {
-    /// Index of the interface that the frame arrived on.
-    pub interface: u32,
-    /// Destination group, network order.
-    pub group: [u8; 4],
-    /// Destination port, host order.
-    pub port: u16,
-    /// VLAN identifier, [`Datagram::UNTAGGED`] for untagged frames.
-    pub vlan: u16,
-}
-
-impl FlowKey {
-    /// The key of a datagram that arrived on `interface`.
-    #[inline(always)]
-    #[must_use]
-    pub const fn new(interface: u32, datagram: &Datagram) -> Self {
-        Self {
-            interface,
-            group: datagram.group,
-            port: datagram.port,
-            vlan: datagram.vlan,
-        }
-    }
-}
-
-/// What the kernel programs know of a flow.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FlowValue {
-    /// Position of the rule in its file, for people who dump the map.
-    pub rule: u32,
-    /// Position in [`LIMITS`], counted from 1; 0 where the rule has no limit.
-    limit: u32,
-}
-
-impl FlowValue {
-    /// The value for the rule at position `rule`, whose limit is at position `limit` in [`LIMITS`].
-    #[must_use]
-    pub const fn new(rule: u32, limit: Option<u32>) -> Self {
-        let limit = match limit {
-            Some(position) => position + 1,
-            None => 0,
-        };
-        Self { rule, limit }
-    }
-
-    /// The position in [`LIMITS`], `None` where the rule has no limit.
-    #[inline(always)]
-    #[must_use]
-    pub const fn limit(self) -> Option<u32> {
-        self.limit.checked_sub(1)
-    }
-}
 
 /// A token bucket in the form of the generic cell rate algorithm (ITU-T I.371, annex A): it stores
 /// no tokens, but the time at which the next datagram is due. Times are in sixteenths of a
@@ -146,47 +117,12 @@ impl OwnKey {
         Self(mac)
     }
 
-    /// The key of an IPv4 source, which is as [`Addresses::source`] has it.
+    /// The key of an IPv4 source, as it lies in memory.
     #[inline(always)]
     #[must_use]
-    pub const fn address(address: u32) -> Self {
+    pub const fn address(address: ipv4::Address) -> Self {
         let [a, b, c, d] = address.to_ne_bytes();
         Self(u64::from_ne_bytes([1, 0, 0, 0, a, b, c, d]))
-    }
-
-    /// The keys of both sources of a frame.
-    #[inline(always)]
-    #[must_use]
-    pub const fn of(addresses: &Addresses) -> [Self; 2] {
-        [Self::mac(addresses.from), Self::address(addresses.source)]
-    }
-}
-
-/// The last copy of this relay that came back as a datagram of a flow.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CameBack {
-    /// When, in nanoseconds since boot.
-    pub at: u64,
-    /// Its Ethernet source.
-    pub from: Mac,
-    /// Its IPv4 source, as [`Addresses::source`] has it.
-    pub source: u32,
-    /// Zero.
-    padding: u32,
-}
-
-impl CameBack {
-    /// One that came back at `at` with these addresses.
-    #[inline(always)]
-    #[must_use]
-    pub const fn new(at: u64, addresses: &Addresses) -> Self {
-        Self {
-            at,
-            from: addresses.from,
-            source: addresses.source,
-            padding: 0,
-        }
     }
 }
 
@@ -208,6 +144,13 @@ impl InterfaceValue {
         Self { slot, mac }
     }
 
+    /// The slot.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self) -> u8 {
+        self.slot as u8
+    }
+
     /// Where [`SOCKETS`] has the socket of `queue`, or `None` when there cannot be one.
     #[inline(always)]
     #[must_use]
@@ -227,25 +170,18 @@ impl InterfaceValue {
     }
 }
 
-const _: () = assert!(size_of::<FlowKey>() == 12 && align_of::<FlowKey>() == 4);
-const _: () = assert!(size_of::<FlowValue>() == 8 && size_of::<InterfaceValue>() == 8);
-const _: () = assert!(size_of::<OwnKey>() == 8);
-const _: () = assert!(size_of::<CameBack>() == 24);
+const _: () = assert!(size_of::<InterfaceValue>() == 8);
+const _: () = assert!(size_of::<OwnKey>() == 8 && MAX_INTERFACES <= 1 << u8::BITS);
+const _: () = assert!(size_of::<ipv6::Address>() == 16);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{CameBack, FlowKey, FlowValue, InterfaceValue, LimitValue, OwnKey};
+    use super::{InterfaceValue, LimitValue, OwnKey};
 
     // SAFETY: `repr(C)`, plain integers, no padding (asserted above), valid for every bit pattern.
-    unsafe impl aya::Pod for FlowKey {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for FlowValue {}
-    // SAFETY: as above.
     unsafe impl aya::Pod for InterfaceValue {}
     // SAFETY: as above.
     unsafe impl aya::Pod for OwnKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for LimitValue {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for CameBack {}
 }

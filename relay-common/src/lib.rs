@@ -1,5 +1,5 @@
-//! What the kernel programs and user space both compile: the [`wire`] decoder and the map layouts
-//! of [`abi`].
+//! What the kernel programs and user space both compile: the [`wire`] decoder, the look-up of
+//! [`matching`], and the map layouts of [`abi`].
 //!
 //! The kernel programs and the forwarding loops must agree on every frame, so there is one decoder
 //! and one definition of every map key. Nothing here allocates, loops without a bound or panics.
@@ -7,6 +7,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`wire`] | from a frame's bytes to its [`Datagram`](wire::Datagram), or the [`Skip`](wire::Skip) that says why it is none; named ranges of all header fields |
+//! | [`matching`] | from a datagram to the most specific flow that takes it: the look-up, its keys and values |
 //! | [`abi`] | names, keys, values and sizes of the BPF maps, and what the programs count |
 //!
 //! | who compiles it | feature `user` |
@@ -16,13 +17,12 @@
 //!
 //! # Example
 //!
-//! What the XDP program does with a frame that arrives on the interface with index 3:
+//! What the XDP program does with a frame that arrives, before it looks for a flow:
 //!
 //! ```
-//! use relay_common::{
-//!     abi::{Counter, FlowKey},
-//!     wire,
-//! };
+//! use std::net::Ipv4Addr;
+//!
+//! use relay_common::{abi::Counter, wire};
 //!
 //! const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 9];
 //! let mut frame = [
@@ -35,8 +35,8 @@
 //! ];
 //!
 //! let (datagram, _) = wire::judge(&frame[..], None, MAC)?;
-//! let key = FlowKey::new(3, &datagram); // what it looks up among the flows
-//! assert_eq!((key.group, key.port), ([239, 1, 1, 1], 5001));
+//! assert_eq!(datagram.source(), Ipv4Addr::new(10, 1, 0, 2));
+//! assert_eq!((datagram.group(), datagram.port), (Ipv4Addr::new(239, 1, 1, 1).into(), 5001));
 //!
 //! // Sent to another host: the frame goes to the Linux stack, and is counted under the reason.
 //! frame[wire::ethernet::field::DESTINATION].copy_from_slice(&[0x02, 0, 0, 0, 0, 7]);
@@ -47,4 +47,5 @@
 #![no_std]
 
 pub mod abi;
+pub mod matching;
 pub mod wire;

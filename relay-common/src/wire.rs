@@ -1,4 +1,4 @@
-//! The one decoder: Ethernet, 802.1Q, IPv4 and UDP, from bytes to fields and offsets.
+//! The one decoder: Ethernet, VLAN tags, IPv4, IPv6 and UDP, from bytes to fields and offsets.
 //!
 //! It runs in the kernel programs, where the verifier wants every read to be checked against the
 //! end of the frame, and in user space on a slice. Both read through [`Bytes`], so there is one set
@@ -18,7 +18,9 @@
 //! ```text
 //!  0            14           34      42
 //!  | ethernet   | ipv4       | udp   | payload ...       untagged
-//!  | ethernet   | vlan | ipv4       | udp   | payload    with an 802.1Q tag: 4 bytes more
+//!  | ethernet   | vlan | ipv4       | udp   | payload    each tag: 4 bytes more
+//!  | ethernet   | ipv6                    | udp   | payload ...
+//!  0            14                        54      62
 //! ```
 //!
 //! # Example
@@ -26,6 +28,8 @@
 //! The named ranges serve for writing a frame, too:
 //!
 //! ```
+//! use std::net::Ipv4Addr;
+//!
 //! use relay_common::wire::{
 //!     self, ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, Skip, ethernet, ethertype, ipv4, udp,
 //! };
@@ -52,7 +56,8 @@
 //! frame[IPV4_HEADERS_LEN..].copy_from_slice(PAYLOAD);
 //!
 //! let datagram = wire::decode(&frame[..])?;
-//! assert_eq!((datagram.group, datagram.port), ([239, 1, 1, 1], 5001));
+//! assert_eq!(datagram.group(), Ipv4Addr::new(239, 1, 1, 1));
+//! assert_eq!((datagram.port, datagram.ttl), (5001, 16));
 //! assert_eq!(&frame[datagram.payload()..datagram.end()], PAYLOAD);
 //!
 //! // Another protocol comes before the checksum that no longer fits.
@@ -71,6 +76,7 @@ mod datagram;
 mod decode;
 pub mod ethernet;
 pub mod ipv4;
+pub mod ipv6;
 mod judge;
 mod layout;
 mod skip;
@@ -81,16 +87,19 @@ pub mod vlan;
 
 pub use self::{
     bytes::Bytes,
-    datagram::Datagram,
+    datagram::{Addresses, Datagram},
     decode::{decode, decode_stripped},
     ethernet::{HEADER_LEN as ETHERNET_LEN, Mac, ethertype, mac},
     ipv4::HEADER_LEN as IPV4_LEN,
-    judge::{Addresses, judge},
+    ipv6::HEADER_LEN as IPV6_LEN,
+    judge::{Verdict, judge, judge_for},
     layout::Field,
     skip::Skip,
     udp::HEADER_LEN as UDP_LEN,
-    vlan::{StrippedTag, TAG_LEN as VLAN_LEN},
+    vlan::{TAG_LEN as VLAN_LEN, Tag, Vlan},
 };
 
 /// Length of the headers in front of the payload of an untagged IPv4 datagram.
 pub const IPV4_HEADERS_LEN: usize = ETHERNET_LEN + IPV4_LEN + UDP_LEN;
+/// Length of the headers in front of the payload of an untagged IPv6 datagram.
+pub const IPV6_HEADERS_LEN: usize = ETHERNET_LEN + IPV6_LEN + UDP_LEN;

@@ -18,8 +18,8 @@ mod shared;
 
 use aya_ebpf::{bindings::__sk_buff, macros::socket_filter, programs::SkBuffContext};
 use relay_common::{
-    abi::Counter,
-    wire::{self, Bytes, Datagram, StrippedTag},
+    abi::{Counter, InterfaceValue},
+    wire::{self, Bytes, Datagram, Mac, Tag, Verdict},
 };
 
 use crate::shared::{admit, came_back, count, interface_value};
@@ -44,6 +44,11 @@ impl Bytes for Packet<'_> {
     }
 
     #[inline(always)]
+    fn longs<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        self.0.load(offset).ok()
+    }
+
+    #[inline(always)]
     fn holds(&self, headers: usize, payload: usize) -> bool {
         let rest = (self.0.len() as usize).checked_sub(headers);
         rest.is_some_and(|rest| rest >= payload)
@@ -59,31 +64,61 @@ pub fn relay_filter(ctx: SkBuffContext) -> i64 {
     let Some(value) = interface_value(skb.ifindex) else {
         return REFUSE;
     };
-    let (verdict, counter, frames) = match wire::judge(&Packet(&ctx), stripped_tag(skb), value.mac)
-    {
-        Err(skip) => (REFUSE, skip.into(), 1),
-        Ok((datagram, addresses)) => {
-            let datagrams = || datagrams(skb, &datagram);
-            match admit(skb.ifindex, &datagram, &addresses, datagrams) {
-                Ok(()) => (ACCEPT, Counter::Redirected, datagrams()),
-                Err(counter @ (Counter::OwnFrame | Counter::OverLimit)) => {
-                    if matches!(counter, Counter::OwnFrame) {
-                        came_back::note(skb.ifindex, &Packet(&ctx), stripped_tag(skb), value.mac);
-                    }
-                    (REFUSE, counter, datagrams())
-                }
-                Err(counter) => (REFUSE, counter, 1),
-            }
-        }
-    };
+    let judged = wire::judge_for(
+        &Packet(&ctx),
+        stripped_tag(skb),
+        value.mac,
+        &Admission {
+            skb,
+            interface: value,
+        },
+    );
+    let (verdict, counter, frames) = judged.unwrap_or_else(|skip| (REFUSE, skip.into(), 1));
+    if matches!(counter, Counter::OwnFrame) {
+        own_frame(ctx.skb.skb);
+    }
     count(value, counter, frames);
     verdict
 }
 
+/// Notes who brought a copy of this relay back. A call, which takes nothing but the context, so that
+/// frames that the socket gets keep nothing for it.
+#[inline(never)]
+fn own_frame(skb: *mut __sk_buff) {
+    let ctx = SkBuffContext::new(skb);
+    // SAFETY: as in `relay_filter`.
+    let skb = unsafe { &*skb };
+    if let Some(value) = interface_value(skb.ifindex) {
+        came_back::note(value, &Packet(&ctx), stripped_tag(skb));
+    }
+}
+
+/// Whether the socket gets a datagram, what it counts as, and how often.
+struct Admission<'a> {
+    skb: &'a __sk_buff,
+    interface: InterfaceValue,
+}
+
+impl Verdict for Admission<'_> {
+    type Output = (i64, Counter, u64);
+
+    #[inline(always)]
+    fn of(&self, datagram: Datagram, from: Mac) -> Self::Output {
+        let datagrams = || datagrams(self.skb, &datagram);
+        match admit(self.interface, &datagram, from, datagrams) {
+            Ok(()) => (ACCEPT, Counter::Redirected, datagrams()),
+            Err(counter @ (Counter::OwnFrame | Counter::OverLimit)) => {
+                (REFUSE, counter, datagrams())
+            }
+            Err(counter) => (REFUSE, counter, 1),
+        }
+    }
+}
+
 /// The tag that the kernel keeps beside the frame.
 #[inline(always)]
-fn stripped_tag(skb: &__sk_buff) -> Option<StrippedTag> {
-    (skb.vlan_present != 0).then(|| StrippedTag {
+fn stripped_tag(skb: &__sk_buff) -> Option<Tag> {
+    (skb.vlan_present != 0).then(|| Tag {
         // In network order, as the kernel has it.
         tpid: u16::from_be(skb.vlan_proto as u16),
         tci: skb.vlan_tci as u16,

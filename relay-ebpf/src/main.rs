@@ -23,7 +23,7 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use relay_common::{
     abi::{Counter, InterfaceValue, MAX_INTERFACES, MAX_QUEUES},
-    wire::{self, Bytes},
+    wire::{self, Bytes, Datagram, Mac, Verdict},
 };
 
 use crate::shared::{admit, came_back, count, interface_value};
@@ -47,6 +47,11 @@ struct Packet {
 #[repr(C, packed(2))]
 #[derive(Clone, Copy)]
 struct Word(u32);
+
+/// The same of 64 bits.
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+struct Long(u64);
 
 impl Packet {
     /// The `T` at `offset`, or `None` where the frame ends before.
@@ -76,6 +81,11 @@ impl Bytes for Packet {
     }
 
     #[inline(always)]
+    fn longs<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        Some(self.read::<[Long; N]>(offset)?.map(|long| long.0))
+    }
+
+    #[inline(always)]
     fn words_anew<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
         if !self.holds(offset + size_of::<[Word; N]>(), 0) {
             return None;
@@ -98,7 +108,7 @@ pub fn relay_xdp(ctx: XdpContext) -> u32 {
     let Some(value) = interface_value(interface) else {
         return xdp_action::XDP_PASS;
     };
-    let (action, counter) = decide(&ctx, interface, value);
+    let (action, counter) = decide(&ctx, value);
     if matches!(counter, Counter::OwnFrame) {
         own_frame(ctx.ctx);
     }
@@ -121,7 +131,7 @@ fn own_frame(ctx: *mut xdp_md) {
         end: ctx.data_end(),
     };
     if let Some(value) = interface_value(interface) {
-        came_back::note(interface, &packet, None, value.mac);
+        came_back::note(value, &packet, None);
     }
 }
 
@@ -141,16 +151,28 @@ fn no_socket(ctx: &XdpContext, interface: u32, value: InterfaceValue) {
     }
 }
 
+/// Whether the relay takes a datagram that arrived on an interface; otherwise what it counts as.
+struct Admission {
+    interface: InterfaceValue,
+}
+
+impl Verdict for Admission {
+    type Output = Result<(), Counter>;
+
+    #[inline(always)]
+    fn of(&self, datagram: Datagram, from: Mac) -> Result<(), Counter> {
+        admit(self.interface, &datagram, from, || 1)
+    }
+}
+
 #[inline(always)]
-fn decide(ctx: &XdpContext, interface: u32, value: InterfaceValue) -> (u32, Counter) {
+fn decide(ctx: &XdpContext, value: InterfaceValue) -> (u32, Counter) {
     let packet = Packet {
         start: ctx.data(),
         end: ctx.data_end(),
     };
-    let admitted = match wire::judge(&packet, None, value.mac) {
-        Ok((datagram, addresses)) => admit(interface, &datagram, &addresses, || 1),
-        Err(skip) => Err(skip.into()),
-    };
+    let admitted = wire::judge_for(&packet, None, value.mac, &Admission { interface: value })
+        .unwrap_or_else(|skip| Err(skip.into()));
     match admitted {
         Ok(()) => {}
         // The Linux stack would spend more on the frame than the relay does.

@@ -1,10 +1,11 @@
-//! What both kernel programs have: the maps of flows, interfaces, own sources, limits and counters,
+//! What both kernel programs have: the maps of interfaces, own sources, limits and counters,
 //! and the functions that use them.
 //!
 //! Each program is an object of its own with its own set of these maps, so that the socket filter
 //! can be loaded where nothing else of the relay may be.
 
 pub mod came_back;
+mod tables;
 
 use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
@@ -12,21 +13,21 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray},
 };
 use relay_common::{
-    abi::{
-        Counter, FlowKey, FlowValue, InterfaceValue, LimitValue, MAX_FLOWS, MAX_INTERFACES,
-        MAX_OWN, OwnKey,
-    },
-    wire::{Addresses, Datagram},
+    abi::{Counter, InterfaceValue, LimitValue, MAX_INTERFACES, MAX_OWN, OwnKey},
+    matching,
+    wire::{Addresses, Datagram, Mac, ipv6},
 };
 
-#[map]
-static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(MAX_FLOWS, 0);
+use self::tables::Maps;
 
 #[map]
 static INTERFACES: HashMap<u32, InterfaceValue> = HashMap::with_max_entries(MAX_INTERFACES, 0);
 
 #[map]
 static OWN: HashMap<OwnKey, u8> = HashMap::with_max_entries(MAX_OWN, 0);
+
+#[map]
+static OWN6: HashMap<ipv6::Address, u8> = HashMap::with_max_entries(MAX_OWN, 0);
 
 /// User space sets the number of entries when it loads the program.
 #[map]
@@ -48,25 +49,25 @@ pub fn interface_value(interface: u32) -> Option<InterfaceValue> {
     unsafe { INTERFACES.get(interface) }.copied()
 }
 
-/// Whether the relay takes a frame that arrived on `interface` and holds as many datagrams as
-/// `datagrams` returns: a rule names it, it is not a copy of this relay, and it is not above the
-/// rule's limit.
+/// Whether the relay takes a frame that arrived on the interface with this value from `from`, and
+/// holds as many datagrams as `datagrams` returns: a rule names it, it is not a copy of this relay,
+/// and it is not above the rule's limit.
 ///
 /// # Errors
 ///
 /// What a frame that the relay does not take counts as.
 #[inline(always)]
 pub fn admit(
-    interface: u32,
+    interface: InterfaceValue,
     datagram: &Datagram,
-    addresses: &Addresses,
+    from: Mac,
     datagrams: impl FnOnce() -> u64,
 ) -> Result<(), Counter> {
-    // SAFETY: as in `interface_value`.
-    let Some(flow) = unsafe { FLOWS.get(FlowKey::new(interface, datagram)) }.copied() else {
+    let flow = matching::find(Maps, interface.slot(), datagram);
+    if !flow.is_flow() {
         return Err(Counter::unmatched(datagram));
-    };
-    if is_own(addresses) {
+    }
+    if is_own(from, datagram) {
         return Err(Counter::OwnFrame);
     }
     match flow.limit() {
@@ -77,10 +78,15 @@ pub fn admit(
 
 /// Whether a frame with these sources is a copy of this relay that came back.
 #[inline(always)]
-fn is_own(addresses: &Addresses) -> bool {
-    let [mac, address] = OwnKey::of(addresses);
+fn is_own(from: Mac, datagram: &Datagram) -> bool {
     // SAFETY: the values are not read.
-    unsafe { OWN.get(mac).is_some() || OWN.get(address).is_some() }
+    unsafe {
+        OWN.get(OwnKey::mac(from)).is_some()
+            || match datagram.addresses {
+                Addresses::V4 { source, .. } => OWN.get(OwnKey::address(source)).is_some(),
+                Addresses::V6 { source, .. } => OWN6.get(source).is_some(),
+            }
+    }
 }
 
 /// Whether `datagrams` more are within the limit at `position` in [`LIMITS`]. Counts them if not.

@@ -16,6 +16,7 @@ mod bpf_link;
 mod came_back;
 mod error;
 mod filter;
+mod flow_maps;
 mod flows;
 mod limits;
 mod maps;
@@ -30,13 +31,12 @@ use std::{
     os::fd::{BorrowedFd, RawFd},
 };
 
-use relay_common::abi::FlowKey;
-
 pub use self::{
-    came_back::CameBack,
+    came_back::{CameBack, Destination},
     error::KernelError,
+    flow_maps::FlowMaps,
     maps::Counters,
-    object::{load, load_filter},
+    object::{load, load_filter, load_filter_with, load_with},
     own_sources::OwnSource,
 };
 use self::{
@@ -47,7 +47,8 @@ use self::{
 };
 use crate::{
     config::rules::Limit,
-    plan::{Backend, Interface},
+    matching::MatchKey,
+    plan::{Backend, FlowKey, Interface},
 };
 
 /// The least number of limits that a program has room for: rules that come later may have some.
@@ -126,6 +127,8 @@ impl Kernel {
             self.keep_counters(slot);
             for maps in self.all_maps() {
                 maps.zero(slot, name)?;
+                maps.flows.close_slot(slot as u8);
+                maps.came_back.forget_slot(slot as u8);
             }
         }
         if let Some((_, before)) = self.slots.get(index)
@@ -221,14 +224,17 @@ impl Kernel {
 
     /// Makes a flow match in the program of `backend`, or changes the rule and the limit of one
     /// that does, without missing a frame. From here on the kernel delivers its frames to the
-    /// relay. `rule` is the rule's number, for people who dump the map, and `name` its name, for
-    /// errors. A limit that is as before goes on from where it is; another one starts with its full
-    /// burst.
+    /// relay. Of flows that are equally specific, the one that was opened last takes the datagrams
+    /// of both.
+    ///
+    /// `rule` is the rule's number, for people who dump the map, and `name` its name: the flows of
+    /// one rule share its limit. A limit that is as before goes on from where it is; another one
+    /// starts with its full burst.
     ///
     /// # Errors
     ///
-    /// The program is not loaded, a map refused an entry, or there is no room for the limit. The
-    /// flow is as before.
+    /// The program is not loaded or does not serve the interface, a map refused an entry, there is
+    /// no room for the limit, or the interface's flows have too many shapes. The flow is as before.
     pub fn open(
         &mut self,
         key: &FlowKey,
@@ -237,20 +243,27 @@ impl Kernel {
         name: &str,
         limit: Option<Limit>,
     ) -> Result<(), KernelError> {
+        let key = self.match_key(key).ok_or_else(|| KernelError::NotServed {
+            rule: name.to_owned(),
+        })?;
         let program = match backend {
             Backend::Xdp => object::XDP,
             Backend::IoUring => object::FILTER,
         };
         let maps = self.maps_mut(backend);
         let maps = maps.ok_or(KernelError::NotLoaded(program))?;
-        maps.flows.open(*key, rule, name, limit)
+        maps.flows.open(key, rule, name, limit)
     }
 
     /// Makes a flow stop matching in the program of `backend`: the Linux stack alone gets its
-    /// frames again. Returns what [`Self::over_limit`] was. A flow that is not open is no error.
+    /// frames again. With the last flow of its rule in that program, returns how many datagrams
+    /// were above the rule's limits, otherwise 0. A flow that is not open is no error.
     pub fn close(&mut self, key: &FlowKey, backend: Backend) -> u64 {
-        let maps = self.maps_mut(backend);
-        maps.map_or(0, |maps| maps.flows.close(key))
+        let key = self.match_key(key);
+        match (key, self.maps_mut(backend)) {
+            (Some(key), Some(maps)) => maps.flows.close(&key),
+            _ => 0,
+        }
     }
 
     /// The kernel programs' counters of an interface, given by its index, summed over all CPUs and
@@ -271,26 +284,31 @@ impl Kernel {
         counters.chain(self.former.get(name).copied()).reduce(sum)
     }
 
-    /// The number of datagrams above the limits that a flow has had since it was opened.
-    #[must_use]
-    pub fn over_limit(&self, key: &FlowKey) -> u64 {
+    /// The number of datagrams above the limits that each rule has had since its first flow was
+    /// opened, with the rule's name. Rules that never had a limit are left out.
+    pub fn over_limits(&self) -> impl Iterator<Item = (&str, u64)> {
         let programs = [self.maps(Backend::Xdp), self.maps(Backend::IoUring)];
         let loaded = programs.into_iter().flatten();
-        loaded.map(|maps| maps.flows.over_limit(key)).sum()
+        loaded.flat_map(|maps| maps.flows.over_limits())
     }
 
-    /// The flows of which copies of this relay came back, each with the last of these.
+    /// Where copies of this relay came back, each with the last of these.
     #[must_use]
     pub fn came_back(&self) -> Vec<CameBack> {
         let programs = [self.maps(Backend::Xdp), self.maps(Backend::IoUring)];
         let loaded = programs.into_iter().flatten();
-        loaded.flat_map(|maps| maps.came_back.all()).collect()
+        let noted = loaded.flat_map(|maps| maps.came_back.all());
+        let told = noted.filter_map(|(key, last)| {
+            let (index, _) = self.slots.interface(key.slot().into())?;
+            Some(CameBack::new(index, key, last))
+        });
+        told.collect()
     }
 
-    /// Forgets that copies of a flow came back, which makes room for other flows.
-    pub fn forget_came_back(&mut self, flow: &FlowKey) {
+    /// Forgets that copies came back to a destination, which makes room for others.
+    pub fn forget_came_back(&mut self, to: &Destination) {
         for maps in self.all_maps() {
-            maps.came_back.forget(flow);
+            maps.came_back.forget(to);
         }
     }
 
@@ -330,6 +348,12 @@ impl Kernel {
         }
     }
 
+    /// What a flow matches, by the slot of its interface; `None` if that has none.
+    fn match_key(&self, key: &FlowKey) -> Option<MatchKey> {
+        let (slot, _) = self.slots.get(key.interface)?;
+        Some(key.at(u8::try_from(slot).ok()?))
+    }
+
     /// The counters of a slot in both programs: an interface may change its backend.
     fn slot_counters(&self, slot: u16) -> Option<Counters> {
         let programs = [self.maps(Backend::Xdp), self.maps(Backend::IoUring)];
@@ -340,7 +364,9 @@ impl Kernel {
 
     /// Before another interface gets the slot.
     fn keep_counters(&mut self, slot: u16) {
-        if let (Some(name), Some(counters)) = (self.slots.name(slot), self.slot_counters(slot)) {
+        if let (Some((_, name)), Some(counters)) =
+            (self.slots.interface(slot), self.slot_counters(slot))
+        {
             let before = self.former.entry(name.to_owned()).or_default();
             *before = sum(*before, counters);
         }

@@ -12,6 +12,7 @@
 //! | [`kernel`] | the kernel programs, their maps and links |
 //! | [`plan`] | rules and host facts become a plan; pure |
 //! | [`packet`] | header templates and checksums; pure |
+//! | [`matching`] | what a flow matches, as entries of the look-up's tables; pure |
 //! | [`config`] | TOML text becomes validated rules, or every mistake in it; pure |
 //! | [`host`] | facts about the interfaces, and news of them |
 //!
@@ -70,6 +71,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod host;
 pub mod kernel;
+pub mod matching;
 pub mod observe;
 pub mod packet;
 pub mod plan;

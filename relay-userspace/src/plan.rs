@@ -15,6 +15,7 @@ mod constraints;
 mod diff;
 mod explain;
 mod finding;
+mod flow_key;
 mod group_notes;
 mod ids;
 mod interface_checks;
@@ -44,6 +45,7 @@ pub use self::{
     constraints::{Constraints, Refusal},
     diff::{Difference, diff},
     explain::{Datagram, Explanation, Verdict, explain},
+    flow_key::FlowKey,
     ids::{FlowId, Id, InterfaceId, List, OutputId},
     mac::{Mac, of_group},
     memberships::Membership,

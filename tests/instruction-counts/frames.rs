@@ -1,7 +1,9 @@
 //! The frames that the benchmarks read, as a NIC or a local socket delivers them.
 
 use etherparse::PacketBuilder;
-use relay_common::wire::{self, Datagram, ETHERNET_LEN, IPV4_LEN, UDP_LEN, ethernet, ipv4, udp};
+use relay_common::wire::{
+    self, Datagram, ETHERNET_LEN, IPV4_LEN, UDP_LEN, Vlan, ethernet, ipv4, udp,
+};
 
 /// The UDP checksum of a frame.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +53,6 @@ pub fn tagged() -> &'static [u8] {
     let mut frame = untagged().to_vec();
     let tag = ethernet::field::TYPE.start;
     frame.splice(tag..tag, [0x81, 0x00, 0x00, 0x07]);
-    assert_eq!(wire::decode(&frame[..]).unwrap().vlan, 7);
+    assert_eq!(wire::decode(&frame[..]).unwrap().vlan, Vlan::tag(7));
     frame.leak()
 }

@@ -35,10 +35,7 @@ use relay::{
     datapath::flow_table::Flows,
     packet::{Known, Received, Target, Template},
 };
-use relay_common::{
-    abi::FlowKey,
-    wire::{Datagram, IPV4_HEADERS_LEN, Skip},
-};
+use relay_common::wire::{Datagram, IPV4_HEADERS_LEN, Skip};
 use worker::{FRAMES, Worker, for_a_ring, queued, received, sent, sorted};
 
 #[library_benchmark]
@@ -50,31 +47,32 @@ fn decode(frame: &'static [u8]) -> Result<Datagram, Skip> {
 
 library_benchmark_group!(name = wire, benchmarks = [decode]);
 
-/// The flows of a worker, and the keys of the frames that arrive.
-type LookUp = (&'static mut Flows, &'static mut [FlowKey; FRAMES as usize]);
+/// The flows of a worker, and the datagrams that arrive.
+type LookUp = (&'static mut Flows, &'static mut [Datagram; FRAMES as usize]);
 
 /// Look-ups of the same flow, except for the first one, among a hundred.
 fn hit() -> LookUp {
-    let (flows, keys) = cycle(100);
-    keys.fill(worker::key(7));
-    (flows, keys)
+    let (flows, datagrams) = cycle(100);
+    datagrams.fill(worker::datagram(7));
+    (flows, datagrams)
 }
 
 /// Look-ups, each of another flow than the one before, spread over all flows.
 fn cycle(flows: u32) -> LookUp {
     // The stride and the numbers of flows have no common divisor.
-    let keys = std::array::from_fn(|at| worker::key(at as u32 * 37 % flows));
+    let datagrams = std::array::from_fn(|at| worker::datagram(at as u32 * 37 % flows));
     let flows = worker::flows(flows, 1);
-    (Box::leak(Box::new(flows)), Box::leak(Box::new(keys)))
+    (Box::leak(Box::new(flows)), Box::leak(Box::new(datagrams)))
 }
 
 #[library_benchmark]
 #[bench::hit(hit())]
 #[bench::cycle_100(cycle(100))]
 #[bench::cycle_10000(cycle(10_000))]
-fn look_up_64((flows, keys): LookUp) {
-    for key in keys {
-        black_box(flows.look_up(black_box(*key)));
+fn look_up_64((flows, datagrams): LookUp) {
+    let input = flows.input(worker::INPUT).unwrap();
+    for datagram in datagrams {
+        black_box(flows.look_up(input, black_box(datagram)));
     }
 }
 

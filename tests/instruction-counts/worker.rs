@@ -25,10 +25,7 @@ use relay::{
     packet::Known,
     plan::{self, Backend, FlowId, InterfaceId, Mode, Plan, TxMethod},
 };
-use relay_common::{
-    abi::FlowKey,
-    wire::{Datagram, IPV4_HEADERS_LEN},
-};
+use relay_common::wire::{self, Addresses, Datagram, IPV4_HEADERS_LEN};
 use xsk_rs::umem::frame::FrameDesc;
 
 use crate::frames::{self, Checksum};
@@ -45,13 +42,18 @@ pub fn group(flow: u32) -> [u8; 4] {
     (0xef01_0000 | flow).to_be_bytes()
 }
 
-/// The key of a flow in the map of the XDP program.
-pub fn key(flow: u32) -> FlowKey {
-    FlowKey {
-        interface: INPUT,
-        group: group(flow),
+/// A datagram of a flow.
+pub fn datagram(flow: u32) -> Datagram {
+    Datagram {
+        addresses: Addresses::V4 {
+            source: u32::from_ne_bytes([10, 1, 0, 2]),
+            group: u32::from_ne_bytes(group(flow)),
+        },
         port: PORT,
-        vlan: Datagram::UNTAGGED,
+        vlan: wire::Vlan::UNTAGGED,
+        ttl: 16,
+        network: 14,
+        payload_len: 958,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The counters of the kernel programs: what became of a frame.
 
-use crate::wire::{Datagram, Skip};
+use crate::wire::{Datagram, Skip, Vlan};
 
 /// What the kernel programs count for an interface. Every frame counts once, under what became of
 /// it; [`Counter::Received`] is the sum of all others, which user space computes. A GSO packet, one
@@ -17,14 +17,14 @@ pub enum Counter {
     /// Matched, but no socket serves its queue: the frame went to the Linux stack instead. Only the
     /// XDP program counts it.
     PassNoSocket = 2,
-    /// Untagged multicast UDP that no rule names.
+    /// Untagged multicast UDP that no rule takes.
     PassNoRule = 3,
-    /// Multicast UDP with a VLAN tag that no rule names, or [`Skip::DoubleTag`].
+    /// Multicast UDP of a VLAN that no rule takes, or [`Skip::Tags`].
     PassVlan = 4,
     /// [`Skip::NotIp`].
     PassNotIp = 5,
-    /// [`Skip::Ipv6`].
-    PassIpv6 = 6,
+    /// [`Skip::Ipv6Extension`].
+    PassIpv6Extension = 6,
     /// [`Skip::IpOptions`].
     PassIpOptions = 7,
     /// [`Skip::Fragment`].
@@ -45,11 +45,13 @@ pub enum Counter {
     /// Matched, and above the rule's limit: the XDP program dropped it, the socket filter left it
     /// to the Linux stack.
     OverLimit = 15,
+    /// [`Skip::NoChecksum`].
+    PassNoChecksum = 16,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: u32 = 16;
+    pub const COUNT: u32 = 17;
 
     /// All of them, in order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -59,7 +61,7 @@ impl Counter {
         Self::PassNoRule,
         Self::PassVlan,
         Self::PassNotIp,
-        Self::PassIpv6,
+        Self::PassIpv6Extension,
         Self::PassIpOptions,
         Self::PassFragment,
         Self::PassNotUdp,
@@ -69,13 +71,14 @@ impl Counter {
         Self::PassOtherMac,
         Self::OwnFrame,
         Self::OverLimit,
+        Self::PassNoChecksum,
     ];
 
     /// What a datagram that no rule matches counts as.
     #[inline(always)]
     #[must_use]
     pub const fn unmatched(datagram: &Datagram) -> Self {
-        if datagram.vlan == Datagram::UNTAGGED {
+        if datagram.vlan.bits() == Vlan::UNTAGGED.bits() {
             Self::PassNoRule
         } else {
             Self::PassVlan
@@ -92,7 +95,7 @@ impl Counter {
             Self::PassNoRule => "pass_no_rule",
             Self::PassVlan => "pass_vlan",
             Self::PassNotIp => "pass_not_ip",
-            Self::PassIpv6 => "pass_ipv6",
+            Self::PassIpv6Extension => "pass_ipv6_extension",
             Self::PassIpOptions => "pass_ip_options",
             Self::PassFragment => "pass_fragment",
             Self::PassNotUdp => "pass_not_udp",
@@ -102,6 +105,7 @@ impl Counter {
             Self::PassOtherMac => "pass_other_mac",
             Self::OwnFrame => "own_frame",
             Self::OverLimit => "over_limit",
+            Self::PassNoChecksum => "pass_no_checksum",
         }
     }
 }
@@ -111,12 +115,13 @@ impl From<Skip> for Counter {
     fn from(skip: Skip) -> Self {
         match skip {
             Skip::NotIp => Self::PassNotIp,
-            Skip::Ipv6 => Self::PassIpv6,
-            Skip::DoubleTag => Self::PassVlan,
+            Skip::Ipv6Extension => Self::PassIpv6Extension,
+            Skip::Tags => Self::PassVlan,
             Skip::IpOptions => Self::PassIpOptions,
             Skip::Fragment => Self::PassFragment,
             Skip::NotUdp => Self::PassNotUdp,
             Skip::NotMulticast => Self::PassNotMulticast,
+            Skip::NoChecksum => Self::PassNoChecksum,
             Skip::Malformed => Self::PassMalformed,
             Skip::Martian => Self::PassMartian,
             Skip::OtherMac => Self::PassOtherMac,

@@ -13,7 +13,10 @@ pub trait Bytes {
     /// The `N` words at the even `offset`, or `None` where the frame ends before.
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
 
-    /// The same words, read anew. For what is rarely needed: the compiler then does not keep for it
+    /// The `N` words of 64 bits at the even `offset`, or `None` where the frame ends before.
+    fn longs<const N: usize>(&self, offset: usize) -> Option<[u64; N]>;
+
+    /// The same words as [`Self::words`], read anew. For what is rarely needed: the compiler then does not keep for it
     /// what was read before.
     #[inline(always)]
     fn words_anew<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
@@ -35,6 +38,12 @@ impl Bytes for [u8] {
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
         let (words, _) = self.get(offset..)?.as_chunks();
         Some(words.first_chunk()?.map(u32::from_ne_bytes))
+    }
+
+    #[inline(always)]
+    fn longs<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        let (longs, _) = self.get(offset..)?.as_chunks();
+        Some(longs.first_chunk()?.map(u64::from_ne_bytes))
     }
 
     #[inline(always)]

@@ -1,43 +1,114 @@
 //! What the decoder makes of a frame that may be forwarded.
 
-use super::{ipv4, udp, vlan};
+use core::net::{IpAddr, Ipv4Addr};
+
+use super::{ipv4, ipv6, udp, vlan::Vlan};
 
 /// The UDP datagram in a frame: fields in host order, and where its parts start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Datagram {
-    /// Destination group, in network order. IPv4 groups only, so far.
-    pub group: [u8; 4],
+    /// Source and destination.
+    pub addresses: Addresses,
     /// Destination port.
     pub port: u16,
-    /// VLAN identifier. [`Datagram::UNTAGGED`] for an untagged frame and for one with a priority
-    /// tag, whose identifier is 0 (IEEE 802.1Q, section 9.6).
-    pub vlan: u16,
+    /// The VLAN that the frame's tags name.
+    pub vlan: Vlan,
+    /// Time to live (IPv4), or hop limit (IPv6).
+    pub ttl: u8,
     /// Offset of the IP header in bytes from the start of the frame.
     pub network: u16,
     /// Length of the UDP payload in bytes.
     pub payload_len: u16,
 }
 
-impl Datagram {
-    /// What [`Datagram::vlan`] is where there is no tag. No identifier has this value: they have 12
-    /// bits.
-    pub const UNTAGGED: u16 = vlan::UNTAGGED;
+/// The IP addresses of a datagram, as they lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Addresses {
+    /// IPv4.
+    V4 {
+        /// Source.
+        source: ipv4::Address,
+        /// Destination group.
+        group: ipv4::Address,
+    },
+    /// IPv6.
+    V6 {
+        /// Source.
+        source: ipv6::Address,
+        /// Destination group.
+        group: ipv6::Address,
+    },
+}
 
+impl Addresses {
+    /// The source.
+    #[must_use]
+    pub const fn source(&self) -> IpAddr {
+        match *self {
+            Self::V4 { source, .. } => IpAddr::V4(v4(source)),
+            Self::V6 { source, .. } => IpAddr::V6(ipv6::from_memory(source)),
+        }
+    }
+
+    /// The destination group.
+    #[must_use]
+    pub const fn group(&self) -> IpAddr {
+        match *self {
+            Self::V4 { group, .. } => IpAddr::V4(v4(group)),
+            Self::V6 { group, .. } => IpAddr::V6(ipv6::from_memory(group)),
+        }
+    }
+
+    /// Whether no host can have sent from this source to this group.
+    #[inline(always)]
+    pub(super) const fn is_martian(&self) -> bool {
+        match *self {
+            Self::V4 { source, .. } => ipv4::is_martian(source),
+            Self::V6 { source, group } => ipv6::is_martian(source, group),
+        }
+    }
+}
+
+const fn v4(address: ipv4::Address) -> Ipv4Addr {
+    let [a, b, c, d] = address.to_ne_bytes();
+    Ipv4Addr::new(a, b, c, d)
+}
+
+impl Datagram {
     /// Offset of the UDP header in bytes from the start of the frame.
+    #[inline]
     #[must_use]
     pub const fn transport(&self) -> usize {
-        self.network as usize + ipv4::HEADER_LEN
+        self.network as usize
+            + match self.addresses {
+                Addresses::V4 { .. } => ipv4::HEADER_LEN,
+                Addresses::V6 { .. } => ipv6::HEADER_LEN,
+            }
     }
 
     /// Offset of the payload in bytes from the start of the frame.
+    #[inline]
     #[must_use]
     pub const fn payload(&self) -> usize {
         self.transport() + udp::HEADER_LEN
     }
 
     /// End of the datagram in bytes from the start of the frame. What follows is Ethernet padding.
+    #[inline]
     #[must_use]
     pub const fn end(&self) -> usize {
         self.payload() + self.payload_len as usize
+    }
+
+    /// The destination group.
+    #[must_use]
+    pub const fn group(&self) -> IpAddr {
+        self.addresses.group()
+    }
+
+    /// The source.
+    #[must_use]
+    pub const fn source(&self) -> IpAddr {
+        self.addresses.source()
     }
 }

@@ -1,6 +1,6 @@
 //! Ethernet II (IEEE 802.3): where the fields lie, EtherTypes, and the addresses of a frame.
 
-use super::{bytes::Bytes, layout::WORD};
+use super::{bytes::Bytes, datagram::Addresses, layout::WORD};
 
 /// Where the fields lie, in bytes from the start of the frame.
 pub mod field {
@@ -37,7 +37,7 @@ pub mod ethertype {
 /// An Ethernet address as it lies in memory, behind two bytes that are zero.
 pub type Mac = u64;
 
-/// `mac` as [`Addresses::from`](super::Addresses::from) has it.
+/// `mac` as a [`Mac`].
 #[must_use]
 pub const fn mac(mac: [u8; 6]) -> Mac {
     let [a, b, c, d, e, f] = mac;
@@ -45,13 +45,28 @@ pub const fn mac(mac: [u8; 6]) -> Mac {
 }
 
 /// The bit of a group address (IEEE 802.3, section 3.2.3).
-pub(super) const GROUP: Mac = mac([1, 0, 0, 0, 0, 0]);
+const GROUP: Mac = mac([1, 0, 0, 0, 0, 0]);
 
-/// The Ethernet address of an IPv4 group (RFC 1112, section 6.4).
+/// Whether no host can have this source: it is zero, or a group's.
 #[inline(always)]
-pub(super) const fn of_group(group: [u8; 4]) -> [u8; 6] {
-    let [_, b, c, d] = group;
-    [0x01, 0x00, 0x5e, b & 0x7f, c, d]
+pub(super) const fn is_martian(from: Mac) -> bool {
+    from & GROUP != 0 || from == 0
+}
+
+/// The Ethernet address of the group that a datagram is sent to (RFC 1112, section 6.4; RFC 2464,
+/// section 7).
+#[inline(always)]
+pub(super) const fn of_group(addresses: &Addresses) -> [u8; 6] {
+    match *addresses {
+        Addresses::V4 { group, .. } => {
+            let [_, b, c, d] = group.to_ne_bytes();
+            [0x01, 0x00, 0x5e, b & 0x7f, c, d]
+        }
+        Addresses::V6 { group, .. } => {
+            let [.., a, b, c, d] = group[1].to_ne_bytes();
+            [0x33, 0x33, a, b, c, d]
+        }
+    }
 }
 
 /// The two addresses of a frame, as three words of it have them.

@@ -44,6 +44,9 @@ pub const PROTOCOL_UDP: u8 = 17;
 /// More fragments, or a fragment offset other than 0: everything but DF and the reserved bit.
 const FRAGMENT_MASK: u16 = 0x3fff;
 
+/// An address, as it lies in memory.
+pub type Address = u32;
+
 /// The words of a header in the order of RFC 791's figure, each as it lies in memory.
 pub(super) type Words = [u32; HEADER_LEN / WORD];
 
@@ -93,6 +96,21 @@ pub(super) const fn skip_of([first, second, third, _, group]: Words) -> Skip {
 #[inline(always)]
 pub(super) const fn total_len([first, ..]: Words) -> u16 {
     half_of(first, field::TOTAL_LEN)
+}
+
+/// Time to live.
+#[inline(always)]
+pub(super) const fn ttl([_, _, third, ..]: Words) -> u8 {
+    third.to_ne_bytes()[field::TTL % WORD]
+}
+
+/// Whether no host can have this source: `ip_mc_validate_source` (net/ipv4/route.c) refuses
+/// 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 and 255.255.255.255.
+#[inline(always)]
+pub(super) const fn is_martian(source: Address) -> bool {
+    let first = source.to_ne_bytes()[0] as u64;
+    let is_odd = first.wrapping_sub(1) >= 223;
+    first == 127 || is_odd && (first < 240 || source == u32::MAX)
 }
 
 /// Whether the checksum in a header is right: then its 16-bit words add up to `0xffff` (RFC 1071),

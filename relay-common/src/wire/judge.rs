@@ -4,38 +4,24 @@
 use super::{
     bytes::Bytes,
     datagram::Datagram,
-    decode::decode_beside,
+    decode::{Step, decode_for},
     ethernet::{self, Mac},
     skip::Skip,
-    vlan::StrippedTag,
+    vlan::Tag,
 };
 
-/// Where a datagram came from. All as it lies in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Addresses {
-    /// Ethernet source.
-    pub from: Mac,
-    /// IPv4 source.
-    pub source: u32,
-}
+/// What is done with a datagram that was judged.
+pub trait Verdict {
+    /// What it is about.
+    type Output;
 
-impl Addresses {
-    /// Whether no host can have this source: the Ethernet address is zero or a group's, or the IPv4
-    /// address is one that `ip_mc_validate_source` (net/ipv4/route.c) refuses: 0.0.0.0/8,
-    /// 127.0.0.0/8, 224.0.0.0/4, 255.255.255.255.
-    #[inline(always)]
-    const fn is_martian(&self) -> bool {
-        let first = self.source.to_ne_bytes()[0] as u64;
-        let is_odd = first.wrapping_sub(1) >= 223;
-        self.from & ethernet::GROUP != 0
-            || self.from == 0
-            || first == 127
-            || is_odd && (first < 240 || self.source == u32::MAX)
-    }
+    /// Takes a datagram that came from the Ethernet address `from`.
+    fn of(&self, datagram: Datagram, from: Mac) -> Self::Output;
 }
 
 /// Decodes a frame that arrived on an interface with the Ethernet address `own`, and looks at the
-/// addresses that it came with. The frame's outermost tag may be beside it.
+/// addresses that it came with. The frame's outermost tag may be beside it. Returns the datagram
+/// and the Ethernet source.
 ///
 /// # Errors
 ///
@@ -43,22 +29,67 @@ impl Addresses {
 #[inline(always)]
 pub fn judge<B: Bytes + ?Sized>(
     frame: &B,
-    tag: Option<StrippedTag>,
+    beside: Option<Tag>,
     own: [u8; 6],
-) -> Result<(Datagram, Addresses), Skip> {
-    let (datagram, source) = decode_beside(frame, tag)?;
-    let Some(words) = ethernet::AddressWords::read(frame) else {
-        return Err(Skip::NotIp);
+) -> Result<(Datagram, Mac), Skip> {
+    /// The datagram itself.
+    struct Both;
+
+    impl Verdict for Both {
+        type Output = (Datagram, Mac);
+
+        #[inline(always)]
+        fn of(&self, datagram: Datagram, from: Mac) -> (Datagram, Mac) {
+            (datagram, from)
+        }
+    }
+
+    judge_for(frame, beside, own, &Both)
+}
+
+/// [`judge`], and what `verdict` makes of its result. The code of `verdict` is there once for every
+/// kind of header, which the kernel programs want: joining the kinds costs as much as decoding.
+///
+/// # Errors
+///
+/// The reason why the frame is left to the Linux stack.
+#[inline(always)]
+pub fn judge_for<B: Bytes + ?Sized, V: Verdict>(
+    frame: &B,
+    beside: Option<Tag>,
+    own: [u8; 6],
+    verdict: &V,
+) -> Result<V::Output, Skip> {
+    let judging = Judging {
+        frame,
+        own,
+        verdict,
     };
-    let addresses = Addresses {
-        from: words.source(),
-        source,
-    };
-    if addresses.is_martian() {
-        Err(Skip::Martian)
-    } else if words.is_to(ethernet::of_group(datagram.group)) || words.is_to(own) {
-        Ok((datagram, addresses))
-    } else {
-        Err(Skip::OtherMac)
+    decode_for(frame, beside, &judging)
+}
+
+/// A frame that is decoded and judged.
+struct Judging<'a, B: ?Sized, V> {
+    frame: &'a B,
+    own: [u8; 6],
+    verdict: &'a V,
+}
+
+impl<B: Bytes + ?Sized, V: Verdict> Step for Judging<'_, B, V> {
+    type Output = V::Output;
+
+    #[inline(always)]
+    fn take(&self, datagram: Datagram) -> Result<V::Output, Skip> {
+        let Some(words) = ethernet::AddressWords::read(self.frame) else {
+            return Err(Skip::NotIp);
+        };
+        let from = words.source();
+        if ethernet::is_martian(from) || datagram.addresses.is_martian() {
+            Err(Skip::Martian)
+        } else if words.is_to(ethernet::of_group(&datagram.addresses)) || words.is_to(self.own) {
+            Ok(self.verdict.of(datagram, from))
+        } else {
+            Err(Skip::OtherMac)
+        }
     }
 }

@@ -21,6 +21,17 @@ pub(super) const fn in_word<const N: usize>(start: usize, bytes: [u8; N]) -> u32
     u32::from_ne_bytes(word)
 }
 
+/// Eight bytes of a header, as they lie in memory, that start with `bytes` and are 0 elsewhere.
+pub(super) const fn in_long<const N: usize>(bytes: [u8; N]) -> u64 {
+    let mut long = [0; size_of::<u64>()];
+    let mut at = 0;
+    while at < N {
+        long[at] = bytes[at];
+        at += 1;
+    }
+    u64::from_ne_bytes(long)
+}
+
 /// The 16 bits of `field`, in host order, out of the word of its header that they lie in.
 #[inline(always)]
 pub(super) const fn half_of(word: u32, field: Field) -> u16 {

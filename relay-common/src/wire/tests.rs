@@ -1,6 +1,8 @@
 //! Whole frames through the decoder. The expected values are written out here; that kernel and user
 //! space agree is tested in tests/, on frames that another implementation builds.
 
+use core::net::{Ipv4Addr, Ipv6Addr};
+
 use super::*;
 
 /// Where the headers of an untagged frame start.
@@ -32,9 +34,11 @@ const LEN: usize = IPV4_HEADERS_LEN + 3;
 #[test]
 fn a_plain_datagram_decodes_to_its_fields() {
     let datagram = decode(&FRAME[..]).unwrap();
-    assert_eq!(datagram.group, [239, 1, 1, 1]);
+    assert_eq!(datagram.group(), Ipv4Addr::new(239, 1, 1, 1));
+    assert_eq!(datagram.source(), Ipv4Addr::new(10, 1, 0, 2));
+    assert_eq!(datagram.ttl, 1);
     assert_eq!(datagram.port, 5001);
-    assert_eq!(datagram.vlan, Datagram::UNTAGGED);
+    assert_eq!(datagram.vlan, Vlan::UNTAGGED);
     assert_eq!(&FRAME[datagram.payload()..datagram.end()], b"abc");
 }
 
@@ -81,7 +85,7 @@ fn tagged<const N: usize>(tags: [(u16, u16); N], ethertype: u16) -> ([u8; 80], u
 fn a_stripped_tag_counts_as_if_it_were_in_its_place() {
     const TYPES: [u16; 4] = [ethertype::IPV4, ethertype::IPV6, 0x0806, 0];
     const TCIS: [u16; 3] = [0, 10, 0xe00a];
-    let check = |whole: &[u8], tag: StrippedTag| {
+    let check = |whole: &[u8], tag: Tag| {
         let mut stripped = [0; 80];
         let len = whole.len() - VLAN_LEN;
         stripped[..TAG].copy_from_slice(&whole[..TAG]);
@@ -95,7 +99,7 @@ fn a_stripped_tag_counts_as_if_it_were_in_its_place() {
     };
     for outer in [ethertype::VLAN, ethertype::QINQ] {
         for tci in TCIS {
-            let tag = StrippedTag { tpid: outer, tci };
+            let tag = Tag { tpid: outer, tci };
             for ethertype in TYPES {
                 let (one, len) = tagged([(outer, tci)], ethertype);
                 // From the shortest frame that still has an EtherType without the tag.
@@ -103,8 +107,15 @@ fn a_stripped_tag_counts_as_if_it_were_in_its_place() {
                     check(&one[..len], tag);
                 }
                 for inner in [ethertype::VLAN, ethertype::QINQ] {
-                    let (two, len) = tagged([(outer, tci), (inner, 20)], ethertype);
-                    check(&two[..len], tag);
+                    for inner_tci in [0x2000, 20] {
+                        let (two, len) = tagged([(outer, tci), (inner, inner_tci)], ethertype);
+                        for len in ETHERNET_LEN + VLAN_LEN..=len {
+                            check(&two[..len], tag);
+                        }
+                        let tags = [(outer, tci), (inner, inner_tci), (outer, 30)];
+                        let (three, len) = tagged(tags, ethertype);
+                        check(&three[..len], tag);
+                    }
                 }
             }
         }
@@ -113,7 +124,7 @@ fn a_stripped_tag_counts_as_if_it_were_in_its_place() {
 
 #[test]
 fn a_stripped_tag_gives_the_datagram_its_identifier_and_leaves_its_offsets() {
-    let tag = StrippedTag {
+    let tag = Tag {
         tpid: ethertype::VLAN,
         tci: 0xe00a,
     };
@@ -122,11 +133,199 @@ fn a_stripped_tag_gives_the_datagram_its_identifier_and_leaves_its_offsets() {
     assert_eq!(
         datagram,
         Datagram {
-            vlan: 10,
+            vlan: Vlan::tag(10),
             ..untagged
         }
     );
     assert_eq!(decode_stripped(&FRAME[..], None), Ok(untagged));
+}
+
+#[test]
+fn tags_name_a_vlan_in_this_way() {
+    use ethertype::{QINQ, VLAN};
+    let named = |tags: &[(u16, u16)]| {
+        let (frame, len) = match *tags {
+            [one] => tagged([one], ethertype::IPV4),
+            [outer, inner] => tagged([outer, inner], ethertype::IPV4),
+            [first, second, third] => tagged([first, second, third], ethertype::IPV4),
+            _ => tagged([], ethertype::IPV4),
+        };
+        decode(&frame[..len]).map(|datagram| datagram.vlan)
+    };
+    const PRIORITY: u16 = 0xe000;
+    for (tags, expected) in [
+        (&[][..], Ok(Vlan::UNTAGGED)),
+        (&[(VLAN, 0xb064)], Ok(Vlan::tag(100))),
+        (&[(VLAN, PRIORITY)], Ok(Vlan::UNTAGGED)),
+        (&[(QINQ, PRIORITY)], Ok(Vlan::UNTAGGED)),
+        (&[(QINQ, 100)], Err(Skip::Tags)),
+        (&[(QINQ, 100), (VLAN, 200)], Ok(Vlan::double(100, 200))),
+        (&[(VLAN, 100), (VLAN, 0x90c8)], Ok(Vlan::double(100, 200))),
+        (&[(VLAN, 100), (QINQ, 200)], Err(Skip::Tags)),
+        (&[(QINQ, 100), (QINQ, 200)], Err(Skip::Tags)),
+        (&[(VLAN, PRIORITY), (VLAN, 200)], Ok(Vlan::tag(200))),
+        (&[(QINQ, PRIORITY), (VLAN, 200)], Ok(Vlan::tag(200))),
+        (&[(VLAN, 100), (VLAN, PRIORITY)], Ok(Vlan::tag(100))),
+        (&[(VLAN, 100), (QINQ, PRIORITY)], Ok(Vlan::tag(100))),
+        (&[(QINQ, 100), (VLAN, PRIORITY)], Err(Skip::Tags)),
+        (&[(VLAN, PRIORITY), (VLAN, PRIORITY)], Ok(Vlan::UNTAGGED)),
+        (&[(VLAN, 1), (VLAN, 2), (VLAN, 3)], Err(Skip::Tags)),
+        (&[(VLAN, 1), (VLAN, PRIORITY), (VLAN, 3)], Err(Skip::Tags)),
+    ] {
+        assert_eq!(named(tags), expected, "{tags:x?}");
+    }
+    assert_ne!(Vlan::tag(100), Vlan::double(100, 100));
+    assert_eq!(Vlan::double(100, 200).ids(), (100, 200));
+    assert_eq!(Vlan::tag(200).ids(), (0, 200));
+}
+
+/// A datagram of 3 bytes to [ff3e::8000:1]:5001.
+const FRAME6: [u8; 65] = {
+    let head = [
+        0x33, 0x33, 0x80, 0x00, 0x00, 0x01, 0x02, 0, 0, 0, 0, 1, 0x86, 0xdd, // Ethernet
+        0x60, 0x0a, 0xbc, 0xde, 0x00, 0x0b, 17, 5, // IPv6
+        0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, // source
+        0xff, 0x3e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0, 0, 1, // group
+        0x9c, 0x40, 0x13, 0x89, 0x00, 0x0b, 0x12, 0x34, // UDP
+        b'a', b'b', b'c',
+    ];
+    let mut frame = [0; 65];
+    let mut at = 0;
+    while at < frame.len() {
+        frame[at] = head[at];
+        at += 1;
+    }
+    frame
+};
+
+#[test]
+fn a_datagram_over_ipv6_decodes_to_its_fields() {
+    let datagram = decode(&FRAME6[..]).unwrap();
+    let group: Ipv6Addr = "ff3e::8000:1".parse().unwrap();
+    let source: Ipv6Addr = "2001:db8::7".parse().unwrap();
+    assert_eq!(
+        (datagram.group(), datagram.source()),
+        (group.into(), source.into())
+    );
+    assert_eq!((datagram.port, datagram.ttl), (5001, 5));
+    assert_eq!((datagram.vlan, datagram.network), (Vlan::UNTAGGED, 14));
+    assert_eq!(
+        (datagram.transport(), datagram.payload()),
+        (54, IPV6_HEADERS_LEN)
+    );
+    assert_eq!(&FRAME6[datagram.payload()..datagram.end()], b"abc");
+    assert!(judge(&FRAME6[..], None, [2, 0, 0, 0, 0, 9]).is_ok());
+    for len in 0..FRAME6.len() {
+        assert!(decode(&FRAME6[..len]).is_err(), "{len} bytes");
+    }
+}
+
+#[test]
+fn what_may_not_stand_in_an_ipv6_header_has_a_reason() {
+    const IP: usize = ETHERNET_LEN;
+    let changed = |change: &dyn Fn(&mut [u8; 65])| {
+        let mut frame = FRAME6;
+        change(&mut frame);
+        judge(&frame[..], None, [2, 0, 0, 0, 0, 9]).err()
+    };
+    for (next, expected) in [
+        (0, Skip::Ipv6Extension),
+        (6, Skip::NotUdp),
+        (43, Skip::Ipv6Extension),
+        (44, Skip::Fragment),
+        (50, Skip::NotUdp),
+        (51, Skip::Ipv6Extension),
+        (58, Skip::NotUdp),
+        (59, Skip::NotUdp),
+        (60, Skip::Ipv6Extension),
+        (135, Skip::Ipv6Extension),
+        (139, Skip::Ipv6Extension),
+        (140, Skip::Ipv6Extension),
+    ] {
+        let skip = changed(&|frame| frame[IP + ipv6::field::NEXT_HEADER] = next);
+        assert_eq!(skip, Some(expected), "next header {next}");
+    }
+    let version = |version| changed(&|frame| frame[IP] = version);
+    assert_eq!(
+        (version(0x50), version(0x40)),
+        (Some(Skip::Malformed), Some(Skip::Malformed))
+    );
+    assert_eq!(version(0x6f), None, "a traffic class");
+    let checksum =
+        |value: u16| changed(&|frame| frame[60..62].copy_from_slice(&value.to_be_bytes()));
+    assert_eq!((checksum(0), checksum(1)), (Some(Skip::NoChecksum), None));
+    let lengths = |ip: u8, udp: u8| {
+        changed(&|frame| {
+            frame[IP + ipv6::field::PAYLOAD_LEN.start + 1] = ip;
+            frame[IP + IPV6_LEN + udp::field::LEN.start + 1] = udp;
+        })
+    };
+    assert_eq!(
+        (lengths(8, 8), lengths(10, 10), lengths(11, 11)),
+        (None, None, None)
+    );
+    for (ip, udp) in [
+        (7, 7),
+        (0, 0),
+        (0, 11),
+        (11, 10),
+        (10, 11),
+        (12, 12),
+        (255, 255),
+    ] {
+        assert_eq!(lengths(ip, udp), Some(Skip::Malformed), "{ip}, {udp}");
+    }
+    let source = |address: &str| {
+        let address: Ipv6Addr = address.parse().unwrap();
+        changed(&|frame| frame[IP..][ipv6::field::SOURCE].copy_from_slice(&address.octets()))
+    };
+    for martian in [
+        "::",
+        "::1",
+        "ff02::1",
+        "::ffff:10.1.1.1",
+        "::ffff:0.0.0.0",
+        "ffff::",
+    ] {
+        assert_eq!(source(martian), Some(Skip::Martian), "{martian}");
+    }
+    for host in [
+        "fe80::1",
+        "1::",
+        "0:0:1::1",
+        "::2",
+        "::1:0:0:1",
+        "::fffe:0:0",
+        "64:ff9b::1",
+    ] {
+        assert_eq!(source(host), None, "{host}");
+    }
+    let group = |address: &str| {
+        let address: Ipv6Addr = address.parse().unwrap();
+        changed(&|frame| {
+            frame[IP..][ipv6::field::DESTINATION].copy_from_slice(&address.octets());
+            frame[2..6].copy_from_slice(&address.octets()[12..]);
+        })
+    };
+    assert_eq!(group("fe3e::1"), Some(Skip::NotMulticast));
+    for scope in ["ff00::1", "ff01::1", "ff30::1", "ff31::8000:1"] {
+        assert_eq!(group(scope), Some(Skip::Martian), "{scope}");
+    }
+    for scope in ["ff02::1", "ff3e::8000:2", "ff15::1", "ff1e::", "fff2::1"] {
+        assert_eq!(group(scope), None, "{scope}");
+    }
+    for at in 0..6 {
+        let skip = changed(&|frame| frame[at] ^= 2);
+        assert_eq!(
+            skip,
+            Some(Skip::OtherMac),
+            "byte {at} of the Ethernet address"
+        );
+    }
+    assert_eq!(
+        changed(&|frame| frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9])),
+        None
+    );
 }
 
 #[test]

@@ -5,23 +5,33 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::map, maps::HashMap};
 use relay_common::{
-    abi::{CameBack, FlowKey, MAX_CAME_BACK},
-    wire::{self, Bytes, StrippedTag},
+    abi::{CameBack, CameBackKey, InterfaceValue, MAX_CAME_BACK},
+    wire::{self, Bytes, Datagram, Mac, Tag, Verdict},
 };
 
 #[map]
-static CAME_BACK: HashMap<FlowKey, CameBack> = HashMap::with_max_entries(MAX_CAME_BACK, 0);
+static CAME_BACK: HashMap<CameBackKey, CameBack> = HashMap::with_max_entries(MAX_CAME_BACK, 0);
 
-/// Notes that `frame`, which arrived on `interface` with the Ethernet address `own`, is a copy that
-/// came back.
+/// Notes that `frame`, which arrived on the interface with this value, is a copy that came back.
 #[inline(always)]
-pub fn note<B: Bytes>(interface: u32, frame: &B, tag: Option<StrippedTag>, own: [u8; 6]) {
-    let Ok((datagram, addresses)) = wire::judge(frame, tag, own) else {
-        return;
-    };
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    // A full map takes no further flow: user space removes those that came back long ago.
-    let key = FlowKey::new(interface, &datagram);
-    let _ = CAME_BACK.insert(key, CameBack::new(now, &addresses), 0);
+pub fn note<B: Bytes>(interface: InterfaceValue, frame: &B, beside: Option<Tag>) {
+    let note = Note(interface.slot());
+    // What is no datagram was no own frame.
+    let _ = wire::judge_for(frame, beside, interface.mac, &note);
+}
+
+/// Notes a datagram that arrived on the interface with this slot.
+struct Note(u8);
+
+impl Verdict for Note {
+    type Output = ();
+
+    #[inline(always)]
+    fn of(&self, datagram: Datagram, from: Mac) {
+        // SAFETY: a helper without arguments.
+        let now = unsafe { bpf_ktime_get_ns() };
+        // A full map takes no further destination: user space removes those of long ago.
+        let key = CameBackKey::new(self.0, &datagram);
+        let _ = CAME_BACK.insert(key, CameBack::new(now, &datagram, from), 0);
+    }
 }

@@ -33,6 +33,14 @@ impl Prefix {
         self.address
     }
 
+    /// Its last group.
+    #[must_use]
+    pub fn last(&self) -> IpAddr {
+        let unused = u128::BITS - u32::from(self.host_bits());
+        let hosts = u128::MAX.checked_shr(unused).unwrap_or(0);
+        like(self.address, bits(self.address) | hosts)
+    }
+
     /// How many bits its groups share.
     #[must_use]
     pub fn length(&self) -> u8 {

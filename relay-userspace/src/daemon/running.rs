@@ -9,6 +9,7 @@
 mod apply;
 mod drain;
 pub mod ending;
+mod flows;
 mod matched;
 mod plan_paths;
 mod ports;
@@ -19,8 +20,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-
-use relay_common::abi::FlowKey;
 
 use self::worker::RunningWorker;
 use super::{
@@ -34,7 +33,7 @@ use crate::{
     datapath::stats::WorkerStats,
     kernel::Kernel,
     observe::report::FramePath,
-    plan::{Backend, InterfaceId, List, Plan},
+    plan::{Backend, FlowKey, InterfaceId, List, Plan},
 };
 
 /// What runs now.
@@ -155,12 +154,6 @@ impl Running {
                 self.totals.add_over_limit(&open.rule, over_limit);
             }
         }
-    }
-
-    /// The rules with a limit, by what matches them.
-    pub fn limited(&self) -> impl Iterator<Item = (&FlowKey, &str)> {
-        let open = self.open.iter().filter(|(_, open)| open.limit.is_some());
-        open.map(|(key, open)| (key, open.rule.as_str()))
     }
 
     /// What the watcher follows: every interface in use, with the links of it that workers read.

@@ -9,7 +9,7 @@
 
 use std::{collections::HashMap, time::Instant};
 
-use relay_common::abi::{Counter, FlowKey};
+use relay_common::abi::Counter;
 
 mod loops;
 mod meters;
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     config::rules::Rule,
     datapath::{OutputIdentity, socket_drops::KernelDrops},
-    kernel::CameBack,
+    kernel::{CameBack, Destination},
     observe::{
         log_line::{Lines, Pace},
         report::{InterfaceReport, Named, OutputReport, Report, RuleReport, WorkerReport},
@@ -41,8 +41,9 @@ pub struct Observer {
     lines: Lines,
     meters: Meters,
     loops: Loops,
-    /// When each flow's copies last came back, in nanoseconds since boot, and when that was seen.
-    came_back: HashMap<FlowKey, (u64, Instant)>,
+    /// When copies last came back to each destination, in nanoseconds since boot, and when that was
+    /// seen.
+    came_back: HashMap<Destination, (u64, Instant)>,
     /// What waits, one line each.
     waiting: Vec<String>,
     /// At the end of the last second.
@@ -110,16 +111,16 @@ impl Observer {
     fn look_for_loops(&mut self, now: Instant, state: &mut State) {
         let mut seen = Vec::new();
         for one in state.running.kernel.came_back() {
-            match self.came_back.get(&one.flow) {
+            match self.came_back.get(&one.to) {
                 Some(&(at, since)) if one.at <= at => {
                     if now.duration_since(since) >= loops::OVER_AFTER {
                         // This makes room for others.
-                        state.running.kernel.forget_came_back(&one.flow);
-                        self.came_back.remove(&one.flow);
+                        state.running.kernel.forget_came_back(&one.to);
+                        self.came_back.remove(&one.to);
                     }
                 }
                 _ => {
-                    self.came_back.insert(one.flow, (one.at, now));
+                    self.came_back.insert(one.to, (one.at, now));
                     seen.extend(own_frames(&one, &state.running.plan));
                 }
             }
@@ -170,10 +171,8 @@ impl Observer {
         for worker in &running.workers {
             copies.add_worker(&worker.remote);
         }
-        let over_limit = running
-            .limited()
-            .map(|(key, _)| running.kernel.over_limit(key));
-        let over_limit = running.totals.over_limit() + over_limit.sum::<u64>();
+        let over_limits = running.kernel.over_limits().map(|(_, over)| over);
+        let over_limit = running.totals.over_limit() + over_limits.sum::<u64>();
         let interfaces = interfaces(running, watcher);
         let device_dropped = interfaces.iter().map(|one| one.device_dropped).sum();
         let mut dropped = Named::new();
@@ -198,10 +197,19 @@ impl Observer {
     }
 }
 
-/// The loop that a copy which came back shows; `None` if no rule has its flow any more.
+/// The loop that a copy which came back shows; `None` if no rule takes it any more.
 fn own_frames(one: &CameBack, plan: &Plan) -> Option<LoopStatus> {
-    let mut flows = plan.flows.iter();
-    let flow: &Flow = flows.find(|flow| plan.flow_key(flow) == Some(one.flow))?;
+    let takes = |flow: &&Flow| {
+        let mut keys = plan.keys(flow);
+        keys.any(|key| {
+            (key.interface, key.vlan) == (one.to.interface, one.to.vlan())
+                && key.group.contains(one.to.group())
+                && key.ports.contains(one.to.port())
+                && key.source.is_none_or(|source| source == one.source)
+        })
+    };
+    let flows = plan.flows.iter().filter(takes);
+    let flow = flows.max_by_key(|flow| flow.matches.specificity())?;
     Some(LoopStatus {
         rule: flow.rule.clone(),
         kind: LoopKind::OwnFrames,
@@ -218,8 +226,8 @@ fn own_frames(one: &CameBack, plan: &Plan) -> Option<LoopStatus> {
 fn rules(state: &State) -> Vec<RuleReport> {
     let running = &state.running;
     let mut over_limit: HashMap<&str, u64> = HashMap::new();
-    for (key, rule) in running.limited() {
-        *over_limit.entry(rule).or_default() += running.kernel.over_limit(key);
+    for (rule, over) in running.kernel.over_limits() {
+        *over_limit.entry(rule).or_default() += over;
     }
     let rules = state.desired.rules().rules.rules.iter();
     rules

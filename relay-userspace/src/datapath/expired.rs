@@ -1,11 +1,11 @@
-//! The last datagrams of a worker whose TTL was used up, with who sent them: so that control can
-//! name the rule and the peer of a ring of relays.
+//! The last datagrams of a worker whose TTL or hop limit was used up, with who sent them: so that
+//! control can name the rule and the peer of a ring of relays.
 //!
 //! A worker writes here only when a datagram expires. Flows share places, so of flows that expire at
 //! the same time some may hide others.
 
 use std::{
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::atomic::{
         AtomicU64,
         Ordering::{Acquire, Relaxed, Release},
@@ -14,17 +14,21 @@ use std::{
 };
 
 use relay_common::wire::{
-    ETHERNET_LEN, IPV4_HEADERS_LEN,
+    ETHERNET_LEN, IPV4_HEADERS_LEN, VLAN_LEN,
     ethernet::{ethertype, field as ethernet},
-    ipv4::field as ipv4,
+    ipv4::{self, field as ipv4_field},
+    ipv6::{self, field as ipv6_field},
 };
 
 use super::{batch::Memory, stats::WorkerStats};
 
 /// Places for flows. One flow uses always the same.
 const PLACES: usize = 64;
-/// Length of a tag that is still in the frame.
-const TAG_LEN: usize = 4;
+/// The most tags that may be in a frame.
+const TAGS: usize = 2;
+/// How much of a frame has its sources.
+const HEADERS_LEN: usize = ETHERNET_LEN + TAGS * VLAN_LEN + ipv6_field::SOURCE.end;
+const _: () = assert!(ETHERNET_LEN + TAGS * VLAN_LEN + ipv4_field::SOURCE.end <= IPV4_HEADERS_LEN);
 
 /// The last datagrams that expired, one per place.
 #[derive(Debug)]
@@ -36,7 +40,8 @@ struct Place {
     version: AtomicU64,
     flow: AtomicU64,
     mac: AtomicU64,
-    source: AtomicU64,
+    /// The halves of an IPv6 address in network order; an IPv4 address in IPv6 form.
+    source: [AtomicU64; 2],
 }
 
 /// A datagram that expired.
@@ -48,8 +53,8 @@ pub struct LastExpired {
     pub version: u64,
     /// Its Ethernet source.
     pub mac: [u8; 6],
-    /// Its IPv4 source.
-    pub source: Ipv4Addr,
+    /// Its source address.
+    pub source: IpAddr,
 }
 
 impl Default for Expired {
@@ -71,7 +76,9 @@ impl Expired {
         fence(Release);
         place.flow.store(u64::from(flow), Relaxed);
         place.mac.store(mac, Relaxed);
-        place.source.store(u64::from(source), Relaxed);
+        for (half, source) in place.source.iter().zip(source) {
+            half.store(source, Relaxed);
+        }
         place.version.store(version.wrapping_add(2), Release);
     }
 
@@ -88,11 +95,8 @@ impl Place {
         if version == 0 || version % 2 == 1 {
             return None;
         }
-        let (flow, mac, source) = (
-            self.flow.load(Relaxed),
-            self.mac.load(Relaxed),
-            self.source.load(Relaxed),
-        );
+        let (flow, mac) = (self.flow.load(Relaxed), self.mac.load(Relaxed));
+        let source = self.source.each_ref().map(|half| half.load(Relaxed));
         fence(Acquire);
         if self.version.load(Relaxed) != version {
             return None;
@@ -102,37 +106,54 @@ impl Place {
             flow: flow as u32,
             version,
             mac,
-            source: Ipv4Addr::from(source as u32),
+            source: ipv6::from_memory(source).to_canonical(),
         })
     }
 }
 
-/// The Ethernet and the IPv4 source in the headers of a frame, as numbers in network order. `None`
-/// if it is too short.
-fn sources(headers: &[u8]) -> Option<(u64, u32)> {
-    let [a, b] = *headers.get(ethernet::TYPE)?.first_chunk()?;
-    let tag = match u16::from_be_bytes([a, b]) {
-        ethertype::VLAN | ethertype::QINQ => TAG_LEN,
-        _ => 0,
-    };
+/// The Ethernet source in the headers of a frame, as a number in network order, and the IP source,
+/// an IPv4 address in IPv6 form. `None` if they are too short.
+fn sources(headers: &[u8]) -> Option<(u64, ipv6::Address)> {
     let [a, b, c, d, e, f] = *headers.get(ethernet::SOURCE)?.first_chunk()?;
-    let source = headers.get(ETHERNET_LEN + tag..)?.get(ipv4::SOURCE)?;
-    Some((
-        u64::from_be_bytes([0, 0, a, b, c, d, e, f]),
-        u32::from_be_bytes(*source.first_chunk()?),
-    ))
+    let mac = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+    let mut network = ETHERNET_LEN;
+    for _ in 0..=TAGS {
+        let field = headers.get(network.checked_sub(size_of::<u16>())?..network)?;
+        let ip = headers.get(network..)?;
+        match u16::from_be_bytes(*field.first_chunk()?) {
+            ethertype::VLAN | ethertype::QINQ => network += VLAN_LEN,
+            ethertype::IPV6 => {
+                let [first, second] = *ip.get(ipv6_field::SOURCE)?.as_chunks::<8>().0 else {
+                    return None;
+                };
+                return Some((mac, [first, second].map(u64::from_ne_bytes)));
+            }
+            _ => {
+                let source = *ip.get(ipv4_field::SOURCE)?.first_chunk()?;
+                return Some((mac, ipv6::mapped(ipv4::Address::from_ne_bytes(source))));
+            }
+        }
+    }
+    None
 }
 
 /// Notes that the datagram at `place`, of the flow with this slot, has expired.
 #[cold]
 #[inline(never)]
 pub fn note<M: Memory>(flow: u32, place: &M::Place, memory: &M, stats: &WorkerStats) {
-    let headers = M::FRAME_AT..M::FRAME_AT + IPV4_HEADERS_LEN;
-    stats.expired.note(flow, memory.bytes(place, headers));
+    let headers = |len| memory.bytes(place, M::FRAME_AT..M::FRAME_AT + len);
+    // A short IPv4 frame has not so much.
+    let headers = match headers(HEADERS_LEN) {
+        [] => headers(IPV4_HEADERS_LEN),
+        headers => headers,
+    };
+    stats.expired.note(flow, headers);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn frame(tag: &[u8], host: u8) -> Vec<u8> {
@@ -158,9 +179,33 @@ mod tests {
             flow,
             version,
             mac: [2, 0, 0, 0, 9, host],
-            source: Ipv4Addr::new(10, 9, 0, host),
+            source: Ipv4Addr::new(10, 9, 0, host).into(),
         };
         assert_eq!(last, [of(7, 1, 2), of(9, 3, 4)]);
+    }
+
+    #[test]
+    fn the_source_is_behind_all_tags_and_of_either_ip_version() {
+        const TWO: [u8; 8] = [0x88, 0xa8, 0, 100, 0x81, 0x00, 0, 200];
+        let of = |frame: &[u8]| {
+            let expired = Expired::default();
+            expired.note(7, frame);
+            expired.last().next().map(|last| last.source)
+        };
+        let four = Some(Ipv4Addr::new(10, 9, 0, 1).into());
+        assert_eq!(of(&frame(&TWO, 1)), four);
+        assert_eq!(of(&frame(&TWO, 1)[..IPV4_HEADERS_LEN]), four);
+        assert_eq!(of(&frame(&TWO, 1)[..20]), None);
+        let six: std::net::Ipv6Addr = "2001:db8::7".parse().unwrap();
+        for tags in [&[][..], &TWO[..4], &TWO] {
+            let mut frame = frame(tags, 1);
+            let network = ETHERNET_LEN + tags.len();
+            frame[network - 2..network].copy_from_slice(&[0x86, 0xdd]);
+            frame[network..][ipv6_field::SOURCE].copy_from_slice(&six.octets());
+            assert_eq!(of(&frame[..HEADERS_LEN]), Some(six.into()), "{tags:?}");
+        }
+        let three = frame(&[&TWO[..], &TWO[..4]].concat(), 1);
+        assert_eq!(of(&three), None);
     }
 
     #[test]
@@ -176,7 +221,10 @@ mod tests {
             });
             while !over.load(Acquire) {
                 for last in expired.last() {
-                    let [.., host] = last.source.octets();
+                    let IpAddr::V4(source) = last.source else {
+                        panic!("{last:?}");
+                    };
+                    let [.., host] = source.octets();
                     assert_eq!(last.mac, [2, 0, 0, 0, 9, host]);
                     assert_eq!(last.flow, u32::from(host) * PLACES as u32);
                 }

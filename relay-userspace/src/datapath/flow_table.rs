@@ -10,8 +10,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use relay_common::{abi::FlowKey, wire::ETHERNET_LEN};
-use rustc_hash::FxHashMap;
+use relay_common::wire::{Datagram, ETHERNET_LEN};
 
 use super::{
     output_link::{Link, Links, State},
@@ -20,6 +19,7 @@ use super::{
     waiting::Waiting,
 };
 use crate::{
+    matching::Table,
     packet::{Target, Template},
     plan::{self, InterfaceId, Plan, TxMethod},
 };
@@ -27,9 +27,10 @@ use crate::{
 /// The flows of one worker.
 #[derive(Debug)]
 pub struct Flows {
-    by_key: FxHashMap<FlowKey, u32>,
-    /// The flow that the last frame belonged to: feeds come in bursts.
-    last: Option<(FlowKey, u32)>,
+    table: Table,
+    /// The kernel's indices of the interfaces that its flows arrive on. The position of each is its
+    /// slot in the table.
+    inputs: Box<[u32]>,
     /// By slot; a slot that this table does not use has a flow without outputs.
     flows: Box<[Flow]>,
     ring_copies: Box<[RingCopies]>,
@@ -104,16 +105,20 @@ impl Flows {
         links: &Links,
         ports: &Ports,
     ) -> Self {
-        let mut by_key = FxHashMap::default();
+        let (mut keys, mut inputs) = (Vec::new(), Vec::new());
         let mut flows = vec![Flow::default(); slots.flows_end()];
         let mut ring_copies = Vec::new();
         let (mut ring_outputs, mut socket_outputs) = (Vec::new(), Vec::new());
         let planned = worker.flows.iter().filter_map(|&at| plan.flows.get(at));
         for (flow, of_flow) in planned.zip(slots.iter()) {
-            let Some(key) = plan.flow_key(flow) else {
-                continue;
-            };
-            by_key.insert(key, of_flow.flow);
+            for key in plan.keys(flow) {
+                let known = inputs.iter().position(|&input| input == key.interface);
+                let at = known.unwrap_or(inputs.len());
+                if known.is_none() {
+                    inputs.push(key.interface);
+                }
+                keys.extend(u8::try_from(at).map(|slot| (key.at(slot), of_flow.flow)));
+            }
             let (first_copies, first_socket_output) = (ring_copies.len(), socket_outputs.len());
             let mut by_template: Vec<(Template, Vec<RingOutput>)> = Vec::new();
             for (output, &number) in flow.outputs.iter().zip(&of_flow.outputs) {
@@ -176,8 +181,9 @@ impl Flows {
             }
         }
         Self {
-            by_key,
-            last: None,
+            // The plan has no more shapes than a table takes.
+            table: Table::new(keys).unwrap_or_default(),
+            inputs: inputs.into(),
             waiting: Arc::default(),
             flows: flows.into(),
             ring_copies: ring_copies.into(),
@@ -248,18 +254,21 @@ impl Flows {
         self.flows.len()
     }
 
-    /// The number of the flow that frames with `key` belong to.
-    // Always inlined: a call costs 6 to 15 instructions per frame.
+    /// The slot of an interface, given by the kernel's index, in this table; `None` if no flow
+    /// arrives there.
+    #[inline]
+    #[must_use]
+    pub fn input(&self, interface: u32) -> Option<u8> {
+        let mut inputs = self.inputs.iter();
+        let at = inputs.position(|&input| input == interface)?;
+        u8::try_from(at).ok()
+    }
+
+    /// The number of the flow that takes `datagram`, which arrived on the interface with the slot
+    /// `input`.
     #[inline(always)]
-    pub fn look_up(&mut self, key: FlowKey) -> Option<u32> {
-        if let Some((last, flow)) = self.last
-            && last == key
-        {
-            return Some(flow);
-        }
-        let flow = *self.by_key.get(&key)?;
-        self.last = Some((key, flow));
-        Some(flow)
+    pub fn look_up(&mut self, input: u8, datagram: &Datagram) -> Option<u32> {
+        self.table.look_up(input, datagram)
     }
 
     /// The ring outputs of a flow, one entry per set of identical frames.

@@ -1,6 +1,6 @@
 //! Errors of setting up the kernel side: each says what was tried, on what, and what to do.
 
-use relay_common::abi;
+use relay_common::{abi, matching::List};
 use thiserror::Error;
 
 /// Why the kernel side could not be set up.
@@ -86,6 +86,24 @@ pub enum KernelError {
         rule: String,
         /// How many limits there is room for.
         max: u32,
+    },
+    /// The rules of an interface have too many shapes ([`relay_common::matching::Shape`]).
+    #[error(
+        "cannot take the rule \"{rule}\": the rules of one interface can have at most {max} combinations of prefix length \
+         and kind of port (one, a range, any), for each IP version and with or without a source; give it a prefix \
+         length that other rules have", max = List::LEN
+    )]
+    TooManyShapes {
+        /// The rule's name.
+        rule: String,
+    },
+    /// A flow was opened on an interface that is not served.
+    #[error(
+        "cannot take the rule \"{rule}\": its input interface is not served. Please report this defect"
+    )]
+    NotServed {
+        /// The rule's name.
+        rule: String,
     },
     /// The interface has a queue that the XSKMAP has no entry for.
     #[error("{interface} has a queue {queue}, and one relay can serve queues below {max}", max = abi::MAX_QUEUES)]

@@ -7,16 +7,19 @@ use std::collections::BTreeSet;
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, Map, MapData, PerCpuArray},
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray},
 };
-use relay_common::abi::{self, Counter, InterfaceValue, OwnKey};
+use relay_common::{
+    abi::{self, Counter, InterfaceValue, OwnKey},
+    wire::ipv6,
+};
 
 use super::{
     came_back::Noted,
     error::{KernelError, map_write},
     flows::Flows,
     limits::zero,
-    own_sources::OwnSource,
+    own_sources::{MapKey, OwnSource},
 };
 use crate::plan::Interface;
 
@@ -28,7 +31,8 @@ pub struct Maps {
     interfaces: HashMap<MapData, u32, InterfaceValue>,
     pub flows: Flows,
     own: HashMap<MapData, OwnKey, u8>,
-    /// What is in `own`.
+    own6: HashMap<MapData, ipv6::Address, u8>,
+    /// What is in both.
     own_sources: BTreeSet<OwnSource>,
     counters: PerCpuArray<MapData, u64>,
     pub came_back: Noted,
@@ -41,6 +45,7 @@ impl Maps {
             interfaces: hash_map(ebpf, abi::INTERFACES)?,
             flows: Flows::take_from(ebpf)?,
             own: hash_map(ebpf, abi::OWN)?,
+            own6: hash_map(ebpf, abi::OWN6)?,
             own_sources: BTreeSet::new(),
             counters: PerCpuArray::try_from(take(ebpf, abi::COUNTERS)?)
                 .map_err(|_| KernelError::Map(abi::COUNTERS))?,
@@ -53,20 +58,38 @@ impl Maps {
     /// as before.
     pub fn set_own_sources(&mut self, sources: &BTreeSet<OwnSource>) -> Result<(), KernelError> {
         let mut added = Vec::new();
-        for &source in sources.difference(&self.own_sources) {
-            if let Err(error) = self.own.insert(source.key(), 0, 0) {
+        let new: Vec<_> = sources.difference(&self.own_sources).copied().collect();
+        for source in new {
+            if let Err((map, error)) = self.add_own(source) {
                 for source in added {
-                    let _ = self.own.remove(&OwnSource::key(source));
+                    self.remove_own(source);
                 }
-                return Err(map_write(abi::OWN, source.to_string(), &error));
+                return Err(map_write(map, source.to_string(), &error));
             }
             added.push(source);
         }
-        for source in self.own_sources.difference(sources) {
-            let _ = self.own.remove(&source.key());
+        let gone: Vec<_> = self.own_sources.difference(sources).copied().collect();
+        for source in gone {
+            self.remove_own(source);
         }
         self.own_sources.clone_from(sources);
         Ok(())
+    }
+
+    /// Writes an own source. An error has the name of the map.
+    fn add_own(&mut self, source: OwnSource) -> Result<(), (&'static str, MapError)> {
+        match source.key() {
+            MapKey::Own(key) => self.own.insert(key, 0, 0).map_err(|e| (abi::OWN, e)),
+            MapKey::Own6(key) => self.own6.insert(key, 0, 0).map_err(|e| (abi::OWN6, e)),
+        }
+    }
+
+    /// Removes an own source. One that is not there is no error.
+    fn remove_own(&mut self, source: OwnSource) {
+        let _ = match source.key() {
+            MapKey::Own(key) => self.own.remove(&key),
+            MapKey::Own6(key) => self.own6.remove(&key),
+        };
     }
 
     /// Makes the program count and match frames that arrive on `interface`, which has this slot.

@@ -25,14 +25,32 @@ pub const XDP: &str = "the XDP program";
 /// The socket filter's name in errors.
 pub const FILTER: &str = "the socket filter";
 
-/// Creates the maps of the XDP program in the kernel, with room for one limit; the caller loads the
-/// program itself. For the tests that run packets through the program.
+/// Creates the maps of the XDP program in the kernel, with room for `limits` limits; the caller loads
+/// the program itself. For the tests that run packets through the program.
+///
+/// # Errors
+///
+/// This build has no object, or the kernel refused it.
+pub fn load_with(limits: u32) -> Result<Ebpf, KernelError> {
+    load_xdp(limits)
+}
+
+/// [`load_with`] room for one limit.
 ///
 /// # Errors
 ///
 /// This build has no object, or the kernel refused it.
 pub fn load() -> Result<Ebpf, KernelError> {
     load_xdp(1)
+}
+
+/// [`load_with`] for the socket filter.
+///
+/// # Errors
+///
+/// This build has no object, or the kernel refused it.
+pub fn load_filter_with(limits: u32) -> Result<Ebpf, KernelError> {
+    load_socket_filter(limits)
 }
 
 /// [`load`] for the socket filter.

@@ -1,9 +1,16 @@
 //! The sources that the relay's copies leave with. A frame that arrives with one of them is a copy
 //! that came back, and the kernel programs do not match it.
 
-use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
-use relay_common::{abi::OwnKey, wire};
+use relay_common::{
+    abi::OwnKey,
+    wire::{self, ipv6},
+};
 
 use crate::plan::{Mac, Plan};
 
@@ -14,6 +21,8 @@ pub enum OwnSource {
     Mac([u8; 6]),
     /// The IPv4 address of an output interface.
     Address(Ipv4Addr),
+    /// The IPv6 address of an output interface.
+    Address6(Ipv6Addr),
 }
 
 impl OwnSource {
@@ -28,13 +37,28 @@ impl OwnSource {
             .collect()
     }
 
-    /// Its key in the map.
-    pub(super) fn key(self) -> OwnKey {
+    /// Its key in the map that it belongs into.
+    pub(super) fn key(self) -> MapKey {
         match self {
-            Self::Mac(mac) => OwnKey::mac(wire::mac(mac)),
-            Self::Address(address) => OwnKey::address(u32::from_ne_bytes(address.octets())),
+            Self::Mac(mac) => MapKey::Own(OwnKey::mac(wire::mac(mac))),
+            Self::Address(address) => {
+                MapKey::Own(OwnKey::address(u32::from_ne_bytes(address.octets())))
+            }
+            Self::Address6(address) => {
+                let bits = address.to_bits();
+                MapKey::Own6([((bits >> 64) as u64).to_be(), (bits as u64).to_be()])
+            }
         }
     }
+}
+
+/// A key of one of the maps of own sources.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum MapKey {
+    /// Of [`abi::OWN`](relay_common::abi::OWN).
+    Own(OwnKey),
+    /// Of [`abi::OWN6`](relay_common::abi::OWN6).
+    Own6(ipv6::Address),
 }
 
 impl fmt::Display for OwnSource {
@@ -42,6 +66,7 @@ impl fmt::Display for OwnSource {
         match self {
             Self::Mac(mac) => Mac(*mac).fmt(f),
             Self::Address(address) => address.fmt(f),
+            Self::Address6(address) => address.fmt(f),
         }
     }
 }

@@ -114,10 +114,10 @@ impl Slots {
         named.map(|(_, number)| number)
     }
 
-    /// The name of the interface that has a slot.
-    pub fn name(&self, number: u16) -> Option<&str> {
+    /// The index of the interface that has a slot, and its name.
+    pub fn interface(&self, number: u16) -> Option<(u32, &str)> {
         let slot = self.entries.get(usize::from(number))?;
-        Some(&slot.name)
+        Some((slot.index, &slot.name))
     }
 
     /// The indices of the interfaces that a program serves.
@@ -165,8 +165,8 @@ mod tests {
             slots.release(index);
         }
         assert_eq!(Vec::from_iter(slots.named("in0")), [0, 2]);
-        assert_eq!(slots.name(1), Some("in1"));
-        assert_eq!(slots.name(3), None);
+        assert_eq!(slots.interface(1), Some((8, "in1")));
+        assert_eq!(slots.interface(3), None);
     }
 
     #[test]

@@ -32,24 +32,27 @@ impl Kernel {
     /// A map refused an entry.
     pub fn open_plan(&mut self, plan: &Plan) -> Result<(), KernelError> {
         for (rule, flow) in plan.flows.with_ids() {
-            if let (Some(key), Some(input)) =
-                (plan.flow_key(flow), plan.interfaces.get(flow.interface))
-            {
-                let rule = rule.position() as u32;
+            let Some(input) = plan.interfaces.get(flow.interface) else {
+                continue;
+            };
+            let rule = rule.position() as u32;
+            for key in plan.keys(flow) {
                 self.open(&key, input.backend, rule, &flow.rule, flow.limit)?;
             }
         }
         Ok(())
     }
 
-    /// Makes every flow of `plan` stop matching, and returns what [`Self::over_limit`] was for
-    /// each, by position in [`Plan::flows`].
+    /// Makes every flow of `plan` stop matching, and returns how many datagrams were
+    /// above the limits of each rule, by position in [`Plan::flows`].
     pub fn close_plan(&mut self, plan: &Plan) -> Vec<u64> {
         let mut close = |flow: &Flow| {
-            let input = plan.interfaces.get(flow.interface)?;
-            Some(self.close(&plan.flow_key(flow)?, input.backend))
+            let Some(input) = plan.interfaces.get(flow.interface) else {
+                return 0;
+            };
+            let keys = plan.keys(flow);
+            keys.map(|key| self.close(&key, input.backend)).sum()
         };
-        let flows = plan.flows.iter().map(&mut close);
-        flows.map(Option::unwrap_or_default).collect()
+        plan.flows.iter().map(&mut close).collect()
     }
 }

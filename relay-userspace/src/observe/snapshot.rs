@@ -1,13 +1,13 @@
 //! Everything that the relay knows of itself at one moment, as one value: `relay status`, its JSON
 //! and the control protocol all show this one.
 
-use std::{collections::BTreeMap, fmt, net::Ipv4Addr, time::SystemTime};
+use std::{collections::BTreeMap, fmt, net::IpAddr, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
     quoted,
-    rules::{PortMatch, Prefix},
+    rules::{GroupPort, PortMatch, Prefix},
 };
 
 /// Numbers by name.
@@ -96,8 +96,8 @@ pub struct LoopStatus {
     pub group: Prefix,
     /// The port or ports that the rule matches.
     pub port: PortMatch,
-    /// The frame's IPv4 source: the peer that sent it, or one of this relay's own addresses.
-    pub source: Ipv4Addr,
+    /// The frame's source address: the peer that sent it, or one of this relay's own addresses.
+    pub source: IpAddr,
     /// Its Ethernet source: the peer that sent it, or a router or bridge on the way.
     pub source_mac: String,
     /// How long ago it came, in seconds, to the second.
@@ -116,17 +116,22 @@ impl fmt::Display for LoopStatus {
             ..
         } = self;
         let rule = quoted(rule);
+        let to = GroupPort(*group, *port);
+        let ttl = match source {
+            IpAddr::V4(_) => "TTL",
+            IpAddr::V6(_) => "hop limit",
+        };
         match self.kind {
             LoopKind::OwnFrames => write!(
                 f,
                 "rule {rule} sees its own frames: copies come back on {interface} as \
-                 {group}:{port}, from {source} ({source_mac})"
+                 {to}, from {source} ({source_mac})"
             ),
             LoopKind::Expired => write!(
                 f,
-                "datagrams of rule {rule} expire: on {interface} they come as {group}:{port} from \
-                 {source} ({source_mac}) with a TTL that is used up, so they go round in a ring of \
-                 relays, or their sender's TTL is too small"
+                "datagrams of rule {rule} expire: on {interface} they come as {to} from {source} \
+                 ({source_mac}) with a {ttl} that is used up, so they go round in a ring of relays, \
+                 or their sender's {ttl} is too small"
             ),
         }
     }

@@ -2,7 +2,6 @@
 
 use std::net::Ipv4Addr;
 
-use relay_common::{abi::FlowKey, wire::Datagram};
 use serde::Serialize;
 
 use super::{
@@ -222,20 +221,6 @@ impl Plan {
     pub fn limits(&self) -> usize {
         let limits = self.flows.iter().filter(|flow| flow.limit.is_some());
         limits.count()
-    }
-
-    /// The key by which the kernel programs match `flow`; `None` if it is none of those that they
-    /// can.
-    #[must_use]
-    pub fn flow_key(&self, flow: &Flow) -> Option<FlowKey> {
-        let interface = self.interfaces.get(flow.interface)?;
-        let (group, port) = flow.matches.plain_ipv4()?;
-        Some(FlowKey {
-            interface: interface.index,
-            group: group.octets(),
-            port,
-            vlan: Datagram::UNTAGGED,
-        })
     }
 }
 

@@ -1,8 +1,13 @@
-//! What a rule file may say and the datapath cannot do yet.
+//! What a rule file may say and the datapath cannot do.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use relay_common::matching::{List, Shape};
+
+use super::flow_key::FlowKey;
 use crate::config::{
-    Document, Mistakes,
-    rules::{Input, Offloads},
+    Document, Mistake, Mistakes, quoted,
+    rules::{Input, Offloads, Output},
 };
 
 /// Refuses the rules of `document`, whose rules are all enabled, that the datapath cannot run.
@@ -13,9 +18,14 @@ use crate::config::{
 pub(super) fn unsupported(document: &Document) -> Result<(), Mistakes> {
     let mut mistakes = Vec::new();
     for (rule, places) in document.with_places() {
-        if let Some(what) = of_input(&rule.input) {
-            let name = crate::config::quoted(&rule.name);
-            mistakes.push(places.spot(places.input).mistake(
+        let outputs = rule.outputs.iter().zip(&places.outputs);
+        let of_outputs = outputs.filter_map(|(output, at)| Some((of_output(output)?, at.output)));
+        let of_input = of_input(&rule.input).map(|what| (what, places.input));
+        // What is wrong with the input is wrong with all outputs.
+        let found = of_input.into_iter().chain(of_outputs).next();
+        if let Some((what, place)) = found {
+            let name = quoted(&rule.name);
+            mistakes.push(places.spot(place).mistake(
                 format!(
                     "rule `{name}`: {what} cannot be relayed yet; `relay check` knows it already"
                 ),
@@ -35,6 +45,7 @@ pub(super) fn unsupported(document: &Document) -> Result<(), Mistakes> {
             ));
         }
     }
+    mistakes.extend(too_many_shapes(document));
     match mistakes.is_empty() {
         true => Ok(()),
         false => Err(Mistakes::of(mistakes)),
@@ -42,14 +53,48 @@ pub(super) fn unsupported(document: &Document) -> Result<(), Mistakes> {
 }
 
 fn of_input(input: &Input) -> Option<&'static str> {
-    let matches = &input.matches;
     Some(match () {
-        () if matches.group.address().is_ipv6() => "IPv6",
-        () if !matches.group.is_one() => "a prefix of groups",
-        () if matches.ports.one().is_none() => "a range of ports",
-        () if !matches.sources.is_empty() => "a rule with sources",
-        () if !matches.vlan.is_untagged() => "a VLAN",
+        () if input.matches.group.address().is_ipv6() => "IPv6",
         () if input.local => "a rule with `local`",
         () => return None,
     })
+}
+
+fn of_output(output: &Output) -> Option<&'static str> {
+    Some(match () {
+        () if output.group.address().is_ipv6() => "IPv6",
+        () if !output.group.is_one() => "an output to a prefix of groups",
+        () if output.port.one().is_none() => "an output to a range of ports",
+        () => return None,
+    })
+}
+
+/// The rules with one more shape than the kernel programs look for on one interface.
+fn too_many_shapes(document: &Document) -> Vec<Mistake> {
+    let mut shapes: BTreeMap<(&str, List), BTreeSet<Shape>> = BTreeMap::new();
+    let mut mistakes = Vec::new();
+    for (rule, places) in document.with_places() {
+        let interface = rule.input.interface.as_str();
+        // The shape is the same for each source.
+        let key = FlowKey::of(0, &rule.input.matches).next();
+        let Some((list, shape)) = key.and_then(|key| key.at(0).listed()) else {
+            continue;
+        };
+        let known = shapes.entry((interface, list)).or_default();
+        if !known.contains(&shape) && known.len() == List::LEN {
+            let name = quoted(&rule.name);
+            mistakes.push(places.spot(places.input).mistake(
+                format!(
+                    "rule `{name}`: the rules of `{interface}` have more than {} combinations of \
+                     prefix length and kind of port (one, a range, any)",
+                    List::LEN
+                ),
+                "give it a prefix length that other rules have, or move rules to another interface"
+                    .into(),
+            ));
+            continue;
+        }
+        known.insert(shape);
+    }
+    mistakes
 }

@@ -74,8 +74,9 @@ pub fn group_mac(group: Ipv4Addr) -> [u8; 6] {
 
 /// Whether the frame's bytes begin with a header that announces an 802.1Q tag.
 pub fn is_tagged(frame: &[u8]) -> bool {
-    Ethernet2Header::from_slice(frame)
-        .is_ok_and(|(header, _)| header.ether_type == EtherType::VLAN_TAGGED_FRAME)
+    Ethernet2Header::from_slice(frame).is_ok_and(|(header, _)| {
+        [EtherType::VLAN_TAGGED_FRAME, EtherType::PROVIDER_BRIDGING].contains(&header.ether_type)
+    })
 }
 
 impl UdpFrame {

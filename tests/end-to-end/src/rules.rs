@@ -33,6 +33,9 @@ pub struct Rule {
     pub group: Ipv4Addr,
     /// The port that is matched.
     pub port: u16,
+    /// The keys of the input that stand for group and port in the file, where the rule takes more or
+    /// less than those: `group = "239.1.1.0/24", port = "any"`.
+    pub takes: Option<String>,
     /// Where copies go.
     pub outputs: Vec<Output>,
 }
@@ -46,6 +49,7 @@ impl Rule {
             interface,
             group,
             port,
+            takes: None,
             outputs: Vec::new(),
         }
     }
@@ -53,6 +57,15 @@ impl Rule {
     /// The usual rule `feed` for [`GROUP_IN`] on `in0`.
     pub fn feed() -> Self {
         Self::new("feed", "in0", GROUP_IN, PORT_IN)
+    }
+
+    /// Sets [`Self::takes`].
+    #[must_use]
+    pub fn takes(self, keys: &str) -> Self {
+        Self {
+            takes: Some(keys.to_owned()),
+            ..self
+        }
     }
 
     /// Adds an output.
@@ -137,11 +150,14 @@ pub fn transmit_by(rules: &[Rule], transmit: &str) -> String {
 pub fn to_toml(rules: &[Rule]) -> String {
     let mut text = String::new();
     for rule in rules {
+        let (group, port) = (rule.group, rule.port);
+        let takes = rule.takes.clone();
+        let takes = takes.unwrap_or_else(|| format!("group = \"{group}\", port = {port}"));
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
-            "[[rules]]\nname = \"{}\"\ninput = {{ interface = \"{}\", group = \"{}\", port = {} }}\noutputs = [",
-            rule.name, rule.interface, rule.group, rule.port
+            "[[rules]]\nname = \"{}\"\ninput = {{ interface = \"{}\", {takes} }}\noutputs = [",
+            rule.name, rule.interface
         );
         for output in &rule.outputs {
             let ttl = output

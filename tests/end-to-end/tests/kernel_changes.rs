@@ -7,13 +7,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use relay::config::{self, rules::Limit};
+use relay::config::{
+    self,
+    rules::{Limit, PortMatch},
+};
 use relay::daemon::this_machine;
 use relay::datapath::xdp::{self, XdpWorker};
 use relay::kernel::{Kernel, KernelError, OwnSource};
-use relay::plan::{Backend, Interface, Mode, Plan};
-use relay_common::abi::{Counter, FlowKey, MAX_INTERFACES};
-use relay_common::wire::Datagram;
+use relay::plan::{Backend, FlowKey, Interface, Mode, Plan};
+use relay_common::abi::{Counter, MAX_INTERFACES};
+use relay_common::wire::Vlan;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml};
 use relay_tests::sender::UdpSender;
 use relay_tests::topology::Testbed;
@@ -89,6 +92,11 @@ impl Setting {
         }
     }
 
+    /// Datagrams above the limits of all rules.
+    fn over_limits(&self) -> u64 {
+        self.kernel.over_limits().map(|(_, over)| over).sum()
+    }
+
     fn counter(&self, at: usize, counters: &[Counter]) -> Result<u64> {
         let values = self.kernel.counters(self.input(at)?.index);
         let values = values.context("counters")?;
@@ -99,9 +107,10 @@ impl Setting {
 fn key(interface: u32, port: u16) -> FlowKey {
     FlowKey {
         interface,
-        group: GROUP_IN.octets(),
-        port,
-        vlan: Datagram::UNTAGGED,
+        vlan: Vlan::UNTAGGED,
+        group: GROUP_IN.into(),
+        ports: PortMatch::One(port),
+        source: None,
     }
 }
 
@@ -233,28 +242,64 @@ fn a_limit_that_stays_keeps_its_bucket_and_the_count_goes_on_over_every_change()
     on.take_up(0, limit(2))?;
     let key = on.key(0)?;
     on.send(0, 5, Counter::OverLimit, 3)?;
-    assert_eq!(on.kernel.over_limit(&key), 3);
+    assert_eq!(on.over_limits(), 3);
     // The rule has another number, and the limit is the same.
     on.kernel.open(&key, Backend::Xdp, 7, "a", limit(2))?;
     on.send(0, 1, Counter::OverLimit, 4)?;
     // Another limit has its burst.
     on.kernel.open(&key, Backend::Xdp, 7, "a", limit(10))?;
     on.send(0, 10, MATCHED, 12)?;
-    assert_eq!(on.kernel.over_limit(&key), 4);
+    assert_eq!(on.over_limits(), 4);
     on.send(0, 1, Counter::OverLimit, 5)?;
     // No limit.
     on.kernel.open(&key, Backend::Xdp, 7, "a", None)?;
     on.send(0, 100, MATCHED, 112)?;
-    assert_eq!(on.kernel.over_limit(&key), 5);
+    assert_eq!(on.over_limits(), 5);
     on.kernel.open(&key, Backend::Xdp, 7, "a", limit(1))?;
     on.send(0, 2, Counter::OverLimit, 6)?;
     assert_eq!(on.kernel.close(&key, Backend::Xdp), 6);
-    assert_eq!(on.kernel.over_limit(&key), 0);
+    assert_eq!(on.over_limits(), 0);
     assert_eq!(on.kernel.close(&key, Backend::Xdp), 0);
     // Open again, it is a new flow.
     on.kernel.open(&key, Backend::Xdp, 7, "a", limit(2))?;
     on.send(0, 3, Counter::OverLimit, 7)?;
-    assert_eq!(on.kernel.over_limit(&key), 1);
+    assert_eq!(on.over_limits(), 1);
+    Ok(())
+}
+
+#[test]
+fn flows_of_one_rule_share_its_limit_and_the_last_one_takes_the_count() -> Result<()> {
+    let limit = Some(Limit {
+        packets_per_second: 1,
+        burst: 4,
+    });
+    let mut on = Setting::new()?;
+    on.take_up(0, limit)?;
+    let first = on.key(0)?;
+    let second = key(first.interface, PORT_IN + 1);
+    on.kernel.open(&second, Backend::Xdp, 0, "a", limit)?;
+    let sender = UdpSender::open(&on.bed.sources[0])?;
+    for port in [
+        PORT_IN,
+        PORT_IN,
+        PORT_IN,
+        PORT_IN + 1,
+        PORT_IN + 1,
+        PORT_IN + 1,
+    ] {
+        sender.send_one(GROUP_IN, port, b"a datagram")?;
+    }
+    on.wait(0, &[Counter::OverLimit], 2)?;
+    assert_eq!(on.over_limits(), 2);
+    // Another rule has a limit of its own.
+    let third = key(first.interface, PORT_IN + 2);
+    on.kernel.open(&third, Backend::Xdp, 1, "b", limit)?;
+    sender.send_one(GROUP_IN, PORT_IN + 2, b"a datagram")?;
+    on.wait(0, &[MATCHED], 5)?;
+    assert_eq!(on.kernel.close(&first, Backend::Xdp), 0);
+    assert_eq!(on.over_limits(), 2);
+    assert_eq!(on.kernel.close(&second, Backend::Xdp), 2);
+    assert_eq!(on.over_limits(), 0);
     Ok(())
 }
 
@@ -421,7 +466,7 @@ fn a_slot_that_another_interface_had_starts_at_zero() -> Result<()> {
         "{refused:?}"
     );
     on.kernel.unserve(last - 1);
-    on.kernel.serve(&input)?;
+    on.take_up(0, None)?;
     on.send(0, 1, MATCHED, 1)
 }
 

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::ops::Range;
 
 use anyhow::{Context, Result};
-use relay_common::wire::{ETHERNET_LEN, IPV4_LEN, ethernet, ethertype, ipv4};
+use relay_common::wire::{ETHERNET_LEN, IPV4_LEN, ethernet, ethertype, ipv4, ipv6};
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
 use relay_tests::frames::{self, UdpFrame};
@@ -87,9 +87,11 @@ fn f7_arp_icmp_igmp_tcp_options_fragments_and_tags_reach_the_local_stack_untouch
         fragment: (33, false),
         ..datagram(2)
     };
-    let mut ipv6 = datagram(3).build()?;
-    ipv6[ethernet::field::TYPE].copy_from_slice(&ethertype::IPV6.to_be_bytes());
-    ipv6[ETHERNET_LEN..][ipv4::field::VERSION_AND_LEN] = 0x60;
+    let mut options6 = datagram(3).build()?;
+    options6[ethernet::field::TYPE].copy_from_slice(&ethertype::IPV6.to_be_bytes());
+    options6[ETHERNET_LEN..][ipv6::field::VERSION_CLASS_AND_LABEL].fill(0);
+    options6[ETHERNET_LEN] = 0x60;
+    options6[ETHERNET_LEN + ipv6::field::NEXT_HEADER] = 0;
     let cases = [
         (
             "ARP request",
@@ -110,7 +112,7 @@ fn f7_arp_icmp_igmp_tcp_options_fragments_and_tags_reach_the_local_stack_untouch
         ("IP options", "pass_ip_options", with_options.build()?),
         ("first fragment", "pass_fragment", first_fragment.build()?),
         ("later fragment", "pass_fragment", later_fragment.build()?),
-        ("IPv6", "pass_ipv6", ipv6),
+        ("IPv6 options", "pass_ipv6_extension", options6),
     ];
     let sender = RawSender::open(source)?;
     for (_, _, frame) in &cases {

@@ -16,17 +16,23 @@ use aya::{
 };
 use kernel_program::program;
 use packets::{
-    Case, GROUP, INPUT_MAC, OUTPUT_ADDRESS, OUTPUT_MAC, PORT, SHORTEST, UDP, fix_header, matching,
-    table,
+    Case, INPUT_MAC, OUTPUT_ADDRESS, OUTPUT_MAC, SHORTEST, UDP, fix_header, matching, rules, table,
+};
+use relay::{
+    kernel::FlowMaps,
+    matching::{MatchKey, Table},
 };
 use relay_common::{
-    abi::{self, Counter, FlowKey, FlowValue, InterfaceValue, OwnKey},
-    wire::{self, Datagram, ETHERNET_LEN, IPV4_HEADERS_LEN, VLAN_LEN},
+    abi::{self, Counter, InterfaceValue, OwnKey},
+    matching::FlowValue,
+    wire::{self, Addresses, Datagram, ETHERNET_LEN, IPV6_HEADERS_LEN, Mac, VLAN_LEN},
 };
 
 /// `BPF_PROG_TEST_RUN` says that frames came in by the loopback device of the namespace.
 const LOOPBACK: u32 = 1;
 const XDP_PASS: u32 = 2;
+/// The slot of the interface.
+const SLOT: u8 = 7;
 /// The bytes of a `__sk_buff` up to its last field here, and where that is (linux/bpf.h).
 const SK_BUFF_LEN: usize = 180;
 const GSO_SIZE_AT: usize = 176;
@@ -49,8 +55,10 @@ impl Counters {
         for key in own_keys() {
             own.insert(key, 0, 0)?;
         }
-        let mut flows: HashMap<_, FlowKey, FlowValue> = HashMap::try_from(map(ebpf, abi::FLOWS)?)?;
-        flows.insert(rule(), FlowValue::new(0, None), 0)?;
+        let mut flows = FlowMaps::take_from(ebpf)?;
+        for key in keys() {
+            flows.open(key, FlowValue::new(0, None), "a")?;
+        }
         Ok(Self(counters))
     }
 
@@ -173,7 +181,7 @@ impl Filter {
 }
 
 fn input() -> InterfaceValue {
-    InterfaceValue::new(0, INPUT_MAC)
+    InterfaceValue::new(SLOT.into(), INPUT_MAC)
 }
 
 /// What the copies of the rule leave with.
@@ -184,44 +192,46 @@ fn own_keys() -> [OwnKey; 2] {
     ]
 }
 
-fn rule() -> FlowKey {
-    FlowKey {
-        interface: LOOPBACK,
-        group: GROUP,
-        port: PORT,
-        vlan: Datagram::UNTAGGED,
+/// What the rules match.
+fn keys() -> impl Iterator<Item = MatchKey> {
+    rules(LOOPBACK).into_iter().map(|key| key.at(SLOT))
+}
+
+/// The rules in user space.
+fn flows() -> Result<Table> {
+    Ok(Table::new(keys().zip(0..))?)
+}
+
+/// The same verdict by the decoder and the look-up in user space.
+fn user_space_verdict(frame: &[u8], flows: &mut Table) -> Counter {
+    match wire::judge(frame, None, INPUT_MAC) {
+        Err(skip) => skip.into(),
+        Ok((datagram, _)) if flows.look_up(SLOT, &datagram).is_none() => {
+            Counter::unmatched(&datagram)
+        }
+        Ok((datagram, from)) if is_own(from, &datagram) => Counter::OwnFrame,
+        Ok(_) => Counter::Redirected,
     }
 }
 
-/// The same verdict by the decoder in user space.
-fn user_space_verdict(frame: &[u8]) -> Counter {
-    match wire::judge(frame, None, INPUT_MAC) {
-        Err(skip) => skip.into(),
-        Ok((datagram, _)) if FlowKey::new(LOOPBACK, &datagram) != rule() => {
-            Counter::unmatched(&datagram)
-        }
-        Ok((_, addresses))
-            if own_keys()
-                .iter()
-                .any(|own| OwnKey::of(&addresses).contains(own)) =>
-        {
-            Counter::OwnFrame
-        }
-        Ok(_) => Counter::Redirected,
-    }
+fn is_own(from: Mac, datagram: &Datagram) -> bool {
+    let own = own_keys();
+    own.contains(&OwnKey::mac(from))
+        || matches!(datagram.addresses, Addresses::V4 { source, .. } if own.contains(&OwnKey::address(source)))
 }
 
 #[test]
 fn kernel_and_user_space_agree_with_the_table_on_every_packet() -> Result<()> {
     let (xdp, filter) = (XdpProgram::load()?, Filter::load()?);
-    let table = table();
+    let (table, mut flows) = (table(), flows()?);
     for Case {
         what,
         frame,
         expected,
     } in &table
     {
-        assert_eq!(user_space_verdict(frame), *expected, "user space: {what}");
+        let user_space = user_space_verdict(frame, &mut flows);
+        assert_eq!(user_space, *expected, "user space: {what}");
         assert_eq!(xdp.verdict(frame)?, *expected, "XDP program: {what}");
         assert_eq!(
             filter.verdict(frame, 0)?,
@@ -242,7 +252,7 @@ fn kernel_and_user_space_agree_with_the_table_on_every_packet() -> Result<()> {
 #[test]
 fn kernel_and_user_space_agree_on_ten_thousand_damaged_packets() -> Result<()> {
     let (xdp, filter) = (XdpProgram::load()?, Filter::load()?);
-    let table = table();
+    let (table, mut flows) = (table(), flows()?);
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut random = |below: usize| {
         // xorshift64: the same damage in every run.
@@ -255,15 +265,15 @@ fn kernel_and_user_space_agree_on_ten_thousand_damaged_packets() -> Result<()> {
     for round in 0..10_000 {
         let mut frame = table[random(table.len())].frame.clone();
         for _ in 0..=random(3) {
-            let at = random(frame.len().min(IPV4_HEADERS_LEN + VLAN_LEN));
+            let at = random(frame.len().min(IPV6_HEADERS_LEN + 2 * VLAN_LEN));
             frame[at] ^= 1 << random(8);
         }
         // Otherwise nearly everything would end at the checksum of the header.
-        if frame.len() >= UDP && random(2) == 0 {
+        if frame.len() >= UDP && frame[ETHERNET_LEN] == 0x45 && random(2) == 0 {
             fix_header(&mut frame);
         }
         frame.truncate(SHORTEST.max(frame.len() - random(3)));
-        let expected = user_space_verdict(&frame);
+        let expected = user_space_verdict(&frame, &mut flows);
         seen.insert(expected.name());
         let verdicts = (xdp.verdict(&frame)?, filter.verdict(&frame, 0)?);
         assert_eq!(

@@ -4,20 +4,19 @@
 //! first; then the kernel stops matching what no rule wants any more, and the workers deal with
 //! what had been matched; then kept workers lose the ports that they no longer need; then new
 //! workers and new ports are bound, and the kept workers get their new tables; and only then the
-//! kernel matches what is new. A step that the kernel refuses ends the change with an error. What
+//! kernel matches what is new ([`super::flows`]). A step that the kernel refuses ends the change with an error. What
 //! runs is then less than before, but whole, and the next call goes on from there, to the former
 //! plan or to another one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use log::error;
-use relay_common::abi::FlowKey;
 
-use super::{Applied, Open, Running, drain, ending, matched::Matched, worker::RunningWorker};
+use super::{Applied, Running, drain, ending, matched::Matched, worker::RunningWorker};
 use crate::{
     daemon::{
         affinity,
@@ -47,7 +46,7 @@ impl Running {
         let keys = plan::worker_keys(next);
         let matched = self.matched(next, &keys);
         let all_kept = matched.ended.is_empty() && !matched.kept.contains(&None);
-        let whole = self.open.len() == next.flows.len() && self.is_attached_for(next);
+        let whole = self.open.len() == next.key_count() && self.is_attached_for(next);
         if all_kept && whole && next.runs_as(&self.plan) {
             return Ok(Applied {
                 kept: self.workers.len(),
@@ -90,6 +89,7 @@ impl Running {
         self.hand_over(prepared)?;
         self.use_ports(&matched, &keys)?;
         self.open_flows(next)?;
+        self.close_rest(next);
         for &index in &pausing {
             applied.paused.insert(name_of(&self.plan, index));
         }
@@ -154,30 +154,6 @@ impl Running {
             workers.flat_map(RunningWorker::inputs).collect()
         };
         inputs(true).difference(&inputs(false)).copied().collect()
-    }
-
-    /// Makes the kernel stop matching what `next` does not have, and what arrives on the interfaces
-    /// `pausing`; and waits until the workers have dealt with what had been matched, but for those
-    /// that end anyway, by number: they do so at their end.
-    fn close_flows(&mut self, next: &Plan, pausing: &BTreeSet<u32>, ending: &BTreeSet<usize>) {
-        let wanted: HashMap<FlowKey, Backend> = wanted(next)
-            .map(|(key, _, open)| (key, open.backend))
-            .collect();
-        let closing = self.open.iter().filter(|(key, open)| {
-            wanted.get(*key) != Some(&open.backend) || pausing.contains(&key.interface)
-        });
-        let closing: Vec<FlowKey> = closing.map(|(key, _)| *key).collect();
-        if closing.is_empty() {
-            return;
-        }
-        let inputs: BTreeSet<u32> = closing.iter().map(|key| key.interface).collect();
-        self.close(closing);
-        let workers = self.workers.iter();
-        let affected: Vec<&RunningWorker> = workers
-            .filter(|worker| !ending.contains(&worker.number))
-            .filter(|worker| worker.inputs().any(|input| inputs.contains(&input)))
-            .collect();
-        drain::matched_frames(&affected);
     }
 
     /// Ends some of the workers, by number, and keeps their counts. Returns how many.
@@ -289,19 +265,6 @@ impl Running {
         }
     }
 
-    /// Makes the kernel match what `next` has.
-    fn open_flows(&mut self, next: &Plan) -> Result<(), RunError> {
-        for (key, number, want) in wanted(next) {
-            if self.open.get(&key) == Some(&want) {
-                continue;
-            }
-            self.kernel
-                .open(&key, want.backend, number, &want.rule, want.limit)?;
-            self.open.insert(key, want);
-        }
-        Ok(())
-    }
-
     /// Leaves the groups that nobody wants, as far as that is quick.
     pub(super) fn leave_groups(&mut self, wanted: &BTreeSet<Membership>) {
         let deadline = Instant::now() + LEAVING;
@@ -341,18 +304,6 @@ fn probe(plan: &Plan) -> Result<(), RunError> {
         }
     })?;
     Ok(())
-}
-
-/// What `plan` wants the kernel to match: the key, and the number of the rule.
-fn wanted(plan: &Plan) -> impl Iterator<Item = (FlowKey, u32, Open)> {
-    plan.flows.with_ids().filter_map(|(id, flow)| {
-        let open = Open {
-            backend: plan.interfaces.get(flow.interface)?.backend,
-            rule: flow.rule.clone(),
-            limit: flow.limit,
-        };
-        Some((plan.flow_key(flow)?, id.position() as u32, open))
-    })
 }
 
 /// The indices of the interfaces that `plan` receives from.

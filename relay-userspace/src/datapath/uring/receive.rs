@@ -7,10 +7,7 @@
 
 use io_uring::{cqueue, types::RecvMsgOut};
 use nix::errno::Errno;
-use relay_common::{
-    abi::FlowKey,
-    wire::{self, StrippedTag},
-};
+use relay_common::wire::{self, Tag};
 
 use super::buffers::{Buffers, Held};
 use crate::{
@@ -124,7 +121,8 @@ impl Datagrams {
         let datagram = wire::decode_stripped(frame, tag).map_err(|_| MALFORMED)?;
         let payload_len = usize::from(datagram.payload_len);
         let flow = flows
-            .look_up(FlowKey::new(interface, &datagram))
+            .input(interface)
+            .and_then(|input| flows.look_up(input, &datagram))
             .ok_or((Dropped::NoRule, count(payload_len, size)))?;
         let received = Received::read(frame, &datagram, told.checksum).ok_or(MALFORMED)?;
         let at = frame.as_ptr().addr() - bytes.as_ptr().addr();
@@ -178,7 +176,7 @@ fn count(payload_len: usize, size: usize) -> u64 {
 
 /// The VLAN tag that the kernel or the NIC has taken out of the frame (`PACKET_AUXDATA`).
 #[inline]
-fn stripped_tag(control: &[u8]) -> Option<StrippedTag> {
+fn stripped_tag(control: &[u8]) -> Option<Tag> {
     let field = |at: usize| -> Option<[u8; 4]> { control.get(at..)?.first_chunk().copied() };
     const LEVEL: usize = size_of::<usize>();
     const TYPE: usize = LEVEL + 4;
@@ -191,7 +189,7 @@ fn stripped_tag(control: &[u8]) -> Option<StrippedTag> {
     // vlan_tci, vlan_tpid.
     let status = u32::from_ne_bytes(field(HEADER_LEN)?);
     let [tci, tci_, tpid, tpid_] = field(HEADER_LEN + 16)?;
-    (status & libc::TP_STATUS_VLAN_VALID != 0).then_some(StrippedTag {
+    (status & libc::TP_STATUS_VLAN_VALID != 0).then_some(Tag {
         tpid: u16::from_ne_bytes([tpid, tpid_]),
         tci: u16::from_ne_bytes([tci, tci_]),
     })

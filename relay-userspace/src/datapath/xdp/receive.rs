@@ -2,10 +2,7 @@
 
 use std::ops::Range;
 
-use relay_common::{
-    abi::FlowKey,
-    wire::{self, IPV4_HEADERS_LEN},
-};
+use relay_common::wire::{self, IPV4_HEADERS_LEN};
 
 use super::umem::{Chunk, Chunks};
 use crate::{
@@ -40,19 +37,24 @@ pub fn add_all(
     flows: &mut Flows,
     stats: &WorkerStats,
 ) {
+    if received.is_empty() {
+        return;
+    }
+    let input = flows.input(source.interface);
     while let Some(chunk) = received.pop() {
         let ahead = received.len().checked_sub(AHEAD);
         if let Some(ahead) = ahead.and_then(|ahead| received.get(ahead)) {
             chunks.prefetch(ahead);
         }
-        add(source, chunk, batch, chunks, flows, stats);
+        add(input, source.known, chunk, batch, chunks, flows, stats);
     }
 }
 
-/// Takes the frame in `chunk`.
+/// Takes the frame in `chunk`, which arrived on the interface with the slot `input` in `flows`.
 #[inline]
 fn add(
-    source: Source,
+    input: Option<u8>,
+    known: Known,
     mut chunk: Chunk,
     batch: &mut Batch<Chunk>,
     chunks: &mut Chunks,
@@ -66,12 +68,12 @@ fn add(
         chunks.give_back(chunk);
         return;
     };
-    let Some(flow) = flows.look_up(FlowKey::new(source.interface, &datagram)) else {
+    let Some(flow) = input.and_then(|input| flows.look_up(input, &datagram)) else {
         stats.drops.add(Dropped::NoRule, 1);
         chunks.give_back(chunk);
         return;
     };
-    let Some(received) = Received::read(frame, &datagram, source.known) else {
+    let Some(received) = Received::read(frame, &datagram, known) else {
         stats.drops.add(Dropped::Malformed, 1);
         chunks.give_back(chunk);
         return;
@@ -85,9 +87,9 @@ fn add(
     batch.add(frame, chunks, flows, stats);
 }
 
-/// Moves `payload`, which arrived behind a priority tag, to where an untagged frame has it: copies
-/// leave untagged, and their headers are written in front of it. Returns its new range.
-#[cold]
+/// Moves `payload`, which arrived behind tags, to where an untagged frame has it: copies leave
+/// untagged, and their headers are written in front of it. Returns its new range.
+#[inline(never)]
 fn untag(chunk: &mut Chunk, payload: Range<usize>, chunks: &mut Chunks) -> Range<usize> {
     let moved = IPV4_HEADERS_LEN..IPV4_HEADERS_LEN + payload.len();
     let mut frame = chunks.frame_mut(chunk);

@@ -4,13 +4,22 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::host::MembershipVersions;
+use crate::{config::rules::PortMatch, host::MembershipVersions};
 
 /// The rule with this input on in0.
 fn rule(input: &str) -> Document {
     let text = format!(
         "[[rules]]\nname = \"r\"\ninput = {{ interface = \"in0\", {input} }}\n\
          outputs = [{{ interface = \"out0\" }}]\n"
+    );
+    config::parse("relay.toml", &text).unwrap()
+}
+
+/// A rule with this input on in0 and one output group and port.
+fn merging(input: &str) -> Document {
+    let text = format!(
+        "[[rules]]\nname = \"r\"\ninput = {{ interface = \"in0\", {input} }}\n\
+         outputs = [{{ interface = \"out0\", group = \"239.2.2.2\", port = 7 }}]\n"
     );
     config::parse("relay.toml", &text).unwrap()
 }
@@ -30,21 +39,31 @@ fn planned(document: &Document, facts: &HostFacts) -> Plan {
 fn what_the_datapath_cannot_do_yet_is_refused_at_its_place_unless_it_is_disabled() {
     let plain = "group = \"239.1.1.1\", port = 1";
     let cases = [
-        ("group = \"ff3e::1\", port = 1", "IPv6"),
-        ("group = \"239.1.1.0/24\", port = 1", "a prefix of groups"),
-        ("group = \"239.1.1.1\", port = \"1-2\"", "a range of ports"),
-        ("group = \"239.1.1.1\", port = \"any\"", "a range of ports"),
+        ("group = \"ff3e::1\", port = 1", "3:9", "IPv6"),
         (
-            &format!("{plain}, source = \"10.1.1.7\""),
-            "a rule with sources",
+            "group = \"239.1.1.0/24\", port = 1",
+            "4:12",
+            "an output to a prefix of groups",
         ),
-        (&format!("{plain}, vlan = 7"), "a VLAN"),
-        (&format!("{plain}, vlan = [7, 8]"), "a VLAN"),
-        (&format!("{plain}, local = true"), "a rule with `local`"),
+        (
+            "group = \"239.1.1.1\", port = \"1-2\"",
+            "4:12",
+            "an output to a range of ports",
+        ),
+        (
+            "group = \"239.1.1.1\", port = \"any\"",
+            "4:12",
+            "an output to a range of ports",
+        ),
+        (
+            &format!("{plain}, local = true"),
+            "3:9",
+            "a rule with `local`",
+        ),
     ];
-    for (input, what) in cases {
+    for (input, place, what) in cases {
         let mut document = rule(input);
-        let expected = format!("relay.toml:3:9: rule `r`: {what} cannot be relayed yet");
+        let expected = format!("relay.toml:{place}: rule `r`: {what} cannot be relayed yet");
         let strict = build(&document, &facts(), &Constraints::default());
         let arranged = arrange(&document, &facts(), &Constraints::default());
         for mistakes in [strict.unwrap_err(), arranged.unwrap_err()] {
@@ -54,8 +73,22 @@ fn what_the_datapath_cannot_do_yet_is_refused_at_its_place_unless_it_is_disabled
         let arranged = arrange(&document, &facts(), &Constraints::default());
         assert!(arranged.is_ok(), "{input}");
     }
-    for input in [plain, &format!("{plain}, join = false")] {
-        auto(&rule(input), &facts()).unwrap();
+    for more in [
+        "",
+        ", join = false",
+        ", source = \"10.1.1.7\"",
+        ", source = [\"10.1.1.7\", \"10.1.1.8\"]",
+        ", vlan = 7",
+        ", vlan = [7, 8]",
+    ] {
+        auto(&rule(&format!("{plain}{more}")), &facts()).unwrap();
+    }
+    for merged in [
+        "group = \"239.1.1.0/24\", port = 1",
+        "group = \"239.1.1.1\", port = \"1-2\"",
+        "group = \"239.1.0.0/16\", port = \"any\", source = \"10.1.1.7\", vlan = [7, 8]",
+    ] {
+        auto(&merging(merged), &facts()).unwrap();
     }
     let offloads = format!(
         "{}[[interfaces]]\nname = \"in0\"\noffloads = \"manage\"\n",
@@ -65,6 +98,52 @@ fn what_the_datapath_cannot_do_yet_is_refused_at_its_place_unless_it_is_disabled
     let refused = refused.unwrap_err().to_string();
     let expected = "interface `in0`: `offloads` \"manage\" has no effect yet";
     assert!(refused.contains(expected), "{refused}");
+}
+
+#[test]
+fn a_flow_has_a_key_per_source_with_all_else_that_it_matches() {
+    let keys = |input: &str| {
+        let plan = auto(&merging(input), &facts()).unwrap();
+        assert_eq!(
+            plan.key_count(),
+            plan.keys(&plan.flows[FlowId::new(0)]).count()
+        );
+        plan.keys(&plan.flows[FlowId::new(0)]).collect::<Vec<_>>()
+    };
+    let sources = "source = [\"10.1.1.8\", \"10.1.1.7\"]";
+    let all = keys(&format!(
+        "group = \"239.1.1.0/24\", port = \"1-9\", vlan = [7, 8], {sources}"
+    ));
+    let one = |source: Option<[u8; 4]>| FlowKey {
+        interface: 1,
+        vlan: relay_common::wire::Vlan::double(7, 8),
+        group: "239.1.1.0/24".parse().unwrap(),
+        ports: PortMatch::Range(1, 9),
+        source: source.map(IpAddr::from),
+    };
+    assert_eq!(all, [one(Some([10, 1, 1, 7])), one(Some([10, 1, 1, 8]))]);
+    let any = keys("group = \"239.1.1.0/24\", port = \"1-9\", vlan = [7, 8]");
+    assert_eq!(any, [one(None)]);
+}
+
+#[test]
+fn one_shape_more_than_the_kernel_programs_look_for_is_a_mistake() {
+    let mut text = String::new();
+    let lengths = (8..=31).flat_map(|length| [(length, "1"), (length, "\"any\"")]);
+    for (number, (length, port)) in lengths.take(33).enumerate() {
+        let vlan = number + 1;
+        text += &format!(
+            "[[rules]]\nname = \"r{number}\"\ninput = {{ interface = \"in0\", group = \
+             \"239.0.0.0/{length}\", port = {port}, vlan = {vlan}, join = false }}\n\
+             outputs = [{{ interface = \"out0\", group = \"238.2.2.2\", port = {vlan} }}]\n"
+        );
+    }
+    let mut document = config::parse("relay.toml", &text).unwrap();
+    let refused = auto(&document, &facts()).unwrap_err().to_string();
+    let expected = "rule `r32`: the rules of `in0` have more than 32 combinations";
+    assert!(refused.contains(expected), "{refused}");
+    assert!(document.set_enabled("r7", false));
+    auto(&document, &facts()).unwrap();
 }
 
 #[test]
@@ -116,7 +195,6 @@ fn a_flow_shows_all_that_its_rule_matches() {
     assert_eq!(flow["source"], serde_json::json!(["10.0.0.9"]));
     assert_eq!(flow["vlan"], serde_json::json!([7, 8]));
     assert_eq!(flow["outputs"][0]["port"], "5000-5099");
-    assert_eq!(plan.flow_key(&plan.flows[FlowId::new(0)]), None);
     let plain = auto(&rule("group = \"239.1.1.1\", port = 1"), &facts()).unwrap();
     let json = serde_json::to_value(&plain).unwrap();
     assert_eq!(json["flows"][0]["port"], 1);

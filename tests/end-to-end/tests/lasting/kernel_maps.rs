@@ -6,12 +6,14 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, ensure};
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData, MapInfo};
-use relay_common::abi::{self, FlowKey, FlowValue, InterfaceValue, OwnKey};
-use relay_common::wire;
+use relay_common::abi::{self, InterfaceValue, OwnKey};
+use relay_common::matching::{ExactKey4, FlowValue, PortForm, ShapedKey4};
+use relay_common::wire::{self, Vlan};
 use relay_tests::relay::RelayProcess;
 
-/// A flow that a program matches: the index of the input, the group and the port.
-pub type Flow = (u32, Ipv4Addr, u16);
+/// A flow that a program matches: the index of the input, the group, and the rest in words: "5000",
+/// or "/32 any from 10.1.1.2".
+pub type Flow = (u32, Ipv4Addr, String);
 
 /// What the maps hold. Without a loaded program they hold nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,21 +37,19 @@ impl KernelMaps {
     pub fn of(relay: &RelayProcess) -> Result<Self> {
         let mut names = BTreeSet::new();
         let mut maps = Self::default();
+        let (mut flows, mut shaped) = (Vec::new(), Vec::new());
+        let mut slots = BTreeMap::new();
         for id in relay.kernel_maps()? {
             let info = MapInfo::from_id(id).with_context(|| format!("asking for map {id}"))?;
             let name = info.name_as_str().unwrap_or_default().to_owned();
             match name.as_str() {
-                abi::FLOWS => {
-                    let flows = entries::<FlowKey, FlowValue>(id)?.into_iter();
-                    let flows = flows.map(|(key, value)| {
-                        let flow = (key.interface, Ipv4Addr::from(key.group), key.port);
-                        (flow, value.limit().is_some())
-                    });
-                    maps.flows = flows.collect();
-                }
+                abi::FLOWS => flows.extend(entries::<ExactKey4, FlowValue>(id)?),
+                abi::SHAPED => shaped.extend(entries::<ShapedKey4, FlowValue>(id)?),
                 abi::INTERFACES => {
-                    let entries = entries::<u32, InterfaceValue>(id)?.into_iter();
-                    maps.interfaces = entries.map(|(index, _)| index).collect();
+                    for (index, value) in entries::<u32, InterfaceValue>(id)? {
+                        maps.interfaces.insert(index);
+                        slots.insert(value.slot(), index);
+                    }
                 }
                 abi::OWN => {
                     let entries = entries::<OwnKey, u8>(id)?.into_iter();
@@ -59,8 +59,41 @@ impl KernelMaps {
             }
             ensure!(names.insert(name.clone()), "two maps are called {name}");
         }
+        // The index of no interface stands for a slot that is not served.
+        let index = |place: u32| {
+            slots
+                .get(&((place >> Vlan::BITS) as u8))
+                .copied()
+                .unwrap_or(0)
+        };
+        for (key, value) in flows.into_iter().filter(|(_, value)| value.is_flow()) {
+            let group = Ipv4Addr::from(key.group.to_ne_bytes());
+            let flow = (index(key.place), group, key.port.to_string());
+            maps.flows.insert(flow, value.limit().is_some());
+        }
+        for (key, value) in shaped {
+            let flow = (index(key.place), Ipv4Addr::from(key.group), words(&key));
+            maps.flows.insert(flow, value.limit().is_some());
+        }
         Ok(maps)
     }
+}
+
+/// What the key of a shaped flow has beside interface and group. Of a range it has the class alone.
+fn words(key: &ShapedKey4) -> String {
+    const ANY: u32 = PortForm::Any as u32;
+    const CLASS: u32 = PortForm::Class as u32;
+    let (shape, port) = (key.shape_and_port >> 16, key.shape_and_port as u16);
+    let port = match shape & 3 {
+        ANY => "any".to_owned(),
+        CLASS => "range".to_owned(),
+        _ => port.to_string(),
+    };
+    let source = match key.source {
+        0 => String::new(),
+        source => format!(" from {}", Ipv4Addr::from(source.to_ne_bytes())),
+    };
+    format!("/{} {port}{source}", shape >> 2)
 }
 
 /// All entries of the hash map with this id.

@@ -169,7 +169,12 @@ impl System {
         for (entry, rule) in &active {
             let input = self.index(&rule.interface)?;
             let limited = universe::has_limit(entry.number, entry.form);
-            maps.flows.insert((input, rule.group, rule.port), limited);
+            let flow = (
+                input,
+                rule.group,
+                universe::matched(entry.number, entry.form),
+            );
+            maps.flows.insert(flow, limited);
             maps.interfaces.insert(input);
             groups.insert((rule.interface.clone(), rule.group));
             for output in &rule.outputs {

@@ -21,8 +21,33 @@ pub const RULES: usize = 6;
 pub enum Form {
     /// The first.
     A,
-    /// With other outputs, another TTL or another limit.
+    /// With other outputs, another TTL or another limit, or matched by other means: by source, a
+    /// range or any port.
     B,
+}
+
+/// The keys of a rule's input that stand for group and port, and how
+/// [`KernelMaps`](super::kernel_maps::KernelMaps) has the flow. The source is that of the probes.
+fn by_other_means(number: usize, form: Form) -> Option<(&'static str, &'static str)> {
+    Some(match (number, form) {
+        (1, Form::B) => ("group = \"239.1.0.1\", port = \"5001-5009\"", "/32 range"),
+        (2, Form::B) => (
+            "group = \"239.1.0.1\", port = 5000, source = \"10.1.1.2\"",
+            "/32 5000 from 10.1.1.2",
+        ),
+        (5, Form::B) => (
+            "group = \"239.1.0.4\", port = \"any\", source = \"10.1.1.2\"",
+            "/32 any from 10.1.1.2",
+        ),
+        _ => return None,
+    })
+}
+
+/// How [`KernelMaps`](super::kernel_maps::KernelMaps) has the flow of a rule, but interface and
+/// group.
+pub fn matched(number: usize, form: Form) -> String {
+    let port = rule(number, form).port.to_string();
+    by_other_means(number, form).map_or(port, |(_, words)| words.to_owned())
 }
 
 /// A rule in one of its forms.
@@ -47,6 +72,10 @@ pub fn rule(number: usize, form: Form) -> Rule {
         let group = Ipv4Addr::new(239, 2, number as u8, at);
         rule.output(output, group, 6000 + number as u16)
     });
+    let rule = match by_other_means(number, form) {
+        Some((keys, _)) => rule.takes(keys),
+        None => rule,
+    };
     match (number, form) {
         (2, Form::B) => rule.ttl("7"),
         _ => rule,

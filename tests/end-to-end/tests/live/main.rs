@@ -4,6 +4,7 @@ mod changes;
 mod clients;
 mod interfaces;
 mod loops;
+mod matches;
 mod ports;
 mod rule_file;
 mod upgrade;

@@ -6,14 +6,17 @@
 //! another field, and the case would not count as it must.
 #![expect(clippy::expect_used, reason = "a table of frames in memory, in tests")]
 
-use std::net::Ipv4Addr;
+mod combinations;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::PacketBuilder;
+use relay::{config::rules::PortMatch, plan::FlowKey};
 use relay_common::{
     abi::Counter,
     wire::{
-        ETHERNET_LEN, IPV4_LEN, VLAN_LEN, ethernet::field as ethernet, ipv4::field as ipv4,
-        udp::field as udp, vlan::field as vlan,
+        ETHERNET_LEN, IPV4_LEN, IPV6_LEN, VLAN_LEN, Vlan, ethernet::field as ethernet,
+        ipv4::field as ipv4, ipv6::field as ipv6, udp::field as udp, vlan::field as vlan,
     },
 };
 
@@ -23,16 +26,46 @@ pub const SHORTEST: usize = ETHERNET_LEN;
 /// Where the headers of an untagged frame start.
 pub const IP: usize = ETHERNET_LEN;
 pub const UDP: usize = ETHERNET_LEN + IPV4_LEN;
+/// The same over IPv6.
+const UDP6: usize = ETHERNET_LEN + IPV6_LEN;
 /// Where a tag goes: behind the addresses.
 pub const TAG: usize = ethernet::TYPE.start;
 
 pub const GROUP: [u8; 4] = [239, 1, 1, 1];
 pub const PORT: u16 = 5001;
+/// ff3e::8000:1, and 2001:db8::7.
+pub const GROUP6: [u8; 16] = [0xff, 0x3e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0, 0, 1];
+/// The VLANs of the rules: none, one tag, two tags.
+pub const RULE_VLAN: u16 = 100;
+pub const RULE_DOUBLE: [u16; 2] = [100, 200];
+const SOURCE6: [u8; 16] = [0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
 /// The Ethernet address of the input, `in0` of a testbed.
 pub const INPUT_MAC: [u8; 6] = [2, 0, 10, 1, 0, 1];
 /// The addresses of the output, `out0` of a testbed: what copies leave with.
 pub const OUTPUT_MAC: [u8; 6] = [2, 0, 10, 2, 0, 1];
 pub const OUTPUT_ADDRESS: [u8; 4] = [10, 2, 0, 1];
+
+/// What the rules of the table match on an interface, given by its index: one IPv4 and one IPv6
+/// group, each untagged, with one tag and with two.
+pub fn rules(interface: u32) -> Vec<FlowKey> {
+    let groups: [IpAddr; 2] = [Ipv4Addr::from(GROUP).into(), Ipv6Addr::from(GROUP6).into()];
+    let [outer, inner] = RULE_DOUBLE;
+    let vlans = [
+        Vlan::UNTAGGED,
+        Vlan::tag(RULE_VLAN),
+        Vlan::double(outer, inner),
+    ];
+    let of = |group: IpAddr| {
+        vlans.map(|vlan| FlowKey {
+            interface,
+            vlan,
+            group: group.into(),
+            ports: PortMatch::One(PORT),
+            source: None,
+        })
+    };
+    groups.into_iter().flat_map(of).collect()
+}
 
 /// A frame and what it counts as.
 pub struct Case {
@@ -63,6 +96,26 @@ fn udp_to(group: [u8; 4], port: u16, payload: &[u8]) -> Vec<u8> {
         .expect("a frame in memory");
     let [_, b, c, d] = group;
     frame[ethernet::DESTINATION].copy_from_slice(&[1, 0, 0x5e, b & 0x7f, c, d]);
+    frame
+}
+
+/// A datagram to the IPv6 `group`, and to the Ethernet address that belongs to it if it is one.
+pub fn udp6_to(group: [u8; 16], port: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    from_host()
+        .ipv6(SOURCE6, group, 1)
+        .udp(40_000, port)
+        .write(&mut frame, payload)
+        .expect("a frame in memory");
+    let [.., a, b, c, d] = group;
+    frame[ethernet::DESTINATION].copy_from_slice(&[0x33, 0x33, a, b, c, d]);
+    frame
+}
+
+/// A datagram over IPv6 with changes to its bytes.
+fn changed6(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut frame = udp6_to(GROUP6, PORT, b"payload");
+    change(&mut frame);
     frame
 }
 
@@ -152,16 +205,7 @@ pub fn table() -> Vec<Case> {
         .udp(40_000, PORT)
         .write(&mut with_options, b"payload")
         .expect("a frame in memory");
-    let mut ipv6 = Vec::new();
-    let mut source = [0; 16];
-    source[0] = 0xfe;
-    let mut group = [0; 16];
-    group[0] = 0xff;
-    from_host()
-        .ipv6(source, group, 1)
-        .udp(40_000, PORT)
-        .write(&mut ipv6, b"payload")
-        .expect("a frame in memory");
+    let ipv6 = udp6_to(GROUP6, PORT, b"payload");
     let mut tcp = Vec::new();
     from_host()
         .ipv4([10, 1, 0, 2], GROUP, 1)
@@ -238,7 +282,7 @@ pub fn table() -> Vec<Case> {
         case(
             "a service tag with identifier 0",
             priority_tagged(0x88a8, &plain),
-            Counter::PassVlan,
+            Counter::Redirected,
         ),
         case(
             "a priority tag in front of a tag",
@@ -248,7 +292,7 @@ pub fn table() -> Vec<Case> {
         case(
             "two priority tags",
             priority_tagged(0x8100, &priority_tagged(0x8100, &plain)),
-            Counter::PassVlan,
+            Counter::Redirected,
         ),
         case(
             "a double tag",
@@ -260,8 +304,18 @@ pub fn table() -> Vec<Case> {
             tagged(0x8100, &tagged(0x8100, &plain)),
             Counter::PassVlan,
         ),
-        case("IPv6", ipv6.clone(), Counter::PassIpv6),
-        case("tagged IPv6", tagged(0x8100, &ipv6), Counter::PassIpv6),
+        case("IPv6", ipv6.clone(), Counter::Redirected),
+        case("tagged IPv6", tagged(0x8100, &ipv6), Counter::PassVlan),
+        case(
+            "IPv6 with an extension header",
+            changed6(|f| f[IP + ipv6::NEXT_HEADER] = 0),
+            Counter::PassIpv6Extension,
+        ),
+        case(
+            "IPv6 without a checksum",
+            changed6(|f| f[UDP6..][udp::CHECKSUM].fill(0)),
+            Counter::PassNoChecksum,
+        ),
         case("ARP", bare(0x0806), Counter::PassNotIp),
         case(
             "tagged ARP",
@@ -458,5 +512,6 @@ pub fn table() -> Vec<Case> {
             Counter::PassNotIp,
         ));
     }
+    table.extend(combinations::combinations());
     table
 }

@@ -1,0 +1,85 @@
+//! The maps of flows, for the look-up.
+//!
+//! The map of exact IPv4 flows has all its memory from the start; the others take memory with each
+//! entry, because most relays need none of them.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap},
+};
+use relay_common::{
+    abi::{MAX_FLOWS, MAX_PORT_CLASSES, MAX_SHAPED, MAX_SHAPES},
+    matching::{
+        CLASSES_PER_WORD, ExactKey4, ExactKey6, FlowValue, ShapedKey4, ShapedKey6, Tables, class_in,
+    },
+};
+
+#[map]
+static FLOWS: HashMap<ExactKey4, FlowValue> = HashMap::with_max_entries(MAX_FLOWS, 0);
+
+#[map]
+static FLOWS6: HashMap<ExactKey6, FlowValue> =
+    HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
+
+#[map]
+static SHAPED: HashMap<ShapedKey4, FlowValue> =
+    HashMap::with_max_entries(MAX_SHAPED, BPF_F_NO_PREALLOC);
+
+#[map]
+static SHAPED6: HashMap<ShapedKey6, FlowValue> =
+    HashMap::with_max_entries(MAX_SHAPED, BPF_F_NO_PREALLOC);
+
+#[map]
+static SHAPES: Array<u64> = Array::with_max_entries(MAX_SHAPES, 0);
+
+#[map]
+static PORT_CLASSES: Array<u64> = Array::with_max_entries(MAX_PORT_CLASSES, 0);
+
+/// The maps above.
+#[derive(Clone, Copy)]
+pub struct Maps;
+
+/// The value of `key`.
+#[inline(always)]
+fn get<K>(map: &HashMap<K, FlowValue>, key: &K) -> FlowValue {
+    // SAFETY: one plain integer, of which any copy is valid. User space replaces values while
+    // frames arrive; the kernel keeps the memory of the old one.
+    match unsafe { map.get(key) } {
+        Some(value) => *value,
+        None => FlowValue::NONE,
+    }
+}
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn exact4(&self, key: &ExactKey4) -> FlowValue {
+        get(&FLOWS, key)
+    }
+
+    #[inline(always)]
+    fn exact6(&self, key: &ExactKey6) -> FlowValue {
+        get(&FLOWS6, key)
+    }
+
+    #[inline(always)]
+    fn shaped4(&self, key: &ShapedKey4) -> FlowValue {
+        get(&SHAPED, key)
+    }
+
+    #[inline(always)]
+    fn shaped6(&self, key: &ShapedKey6) -> FlowValue {
+        get(&SHAPED6, key)
+    }
+
+    #[inline(always)]
+    fn shapes(&self, at: u32) -> u64 {
+        SHAPES.get(at).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn class(&self, port: u16) -> u16 {
+        let word = PORT_CLASSES.get(u32::from(port) / CLASSES_PER_WORD);
+        class_in(word.copied().unwrap_or(0), port)
+    }
+}
