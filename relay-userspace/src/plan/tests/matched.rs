@@ -86,7 +86,7 @@ fn what_the_datapath_cannot_do_yet_is_refused_at_its_place_unless_it_is_disabled
     for merged in [
         "group = \"239.1.1.0/24\", port = 1",
         "group = \"239.1.1.1\", port = \"1-2\"",
-        "group = \"239.1.0.0/16\", port = \"any\", source = \"10.1.1.7\", vlan = [7, 8]",
+        "group = \"239.1.1.0/24\", port = \"any\", source = \"10.1.1.7\", vlan = [7, 8]",
     ] {
         auto(&merging(merged), &facts()).unwrap();
     }
