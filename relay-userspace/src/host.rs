@@ -11,6 +11,7 @@ mod facts;
 pub(crate) mod fixture;
 pub mod group_options;
 mod gso_limits;
+mod ipv6_address;
 mod membership_versions;
 mod netlink;
 mod netlink_dump;
@@ -29,6 +30,7 @@ pub use self::{
     bell::Bell,
     facts::{HostError, HostFacts, InterfaceFacts, XdpFeatures, facts_for, with_carrier},
     gso_limits::GsoLimits,
+    ipv6_address::Ipv6Address,
     membership_versions::MembershipVersions,
     other_receivers::Bystanders,
 };

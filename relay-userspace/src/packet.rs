@@ -14,5 +14,5 @@ mod ttl;
 
 pub use self::{
     received::{Known, Received},
-    template::{Target, Template},
+    template::{HEADERS_ROOM, Target, Template},
 };

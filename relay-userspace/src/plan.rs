@@ -30,6 +30,7 @@ mod notes;
 mod print;
 mod queues;
 mod received_checksums;
+mod source_address;
 #[cfg(test)]
 mod tests;
 mod tx_methods;

@@ -23,24 +23,26 @@ mod frames;
 mod uring;
 mod worker;
 
-use std::{hint::black_box, net::Ipv4Addr};
+use std::hint::black_box;
 
 use frames::{
     Checksum::{Complete, Partial},
+    Version::{self, V4, V6},
     decoded, tagged, untagged,
 };
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use relay::{
     config::rules::Ttl,
     datapath::flow_table::Flows,
-    packet::{Known, Received, Target, Template},
+    packet::{HEADERS_ROOM, Known, Received, Target, Template},
 };
-use relay_common::wire::{Datagram, IPV4_HEADERS_LEN, Skip};
+use relay_common::wire::{Addresses, Datagram, IPV4_HEADERS_LEN, Skip};
 use worker::{FRAMES, Worker, for_a_ring, queued, received, sent, sorted};
 
 #[library_benchmark]
-#[bench::untagged(untagged())]
+#[bench::untagged(untagged(V4))]
 #[bench::tagged(tagged())]
+#[bench::ipv6(untagged(V6))]
 fn decode(frame: &'static [u8]) -> Result<Datagram, Skip> {
     relay_common::wire::decode(black_box(frame))
 }
@@ -51,24 +53,26 @@ library_benchmark_group!(name = wire, benchmarks = [decode]);
 type LookUp = (&'static mut Flows, &'static mut [Datagram; FRAMES as usize]);
 
 /// Look-ups of the same flow, except for the first one, among a hundred.
-fn hit() -> LookUp {
-    let (flows, datagrams) = cycle(100);
-    datagrams.fill(worker::datagram(7));
+fn hit(version: Version) -> LookUp {
+    let (flows, datagrams) = cycle(version, 100);
+    datagrams.fill(worker::datagram(version, 7));
     (flows, datagrams)
 }
 
 /// Look-ups, each of another flow than the one before, spread over all flows.
-fn cycle(flows: u32) -> LookUp {
+fn cycle(version: Version, flows: u32) -> LookUp {
     // The stride and the numbers of flows have no common divisor.
-    let datagrams = std::array::from_fn(|at| worker::datagram(at as u32 * 37 % flows));
-    let flows = worker::flows(flows, 1);
+    let datagrams = std::array::from_fn(|at| worker::datagram(version, at as u32 * 37 % flows));
+    let flows = worker::flows(version, flows, 1);
     (Box::leak(Box::new(flows)), Box::leak(Box::new(datagrams)))
 }
 
 #[library_benchmark]
-#[bench::hit(hit())]
-#[bench::cycle_100(cycle(100))]
-#[bench::cycle_10000(cycle(10_000))]
+#[bench::hit(hit(V4))]
+#[bench::hit_ipv6(hit(V6))]
+#[bench::cycle_100(cycle(V4, 100))]
+#[bench::cycle_100_ipv6(cycle(V6, 100))]
+#[bench::cycle_10000(cycle(V4, 10_000))]
 fn look_up_64((flows, datagrams): LookUp) {
     let input = flows.input(worker::INPUT).unwrap();
     for datagram in datagrams {
@@ -79,8 +83,10 @@ fn look_up_64((flows, datagrams): LookUp) {
 library_benchmark_group!(name = flows, benchmarks = [look_up_64]);
 
 #[library_benchmark]
-#[bench::complete(decoded(1000, Complete))]
-#[bench::partial(decoded(1000, Partial))]
+#[bench::complete(decoded(V4, 1000, Complete))]
+#[bench::complete_ipv6(decoded(V6, 1000, Complete))]
+#[bench::partial(decoded(V4, 1000, Partial))]
+#[bench::partial_ipv6(decoded(V6, 1000, Partial))]
 fn read((frame, datagram): (&'static [u8], Datagram)) -> Option<Received> {
     Received::read(black_box(frame), black_box(&datagram), Known::Nothing)
 }
@@ -89,7 +95,7 @@ fn read((frame, datagram): (&'static [u8], Datagram)) -> Option<Received> {
 type Read = (Received, &'static [u8]);
 
 fn read_partial(payload: usize) -> Read {
-    let (frame, datagram) = decoded(payload, Partial);
+    let (frame, datagram) = decoded(V4, payload, Partial);
     let received = Received::read(frame, &datagram, Known::Nothing).unwrap();
     assert_ne!(
         received.udp_sum(&frame[IPV4_HEADERS_LEN..]),
@@ -106,18 +112,18 @@ fn udp_sum_partial((received, payload): Read) -> Option<u32> {
     black_box(&received).udp_sum(black_box(payload))
 }
 
-fn read_complete(payload: usize) -> Read {
-    let (frame, datagram) = decoded(payload, Complete);
+fn read_complete(version: Version, payload: usize) -> Read {
+    let (frame, datagram) = decoded(version, payload, Complete);
     let received = Received::read(frame, &datagram, Known::Nothing).unwrap();
-    assert!(received.checksum_ok(&frame[IPV4_HEADERS_LEN..]));
+    assert!(received.checksum_ok(&frame[version.headers_len()..]));
     assert!(!received.checksum_ok(&[]));
-    (received, &frame[IPV4_HEADERS_LEN..])
+    (received, &frame[version.headers_len()..])
 }
 
 #[library_benchmark]
-#[bench::bytes_64(read_complete(64))]
-#[bench::bytes_1000(read_complete(1000))]
-#[bench::bytes_1400(read_complete(1400))]
+#[bench::bytes_64(read_complete(V4, 64))]
+#[bench::bytes_1000(read_complete(V4, 1000))]
+#[bench::bytes_1400(read_complete(V4, 1400))]
 fn checksum_ok((received, payload): Read) -> bool {
     black_box(&received).checksum_ok(black_box(payload))
 }
@@ -126,23 +132,23 @@ fn checksum_ok((received, payload): Read) -> bool {
 type Outputs = (
     &'static [Template],
     &'static Received,
-    &'static mut [[u8; IPV4_HEADERS_LEN]],
+    &'static mut [[u8; HEADERS_ROOM]],
 );
 
-fn outputs(count: u8) -> Outputs {
+fn outputs(version: Version, count: u8) -> Outputs {
     let template = |output: u8| {
+        let (group, source) = version.output(output);
         Template::new(&Target {
             source_mac: [2, 0, 0, 0, 0, 9],
-            destination_mac: [1, 0, 0x5e, 2, 2, output],
-            source: Ipv4Addr::new(10, 2, 0, 1),
-            destination: Ipv4Addr::new(239, 2, 2, output),
+            destination_mac: relay::plan::of_group(group),
+            addresses: Addresses::between(source, group).unwrap(),
             port: 5002,
             ttl: Ttl::Decrement,
         })
     };
     let templates: Vec<Template> = (0..count).map(template).collect();
-    let (received, _) = read_complete(1000);
-    let headers = vec![[0; IPV4_HEADERS_LEN]; usize::from(count)];
+    let (received, _) = read_complete(version, 1000);
+    let headers = vec![[0; HEADERS_ROOM]; usize::from(count)];
     (
         templates.leak(),
         Box::leak(Box::new(received)),
@@ -151,9 +157,10 @@ fn outputs(count: u8) -> Outputs {
 }
 
 #[library_benchmark]
-#[bench::outputs_1(outputs(1))]
-#[bench::outputs_4(outputs(4))]
-#[bench::outputs_16(outputs(16))]
+#[bench::outputs_1(outputs(V4, 1))]
+#[bench::outputs_4(outputs(V4, 4))]
+#[bench::outputs_16(outputs(V4, 16))]
+#[bench::outputs_16_ipv6(outputs(V6, 16))]
 fn write((templates, received, headers): Outputs) {
     let udp_sum = received.udp_sum(&[]);
     for (template, header) in templates.iter().zip(headers) {
@@ -165,9 +172,10 @@ fn write((templates, received, headers): Outputs) {
 }
 
 #[library_benchmark]
-#[bench::outputs_1(outputs(1))]
-#[bench::outputs_4(outputs(4))]
-#[bench::outputs_16(outputs(16))]
+#[bench::outputs_1(outputs(V4, 1))]
+#[bench::outputs_4(outputs(V4, 4))]
+#[bench::outputs_16(outputs(V4, 16))]
+#[bench::outputs_16_ipv6(outputs(V6, 16))]
 fn write_joined((templates, received, headers): Outputs) {
     for (template, header) in templates.iter().zip(headers) {
         let received = black_box(received);
@@ -183,17 +191,20 @@ library_benchmark_group!(
 );
 
 #[library_benchmark]
-#[bench::of_1_flow(received(1, 1, Complete))]
-#[bench::of_1_flow_partial(received(1, 1, Partial))]
-#[bench::of_64_flows(received(64, 1, Complete))]
+#[bench::of_1_flow(received(V4, 1, 1, Complete))]
+#[bench::of_1_flow_ipv6(received(V6, 1, 1, Complete))]
+#[bench::of_1_flow_partial(received(V4, 1, 1, Partial))]
+#[bench::of_64_flows(received(V4, 64, 1, Complete))]
+#[bench::of_64_flows_ipv6(received(V6, 64, 1, Complete))]
 fn sort_64_frames(worker: &'static mut Worker) {
     black_box(worker).sort();
 }
 
 #[library_benchmark]
-#[bench::to_1_output(sorted(1, 1))]
-#[bench::to_4_outputs(sorted(1, 4))]
-#[bench::to_16_outputs(sorted(1, 16))]
+#[bench::to_1_output(sorted(V4, 1, 1))]
+#[bench::to_4_outputs(sorted(V4, 1, 4))]
+#[bench::to_16_outputs(sorted(V4, 1, 16))]
+#[bench::to_16_outputs_ipv6(sorted(V6, 1, 16))]
 fn make_1_run_of_64(worker: &'static mut Worker) {
     black_box(worker).make(|messages| {
         black_box(messages);
@@ -201,9 +212,10 @@ fn make_1_run_of_64(worker: &'static mut Worker) {
 }
 
 #[library_benchmark]
-#[bench::to_1_output(sorted(64, 1))]
-#[bench::to_4_outputs(sorted(64, 4))]
-#[bench::to_16_outputs(sorted(64, 16))]
+#[bench::to_1_output(sorted(V4, 64, 1))]
+#[bench::to_4_outputs(sorted(V4, 64, 4))]
+#[bench::to_16_outputs(sorted(V4, 64, 16))]
+#[bench::to_16_outputs_ipv6(sorted(V6, 64, 16))]
 fn make_64_runs_of_1(worker: &'static mut Worker) {
     black_box(worker).make(|messages| {
         black_box(messages);
@@ -217,9 +229,11 @@ fn end_64_frames(worker: &'static mut Worker) {
 }
 
 #[library_benchmark]
-#[bench::to_1_output(for_a_ring(1))]
-#[bench::to_4_outputs(for_a_ring(4))]
-#[bench::to_16_outputs(for_a_ring(16))]
+#[bench::to_1_output(for_a_ring(V4, 1))]
+#[bench::to_1_output_ipv6(for_a_ring(V6, 1))]
+#[bench::to_4_outputs(for_a_ring(V4, 4))]
+#[bench::to_16_outputs(for_a_ring(V4, 16))]
+#[bench::to_16_outputs_ipv6(for_a_ring(V6, 16))]
 fn forward_64_frames_to_a_port(worker: &'static mut Worker) {
     black_box(worker).end();
 }
@@ -232,16 +246,18 @@ fn kick_a_port(worker: &'static mut Worker) {
 }
 
 #[library_benchmark]
-#[bench::of_1_flow(uring::received(1, 1))]
-#[bench::of_64_flows(uring::received(64, 1))]
+#[bench::of_1_flow(uring::received(V4, 1, 1))]
+#[bench::of_1_flow_ipv6(uring::received(V6, 1, 1))]
+#[bench::of_64_flows(uring::received(V4, 64, 1))]
 fn uring_sort_64_frames(worker: &'static mut uring::Worker) {
     black_box(worker).sort();
 }
 
 #[library_benchmark]
-#[bench::of_1_run_to_1_output(uring::sorted(1, 1))]
-#[bench::of_1_run_to_16_outputs(uring::sorted(1, 16))]
-#[bench::of_64_runs_to_1_output(uring::sorted(64, 1))]
+#[bench::of_1_run_to_1_output(uring::sorted(V4, 1, 1))]
+#[bench::of_1_run_to_16_outputs(uring::sorted(V4, 1, 16))]
+#[bench::of_64_runs_to_1_output(uring::sorted(V4, 64, 1))]
+#[bench::of_64_runs_to_1_output_ipv6(uring::sorted(V6, 64, 1))]
 fn uring_post_64_frames(worker: &'static mut uring::Worker) {
     black_box(worker).post();
 }

@@ -17,10 +17,9 @@ use relay::{
     },
     host::GsoLimits,
 };
-use relay_common::wire::IPV4_HEADERS_LEN;
 
 use crate::{
-    frames::{self, Checksum},
+    frames::{self, Checksum, Version},
     worker::{self, FRAMES, INPUT},
 };
 
@@ -46,15 +45,15 @@ struct Slots {
 
 /// A worker that has taken [`FRAMES`] frames of 1000 bytes off the ring and not decoded them yet:
 /// of `flows` flows in turn, each with `outputs` outputs.
-pub fn received(flows: u32, outputs: u8) -> &'static mut Worker {
+pub fn received(version: Version, flows: u32, outputs: u8) -> &'static mut Worker {
     let mut buffers = Buffers::without_ring(FRAMES as u16).unwrap();
     // SAFETY: all zeros is a valid `msghdr`.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_controllen = CONTROL_LEN;
     let arrive = |at: u32| {
         let frame = frames::frame(
-            worker::group(at % flows),
-            1000 - IPV4_HEADERS_LEN,
+            version.group(at % flows),
+            1000 - version.headers_len(),
             Checksum::Complete,
         );
         // `struct io_uring_recvmsg_out`, no control data, a `struct virtio_net_hdr` of zeros.
@@ -73,7 +72,7 @@ pub fn received(flows: u32, outputs: u8) -> &'static mut Worker {
         arrivals: (0..FRAMES).map(arrive).collect(),
         buffers,
         message,
-        flows: worker::flows(flows, outputs),
+        flows: worker::flows(version, flows, outputs),
         batch: Batch::new(FRAMES as usize, OpenRuns::new(flows as usize)),
         slots: Slots {
             free: SendSlots::new(1),
@@ -84,8 +83,8 @@ pub fn received(flows: u32, outputs: u8) -> &'static mut Worker {
 }
 
 /// The same after it has sorted the frames into runs, one per flow.
-pub fn sorted(flows: u32, outputs: u8) -> &'static mut Worker {
-    let worker = received(flows, outputs);
+pub fn sorted(version: Version, flows: u32, outputs: u8) -> &'static mut Worker {
+    let worker = received(version, flows, outputs);
     worker.sort();
     assert_eq!(worker.stats.matched.get(), u64::from(FRAMES));
     assert_eq!(worker.batch.runs().0.len(), flows as usize);
@@ -94,7 +93,7 @@ pub fn sorted(flows: u32, outputs: u8) -> &'static mut Worker {
 
 /// The same after it has posted every copy.
 pub fn posted(flows: u32, outputs: u8) -> &'static mut Worker {
-    let worker = sorted(flows, outputs);
+    let worker = sorted(Version::V4, flows, outputs);
     worker.post();
     assert_eq!(
         worker.slots.used.len(),

@@ -25,10 +25,10 @@ use relay::{
     packet::Known,
     plan::{self, Backend, FlowId, InterfaceId, Mode, Plan, TxMethod},
 };
-use relay_common::wire::{self, Addresses, Datagram, IPV4_HEADERS_LEN};
+use relay_common::wire::{self, Addresses, Datagram};
 use xsk_rs::umem::frame::FrameDesc;
 
-use crate::frames::{self, Checksum};
+use crate::frames::{self, Checksum, Version};
 
 /// Frames of a receive batch.
 pub const FRAMES: u32 = 64;
@@ -37,18 +37,14 @@ pub const INPUT: u32 = 3;
 /// The destination port of the frames.
 const PORT: u16 = 5001;
 
-/// The group of a flow: counted up from 239.1.0.0.
-pub fn group(flow: u32) -> [u8; 4] {
-    (0xef01_0000 | flow).to_be_bytes()
-}
-
 /// A datagram of a flow.
-pub fn datagram(flow: u32) -> Datagram {
+pub fn datagram(version: Version, flow: u32) -> Datagram {
+    let source = match version {
+        Version::V4 => Ipv4Addr::new(10, 1, 0, 2).into(),
+        Version::V6 => frames::SOURCE6.into(),
+    };
     Datagram {
-        addresses: Addresses::V4 {
-            source: u32::from_ne_bytes([10, 1, 0, 2]),
-            group: u32::from_ne_bytes(group(flow)),
-        },
+        addresses: Addresses::between(source, version.group(flow)).unwrap(),
         port: PORT,
         vlan: wire::Vlan::UNTAGGED,
         ttl: 16,
@@ -58,12 +54,12 @@ pub fn datagram(flow: u32) -> Datagram {
 }
 
 /// The flows of a worker that sends `outputs` copies of each in GSO packets.
-pub fn flows(flows: u32, outputs: u8) -> Flows {
-    flows_by(TxMethod::Segmented, flows, outputs)
+pub fn flows(version: Version, flows: u32, outputs: u8) -> Flows {
+    flows_by(TxMethod::Segmented, version, flows, outputs)
 }
 
-fn flows_by(tx_method: TxMethod, flows: u32, outputs: u8) -> Flows {
-    let plan = plan(tx_method, flows, outputs);
+fn flows_by(tx_method: TxMethod, version: Version, flows: u32, outputs: u8) -> Flows {
+    let plan = plan(tx_method, version, flows, outputs);
     let worker = &plan.workers[0];
     let links = Links::of(&plan, worker, &Links::default());
     Flows::new(
@@ -75,21 +71,24 @@ fn flows_by(tx_method: TxMethod, flows: u32, outputs: u8) -> Flows {
     )
 }
 
-fn plan(tx_method: TxMethod, flows: u32, outputs: u8) -> Plan {
-    let output = |number: u8| plan::Output {
-        position: number.into(),
-        interface: InterfaceId::new(1),
-        group: Ipv4Addr::new(239, 2, 2, number).into(),
-        port: PortMatch::One(5002),
-        ttl: Ttl::Decrement,
-        source: Ipv4Addr::new(10, 2, 0, 1),
-        destination_mac: [1, 0, 0x5e, 2, 2, number],
+fn plan(tx_method: TxMethod, version: Version, flows: u32, outputs: u8) -> Plan {
+    let output = |number: u8| {
+        let (group, source) = version.output(number);
+        plan::Output {
+            position: number.into(),
+            interface: InterfaceId::new(1),
+            group: group.into(),
+            port: PortMatch::One(5002),
+            ttl: Ttl::Decrement,
+            source,
+            destination_mac: plan::of_group(group),
+        }
     };
     let flow = |number: u32| plan::Flow {
         rule: format!("feed-{number}"),
         interface: InterfaceId::new(0),
         matches: Match {
-            group: group(number).into(),
+            group: version.group(number).into(),
             ports: PortMatch::One(PORT),
             sources: Vec::new(),
             vlan: Vlan::Untagged,
@@ -142,6 +141,7 @@ fn interface(name: &str, index: u32, tx_method: Option<TxMethod>) -> plan::Inter
         mac: [2, 0, 0, 0, 0, 9],
         mtu: 1500,
         address: tx_method.map(|_| Ipv4Addr::new(10, 2, 0, 1)),
+        ipv6_sources: Vec::new(),
         driver: "veth".into(),
         backend: Backend::Xdp,
         reason: String::new(),
@@ -225,12 +225,18 @@ pub struct Worker {
 
 /// A worker that has received [`FRAMES`] frames of 1000 bytes and not decoded them yet: of `flows`
 /// flows in turn, each with `outputs` outputs.
-pub fn received(flows: u32, outputs: u8, checksum: Checksum) -> &'static mut Worker {
-    received_by(TxMethod::Segmented, flows, outputs, checksum)
+pub fn received(
+    version: Version,
+    flows: u32,
+    outputs: u8,
+    checksum: Checksum,
+) -> &'static mut Worker {
+    received_by(TxMethod::Segmented, version, flows, outputs, checksum)
 }
 
 fn received_by(
     tx_method: TxMethod,
+    version: Version,
     flows: u32,
     outputs: u8,
     checksum: Checksum,
@@ -242,7 +248,8 @@ fn received_by(
     let mut chunks = Chunks::new(2048, FRAMES + copies).unwrap();
     let fill = |at: u32| {
         let mut chunk = chunks.take().unwrap();
-        let frame = frames::frame(group(at % flows), 1000 - IPV4_HEADERS_LEN, checksum);
+        let payload = 1000 - version.headers_len();
+        let frame = frames::frame(version.group(at % flows), payload, checksum);
         let mut place = chunks.frame_mut(&mut chunk);
         place.cursor().set_pos(frame.len());
         place.contents_mut().copy_from_slice(&frame);
@@ -251,7 +258,7 @@ fn received_by(
     let received = (0..FRAMES).map(fill).collect();
     Box::leak(Box::new(Worker {
         chunks,
-        flows: flows_by(tx_method, flows, outputs),
+        flows: flows_by(tx_method, version, flows, outputs),
         batch: Batch::new(FRAMES as usize, OpenRuns::new(flows as usize)),
         queue: Queue::default(),
         ports: match tx_method {
@@ -264,8 +271,8 @@ fn received_by(
 }
 
 /// The same after it has sorted the frames into runs, one per flow.
-pub fn sorted(flows: u32, outputs: u8) -> &'static mut Worker {
-    let worker = received(flows, outputs, Checksum::Complete);
+pub fn sorted(version: Version, flows: u32, outputs: u8) -> &'static mut Worker {
+    let worker = received(version, flows, outputs, Checksum::Complete);
     worker.sort();
     assert_eq!(worker.stats.matched.get(), u64::from(FRAMES));
     assert_eq!(worker.batch.runs().0.len(), flows as usize);
@@ -274,22 +281,22 @@ pub fn sorted(flows: u32, outputs: u8) -> &'static mut Worker {
 
 /// The same after it has sent everything.
 pub fn sent() -> &'static mut Worker {
-    let worker = sorted(1, 4);
+    let worker = sorted(Version::V4, 1, 4);
     worker.make(|_| ());
     worker
 }
 
 /// A worker that has sorted [`FRAMES`] frames of one flow, whose copies leave through the TX ring
 /// of one port.
-pub fn for_a_ring(outputs: u8) -> &'static mut Worker {
-    let worker = received_by(TxMethod::Xsk, 1, outputs, Checksum::Complete);
+pub fn for_a_ring(version: Version, outputs: u8) -> &'static mut Worker {
+    let worker = received_by(TxMethod::Xsk, version, 1, outputs, Checksum::Complete);
     worker.sort();
     worker
 }
 
 /// The same after it has queued all copies on the port.
 pub fn queued(outputs: u8) -> &'static mut Worker {
-    let worker = for_a_ring(outputs);
+    let worker = for_a_ring(Version::V4, outputs);
     worker.end();
     assert_eq!(worker.ports[0].waiting(), FRAMES * u32::from(outputs));
     worker

@@ -41,6 +41,22 @@ pub enum Addresses {
 }
 
 impl Addresses {
+    /// Those of a datagram from `source` to `group`; `None` if they are of different versions of IP.
+    #[must_use]
+    pub const fn between(source: IpAddr, group: IpAddr) -> Option<Self> {
+        match (source, group) {
+            (IpAddr::V4(source), IpAddr::V4(group)) => Some(Self::V4 {
+                source: u32::from_ne_bytes(source.octets()),
+                group: u32::from_ne_bytes(group.octets()),
+            }),
+            (IpAddr::V6(source), IpAddr::V6(group)) => Some(Self::V6 {
+                source: ipv6::to_memory(source),
+                group: ipv6::to_memory(group),
+            }),
+            _ => None,
+        }
+    }
+
     /// The source.
     #[must_use]
     pub const fn source(&self) -> IpAddr {

@@ -62,6 +62,13 @@ pub const fn from_memory([first, second]: Address) -> Ipv6Addr {
     Ipv6Addr::from_bits((u64::from_be(first) as u128) << 64 | u64::from_be(second) as u128)
 }
 
+/// An address that others have written.
+#[must_use]
+pub const fn to_memory(address: Ipv6Addr) -> Address {
+    let bits = address.to_bits();
+    [((bits >> 64) as u64).to_be(), (bits as u64).to_be()]
+}
+
 /// The words in front of the addresses, each as it lies in memory.
 pub(super) type Words = [u32; field::SOURCE.start / WORD];
 

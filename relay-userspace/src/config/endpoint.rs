@@ -220,7 +220,7 @@ impl Reader<'_, '_> {
             (
                 format!(
                     "`group` \"{group}\" is an {ours} group and the input has {theirs}; relay does \
-                     not join the two yet"
+                     not translate one into the other"
                 ),
                 format!("give an {theirs} group, or leave `group` out to keep the input's"),
             )

@@ -4,10 +4,7 @@
 //! longer prefix before a shorter one; of those, one port before a range, and a range before any.
 //! The VLAN is always exact. A file has no two matches that are equally specific and overlap.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{fmt, net::IpAddr};
 
 use serde::Serialize;
 
@@ -143,15 +140,6 @@ impl Match {
             sources,
             vlan: self.vlan,
         })
-    }
-
-    /// The group and the port, if it takes any source's untagged datagrams to one IPv4 group and
-    /// one port.
-    #[must_use]
-    pub fn plain_ipv4(&self) -> Option<(Ipv4Addr, u16)> {
-        let is_plain = self.sources.is_empty() && self.vlan.is_untagged();
-        let (group, port) = (self.group.one_ipv4()?, self.ports.one()?);
-        is_plain.then_some((group, port))
     }
 
     /// "239.1.1.1:5001 from 10.1.1.7 on in0, VLAN 100"

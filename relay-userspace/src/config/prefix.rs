@@ -58,13 +58,10 @@ impl Prefix {
         self.host_bits() == 0
     }
 
-    /// Its group, if it has one only and that is an IPv4 group.
+    /// Its group, if it has one only.
     #[must_use]
-    pub fn one_ipv4(&self) -> Option<Ipv4Addr> {
-        match self.address {
-            IpAddr::V4(group) if self.is_one() => Some(group),
-            IpAddr::V4(_) | IpAddr::V6(_) => None,
-        }
+    pub fn one(&self) -> Option<IpAddr> {
+        self.is_one().then_some(self.address)
     }
 
     /// How many groups it has; `u128::MAX` for all of IPv6.

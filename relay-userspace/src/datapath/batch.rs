@@ -7,18 +7,16 @@
 
 use std::ops::Range;
 
-use relay_common::wire::IPV4_HEADERS_LEN;
-
 use super::{flow_table::Flows, stats::WorkerStats};
-use crate::packet::Received;
+use crate::packet::{HEADERS_ROOM, Received};
 
 /// The most datagrams in a run: more saves nothing measurable, and this many of 1000 bytes still
 /// fit into the second-level cache.
 pub const MAX_JOINED: usize = 64;
-/// The most bytes of payload in a run: the GSO packet, Ethernet header included, stays below
-/// 64 KiB, the most that devices promise to cut apart (`GSO_LEGACY_MAX_SIZE`,
+/// The most bytes of payload in a run: the GSO packet, its headers included, stays below 64 KiB,
+/// the most that devices promise to cut apart (`GSO_LEGACY_MAX_SIZE`,
 /// include/linux/netdevice.h).
-const MAX_PAYLOAD: u32 = 65_535 - IPV4_HEADERS_LEN as u32;
+const MAX_PAYLOAD: u32 = 65_535 - HEADERS_ROOM as u32;
 /// No position.
 const NONE: u32 = u32::MAX;
 
@@ -100,10 +98,10 @@ impl<P> Frame<P> {
         self.payload_len
     }
 
-    /// Length of the frame that leaves, in bytes from the Ethernet header on.
+    /// Where its payload ends, in bytes from the start of its place.
     #[inline]
-    pub(super) fn len(&self) -> usize {
-        IPV4_HEADERS_LEN + usize::from(self.payload_len)
+    pub(super) fn end(&self) -> usize {
+        self.payload as usize + usize::from(self.payload_len)
     }
 }
 

@@ -10,7 +10,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use relay_common::wire::{Datagram, ETHERNET_LEN};
+use relay_common::wire::{Addresses, Datagram};
 
 use super::{
     output_link::{Link, Links, State},
@@ -75,8 +75,8 @@ pub struct RingOutput {
     pub port: usize,
     /// The slot of its counters in [`crate::datapath::stats::WorkerStats::outputs`].
     pub output: u32,
-    /// The largest frame its interface takes, in bytes from the Ethernet header on.
-    pub max_len: usize,
+    /// The longest payload that its interface takes, in bytes.
+    pub max_payload: u16,
 }
 
 /// One output that leaves through a packet socket.
@@ -90,8 +90,8 @@ pub struct SocketOutput {
     pub joins: bool,
     /// The slot of its counters in [`crate::datapath::stats::WorkerStats::outputs`].
     pub output: u32,
-    /// The largest frame its interface takes, in bytes from the Ethernet header on.
-    pub max_len: usize,
+    /// The longest payload that its interface takes, in bytes.
+    pub max_payload: u16,
 }
 
 impl Flows {
@@ -122,9 +122,11 @@ impl Flows {
             let (first_copies, first_socket_output) = (ring_copies.len(), socket_outputs.len());
             let mut by_template: Vec<(Template, Vec<RingOutput>)> = Vec::new();
             for (output, &number) in flow.outputs.iter().zip(&of_flow.outputs) {
-                let (Some(interface), Some(destination), Some(port)) = (
+                let group = output.group.one();
+                let addresses = group.and_then(|group| Addresses::between(output.source, group));
+                let (Some(interface), Some(addresses), Some(port)) = (
                     plan.interfaces.get(output.interface),
-                    output.group.one_ipv4(),
+                    addresses,
                     output.port.one(),
                 ) else {
                     continue;
@@ -132,12 +134,11 @@ impl Flows {
                 let template = Template::new(&Target {
                     source_mac: interface.mac,
                     destination_mac: output.destination_mac,
-                    source: output.source,
-                    destination,
+                    addresses,
                     port,
                     ttl: output.ttl,
                 });
-                let max_len = ETHERNET_LEN + interface.mtu as usize;
+                let max_payload = template.max_payload(interface.mtu);
                 match leaves_by(plan, worker, output.interface, ports) {
                     Some(LeavesBy::TxSocket { tx_socket, joins }) => {
                         socket_outputs.push(SocketOutput {
@@ -145,14 +146,14 @@ impl Flows {
                             tx_socket,
                             joins,
                             output: number,
-                            max_len,
+                            max_payload,
                         });
                     }
                     Some(LeavesBy::Port(port)) => {
                         let ring_output = RingOutput {
                             port,
                             output: number,
-                            max_len,
+                            max_payload,
                         };
                         match by_template.iter_mut().find(|(other, _)| *other == template) {
                             Some((_, ring_outputs)) => ring_outputs.push(ring_output),
@@ -232,9 +233,13 @@ impl Flows {
             return;
         };
         followed.seen = state;
-        let mine = |ring_output: &&mut RingOutput| followed.ports.contains(&ring_output.port);
-        for ring_output in self.ring_outputs.iter_mut().filter(mine) {
-            ring_output.max_len = state.max_len();
+        for copies in &self.ring_copies {
+            let max_payload = copies.template.max_payload(state.mtu);
+            let ring_outputs = self.ring_outputs.get_mut(copies.ring_outputs.clone());
+            let mine = |ring_output: &&mut RingOutput| followed.ports.contains(&ring_output.port);
+            for ring_output in ring_outputs.into_iter().flatten().filter(mine) {
+                ring_output.max_payload = max_payload;
+            }
         }
         if let Some((tx_socket, joins)) = followed.tx_socket {
             for socket_output in self
@@ -242,7 +247,7 @@ impl Flows {
                 .iter_mut()
                 .filter(|socket_output| socket_output.tx_socket == tx_socket)
             {
-                socket_output.max_len = state.max_len();
+                socket_output.max_payload = socket_output.template.max_payload(state.mtu);
                 socket_output.joins = joins && state.joins();
             }
         }

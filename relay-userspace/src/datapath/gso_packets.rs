@@ -3,8 +3,6 @@
 //! The messages of one interface follow each other, whichever flows they are of, and nothing is
 //! kept for the next batch. No system call is made here: an [`Outbox`] takes the messages.
 
-use relay_common::wire::IPV4_HEADERS_LEN;
-
 use super::{
     batch::{Batch, Frame, Frames, Memory, Run},
     expired,
@@ -80,7 +78,6 @@ pub fn make<M: Memory>(
             udp_sum: (run.count == 1)
                 .then(|| first.received.udp_sum(first.payload(memory)))
                 .flatten(),
-            fits: limits.take(run.count, IPV4_HEADERS_LEN + usize::from(run.payload_len)),
             limits,
             memory,
         };
@@ -98,8 +95,6 @@ struct Copies<'a, M: Memory> {
     first: &'a Frame<M::Place>,
     /// The UDP sum of the first frame, if it is the only one.
     udp_sum: Option<u32>,
-    /// Whether one message can hold all frames.
-    fits: bool,
     limits: GsoLimits,
     memory: &'a M,
 }
@@ -113,7 +108,8 @@ impl<M: Memory> Copies<'_, M> {
             self.expire(socket_output, stats);
             return;
         };
-        if self.first.len() > socket_output.max_len || (run.count > 1 && !socket_output.joins) {
+        let too_big = self.first.payload_len() > socket_output.max_payload;
+        if too_big || (run.count > 1 && !socket_output.joins) {
             self.post_apart(socket_output, ttl, outbox, stats);
             return;
         }
@@ -121,15 +117,15 @@ impl<M: Memory> Copies<'_, M> {
             self.post_one(self.first, self.udp_sum, socket_output, ttl, outbox);
             return;
         }
-        if !self.fits {
+        let template = &socket_output.template;
+        let len = template.headers_len() + usize::from(run.payload_len);
+        if !self.limits.take(run.count, len) {
             self.post_in_parts(socket_output, ttl, outbox);
             return;
         }
         let write = |vnet_header: &mut VnetHeader| {
-            let headers = vnet_header.joined(self.first.payload_len());
-            socket_output
-                .template
-                .write_joined(headers, received, ttl, run.payload_len);
+            let headers = vnet_header.joined(template.headers_len(), self.first.payload_len());
+            template.write_joined(headers, received, ttl, run.payload_len);
         };
         let frames = run.frames(self.frames);
         // SAFETY: the batch is borrowed until `make` has finished the outbox, and gives its places
@@ -167,9 +163,9 @@ impl<M: Memory> Copies<'_, M> {
         outbox: &mut impl Outbox<M>,
     ) {
         let write = |vnet_header: &mut VnetHeader| {
-            socket_output
-                .template
-                .write(vnet_header.single(), &frame.received, ttl, udp_sum);
+            let template = &socket_output.template;
+            let headers = vnet_header.single(template.headers_len());
+            template.write(headers, &frame.received, ttl, udp_sum);
         };
         // SAFETY: as above.
         unsafe {
@@ -188,8 +184,9 @@ impl<M: Memory> Copies<'_, M> {
     /// Posts the run as several messages, each with as many frames as the device takes in one.
     #[cold]
     fn post_in_parts(&self, socket_output: &SocketOutput, ttl: u8, outbox: &mut impl Outbox<M>) {
+        let template = &socket_output.template;
         let size = usize::from(self.first.payload_len());
-        let most = self.limits.frames_of(IPV4_HEADERS_LEN, size);
+        let most = self.limits.frames_of(template.headers_len(), size);
         let (mut frames, mut left) = (self.run.frames(self.frames), self.run.payload_len);
         while let Some(first) = frames.clone().next() {
             let part = frames.clone().take(most);
@@ -201,10 +198,8 @@ impl<M: Memory> Copies<'_, M> {
                 self.post_one(first, udp_sum, socket_output, ttl, outbox);
             } else {
                 let write = |vnet_header: &mut VnetHeader| {
-                    let headers = vnet_header.joined(first.payload_len());
-                    socket_output
-                        .template
-                        .write_joined(headers, &first.received, ttl, payload_len);
+                    let headers = vnet_header.joined(template.headers_len(), first.payload_len());
+                    template.write_joined(headers, &first.received, ttl, payload_len);
                 };
                 // SAFETY: as above.
                 unsafe {
@@ -234,7 +229,7 @@ impl<M: Memory> Copies<'_, M> {
         stats: &WorkerStats,
     ) {
         for frame in self.run.frames(self.frames) {
-            if frame.len() > socket_output.max_len {
+            if frame.payload_len() > socket_output.max_payload {
                 count(socket_output, Dropped::TooBig, 1, stats);
             } else {
                 let udp_sum = frame.received.udp_sum(frame.payload(self.memory));

@@ -14,8 +14,6 @@ use std::{
     },
 };
 
-use relay_common::wire::ETHERNET_LEN;
-
 use self::gso_limits::SharedLimits;
 
 use crate::{host::GsoLimits, plan};
@@ -48,12 +46,6 @@ impl State {
             queueless: interface.queueless,
             carries: true,
         }
-    }
-
-    /// The largest frame in bytes, from the Ethernet header on.
-    #[must_use]
-    pub fn max_len(self) -> usize {
-        ETHERNET_LEN + self.mtu as usize
     }
 
     /// Whether GSO packets can leave. Behind a queueing discipline the kernel would cut them apart

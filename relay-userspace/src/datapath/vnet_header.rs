@@ -1,9 +1,11 @@
 //! What a message on a packet socket begins with: the vnet header, which says how the kernel shall
 //! treat the frame, and the frame's headers.
 
-use relay_common::wire::{ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, udp::field as udp};
+use std::mem::offset_of;
 
-use crate::packet::Known;
+use relay_common::wire::{UDP_LEN, udp::field as udp};
+
+use crate::packet::{HEADERS_ROOM, Known};
 
 const VIRTIO_NET_HDR_F_NEEDS_CSUM: u8 = 1;
 const VIRTIO_NET_HDR_F_DATA_VALID: u8 = 2;
@@ -21,14 +23,13 @@ pub struct VnetHeader {
     gso_size: u16,
     csum_start: u16,
     csum_offset: u16,
-    /// Ethernet, IPv4 and UDP.
-    headers: Headers,
+    /// Ethernet, IP and UDP.
+    headers: [u8; HEADERS_ROOM],
+    /// How many bytes of headers there are. The kernel does not read it.
+    headers_len: u16,
 }
 
-/// The headers of a frame.
-pub type Headers = [u8; IPV4_HEADERS_LEN];
-
-const _: () = assert!(size_of::<VnetHeader>() == 10 + IPV4_HEADERS_LEN);
+const _: () = assert!(offset_of!(VnetHeader, headers) == ReceivedVnetHeader::LEN);
 
 impl VnetHeader {
     /// All zeros: the kernel changes nothing in the frame.
@@ -39,32 +40,53 @@ impl VnetHeader {
         gso_size: 0,
         csum_start: 0,
         csum_offset: 0,
-        headers: [0; IPV4_HEADERS_LEN],
+        headers: [0; HEADERS_ROOM],
+        headers_len: 0,
     };
+
+    /// How many bytes the kernel reads, from the start on.
+    #[inline]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "it always has the bytes in front of the headers"
+    )]
+    pub fn len(&self) -> usize {
+        ReceivedVnetHeader::LEN + usize::from(self.headers_len)
+    }
 
     /// The bytes as the kernel reads them.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the fields are plain numbers without gaps, as the assertion above says.
-        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(self).cast(), size_of::<Self>()) }
+        let len = self.len().min(offset_of!(Self, headers_len));
+        // SAFETY: the fields are plain numbers without gaps, as the assertion above says, and the
+        // headers are the last of those that the kernel reads.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(self).cast(), len) }
     }
 
-    /// Makes it the one of a frame that leaves as it is, and returns the frame's headers to write.
+    /// Makes it the one of a frame that leaves as it is, with `headers_len` bytes of headers, and
+    /// returns where to write them.
     #[inline]
-    pub fn single(&mut self) -> &mut Headers {
-        *self = Self::EMPTY;
+    pub fn single(&mut self, headers_len: usize) -> &mut [u8; HEADERS_ROOM] {
+        self.flags = 0;
+        self.gso_type = VIRTIO_NET_HDR_GSO_NONE;
+        self.hdr_len = 0;
+        self.gso_size = 0;
+        self.csum_start = 0;
+        self.csum_offset = 0;
+        self.headers_len = headers_len as u16;
         &mut self.headers
     }
 
     /// Makes it the one of a GSO packet of datagrams of `payload_len` bytes, of which the last may
-    /// be shorter, and returns the packet's headers to write.
+    /// be shorter, with `headers_len` bytes of headers, and returns where to write them.
     #[inline]
-    pub fn joined(&mut self, payload_len: u16) -> &mut Headers {
+    pub fn joined(&mut self, headers_len: usize, payload_len: u16) -> &mut [u8; HEADERS_ROOM] {
         self.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
         self.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
-        self.hdr_len = IPV4_HEADERS_LEN as u16;
+        self.hdr_len = headers_len as u16;
         self.gso_size = payload_len;
-        self.csum_start = (ETHERNET_LEN + IPV4_LEN) as u16;
+        self.csum_start = (headers_len - UDP_LEN) as u16;
         self.csum_offset = udp::CHECKSUM.start as u16;
+        self.headers_len = headers_len as u16;
         &mut self.headers
     }
 }
@@ -83,7 +105,7 @@ pub struct ReceivedVnetHeader {
 
 impl ReceivedVnetHeader {
     /// Bytes in front of a frame.
-    pub const LEN: usize = size_of::<VnetHeader>() - IPV4_HEADERS_LEN;
+    pub const LEN: usize = 10;
 
     /// Splits a received message into its vnet header and the frame.
     #[inline]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    ethtool, gso_limits::GsoLimits, membership_versions::MembershipVersions, netlink,
+    Ipv6Address, ethtool, gso_limits::GsoLimits, membership_versions::MembershipVersions, netlink,
     other_receivers::Bystanders,
 };
 
@@ -26,6 +26,8 @@ pub struct InterfaceFacts {
     pub mtu: u32,
     /// The IPv4 addresses, primary ones first.
     pub addresses: Vec<Ipv4Addr>,
+    /// The IPv6 addresses that it may send from, in the kernel's order.
+    pub ipv6_addresses: Vec<Ipv6Address>,
     /// Administratively up; says nothing about the carrier.
     pub is_up: bool,
     /// The loopback interface.
@@ -271,13 +273,13 @@ fn one(name: &str, dump: &netlink::Dump) -> Result<InterfaceFacts, HostError> {
         what: "asking for its features (ETHTOOL_GFEATURES)",
         error: error.to_string(),
     })?;
-    let of_link = |(index, address): &(u32, Ipv4Addr)| (*index == link.index).then_some(*address);
     Ok(InterfaceFacts {
         name: name.to_owned(),
         index: link.index,
         mac: link.mac,
         mtu: link.mtu,
-        addresses: dump.addresses.iter().filter_map(of_link).collect(),
+        addresses: of_link(&dump.addresses, link),
+        ipv6_addresses: of_link(&dump.ipv6_addresses, link),
         is_up: link.is_up,
         is_loopback: link.is_loopback,
         rx_queues,
@@ -293,6 +295,12 @@ fn one(name: &str, dump: &netlink::Dump) -> Result<InterfaceFacts, HostError> {
             .get(&link.index)
             .map(|bits| XdpFeatures(*bits)),
     })
+}
+
+/// What a list has for a link.
+fn of_link<T: Copy>(all: &[(u32, T)], link: &netlink::Link) -> Vec<T> {
+    let of_link = all.iter().filter(|(index, _)| *index == link.index);
+    of_link.map(|(_, one)| *one).collect()
 }
 
 /// The numbers of RX and TX queues in use.

@@ -12,6 +12,7 @@ pub fn igb(name: &str, index: u32) -> InterfaceFacts {
         mac: Some([2, 0, 0, 0, 0, 1]),
         mtu: 1500,
         addresses: vec![[10, 0, 0, 1].into()],
+        ipv6_addresses: Vec::new(),
         is_up: true,
         is_loopback: false,
         driver: "igb".into(),

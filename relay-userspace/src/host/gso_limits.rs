@@ -1,10 +1,11 @@
 //! The limits of an interface for one GSO packet.
 
-/// The limits of an interface for one GSO packet over IPv4.
+/// The limits of an interface for one GSO packet, over either version of IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GsoLimits {
-    /// A packet, Ethernet header included, is shorter than this many bytes (`gso_ipv4_max_size`;
-    /// before Linux 6.3 `gso_max_size`).
+    /// A packet, Ethernet header included, is shorter than this many bytes: the smaller one of
+    /// `gso_max_size`, which is that of IPv6, and `gso_ipv4_max_size`, which Linux has since 6.3.
+    /// Never more than the default.
     pub bytes: u32,
     /// The most frames that a packet is cut into (`gso_max_segs`).
     pub segments: u32,

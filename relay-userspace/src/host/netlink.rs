@@ -8,7 +8,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
 };
 
 use neli::{
@@ -24,7 +24,7 @@ use neli::{
 };
 
 use super::{
-    GsoLimits,
+    GsoLimits, Ipv6Address,
     netlink_dump::{Failure, connect, dump, failed, family},
 };
 
@@ -33,6 +33,8 @@ pub(super) struct Dump {
     pub(super) links: Vec<Link>,
     /// Interface index and address, primary addresses first.
     pub(super) addresses: Vec<(u32, Ipv4Addr)>,
+    /// Interface index and IPv6 address that it may send from.
+    pub(super) ipv6_addresses: Vec<(u32, Ipv6Address)>,
     /// XDP features by interface index; empty if the kernel does not report them.
     pub(super) xdp_features: HashMap<u32, u64>,
     /// The numbers of RX and TX queues in use by interface index, for interfaces that are up; empty
@@ -90,10 +92,12 @@ pub(super) fn everything() -> Result<Dump, Failure> {
     let route = connect(NlFamily::Route, "opening a route netlink socket")?;
     let links = links(&route)?;
     let addresses = addresses(&route)?;
+    let ipv6_addresses = ipv6_addresses(&route)?;
     let (xdp_features, queues) = netdev()?;
     Ok(Dump {
         links,
         addresses,
+        ipv6_addresses,
         xdp_features,
         queues,
     })
@@ -130,9 +134,10 @@ fn link(message: &Ifinfomsg) -> Option<Link> {
             .get_attr_payload_as_with_len::<String>(Ifla::Qdisc)
             .unwrap_or_default(),
         gso: GsoLimits {
-            bytes: number(GSO_IPV4_MAX_SIZE)
-                .or_else(|| number(Ifla::GsoMaxSize))
-                .unwrap_or(default.bytes),
+            bytes: [number(GSO_IPV4_MAX_SIZE), number(Ifla::GsoMaxSize)]
+                .into_iter()
+                .flatten()
+                .fold(default.bytes, u32::min),
             segments: number(Ifla::GsoMaxSegs).unwrap_or(default.segments),
         },
     })
@@ -154,17 +159,10 @@ fn links_now() -> Result<Vec<Link>, Failure> {
 
 fn addresses(route: &NlSocketHandle) -> Result<Vec<(u32, Ipv4Addr)>, Failure> {
     const WHAT: &str = "listing the IPv4 addresses (RTM_GETADDR)";
-    let request = IfaddrmsgBuilder::default()
-        .ifa_family(RtAddrFamily::Inet)
-        .ifa_prefixlen(0)
-        .ifa_scope(RtScope::Universe)
-        .ifa_index(0)
-        .build()
-        .map_err(failed(WHAT))?;
     let mut addresses = dump(
         route,
         Rtm::Getaddr.into(),
-        request,
+        addresses_of(RtAddrFamily::Inet, WHAT)?,
         WHAT,
         |message: &Ifaddrmsg| {
             let attributes = message.rtattrs().get_attr_handle();
@@ -182,6 +180,37 @@ fn addresses(route: &NlSocketHandle) -> Result<Vec<(u32, Ipv4Addr)>, Failure> {
         .into_iter()
         .map(|(_, index, address)| (index, address))
         .collect())
+}
+
+fn ipv6_addresses(route: &NlSocketHandle) -> Result<Vec<(u32, Ipv6Address)>, Failure> {
+    const WHAT: &str = "listing the IPv6 addresses (RTM_GETADDR)";
+    dump(
+        route,
+        Rtm::Getaddr.into(),
+        addresses_of(RtAddrFamily::Inet6, WHAT)?,
+        WHAT,
+        |message: &Ifaddrmsg| {
+            let attributes = message.rtattrs().get_attr_handle();
+            // IFA_LOCAL is there only if the other end's address is known, and IFA_ADDRESS has that.
+            let local = attributes.get_attribute(Ifa::Local);
+            let local = local.or_else(|| attributes.get_attribute(Ifa::Address))?;
+            // A kernel without IPv6 answers with the addresses of IPv4.
+            let octets = <[u8; 16]>::try_from(local.payload().as_ref()).ok()?;
+            let flags = u8::from(*message.ifa_flags());
+            let usable = Ipv6Address::usable(Ipv6Addr::from(octets), flags)?;
+            Some((*message.ifa_index(), usable))
+        },
+    )
+}
+
+fn addresses_of(family: RtAddrFamily, what: &'static str) -> Result<Ifaddrmsg, Failure> {
+    IfaddrmsgBuilder::default()
+        .ifa_family(family)
+        .ifa_prefixlen(0)
+        .ifa_scope(RtScope::Universe)
+        .ifa_index(0)
+        .build()
+        .map_err(failed(what))
 }
 
 #[expect(

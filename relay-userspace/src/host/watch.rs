@@ -15,7 +15,7 @@ use nix::{errno::Errno, sys::socket::SockProtocol};
 use self::ethtool_messages::{ETHTOOL, family, features, features_request};
 pub use self::news::{Heard, News, Queues};
 use super::{
-    GsoLimits,
+    GsoLimits, Ipv6Address,
     netlink_socket::{Socket, attributes, push, text, u32_at},
     socket_options,
 };
@@ -134,17 +134,35 @@ impl Questions {
     ///
     /// The kernel's refusal.
     pub fn addresses(&mut self, index: u32) -> io::Result<Vec<Ipv4Addr>> {
+        self.list_addresses(libc::AF_INET, index, local_address)
+    }
+
+    /// The IPv6 addresses that an interface may send from.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn ipv6_addresses(&mut self, index: u32) -> io::Result<Vec<Ipv6Address>> {
+        self.list_addresses(libc::AF_INET6, index, local_ipv6_address)
+    }
+
+    fn list_addresses<T>(
+        &mut self,
+        family: libc::c_int,
+        index: u32,
+        read: fn(&[u8]) -> Option<T>,
+    ) -> io::Result<Vec<T>> {
         /// The most attempts to read a list that changes while it is read.
         const TRIES: usize = 8;
         // struct ifaddrmsg: family, prefix length, flags, scope, index.
-        let mut payload = vec![libc::AF_INET as u8, 0, 0, 0];
+        let mut payload = vec![family as u8, 0, 0, 0];
         payload.extend(index.to_ne_bytes());
         let mut addresses = Vec::new();
         for _ in 0..TRIES {
             addresses.clear();
             let complete = self.route.list(libc::RTM_GETADDR, &payload, |_, answer| {
                 if u32_at(answer, 4) == Some(index) {
-                    addresses.extend(local_address(answer));
+                    addresses.extend(read(answer));
                 }
             })?;
             if complete {
@@ -193,7 +211,8 @@ fn link(message: &[u8]) -> Option<Now> {
             _ => {}
         }
     }
-    now.gso.bytes = max_ipv4_size.or(max_size).unwrap_or(now.gso.bytes);
+    let sizes = max_ipv4_size.into_iter().chain(max_size);
+    now.gso.bytes = sizes.fold(now.gso.bytes, u32::min);
     Some(now)
 }
 
@@ -215,4 +234,16 @@ fn local_address(message: &[u8]) -> Option<Ipv4Addr> {
     // IFA_LOCAL is ours; IFA_ADDRESS is the other end's on a point-to-point interface.
     let (_, local) = all.find(|(kind, _)| *kind == libc::IFA_LOCAL)?;
     <[u8; 4]>::try_from(local).ok().map(Ipv4Addr::from)
+}
+
+fn local_ipv6_address(message: &[u8]) -> Option<Ipv6Address> {
+    let flags = *message.get(2)?;
+    let of = |wanted: u16| {
+        let mut all = attributes(message.get(8..)?);
+        all.find(|(kind, _)| *kind == wanted)
+    };
+    // IFA_LOCAL is there only if the other end's address is known, and IFA_ADDRESS has that.
+    let (_, local) = of(libc::IFA_LOCAL).or_else(|| of(libc::IFA_ADDRESS))?;
+    let octets = <[u8; 16]>::try_from(local).ok()?;
+    Ipv6Address::usable(octets.into(), flags)
 }

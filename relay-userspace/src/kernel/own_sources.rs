@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use relay_common::{
@@ -33,7 +33,10 @@ impl OwnSource {
         let copies = plan.flows.iter().flat_map(|flow| &flow.outputs);
         outputs
             .map(|interface| Self::Mac(interface.mac))
-            .chain(copies.map(|output| Self::Address(output.source)))
+            .chain(copies.map(|output| match output.source {
+                IpAddr::V4(source) => Self::Address(source),
+                IpAddr::V6(source) => Self::Address6(source),
+            }))
             .collect()
     }
 
@@ -44,10 +47,7 @@ impl OwnSource {
             Self::Address(address) => {
                 MapKey::Own(OwnKey::address(u32::from_ne_bytes(address.octets())))
             }
-            Self::Address6(address) => {
-                let bits = address.to_bits();
-                MapKey::Own6([((bits >> 64) as u64).to_be(), (bits as u64).to_be()])
-            }
+            Self::Address6(address) => MapKey::Own6(ipv6::to_memory(address)),
         }
     }
 }

@@ -4,8 +4,9 @@
 //! that a damaged payload stays detectably damaged. Only a partial checksum is computed.
 
 use relay_common::wire::{
-    Datagram, Field, IPV4_LEN, UDP_LEN,
+    Addresses, Datagram, Field, IPV4_LEN, IPV6_LEN, UDP_LEN,
     ipv4::{self, field as ip},
+    ipv6::field as ipv6,
     udp::field as udp,
 };
 
@@ -17,15 +18,68 @@ pub(super) const PROTOCOL_UDP: u32 = ipv4::PROTOCOL_UDP as u32;
 const DONT_FRAGMENT: u16 = 0x4000;
 
 /// The fields that all copies of one received datagram have in common.
+///
+/// What only one version of IP has lies in the same place for both, so that a copy's headers are
+/// written without asking for the version: that of the output's template is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
+    is_ipv6: bool,
+    /// IPv4: type of service. IPv6: 0, its traffic class is in [`Self::words`].
     pub(super) tos: u8,
+    /// Time to live, or hop limit.
     pub(super) ttl: u8,
-    pub(super) id: u16,
-    pub(super) flags: u16,
+    /// IPv4: identification, then flags and fragment offset. IPv6: the first two words of the
+    /// header, which are version, traffic class and flow label.
+    pub(super) words: [u16; 2],
     pub(super) source_port: u16,
     pub(super) udp_len: u16,
     checksum: Checksum,
+}
+
+/// The headers of a received datagram, as far as they depend on the version of IP.
+struct Ip {
+    is_ipv6: bool,
+    tos: u8,
+    ttl: u8,
+    words: [u16; 2],
+    /// Sum of the words of both addresses.
+    addresses: u32,
+}
+
+impl Ip {
+    #[inline(always)]
+    fn v4(header: &[u8; IPV4_LEN]) -> Self {
+        Self {
+            is_ipv6: false,
+            tos: header[ip::TOS],
+            ttl: header[ip::TTL],
+            words: [word(header, ip::ID), word(header, ip::FRAGMENT)],
+            addresses: sum_words(&header[ip::ADDRESSES]),
+        }
+    }
+
+    #[inline(always)]
+    fn v6(header: &[u8; IPV6_LEN]) -> Self {
+        Self {
+            is_ipv6: true,
+            tos: 0,
+            ttl: header[ipv6::HOP_LIMIT],
+            words: FIRST_WORDS.map(|at| word(header, at)),
+            addresses: sum_words(&header[ipv6::ADDRESSES]),
+        }
+    }
+}
+
+/// Version, traffic class and flow label of an IPv6 header, in two words.
+pub(super) const FIRST_WORDS: [Field; 2] = [
+    ipv6::VERSION_CLASS_AND_LABEL.start..ipv6::VERSION_CLASS_AND_LABEL.start + 2,
+    ipv6::VERSION_CLASS_AND_LABEL.start + 2..ipv6::VERSION_CLASS_AND_LABEL.end,
+];
+
+/// The 16 bits of `field`.
+#[inline]
+fn word<const N: usize>(header: &[u8; N], field: Field) -> u16 {
+    u16::from_be_bytes([header[field.start], header[field.start + 1]])
 }
 
 /// What the kernel says about a received UDP checksum.
@@ -47,7 +101,7 @@ pub enum Known {
 /// The state of a received datagram's UDP checksum field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Checksum {
-    /// The sender sent none, which is legal over IPv4 (RFC 768).
+    /// The sender sent none, which is legal over IPv4 (RFC 768). Over IPv6 the decoder refuses it.
     Absent,
     /// The sender left it to the hardware, but the frame passed no hardware: a local socket over
     /// veth.
@@ -66,16 +120,35 @@ impl Received {
     #[inline]
     #[must_use]
     pub fn read(frame: &[u8], datagram: &Datagram, known: Known) -> Option<Self> {
-        let headers = frame
-            .get(usize::from(datagram.network)..)?
-            .first_chunk::<{ IPV4_LEN + UDP_LEN }>()?;
-        let field = |header_at: usize, field: Field| {
-            let at = header_at + field.start;
-            u16::from_be_bytes([headers[at], headers[at + 1]])
-        };
-        let udp_len = field(IPV4_LEN, udp::LEN);
-        let addresses = sum_words(&headers[ip::ADDRESSES]);
-        let value = field(IPV4_LEN, udp::CHECKSUM);
+        let headers = frame.get(usize::from(datagram.network)..)?;
+        match datagram.addresses {
+            Addresses::V4 { .. } => {
+                let headers = headers.first_chunk::<{ IPV4_LEN + UDP_LEN }>()?;
+                let (ip, udp) = headers.split_first_chunk()?;
+                Some(Self::of(
+                    &Ip::v4(ip),
+                    udp.first_chunk()?,
+                    datagram.port,
+                    known,
+                ))
+            }
+            Addresses::V6 { .. } => Self::read_v6(headers, datagram.port, known),
+        }
+    }
+
+    /// Out of line, so that IPv4 keeps the registers.
+    #[inline(never)]
+    fn read_v6(headers: &[u8], port: u16, known: Known) -> Option<Self> {
+        let headers = headers.first_chunk::<{ IPV6_LEN + UDP_LEN }>()?;
+        let (ip, udp) = headers.split_first_chunk()?;
+        Some(Self::of(&Ip::v6(ip), udp.first_chunk()?, port, known))
+    }
+
+    #[inline(always)]
+    fn of(ip: &Ip, header: &[u8; UDP_LEN], port: u16, known: Known) -> Self {
+        let udp_len = word(header, udp::LEN);
+        let addresses = ip.addresses;
+        let value = word(header, udp::CHECKSUM);
         let partial = match known {
             Known::Nothing => value == fold(addresses + PROTOCOL_UDP + u32::from(udp_len)),
             Known::Partial => true,
@@ -86,33 +159,35 @@ impl Received {
         } else if partial {
             Checksum::Partial
         } else {
-            let old = addresses + u32::from(datagram.port);
+            let old = addresses + u32::from(port);
             let kept = fold(u32::from(!value) + u32::from(!fold(old)));
             match known {
                 Known::Right => Checksum::Right { kept },
                 _ => Checksum::Complete { kept },
             }
         };
-        Some(Self {
-            tos: headers[ip::TOS],
-            ttl: headers[ip::TTL],
-            id: field(0, ip::ID),
-            flags: field(0, ip::FRAGMENT),
-            source_port: field(IPV4_LEN, udp::SOURCE_PORT),
+        Self {
+            is_ipv6: ip.is_ipv6,
+            tos: ip.tos,
+            ttl: ip.ttl,
+            words: ip.words,
+            source_port: word(header, udp::SOURCE_PORT),
             udp_len,
             checksum,
-        })
+        }
     }
 
     /// Datagram `number`, counted from 0, of the GSO packet whose headers these are, with
-    /// `payload_len` bytes of payload. It gets the identification that segmentation would give it,
-    /// and a partial checksum: the kernel has built or joined the GSO packet itself, so none of its
+    /// `payload_len` bytes of payload. It gets the identification that segmentation would give it
+    /// over IPv4, and a partial checksum: the kernel has built or joined the GSO packet itself, so none of its
     /// datagrams has a checksum that could be wrong.
     #[inline]
     #[must_use]
     pub fn part(&self, number: u16, payload_len: u16) -> Self {
+        let [first, second] = self.words;
+        let number = if self.is_ipv6 { 0 } else { number };
         Self {
-            id: self.id.wrapping_add(number),
+            words: [first.wrapping_add(number), second],
             udp_len: payload_len + UDP_LEN as u16,
             checksum: match self.checksum {
                 Checksum::Absent => Checksum::Absent,
@@ -152,17 +227,26 @@ impl Received {
     /// Whether `next` may leave directly after this datagram in one GSO packet. The caller checks
     /// the payload's length: it must be equal, or shorter and the last.
     ///
-    /// The kernel or the NIC numbers the datagrams of a GSO packet upwards from the first. So the
-    /// identifications must be consecutive, unless the datagrams are atomic: then every device must
-    /// ignore them (RFC 6864, section 4.1).
+    /// Over IPv4, the kernel or the NIC numbers the datagrams of a GSO packet upwards from the first.
+    /// So the identifications must be consecutive, unless the datagrams are atomic: then every
+    /// device must ignore them (RFC 6864, section 4.1). Over IPv6, all have the first one's traffic
+    /// class and flow label.
     #[inline]
     #[must_use]
     pub fn is_followed_by(&self, next: &Self) -> bool {
         self.source_port == next.source_port
             && self.tos == next.tos
             && self.ttl == next.ttl
-            && self.flags == next.flags
-            && (self.flags & DONT_FRAGMENT != 0 || self.id.wrapping_add(1) == next.id)
+            && self.words_are_followed_by(next)
+    }
+
+    #[inline]
+    fn words_are_followed_by(&self, next: &Self) -> bool {
+        if self.is_ipv6 {
+            return self.words == next.words;
+        }
+        let ([id, flags], [next_id, next_flags]) = (self.words, next.words);
+        flags == next_flags && (flags & DONT_FRAGMENT != 0 || id.wrapping_add(1) == next_id)
     }
 
     /// The value of [`Self::udp_sum`] for an intact `payload`.

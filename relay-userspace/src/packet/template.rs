@@ -5,40 +5,55 @@
 //! ([`Template::write_joined`]). That would hide damage, so only payloads whose checksum is right
 //! may be joined ([`Received::checksum_ok`]).
 
-use std::net::Ipv4Addr;
-
 use relay_common::wire::{
-    ETHERNET_LEN, Field, IPV4_HEADERS_LEN, IPV4_LEN, UDP_LEN,
+    Addresses, ETHERNET_LEN, Field, IPV4_HEADERS_LEN, IPV4_LEN, IPV6_HEADERS_LEN, UDP_LEN,
+    VLAN_LEN,
     ethernet::{ethertype, field as ethernet},
     ipv4::field as ipv4,
+    ipv6::field as ipv6,
     udp::field as udp,
 };
 
 use super::{
     checksum::{fold, nonzero, sum_words},
-    received::{PROTOCOL_UDP, Received},
+    received::{FIRST_WORDS, PROTOCOL_UDP, Received},
     ttl::TtlRule,
 };
 use crate::config::rules::Ttl;
 
-/// Where the IPv4 header starts in a frame that leaves.
+/// Room for the longest headers: IPv6 behind two tags, in whole words of 64 bits.
+pub const HEADERS_ROOM: usize = (IPV6_HEADERS_LEN + 2 * VLAN_LEN).next_multiple_of(8);
+
 /// Version 4, and a header of 5 words: without options.
 const VERSION_AND_LEN: u8 = 0x45;
+/// Where the IP header starts in a frame that leaves.
 const IP: usize = ETHERNET_LEN;
 /// Where the UDP header starts in a frame that leaves.
-const UDP: usize = ETHERNET_LEN + IPV4_LEN;
+const UDP_V4: usize = IPV4_HEADERS_LEN - UDP_LEN;
+const UDP_V6: usize = IPV6_HEADERS_LEN - UDP_LEN;
 
 /// The headers of one output, complete except for the fields that change from frame to frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
-    header: [u8; IPV4_HEADERS_LEN],
+    headers: Headers,
     ttl_rule: TtlRule,
-    /// Sum of the words of the IPv4 header that are the same in every frame.
-    ip_sum: u32,
     /// Sum of the words that the UDP checksum covers and that this output rewrites: both addresses
     /// and the destination port.
     udp_sum: u32,
     port: u16,
+}
+
+/// The bytes that are the same in every frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Headers {
+    V4 {
+        bytes: [u8; IPV4_HEADERS_LEN],
+        /// Sum of the words of the IPv4 header that are the same in every frame.
+        ip_sum: u32,
+    },
+    V6 {
+        bytes: [u8; IPV6_HEADERS_LEN],
+    },
 }
 
 /// The header fields that an output sets.
@@ -48,13 +63,11 @@ pub struct Target {
     pub source_mac: [u8; 6],
     /// Ethernet destination.
     pub destination_mac: [u8; 6],
-    /// IPv4 source.
-    pub source: Ipv4Addr,
-    /// IPv4 destination.
-    pub destination: Ipv4Addr,
+    /// IP source and destination.
+    pub addresses: Addresses,
     /// UDP destination port.
     pub port: u16,
-    /// Time to live.
+    /// Time to live, or hop limit.
     pub ttl: Ttl,
 }
 
@@ -62,24 +75,55 @@ impl Template {
     /// The template for `target`.
     #[must_use]
     pub fn new(target: &Target) -> Self {
-        let mut header = [0; IPV4_HEADERS_LEN];
-        header[ethernet::DESTINATION].copy_from_slice(&target.destination_mac);
-        header[ethernet::SOURCE].copy_from_slice(&target.source_mac);
-        header[ethernet::TYPE].copy_from_slice(&ethertype::IPV4.to_be_bytes());
-        let ip = &mut header[IP..UDP];
-        ip[ipv4::VERSION_AND_LEN] = VERSION_AND_LEN;
-        ip[ipv4::PROTOCOL] = PROTOCOL_UDP as u8;
-        ip[ipv4::SOURCE].copy_from_slice(&target.source.octets());
-        ip[ipv4::DESTINATION].copy_from_slice(&target.destination.octets());
-        let addresses = sum_words(&ip[ipv4::ADDRESSES]);
-        header[UDP..][udp::DESTINATION_PORT].copy_from_slice(&target.port.to_be_bytes());
+        let port = u32::from(target.port);
+        let (headers, addresses) = match target.addresses {
+            Addresses::V4 { source, group } => {
+                let mut bytes = [0; IPV4_HEADERS_LEN];
+                let ip = outside(&mut bytes, target, ethertype::IPV4, UDP_V4);
+                ip[ipv4::VERSION_AND_LEN] = VERSION_AND_LEN;
+                ip[ipv4::PROTOCOL] = PROTOCOL_UDP as u8;
+                ip[ipv4::SOURCE].copy_from_slice(&source.to_ne_bytes());
+                ip[ipv4::DESTINATION].copy_from_slice(&group.to_ne_bytes());
+                let addresses = sum_words(&ip[ipv4::ADDRESSES]);
+                let ip_sum = addresses + (u32::from(VERSION_AND_LEN) << 8) + PROTOCOL_UDP;
+                (Headers::V4 { bytes, ip_sum }, addresses)
+            }
+            Addresses::V6 { source, group } => {
+                let mut bytes = [0; IPV6_HEADERS_LEN];
+                let ip = outside(&mut bytes, target, ethertype::IPV6, UDP_V6);
+                ip[ipv6::NEXT_HEADER] = PROTOCOL_UDP as u8;
+                let both = [source, group].concat();
+                let both = both.into_iter().flat_map(u64::to_ne_bytes);
+                for (to, from) in ip[ipv6::ADDRESSES].iter_mut().zip(both) {
+                    *to = from;
+                }
+                let addresses = sum_words(&ip[ipv6::ADDRESSES]);
+                (Headers::V6 { bytes }, addresses)
+            }
+        };
         Self {
-            header,
+            headers,
             ttl_rule: TtlRule::new(target.ttl),
-            ip_sum: addresses + (u32::from(VERSION_AND_LEN) << 8) + PROTOCOL_UDP,
-            udp_sum: addresses + u32::from(target.port),
+            udp_sum: addresses + port,
             port: target.port,
         }
+    }
+
+    /// Length of the headers that it writes, at most [`HEADERS_ROOM`].
+    #[inline]
+    #[must_use]
+    pub const fn headers_len(&self) -> usize {
+        match self.headers {
+            Headers::V4 { .. } => IPV4_HEADERS_LEN,
+            Headers::V6 { .. } => IPV6_HEADERS_LEN,
+        }
+    }
+
+    /// The longest payload of a copy, in bytes, that an interface with this MTU takes.
+    #[must_use]
+    pub fn max_payload(&self, mtu: u32) -> u16 {
+        let headers = (self.headers_len() - ETHERNET_LEN) as u32;
+        u16::try_from(mtu.saturating_sub(headers)).unwrap_or(u16::MAX)
     }
 
     /// The time to live that a copy of `received` leaves with; `None` if it must not leave.
@@ -89,73 +133,117 @@ impl Template {
         self.ttl_rule.after(received.ttl)
     }
 
-    /// Writes the headers of this output's copy of `received`. The payload must follow them, and
-    /// `udp_sum` must be [`Received::udp_sum`] of that payload.
+    /// Writes the headers of this output's copy of `received`, which is of the same version of IP,
+    /// to the first [`Self::headers_len`] bytes of `to`; nothing where that is shorter. The payload
+    /// must follow them, and `udp_sum` must be [`Received::udp_sum`] of that payload.
     #[inline]
-    pub fn write(
-        &self,
-        header: &mut [u8; IPV4_HEADERS_LEN],
-        received: &Received,
-        ttl: u8,
-        udp_sum: Option<u32>,
-    ) {
+    pub fn write(&self, to: &mut [u8], received: &Received, ttl: u8, udp_sum: Option<u32>) {
         let checksum = match udp_sum {
             Some(kept) => nonzero(!fold(kept + self.udp_sum)),
             None => 0,
         };
-        self.write_with(header, received, ttl, received.udp_len, checksum);
+        self.write_with(to, received, ttl, received.udp_len, checksum);
     }
 
     /// Writes the headers of a GSO packet of this output's copies of `received` and the datagrams
     /// that [follow](Received::is_followed_by) it, with `payload_len` bytes of payload in all.
+    /// Otherwise as [`Self::write`].
     ///
     /// Its UDP checksum is the folded sum of the pseudo-header, not complemented; the kernel or the
     /// NIC completes it (Linux `CHECKSUM_PARTIAL`, `VIRTIO_NET_HDR_F_NEEDS_CSUM`).
     #[inline]
-    pub fn write_joined(
-        &self,
-        header: &mut [u8; IPV4_HEADERS_LEN],
-        received: &Received,
-        ttl: u8,
-        payload_len: u16,
-    ) {
+    pub fn write_joined(&self, to: &mut [u8], received: &Received, ttl: u8, payload_len: u16) {
         let udp_len = payload_len + UDP_LEN as u16;
         let addresses = self.udp_sum - u32::from(self.port);
         let checksum = fold(addresses + PROTOCOL_UDP + u32::from(udp_len));
-        self.write_with(header, received, ttl, udp_len, checksum);
+        self.write_with(to, received, ttl, udp_len, checksum);
     }
 
     #[inline]
-    fn write_with(
-        &self,
-        header: &mut [u8; IPV4_HEADERS_LEN],
-        received: &Received,
-        ttl: u8,
-        udp_len: u16,
-        checksum: u16,
-    ) {
-        *header = self.header;
-        let total_len = udp_len + IPV4_LEN as u16;
-        header[IP + ipv4::TOS] = received.tos;
-        put(header, IP, ipv4::TOTAL_LEN, total_len);
-        put(header, IP, ipv4::ID, received.id);
-        put(header, IP, ipv4::FRAGMENT, received.flags);
-        header[IP + ipv4::TTL] = ttl;
-        let ip_sum = self.ip_sum
-            + u32::from(received.tos)
-            + u32::from(total_len)
-            + u32::from(received.id)
-            + u32::from(received.flags)
-            + (u32::from(ttl) << 8);
-        put(header, IP, ipv4::CHECKSUM, !fold(ip_sum));
-        put(header, UDP, udp::SOURCE_PORT, received.source_port);
-        put(header, UDP, udp::LEN, udp_len);
-        put(header, UDP, udp::CHECKSUM, checksum);
+    fn write_with(&self, to: &mut [u8], received: &Received, ttl: u8, udp_len: u16, checksum: u16) {
+        match &self.headers {
+            Headers::V4 { bytes, ip_sum } => {
+                if let Some(headers) = to.first_chunk_mut() {
+                    *headers = *bytes;
+                    complete_v4(headers, *ip_sum, received, ttl, udp_len, checksum);
+                }
+            }
+            Headers::V6 { bytes } => {
+                if let Some(headers) = to.first_chunk_mut() {
+                    write_v6(headers, bytes, received, ttl, udp_len, checksum);
+                }
+            }
+        }
     }
+}
+
+#[inline]
+fn complete_v4(
+    headers: &mut [u8; IPV4_HEADERS_LEN],
+    ip_sum: u32,
+    received: &Received,
+    ttl: u8,
+    udp_len: u16,
+    checksum: u16,
+) {
+    let [id, flags] = received.words;
+    let total_len = udp_len + IPV4_LEN as u16;
+    headers[IP + ipv4::TOS] = received.tos;
+    put(headers, IP, ipv4::TOTAL_LEN, total_len);
+    put(headers, IP, ipv4::ID, id);
+    put(headers, IP, ipv4::FRAGMENT, flags);
+    headers[IP + ipv4::TTL] = ttl;
+    let ip_sum = ip_sum
+        + u32::from(received.tos)
+        + u32::from(total_len)
+        + u32::from(id)
+        + u32::from(flags)
+        + (u32::from(ttl) << 8);
+    put(headers, IP, ipv4::CHECKSUM, !fold(ip_sum));
+    put(headers, UDP_V4, udp::SOURCE_PORT, received.source_port);
+    put(headers, UDP_V4, udp::LEN, udp_len);
+    put(headers, UDP_V4, udp::CHECKSUM, checksum);
+}
+
+/// Out of line, so that copies over IPv4 keep the registers.
+#[inline(never)]
+fn write_v6(
+    headers: &mut [u8; IPV6_HEADERS_LEN],
+    bytes: &[u8; IPV6_HEADERS_LEN],
+    received: &Received,
+    ttl: u8,
+    udp_len: u16,
+    checksum: u16,
+) {
+    let [first, second] = received.words;
+    let [at_first, at_second] = FIRST_WORDS;
+    *headers = *bytes;
+    put(headers, IP, at_first, first);
+    put(headers, IP, at_second, second);
+    put(headers, IP, ipv6::PAYLOAD_LEN, udp_len);
+    headers[IP + ipv6::HOP_LIMIT] = ttl;
+    put(headers, UDP_V6, udp::SOURCE_PORT, received.source_port);
+    put(headers, UDP_V6, udp::LEN, udp_len);
+    put(headers, UDP_V6, udp::CHECKSUM, checksum);
+}
+
+/// Writes the Ethernet header and the destination port, where the UDP header starts at `udp_at`.
+/// Returns what is from the IP header on.
+fn outside<'h>(
+    headers: &'h mut [u8],
+    target: &Target,
+    ethertype: u16,
+    udp_at: usize,
+) -> &'h mut [u8] {
+    headers[ethernet::DESTINATION].copy_from_slice(&target.destination_mac);
+    headers[ethernet::SOURCE].copy_from_slice(&target.source_mac);
+    headers[ethernet::TYPE].copy_from_slice(&ethertype.to_be_bytes());
+    headers[udp_at..][udp::DESTINATION_PORT].copy_from_slice(&target.port.to_be_bytes());
+    &mut headers[IP..]
 }
 
 /// Writes a field of the header that starts at `header_at`.
 #[inline]
-fn put(headers: &mut [u8; IPV4_HEADERS_LEN], header_at: usize, field: Field, value: u16) {
+fn put<const N: usize>(headers: &mut [u8; N], header_at: usize, field: Field, value: u16) {
     headers[header_at + field.start..header_at + field.end].copy_from_slice(&value.to_be_bytes());
 }

@@ -5,7 +5,9 @@ use relay_common::wire;
 
 use std::{net::Ipv4Addr, ops::Range};
 
-use relay_common::wire::IPV4_HEADERS_LEN;
+use relay_common::wire::{Addresses, IPV4_HEADERS_LEN};
+
+mod ipv6;
 
 use super::{
     checksum::{fold, sum_words},
@@ -27,8 +29,7 @@ fn target(ttl: Ttl) -> Target {
     Target {
         source_mac: [2, 0, 0, 0, 0, 9],
         destination_mac: crate::plan::of_group(destination),
-        source: Ipv4Addr::new(10, 2, 0, 1),
-        destination,
+        addresses: Addresses::between([10, 2, 0, 1].into(), destination.into()).unwrap(),
         port: 5002,
         ttl,
     }
@@ -57,7 +58,7 @@ fn rewrite_known(frame: &mut [u8], ttl: Ttl, known: Known) -> Option<()> {
     let template = Template::new(&target(ttl));
     let ttl = template.ttl(&received)?;
     let udp_sum = received.udp_sum(&frame[datagram.payload()..datagram.end()]);
-    template.write(frame.first_chunk_mut().unwrap(), &received, ttl, udp_sum);
+    template.write(frame, &received, ttl, udp_sum);
     Some(())
 }
 
@@ -128,8 +129,7 @@ fn each_datagram_of_a_gso_packet_leaves_as_if_it_had_come_alone() {
     for (number, payload) in (0u16..).zip(payload.chunks(700)) {
         let part = gso_packet.part(number, payload.len() as u16);
         let mut frame = vec![0; 42];
-        let header = frame.first_chunk_mut().unwrap();
-        template.write(header, &part, 8, part.udp_sum(payload));
+        template.write(&mut frame, &part, 8, part.udp_sum(payload));
         frame.extend(payload);
         assert!(checksum_is_right(&frame), "{number}");
         let ip = Ipv4Slice::from_slice(&frame[14..])

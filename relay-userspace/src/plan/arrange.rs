@@ -1,12 +1,12 @@
 //! What of the rules can run on this host as it is now, and what has to wait.
 //!
 //! [`super::build`] refuses all rules for one interface that is missing. A running relay goes on
-//! without it instead: the interface is taken out of the rules, as input or as output, and with it
-//! whatever needs it, which is then pending with the reason. The rest is checked anew, because
+//! without it instead: the interface is taken out of the rules, as input, or as output of a version of
+//! IP, and with it whatever needs it, which is then pending with the reason. The rest is checked anew, because
 //! connected interfaces share a backend: without one of them the others may be on another. Every
-//! such pass takes at least one interface out of one of its two roles, so there are few.
+//! such pass takes at least one interface out of one of its three roles, so there are few.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, net::IpAddr, sync::Arc};
 
 use super::{
     build::{self, Checked},
@@ -90,7 +90,8 @@ fn concerns(checked: &Checked<'_>, hindrance: &Hindrance) -> bool {
     named.is_some_and(|named| {
         hindrance.roles.iter().any(|role| match role {
             Role::Input => named.input.is_some(),
-            Role::Output => named.output.is_some(),
+            Role::Ipv4Output => named.ipv4_output.is_some(),
+            Role::Ipv6Output => named.ipv6_output.is_some(),
         })
     })
 }
@@ -121,7 +122,7 @@ fn of_now(
         for reason in refusal.into_iter().chain(down(named)) {
             found.push(Hindrance {
                 interface: named.name.to_owned(),
-                roles: &Role::BOTH,
+                roles: &Role::ALL,
                 reason,
             });
         }
@@ -133,7 +134,18 @@ fn of_now(
 #[derive(Default)]
 struct Reasons {
     input: Option<Arc<str>>,
-    output: Option<Arc<str>>,
+    ipv4_output: Option<Arc<str>>,
+    ipv6_output: Option<Arc<str>>,
+}
+
+impl Reasons {
+    fn of(&mut self, role: Role) -> &mut Option<Arc<str>> {
+        match role {
+            Role::Input => &mut self.input,
+            Role::Ipv4Output => &mut self.ipv4_output,
+            Role::Ipv6Output => &mut self.ipv6_output,
+        }
+    }
 }
 
 /// The interfaces that cannot be used.
@@ -145,10 +157,7 @@ impl Hindered {
     fn add(&mut self, hindrance: Hindrance) {
         let reasons = self.0.entry(hindrance.interface).or_default();
         for role in hindrance.roles {
-            let slot = match role {
-                Role::Input => &mut reasons.input,
-                Role::Output => &mut reasons.output,
-            };
+            let slot = reasons.of(*role);
             let all = match slot.take() {
                 Some(others) if others.contains(&hindrance.reason) => others,
                 Some(others) => format!("{others}. {}", hindrance.reason).into(),
@@ -163,7 +172,11 @@ impl Hindered {
     }
 
     fn output(&self, output: &crate::config::rules::Output) -> Option<&Arc<str>> {
-        self.0.get(&output.interface)?.output.as_ref()
+        let reasons = self.0.get(&output.interface)?;
+        match output.group.address() {
+            IpAddr::V4(_) => reasons.ipv4_output.as_ref(),
+            IpAddr::V6(_) => reasons.ipv6_output.as_ref(),
+        }
     }
 
     /// The positions of the outputs that can run; empty if the rule cannot.

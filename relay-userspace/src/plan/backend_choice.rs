@@ -124,7 +124,7 @@ fn obstacles<'a>(
     let mut found: Vec<Obstacle<'a>> = refused
         .map(|refusal| Obstacle {
             interface: name,
-            roles: &Role::BOTH,
+            roles: &Role::ALL,
             spot: named.first,
             reason: format!("XDP was refused: {}", refusal.reason),
             cause: format!("XDP was refused on `{name}`: {}", refusal.reason),

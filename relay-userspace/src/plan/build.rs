@@ -3,7 +3,10 @@
 //! [`super::queues`] decides which worker owns which queue. Everything that is impossible is a
 //! mistake with a place in the file; everything that is possible but may surprise is a note.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use relay_common::abi::MAX_INTERFACES;
 
@@ -20,7 +23,7 @@ use super::{
     named_interfaces::{self, Named, options_of},
     notes, queues,
     received_checksums::Checksums,
-    tx_methods,
+    source_address, tx_methods,
     unsupported::unsupported,
     used_interface::Use,
 };
@@ -144,10 +147,15 @@ pub(super) fn finish(document: &Document, host_facts: &HostFacts, checked: Check
     group_notes::add(&flows, &uses, host_facts, &mut said);
     let modes = tx_methods::choose(&connected, &mut uses, host_facts.gso_packets, &mut said);
     let workers = queues::workers(document, &connected, &flows, &uses, &mut said);
+    let sent_from = ipv6_sources(&flows);
     let interfaces = uses
         .into_iter()
         .zip(modes)
-        .filter_map(|(used, mode)| interface(used, mode, host_facts))
+        .zip(0..)
+        .filter_map(|((used, mode), at)| {
+            let sources = sent_from.get(&InterfaceId::new(at)).cloned();
+            interface(used, mode, sources.unwrap_or_default(), host_facts)
+        })
         .collect();
     loops::notes(&flows, &mut said);
     Plan {
@@ -171,7 +179,7 @@ fn flow(
             group: output.group,
             port: output.port,
             ttl: output.ttl,
-            source: *uses.get(interface)?.facts.addresses.first()?,
+            source: source_address::choose(uses.get(interface)?.facts, output.group.address())?,
             destination_mac: mac::of_group(output.group.address()),
         })
     };
@@ -187,7 +195,26 @@ fn flow(
     })
 }
 
-fn interface(used: Use<'_>, mode: Mode, host_facts: &HostFacts) -> Option<Interface> {
+/// The IPv6 addresses that copies of `flows` leave with, by output interface.
+fn ipv6_sources(flows: &List<FlowId, Flow>) -> HashMap<InterfaceId, Vec<Ipv6Addr>> {
+    let mut sources: HashMap<InterfaceId, Vec<Ipv6Addr>> = HashMap::new();
+    for output in flows.iter().flat_map(|flow| &flow.outputs) {
+        if let IpAddr::V6(source) = output.source {
+            let known = sources.entry(output.interface).or_default();
+            if !known.contains(&source) {
+                known.push(source);
+            }
+        }
+    }
+    sources
+}
+
+fn interface(
+    used: Use<'_>,
+    mode: Mode,
+    ipv6_sources: Vec<Ipv6Addr>,
+    host_facts: &HostFacts,
+) -> Option<Interface> {
     let (facts, gso_packets) = (used.facts, host_facts.gso_packets);
     let igmp = host_facts.versions.igmp(facts.index);
     let has_sockets = used.has_sockets();
@@ -197,6 +224,7 @@ fn interface(used: Use<'_>, mode: Mode, host_facts: &HostFacts) -> Option<Interf
         mac: facts.mac?,
         mtu: facts.mtu,
         address: facts.addresses.first().copied(),
+        ipv6_sources,
         driver: facts.driver.clone(),
         backend: used.backend,
         reason: used.reason,

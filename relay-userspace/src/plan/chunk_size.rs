@@ -43,6 +43,7 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 1],
             mtu,
             address: None,
+            ipv6_sources: Vec::new(),
             driver: "igb".into(),
             backend: Backend::Xdp,
             reason: String::new(),

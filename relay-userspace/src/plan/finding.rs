@@ -9,11 +9,15 @@ use crate::config::{Mistake, Mistakes};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Input,
-    Output,
+    /// Copies to IPv4 groups.
+    Ipv4Output,
+    /// Copies to IPv6 groups.
+    Ipv6Output,
 }
 
 impl Role {
-    pub(super) const BOTH: [Self; 2] = [Self::Input, Self::Output];
+    pub(super) const ALL: [Self; 3] = [Self::Input, Self::Ipv4Output, Self::Ipv6Output];
+    pub(super) const OUTPUTS: [Self; 2] = [Self::Ipv4Output, Self::Ipv6Output];
 }
 
 /// One mistake.

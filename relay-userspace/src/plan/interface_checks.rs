@@ -39,16 +39,29 @@ pub(super) fn suitable(named: &Named<'_>, facts: &InterfaceFacts, findings: &mut
             format!("interface `{name}` (driver {}) {is}", facts.driver),
             remedy.into(),
         );
-        findings.push(Finding::about(name, &Role::BOTH, mistake));
+        findings.push(Finding::about(name, &Role::ALL, mistake));
     }
-    if let Some(spot) = named.output
+    if let Some(spot) = named.ipv4_output
         && facts.addresses.is_empty()
     {
         let mistake = spot.mistake(
             format!("the output interface `{name}` has no IPv4 address to send from"),
             format!("give it one: `ip address add ADDRESS/LENGTH dev {name}`"),
         );
-        findings.push(Finding::about(name, &[Role::Output], mistake));
+        findings.push(Finding::about(name, &[Role::Ipv4Output], mistake));
+    }
+    if let Some(spot) = named.ipv6_output
+        && facts.ipv6_addresses.is_empty()
+    {
+        let mistake = spot.mistake(
+            format!("the output interface `{name}` has no IPv6 address to send from"),
+            format!(
+                "give it one: `ip address add ADDRESS/LENGTH dev {name}`; one that \
+                 `ip -6 address show {name}` calls tentative is used as soon as it is known to be \
+                 unique"
+            ),
+        );
+        findings.push(Finding::about(name, &[Role::Ipv6Output], mistake));
     }
 }
 
@@ -97,14 +110,16 @@ pub(super) fn used<'a>(
         listed.clone()
     };
     let rx = of_kind(named.input, &[Role::Input], "RX", facts.rx_queues);
-    let tx = of_kind(named.output, &[Role::Output], "TX", facts.tx_queues);
+    let output = named.ipv4_output.or(named.ipv6_output);
+    let tx = of_kind(output, &Role::OUTPUTS, "TX", facts.tx_queues);
     Use {
         facts,
         backend: chosen.backend,
         reason: chosen.reason,
         against_zero_copy: tx_methods::against_zero_copy(facts, constraints),
         is_input: named.input.is_some(),
-        is_output: named.output.is_some(),
+        takes_ipv4: named.takes_ipv4,
+        is_output: named.is_output(),
         rx,
         tx,
         transmit: options.map_or(Transmit::Auto, |(options, _)| options.transmit),
@@ -156,7 +171,7 @@ pub(super) fn gso_packets(
         return;
     };
     let mistake = places.spot(place).mistake(cause, remedy);
-    findings.push(Finding::about(name, &[Role::Output], mistake));
+    findings.push(Finding::about(name, &Role::OUTPUTS, mistake));
 }
 
 /// Adds a finding for each CPU that this machine does not have.

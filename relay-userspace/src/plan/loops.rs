@@ -4,10 +4,7 @@
 //! The kernel programs do not take the relay's own copies, and [`Ttl::Auto`] ends rings of several
 //! relays.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     ids::{FlowId, InterfaceId, List},
@@ -84,8 +81,7 @@ impl<'a> Inputs<'a> {
         let candidates = around.chain(within.map(|(_, inputs)| inputs));
         let mut candidates = candidates.flatten().take(COMPARED);
         candidates.any(|input| {
-            let source = Some(IpAddr::V4(output.source));
-            input.ports.overlaps(output.port) && input.takes_source(source)
+            input.ports.overlaps(output.port) && input.takes_source(Some(output.source))
         })
     }
 }
@@ -139,7 +135,7 @@ mod tests {
                 group: group(2).into(),
                 port: PortMatch::One(5001),
                 ttl,
-                source: Ipv4Addr::LOCALHOST,
+                source: Ipv4Addr::LOCALHOST.into(),
                 destination_mac: [0; 6],
             }],
         }

@@ -54,7 +54,7 @@ pub(super) fn add(
         let rules = users.get(name).map(|users| users.remedy(document));
         let remedy = format!("{remedy}; {}", rules.unwrap_or_default());
         let mistake = named.first.mistake(cause, remedy);
-        findings.push(Finding::about(name, &Role::BOTH, mistake).with_reason(reason));
+        findings.push(Finding::about(name, &Role::ALL, mistake).with_reason(reason));
     }
 }
 

@@ -1,6 +1,6 @@
 //! The plan itself: interfaces, flows, and the workers that own their queues.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 
@@ -40,8 +40,10 @@ pub struct Interface {
     pub mac: [u8; 6],
     /// The largest IP packet in bytes.
     pub mtu: u32,
-    /// The IPv4 address that copies leave with; `None` on an interface that is only an input.
+    /// The IPv4 address that copies to IPv4 groups leave with; `None` if it has none.
     pub address: Option<Ipv4Addr>,
+    /// The IPv6 addresses that copies leave with.
+    pub ipv6_sources: Vec<Ipv6Addr>,
     /// The driver's name, `unknown` where the kernel does not report it.
     pub driver: String,
     /// What moves the frames of its workers.
@@ -160,9 +162,9 @@ pub struct Output {
     pub port: PortMatch,
     /// The time to live.
     pub ttl: Ttl,
-    /// The source address: the output interface's.
-    pub source: Ipv4Addr,
-    /// The Ethernet destination, from the group (RFC 1112, section 6.4).
+    /// The source address: the output interface's, of the group's version of IP.
+    pub source: IpAddr,
+    /// The Ethernet destination, from the group (RFC 1112, section 6.4; RFC 2464, section 7).
     #[serde(serialize_with = "mac::serialize")]
     pub destination_mac: [u8; 6],
 }

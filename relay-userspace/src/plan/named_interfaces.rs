@@ -3,36 +3,53 @@
 use std::collections::HashMap;
 
 use super::ids::{InterfaceId, List};
-use crate::config::{Document, InterfacePlaces, Spot, rules::InterfaceOptions};
+use crate::config::{
+    Document, InterfacePlaces, Spot,
+    rules::{InterfaceOptions, Prefix},
+};
 
-/// One name, with the first place where it is an input and the first where it is an output.
+/// One name, with the first place where it is an input, and those where it is an output of each
+/// version of IP.
 pub(super) struct Named<'a> {
     pub(super) name: &'a str,
     /// The first place of all.
     pub(super) first: Spot<'a>,
     pub(super) input: Option<Spot<'a>>,
-    pub(super) output: Option<Spot<'a>>,
+    pub(super) ipv4_output: Option<Spot<'a>>,
+    pub(super) ipv6_output: Option<Spot<'a>>,
+    /// Datagrams to IPv4 groups arrive here.
+    pub(super) takes_ipv4: bool,
+}
+
+impl Named<'_> {
+    pub(super) fn is_output(&self) -> bool {
+        self.ipv4_output.is_some() || self.ipv6_output.is_some()
+    }
 }
 
 /// Every interface that a rule names, in the order of first appearance.
 pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> {
     let mut named: Vec<Named<'d>> = Vec::new();
     let mut positions: HashMap<&str, usize> = HashMap::new();
-    let mut name_at = |name, is_input: bool, spot: Spot<'d>| {
+    let mut name_at = |name, is_input: bool, group: Prefix, spot: Spot<'d>| {
+        let is_ipv4 = group.address().is_ipv4();
         let position = *positions.entry(name).or_insert(named.len());
         if position == named.len() {
             named.push(Named {
                 name,
                 first: spot,
                 input: None,
-                output: None,
+                ipv4_output: None,
+                ipv6_output: None,
+                takes_ipv4: false,
             });
         }
         if let Some(named) = named.get_mut(position) {
-            let slot = if is_input {
-                &mut named.input
-            } else {
-                &mut named.output
+            named.takes_ipv4 |= is_input && is_ipv4;
+            let slot = match (is_input, is_ipv4) {
+                (true, _) => &mut named.input,
+                (false, true) => &mut named.ipv4_output,
+                (false, false) => &mut named.ipv6_output,
             };
             slot.get_or_insert(spot);
             if spot.place < named.first.place && spot.file == named.first.file {
@@ -42,9 +59,11 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
     };
     for (rule, places) in document.with_places() {
         let input = places.spot(places.input_interface);
-        name_at(&rule.input.interface, true, input);
+        let group = rule.input.matches.group;
+        name_at(&rule.input.interface, true, group, input);
         for (output, at) in rule.outputs.iter().zip(&places.outputs) {
-            name_at(&output.interface, false, places.spot(at.interface));
+            let spot = places.spot(at.interface);
+            name_at(&output.interface, false, output.group, spot);
         }
     }
     named.into()

@@ -29,7 +29,7 @@ pub(super) fn about_interface(used: &Use<'_>, notes: &mut Vec<String>) {
             "{name} is down; nothing moves there until it is up: `ip link set {name} up`."
         ));
     }
-    if used.is_input && used.facts.addresses.is_empty() {
+    if used.takes_ipv4 && used.facts.addresses.is_empty() {
         notes.push(format!(
             "{name} has no IPv4 address; its IGMP reports leave from 0.0.0.0, which some switches and \
              routers ignore."

@@ -108,9 +108,13 @@ impl Plan {
                 (true, false) => "input",
                 (false, _) => "output",
             };
-            let address = interface
-                .address
-                .map_or("no IPv4 address".to_owned(), |a| a.to_string());
+            let ipv4 = interface.address.map(|address| address.to_string());
+            let ipv6 = interface.ipv6_sources.iter().map(ToString::to_string);
+            let addresses: Vec<String> = ipv4.into_iter().chain(ipv6).collect();
+            let address = match addresses.is_empty() {
+                true => "no IPv4 address".to_owned(),
+                false => addresses.join(" and "),
+            };
             let because = match &interface.reason[..] {
                 "" => String::new(),
                 reason => format!(", because {reason}"),

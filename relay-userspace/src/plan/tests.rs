@@ -9,12 +9,12 @@ mod keys;
 mod matched;
 mod modes;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::*;
 use crate::{
     config::{self, Document, Mistakes},
-    host::{Bystanders, GsoLimits, HostError, HostFacts, InterfaceFacts, XdpFeatures},
+    host::{Bystanders, GsoLimits, HostError, HostFacts, InterfaceFacts, Ipv6Address, XdpFeatures},
 };
 
 const NATIVE: u64 = XdpFeatures::BASIC | XdpFeatures::REDIRECT;
@@ -31,6 +31,11 @@ fn nic(name: &str, index: u8, rx: u32, tx: u32) -> InterfaceFacts {
             Ipv4Addr::new(10, 0, index, 1),
             Ipv4Addr::new(10, 0, index, 2),
         ],
+        ipv6_addresses: vec![Ipv6Address {
+            address: Ipv6Addr::new(0x2001, 0xdb8, 0, index.into(), 0, 0, 0, 1),
+            avoided: false,
+            temporary: false,
+        }],
         is_up: true,
         is_loopback: false,
         driver: "ena".into(),

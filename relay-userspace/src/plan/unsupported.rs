@@ -54,7 +54,6 @@ pub(super) fn unsupported(document: &Document) -> Result<(), Mistakes> {
 
 fn of_input(input: &Input) -> Option<&'static str> {
     Some(match () {
-        () if input.matches.group.address().is_ipv6() => "IPv6",
         () if input.local => "a rule with `local`",
         () => return None,
     })
@@ -62,7 +61,6 @@ fn of_input(input: &Input) -> Option<&'static str> {
 
 fn of_output(output: &Output) -> Option<&'static str> {
     Some(match () {
-        () if output.group.address().is_ipv6() => "IPv6",
         () if !output.group.is_one() => "an output to a prefix of groups",
         () if output.port.one().is_none() => "an output to a range of ports",
         () => return None,

@@ -13,6 +13,8 @@ pub(super) struct Use<'a> {
     /// Why it cannot have zero copy; `None` if it can.
     pub(super) against_zero_copy: Option<String>,
     pub(super) is_input: bool,
+    /// Datagrams to IPv4 groups arrive here.
+    pub(super) takes_ipv4: bool,
     pub(super) is_output: bool,
     /// The queues whose frames are relayed; empty unless an input on XDP.
     pub(super) rx: Vec<u32>,

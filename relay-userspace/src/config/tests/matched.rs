@@ -98,7 +98,7 @@ fn an_output_that_does_not_go_with_its_input_is_told_what_would() {
         (
             "group = \"ff3e::1\", port = 1",
             "group = \"239.1.1.1\"",
-            "is an IPv4 group and the input has IPv6; relay does not join the two yet",
+            "is an IPv4 group and the input has IPv6; relay does not translate one into the other",
             "give an IPv6 group, or leave `group` out",
         ),
     ];

@@ -2,12 +2,23 @@
 //!
 //! They say what happened. What the relay does about it is control's to say.
 
-use std::net::Ipv4Addr;
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use log::Level::{self, Debug, Info, Warn};
 
 use super::budget::Line;
-use crate::{datapath::output_link::State, host::watch::Queues, plan, plan::Interface};
+use crate::{
+    datapath::output_link::State,
+    host::{
+        Ipv6Address,
+        watch::{Questions, Queues},
+    },
+    plan,
+    plan::Interface,
+};
 
 /// An interface as it was last seen, as far as the relay depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +27,8 @@ pub struct Seen {
     pub mac: [u8; 6],
     /// Administratively up. A carrier is in [`Self::state`].
     pub is_up: bool,
-    /// Its IPv4 addresses, of an output; `None` while they are not known.
-    pub addresses: Option<Vec<Ipv4Addr>>,
+    /// Its addresses, of an output; `None` while they are not known.
+    pub addresses: Option<Addresses>,
     /// The XDP program that is attached, if the relay attached one.
     pub program: Option<u32>,
     pub state: State,
@@ -42,11 +53,38 @@ impl Seen {
     }
 }
 
+/// The addresses of an interface that copies may leave with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    pub ipv4: Vec<Ipv4Addr>,
+    pub ipv6: Vec<Ipv6Address>,
+}
+
+impl Addresses {
+    /// Those of the interface with this index.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn ask(index: u32, questions: &mut Questions) -> io::Result<Self> {
+        Ok(Self {
+            ipv4: questions.addresses(index)?,
+            ipv6: questions.ipv6_addresses(index)?,
+        })
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let ipv6 = self.ipv6.iter().map(|one| IpAddr::V6(one.address));
+        self.ipv4.iter().copied().map(IpAddr::V4).chain(ipv6)
+    }
+}
+
 impl Seen {
-    /// It has the address that copies leave with, as far as is known.
-    fn has(&self, address: Option<Ipv4Addr>) -> bool {
-        let known = self.addresses.as_ref().zip(address);
-        known.is_none_or(|(all, address)| all.contains(&address))
+    /// It has this address, as far as is known.
+    fn has(&self, address: IpAddr) -> bool {
+        let known = self.addresses.as_ref();
+        known.is_none_or(|all| all.iter().any(|one| one == address))
     }
 }
 
@@ -144,18 +182,22 @@ fn addressing(interface: &Interface, before: &Seen, now: &Seen, lines: &mut Line
             format!("{name} has the MAC address {now} now, {before} before"),
         );
     }
-    let address = interface.address.map(|address| address.to_string());
-    let address = address.unwrap_or_default();
-    match [before, now].map(|seen| seen.has(interface.address)) {
-        [true, false] => lines.matters(
-            Warn,
-            format!("{name} does not have the address {address} any more"),
-        ),
-        [false, true] => lines.matters(Info, format!("{name} has the address {address} again")),
-        _ if before.addresses.is_some() && now.addresses != before.addresses => {
-            lines.matters(Debug, format!("{name} has other addresses than before"));
-        }
-        _ => {}
+    let mut is_told = false;
+    let ipv6 = interface.ipv6_sources.iter().copied().map(IpAddr::V6);
+    for address in interface.address.map(IpAddr::V4).into_iter().chain(ipv6) {
+        let (level, text) = match [before, now].map(|seen| seen.has(address)) {
+            [true, false] => (
+                Warn,
+                format!("{name} does not have the address {address} any more"),
+            ),
+            [false, true] => (Info, format!("{name} has the address {address} again")),
+            _ => continue,
+        };
+        lines.matters(level, text);
+        is_told = true;
+    }
+    if !is_told && before.addresses.is_some() && now.addresses != before.addresses {
+        lines.matters(Debug, format!("{name} has other addresses than before"));
     }
     if now.state.mtu != before.state.mtu {
         let larger = if interface.is_output {

@@ -8,7 +8,7 @@ use log::debug;
 use super::{
     Followed,
     budget::{Budget, Line},
-    changes::{self, Seen},
+    changes::{self, Addresses, Seen},
     mailbox::Events,
 };
 use crate::{
@@ -149,7 +149,7 @@ impl Watched {
         // If the kernel does not answer, the last answer.
         let addresses = facts
             .is_output
-            .then(|| questions.addresses(facts.index).ok())
+            .then(|| Addresses::ask(facts.index, questions).ok())
             .flatten();
         let takes_gso = facts.is_output.then(|| questions.takes_gso(facts.index));
         Seen {

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
     time::Instant,
 };
 
@@ -14,6 +13,7 @@ use log::Level::{Debug, Info, Warn};
 
 use super::{
     budget::{Budget, Line},
+    changes::Addresses,
     mailbox::Events,
 };
 use crate::host::watch::{Now, Questions};
@@ -46,7 +46,7 @@ struct Facts {
     mac: Option<[u8; 6]>,
     mtu: u32,
     is_up: bool,
-    addresses: Vec<Ipv4Addr>,
+    addresses: Addresses,
 }
 
 /// Which names to look at.
@@ -124,7 +124,7 @@ fn ask(
     let Some(now) = questions.link(index)?.filter(|now| now.name == name) else {
         return Ok(None);
     };
-    let addresses = match questions.addresses(index) {
+    let addresses = match Addresses::ask(index, questions) {
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
         other => other?,
     };
@@ -205,7 +205,7 @@ impl Name {
             return Some((Info, format!("{name} is {state}")));
         }
         if before.addresses != now.addresses {
-            let all: Vec<String> = now.addresses.iter().map(ToString::to_string).collect();
+            let all: Vec<String> = now.addresses.iter().map(|one| one.to_string()).collect();
             let all = if all.is_empty() {
                 "no address".to_owned()
             } else {

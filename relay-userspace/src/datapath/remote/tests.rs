@@ -222,7 +222,7 @@ fn links_stay_the_same_and_new_outputs_follow_what_they_know() {
     let (flow, _) = worker.slots("b");
     let copies = worker.flows.ring_copies(flow);
     let of_copies = worker.flows.ring_outputs(&copies[0]);
-    assert_eq!(of_copies[0].max_len, link.state().max_len());
+    assert_eq!(of_copies[0].max_payload, 900 - 28);
 }
 
 #[test]

@@ -138,7 +138,7 @@ impl SendSlots {
         let (first, rest) = parts.split_first_mut()?;
         *first = libc::iovec {
             iov_base: std::ptr::from_mut(vnet_header).cast(),
-            iov_len: size_of::<VnetHeader>(),
+            iov_len: vnet_header.len(),
         };
         let mut used = 0;
         for frame in new.frames.take(MAX_JOINED) {

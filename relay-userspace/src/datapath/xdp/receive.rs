@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use relay_common::wire::{self, IPV4_HEADERS_LEN};
+use relay_common::wire::{self, ETHERNET_LEN};
 
 use super::umem::{Chunk, Chunks};
 use crate::{
@@ -79,19 +79,25 @@ fn add(
         return;
     };
     let mut payload = datagram.payload()..datagram.end();
-    if payload.start != IPV4_HEADERS_LEN {
-        payload = untag(&mut chunk, payload, chunks);
+    let tags = usize::from(datagram.network) - ETHERNET_LEN;
+    if tags != 0 {
+        payload = untag(&mut chunk, payload, tags, chunks);
     }
     chunks.truncate(&mut chunk, payload.end);
     let frame = Frame::new(chunk, received, flow, payload);
     batch.add(frame, chunks, flows, stats);
 }
 
-/// Moves `payload`, which arrived behind tags, to where an untagged frame has it: copies leave
-/// untagged, and their headers are written in front of it. Returns its new range.
+/// Moves `payload`, which arrived behind `tags` bytes of tags, to where an untagged frame has it:
+/// copies leave untagged, and their headers are written in front of it. Returns its new range.
 #[inline(never)]
-fn untag(chunk: &mut Chunk, payload: Range<usize>, chunks: &mut Chunks) -> Range<usize> {
-    let moved = IPV4_HEADERS_LEN..IPV4_HEADERS_LEN + payload.len();
+fn untag(
+    chunk: &mut Chunk,
+    payload: Range<usize>,
+    tags: usize,
+    chunks: &mut Chunks,
+) -> Range<usize> {
+    let moved = payload.start - tags..payload.end - tags;
     let mut frame = chunks.frame_mut(chunk);
     if payload.end <= frame.len() {
         frame.copy_within(payload, moved.start);

@@ -5,8 +5,6 @@
 //! a copy in a free chunk; the last takes the received chunk itself. An output without room is
 //! skipped before anything is copied for it.
 
-use relay_common::wire::IPV4_HEADERS_LEN;
-
 use super::{
     transmitter::Egress,
     umem::{Chunk, Chunks},
@@ -48,7 +46,12 @@ fn queue_copies(
     stats: &WorkerStats,
 ) {
     let udp_sum = frame.received.udp_sum(frame.payload(chunks));
-    let (len, received, flow, chunk) = (frame.len(), frame.received, frame.flow, frame.place);
+    // Copies have the headers of an untagged frame of the same version of IP, and so their length.
+    let len = Len {
+        frame: frame.end(),
+        payload: frame.payload_len(),
+    };
+    let (received, flow, chunk) = (frame.received, frame.flow, frame.place);
     for copies in others {
         let ring_outputs = flows.ring_outputs(copies);
         make_room(ring_outputs, chunks, ports, stats);
@@ -60,7 +63,7 @@ fn queue_copies(
             count_all(ring_outputs, Dropped::BufferExhaustion, stats);
             continue;
         };
-        chunks.copy(&chunk, &mut copy, len);
+        chunks.copy(&chunk, &mut copy, len.frame);
         let header = Header {
             copies,
             received,
@@ -120,6 +123,14 @@ fn make_room(
     }
 }
 
+/// Lengths in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Len {
+    /// Of the frame, from the Ethernet header on.
+    frame: usize,
+    payload: u16,
+}
+
 /// What the headers of one copy are made of.
 struct Header<'a> {
     copies: &'a RingCopies,
@@ -128,14 +139,14 @@ struct Header<'a> {
     udp_sum: Option<u32>,
 }
 
-/// The TTL that `copies` leave with if at least one ring output can take a frame of `len` bytes;
+/// The TTL that `copies` leave with if at least one ring output can take a frame of this length;
 /// otherwise counts for each output why it cannot.
 #[inline]
 fn admit(
     copies: &RingCopies,
     ring_outputs: &[RingOutput],
     received: &Received,
-    len: usize,
+    len: Len,
     ports: &[impl Egress],
     stats: &WorkerStats,
 ) -> Option<u8> {
@@ -163,21 +174,19 @@ fn transmit(
     header: &Header<'_>,
     ring_outputs: &[RingOutput],
     mut chunk: Chunk,
-    len: usize,
+    len: Len,
     chunks: &mut Chunks,
     ports: &mut [impl Egress],
     stats: &WorkerStats,
 ) {
+    let Header {
+        copies,
+        received,
+        ttl,
+        udp_sum,
+    } = header;
     let mut frame = chunks.frame_mut(&mut chunk);
-    if let Some(bytes) = frame.first_chunk_mut::<IPV4_HEADERS_LEN>() {
-        let Header {
-            copies,
-            received,
-            ttl,
-            udp_sum,
-        } = header;
-        copies.template.write(bytes, received, *ttl, *udp_sum);
-    }
+    copies.template.write(&mut frame, received, *ttl, *udp_sum);
     let mut descriptors = 0;
     for ring_output in ring_outputs {
         if let Some(reason) = refusal(ring_output, len, ports) {
@@ -194,10 +203,10 @@ fn transmit(
     }
 }
 
-/// Why `ring_output` cannot take a frame of `len` bytes now; `None` if it can.
+/// Why `ring_output` cannot take a frame of this length now; `None` if it can.
 #[inline]
-fn refusal(ring_output: &RingOutput, len: usize, ports: &[impl Egress]) -> Option<Dropped> {
-    if len > ring_output.max_len {
+fn refusal(ring_output: &RingOutput, len: Len, ports: &[impl Egress]) -> Option<Dropped> {
+    if len.payload > ring_output.max_payload {
         return Some(Dropped::TooBig);
     }
     match ports.get(ring_output.port) {

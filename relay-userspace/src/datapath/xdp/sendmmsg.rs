@@ -96,7 +96,7 @@ impl Queue {
         (new.write)(vnet_header);
         *first = libc::iovec {
             iov_base: std::ptr::from_mut(vnet_header).cast(),
-            iov_len: size_of::<VnetHeader>(),
+            iov_len: vnet_header.len(),
         };
         let mut used = 1;
         for (part, frame) in rest.iter_mut().zip(new.frames) {

@@ -18,8 +18,9 @@ use crate::host::{
     socket_options,
 };
 
-/// RTNLGRP_LINK, RTNLGRP_TC and RTNLGRP_IPV4_IFADDR (include/uapi/linux/rtnetlink.h), as a mask.
-const GROUPS: u32 = 1 << 0 | 1 << 3 | 1 << 4;
+/// RTNLGRP_LINK, RTNLGRP_TC, RTNLGRP_IPV4_IFADDR and RTNLGRP_IPV6_IFADDR
+/// (include/uapi/linux/rtnetlink.h), as a mask.
+const GROUPS: u32 = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 8;
 /// Bytes of notifications that may wait. The kernel drops those beyond, and then the relay requests
 /// everything anew.
 const WAITING: usize = 256 << 10;

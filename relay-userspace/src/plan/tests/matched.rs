@@ -39,7 +39,6 @@ fn planned(document: &Document, facts: &HostFacts) -> Plan {
 fn what_the_datapath_cannot_do_yet_is_refused_at_its_place_unless_it_is_disabled() {
     let plain = "group = \"239.1.1.1\", port = 1";
     let cases = [
-        ("group = \"ff3e::1\", port = 1", "3:9", "IPv6"),
         (
             "group = \"239.1.1.0/24\", port = 1",
             "4:12",
