@@ -99,6 +99,7 @@ fn jobs(net: &Testbed, cpu: u32) -> Vec<Job> {
     let flow = |number: u8, interfaces: &[&str]| Flow {
         group: Ipv4Addr::new(239, 1, 1, number),
         port: 5000,
+        takes: None,
         outputs: interfaces
             .iter()
             .zip(1..)

@@ -27,6 +27,10 @@ pub struct Flow {
     pub group: Ipv4Addr,
     /// Its destination port when it arrives.
     pub port: u16,
+    /// The keys of the relay's rule that stand for group and port, where it takes more or less than
+    /// those. No other contender has such rules.
+    #[serde(skip)]
+    pub takes: Option<String>,
     /// The copies. Never empty.
     pub outputs: Vec<Output>,
 }

@@ -84,7 +84,8 @@ fn rule_file(job: &Job, transmit: Option<&str>) -> String {
 }
 
 fn rule(job: &Job, n: usize, flow: &crate::job::Flow) -> Rule {
-    let rule = Rule::new(format!("feed-{n}"), &job.input, flow.group, flow.port);
+    let mut rule = Rule::new(format!("feed-{n}"), &job.input, flow.group, flow.port);
+    rule.takes.clone_from(&flow.takes);
     flow.outputs.iter().fold(rule, |rule, output| {
         rule.output(&output.interface, output.group, output.port)
     })

@@ -4,7 +4,10 @@
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use crate::{load::Load, sink::NextHop};
+use crate::{
+    load::{Load, Matches},
+    sink::NextHop,
+};
 
 /// A scenario's name. An alias, because serde would borrow every field that is written as a
 /// reference from the file.
@@ -61,6 +64,7 @@ const fn usual(name: &'static str, outputs: usize) -> Scenario {
             outputs,
             flows: 1,
             rules: 1,
+            matches: Matches::Exact,
         },
         interfaces: 1,
         payload: 1000,
@@ -85,6 +89,11 @@ impl Scenario {
         self
     }
 
+    const fn mixed(mut self) -> Self {
+        self.load.matches = Matches::Mixed;
+        self
+    }
+
     const fn interfaces(mut self, interfaces: usize) -> Self {
         self.interfaces = interfaces;
         self
@@ -102,7 +111,7 @@ impl Scenario {
 }
 
 /// All scenarios.
-pub const ALL: [Scenario; 14] = [
+pub const ALL: [Scenario; 15] = [
     usual(ONE_RULE, 1).cast(Cast::EveryTxMethod),
     usual("1-4", 4),
     usual("1-16", 16).cast(Cast::EveryTxMethod),
@@ -120,6 +129,10 @@ pub const ALL: [Scenario; 14] = [
     usual("1-16-xdp", 16).xdp().cast(Cast::EveryTxMethod),
     usual("rules-100", 1).rules(100).cast(Cast::RelayAlone),
     usual("rules-10000", 1).rules(10_000).cast(Cast::RelayAlone),
+    usual("rules-10000-mixed", 1)
+        .rules(10_000)
+        .mixed()
+        .cast(Cast::RelayAlone),
 ];
 
 /// The name that selects the measurement of this machine's limits, which is no scenario: nothing
