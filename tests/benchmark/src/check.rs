@@ -14,6 +14,7 @@ use relay_tests::{
 use crate::{
     contender::Contender,
     drops::Drops,
+    framing::Framing,
     job::{Flow, Job, Output},
 };
 
@@ -94,6 +95,7 @@ fn jobs(net: &Testbed, cpu: u32) -> Vec<Job> {
         namespace: Arc::clone(&net.relay),
         cpu,
         input: "in0".into(),
+        framing: Framing::Ipv4,
         flows,
     };
     let flow = |number: u8, interfaces: &[&str]| Flow {

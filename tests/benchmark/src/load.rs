@@ -7,6 +7,7 @@ use relay_tests::rules::output_destination;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    framing::Framing,
     job::{Flow, Job, Output},
     wire::Wires,
 };
@@ -126,6 +127,7 @@ impl Load {
         Ok(Job {
             namespace: Arc::clone(&wires.relay),
             cpu,
+            framing: Framing::Ipv4,
             input: wires.input.interface.clone(),
             flows,
         })

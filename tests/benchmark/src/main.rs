@@ -13,6 +13,7 @@ use relay_bench::{
     charts, check,
     compare::{self, Comparison},
     contender::Contender,
+    framing::Framing,
     load::{Load, Matches},
     markdown,
     relay::Options,
@@ -200,6 +201,7 @@ fn trial(args: TrialArgs) -> Result<bool> {
         },
         interfaces: args.interfaces,
         payload: args.payload,
+        framing: Framing::Ipv4,
         next_hop: args.next_hop,
         cast: Cast::RelayAlone,
     };

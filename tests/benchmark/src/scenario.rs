@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{
+    framing::Framing,
     load::{Load, Matches},
     sink::NextHop,
 };
@@ -25,6 +26,9 @@ pub struct Scenario {
     pub interfaces: usize,
     /// Bytes of UDP payload.
     pub payload: usize,
+    /// The headers of the frames that arrive.
+    #[serde(default)]
+    pub framing: Framing,
     /// What receives.
     pub next_hop: NextHop,
     /// Who takes part.
@@ -68,6 +72,7 @@ const fn usual(name: &'static str, outputs: usize) -> Scenario {
         },
         interfaces: 1,
         payload: 1000,
+        framing: Framing::Ipv4,
         next_hop: NextHop::Host,
         cast: Cast::Usual,
     }
@@ -99,6 +104,11 @@ impl Scenario {
         self
     }
 
+    const fn framing(mut self, framing: Framing) -> Self {
+        self.framing = framing;
+        self
+    }
+
     const fn xdp(mut self) -> Self {
         self.next_hop = NextHop::Xdp;
         self
@@ -111,7 +121,7 @@ impl Scenario {
 }
 
 /// All scenarios.
-pub const ALL: [Scenario; 15] = [
+pub const ALL: [Scenario; 19] = [
     usual(ONE_RULE, 1).cast(Cast::EveryTxMethod),
     usual("1-4", 4),
     usual("1-16", 16).cast(Cast::EveryTxMethod),
@@ -127,6 +137,18 @@ pub const ALL: [Scenario; 15] = [
     usual("1-16-4if", 16).interfaces(4),
     usual("1-1-xdp", 1).xdp(),
     usual("1-16-xdp", 16).xdp().cast(Cast::EveryTxMethod),
+    usual("1-1-vlan", 1)
+        .framing(Framing::Tagged)
+        .cast(Cast::RelayAlone),
+    usual("1-16-vlan", 16)
+        .framing(Framing::Tagged)
+        .cast(Cast::RelayAlone),
+    usual("1-1-ipv6", 1)
+        .framing(Framing::Ipv6)
+        .cast(Cast::RelayAlone),
+    usual("1-16-ipv6", 16)
+        .framing(Framing::Ipv6)
+        .cast(Cast::RelayAlone),
     usual("rules-100", 1).rules(100).cast(Cast::RelayAlone),
     usual("rules-10000", 1).rules(10_000).cast(Cast::RelayAlone),
     usual("rules-10000-mixed", 1)
