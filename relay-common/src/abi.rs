@@ -45,7 +45,7 @@ pub const LIMITS: &str = "LIMITS";
 /// Per-CPU array of `u64`: how many datagrams were above each of [`LIMITS`].
 pub const OVER_LIMIT: &str = "OVER_LIMIT";
 /// Hash map from [`CameBackKey`] to [`CameBack`]: where copies of this relay came back. Once it is
-/// full, others that come back are counted alone.
+/// full, the kernel drops those that came back least recently (`BPF_MAP_TYPE_LRU_HASH`).
 pub const CAME_BACK: &str = "CAME_BACK";
 /// XSKMAP: AF_XDP sockets, by slot. Only the XDP program has it.
 pub const SOCKETS: &str = "SOCKETS";

@@ -6,6 +6,7 @@
 
 use super::{
     backend::Backend,
+    chunk_size::FRAME_OVERHEAD,
     connected_interfaces::Connected,
     constraints::Constraints,
     finding::{Finding, Role},
@@ -17,9 +18,9 @@ use crate::{
     host::{HostFacts, InterfaceFacts},
 };
 
-/// A 4096-byte chunk holds the XDP headroom (256), an Ethernet header (14), one VLAN tag (4) and
-/// the packet; more would need multi-buffer frames.
-const MAX_INPUT_MTU: u32 = 4096 - 256 - 14 - 4;
+/// The largest packet that a chunk of 4096 bytes holds with all that lies in front of it; more would
+/// need multi-buffer frames.
+const MAX_INPUT_MTU: u32 = 4096 - FRAME_OVERHEAD;
 
 /// The backend of an interface.
 #[derive(Debug, Clone)]

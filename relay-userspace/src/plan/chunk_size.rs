@@ -6,7 +6,7 @@ use super::{
 };
 
 /// XDP headroom, and an Ethernet header with two tags in front of the IP packet of a received frame.
-const FRAME_OVERHEAD: u32 = 256 + 14 + 2 * 4;
+pub(super) const FRAME_OVERHEAD: u32 = 256 + 14 + 2 * 4;
 
 impl WorkerPlan {
     /// Bytes per chunk, if its AF_XDP sockets are in `mode`: 2048 or 4096. No frame leaves longer

@@ -319,7 +319,7 @@ fn what_cannot_be_is_refused_at_its_place() {
             of(s, "in0").driver = "r8169".into();
             of(s, "in0").xdp = Some(XdpFeatures::from_bits(1));
         }, in0, "`in0` (driver r8169) has no native XDP", "of VLANs, bridges"),
-        ("", |s| of(s, "in0").mtu = 3823, in0, "MTU 3823; a UMEM chunk takes at most 3822", "ip link set in0 mtu 3822"),
+        ("", |s| of(s, "in0").mtu = 3819, in0, "MTU 3819; a UMEM chunk takes at most 3818", "ip link set in0 mtu 3818"),
         ("", |s| of(s, "in0").rx_queues = 0, in0, "`in0` has no RX queue", "ethtool -L"),
         ("", |s| of(s, "out0").tx_queues = 0, out0, "`out0` has no TX queue", "ethtool -L"),
         ("[[interfaces]]\nname = \"in0\"\nqueues = [0, 2]", |_| (), (7, 14), "`in0` has no RX queue 2: it has 2, queues 0 to 1", "ethtool -L in0"),

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use crate::{
     account::Balance,
     cpu,
+    framing::Framing,
     generator::{Generator, Sent, Traffic},
     job::Job,
     scenario::Scenario,
@@ -33,6 +34,7 @@ pub struct Bed {
     generator: Generator,
     sink: Sink,
     flows: Vec<(Ipv4Addr, u16)>,
+    framing: Framing,
     expected: Vec<Expected>,
     payload: usize,
     offered: u64,
@@ -46,11 +48,15 @@ impl Bed {
             interfaces: scenario.interfaces,
             mtu: 1500,
         })?;
-        let job = scenario.load.job(&wires, CONTENDER_CPU)?;
+        let job = Job {
+            framing: scenario.framing,
+            ..scenario.load.job(&wires, CONTENDER_CPU)?
+        };
         Ok(Self {
             generator: Generator::new(programs, &wires.source, GENERATOR_CPU)?,
             sink: Sink::attach(programs, &wires.sinks, scenario.next_hop)?,
             flows: scenario.load.traffic(&job),
+            framing: scenario.framing,
             expected: Vec::new(),
             payload: scenario.payload,
             offered: 0,
@@ -73,6 +79,7 @@ impl Bed {
                     group: output.group,
                     port: output.port,
                     flow,
+                    ipv6: self.framing == Framing::Ipv6,
                 });
             }
         }
@@ -101,6 +108,7 @@ impl Bed {
             seconds,
             payload: self.payload,
             flows: self.flows.clone(),
+            framing: self.framing,
         })?;
         self.offered += sent.frames;
         Ok(sent)

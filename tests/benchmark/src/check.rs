@@ -14,6 +14,7 @@ use relay_tests::{
 use crate::{
     contender::Contender,
     drops::Drops,
+    framing::Framing,
     job::{Flow, Job, Output},
 };
 
@@ -94,11 +95,13 @@ fn jobs(net: &Testbed, cpu: u32) -> Vec<Job> {
         namespace: Arc::clone(&net.relay),
         cpu,
         input: "in0".into(),
+        framing: Framing::Ipv4,
         flows,
     };
     let flow = |number: u8, interfaces: &[&str]| Flow {
         group: Ipv4Addr::new(239, 1, 1, number),
         port: 5000,
+        takes: None,
         outputs: interfaces
             .iter()
             .zip(1..)

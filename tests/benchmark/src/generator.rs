@@ -18,6 +18,7 @@ use nix::{
 use relay_tests::veth::Endpoint;
 
 use crate::{
+    framing::Framing,
     programs::{
         self, Data,
         abi::{INTERVAL_FRACTION_BITS, MAX_FLOWS, Pace, STAMP_LEN},
@@ -41,6 +42,8 @@ pub struct Traffic {
     pub payload: usize,
     /// Group and port of each flow; they take turns.
     pub flows: Vec<(Ipv4Addr, u16)>,
+    /// The headers of its frames.
+    pub framing: Framing,
 }
 
 /// What was sent.
@@ -70,12 +73,9 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Loads the program. It will run on `cpu`.
+    /// A generator whose programs will run on `cpu`.
     pub fn new(object: &Path, from: &Endpoint, cpu: usize) -> Result<Self> {
-        let mut ebpf = programs::load(object)?;
-        program(&mut ebpf)?
-            .load()
-            .context("loading the generator")?;
+        let ebpf = programs::load(object)?;
         let from = from.clone();
         Ok(Self { ebpf, from, cpu })
     }
@@ -84,13 +84,16 @@ impl Generator {
     pub fn run(&mut self, traffic: &Traffic) -> Result<Sent> {
         let frames = self.prepare(traffic)?;
         let first = traffic.flows.first().context("no flow to send")?;
-        let feed = Feed::new(&self.from, *first, traffic.payload);
+        let feed = Feed::new(&self.from, *first, traffic);
         let frame = template::frame(&feed, 0)?;
         let mut options = TestRunOptions::new();
         options.data_in = Some(&frame);
         options.repeat = frames;
         options.attrs = TestRunAttrs::new().xdp_live_frames(batch(traffic.rate) as u32);
-        let program: &Xdp = program(&mut self.ebpf)?;
+        let program = program(&mut self.ebpf, traffic.framing)?;
+        if program.fd().is_err() {
+            program.load().context("loading the generator")?;
+        }
         let cpu = self.cpu;
         self.from.namespace.run(|| {
             only_for_us(cpu)
@@ -128,7 +131,7 @@ impl Generator {
         );
         let mut templates: Array<Data<'_>, _> = programs::map(&mut self.ebpf, "TEMPLATES")?;
         for (index, flow) in (0..).zip(&traffic.flows) {
-            let feed = Feed::new(&self.from, *flow, traffic.payload);
+            let feed = Feed::new(&self.from, *flow, traffic);
             templates.set(index, template::template(&feed, index)?, 0)?;
         }
         let mut pace: Array<Data<'_>, Pace> = programs::map(&mut self.ebpf, "PACE")?;
@@ -159,11 +162,12 @@ impl Generator {
     }
 }
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
-    ebpf.program_mut("generate")
-        .context("the object has no program `generate`")?
+fn program(ebpf: &mut Ebpf, framing: Framing) -> Result<&mut Xdp> {
+    let name = framing.program();
+    ebpf.program_mut(name)
+        .with_context(|| format!("the object has no program `{name}`"))?
         .try_into()
-        .context("`generate` is no XDP program")
+        .with_context(|| format!("`{name}` is no XDP program"))
 }
 
 /// Moves the calling thread to `cpu` and ahead of all other work there: a real wire would not wait

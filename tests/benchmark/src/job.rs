@@ -6,6 +6,8 @@ use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 use relay_tests::netns::Namespace;
 use serde::{Deserialize, Serialize};
 
+use crate::framing::Framing;
+
 /// The work of one trial, in terms that fit every contender.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -15,6 +17,8 @@ pub struct Job {
     pub cpu: u32,
     /// The interface that the feeds arrive on.
     pub input: String,
+    /// The headers of the frames that arrive.
+    pub framing: Framing,
     /// The feeds, one per rule. Traffic may use only the first ones: the others make the rule set
     /// larger.
     pub flows: Vec<Flow>,
@@ -27,6 +31,10 @@ pub struct Flow {
     pub group: Ipv4Addr,
     /// Its destination port when it arrives.
     pub port: u16,
+    /// The keys of the relay's rule that stand for group and port, where it takes more or less than
+    /// those. No other contender has such rules.
+    #[serde(skip)]
+    pub takes: Option<String>,
     /// The copies. Never empty.
     pub outputs: Vec<Output>,
 }

@@ -13,6 +13,7 @@ pub mod compare;
 pub mod contender;
 pub mod cpu;
 pub mod drops;
+pub mod framing;
 pub mod generator;
 pub mod histogram;
 pub mod job;

@@ -7,6 +7,7 @@ use relay_tests::rules::output_destination;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    framing::Framing,
     job::{Flow, Job, Output},
     wire::Wires,
 };
@@ -25,6 +26,67 @@ pub struct Load {
     pub flows: usize,
     /// Rules; those beyond the flows get no traffic, and have one output each.
     pub rules: usize,
+    /// What the rules match.
+    #[serde(default)]
+    pub matches: Matches,
+}
+
+/// What the rules of a job match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Matches {
+    /// One group and one port each.
+    #[default]
+    Exact,
+    /// In turn: a range of ports in a prefix of 24 bits, one group and one port, the same from one
+    /// source, and any port in a prefix of 28 bits. The first one has the traffic: of frames that a
+    /// rule takes, it costs the most look-ups.
+    Mixed,
+}
+
+impl Matches {
+    /// The group of rule number `rule`, or the first one of its prefix, and the keys of its input
+    /// where it takes more or less than that group and [`PORT`]. Of the groups in a prefix, the
+    /// relay joins none: the sinks need no membership.
+    fn of_rule(self, rule: usize, source: Ipv4Addr) -> (Ipv4Addr, Option<String>) {
+        let one =
+            |block: u8, n: usize| Ipv4Addr::new(239, block, (n / 250) as u8, (n % 250) as u8 + 1);
+        if self == Self::Exact {
+            return (one(1, rule), None);
+        }
+        let n = rule / 4;
+        let prefix = |first: u8, len: usize| {
+            let bits = (n << (32 - len)) as u32;
+            Ipv4Addr::from_bits(Ipv4Addr::new(239, first, 0, 0).to_bits() + bits)
+        };
+        match rule % 4 {
+            0 => {
+                let group = prefix(32, 24);
+                let ports = format!("{PORT}-{}", PORT + 9);
+                (
+                    group,
+                    Some(format!(
+                        "group = \"{group}/24\", port = \"{ports}\", join = false"
+                    )),
+                )
+            }
+            1 => (one(1, n), None),
+            2 => {
+                let group = one(2, n);
+                let keys = format!("group = \"{group}\", port = {PORT}, source = \"{source}\"");
+                (group, Some(keys))
+            }
+            _ => {
+                let group = prefix(128, 28);
+                (
+                    group,
+                    Some(format!(
+                        "group = \"{group}/28\", port = \"any\", join = false"
+                    )),
+                )
+            }
+        }
+    }
 }
 
 impl Load {
@@ -49,10 +111,13 @@ impl Load {
                     port,
                 }
             });
+            let outputs = outputs.collect();
+            let (group, takes) = self.matches.of_rule(rule, wires.source.address);
             flows.push(Flow {
-                outputs: outputs.collect(),
-                group: Ipv4Addr::new(239, 1, (rule / 250) as u8, (rule % 250) as u8 + 1),
+                group,
                 port: PORT,
+                takes,
+                outputs,
             });
         }
         ensure!(
@@ -62,6 +127,7 @@ impl Load {
         Ok(Job {
             namespace: Arc::clone(&wires.relay),
             cpu,
+            framing: Framing::Ipv4,
             input: wires.input.interface.clone(),
             flows,
         })

@@ -8,7 +8,11 @@ use relay_tests::{
     rules::{Rule, to_toml},
 };
 
-use crate::{contender::command, job::Job};
+use crate::{
+    contender::command,
+    framing::{Framing, VLAN, group6},
+    job::Job,
+};
 
 /// How the relay is asked to run; where a field is `None`, it chooses by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -60,7 +64,10 @@ fn rule_file(job: &Job, transmit: Option<&str>) -> String {
         .zip(&job.flows)
         .map(|(n, flow)| rule(job, n, flow))
         .collect();
-    let mut text = to_toml(&rules);
+    let mut text = match job.framing {
+        Framing::Ipv4 | Framing::Tagged => to_toml(&rules),
+        Framing::Ipv6 => ipv6_rules(job),
+    };
     // Writing to a string does not fail.
     let _ = writeln!(
         text,
@@ -83,8 +90,42 @@ fn rule_file(job: &Job, transmit: Option<&str>) -> String {
     text
 }
 
+/// The rules of a job over IPv6.
+fn ipv6_rules(job: &Job) -> String {
+    let mut text = String::new();
+    for (n, flow) in job.flows.iter().enumerate() {
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "[[rules]]\nname = \"feed-{n}\"\ninput = {{ interface = \"{}\", group = \"{}\", \
+             port = {} }}\noutputs = [",
+            job.input,
+            group6(flow.group),
+            flow.port
+        );
+        for output in &flow.outputs {
+            let _ = writeln!(
+                text,
+                "  {{ interface = \"{}\", group = \"{}\", port = {} }},",
+                output.interface,
+                group6(output.group),
+                output.port
+            );
+        }
+        text += "]\n\n";
+    }
+    text
+}
+
 fn rule(job: &Job, n: usize, flow: &crate::job::Flow) -> Rule {
-    let rule = Rule::new(format!("feed-{n}"), &job.input, flow.group, flow.port);
+    let mut rule = Rule::new(format!("feed-{n}"), &job.input, flow.group, flow.port);
+    rule.takes.clone_from(&flow.takes);
+    if job.framing == Framing::Tagged {
+        let (group, port) = (flow.group, flow.port);
+        rule = rule.takes(&format!(
+            "group = \"{group}\", port = {port}, vlan = {VLAN}"
+        ));
+    }
     flow.outputs.iter().fold(rule, |rule, output| {
         rule.output(&output.interface, output.group, output.port)
     })

@@ -4,7 +4,11 @@
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use crate::{load::Load, sink::NextHop};
+use crate::{
+    framing::Framing,
+    load::{Load, Matches},
+    sink::NextHop,
+};
 
 /// A scenario's name. An alias, because serde would borrow every field that is written as a
 /// reference from the file.
@@ -22,6 +26,9 @@ pub struct Scenario {
     pub interfaces: usize,
     /// Bytes of UDP payload.
     pub payload: usize,
+    /// The headers of the frames that arrive.
+    #[serde(default)]
+    pub framing: Framing,
     /// What receives.
     pub next_hop: NextHop,
     /// Who takes part.
@@ -61,9 +68,11 @@ const fn usual(name: &'static str, outputs: usize) -> Scenario {
             outputs,
             flows: 1,
             rules: 1,
+            matches: Matches::Exact,
         },
         interfaces: 1,
         payload: 1000,
+        framing: Framing::Ipv4,
         next_hop: NextHop::Host,
         cast: Cast::Usual,
     }
@@ -85,8 +94,18 @@ impl Scenario {
         self
     }
 
+    const fn mixed(mut self) -> Self {
+        self.load.matches = Matches::Mixed;
+        self
+    }
+
     const fn interfaces(mut self, interfaces: usize) -> Self {
         self.interfaces = interfaces;
+        self
+    }
+
+    const fn framing(mut self, framing: Framing) -> Self {
+        self.framing = framing;
         self
     }
 
@@ -102,7 +121,7 @@ impl Scenario {
 }
 
 /// All scenarios.
-pub const ALL: [Scenario; 14] = [
+pub const ALL: [Scenario; 19] = [
     usual(ONE_RULE, 1).cast(Cast::EveryTxMethod),
     usual("1-4", 4),
     usual("1-16", 16).cast(Cast::EveryTxMethod),
@@ -118,8 +137,24 @@ pub const ALL: [Scenario; 14] = [
     usual("1-16-4if", 16).interfaces(4),
     usual("1-1-xdp", 1).xdp(),
     usual("1-16-xdp", 16).xdp().cast(Cast::EveryTxMethod),
+    usual("1-1-vlan", 1)
+        .framing(Framing::Tagged)
+        .cast(Cast::RelayAlone),
+    usual("1-16-vlan", 16)
+        .framing(Framing::Tagged)
+        .cast(Cast::RelayAlone),
+    usual("1-1-ipv6", 1)
+        .framing(Framing::Ipv6)
+        .cast(Cast::RelayAlone),
+    usual("1-16-ipv6", 16)
+        .framing(Framing::Ipv6)
+        .cast(Cast::RelayAlone),
     usual("rules-100", 1).rules(100).cast(Cast::RelayAlone),
     usual("rules-10000", 1).rules(10_000).cast(Cast::RelayAlone),
+    usual("rules-10000-mixed", 1)
+        .rules(10_000)
+        .mixed()
+        .cast(Cast::RelayAlone),
 ];
 
 /// The name that selects the measurement of this machine's limits, which is no scenario: nothing

@@ -17,6 +17,7 @@ use aya::{
 use relay_tests::veth::Endpoint;
 
 use crate::{
+    framing::group6,
     histogram::Histogram,
     programs::{
         self, Data,
@@ -54,6 +55,8 @@ pub struct Expected {
     pub port: u16,
     /// The position of the flow in the generator's traffic.
     pub flow: u32,
+    /// Whether it leaves over IPv6: then the group stands for its [`group6`].
+    pub ipv6: bool,
 }
 
 /// What arrived.
@@ -118,7 +121,10 @@ impl Sink {
                 interface: end.index,
                 group: one.group.octets(),
                 port: one.port.to_be_bytes(),
-                padding: [0; 2],
+                scope: match group6(one.group).octets() {
+                    [first, second, ..] if one.ipv6 => [first, second],
+                    _ => [0; 2],
+                },
             };
             let slot = Slot {
                 index,

@@ -7,14 +7,20 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
-use relay_common::wire::{ETHERNET_LEN, IPV4_LEN, ipv4, udp};
+use etherparse::PacketBuilder;
+use relay_common::wire::{ipv4, ipv6, udp};
 use relay_tests::{frames::UdpFrame, veth::Endpoint};
 
-use crate::programs::abi::{HEADER_WORDS, HEADERS_LEN, MAGIC, STAMP_LEN, Template};
+use crate::{
+    framing::{Framing, SOURCE6, VLAN, group6},
+    generator::Traffic,
+    programs::abi::{IPV6_HEADER_WORDS, MAGIC, STAMP_LEN, Template},
+};
 
-/// Where the headers start.
-const IP: usize = ETHERNET_LEN;
-const UDP: usize = ETHERNET_LEN + IPV4_LEN;
+/// The source port of all frames.
+const SOURCE_PORT: u16 = 40_000;
+/// Their hop limit over IPv6.
+const HOP_LIMIT: u8 = 8;
 
 /// One flow's frames.
 #[derive(Debug)]
@@ -23,16 +29,18 @@ pub struct Feed<'a> {
     group: Ipv4Addr,
     port: u16,
     payload: usize,
+    framing: Framing,
 }
 
 impl<'a> Feed<'a> {
-    /// Frames with `payload` bytes of payload to `group`:`port`.
-    pub fn new(from: &'a Endpoint, (group, port): (Ipv4Addr, u16), payload: usize) -> Self {
+    /// Frames as `traffic` has them, to `group`:`port`.
+    pub fn new(from: &'a Endpoint, (group, port): (Ipv4Addr, u16), traffic: &Traffic) -> Self {
         Self {
             from,
             group,
             port,
-            payload,
+            payload: traffic.payload,
+            framing: traffic.framing,
         }
     }
 }
@@ -45,30 +53,55 @@ pub fn frame(feed: &Feed<'_>, flow: u32) -> Result<Vec<u8>> {
     payload.resize(STAMP_LEN, 0);
     // The generator does not write the rest, which is the same in all flows.
     payload.extend((STAMP_LEN..feed.payload).map(|i| i as u8));
+    if feed.framing == Framing::Ipv6 {
+        return frame6(feed, &payload);
+    }
     let mut frame = UdpFrame::new(feed.from, feed.group, feed.port, payload);
+    frame.source_port = SOURCE_PORT;
     frame.identification = 0;
+    frame.vlan = (feed.framing == Framing::Tagged).then_some(VLAN);
     frame.build()
+}
+
+/// A frame over IPv6 with this payload.
+fn frame6(feed: &Feed<'_>, payload: &[u8]) -> Result<Vec<u8>> {
+    let group = group6(feed.group).octets();
+    // RFC 2464, section 7.
+    let [.., a, b, c, d] = group;
+    let builder = PacketBuilder::ethernet2(feed.from.mac, [0x33, 0x33, a, b, c, d])
+        .ipv6(SOURCE6.octets(), group, HOP_LIMIT)
+        .udp(SOURCE_PORT, feed.port);
+    let mut frame = Vec::with_capacity(builder.size(payload.len()));
+    builder.write(&mut frame, payload).context("IPv6 frame")?;
+    Ok(frame)
 }
 
 /// What the generator needs to know of a flow.
 pub fn template(feed: &Feed<'_>, flow: u32) -> Result<Template> {
     let mut frame = frame(feed, flow)?;
-    frame[IP..][ipv4::field::CHECKSUM].fill(0);
-    frame[UDP..][udp::field::CHECKSUM].fill(0);
-    let udp_len = u16::try_from(frame.len() - UDP).context("UDP length")?;
+    let (ip_at, udp_at) = (feed.framing.ip_at(), feed.framing.udp_at());
+    let addresses = match feed.framing {
+        Framing::Ipv4 | Framing::Tagged => {
+            frame[ip_at..][ipv4::field::CHECKSUM].fill(0);
+            ipv4::field::ADDRESSES
+        }
+        Framing::Ipv6 => ipv6::field::SOURCE.start..ipv6::field::DESTINATION.end,
+    };
+    frame[udp_at..][udp::field::CHECKSUM].fill(0);
+    let udp_len = u16::try_from(frame.len() - udp_at).context("UDP length")?;
     let protocol = u16::from(ipv4::PROTOCOL_UDP);
-    let pseudo = sum(&frame[IP..][ipv4::field::ADDRESSES])
-        + u32::from(protocol.to_be())
-        + u32::from(udp_len.to_be());
-    let mut headers = [0; HEADER_WORDS];
-    for (word, bytes) in headers.iter_mut().zip(frame[..HEADERS_LEN].chunks_exact(2)) {
+    let pseudo =
+        sum(&frame[ip_at..][addresses]) + u32::from(protocol.to_be()) + u32::from(udp_len.to_be());
+    let mut headers = [0; IPV6_HEADER_WORDS];
+    let bytes = frame[..feed.framing.headers_len()].chunks_exact(2);
+    for (word, bytes) in headers.iter_mut().zip(bytes) {
         *word = u16::from_ne_bytes([bytes[0], bytes[1]]);
     }
     Ok(Template {
         headers,
         padding: 0,
-        ip_sum: sum(&frame[IP..UDP]),
-        udp_sum: pseudo + sum(&frame[UDP..]),
+        ip_sum: sum(&frame[ip_at..udp_at]),
+        udp_sum: pseudo + sum(&frame[udp_at..]),
     })
 }
 

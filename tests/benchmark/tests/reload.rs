@@ -109,6 +109,7 @@ impl Bed {
             group: output.group,
             port: output.port,
             flow: FLOW,
+            ipv6: false,
         });
         sink.expect(&expected.collect::<Vec<_>>(), PAYLOAD)?;
         Ok(Self { wires, sink })

@@ -10,7 +10,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use relay_bench::{
+    framing::{Framing, SOURCE6, group6},
     generator::{Generator, Traffic},
     programs::abi::{MAGIC, SlotState},
     sink::{Expected, NextHop, Sink},
@@ -47,6 +49,7 @@ fn traffic(rate: u64, seconds: f64, flows: usize) -> Traffic {
         seconds,
         payload: PAYLOAD,
         flows: (0..flows).map(flow).collect(),
+        framing: Framing::Ipv4,
     }
 }
 
@@ -60,14 +63,19 @@ fn direct(wires: &Wires, traffic: &Traffic, next_hop: NextHop) -> Result<Sink> {
             group,
             port,
             flow,
+            ipv6: traffic.framing == Framing::Ipv6,
         })
         .collect();
     sink.expect(&expected, traffic.payload)?;
     Ok(sink)
 }
 
-fn everything_arrives(next_hop: NextHop) -> Result<()> {
-    let (wires, traffic) = (wires()?, traffic(50_000, 0.5, 3));
+fn everything_arrives(framing: Framing, next_hop: NextHop) -> Result<()> {
+    let traffic = Traffic {
+        framing,
+        ..traffic(50_000, 0.5, 3)
+    };
+    let wires = wires()?;
     let mut sink = direct(&wires, &traffic, next_hop)?;
     let mut generator = Generator::new(&programs(), &wires.source, CPU)?;
     let sent = generator.run(&traffic)?;
@@ -91,12 +99,14 @@ fn everything_arrives(next_hop: NextHop) -> Result<()> {
 
 #[test]
 fn a_plain_host_counts_every_frame_that_was_generated() -> Result<()> {
-    everything_arrives(NextHop::Host)
+    everything_arrives(Framing::Ipv4, NextHop::Host)?;
+    everything_arrives(Framing::Ipv6, NextHop::Host)
 }
 
 #[test]
 fn a_host_with_xdp_counts_every_frame_that_was_generated() -> Result<()> {
-    everything_arrives(NextHop::Xdp)
+    everything_arrives(Framing::Ipv4, NextHop::Xdp)?;
+    everything_arrives(Framing::Ipv6, NextHop::Xdp)
 }
 
 #[test]
@@ -116,8 +126,11 @@ fn the_generator_is_not_faster_than_asked() -> Result<()> {
 fn a_generated_frame_is_valid_to_the_last_byte() -> Result<()> {
     let wires = wires()?;
     let mut generator = Generator::new(&programs(), &wires.source, CPU)?;
-    for payload in [24, 64, 999, 1472] {
+    let payloads = [24, 64, 999, 1472].map(|payload| (Framing::Ipv4, payload));
+    // The packet socket gets tagged frames without their tag.
+    for (framing, payload) in payloads.into_iter().chain([(Framing::Tagged, 999)]) {
         let traffic = Traffic {
+            framing,
             payload,
             ..traffic(10_000, 0.05, 2)
         };
@@ -145,6 +158,42 @@ fn a_generated_frame_is_valid_to_the_last_byte() -> Result<()> {
         }
         assert_eq!(frames, 500);
     }
+    Ok(())
+}
+
+#[test]
+fn a_generated_frame_over_ipv6_is_valid_to_the_last_byte() -> Result<()> {
+    let wires = wires()?;
+    let traffic = Traffic {
+        framing: Framing::Ipv6,
+        ..traffic(10_000, 0.05, 2)
+    };
+    let socket = wires.input.packet_socket(Receives::Arriving)?;
+    Generator::new(&programs(), &wires.source, CPU)?.run(&traffic)?;
+    let mut batch = Batch::new(1000, 2048);
+    let mut frames = 0_usize;
+    while batch.receive(socket.as_fd())? > 0 {
+        for message in batch.messages() {
+            let found = SlicedPacket::from_ethernet(message.bytes)?;
+            let (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Udp(udp))) =
+                (&found.net, &found.transport)
+            else {
+                continue;
+            };
+            let flow = frames % 2;
+            let header = ip.header();
+            assert_eq!(header.source_addr(), SOURCE6);
+            assert_eq!(header.destination_addr(), group6(traffic.flows[flow].0));
+            let right = udp
+                .to_header()
+                .calc_checksum_ipv6(&header.to_header(), udp.payload())?;
+            assert_eq!(udp.checksum(), right);
+            assert_eq!(udp.payload().len(), PAYLOAD);
+            assert_eq!(udp.payload()[..4], MAGIC.to_ne_bytes());
+            frames += 1;
+        }
+    }
+    assert_eq!(frames, 500);
     Ok(())
 }
 
@@ -190,6 +239,7 @@ impl Sender {
             group: GROUP,
             port: PORT,
             flow: 7,
+            ipv6: false,
         };
         sink.expect(&[expected], PAYLOAD)?;
         let socket = wires.relay.run(|| {
@@ -322,6 +372,7 @@ fn two_outputs_that_look_the_same_are_refused() -> Result<()> {
         group: GROUP,
         port: PORT,
         flow: 0,
+        ipv6: false,
     };
     let error = sink.expect(&[one.clone(), one], PAYLOAD).unwrap_err();
     assert!(error.to_string().contains("twice"), "{error:#}");

@@ -49,8 +49,8 @@ fn a_group_is_on_xdp_unless_something_stands_against_it() {
         (&["in0"], |_, _| (), [bridge, ""]),
         (&["in1"], |_, _| (), ["", "in1 (driver bridge) has no native XDP"]),
         (&["out0", "out1", "out2"], |_, _| (), ["", ""]),
-        (&[], |s, _| of(s, "in0").mtu = 3822, ["", ""]),
-        (&[], |s, _| of(s, "in0").mtu = 3823, ["in0 has MTU 3823; a UMEM chunk takes at most 3822", ""]),
+        (&[], |s, _| of(s, "in0").mtu = 3818, ["", ""]),
+        (&[], |s, _| of(s, "in0").mtu = 3819, ["in0 has MTU 3819; a UMEM chunk takes at most 3818", ""]),
         (&[], |s, _| of(s, "out0").mtu = 9000, ["", ""]),
         (&[], |s, _| of(s, "in0").strips_tags = true, [STRIPS, ""]),
         (&[], |s, _| of(s, "out0").strips_tags = true, ["", ""]),
@@ -104,7 +104,7 @@ fn what_stands_against_xdp_is_refused_where_io_uring_may_not_or_cannot_take_over
     #[rustfmt::skip]
     let cases: &[(&Constraints, bool, &[&str], u32, (usize, usize), &str, &str)] = &[
         (&xdp, true, &["in0"], 1500, (3, 23), native, "or leave `--backend xdp` out"),
-        (&xdp, true, &[], 9000, (3, 23), "MTU 9000", "ip link set in0 mtu 3822`; or leave `--backend xdp` out"),
+        (&xdp, true, &[], 9000, (3, 23), "MTU 9000", "ip link set in0 mtu 3818`; or leave `--backend xdp` out"),
         (&xdp, false, &["in0"], 1500, (3, 23), native, "or use Linux 6.2 or later"),
         (&Constraints::default(), false, &["in0"], 1500, (3, 23), native, "or use Linux 6.2 or later"),
         (&refused, true, &[], 1500, (4, 26), "XDP was refused on `out0`: busy", "use another interface"),

@@ -6,13 +6,20 @@
 
 /// Ethernet, IPv4 without options, UDP.
 pub use relay_common::wire::IPV4_HEADERS_LEN as HEADERS_LEN;
+use relay_common::wire::{ETHERNET_LEN, UDP_LEN, ipv6, vlan::TAG_LEN};
 
 /// The headers as 16-bit words, the unit of Internet checksums.
 pub const HEADER_WORDS: usize = HEADERS_LEN / 2;
+/// The same with a tag.
+pub const TAGGED_HEADER_WORDS: usize = (HEADERS_LEN + TAG_LEN) / 2;
+/// Ethernet, IPv6, UDP.
+pub const IPV6_HEADERS_LEN: usize = ETHERNET_LEN + ipv6::HEADER_LEN + UDP_LEN;
+/// The same as words: the longest headers.
+pub const IPV6_HEADER_WORDS: usize = IPV6_HEADERS_LEN / 2;
 /// The bytes of a [`Stamp`], and so the smallest payload.
 pub const STAMP_LEN: usize = 24;
-/// The words of headers and stamp, which is all that the generator writes into a frame.
-pub const FRAME_WORDS: usize = (HEADERS_LEN + STAMP_LEN) / 2;
+/// The words of a stamp. Headers and stamp are all that the generator writes into a frame.
+pub const STAMP_WORDS: usize = STAMP_LEN / 2;
 /// The first field of every stamp.
 pub const MAGIC: u32 = 0x5e1a_7b3c;
 
@@ -74,8 +81,8 @@ pub struct Pace {
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Template {
-    /// The headers with IPv4 identification and both checksums 0.
-    pub headers: [u16; HEADER_WORDS],
+    /// The headers with IPv4 identification and all checksums 0; behind them zeros.
+    pub headers: [u16; IPV6_HEADER_WORDS],
     /// Padding.
     pub padding: u16,
     /// The sum of the IPv4 header's words.
@@ -90,12 +97,13 @@ pub struct Template {
 pub struct SlotKey {
     /// The index of the sink's interface.
     pub interface: u32,
-    /// The IPv4 destination, in network order.
+    /// The IPv4 destination, or the end of the IPv6 one, in network order.
     pub group: [u8; 4],
     /// The UDP destination port, in network order.
     pub port: [u8; 2],
-    /// Padding.
-    pub padding: [u8; 2],
+    /// The first bytes of an IPv6 destination, in network order; the bytes between these and
+    /// [`Self::group`] are 0. 0 over IPv4.
+    pub scope: [u8; 2],
 }
 
 /// What is expected at such a place.

@@ -12,11 +12,11 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray},
     programs::{TcContext, XdpContext},
 };
-use relay_common::wire::{ETHERNET_LEN, IPV4_LEN, ethernet, ethertype, ipv4, udp};
+use relay_common::wire::{ETHERNET_LEN, IPV4_LEN, ethernet, ethertype, ipv4, ipv6, udp};
 
 use crate::abi::{
-    HEADERS_LEN, Latencies, MAGIC, MAX_SEGMENTS, MAX_SLOTS, STAMP_LEN, Slot, SlotKey, SlotState,
-    Stamp, bucket,
+    HEADERS_LEN, IPV6_HEADERS_LEN, Latencies, MAGIC, MAX_SEGMENTS, MAX_SLOTS, STAMP_LEN, Slot,
+    SlotKey, SlotState, Stamp, bucket,
 };
 
 #[map]
@@ -37,23 +37,14 @@ struct Counter<'a> {
 }
 
 impl Counter<'_> {
-    /// The counter of the slot that a frame with these headers belongs to.
+    /// The counter of the slot that frames to `place` belong to.
     #[inline(always)]
-    fn of(interface: u32, headers: &[u8; HEADERS_LEN]) -> Option<Self> {
-        let (ethernet, rest) = headers.split_at(ETHERNET_LEN);
-        let (ip, udp) = rest.split_at(IPV4_LEN);
-        let ethertype = u16::from_be_bytes(*ethernet[ethernet::field::TYPE].first_chunk()?);
-        let is_udp = ethertype == ethertype::IPV4
-            && ip[ipv4::field::VERSION_AND_LEN] == 0x45
-            && ip[ipv4::field::PROTOCOL] == ipv4::PROTOCOL_UDP;
-        if !is_udp {
-            return None;
-        }
+    fn of(interface: u32, place: Place) -> Option<Self> {
         let key = SlotKey {
             interface,
-            group: *ip[ipv4::field::DESTINATION].first_chunk()?,
-            port: *udp[udp::field::DESTINATION_PORT].first_chunk()?,
-            padding: [0; 2],
+            group: place.group,
+            port: place.port,
+            scope: place.scope,
         };
         // SAFETY: user space does not change the map while frames arrive.
         let slot = unsafe { SLOTS.get(key) }?;
@@ -91,6 +82,59 @@ impl Counter<'_> {
     }
 }
 
+/// Where a frame is sent to.
+struct Place {
+    group: [u8; 4],
+    port: [u8; 2],
+    scope: [u8; 2],
+}
+
+/// The EtherType of a frame with these headers.
+#[inline(always)]
+fn ethertype(headers: &[u8; HEADERS_LEN]) -> u16 {
+    u16::from_be_bytes([
+        headers[ethernet::field::TYPE.start],
+        headers[ethernet::field::TYPE.start + 1],
+    ])
+}
+
+impl Place {
+    /// Where a datagram over IPv4 is sent to.
+    #[inline(always)]
+    fn v4(headers: &[u8; HEADERS_LEN]) -> Option<Self> {
+        let (ip, udp) = headers[ETHERNET_LEN..].split_at(IPV4_LEN);
+        let is_udp = ethertype(headers) == ethertype::IPV4
+            && ip[ipv4::field::VERSION_AND_LEN] == 0x45
+            && ip[ipv4::field::PROTOCOL] == ipv4::PROTOCOL_UDP;
+        if !is_udp {
+            return None;
+        }
+        Some(Self {
+            group: *ip[ipv4::field::DESTINATION].first_chunk()?,
+            port: *udp[udp::field::DESTINATION_PORT].first_chunk()?,
+            scope: [0; 2],
+        })
+    }
+
+    /// Where a datagram over IPv6 is sent to.
+    #[inline(always)]
+    fn v6(headers: &[u8; IPV6_HEADERS_LEN]) -> Option<Self> {
+        let (ip, udp) = headers[ETHERNET_LEN..].split_at(ipv6::HEADER_LEN);
+        let group = ip[ipv6::field::DESTINATION].first_chunk::<16>()?;
+        let (scope, rest) = group.split_at(2);
+        let (between, last) = rest.split_at(10);
+        let is_udp = ip[ipv6::field::NEXT_HEADER] == ipv6::PROTOCOL_UDP;
+        if !is_udp || between.iter().any(|&byte| byte != 0) {
+            return None;
+        }
+        Some(Self {
+            group: *last.first_chunk()?,
+            port: *udp[udp::field::DESTINATION_PORT].first_chunk()?,
+            scope: *scope.first_chunk()?,
+        })
+    }
+}
+
 /// For a host without XDP: the first program that its stack runs for a frame.
 #[classifier]
 pub fn count_skb(ctx: TcContext) -> i32 {
@@ -108,9 +152,16 @@ fn count_segments(ctx: &TcContext) -> Option<()> {
     load(ctx, 0, &mut headers)?;
     // SAFETY: the kernel gives these fields to this type of program.
     let (interface, segment) = unsafe { ((*ctx.skb.skb).ifindex, (*ctx.skb.skb).gso_size) };
-    let mut counter = Counter::of(interface, &headers)?;
+    let (place, headers_len) = if ethertype(&headers) == ethertype::IPV6 {
+        let mut headers = [0u8; IPV6_HEADERS_LEN];
+        load(ctx, 0, &mut headers)?;
+        (Place::v6(&headers)?, IPV6_HEADERS_LEN)
+    } else {
+        (Place::v4(&headers)?, HEADERS_LEN)
+    };
+    let mut counter = Counter::of(interface, place)?;
     let end = ctx.len();
-    let mut offset = HEADERS_LEN as u32;
+    let mut offset = headers_len as u32;
     for _ in 0..MAX_SEGMENTS {
         let rest = end.saturating_sub(offset);
         let payload = if segment == 0 {
@@ -157,25 +208,34 @@ pub fn count_xdp(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn count_frame(ctx: &XdpContext) -> Option<()> {
-    let (start, end) = (ctx.data(), ctx.data_end());
-    let payload = start + HEADERS_LEN;
-    if payload > end {
-        return None;
-    }
-    // SAFETY: the frame is long enough, as was just checked. Bytes have no alignment.
-    let headers = unsafe { &*(start as *const [u8; HEADERS_LEN]) };
-    let mut counter = Counter::of(ctx.ingress_ifindex() as u32, headers)?;
-    let stamp = if payload + STAMP_LEN > end {
-        Stamp {
+    let start = ctx.data();
+    let headers: &[u8; HEADERS_LEN] = bytes(ctx, start)?;
+    let (place, payload) = if ethertype(headers) == ethertype::IPV6 {
+        (Place::v6(bytes(ctx, start)?)?, start + IPV6_HEADERS_LEN)
+    } else {
+        (Place::v4(headers)?, start + HEADERS_LEN)
+    };
+    let mut counter = Counter::of(ctx.ingress_ifindex() as u32, place)?;
+    let stamp = match bytes::<STAMP_LEN>(ctx, payload) {
+        // SAFETY: a `Stamp` has this size and is valid for any bytes.
+        Some(stamp) => unsafe { stamp.as_ptr().cast::<Stamp>().read_unaligned() },
+        None => Stamp {
             magic: 0,
             flow: 0,
             sequence: 0,
             sent_ns: 0,
-        }
-    } else {
-        // SAFETY: the frame is long enough, as was just checked; a `Stamp` is valid for any bytes.
-        unsafe { (payload as *const Stamp).read_unaligned() }
+        },
     };
-    counter.count(&stamp, (end - payload) as u32);
+    counter.count(&stamp, (ctx.data_end() - payload) as u32);
     Some(())
+}
+
+/// The `N` bytes of the frame from the address `at` on.
+#[inline(always)]
+fn bytes<const N: usize>(ctx: &XdpContext, at: usize) -> Option<&[u8; N]> {
+    if at + N > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: the frame is long enough, as was just checked. Bytes have no alignment.
+    Some(unsafe { &*(at as *const [u8; N]) })
 }

@@ -13,10 +13,11 @@ use aya_ebpf::{
     maps::Array,
     programs::XdpContext,
 };
-use relay_common::wire::{ETHERNET_LEN, IPV4_LEN, ipv4, udp};
+use relay_common::wire::{ETHERNET_LEN, ipv4, vlan::TAG_LEN};
 
 use crate::abi::{
-    FRAME_WORDS, HEADER_WORDS, INTERVAL_FRACTION_BITS, MAGIC, MAX_FLOWS, Pace, Template,
+    HEADER_WORDS, INTERVAL_FRACTION_BITS, IPV6_HEADER_WORDS, MAGIC, MAX_FLOWS, Pace, STAMP_WORDS,
+    TAGGED_HEADER_WORDS, Template,
 };
 
 #[map]
@@ -25,34 +26,55 @@ static PACE: Array<Pace> = Array::with_max_entries(1, 0);
 #[map]
 static TEMPLATES: Array<Template> = Array::with_max_entries(MAX_FLOWS, 0);
 
-/// Words of the frame that differ from its flow's template.
-const IP_IDENTIFICATION: usize = (ETHERNET_LEN + ipv4::field::ID.start) / 2;
-const IP_CHECKSUM: usize = (ETHERNET_LEN + ipv4::field::CHECKSUM.start) / 2;
-const UDP_CHECKSUM: usize = (ETHERNET_LEN + IPV4_LEN + udp::field::CHECKSUM.start) / 2;
+/// Words of the IPv4 header that differ from its flow's template.
+const IP_IDENTIFICATION: usize = ipv4::field::ID.start / 2;
+const IP_CHECKSUM: usize = ipv4::field::CHECKSUM.start / 2;
+/// Where the IPv4 header starts, in words; a frame over IPv6 has none.
+const IP: usize = ETHERNET_LEN / 2;
+const TAGGED_IP: usize = (ETHERNET_LEN + TAG_LEN) / 2;
+const NO_IPV4: usize = 0;
 /// How often one wait reads the clock at most (`BPF_MAX_LOOPS`): a sixth of a second or more.
 const MOST_LOOKS: u32 = 1 << 23;
 /// A generator that is later than this skips the frames that it missed: it must not send them in a
 /// burst.
 const GIVE_UP_NS: u64 = 100_000;
 
-/// The entry point.
+/// Makes untagged frames over IPv4.
 #[xdp]
 pub fn generate(ctx: XdpContext) -> u32 {
-    next_frame(&ctx).unwrap_or(xdp_action::XDP_ABORTED)
+    next_frame::<HEADER_WORDS, IP>(&ctx).unwrap_or(xdp_action::XDP_ABORTED)
 }
 
+/// Makes tagged frames over IPv4.
+#[xdp]
+pub fn generate_tagged(ctx: XdpContext) -> u32 {
+    next_frame::<TAGGED_HEADER_WORDS, TAGGED_IP>(&ctx).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
+/// Makes frames over IPv6.
+#[xdp]
+pub fn generate_ipv6(ctx: XdpContext) -> u32 {
+    next_frame::<IPV6_HEADER_WORDS, NO_IPV4>(&ctx).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
+/// Makes a frame whose headers have so many words, with the IPv4 header at `IP`.
 #[inline(always)]
-fn next_frame(ctx: &XdpContext) -> Option<u32> {
+fn next_frame<const HEADERS: usize, const IP: usize>(ctx: &XdpContext) -> Option<u32> {
     // SAFETY: only this program uses the value during a run, on one CPU.
     let pace = unsafe { &mut *PACE.get_ptr_mut(0)? };
     let template = TEMPLATES.get(pace.flow)?;
     let start = ctx.data();
-    if start + FRAME_WORDS * 2 > ctx.data_end() {
+    if start + (HEADERS + STAMP_WORDS) * 2 > ctx.data_end() {
         return None;
     }
     // SAFETY: the frame is long enough, as was just checked, and the kernel aligns it to more than
-    // two bytes.
-    let frame = unsafe { &mut *(start as *mut [u16; FRAME_WORDS]) };
+    // two bytes; headers and stamp do not overlap.
+    let (headers, stamp) = unsafe {
+        (
+            &mut *(start as *mut [u16; HEADERS]),
+            &mut *((start + HEADERS * 2) as *mut [u16; STAMP_WORDS]),
+        )
+    };
     if pace.in_batch == 0 {
         wait_until_due(pace);
     }
@@ -60,7 +82,7 @@ fn next_frame(ctx: &XdpContext) -> Option<u32> {
     if pace.in_batch >= pace.batch {
         pace.in_batch = 0;
     }
-    write(frame, template, pace);
+    write::<HEADERS, IP>(headers, stamp, template, pace);
     pace.count += 1;
     pace.flow += 1;
     if pace.flow >= pace.flows {
@@ -103,13 +125,20 @@ extern "C" fn is_due(_: u32, due: *mut c_void) -> i64 {
 }
 
 #[inline(always)]
-fn write(frame: &mut [u16; FRAME_WORDS], template: &Template, pace: &mut Pace) {
-    let identification = (pace.sequence as u16).to_be();
+fn write<const HEADERS: usize, const IP: usize>(
+    headers: &mut [u16; HEADERS],
+    stamp: &mut [u16; STAMP_WORDS],
+    template: &Template,
+    pace: &mut Pace,
+) {
     let now = now_ns();
     pace.last_ns = now;
-    frame[..HEADER_WORDS].copy_from_slice(&template.headers);
-    frame[IP_IDENTIFICATION] = identification;
-    frame[IP_CHECKSUM] = !fold(template.ip_sum + u32::from(identification));
+    headers.copy_from_slice(&template.headers[..HEADERS]);
+    if IP != NO_IPV4 {
+        let identification = (pace.sequence as u16).to_be();
+        headers[IP + IP_IDENTIFICATION] = identification;
+        headers[IP + IP_CHECKSUM] = !fold(template.ip_sum + u32::from(identification));
+    }
     let words = [
         MAGIC as u16,
         (MAGIC >> 16) as u16,
@@ -124,12 +153,13 @@ fn write(frame: &mut [u16; FRAME_WORDS], template: &Template, pace: &mut Pace) {
         (now >> 32) as u16,
         (now >> 48) as u16,
     ];
-    frame[HEADER_WORDS..].copy_from_slice(&words);
+    *stamp = words;
     let mut sum = template.udp_sum;
     for word in &words[4..] {
         sum += u32::from(*word);
     }
-    frame[UDP_CHECKSUM] = match !fold(sum) {
+    // The UDP checksum is the last word of the headers.
+    headers[HEADERS - 1] = match !fold(sum) {
         // 0 would mean that there is no checksum.
         0 => 0xffff,
         checksum => checksum,
