@@ -6,6 +6,7 @@
 //! detectably damaged.
 
 mod checksum;
+mod offset;
 mod received;
 mod template;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod tests;
 mod ttl;
 
 pub use self::{
+    offset::{Keeps, MAX_HOST_BITS, Offset, Span, first_port},
     received::{Known, Received},
     template::{HEADERS_ROOM, Target, Template},
 };

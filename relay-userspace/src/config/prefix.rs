@@ -48,7 +48,8 @@ impl Prefix {
     }
 
     /// How many bits its groups do not share.
-    fn host_bits(&self) -> u8 {
+    #[must_use]
+    pub fn host_bits(&self) -> u8 {
         width(self.address).saturating_sub(self.length)
     }
 

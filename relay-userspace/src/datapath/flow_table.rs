@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     matching::Table,
-    packet::{Target, Template},
+    packet::{Keeps, Offset, Span, Target, Template, first_port},
     plan::{self, InterfaceId, Plan, TxMethod},
 };
 
@@ -58,6 +58,8 @@ struct Followed {
 struct Flow {
     ring_copies: Range<usize>,
     socket_outputs: Range<usize>,
+    /// Its prefix and range, if copies keep their place in them.
+    span: Option<Span>,
 }
 
 /// Ring outputs whose frames are identical, a range of the ring outputs in [`Flows`].
@@ -120,14 +122,12 @@ impl Flows {
                 keys.extend(u8::try_from(at).map(|slot| (key.at(slot), of_flow.flow)));
             }
             let (first_copies, first_socket_output) = (ring_copies.len(), socket_outputs.len());
+            let mut span = None;
             let mut by_template: Vec<(Template, Vec<RingOutput>)> = Vec::new();
             for (output, &number) in flow.outputs.iter().zip(&of_flow.outputs) {
-                let group = output.group.one();
-                let addresses = group.and_then(|group| Addresses::between(output.source, group));
-                let (Some(interface), Some(addresses), Some(port)) = (
+                let (Some(interface), Some(addresses)) = (
                     plan.interfaces.get(output.interface),
-                    addresses,
-                    output.port.one(),
+                    Addresses::between(output.source, output.group.address()),
                 ) else {
                     continue;
                 };
@@ -135,9 +135,14 @@ impl Flows {
                     source_mac: interface.mac,
                     destination_mac: output.destination_mac,
                     addresses,
-                    port,
+                    port: first_port(output.port),
                     ttl: output.ttl,
                 });
+                let keeps = Keeps::new(&output.group, output.port);
+                if !keeps.nothing() {
+                    span = Some(Span::new(&flow.matches));
+                }
+                let template = template.keeping(keeps);
                 let max_payload = template.max_payload(interface.mtu);
                 match leaves_by(plan, worker, output.interface, ports) {
                     Some(LeavesBy::TxSocket { tx_socket, joins }) => {
@@ -178,6 +183,7 @@ impl Flows {
                 *place = Flow {
                     ring_copies: first_copies..ring_copies.len(),
                     socket_outputs: first_socket_output..socket_outputs.len(),
+                    span,
                 };
             }
         }
@@ -274,6 +280,15 @@ impl Flows {
     #[inline(always)]
     pub fn look_up(&mut self, input: u8, datagram: &Datagram) -> Option<u32> {
         self.table.look_up(input, datagram)
+    }
+
+    /// Where in the prefix and range of `flow` the destination of `datagram` is, as far as copies
+    /// keep that.
+    #[inline]
+    #[must_use]
+    pub fn offset(&self, flow: u32, datagram: &Datagram) -> Offset {
+        let span = self.flows.get(flow as usize).and_then(|flow| flow.span);
+        span.map_or_else(Offset::default, |span| span.offset(datagram))
     }
 
     /// The ring outputs of a flow, one entry per set of identical frames.

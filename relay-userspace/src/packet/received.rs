@@ -10,7 +10,10 @@ use relay_common::wire::{
     udp::field as udp,
 };
 
-use super::checksum::{fold, nonzero, sum_payload, sum_words};
+use super::{
+    checksum::{fold, nonzero, sum_payload, sum_words},
+    offset::Offset,
+};
 
 /// The protocol number of UDP, as a word of a sum.
 pub(super) const PROTOCOL_UDP: u32 = ipv4::PROTOCOL_UDP as u32;
@@ -33,6 +36,7 @@ pub struct Received {
     pub(super) words: [u16; 2],
     pub(super) source_port: u16,
     pub(super) udp_len: u16,
+    pub(super) offset: Offset,
     checksum: Checksum,
 }
 
@@ -173,8 +177,16 @@ impl Received {
             words: ip.words,
             source_port: word(header, udp::SOURCE_PORT),
             udp_len,
+            offset: Offset::default(),
             checksum,
         }
+    }
+
+    /// The same, of a datagram that was sent to this place in the prefix and range of its flow.
+    #[inline]
+    #[must_use]
+    pub fn at(self, offset: Offset) -> Self {
+        Self { offset, ..self }
     }
 
     /// Datagram `number`, counted from 0, of the GSO packet whose headers these are, with
@@ -237,6 +249,7 @@ impl Received {
         self.source_port == next.source_port
             && self.tos == next.tos
             && self.ttl == next.ttl
+            && self.offset == next.offset
             && self.words_are_followed_by(next)
     }
 

@@ -16,6 +16,7 @@ use relay_common::wire::{
 
 use super::{
     checksum::{fold, nonzero, sum_words},
+    offset::{Keeps, Offset},
     received::{FIRST_WORDS, PROTOCOL_UDP, Received},
     ttl::TtlRule,
 };
@@ -37,6 +38,7 @@ const UDP_V6: usize = IPV6_HEADERS_LEN - UDP_LEN;
 pub struct Template {
     headers: Headers,
     ttl_rule: TtlRule,
+    keeps: Keeps,
     /// Sum of the words that the UDP checksum covers and that this output rewrites: both addresses
     /// and the destination port.
     udp_sum: u32,
@@ -104,9 +106,42 @@ impl Template {
         Self {
             headers,
             ttl_rule: TtlRule::new(target.ttl),
+            keeps: Keeps::default(),
             udp_sum: addresses + port,
             port: target.port,
         }
+    }
+
+    /// The same for copies that keep part of their place: its target is the first group and the
+    /// first port of the output.
+    #[must_use]
+    pub fn keeping(self, keeps: Keeps) -> Self {
+        Self { keeps, ..self }
+    }
+
+    /// The template for the copies of datagrams that were sent to `offset`, which keep nothing.
+    #[inline(never)]
+    fn moved_by(&self, offset: Offset) -> Self {
+        let Offset { host, port } = self.keeps.of(offset);
+        let mut moved = self.clone();
+        moved.keeps = Keeps::default();
+        moved.port += port;
+        // The first group has zeros where the others have the host part.
+        let words = host.to_be_bytes();
+        let sum = sum_words(&words);
+        moved.udp_sum += sum + u32::from(port);
+        match &mut moved.headers {
+            Headers::V4 { bytes, ip_sum } => {
+                *ip_sum += sum;
+                join_v4(bytes, host as u32);
+                put(bytes, UDP_V4, udp::DESTINATION_PORT, moved.port);
+            }
+            Headers::V6 { bytes } => {
+                join_v6(bytes, host);
+                put(bytes, UDP_V6, udp::DESTINATION_PORT, moved.port);
+            }
+        }
+        moved
     }
 
     /// Length of the headers that it writes, at most [`HEADERS_ROOM`].
@@ -138,6 +173,10 @@ impl Template {
     /// must follow them, and `udp_sum` must be [`Received::udp_sum`] of that payload.
     #[inline]
     pub fn write(&self, to: &mut [u8], received: &Received, ttl: u8, udp_sum: Option<u32>) {
+        if !self.keeps.nothing() {
+            let moved = self.moved_by(received.offset);
+            return moved.write(to, received, ttl, udp_sum);
+        }
         let checksum = match udp_sum {
             Some(kept) => nonzero(!fold(kept + self.udp_sum)),
             None => 0,
@@ -153,6 +192,10 @@ impl Template {
     /// NIC completes it (Linux `CHECKSUM_PARTIAL`, `VIRTIO_NET_HDR_F_NEEDS_CSUM`).
     #[inline]
     pub fn write_joined(&self, to: &mut [u8], received: &Received, ttl: u8, payload_len: u16) {
+        if !self.keeps.nothing() {
+            let moved = self.moved_by(received.offset);
+            return moved.write_joined(to, received, ttl, payload_len);
+        }
         let udp_len = payload_len + UDP_LEN as u16;
         let addresses = self.udp_sum - u32::from(self.port);
         let checksum = fold(addresses + PROTOCOL_UDP + u32::from(udp_len));
@@ -240,6 +283,31 @@ fn outside<'h>(
     headers[ethernet::TYPE].copy_from_slice(&ethertype.to_be_bytes());
     headers[udp_at..][udp::DESTINATION_PORT].copy_from_slice(&target.port.to_be_bytes());
     &mut headers[IP..]
+}
+
+/// Puts a host part into the group and the Ethernet address of an IPv4 header (RFC 1112, section
+/// 6.4).
+fn join_v4(bytes: &mut [u8; IPV4_HEADERS_LEN], host: u32) {
+    const IN_MAC: u32 = 0x007f_ffff;
+    let [_, in_mac @ ..] = (host & IN_MAC).to_be_bytes();
+    join(&mut bytes[ethernet::DESTINATION], &in_mac);
+    join(&mut bytes[IP..][ipv4::DESTINATION], &host.to_be_bytes());
+}
+
+/// The same for IPv6 (RFC 2464, section 7).
+fn join_v6(bytes: &mut [u8; IPV6_HEADERS_LEN], host: u64) {
+    join(
+        &mut bytes[ethernet::DESTINATION],
+        &(host as u32).to_be_bytes(),
+    );
+    join(&mut bytes[IP..][ipv6::DESTINATION], &host.to_be_bytes());
+}
+
+/// Sets the bits of `host` in the last bytes of `address`.
+fn join(address: &mut [u8], host: &[u8]) {
+    for (to, from) in address.iter_mut().rev().zip(host.iter().rev()) {
+        *to |= from;
+    }
 }
 
 /// Writes a field of the header that starts at `header_at`.

@@ -9,6 +9,7 @@ use crate::config::{
     Document, Mistake, Mistakes, quoted,
     rules::{Input, Offloads, Output},
 };
+use crate::packet::MAX_HOST_BITS;
 
 /// Refuses the rules of `document`, whose rules are all enabled, that the datapath cannot run.
 ///
@@ -61,8 +62,9 @@ fn of_input(input: &Input) -> Option<&'static str> {
 
 fn of_output(output: &Output) -> Option<&'static str> {
     Some(match () {
-        () if !output.group.is_one() => "an output to a prefix of groups",
-        () if output.port.one().is_none() => "an output to a range of ports",
+        () if output.group.host_bits() > MAX_HOST_BITS => {
+            "an output to a prefix of IPv6 groups that is shorter than /64"
+        }
         () => return None,
     })
 }

@@ -125,6 +125,7 @@ impl Datagrams {
             .and_then(|input| flows.look_up(input, &datagram))
             .ok_or((Dropped::NoRule, count(payload_len, size)))?;
         let received = Received::read(frame, &datagram, told.checksum).ok_or(MALFORMED)?;
+        let received = received.at(flows.offset(flow, &datagram));
         let at = frame.as_ptr().addr() - bytes.as_ptr().addr();
         Ok(Self {
             flow,

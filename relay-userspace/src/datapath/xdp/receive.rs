@@ -78,6 +78,7 @@ fn add(
         chunks.give_back(chunk);
         return;
     };
+    let received = received.at(flows.offset(flow, &datagram));
     let mut payload = datagram.payload()..datagram.end();
     let tags = usize::from(datagram.network) - ETHERNET_LEN;
     if tags != 0 {
