@@ -124,8 +124,9 @@ impl<M: Memory> Copies<'_, M> {
             return;
         }
         let write = |vnet_header: &mut VnetHeader| {
-            let headers = vnet_header.joined(template.headers_len(), self.first.payload_len());
-            template.write_joined(headers, received, ttl, run.payload_len);
+            vnet_header.joined(self.first.payload_len(), |headers| {
+                template.write_joined(headers, received, ttl, run.payload_len)
+            });
         };
         let frames = run.frames(self.frames);
         // SAFETY: the batch is borrowed until `make` has finished the outbox, and gives its places
@@ -163,9 +164,10 @@ impl<M: Memory> Copies<'_, M> {
         outbox: &mut impl Outbox<M>,
     ) {
         let write = |vnet_header: &mut VnetHeader| {
-            let template = &socket_output.template;
-            let headers = vnet_header.single(template.headers_len());
-            template.write(headers, &frame.received, ttl, udp_sum);
+            vnet_header.single(|headers| {
+                let template = &socket_output.template;
+                template.write(headers, &frame.received, ttl, udp_sum)
+            });
         };
         // SAFETY: as above.
         unsafe {
@@ -198,8 +200,9 @@ impl<M: Memory> Copies<'_, M> {
                 self.post_one(first, udp_sum, socket_output, ttl, outbox);
             } else {
                 let write = |vnet_header: &mut VnetHeader| {
-                    let headers = vnet_header.joined(template.headers_len(), first.payload_len());
-                    template.write_joined(headers, &first.received, ttl, payload_len);
+                    vnet_header.joined(first.payload_len(), |headers| {
+                        template.write_joined(headers, &first.received, ttl, payload_len)
+                    });
                 };
                 // SAFETY: as above.
                 unsafe {

@@ -62,32 +62,34 @@ impl VnetHeader {
         unsafe { std::slice::from_raw_parts(std::ptr::from_ref(self).cast(), len) }
     }
 
-    /// Makes it the one of a frame that leaves as it is, with `headers_len` bytes of headers, and
-    /// returns where to write them.
+    /// Makes it the one of a frame that leaves as it is. `write` writes the headers and returns
+    /// their length.
     #[inline]
-    pub fn single(&mut self, headers_len: usize) -> &mut [u8; HEADERS_ROOM] {
+    pub fn single(&mut self, write: impl FnOnce(&mut [u8; HEADERS_ROOM]) -> usize) {
         self.flags = 0;
         self.gso_type = VIRTIO_NET_HDR_GSO_NONE;
         self.hdr_len = 0;
         self.gso_size = 0;
         self.csum_start = 0;
         self.csum_offset = 0;
-        self.headers_len = headers_len as u16;
-        &mut self.headers
+        self.headers_len = write(&mut self.headers) as u16;
     }
 
     /// Makes it the one of a GSO packet of datagrams of `payload_len` bytes, of which the last may
-    /// be shorter, with `headers_len` bytes of headers, and returns where to write them.
+    /// be shorter. `write` writes the headers and returns their length.
     #[inline]
-    pub fn joined(&mut self, headers_len: usize, payload_len: u16) -> &mut [u8; HEADERS_ROOM] {
+    pub fn joined(
+        &mut self,
+        payload_len: u16,
+        write: impl FnOnce(&mut [u8; HEADERS_ROOM]) -> usize,
+    ) {
+        self.headers_len = write(&mut self.headers) as u16;
         self.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
         self.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
-        self.hdr_len = headers_len as u16;
+        self.hdr_len = self.headers_len;
         self.gso_size = payload_len;
-        self.csum_start = (headers_len - UDP_LEN) as u16;
+        self.csum_start = self.headers_len.saturating_sub(UDP_LEN as u16);
         self.csum_offset = udp::CHECKSUM.start as u16;
-        self.headers_len = headers_len as u16;
-        &mut self.headers
     }
 }
 

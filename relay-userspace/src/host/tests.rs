@@ -112,6 +112,40 @@ fn the_facts_are_those_that_were_set() {
 }
 
 #[test]
+fn the_ipv6_addresses_are_those_that_may_be_sent_from_by_either_way_of_asking() {
+    in_namespace(|| {
+        make_pair();
+        // Without a carrier addresses stay tentative: nothing can answer.
+        run("ip link set va addrgenmode none up");
+        run("ip -6 address add 2001:db8::1/64 dev va nodad");
+        run("ip -6 address add 2001:db8::2/64 dev va nodad preferred_lft 0");
+        run("ip -6 address add fe80::1/64 dev va nodad");
+        run("ip -6 address add 2001:db8::3 peer 2001:db8::9 dev va nodad");
+        run("ip -6 address add 2001:db8::4/64 dev va");
+        run("ip -6 address add 2001:db8::5/64 dev vb nodad");
+        let va = facts("va").unwrap();
+        let shown = |all: &[Ipv6Address]| {
+            let all = all.iter().map(|one| {
+                let avoided = if one.avoided { " avoided" } else { "" };
+                format!("{}{avoided}", one.address)
+            });
+            let mut all: Vec<String> = all.collect();
+            all.sort();
+            all
+        };
+        let right = [
+            "2001:db8::1",
+            "2001:db8::2 avoided",
+            "2001:db8::3",
+            "fe80::1",
+        ];
+        assert_eq!(shown(&va.ipv6_addresses), right);
+        let asked = watch::Questions::open().unwrap().ipv6_addresses(va.index);
+        assert_eq!(asked.unwrap(), va.ipv6_addresses, "in the same order");
+    });
+}
+
+#[test]
 fn loopback_and_bridge_interfaces_have_no_native_xdp() {
     in_namespace(|| {
         run("ip link add name br0 type bridge");

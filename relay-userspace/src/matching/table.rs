@@ -1,5 +1,7 @@
 //! The tables in user space: what the maps are in the kernel.
 
+use std::hint::cold_path;
+
 use relay_common::{
     abi::MAX_PORT_CLASSES,
     matching::{
@@ -25,6 +27,8 @@ pub struct Table {
     classes: Vec<u64>,
     /// What the last frame of an exact IPv4 flow matched, and its number: feeds come in bursts.
     last: Option<(ExactKey4, u32)>,
+    /// The same for IPv6.
+    last6: Option<(ExactKey6, u32)>,
 }
 
 impl Table {
@@ -46,7 +50,7 @@ impl Table {
 
     /// Writes an entry.
     pub fn write(&mut self, write: Write) {
-        self.last = None;
+        (self.last, self.last6) = (None, None);
         match write {
             Write::Exact4(key, value) => set(&mut self.exact4, key, value),
             Write::Exact6(key, value) => set(&mut self.exact6, key, value),
@@ -74,27 +78,47 @@ impl Table {
     // Always inlined: a call costs 6 to 15 instructions per frame.
     #[inline(always)]
     pub fn look_up(&mut self, slot: u8, datagram: &Datagram) -> Option<u32> {
-        if let Addresses::V4 { group, .. } = datagram.addresses {
-            let key = ExactKey4 {
-                place: matching::place(slot, datagram.vlan),
-                group,
-                port: u32::from(datagram.port),
-            };
-            if let Some((last, flow)) = self.last
-                && last == key
-            {
-                return Some(flow);
+        let place = matching::place(slot, datagram.vlan);
+        let port = u32::from(datagram.port);
+        let group = match datagram.addresses {
+            Addresses::V4 { group, .. } => group,
+            Addresses::V6 { group, .. } => {
+                // So that IPv4 keeps the registers.
+                cold_path();
+                return self.look_up6(ExactKey6 { group, place, port }, slot, datagram);
             }
-            let value = (&*self).exact4(&key);
-            if value.is_final() {
-                self.last = Some((key, value.flow()));
-                return Some(value.flow());
-            }
+        };
+        let key = ExactKey4 { place, group, port };
+        if let Some((last, flow)) = self.last
+            && last == key
+        {
+            return Some(flow);
+        }
+        let value = (&*self).exact4(&key);
+        if value.is_final() {
+            self.last = Some((key, value.flow()));
+            return Some(value.flow());
         }
         self.search(slot, datagram)
     }
 
-    /// The same for what is not an exact flow over IPv4, or not only that.
+    /// The same for IPv6, with the exact `key` of `datagram`.
+    #[inline(never)]
+    fn look_up6(&mut self, key: ExactKey6, slot: u8, datagram: &Datagram) -> Option<u32> {
+        if let Some((last, flow)) = self.last6
+            && last == key
+        {
+            return Some(flow);
+        }
+        let value = (&*self).exact6(&key);
+        if value.is_final() {
+            self.last6 = Some((key, value.flow()));
+            return Some(value.flow());
+        }
+        self.search(slot, datagram)
+    }
+
+    /// The same for what is not an exact flow, or not only that.
     #[inline(never)]
     fn search(&self, slot: u8, datagram: &Datagram) -> Option<u32> {
         let value = matching::find(self, slot, datagram);

@@ -3,6 +3,8 @@
 //! Copies get a checksum derived from the received one, not one computed anew over the payload, so
 //! that a damaged payload stays detectably damaged. Only a partial checksum is computed.
 
+use std::hint::cold_path;
+
 use relay_common::wire::{
     Addresses, Datagram, Field, IPV4_LEN, IPV6_LEN, UDP_LEN,
     ipv4::{self, field as ip},
@@ -136,16 +138,19 @@ impl Received {
                     known,
                 ))
             }
-            Addresses::V6 { .. } => Self::read_v6(headers, datagram.port, known),
+            Addresses::V6 { .. } => {
+                // So that IPv4 keeps the registers.
+                cold_path();
+                let headers = headers.first_chunk::<{ IPV6_LEN + UDP_LEN }>()?;
+                let (ip, udp) = headers.split_first_chunk()?;
+                Some(Self::of(
+                    &Ip::v6(ip),
+                    udp.first_chunk()?,
+                    datagram.port,
+                    known,
+                ))
+            }
         }
-    }
-
-    /// Out of line, so that IPv4 keeps the registers.
-    #[inline(never)]
-    fn read_v6(headers: &[u8], port: u16, known: Known) -> Option<Self> {
-        let headers = headers.first_chunk::<{ IPV6_LEN + UDP_LEN }>()?;
-        let (ip, udp) = headers.split_first_chunk()?;
-        Some(Self::of(&Ip::v6(ip), udp.first_chunk()?, port, known))
     }
 
     #[inline(always)]

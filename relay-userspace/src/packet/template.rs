@@ -5,6 +5,8 @@
 //! ([`Template::write_joined`]). That would hide damage, so only payloads whose checksum is right
 //! may be joined ([`Received::checksum_ok`]).
 
+use std::hint::cold_path;
+
 use relay_common::wire::{
     Addresses, ETHERNET_LEN, Field, IPV4_HEADERS_LEN, IPV4_LEN, IPV6_HEADERS_LEN, UDP_LEN,
     VLAN_LEN,
@@ -169,19 +171,49 @@ impl Template {
     }
 
     /// Writes the headers of this output's copy of `received`, which is of the same version of IP,
-    /// to the first [`Self::headers_len`] bytes of `to`; nothing where that is shorter. The payload
-    /// must follow them, and `udp_sum` must be [`Received::udp_sum`] of that payload.
+    /// to the first bytes of `to`, and returns how many these are: [`Self::headers_len`], or 0 where
+    /// `to` is shorter. The payload must follow them, and `udp_sum` must be [`Received::udp_sum`] of
+    /// that payload.
     #[inline]
-    pub fn write(&self, to: &mut [u8], received: &Received, ttl: u8, udp_sum: Option<u32>) {
-        if !self.keeps.nothing() {
-            let moved = self.moved_by(received.offset);
-            return moved.write(to, received, ttl, udp_sum);
+    pub fn write(
+        &self,
+        to: &mut [u8],
+        received: &Received,
+        ttl: u8,
+        udp_sum: Option<u32>,
+    ) -> usize {
+        if self.keeps.nothing() {
+            self.write_whole(to, received, ttl, udp_sum)
+        } else {
+            self.write_moved(to, received, ttl, udp_sum)
         }
+    }
+
+    #[inline(never)]
+    fn write_moved(
+        &self,
+        to: &mut [u8],
+        received: &Received,
+        ttl: u8,
+        udp_sum: Option<u32>,
+    ) -> usize {
+        let moved = self.moved_by(received.offset);
+        moved.write_whole(to, received, ttl, udp_sum)
+    }
+
+    #[inline(always)]
+    fn write_whole(
+        &self,
+        to: &mut [u8],
+        received: &Received,
+        ttl: u8,
+        udp_sum: Option<u32>,
+    ) -> usize {
         let checksum = match udp_sum {
             Some(kept) => nonzero(!fold(kept + self.udp_sum)),
             None => 0,
         };
-        self.write_with(to, received, ttl, received.udp_len, checksum);
+        self.write_with(to, received, ttl, received.udp_len, checksum)
     }
 
     /// Writes the headers of a GSO packet of this output's copies of `received` and the datagrams
@@ -191,30 +223,61 @@ impl Template {
     /// Its UDP checksum is the folded sum of the pseudo-header, not complemented; the kernel or the
     /// NIC completes it (Linux `CHECKSUM_PARTIAL`, `VIRTIO_NET_HDR_F_NEEDS_CSUM`).
     #[inline]
-    pub fn write_joined(&self, to: &mut [u8], received: &Received, ttl: u8, payload_len: u16) {
-        if !self.keeps.nothing() {
+    pub fn write_joined(
+        &self,
+        to: &mut [u8],
+        received: &Received,
+        ttl: u8,
+        payload_len: u16,
+    ) -> usize {
+        if self.keeps.nothing() {
+            self.write_whole_joined(to, received, ttl, payload_len)
+        } else {
             let moved = self.moved_by(received.offset);
-            return moved.write_joined(to, received, ttl, payload_len);
+            moved.write_whole_joined(to, received, ttl, payload_len)
         }
+    }
+
+    #[inline(always)]
+    fn write_whole_joined(
+        &self,
+        to: &mut [u8],
+        received: &Received,
+        ttl: u8,
+        payload_len: u16,
+    ) -> usize {
         let udp_len = payload_len + UDP_LEN as u16;
         let addresses = self.udp_sum - u32::from(self.port);
         let checksum = fold(addresses + PROTOCOL_UDP + u32::from(udp_len));
-        self.write_with(to, received, ttl, udp_len, checksum);
+        self.write_with(to, received, ttl, udp_len, checksum)
     }
 
     #[inline]
-    fn write_with(&self, to: &mut [u8], received: &Received, ttl: u8, udp_len: u16, checksum: u16) {
+    fn write_with(
+        &self,
+        to: &mut [u8],
+        received: &Received,
+        ttl: u8,
+        udp_len: u16,
+        checksum: u16,
+    ) -> usize {
         match &self.headers {
             Headers::V4 { bytes, ip_sum } => {
-                if let Some(headers) = to.first_chunk_mut() {
-                    *headers = *bytes;
-                    complete_v4(headers, *ip_sum, received, ttl, udp_len, checksum);
-                }
+                let Some(headers) = to.first_chunk_mut() else {
+                    return 0;
+                };
+                *headers = *bytes;
+                complete_v4(headers, *ip_sum, received, ttl, udp_len, checksum);
+                bytes.len()
             }
             Headers::V6 { bytes } => {
-                if let Some(headers) = to.first_chunk_mut() {
-                    write_v6(headers, bytes, received, ttl, udp_len, checksum);
-                }
+                // So that IPv4 keeps the registers.
+                cold_path();
+                let Some(headers) = to.first_chunk_mut() else {
+                    return 0;
+                };
+                write_v6(headers, bytes, received, ttl, udp_len, checksum);
+                bytes.len()
             }
         }
     }
@@ -248,7 +311,6 @@ fn complete_v4(
     put(headers, UDP_V4, udp::CHECKSUM, checksum);
 }
 
-/// Out of line, so that copies over IPv4 keep the registers.
 #[inline(never)]
 fn write_v6(
     headers: &mut [u8; IPV6_HEADERS_LEN],

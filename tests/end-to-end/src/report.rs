@@ -1,7 +1,7 @@
 //! The relay's own account of a run, and whether it agrees with the receivers.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -75,7 +75,7 @@ pub struct OutputReport {
     /// The interface.
     pub interface: String,
     /// The destination group.
-    pub group: Ipv4Addr,
+    pub group: IpAddr,
     /// The destination port.
     pub port: u16,
     /// Frames that left.

@@ -18,6 +18,8 @@ pub struct Output {
     pub group: Ipv4Addr,
     /// The destination port.
     pub port: u16,
+    /// The keys that stand for group and port in the file, where the output has others.
+    pub goes: Option<String>,
     /// The key `ttl` as it is in the file, if it is there.
     pub ttl: Option<String>,
 }
@@ -76,8 +78,19 @@ impl Rule {
             interface,
             group,
             port,
+            goes: None,
             ttl: None,
         });
+        self
+    }
+
+    /// Adds an output whose group and port are `keys`: `group = "ff3e::1", port = 6000`.
+    #[must_use]
+    pub fn output_that_goes(mut self, interface: &str, keys: &str) -> Self {
+        self = self.output(interface, Ipv4Addr::UNSPECIFIED, 0);
+        if let Some(output) = self.outputs.last_mut() {
+            output.goes = Some(keys.to_owned());
+        }
         self
     }
 
@@ -165,11 +178,12 @@ pub fn to_toml(rules: &[Rule]) -> String {
                 .as_ref()
                 .map(|ttl| format!(", ttl = {ttl}"))
                 .unwrap_or_default();
-            let _ = writeln!(
-                text,
-                "  {{ interface = \"{}\", group = \"{}\", port = {}{ttl} }},",
-                output.interface, output.group, output.port
-            );
+            let goes = output
+                .goes
+                .clone()
+                .unwrap_or_else(|| format!("group = \"{}\", port = {}", output.group, output.port));
+            let interface = &output.interface;
+            let _ = writeln!(text, "  {{ interface = \"{interface}\", {goes}{ttl} }},");
         }
         text += "]\n\n";
     }

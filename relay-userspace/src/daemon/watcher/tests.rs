@@ -151,6 +151,14 @@ fn what_a_plan_depends_on_is_told_and_what_it_does_not_is_not() {
                 "va has the address 10.7.0.1 again",
             ),
             (
+                "ip -6 address add 2001:db8::1/64 dev va nodad",
+                "va has other addresses",
+            ),
+            (
+                "ip -6 address change 2001:db8::1/64 dev va preferred_lft 0",
+                "va has other addresses",
+            ),
+            (
                 "ethtool -L va rx 2 tx 3",
                 "va has 2 RX and 3 TX queues in use now",
             ),

@@ -56,6 +56,52 @@ fn where_all_is_there_the_arrangement_is_the_plan() {
 }
 
 #[test]
+fn without_an_address_of_one_version_of_ip_the_outputs_of_the_other_run() {
+    let text = |name: &str, group: &str, outputs: &str| {
+        format!(
+            "[[rules]]\nname = \"{name}\"\ninput = {{ interface = \"in0\", group = \"{group}\", \
+             port = 5001 }}\noutputs = [{outputs}]\n"
+        )
+    };
+    let out = |interface: &str, group: &str| {
+        format!("{{ interface = \"{interface}\", group = \"{group}\", port = 6000 }}, ")
+    };
+    let four = [out("out0", "239.2.2.2"), out("out1", "239.2.2.2")].concat();
+    let six = [out("out1", "ff3e::2"), out("out0", "ff3e::2")].concat();
+    let both = text("four", "239.1.1.1", &four) + &text("six", "ff3e::1", &six);
+    let document = config::parse("relay.toml", &both).unwrap();
+    let found = |change: fn(&mut InterfaceFacts)| {
+        let mut host = host();
+        change(host.interfaces.get_mut("out1").unwrap());
+        arranged(&document, &host, &Constraints::default())
+    };
+    let all = found(|_| ());
+    assert_eq!(running(&all.plan), ["four: 0 1", "six: 0 1"]);
+    let sources: Vec<String> = all.plan.flows[FlowId::new(1)]
+        .outputs
+        .iter()
+        .map(|output| output.source.to_string())
+        .collect();
+    assert_eq!(sources, ["2001:db8:0:4::1", "2001:db8:0:3::1"]);
+    assert_eq!(
+        all.plan.interfaces[InterfaceId::new(2)].ipv6_sources,
+        ["2001:db8:0:4::1".parse::<Ipv6Addr>().unwrap()]
+    );
+    let without_six = found(|out1| out1.ipv6_addresses.clear());
+    assert_eq!(running(&without_six.plan), ["four: 0 1", "six: 1"]);
+    let reason = "six/0: the output interface `out1` has no IPv6 address to send from; give it one";
+    let waiting = pending(&without_six);
+    assert!(
+        waiting.len() == 1 && waiting[0].starts_with(reason),
+        "{waiting:?}"
+    );
+    let without_four = found(|out1| out1.addresses.clear());
+    assert_eq!(running(&without_four.plan), ["four: 0", "six: 0 1"]);
+    let down = found(|out1| out1.is_up = false);
+    assert_eq!(running(&down.plan), ["four: 0", "six: 1"]);
+}
+
+#[test]
 fn whatever_is_wrong_with_an_interface_only_what_needs_it_waits() {
     type Change = fn(&mut HostFacts, &mut Constraints);
     fn of<'a>(host: &'a mut HostFacts, name: &str) -> &'a mut InterfaceFacts {

@@ -3,6 +3,7 @@
 mod changes;
 mod clients;
 mod interfaces;
+mod ipv6;
 mod loops;
 mod matches;
 mod ports;
