@@ -76,15 +76,26 @@ impl State {
     }
 
     /// Asks the kernel anew about every interface that a rule names. What the kernel refused on an
-    /// interface that has changed since may be tried again.
+    /// interface may be tried again if that has changed since: a rung of the ladder if something
+    /// has changed that the refusal may depend on, and the interface as a whole after any change.
     pub fn refresh(&mut self) {
         let mut facts = this_machine::host_facts(self.desired.rules(), &self.running.in_use());
         self.keep_followed(&mut facts);
-        let changed = |name: &str| facts.interfaces.get(name) != self.facts.interfaces.get(name);
-        let keep = |refusal: &Refusal| !changed(&refusal.interface);
-        self.constraints.refused.retain(keep);
-        self.constraints.without_zero_copy.retain(keep);
-        self.constraints.unavailable.retain(keep);
+        let both = |refusal: &Refusal| {
+            let name = &refusal.interface;
+            (facts.interfaces.get(name), self.facts.interfaces.get(name))
+        };
+        // A refused rung pauses rules that run without it when it is tried again.
+        let keep_rung = |refusal: &Refusal| match both(refusal) {
+            (Some(now), Some(before)) => refusals::may_stand(now, before),
+            (now, before) => now.is_none() && before.is_none(),
+        };
+        self.constraints.refused.retain(keep_rung);
+        self.constraints.without_zero_copy.retain(keep_rung);
+        self.constraints.unavailable.retain(|refusal| {
+            let (now, before) = both(refusal);
+            now == before
+        });
         self.facts = facts;
     }
 

@@ -5,6 +5,7 @@
 
 use crate::{
     datapath::SetupError,
+    host::InterfaceFacts,
     kernel::KernelError,
     plan::{Backend, Mode, Plan},
 };
@@ -80,6 +81,15 @@ pub fn interface(error: &RunError) -> Option<&str> {
         _ => None,
     }
 }
+
+/// Whether a rung that the kernel refused on an interface is refused still, as far as what is known
+/// of it tells: it was like `before`, and is like `now`. What the relay itself changes when it
+/// attaches a program does not count, nor do addresses or up and down.
+pub fn may_stand(now: &InterfaceFacts, before: &InterfaceFacts) -> bool {
+    let told = |facts: &InterfaceFacts| (facts.index, facts.mtu, facts.rx_queues);
+    told(now) == told(before) && now.driver == before.driver
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -182,6 +192,24 @@ mod tests {
             Some(("in0", Rung::Xdp))
         );
         assert_eq!(rung(&occupied("in0"), &plan), None);
+    }
+
+    #[test]
+    fn a_refused_rung_is_tried_again_on_another_device_or_mtu_and_not_for_another_address() {
+        let mut facts = in0_and_out0(0);
+        let before = facts.interfaces.remove("in0").unwrap();
+        let stands = |change: &dyn Fn(&mut InterfaceFacts)| {
+            let mut now = before.clone();
+            change(&mut now);
+            may_stand(&now, &before)
+        };
+        assert!(stands(&|now| now.addresses.clear()));
+        assert!(stands(&|now| now.is_up = !now.is_up));
+        assert!(stands(&|now| now.segments_udp = !now.segments_udp));
+        assert!(!stands(&|now| now.index += 1));
+        assert!(!stands(&|now| now.mtu += 1));
+        assert!(!stands(&|now| now.rx_queues += 1));
+        assert!(!stands(&|now| now.driver.push('2')));
     }
 
     #[test]

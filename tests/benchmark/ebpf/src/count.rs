@@ -123,7 +123,7 @@ impl Place {
         let group = ip[ipv6::field::DESTINATION].first_chunk::<16>()?;
         let (scope, rest) = group.split_at(2);
         let (between, last) = rest.split_at(10);
-        let is_udp = ip[ipv6::field::NEXT_HEADER] == ipv6::PROTOCOL_UDP;
+        let is_udp = ip[ipv6::field::NEXT_HEADER] == ipv4::PROTOCOL_UDP;
         if !is_udp || between.iter().any(|&byte| byte != 0) {
             return None;
         }
