@@ -8,6 +8,7 @@ use std::{net::Ipv4Addr, ops::Range};
 use relay_common::wire::{Addresses, IPV4_HEADERS_LEN};
 
 mod ipv6;
+mod mapped;
 
 use super::{
     checksum::{fold, sum_words},

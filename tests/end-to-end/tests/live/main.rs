@@ -5,6 +5,7 @@ mod clients;
 mod interfaces;
 mod ipv6;
 mod loops;
+mod mappings;
 mod matches;
 mod ports;
 mod rule_file;

@@ -1,0 +1,114 @@
+//! Outputs that keep a datagram's place in a prefix of groups and a range of ports, beside outputs
+//! that merge, in GSO packets and frame by frame.
+
+use std::net::Ipv4Addr;
+
+use anyhow::Result;
+use relay_tests::frames::UdpFrame;
+use relay_tests::methods::{Method, TxMethod};
+use relay_tests::payload::payload;
+use relay_tests::raw::RawSender;
+use relay_tests::rules::{GROUP_IN, PORT_IN, Rule};
+use relay_tests::scenario::Receivers;
+use relay_tests::tally::Stream;
+use relay_tests::topology::Testbed;
+
+/// How often the relay finds a burst of each kind at once, and datagrams in each of these.
+const ROUNDS: u64 = 20;
+const BURST: u64 = 8;
+const SIZE: usize = 700;
+
+/// A destination: group and port.
+type To = (Ipv4Addr, u16);
+
+const fn to(a: u8, b: u8, c: u8, d: u8, port: u16) -> To {
+    (Ipv4Addr::new(a, b, c, d), port)
+}
+
+/// Datagrams that are alike: which rule takes them, where they are sent to, and where their copies
+/// go.
+struct Kind {
+    rule: usize,
+    sent: To,
+    copies: &'static [To],
+}
+
+/// A line-up with a range of ports, and any port of a few groups.
+fn rules() -> [Rule; 2] {
+    let lineup = Rule::new("lineup", "in0", GROUP_IN, PORT_IN)
+        .takes("group = \"239.1.1.0/24\", port = \"5000-5009\"")
+        .output_that_goes("out0", "group = \"239.7.7.0/24\", port = \"6000-6009\"")
+        .output_that_goes("out0", "group = \"239.8.0.0/24\", port = 7000")
+        .output_that_goes("out0", "group = \"239.9.9.9\"");
+    let any = Rule::new("any", "in0", GROUP_IN, PORT_IN)
+        .takes("group = \"239.2.0.0/30\", port = \"any\"")
+        .output_that_goes("out0", "group = \"238.2.0.4/30\"");
+    [lineup, any]
+}
+
+#[rustfmt::skip]
+const KINDS: [Kind; 6] = [
+    Kind { rule: 0, sent: to(239, 1, 1, 0, 5000), copies: &[to(239, 7, 7, 0, 6000), to(239, 8, 0, 0, 7000), to(239, 9, 9, 9, 5000)] },
+    Kind { rule: 0, sent: to(239, 1, 1, 42, 5003), copies: &[to(239, 7, 7, 42, 6003), to(239, 8, 0, 42, 7000), to(239, 9, 9, 9, 5003)] },
+    Kind { rule: 0, sent: to(239, 1, 1, 255, 5009), copies: &[to(239, 7, 7, 255, 6009), to(239, 8, 0, 255, 7000), to(239, 9, 9, 9, 5009)] },
+    Kind { rule: 0, sent: to(239, 1, 1, 43, 5004), copies: &[to(239, 7, 7, 43, 6004), to(239, 8, 0, 43, 7000), to(239, 9, 9, 9, 5004)] },
+    Kind { rule: 1, sent: to(239, 2, 0, 1, 1), copies: &[to(238, 2, 0, 5, 1)] },
+    Kind { rule: 1, sent: to(239, 2, 0, 3, 65_535), copies: &[to(238, 2, 0, 7, 65_535)] },
+];
+
+/// Each copy arrives where its datagram's place says, once and in order, and nowhere else.
+fn m7_copies_keep_their_place_in_a_prefix_and_a_range(method: Method) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    // What arrives, as if each kind had a rule of its own.
+    let expected = KINDS.iter().zip(0_u8..).map(|(kind, number)| {
+        let rule = Rule::new(format!("kind-{number}"), "in0", kind.sent.0, kind.sent.1);
+        let copies = kind.copies.iter();
+        copies.fold(rule, |rule, &(group, port)| {
+            rule.output("out0", group, port)
+        })
+    });
+    let receivers = Receivers::start(&bed, &expected.collect::<Vec<_>>())?;
+    let rules = rules();
+    let relay = method.start(&bed, &rules)?;
+    let source = &bed.sources[0];
+    let sender = RawSender::open(source)?;
+    for round in 0..ROUNDS {
+        let paused = relay.pause()?;
+        let send = |flow: u32, number: u64| -> Result<()> {
+            let (group, port) = KINDS[flow as usize].sent;
+            let mut frame = UdpFrame::new(source, group, port, payload(flow, number, SIZE));
+            frame.identification = number as u16;
+            if method.tx == TxMethod::Frames {
+                // The relay never joins datagrams of two sockets that take turns.
+                frame.source_port += (number % 2) as u16;
+            }
+            sender.send(&frame.build()?)
+        };
+        let numbers = round * BURST..(round + 1) * BURST;
+        let flows = 0..KINDS.len() as u32;
+        if round % 2 == 0 {
+            // One kind after the other, which the relay joins.
+            for flow in flows {
+                numbers.clone().try_for_each(|number| send(flow, number))?;
+            }
+        } else {
+            for number in numbers {
+                flows.clone().try_for_each(|flow| send(flow, number))?;
+            }
+        }
+        drop(paused);
+    }
+    let sent = ROUNDS * BURST;
+    let streams = (0..)
+        .zip(&KINDS)
+        .map(|(flow, _)| Stream::new(flow, sent, SIZE));
+    receivers.assert_exact(&streams.collect::<Vec<_>>());
+    let stopped = relay.stop()?;
+    let of_rule = |rule| KINDS.iter().filter(|kind| kind.rule == rule).count() as u64;
+    stopped
+        .report
+        .assert_exact(&[sent * of_rule(0), sent * of_rule(1)]);
+    method.assert_used(&stopped.report, &rules)
+}
+
+relay_tests::on_all_methods!(m7_copies_keep_their_place_in_a_prefix_and_a_range);
