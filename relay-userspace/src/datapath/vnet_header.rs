@@ -25,8 +25,8 @@ pub struct VnetHeader {
     csum_offset: u16,
     /// Ethernet, IP and UDP.
     headers: [u8; HEADERS_ROOM],
-    /// How many bytes of headers there are. The kernel does not read it.
-    headers_len: u16,
+    /// How many bytes the kernel reads, from the start on. It does not read this.
+    len: usize,
 }
 
 const _: () = assert!(offset_of!(VnetHeader, headers) == ReceivedVnetHeader::LEN);
@@ -41,7 +41,7 @@ impl VnetHeader {
         csum_start: 0,
         csum_offset: 0,
         headers: [0; HEADERS_ROOM],
-        headers_len: 0,
+        len: ReceivedVnetHeader::LEN,
     };
 
     /// How many bytes the kernel reads, from the start on.
@@ -51,14 +51,14 @@ impl VnetHeader {
         reason = "it always has the bytes in front of the headers"
     )]
     pub fn len(&self) -> usize {
-        ReceivedVnetHeader::LEN + usize::from(self.headers_len)
+        self.len
     }
 
     /// The bytes as the kernel reads them.
     pub fn bytes(&self) -> &[u8] {
-        let len = self.len().min(offset_of!(Self, headers_len));
-        // SAFETY: the fields are plain numbers without gaps, as the assertion above says, and the
-        // headers are the last of those that the kernel reads.
+        let len = self.len.min(ReceivedVnetHeader::LEN + HEADERS_ROOM);
+        // SAFETY: the fields that the kernel reads are plain numbers, without gaps up to the end of
+        // the headers, as the assertion above says.
         unsafe { std::slice::from_raw_parts(std::ptr::from_ref(self).cast(), len) }
     }
 
@@ -72,7 +72,7 @@ impl VnetHeader {
         self.gso_size = 0;
         self.csum_start = 0;
         self.csum_offset = 0;
-        self.headers_len = write(&mut self.headers) as u16;
+        self.len = ReceivedVnetHeader::LEN + write(&mut self.headers);
     }
 
     /// Makes it the one of a GSO packet of datagrams of `payload_len` bytes, of which the last may
@@ -83,12 +83,13 @@ impl VnetHeader {
         payload_len: u16,
         write: impl FnOnce(&mut [u8; HEADERS_ROOM]) -> usize,
     ) {
-        self.headers_len = write(&mut self.headers) as u16;
+        let headers_len = write(&mut self.headers);
+        self.len = ReceivedVnetHeader::LEN + headers_len;
         self.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
         self.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
-        self.hdr_len = self.headers_len;
+        self.hdr_len = headers_len as u16;
         self.gso_size = payload_len;
-        self.csum_start = self.headers_len.saturating_sub(UDP_LEN as u16);
+        self.csum_start = headers_len.saturating_sub(UDP_LEN) as u16;
         self.csum_offset = udp::CHECKSUM.start as u16;
     }
 }

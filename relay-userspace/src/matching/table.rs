@@ -1,7 +1,5 @@
 //! The tables in user space: what the maps are in the kernel.
 
-use std::hint::cold_path;
-
 use relay_common::{
     abi::MAX_PORT_CLASSES,
     matching::{
@@ -83,8 +81,6 @@ impl Table {
         let group = match datagram.addresses {
             Addresses::V4 { group, .. } => group,
             Addresses::V6 { group, .. } => {
-                // So that IPv4 keeps the registers.
-                cold_path();
                 return self.look_up6(ExactKey6 { group, place, port }, slot, datagram);
             }
         };

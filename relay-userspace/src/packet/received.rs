@@ -3,8 +3,6 @@
 //! Copies get a checksum derived from the received one, not one computed anew over the payload, so
 //! that a damaged payload stays detectably damaged. Only a partial checksum is computed.
 
-use std::hint::cold_path;
-
 use relay_common::wire::{
     Addresses, Datagram, Field, IPV4_LEN, IPV6_LEN, UDP_LEN,
     ipv4::{self, field as ip},
@@ -140,8 +138,6 @@ impl Received {
                 ))
             }
             Addresses::V6 { .. } => {
-                // So that IPv4 keeps the registers.
-                cold_path();
                 let headers = headers.first_chunk::<{ IPV6_LEN + UDP_LEN }>()?;
                 let (ip, udp) = headers.split_first_chunk()?;
                 Some(Self::of(

@@ -189,6 +189,12 @@ fn source_port(method: Method, number: u64) -> u16 {
     }
 }
 
+/// How many datagrams of `size` bytes `frames` have of a copy.
+fn count_of(copy: &Copy, frames: &[Frame], size: usize) -> u64 {
+    let frames = frames.iter().filter(|frame| is_of(frame, copy));
+    frames.map(|frame| payloads(frame, size).len() as u64).sum()
+}
+
 /// Waits until `count` datagrams of `size` bytes of each copy have arrived, and checks them all.
 fn assert_copies(
     bed: &Testbed,
@@ -201,13 +207,10 @@ fn assert_copies(
             continue;
         }
         let receiver = &receivers[copy.at];
-        let mine = |frames: &[Frame]| -> u64 {
-            let frames = frames.iter().filter(|frame| is_of(frame, copy));
-            frames.map(|frame| payloads(frame, size).len() as u64).sum()
-        };
-        let all = receiver.wait_until(ARRIVAL, |frames| mine(frames) >= count);
+        let all = receiver.wait_until(ARRIVAL, |frames| count_of(copy, frames, size) >= count);
         let frames = receiver.frames();
-        assert!(all, "{} of {count} arrived", mine(&frames));
+        let arrived = count_of(copy, &frames, size);
+        assert!(all, "{arrived} of {count} arrived");
         let mut number = 0;
         for frame in frames.iter().filter(|frame| is_of(frame, copy)) {
             let port = source_port(method, number);
@@ -241,6 +244,9 @@ fn f1_copies_of_every_size_have_right_headers_and_too_big_ones_are_counted(
                 sender.send(&frame(&bed.sources[0], SENDER, port, &bytes)?)?;
             }
             drop(paused);
+            // A receiver has no room for GSO packets of more.
+            let sent = first + AT_ONCE;
+            receivers[0].wait_until(ARRIVAL, |frames| count_of(&COPIES[0], frames, size) >= sent);
         }
         assert_copies(&bed, method, &receivers, (size, COUNT));
     }
@@ -371,6 +377,44 @@ fn f3_what_must_not_leave_does_not_and_the_group_is_joined(method: Method) -> Re
     Ok(())
 }
 
+/// A rule takes tagged datagrams, and its copies leave untagged.
+fn m7_tagged_datagrams_leave_untagged(method: Method) -> Result<()> {
+    const SIZE: usize = 700;
+    let bed = bed()?;
+    let copy = &COPIES[0];
+    let goes = format!("group = \"{}\", port = {}", copy.group, copy.port);
+    let rules = [Rule::feed()
+        .takes(&format!(
+            "group = \"{GROUP}\", port = {PORT}, vlan = [100, 200]"
+        ))
+        .output_that_goes("out0", &goes)];
+    let relay = method.start(&bed, &rules)?;
+    let raw = RawReceiver::start(&bed.receivers[0])?;
+    let sender = RawSender::open(&bed.sources[0])?;
+    for number in 0..AT_ONCE {
+        let port = source_port(method, number);
+        let mut frame = frame(&bed.sources[0], SENDER, port, &payload(0, number, SIZE))?;
+        sender.send(&frame)?;
+        frame.splice(12..12, [0x88, 0xa8, 0, 100, 0x81, 0x00, 0, 200]);
+        sender.send(&frame)?;
+    }
+    raw.wait_until(ARRIVAL, |frames| count_of(copy, frames, SIZE) >= AT_ONCE);
+    raw.settle();
+    let mut number = 0;
+    for frame in raw.frames().iter().filter(|frame| is_of(frame, copy)) {
+        let port = source_port(method, number);
+        assert_headers(frame, copy, &bed.outputs[0], FIRST, port);
+        for bytes in payloads(frame, SIZE) {
+            assert!(bytes == payload(0, number, SIZE), "datagram {number}");
+            number += 1;
+        }
+    }
+    assert_eq!(number, AT_ONCE);
+    let stopped = relay.stop()?;
+    stopped.report.assert_exact(&[AT_ONCE]);
+    method.assert_used(&stopped.report, &rules)
+}
+
 /// Sends datagrams until one copy has arrived at `raw` with this source.
 fn arrives_from(bed: &Testbed, raw: &RawReceiver, source: &str) -> Result<()> {
     let sender = RawSender::open(&bed.sources[0])?;
@@ -422,5 +466,6 @@ relay_tests::on_all_methods!(
     f1_copies_of_every_size_have_right_headers_and_too_big_ones_are_counted,
     f2_runs_of_a_local_sender_arrive_at_sockets_as_they_were_sent,
     f3_what_must_not_leave_does_not_and_the_group_is_joined,
+    m7_tagged_datagrams_leave_untagged,
     f9_copies_leave_with_the_address_that_the_interface_has_now,
 );
