@@ -12,6 +12,7 @@ pub(crate) mod fixture;
 pub mod group_options;
 mod gso_limits;
 mod membership_versions;
+pub mod namespace;
 mod netlink;
 mod netlink_dump;
 mod netlink_socket;
@@ -21,6 +22,7 @@ pub mod rx_missed;
 pub mod socket_options;
 #[cfg(test)]
 mod tests;
+mod vlan_offloads;
 pub mod watch;
 
 #[cfg(test)]
@@ -31,4 +33,5 @@ pub use self::{
     gso_limits::GsoLimits,
     membership_versions::MembershipVersions,
     other_receivers::Bystanders,
+    vlan_offloads::{VlanOffload, VlanOffloads, VlanSwitch},
 };

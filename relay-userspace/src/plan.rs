@@ -35,6 +35,7 @@ mod tests;
 mod tx_methods;
 mod unsupported;
 mod used_interface;
+mod vlan_offloads;
 mod wording;
 mod worker_key;
 

@@ -116,6 +116,7 @@ impl Service {
     ) -> Result<Self, RunError> {
         let mut state = State::new(Desired::of(document), settings.forced);
         privileges::check_at_start(settings.forced)?;
+        state.take_over_offloads();
         state.refresh();
         // Later on, a missing descriptor would look like something else.
         state.check_start(settings.strict)?;
@@ -220,6 +221,7 @@ impl Service {
             }
             self.on_time(&mut tick);
             if let Some(hang) = self.hang.take() {
+                self.state.running.give_back_offloads();
                 // Its sockets stay open until the process ends, so nothing may be dropped in order.
                 std::mem::forget(self);
                 return Err(hang);
@@ -439,6 +441,7 @@ impl Service {
             hanging: hanging.into_iter().collect(),
         };
         if !ended.hanging.is_empty() {
+            self.state.running.give_back_offloads();
             // Their sockets stay open until the process ends, so nothing may be dropped in order.
             std::mem::forget(self);
         }

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use super::ids::{InterfaceId, List};
-use crate::config::{Document, InterfacePlaces, Spot, rules::InterfaceOptions};
+use crate::config::{
+    Document, InterfacePlaces, Spot,
+    rules::{InterfaceOptions, Offloads, Vlan},
+};
 
 /// One name, with the first place where it is an input and the first where it is an output.
 pub(super) struct Named<'a> {
@@ -12,13 +15,17 @@ pub(super) struct Named<'a> {
     pub(super) first: Spot<'a>,
     pub(super) input: Option<Spot<'a>>,
     pub(super) output: Option<Spot<'a>>,
+    /// A rule receives datagrams of a VLAN there.
+    pub(super) has_vlan_rule: bool,
+    /// The relay may switch its offloads off.
+    pub(super) manages: bool,
 }
 
 /// Every interface that a rule names, in the order of first appearance.
 pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> {
     let mut named: Vec<Named<'d>> = Vec::new();
     let mut positions: HashMap<&str, usize> = HashMap::new();
-    let mut name_at = |name, is_input: bool, spot: Spot<'d>| {
+    let mut name_at = |name, is_input: bool, spot: Spot<'d>, of_vlan: bool| {
         let position = *positions.entry(name).or_insert(named.len());
         if position == named.len() {
             named.push(Named {
@@ -26,6 +33,9 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
                 first: spot,
                 input: None,
                 output: None,
+                has_vlan_rule: false,
+                manages: options_of(document, name)
+                    .is_some_and(|(options, _)| options.offloads == Offloads::Manage),
             });
         }
         if let Some(named) = named.get_mut(position) {
@@ -35,6 +45,7 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
                 &mut named.output
             };
             slot.get_or_insert(spot);
+            named.has_vlan_rule |= of_vlan;
             if spot.place < named.first.place && spot.file == named.first.file {
                 named.first = spot;
             }
@@ -42,9 +53,10 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
     };
     for (rule, places) in document.with_places() {
         let input = places.spot(places.input_interface);
-        name_at(&rule.input.interface, true, input);
+        let of_vlan = rule.input.matches.vlan != Vlan::Untagged;
+        name_at(&rule.input.interface, true, input, of_vlan);
         for (output, at) in rule.outputs.iter().zip(&places.outputs) {
-            name_at(&output.interface, false, places.spot(at.interface));
+            name_at(&output.interface, false, places.spot(at.interface), false);
         }
     }
     named.into()

@@ -38,6 +38,8 @@ fn planned(name: &str) -> Interface {
         rx_queues: Vec::new(),
         igmp: None,
         checksums: None,
+        offloads_off: Vec::new(),
+        strips_tags: facts.vlan_offloads.strips_tags(),
         tx_queues: facts.tx_queues,
         zero_copy: false,
         expected_mode: None,
