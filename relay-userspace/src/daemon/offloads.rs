@@ -286,30 +286,35 @@ impl Offloads {
     }
 
     /// Makes `facts` say what interfaces would do without the relay. Where another process has
-    /// switched on again what the relay had switched off, the relay leaves it, and returns that the
-    /// offloads stay.
+    /// switched on again what the relay had switched off, the relay leaves it, and this returns that
+    /// the interface's offloads stay.
     pub fn leave_out_of(&mut self, facts: &mut HostFacts) -> Vec<Refusal> {
         let mut stay = Vec::new();
         for (name, facts) in &mut facts.interfaces {
-            let Some(record) = self.held.get(&facts.index) else {
+            let Some(record) = self.held.get_mut(&facts.index) else {
                 continue;
             };
             let on = &mut facts.vlan_offloads.on;
-            if let Some(again) = record.off.iter().find(|one| on.contains(one)) {
-                let reason = format!("another process has switched `{again}` on again");
-                warn!(
-                    interface = &name[..];
-                    "{name}: {reason} while the relay had it off; the relay leaves it on"
-                );
-                stay.push(Refusal {
-                    interface: name.clone(),
-                    reason,
-                });
-                self.forget(facts.index);
+            let is_on = |one: &VlanOffload| on.contains(one);
+            let (again, off): (Vec<VlanOffload>, Vec<_>) = record.off.iter().partition(|one| is_on(one));
+            on.extend(&off);
+            on.sort_unstable();
+            if again.is_empty() {
                 continue;
             }
-            on.extend(&record.off);
-            on.sort_unstable();
+            let reason = format!("another process has switched {} on again", names(&again));
+            warn!(
+                interface = &name[..];
+                "{name}: {reason} while the relay had it off; the relay leaves it on"
+            );
+            stay.push(Refusal {
+                interface: name.clone(),
+                reason,
+            });
+            record.off = off;
+            if record.off.is_empty() {
+                self.forget(facts.index);
+            }
         }
         stay
     }

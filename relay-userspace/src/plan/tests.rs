@@ -8,6 +8,7 @@ mod explanations;
 mod keys;
 mod matched;
 mod modes;
+mod vlan_offloads;
 
 use std::net::Ipv4Addr;
 

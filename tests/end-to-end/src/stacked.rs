@@ -1,4 +1,4 @@
-//! Devices on top of a wire's end: macvlan and bridge. They have no native XDP.
+//! Devices on top of a wire's end: macvlan, bridge and VLAN. They have no native XDP.
 //!
 //! A device takes over the address of the end that it is made on, so that it can take the place of
 //! that end in a [`crate::topology::Testbed`]. It is removed with its namespace.
@@ -24,6 +24,25 @@ pub fn macvlan(wire: &Endpoint, name: &str) -> Result<Endpoint> {
 /// A bridge `name` whose only port is `wire`.
 pub fn bridge(wire: &Endpoint, name: &str) -> Result<Endpoint> {
     create(wire, name, &format!("name {name}"), "bridge")
+}
+
+/// A VLAN device `name` on `wire` with an address of its own: frames that leave by it carry the tag
+/// `id` of `protocol`, 802.1Q or 802.1ad. It leaves the tag beside the bytes of a frame while the
+/// device below takes it so.
+pub fn vlan(
+    wire: &Endpoint,
+    name: &str,
+    protocol: &str,
+    id: u16,
+    address: Ipv4Addr,
+) -> Result<Endpoint> {
+    let (namespace, link) = (&wire.namespace, &wire.interface);
+    namespace.ip(&format!(
+        "link add link {link} name {name} type vlan protocol {protocol} id {id}"
+    ))?;
+    namespace.ip(&format!("address add {address}/24 dev {name}"))?;
+    namespace.ip(&format!("link set {name} up"))?;
+    finish(Arc::clone(namespace), name.to_owned(), wire.mac, address)
 }
 
 fn create(wire: &Endpoint, name: &str, what: &str, kind: &str) -> Result<Endpoint> {

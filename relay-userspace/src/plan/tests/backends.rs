@@ -26,7 +26,8 @@ fn with_io_uring(without: &[&str]) -> HostFacts {
 /// Why an input that strips tags is not on XDP.
 const STRIPS: &str = "in0 takes VLAN tags out of the frames before XDP sees them, so that a tagged \
                       feed would be relayed as an untagged one; `ethtool -K in0 rx-vlan-offload \
-                      off` leaves them in";
+                      off` leaves them in, or `offloads = \"manage\"` in its `[[interfaces]]` \
+                      table for as long as the relay runs";
 
 #[test]
 fn a_group_is_on_xdp_unless_something_stands_against_it() {

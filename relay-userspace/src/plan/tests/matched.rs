@@ -90,14 +90,6 @@ fn what_the_datapath_cannot_do_yet_is_refused_at_its_place_unless_it_is_disabled
     ] {
         auto(&merging(merged), &facts()).unwrap();
     }
-    let offloads = format!(
-        "{}[[interfaces]]\nname = \"in0\"\noffloads = \"manage\"\n",
-        config::to_toml(&rule(plain).rules)
-    );
-    let refused = auto(&config::parse("relay.toml", &offloads).unwrap(), &facts());
-    let refused = refused.unwrap_err().to_string();
-    let expected = "interface `in0`: `offloads` \"manage\" has no effect yet";
-    assert!(refused.contains(expected), "{refused}");
 }
 
 #[test]
