@@ -12,7 +12,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use log::{info, warn};
@@ -51,12 +51,24 @@ fn remedy(error: &io::Error) -> &'static str {
 }
 
 /// What the relay has switched off.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Offloads {
+    /// Where the records are.
+    folder: PathBuf,
     /// Opened when first needed: most relays switch nothing off.
     kernel: Option<Kernel>,
     /// By the interface's index.
     held: BTreeMap<u32, Record>,
+}
+
+impl Default for Offloads {
+    fn default() -> Self {
+        Self {
+            folder: FOLDER.into(),
+            kernel: None,
+            held: BTreeMap::new(),
+        }
+    }
 }
 
 /// The ways to the kernel and to the records.
@@ -125,52 +137,33 @@ impl Kernel {
 }
 
 impl Offloads {
-    /// Takes over what relays that were killed have left switched off: on the interfaces `wanted`,
-    /// by name, it stays off for now; elsewhere it is given back.
-    pub fn take_over(&mut self, wanted: &BTreeSet<&str>) {
-        self.take_over_from(Path::new(FOLDER), wanted);
-    }
-
-    fn take_over_from(&mut self, folder: &Path, wanted: &BTreeSet<&str>) {
-        if std::fs::read_dir(folder).is_err() {
-            return;
-        }
-        if let Err(error) = self.open(folder) {
-            warn!("cannot look for offloads that a killed relay left switched off: {error}");
-        }
-        let Self {
-            kernel: Some(kernel),
-            held,
-        } = self
-        else {
+    /// Gives back what relays that were killed have left switched off, except on the interfaces
+    /// `wanted`, by name: there it stays off until [`Self::switch_off`] takes it over.
+    pub fn give_back_left(&mut self, wanted: &BTreeSet<&str>) {
+        let Some(kernel) = self.kernel_if_any() else {
             return;
         };
         for record in kernel.records.all() {
-            if claim::is_claimed(record.index) {
-                continue;
+            if !wanted.contains(&record.interface[..]) && !claim::is_claimed(record.index) {
+                give_back_if_free(kernel, &record);
             }
-            match kernel.still_off(&record) {
-                Some(off) if !off.is_empty() && wanted.contains(&record.interface[..]) => {
-                    held.insert(record.index, Record { off, ..record });
-                }
-                _ => give_back_if_free(kernel, &record),
-            }
-        }
-        for record in held.values() {
-            info!(
-                interface = &record.interface[..];
-                "{}: {} are off since a relay that was killed; they are on again when this one ends",
-                record.interface,
-                names(&record.off)
-            );
-            let _ = kernel.records.write(record);
         }
     }
 
-    fn open(&mut self, folder: &Path) -> io::Result<&mut Kernel> {
+    /// The kernel, if a relay has switched anything off since the machine has booted.
+    fn kernel_if_any(&mut self) -> Option<&mut Kernel> {
+        if !self.folder.is_dir() {
+            return None;
+        }
+        self.open()
+            .inspect_err(|error| warn!("cannot ask for VLAN offloads: {error}"))
+            .ok()
+    }
+
+    fn open(&mut self) -> io::Result<&mut Kernel> {
         match &mut self.kernel {
             Some(kernel) => Ok(kernel),
-            none => Ok(none.insert(Kernel::open(folder)?)),
+            none => Ok(none.insert(Kernel::open(&self.folder)?)),
         }
     }
 
@@ -182,16 +175,16 @@ impl Offloads {
     pub fn switch_off(&mut self, plan: &Plan) -> Result<(), OffloadError> {
         for interface in &plan.interfaces {
             if !interface.offloads_off.is_empty() {
-                self.switch_off_at(interface, Path::new(FOLDER))?;
+                self.switch_off_at(interface)?;
             }
         }
         Ok(())
     }
 
-    fn switch_off_at(&mut self, interface: &Interface, folder: &Path) -> Result<(), OffloadError> {
+    fn switch_off_at(&mut self, interface: &Interface) -> Result<(), OffloadError> {
         let wanted = &interface.offloads_off;
         let index = interface.index;
-        let before = self.held.get(&index).cloned();
+        let held = self.held.get(&index).cloned();
         let failed = |what: &str, error| OffloadError {
             interface: interface.name.clone(),
             offloads: names(wanted),
@@ -199,14 +192,18 @@ impl Offloads {
             error,
         };
         let kernel = self
-            .open(folder)
+            .open()
             .map_err(|error| failed("asking for its features", error))?;
         let on = kernel
             .switch
             .on(index)
             .map_err(|error| failed("asking for its features", error))?;
+        // Of a relay that was killed.
+        let left = || kernel.records.read(index).filter(|one| one.mac == interface.mac);
+        let before = held.or_else(left);
         let new: Vec<VlanOffload> = wanted.iter().filter(|one| on.contains(one)).copied().collect();
         if new.is_empty() {
+            self.held.extend(before.map(|record| (index, record)));
             return Ok(());
         }
         let mut off = before.as_ref().map_or_else(Vec::new, |record| record.off.clone());
@@ -273,9 +270,10 @@ impl Offloads {
         });
     }
 
-    /// Switches on again all that was switched off.
+    /// Switches on again all that was switched off, by this relay and by those that were killed.
     pub fn give_back_all(&mut self, claims: &Claims) {
         self.give_back_others(&Plan::default(), claims);
+        self.give_back_left(&BTreeSet::new());
     }
 
     /// Forgets the interface with this index, which has gone.
@@ -285,18 +283,30 @@ impl Offloads {
         }
     }
 
-    /// Makes `facts` say what interfaces would do without the relay. Where another process has
-    /// switched on again what the relay had switched off, the relay leaves it, and this returns that
-    /// the interface's offloads stay.
+    /// Makes `facts` say what interfaces would do if no relay had switched anything off, whichever
+    /// it was. Where another process has switched on again what this one had switched off, the relay
+    /// leaves it, and this returns that the interface's offloads stay.
     pub fn leave_out_of(&mut self, facts: &mut HostFacts) -> Vec<Refusal> {
         let mut stay = Vec::new();
+        if self.kernel_if_any().is_none() {
+            return stay;
+        }
         for (name, facts) in &mut facts.interfaces {
+            let on = &mut facts.vlan_offloads.on;
+            let split = |record: &Record| -> (Vec<VlanOffload>, Vec<VlanOffload>) {
+                record.off.iter().partition(|one| on.contains(one))
+            };
             let Some(record) = self.held.get_mut(&facts.index) else {
+                let kernel = self.kernel.as_ref();
+                let record = kernel.and_then(|kernel| kernel.records.read(facts.index));
+                if let Some(record) = record.filter(|record| Some(record.mac) == facts.mac) {
+                    let (_, off) = split(&record);
+                    on.extend(off);
+                    on.sort_unstable();
+                }
                 continue;
             };
-            let on = &mut facts.vlan_offloads.on;
-            let is_on = |one: &VlanOffload| on.contains(one);
-            let (again, off): (Vec<VlanOffload>, Vec<_>) = record.off.iter().partition(|one| is_on(one));
+            let (again, off) = split(record);
             on.extend(&off);
             on.sort_unstable();
             if again.is_empty() {

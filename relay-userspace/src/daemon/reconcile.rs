@@ -98,13 +98,13 @@ impl State {
         self.facts = facts;
     }
 
-    /// Takes over offloads that relays which were killed have left switched off.
-    pub fn take_over_offloads(&mut self) {
+    /// Gives back what relays that were killed have left switched off, unless the rules want it off.
+    pub fn give_back_offloads_left(&mut self) {
         let rules = &self.desired.rules().rules;
         let managed = rules.interfaces.iter();
         let managed = managed.filter(|options| options.offloads == Offloads::Manage);
         let managed = managed.map(|options| options.name.as_str()).collect();
-        self.running.offloads.take_over(&managed);
+        self.running.offloads.give_back_left(&managed);
     }
 
     /// Keeps what workers follow by themselves while they run: whether devices in use take GSO

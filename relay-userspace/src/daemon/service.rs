@@ -116,7 +116,7 @@ impl Service {
     ) -> Result<Self, RunError> {
         let mut state = State::new(Desired::of(document), settings.forced);
         privileges::check_at_start(settings.forced)?;
-        state.take_over_offloads();
+        state.give_back_offloads_left();
         state.refresh();
         // Later on, a missing descriptor would look like something else.
         state.check_start(settings.strict)?;

@@ -6,7 +6,8 @@
 //! so the file has the MAC address as well.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
@@ -59,7 +60,10 @@ impl Records {
         builder.recursive(true).mode(0o755).create(&self.folder)?;
         let path = self.path(record.index);
         let new = path.with_extension("new");
-        fs::write(&new, serde_json::to_vec(record)?)?;
+        // One that a relay which was killed had begun. A link is not followed.
+        let _ = fs::remove_file(&new);
+        let mut file = fs::File::create_new(&new)?;
+        file.write_all(&serde_json::to_vec(record)?)?;
         fs::rename(&new, &path)
     }
 

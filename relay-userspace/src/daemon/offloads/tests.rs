@@ -22,6 +22,14 @@ impl Folder {
         Self(std::env::temp_dir().join(name))
     }
 
+    /// A relay that has its records here.
+    fn relay(&self) -> Offloads {
+        Offloads {
+            folder: self.0.clone(),
+            ..Offloads::default()
+        }
+    }
+
     fn files(&self) -> usize {
         std::fs::read_dir(&self.0).map_or(0, Iterator::count)
     }
@@ -71,18 +79,18 @@ fn planned(offloads: &mut Offloads, manage: bool) -> Plan {
     plan::build(&config::parse("relay.toml", &text).unwrap(), &facts, &constraints).unwrap()
 }
 
-fn switch_off(offloads: &mut Offloads, plan: &Plan, folder: &Folder) {
+fn switch_off(offloads: &mut Offloads, plan: &Plan) {
     for interface in plan.interfaces.iter().filter(|one| !one.offloads_off.is_empty()) {
-        offloads.switch_off_at(interface, &folder.0).unwrap();
+        offloads.switch_off_at(interface).unwrap();
     }
 }
 
 /// in0 managed by a relay that claims it.
 fn managed(folder: &Folder) -> (Offloads, Claims) {
-    let mut offloads = Offloads::default();
+    let mut offloads = folder.relay();
     let plan = planned(&mut offloads, true);
     let claims = Claims::of(&plan).unwrap();
-    switch_off(&mut offloads, &plan, folder);
+    switch_off(&mut offloads, &plan);
     (offloads, claims)
 }
 
@@ -99,7 +107,7 @@ fn what_was_on_is_off_while_it_is_wanted_and_on_again_afterwards() {
             // Every further plan is the same.
             let plan = planned(&mut offloads, true);
             assert_eq!(plan.interfaces.iter().next().unwrap().offloads_off, before);
-            switch_off(&mut offloads, &plan, &folder);
+            switch_off(&mut offloads, &plan);
             offloads.give_back_others(&plan, &claims);
             assert_eq!(on(), [], "{states}");
             let plan = planned(&mut offloads, false);
@@ -142,15 +150,15 @@ fn the_next_relay_gives_back_what_a_killed_one_left_off() {
         let folder = Folder::new();
         let (offloads, claims) = managed(&folder);
         // While the first one lives, it is not touched.
-        let mut other = Offloads::default();
-        other.take_over_from(&folder.0, &BTreeSet::new());
-        other.take_over_from(&folder.0, &BTreeSet::from(["in0"]));
+        let mut other = folder.relay();
+        other.give_back_left(&BTreeSet::new());
+        other.give_back_left(&BTreeSet::from(["in0"]));
         assert_eq!((on(), folder.files()), (vec![], 1));
         assert!(other.held.is_empty());
         drop((offloads, claims));
 
-        let mut next = Offloads::default();
-        next.take_over_from(&folder.0, &BTreeSet::from(["in0"]));
+        let mut next = folder.relay();
+        next.give_back_left(&BTreeSet::from(["in0"]));
         assert_eq!((on(), folder.files()), (vec![], 1), "wanted off");
         let plan = planned(&mut next, true);
         assert_eq!(
@@ -158,10 +166,24 @@ fn the_next_relay_gives_back_what_a_killed_one_left_off() {
             [StripTag, StripServiceTag],
             "planned as if the first one had not been"
         );
-        drop(next);
+        let claims = Claims::of(&plan).unwrap();
+        switch_off(&mut next, &plan);
+        next.give_back_others(&plan, &claims);
+        assert_eq!((on(), folder.files()), (vec![], 1), "taken over");
+        next.give_back_all(&claims);
+        assert_eq!((on(), folder.files()), (vec![StripTag, StripServiceTag], 0));
+        drop((next, claims));
 
-        let mut next = Offloads::default();
-        next.take_over_from(&folder.0, &BTreeSet::from(["out0"]));
+        // One that ends before it has taken it over.
+        drop(managed(&folder));
+        let mut next = folder.relay();
+        next.give_back_left(&BTreeSet::from(["in0"]));
+        next.give_back_all(&Claims::default());
+        assert_eq!((on(), folder.files()), (vec![StripTag, StripServiceTag], 0));
+
+        drop(managed(&folder));
+        let mut next = folder.relay();
+        next.give_back_left(&BTreeSet::from(["out0"]));
         assert_eq!((on(), folder.files()), (vec![StripTag, StripServiceTag], 0));
     });
 }
@@ -173,11 +195,11 @@ fn what_was_switched_on_after_the_kill_is_switched_off_and_on_by_the_next_relay_
         let folder = Folder::new();
         drop(managed(&folder));
         switch("on off");
-        let mut next = Offloads::default();
-        next.take_over_from(&folder.0, &BTreeSet::from(["in0"]));
+        let mut next = folder.relay();
+        next.give_back_left(&BTreeSet::from(["in0"]));
         let plan = planned(&mut next, true);
         let claims = Claims::of(&plan).unwrap();
-        switch_off(&mut next, &plan, &folder);
+        switch_off(&mut next, &plan);
         assert_eq!(on(), []);
         next.give_back_all(&claims);
         assert_eq!((on(), folder.files()), (vec![StripTag, StripServiceTag], 0));
@@ -198,7 +220,7 @@ fn a_record_of_an_interface_that_has_gone_is_of_no_other_one() {
                 run(&format!("ip link set in0 {again}"));
                 switch("off off");
             }
-            Offloads::default().take_over_from(&folder.0, &BTreeSet::from(["in0"]));
+            folder.relay().give_back_left(&BTreeSet::new());
             assert_eq!(folder.files(), 0, "{again}");
             if !again.is_empty() {
                 assert_eq!(on(), []);
@@ -224,7 +246,7 @@ fn another_network_namespace_has_records_of_its_own() {
     in_namespace(|| {
         pair();
         switch("off off");
-        Offloads::default().take_over_from(&folder.0, &BTreeSet::new());
+        folder.relay().give_back_left(&BTreeSet::new());
         assert_eq!((on(), folder.files()), (vec![], 1));
     });
 }
@@ -234,12 +256,12 @@ fn nothing_is_switched_off_where_it_cannot_be_written_down() {
     in_namespace(|| {
         pair();
         let before = on();
-        let mut offloads = Offloads::default();
-        let plan = planned(&mut offloads, true);
         let file = Folder::new();
         std::fs::write(&file.0, "").unwrap();
+        let mut offloads = file.relay();
+        let plan = planned(&mut offloads, true);
         let in0 = plan.interfaces.iter().next().unwrap();
-        let refused = offloads.switch_off_at(in0, &file.0).unwrap_err().to_string();
+        let refused = offloads.switch_off_at(in0).unwrap_err().to_string();
         std::fs::remove_file(&file.0).unwrap();
         let said = "cannot switch rx-vlan-hw-parse and rx-vlan-stag-hw-parse of in0 off: writing \
                     down in ";
