@@ -30,7 +30,10 @@ const FOLDER: &str = "/run/relay/offloads";
 
 /// An offload that stays as it is.
 #[derive(Debug, Error)]
-#[error("cannot switch {offloads} of {interface} off: {what}: {error}{}", remedy(error))]
+#[error(
+    "cannot switch {offloads} of {interface} off: {what}: {error}{}",
+    remedy(error)
+)]
 pub struct OffloadError {
     /// The interface's name.
     pub interface: String,
@@ -41,7 +44,9 @@ pub struct OffloadError {
 
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => "; CAP_NET_ADMIN is needed, and a /run/relay to write to",
+        Some(libc::EPERM | libc::EACCES) => {
+            "; CAP_NET_ADMIN is needed, and a /run/relay to write to"
+        }
         Some(libc::EROFS | libc::ENOENT) => {
             "; the sandbox that the relay runs in must show /run/relay and let it write there"
         }
@@ -199,14 +204,25 @@ impl Offloads {
             .on(index)
             .map_err(|error| failed("asking for its features", error))?;
         // Of a relay that was killed.
-        let left = || kernel.records.read(index).filter(|one| one.mac == interface.mac);
+        let left = || {
+            kernel
+                .records
+                .read(index)
+                .filter(|one| one.mac == interface.mac)
+        };
         let before = held.or_else(left);
-        let new: Vec<VlanOffload> = wanted.iter().filter(|one| on.contains(one)).copied().collect();
+        let new: Vec<VlanOffload> = wanted
+            .iter()
+            .filter(|one| on.contains(one))
+            .copied()
+            .collect();
         if new.is_empty() {
             self.held.extend(before.map(|record| (index, record)));
             return Ok(());
         }
-        let mut off = before.as_ref().map_or_else(Vec::new, |record| record.off.clone());
+        let mut off = before
+            .as_ref()
+            .map_or_else(Vec::new, |record| record.off.clone());
         off.extend(&new);
         off.sort_unstable();
         off.dedup();
@@ -218,7 +234,10 @@ impl Offloads {
         };
         kernel.records.write(&record).map_err(|error| {
             let path = kernel.records.path(index);
-            failed(&format!("writing down in {} what was on", path.display()), error)
+            failed(
+                &format!("writing down in {} what was on", path.display()),
+                error,
+            )
         })?;
         if let Err(error) = kernel.switch.switch(index, &new, false) {
             let _ = kernel.switch.switch(index, &new, true);
@@ -246,7 +265,16 @@ impl Offloads {
             .iter()
             .map(|one| (one.index, &one.offloads_off[..]))
             .collect();
-        let Some(kernel) = &mut self.kernel else { return };
+        let Some(kernel) = &mut self.kernel else {
+            return;
+        };
+        for index in claims.indices() {
+            // Of a relay that was killed, on an interface that is this one's now.
+            if !self.held.contains_key(&index) {
+                let left = kernel.records.read(index);
+                self.held.extend(left.map(|record| (index, record)));
+            }
+        }
         self.held.retain(|index, record| {
             let wanted = wanted.get(index).copied().unwrap_or_default();
             let (keep, back): (Vec<_>, Vec<_>) =

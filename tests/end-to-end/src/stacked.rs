@@ -1,4 +1,4 @@
-//! Devices on top of a wire's end: macvlan, bridge and VLAN. They have no native XDP.
+//! Devices on top of a wire's end: macvlan and bridge. They have no native XDP.
 //!
 //! A device takes over the address of the end that it is made on, so that it can take the place of
 //! that end in a [`crate::topology::Testbed`]. It is removed with its namespace.
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use crate::veth::{Endpoint, finish, format_mac};
+use crate::veth::{Endpoint, finish, format_mac, wait_for_carrier};
 
 /// A macvlan device `name` on `wire`.
 pub fn macvlan(wire: &Endpoint, name: &str) -> Result<Endpoint> {
@@ -26,23 +26,27 @@ pub fn bridge(wire: &Endpoint, name: &str) -> Result<Endpoint> {
     create(wire, name, &format!("name {name}"), "bridge")
 }
 
-/// A VLAN device `name` on `wire` with an address of its own: frames that leave by it carry the tag
-/// `id` of `protocol`, 802.1Q or 802.1ad. It leaves the tag beside the bytes of a frame while the
-/// device below takes it so.
-pub fn vlan(
-    wire: &Endpoint,
-    name: &str,
-    protocol: &str,
-    id: u16,
-    address: Ipv4Addr,
-) -> Result<Endpoint> {
-    let (namespace, link) = (&wire.namespace, &wire.interface);
+/// A wire `name` into a bridge in the namespace of `wire`, whose only other port `wire` is. The kernel
+/// takes a VLAN tag out of a frame that the bridge receives, so it leaves `wire` with the tag beside
+/// its bytes, unless `tx-vlan-offload` is off there. Not configured with the address that it has.
+pub fn behind_bridge(wire: &Endpoint, name: &str) -> Result<Endpoint> {
+    let (namespace, interface) = (&wire.namespace, &wire.interface);
+    let mut mac = wire.mac;
+    mac[3] |= 0x80; // another MAC than that of any wire
+    let (mac_text, port, bridge) = (format_mac(mac), format!("{name}p"), format!("{name}b"));
     namespace.ip(&format!(
-        "link add link {link} name {name} type vlan protocol {protocol} id {id}"
+        "link add {name} address {mac_text} type veth peer {port}"
     ))?;
-    namespace.ip(&format!("address add {address}/24 dev {name}"))?;
+    namespace.ip(&format!("link add name {bridge} type bridge"))?;
+    for port in [interface, &port] {
+        namespace.ip(&format!("link set {port} master {bridge}"))?;
+    }
+    for device in [&bridge, &port] {
+        namespace.ip(&format!("link set {device} up"))?;
+    }
     namespace.ip(&format!("link set {name} up"))?;
-    finish(Arc::clone(namespace), name.to_owned(), wire.mac, address)
+    wait_for_carrier(namespace, &bridge)?;
+    finish(Arc::clone(namespace), name.to_owned(), mac, wire.address)
 }
 
 fn create(wire: &Endpoint, name: &str, what: &str, kind: &str) -> Result<Endpoint> {

@@ -43,7 +43,9 @@ impl Drop for Folder {
 
 /// Makes in0 and out0, of which in0 strips both kinds of tags.
 fn pair() {
-    run("ip link add name in0 address 02:00:00:00:00:71 index 71 type veth peer name out0 index 72");
+    run(
+        "ip link add name in0 address 02:00:00:00:00:71 index 71 type veth peer name out0 index 72",
+    );
     run("ip address add 10.1.0.1/24 dev out0");
     run("ip link set in0 up");
     run("ip link set out0 up");
@@ -76,11 +78,20 @@ fn planned(offloads: &mut Offloads, manage: bool) -> Plan {
         offloads_stay,
         ..Constraints::default()
     };
-    plan::build(&config::parse("relay.toml", &text).unwrap(), &facts, &constraints).unwrap()
+    plan::build(
+        &config::parse("relay.toml", &text).unwrap(),
+        &facts,
+        &constraints,
+    )
+    .unwrap()
 }
 
 fn switch_off(offloads: &mut Offloads, plan: &Plan) {
-    for interface in plan.interfaces.iter().filter(|one| !one.offloads_off.is_empty()) {
+    for interface in plan
+        .interfaces
+        .iter()
+        .filter(|one| !one.offloads_off.is_empty())
+    {
         offloads.switch_off_at(interface).unwrap();
     }
 }

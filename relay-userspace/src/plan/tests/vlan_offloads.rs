@@ -55,8 +55,18 @@ fn tags_stay_in_the_bytes_by_the_nic_or_by_the_relay_or_the_input_is_on_io_uring
         ([VLAN, MANAGE, ice], &[], &[], (xdp, &[], "")),
         ([VLAN, "", ice], &[StripTag], &[], (io_uring, &[], off)),
         (["", "", ice], &[StripTag], &[], (io_uring, &[], off)),
-        (["", "", ice], &[StripTag, StripServiceTag], &[], (io_uring, &[], both)),
-        ([VLAN, "", ice], &[StripServiceTag], &[], (io_uring, &[], service)),
+        (
+            ["", "", ice],
+            &[StripTag, StripServiceTag],
+            &[],
+            (io_uring, &[], both),
+        ),
+        (
+            [VLAN, "", ice],
+            &[StripServiceTag],
+            &[],
+            (io_uring, &[], service),
+        ),
         (["", MANAGE, ice], &[StripTag], &[], (xdp, &[StripTag], "")),
         (
             [VLAN, MANAGE, ice],
@@ -64,9 +74,19 @@ fn tags_stay_in_the_bytes_by_the_nic_or_by_the_relay_or_the_input_is_on_io_uring
             &[],
             (xdp, &[StripTag, StripServiceTag], ""),
         ),
-        (["", MANAGE, ice], &[StripTag], &[StripTag], (io_uring, &[], fixed)),
+        (
+            ["", MANAGE, ice],
+            &[StripTag],
+            &[StripTag],
+            (io_uring, &[], fixed),
+        ),
         // A filter drops what a rule with a VLAN wants, on either backend.
-        (["", MANAGE, ice], &[StripTag, Filter], &[], (xdp, &[StripTag], "")),
+        (
+            ["", MANAGE, ice],
+            &[StripTag, Filter],
+            &[],
+            (xdp, &[StripTag], ""),
+        ),
         (
             [VLAN, MANAGE, ice],
             &[StripTag, Filter, FilterServiceTag],
@@ -93,7 +113,11 @@ fn tags_stay_in_the_bytes_by_the_nic_or_by_the_relay_or_the_input_is_on_io_uring
         }
         let plan = build(&rules(vlan, tables), &facts, &Constraints::default()).unwrap();
         let in0 = &plan.interfaces[InterfaceId::new(0)];
-        assert_eq!((in0.backend, &in0.offloads_off[..]), (backend, off), "{what}");
+        assert_eq!(
+            (in0.backend, &in0.offloads_off[..]),
+            (backend, off),
+            "{what}"
+        );
         if backend == Backend::IoUring {
             assert!(in0.reason.contains(words), "{what}: {}", in0.reason);
         }
@@ -101,7 +125,10 @@ fn tags_stay_in_the_bytes_by_the_nic_or_by_the_relay_or_the_input_is_on_io_uring
         assert_eq!(in0.strips_tags, strips, "{what}");
         let text = plan.to_string();
         for one in off {
-            assert!(text.contains(one.name()) && text.contains(" off as long as"), "{text}");
+            assert!(
+                text.contains(one.name()) && text.contains(" off as long as"),
+                "{text}"
+            );
         }
     }
 }
@@ -109,13 +136,24 @@ fn tags_stay_in_the_bytes_by_the_nic_or_by_the_relay_or_the_input_is_on_io_uring
 #[test]
 fn where_the_file_insists_on_xdp_tags_that_are_taken_out_are_a_mistake() {
     for (tables, fixed, remedy) in [
-        ("", &[][..], "`ethtool -K in0 rx-vlan-offload off`, or `offloads = \"manage\"`"),
-        (MANAGE, &[StripTag][..], "use an interface that leaves tags in"),
+        (
+            "",
+            &[][..],
+            "`ethtool -K in0 rx-vlan-offload off`, or `offloads = \"manage\"`",
+        ),
+        (
+            MANAGE,
+            &[StripTag][..],
+            "use an interface that leaves tags in",
+        ),
     ] {
         let facts = host("ice", &[StripTag], fixed);
         let refused = build(&rules(VLAN, tables), &facts, &FORCED).unwrap_err();
         let refused = refused.to_string();
-        assert!(refused.contains("`in0` takes VLAN tags out of the frames"), "{refused}");
+        assert!(
+            refused.contains("`in0` takes VLAN tags out of the frames"),
+            "{refused}"
+        );
         assert!(refused.contains(remedy), "{refused}");
     }
     let facts = host("ice", &[StripTag], &[]);
@@ -124,7 +162,11 @@ fn where_the_file_insists_on_xdp_tags_that_are_taken_out_are_a_mistake() {
     let plan = build(&rules(VLAN, ""), &host("veth", &[], &[]), &FORCED).unwrap();
     assert!(plan.is_on(Backend::Xdp) && !plan.is_on(Backend::IoUring));
     let note = "Rules name VLANs on in0, a veth, and XDP sees only tags that are in the bytes";
-    assert!(plan.notes.iter().any(|one| one.starts_with(note)), "{:?}", plan.notes);
+    assert!(
+        plan.notes.iter().any(|one| one.starts_with(note)),
+        "{:?}",
+        plan.notes
+    );
 }
 
 #[test]
@@ -137,7 +179,10 @@ fn offloads_that_the_kernel_or_another_process_keeps_on_stay() {
     let facts = host("ice", &[StripTag, Filter], &[]);
     let plan = build(&rules(VLAN, MANAGE), &facts, &constraints).unwrap();
     let in0 = &plan.interfaces[InterfaceId::new(0)];
-    assert_eq!((in0.backend, &in0.offloads_off[..]), (Backend::IoUring, &[][..]));
+    assert_eq!(
+        (in0.backend, &in0.offloads_off[..]),
+        (Backend::IoUring, &[][..])
+    );
     let why = "one, and the driver left it on; `ethtool -K in0 rx-vlan-offload off` leaves them in";
     assert!(in0.reason.contains(why), "{}", in0.reason);
 }
@@ -147,9 +192,24 @@ fn a_nic_that_drops_vlans_that_a_rule_names_is_told() {
     for (vlan, tables, fixed, note) in [
         ("", "", &[][..], ""),
         (VLAN, MANAGE, &[], ""),
-        (VLAN, "", &[], "or `ethtool -K in0 rx-vlan-filter off`, or set `offloads = \"manage\"`"),
-        (VLAN, "", &[Filter], "`ip link add link in0 name in0.ID type vlan id ID`"),
-        (VLAN, MANAGE, &[Filter], "`ip link add link in0 name in0.ID type vlan id ID`"),
+        (
+            VLAN,
+            "",
+            &[],
+            "or `ethtool -K in0 rx-vlan-filter off`, or set `offloads = \"manage\"`",
+        ),
+        (
+            VLAN,
+            "",
+            &[Filter],
+            "`ip link add link in0 name in0.ID type vlan id ID`",
+        ),
+        (
+            VLAN,
+            MANAGE,
+            &[Filter],
+            "`ip link add link in0 name in0.ID type vlan id ID`",
+        ),
     ] {
         let facts = host("ice", &[Filter], fixed);
         let plan = build(&rules(vlan, tables), &facts, &Constraints::default()).unwrap();
@@ -159,7 +219,12 @@ fn a_nic_that_drops_vlans_that_a_rule_names_is_told() {
         assert!(found.is_none_or(|found| found.contains(note)), "{found:?}");
     }
     let unused = MANAGE.replace("in0", "out0");
-    let plan = build(&rules("", &unused), &host("ice", &[], &[]), &Constraints::default()).unwrap();
+    let plan = build(
+        &rules("", &unused),
+        &host("ice", &[], &[]),
+        &Constraints::default(),
+    )
+    .unwrap();
     let note = "The `offloads` \"manage\" of out0 has no effect: no rule receives there.";
     assert!(plan.notes.iter().any(|one| one == note), "{:?}", plan.notes);
 }
