@@ -91,17 +91,6 @@ pub struct Ended {
     pub hanging: Vec<usize>,
 }
 
-/// Gives up the capabilities that neither a reload nor an interface that comes back needs. A refusal
-/// is only logged.
-fn keep_privileges() {
-    if let Err(error) = give_up::keep(privileges::FOR_XDP) {
-        warn!(
-            "cannot give up capabilities that running does not need: {error}; a sandbox must allow \
-             capset() and prctl()"
-        );
-    }
-}
-
 impl Service {
     /// Brings the rules of `document` up as far as the host offers what they need.
     ///
@@ -163,7 +152,7 @@ impl Service {
             );
         }
         service.state.log_waiting_since(&[]);
-        keep_privileges();
+        give_up::keep_for_running();
         service.follow();
         service.ready();
         Ok(service)
