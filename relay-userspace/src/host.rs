@@ -13,6 +13,7 @@ pub mod group_options;
 mod gso_limits;
 mod ipv6_address;
 mod membership_versions;
+pub mod namespace;
 mod netlink;
 mod netlink_dump;
 mod netlink_socket;
@@ -22,6 +23,7 @@ pub mod rx_missed;
 pub mod socket_options;
 #[cfg(test)]
 mod tests;
+mod vlan_offloads;
 pub mod watch;
 
 #[cfg(test)]
@@ -33,4 +35,5 @@ pub use self::{
     ipv6_address::Ipv6Address,
     membership_versions::MembershipVersions,
     other_receivers::Bystanders,
+    vlan_offloads::{VlanOffload, VlanOffloads, VlanSwitch},
 };

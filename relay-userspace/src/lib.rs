@@ -21,7 +21,7 @@
 //! ```
 //! use relay::{
 //!     config,
-//!     host::{GsoLimits, HostFacts, InterfaceFacts, XdpFeatures},
+//!     host::{GsoLimits, HostFacts, InterfaceFacts, VlanOffloads, XdpFeatures},
 //!     plan::{self, Backend, Constraints},
 //! };
 //!
@@ -45,7 +45,7 @@
 //!     rx_queues: 1,
 //!     tx_queues: 1,
 //!     segments_udp: false,
-//!     strips_tags: false,
+//!     vlan_offloads: VlanOffloads::default(),
 //!     queueless: false,
 //!     gso: GsoLimits::default(),
 //!     xdp: Some(XdpFeatures::from_bits(XdpFeatures::BASIC | XdpFeatures::REDIRECT)),

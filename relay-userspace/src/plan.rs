@@ -36,6 +36,7 @@ mod tests;
 mod tx_methods;
 mod unsupported;
 mod used_interface;
+mod vlan_offloads;
 mod wording;
 mod worker_key;
 

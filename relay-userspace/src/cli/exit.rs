@@ -90,6 +90,7 @@ fn of_run(error: &RunError) -> u8 {
         RunError::Rules(mistakes) => of_mistakes(mistakes),
         RunError::Privilege(_) => NO_PERMISSION,
         RunError::Claim(_)
+        | RunError::Offload(_)
         | RunError::Kernel(_)
         | RunError::Setup(_)
         | RunError::Unsettled

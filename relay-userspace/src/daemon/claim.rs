@@ -122,6 +122,12 @@ impl Claims {
         self.held.remove(&index);
     }
 
+    /// Whether the interface with this index is claimed.
+    #[must_use]
+    pub fn holds(&self, index: u32) -> bool {
+        self.held.contains_key(&index)
+    }
+
     /// The indices of the interfaces that are claimed, ascending; some may have gone.
     pub fn indices(&self) -> impl Iterator<Item = u32> {
         self.held.keys().copied()

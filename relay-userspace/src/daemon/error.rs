@@ -5,7 +5,7 @@ use std::io;
 use thiserror::Error;
 
 use super::{
-    claim::ClaimError, descriptors::TooFew, memberships::MembershipError,
+    claim::ClaimError, descriptors::TooFew, memberships::MembershipError, offloads::OffloadError,
     privileges::MissingPrivilege,
 };
 use crate::{config::Mistakes, datapath::SetupError, kernel::KernelError};
@@ -34,6 +34,9 @@ pub enum RunError {
     /// A group could not be joined.
     #[error(transparent)]
     Membership(#[from] MembershipError),
+    /// An offload could not be switched off.
+    #[error(transparent)]
+    Offload(#[from] OffloadError),
     /// A system call failed that never fails on a healthy system.
     #[error("cannot {what}: {error}{}", remedy(error))]
     System {

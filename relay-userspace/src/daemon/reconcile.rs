@@ -22,7 +22,7 @@ use super::{
     this_machine,
 };
 use crate::{
-    config::{Mistakes, quoted},
+    config::{Mistakes, quoted, rules::Offloads},
     host::HostFacts,
     plan::{self, Arrangement, Backend, Constraints, Plan, Refusal},
 };
@@ -81,6 +81,7 @@ impl State {
     pub fn refresh(&mut self) {
         let mut facts = this_machine::host_facts(self.desired.rules(), &self.running.in_use());
         self.keep_followed(&mut facts);
+        let stay = self.running.offloads.leave_out_of(&mut facts);
         let both = |refusal: &Refusal| {
             let name = &refusal.interface;
             (facts.interfaces.get(name), self.facts.interfaces.get(name))
@@ -96,7 +97,25 @@ impl State {
             let (now, before) = both(refusal);
             now == before
         });
+        // Another process's choice counts until the offloads are off.
+        self.constraints.offloads_stay.retain(|refusal| {
+            let [before, now] = [&self.facts, &facts].map(|all| {
+                let facts = all.interfaces.get(&refusal.interface)?;
+                Some((facts.index, &facts.vlan_offloads))
+            });
+            before == now
+        });
+        self.constraints.offloads_stay.extend(stay);
         self.facts = facts;
+    }
+
+    /// Gives back what relays that were killed have left switched off, unless the rules want it off.
+    pub fn give_back_offloads_left(&mut self) {
+        let rules = &self.desired.rules().rules;
+        let managed = rules.interfaces.iter();
+        let managed = managed.filter(|options| options.offloads == Offloads::Manage);
+        let managed = managed.map(|options| options.name.as_str()).collect();
+        self.running.offloads.give_back_left(&managed);
     }
 
     /// Keeps what workers follow by themselves while they run: whether devices in use take GSO
@@ -194,6 +213,11 @@ impl State {
                     "{refused}. Zero copy was tried on {name}; the relay goes on without it there"
                 );
                 self.constraints.without_zero_copy.push(refusal);
+                true
+            }
+            Rung::Offloads => {
+                warn!(interface = name; "{refused}. The relay goes on with the offloads as they are");
+                self.constraints.offloads_stay.push(refusal);
                 true
             }
             Rung::Xdp if self.constraints.forced.is_none() && self.facts.gso_packets => {

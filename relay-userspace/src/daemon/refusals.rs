@@ -10,7 +10,9 @@ use crate::{
     plan::{Backend, Mode, Plan},
 };
 
-use super::{claim::ClaimError, error::RunError, memberships::MembershipError};
+use super::{
+    claim::ClaimError, error::RunError, memberships::MembershipError, offloads::OffloadError,
+};
 
 /// The rung of the ladder that the kernel refused on an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub enum Rung {
     ZeroCopy,
     /// XDP: io_uring may take over.
     Xdp,
+    /// Offloads switched off: without that, another rung may be left.
+    Offloads,
 }
 
 /// The interface where the kernel refused a rung that the relay can do without, and the rung.
@@ -26,6 +30,7 @@ pub enum Rung {
 /// descriptor is missing.
 pub fn rung<'a>(error: &'a RunError, plan: &Plan) -> Option<(&'a str, Rung)> {
     let (name, mode) = match error {
+        RunError::Offload(error) => return Some((&error.interface, Rung::Offloads)),
         RunError::Kernel(KernelError::Occupied { interface, .. }) => (&interface[..], None),
         RunError::Kernel(error) => (error.refused_interface()?, None),
         RunError::Setup(SetupError::Bind {
@@ -77,6 +82,7 @@ pub fn interface(error: &RunError) -> Option<&str> {
         | RunError::Claim(
             ClaimError::Held { interface, .. } | ClaimError::Refused { interface, .. },
         )
+        | RunError::Offload(OffloadError { interface, .. })
         | RunError::Membership(MembershipError::Join { interface, .. }) => Some(interface),
         _ => None,
     }

@@ -25,6 +25,7 @@ use self::worker::RunningWorker;
 use super::{
     claim::Claims,
     memberships::{self, Memberships},
+    offloads::Offloads,
     totals::Totals,
     watcher,
 };
@@ -50,6 +51,8 @@ pub struct Running {
     /// Groups that nobody wants any more are still to be left.
     leaves: bool,
     claims: Claims,
+    /// What the relay has switched off.
+    pub offloads: Offloads,
     /// The numbers of everything that has ended.
     pub totals: Totals,
     /// What matches in the kernel.
@@ -100,6 +103,7 @@ impl Running {
             memberships: Memberships::default(),
             leaves: false,
             claims: Claims::default(),
+            offloads: Offloads::default(),
             totals: Totals::default(),
             open: HashMap::new(),
             next_number: 0,
@@ -140,6 +144,7 @@ impl Running {
                 worker.gone.insert(index);
             }
             self.memberships.forget(index);
+            self.offloads.forget(index);
             self.kernel.unserve(index);
         }
         // Of all at once: where zero copy was, a detach waits.
@@ -178,6 +183,11 @@ impl Running {
             .collect()
     }
 
+    /// Switches on again what the relay has switched off.
+    pub fn give_back_offloads(&mut self) {
+        self.offloads.give_back_all(&self.claims);
+    }
+
     /// Takes the last numbers of what workers no longer have, and goes on to leave groups.
     pub fn settle(&mut self) {
         if self.leaves {
@@ -196,5 +206,9 @@ impl Drop for Running {
     /// Takes everything down, the sockets before the programs.
     fn drop(&mut self) {
         let _ = self.end();
+        // Some drivers reset the NIC for either: first without the program, then as it was.
+        let attached = Vec::from_iter(self.kernel.attached());
+        self.kernel.detach(&attached);
+        self.give_back_offloads();
     }
 }

@@ -91,17 +91,6 @@ pub struct Ended {
     pub hanging: Vec<usize>,
 }
 
-/// Gives up the capabilities that neither a reload nor an interface that comes back needs. A refusal
-/// is only logged.
-fn keep_privileges() {
-    if let Err(error) = give_up::keep(privileges::FOR_XDP) {
-        warn!(
-            "cannot give up capabilities that running does not need: {error}; a sandbox must allow \
-             capset() and prctl()"
-        );
-    }
-}
-
 impl Service {
     /// Brings the rules of `document` up as far as the host offers what they need.
     ///
@@ -116,6 +105,7 @@ impl Service {
     ) -> Result<Self, RunError> {
         let mut state = State::new(Desired::of(document), settings.forced);
         privileges::check_at_start(settings.forced)?;
+        state.give_back_offloads_left();
         state.refresh();
         // Later on, a missing descriptor would look like something else.
         state.check_start(settings.strict)?;
@@ -162,7 +152,7 @@ impl Service {
             );
         }
         service.state.log_waiting_since(&[]);
-        keep_privileges();
+        give_up::keep_for_running();
         service.follow();
         service.ready();
         Ok(service)
@@ -220,6 +210,7 @@ impl Service {
             }
             self.on_time(&mut tick);
             if let Some(hang) = self.hang.take() {
+                self.state.running.give_back_offloads();
                 // Its sockets stay open until the process ends, so nothing may be dropped in order.
                 std::mem::forget(self);
                 return Err(hang);
@@ -439,6 +430,7 @@ impl Service {
             hanging: hanging.into_iter().collect(),
         };
         if !ended.hanging.is_empty() {
+            self.state.running.give_back_offloads();
             // Their sockets stay open until the process ends, so nothing may be dropped in order.
             std::mem::forget(self);
         }

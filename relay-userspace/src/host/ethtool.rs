@@ -12,6 +12,8 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
 
+use super::vlan_offloads::{VlanOffload, VlanOffloads};
+
 /// Commands (include/uapi/linux/ethtool.h).
 const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
@@ -23,9 +25,6 @@ const ETH_SS_FEATURES: u32 = 4;
 /// The feature of cutting UDP GSO packets into datagrams (`NETIF_F_GSO_UDP_L4`,
 /// net/ethtool/common.c).
 const SEGMENTATION: &str = "tx-udp-segmentation";
-/// The features of taking VLAN tags out of received frames (`NETIF_F_HW_VLAN_CTAG_RX` and
-/// `NETIF_F_HW_VLAN_STAG_RX`, net/ethtool/common.c).
-const STRIPPING: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
 
 /// `struct ethtool_drvinfo`
 #[repr(C)]
@@ -137,12 +136,12 @@ pub(super) fn channels(name: &str) -> io::Result<Option<(u32, u32)>> {
 }
 
 /// The features of an interface that the relay needs to know.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Offloads {
     /// It takes UDP GSO packets whole, and the hardware or the receiver cuts them into datagrams.
     pub(super) segments_udp: bool,
-    /// It takes VLAN tags out of received frames and passes them on beside the bytes.
-    pub(super) strips_tags: bool,
+    /// What it does with the VLAN tags of received frames.
+    pub(super) vlan: VlanOffloads,
 }
 
 /// Which [`Offloads`] are switched on; none if the driver does not report its features.
@@ -170,20 +169,25 @@ pub(super) fn offloads(name: &str) -> io::Result<Offloads> {
     if !call(name, &mut names)? || !call(name, &mut features)? {
         return Ok(Offloads::default());
     }
-    let is_active = |wanted: &str| {
+    let bits = |wanted: &str| {
         let is_it = |name: &[u8; 32]| {
             name.strip_prefix(wanted.as_bytes())
                 .is_some_and(|rest| rest.first() == Some(&0))
         };
-        let at = names.names.iter().position(is_it);
-        at.is_some_and(|at| {
-            let block = features.features.get(at / 32);
-            block.is_some_and(|[_, _, active, _]| active & (1 << (at % 32)) != 0)
-        })
+        let at = names.names.iter().position(is_it)?;
+        let [available, _, active, _] = features.features.get(at / 32)?;
+        let has = |block: &u32| block & (1 << (at % 32)) != 0;
+        Some((has(available), has(active)))
     };
+    let is_active = |wanted: &str| bits(wanted).is_some_and(|(_, active)| active);
+    let is_fixed = |wanted: &str| bits(wanted) == Some((false, true));
+    let vlan = VlanOffload::ALL.into_iter();
     Ok(Offloads {
         segments_udp: is_active(SEGMENTATION),
-        strips_tags: STRIPPING.into_iter().any(is_active),
+        vlan: VlanOffloads {
+            on: vlan.clone().filter(|one| is_active(one.name())).collect(),
+            fixed: vlan.filter(|one| is_fixed(one.name())).collect(),
+        },
     })
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Ipv6Address, ethtool, gso_limits::GsoLimits, membership_versions::MembershipVersions, netlink,
-    other_receivers::Bystanders,
+    other_receivers::Bystanders, vlan_offloads::VlanOffloads,
 };
 
 /// One interface as the kernel describes it now.
@@ -41,10 +41,10 @@ pub struct InterfaceFacts {
     /// It takes UDP GSO packets whole (`tx-udp-segmentation`): the hardware or the receiver cuts
     /// them into datagrams. Otherwise the kernel cuts them directly before the driver.
     pub segments_udp: bool,
-    /// It takes VLAN tags out of received frames (`rx-vlan-hw-parse`, `rx-vlan-stag-hw-parse`), so
-    /// that an XDP program sees a tagged frame without its tag. Always false for a veth, see
+    /// What it does with the VLAN tags of received frames. Where it takes them out, an XDP program
+    /// sees a tagged frame without its tag; for a veth it says nothing about that, see
     /// [`InterfaceFacts::tag_may_be_beside`].
-    pub strips_tags: bool,
+    pub vlan_offloads: VlanOffloads,
     /// It has no queueing discipline, like most virtual interfaces: it sends or drops every frame
     /// at once.
     pub queueless: bool,
@@ -285,7 +285,7 @@ fn one(name: &str, dump: &netlink::Dump) -> Result<InterfaceFacts, HostError> {
         rx_queues,
         tx_queues,
         segments_udp: offloads.segments_udp,
-        strips_tags: offloads.strips_tags && driver != "veth",
+        vlan_offloads: offloads.vlan,
         // An interface that is down has no queueing discipline of its own: "noop".
         queueless: link.qdisc == "noqueue" || (link.qdisc == "noop" && driver == "veth"),
         driver,

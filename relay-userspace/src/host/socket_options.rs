@@ -102,6 +102,7 @@ pub fn peer_groups(socket: RawFd) -> Result<Vec<libc::gid_t>, Errno> {
 /// Plain numbers that an option can be read into: valid for every bit pattern.
 pub trait Plain: Copy + Default {}
 impl Plain for u32 {}
+impl Plain for u64 {}
 impl Plain for [u32; 2] {}
 impl Plain for [u64; 6] {}
 

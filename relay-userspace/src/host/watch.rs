@@ -5,19 +5,20 @@
 //! that name (`dev_load`, net/core/dev_ioctl.c). It never dumps all interfaces: a host may have
 //! thousands.
 
-mod ethtool_messages;
+pub(super) mod ethtool_messages;
 mod news;
 
 use std::{io, net::Ipv4Addr, os::fd::AsRawFd as _};
 
 use nix::{errno::Errno, sys::socket::SockProtocol};
 
-use self::ethtool_messages::{ETHTOOL, family, features, features_request};
+use self::ethtool_messages::{ETHTOOL, active_features, family, features, features_request};
 pub use self::news::{Heard, News, Queues};
 use super::{
     GsoLimits, Ipv6Address,
     netlink_socket::{Socket, attributes, push, text, u32_at},
     socket_options,
+    vlan_offloads::of_bits,
 };
 
 /// Attributes of a link (include/uapi/linux/if_link.h).
@@ -182,6 +183,18 @@ impl Questions {
             takes = features(answer).map(|(_, takes)| takes);
         });
         asked.ok().and(takes)
+    }
+
+    /// Whether an interface takes VLAN tags out of received frames; `None` if the kernel does not
+    /// report it.
+    pub fn strips_tags(&mut self, index: u32) -> Option<bool> {
+        let (socket, family) = self.ethtool.as_mut()?;
+        let mut strips = None;
+        let asked = socket.ask(*family, &features_request(index), |_, answer| {
+            let on = active_features(answer).map(|(_, active)| of_bits(active));
+            strips = on.map(|on| on.iter().any(|offload| offload.strips()));
+        });
+        asked.ok().and(strips)
     }
 }
 

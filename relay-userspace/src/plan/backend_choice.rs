@@ -12,6 +12,7 @@ use super::{
     finding::{Finding, Role},
     ids::{InterfaceId, List},
     named_interfaces::Named,
+    vlan_offloads,
 };
 use crate::{
     config::Spot,
@@ -149,23 +150,15 @@ fn obstacles<'a>(
             remedy: native_remedy(facts).into(),
         });
     }
-    if facts.strips_tags {
-        found.push(Obstacle {
-            interface: name,
-            roles: &[Role::Input],
-            spot,
-            reason: format!(
-                "{name} takes VLAN tags out of the frames before XDP sees them, so that a tagged \
-                 feed would be relayed as an untagged one; `ethtool -K {name} rx-vlan-offload off` \
-                 leaves them in"
-            ),
-            cause: format!(
-                "the input interface `{name}` takes VLAN tags out of the frames before XDP sees \
-                 them, so that a tagged feed would be relayed as an untagged one"
-            ),
-            remedy: format!("leave the tags in: `ethtool -K {name} rx-vlan-offload off`"),
-        });
-    }
+    let stripped = vlan_offloads::against_xdp(named, facts, host_facts, constraints);
+    found.extend(stripped.map(|stripped| Obstacle {
+        interface: name,
+        roles: &[Role::Input],
+        spot,
+        reason: stripped.reason,
+        cause: stripped.cause,
+        remedy: stripped.remedy,
+    }));
     if facts.mtu > MAX_INPUT_MTU {
         let mtu = facts.mtu;
         found.push(Obstacle {

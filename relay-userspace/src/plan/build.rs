@@ -26,6 +26,7 @@ use super::{
     source_address, tx_methods,
     unsupported::unsupported,
     used_interface::Use,
+    vlan_offloads,
 };
 use crate::{
     config::{self, Document, Mistakes, rules::Rule},
@@ -126,11 +127,14 @@ pub(super) fn finish(document: &Document, host_facts: &HostFacts, checked: Check
         ids,
         connected,
         mut uses,
+        named,
         ..
     } = checked;
     let mut said = Vec::new();
-    for used in &uses {
+    for (used, named) in uses.iter().zip(&named) {
         notes::about_interface(used, &mut said);
+        let off = &used.offloads_off;
+        vlan_offloads::notes(named, used.facts, used.backend, off, &mut said);
         match used.backend {
             Backend::Xdp => notes::about_xdp(used, &mut said),
             Backend::IoUring => notes::about_io_uring(document, used, &mut said),
@@ -232,6 +236,12 @@ fn interface(
         is_output: used.is_output,
         rx_queues: used.rx,
         igmp: igmp.filter(|_| used.is_input),
+        strips_tags: {
+            let on = facts.vlan_offloads.on.iter();
+            let mut on = on.filter(|one| !used.offloads_off.contains(one));
+            on.any(|one| one.strips())
+        },
+        offloads_off: used.offloads_off,
         checksums: (used.is_input).then(|| Checksums::of(used.backend, &facts.driver)),
         tx_queues: facts.tx_queues,
         zero_copy: used.against_zero_copy.is_none(),

@@ -53,6 +53,8 @@ mod tests {
             tx_queues: 1,
             igmp: None,
             checksums: None,
+            offloads_off: Vec::new(),
+            strips_tags: false,
             zero_copy: true,
             expected_mode: None,
             transmit: Transmit::Auto,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config::rules::{Limit, Match, PortMatch, Prefix, Transmit, Ttl},
-    host::GsoLimits,
+    host::{GsoLimits, VlanOffload},
 };
 
 /// What will run: interfaces, flows, and the workers that own their queues.
@@ -62,6 +62,12 @@ pub struct Interface {
     pub igmp: Option<u8>,
     /// What is known of the UDP checksums of frames that arrive here; `None` unless an input.
     pub checksums: Option<Checksums>,
+    /// The offloads that the relay switches off for as long as it runs: those that are on now, and
+    /// those that it has switched off already.
+    pub offloads_off: Vec<VlanOffload>,
+    /// It takes VLAN tags out of received frames while the relay runs.
+    #[serde(skip)]
+    pub strips_tags: bool,
     /// How many TX queues are in use.
     #[serde(skip)]
     pub tx_queues: u32,

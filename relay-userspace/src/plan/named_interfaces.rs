@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::ids::{InterfaceId, List};
 use crate::config::{
     Document, InterfacePlaces, Spot,
-    rules::{InterfaceOptions, Prefix},
+    rules::{InterfaceOptions, Offloads, Prefix, Vlan},
 };
 
 /// One name, with the first place where it is an input, and those where it is an output of each
@@ -19,6 +19,10 @@ pub(super) struct Named<'a> {
     pub(super) ipv6_output: Option<Spot<'a>>,
     /// Datagrams to IPv4 groups arrive here.
     pub(super) takes_ipv4: bool,
+    /// A rule receives datagrams of a VLAN there.
+    pub(super) has_vlan_rule: bool,
+    /// The relay may switch its offloads off.
+    pub(super) manages: bool,
 }
 
 impl Named<'_> {
@@ -31,7 +35,7 @@ impl Named<'_> {
 pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> {
     let mut named: Vec<Named<'d>> = Vec::new();
     let mut positions: HashMap<&str, usize> = HashMap::new();
-    let mut name_at = |name, is_input: bool, group: Prefix, spot: Spot<'d>| {
+    let mut name_at = |name, is_input: bool, group: Prefix, spot: Spot<'d>, of_vlan: bool| {
         let is_ipv4 = group.address().is_ipv4();
         let position = *positions.entry(name).or_insert(named.len());
         if position == named.len() {
@@ -42,6 +46,9 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
                 ipv4_output: None,
                 ipv6_output: None,
                 takes_ipv4: false,
+                has_vlan_rule: false,
+                manages: options_of(document, name)
+                    .is_some_and(|(options, _)| options.offloads == Offloads::Manage),
             });
         }
         if let Some(named) = named.get_mut(position) {
@@ -52,6 +59,7 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
                 (false, false) => &mut named.ipv6_output,
             };
             slot.get_or_insert(spot);
+            named.has_vlan_rule |= of_vlan;
             if spot.place < named.first.place && spot.file == named.first.file {
                 named.first = spot;
             }
@@ -60,10 +68,11 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
     for (rule, places) in document.with_places() {
         let input = places.spot(places.input_interface);
         let group = rule.input.matches.group;
-        name_at(&rule.input.interface, true, group, input);
+        let of_vlan = rule.input.matches.vlan != Vlan::Untagged;
+        name_at(&rule.input.interface, true, group, input, of_vlan);
         for (output, at) in rule.outputs.iter().zip(&places.outputs) {
             let spot = places.spot(at.interface);
-            name_at(&output.interface, false, output.group, spot);
+            name_at(&output.interface, false, output.group, spot, false);
         }
     }
     named.into()

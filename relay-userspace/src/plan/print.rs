@@ -135,9 +135,19 @@ impl Plan {
             let checksums = interface
                 .checksums
                 .map(|known| format!(", checksums {known}"));
+            let off = match &interface.offloads_off[..] {
+                [] => String::new(),
+                off => format!(
+                    "; {} off as long as the relay runs",
+                    off.iter()
+                        .map(|one| one.name())
+                        .collect::<Vec<_>>()
+                        .join(" and ")
+                ),
+            };
             writeln!(
                 f,
-                "  {:<15}  {role}{}{}\n  {:<15}  index {}, driver {}, {}, {address}, MTU {}{}{}",
+                "  {:<15}  {role}{}{}\n  {:<15}  index {}, driver {}, {}, {address}, MTU {}{}{}{off}",
                 interface.name,
                 way.map(|way| format!(", {way}")).unwrap_or_default(),
                 tx_method.unwrap_or_default(),

@@ -8,13 +8,17 @@ mod explanations;
 mod keys;
 mod matched;
 mod modes;
+mod vlan_offloads;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::*;
 use crate::{
     config::{self, Document, Mistakes},
-    host::{Bystanders, GsoLimits, HostError, HostFacts, InterfaceFacts, Ipv6Address, XdpFeatures},
+    host::{
+        Bystanders, GsoLimits, HostError, HostFacts, InterfaceFacts, Ipv6Address, VlanOffload,
+        VlanOffloads, XdpFeatures,
+    },
 };
 
 const NATIVE: u64 = XdpFeatures::BASIC | XdpFeatures::REDIRECT;
@@ -42,7 +46,7 @@ fn nic(name: &str, index: u8, rx: u32, tx: u32) -> InterfaceFacts {
         rx_queues: rx,
         tx_queues: tx,
         segments_udp: true,
-        strips_tags: false,
+        vlan_offloads: VlanOffloads::default(),
         queueless: true,
         gso: GsoLimits::default(),
         xdp: Some(XdpFeatures::from_bits(NATIVE)),
@@ -314,7 +318,7 @@ fn what_cannot_be_is_refused_at_its_place() {
         ("", |s| of(s, "out0").mac = None, out0, "no Ethernet interface", "use an Ethernet interface"),
         ("", |s| of(s, "in0").xdp = Some(XdpFeatures::from_bits(0)), in0, "`in0` (driver ena) has no native XDP", "use an interface whose driver has native XDP"),
         ("", |s| (of(s, "in0").xdp, of(s, "in0").driver) = (Some(XdpFeatures::from_bits(0)), "veth".into()), in0, "`in0` (driver veth) has no native XDP", "at least as many RX queues"),
-        ("", |s| of(s, "in0").strips_tags = true, in0, "`in0` takes VLAN tags out of the frames before XDP sees them", "`ethtool -K in0 rx-vlan-offload off`"),
+        ("", |s| of(s, "in0").vlan_offloads.on = vec![VlanOffload::StripTag], in0, "`in0` takes VLAN tags out of the frames before XDP sees them", "`ethtool -K in0 rx-vlan-offload off`"),
         ("", |s| {
             of(s, "in0").driver = "r8169".into();
             of(s, "in0").xdp = Some(XdpFeatures::from_bits(1));

@@ -7,7 +7,7 @@ use relay_common::matching::{List, Shape};
 use super::flow_key::FlowKey;
 use crate::config::{
     Document, Mistake, Mistakes, quoted,
-    rules::{Input, Offloads, Output},
+    rules::{Input, Output},
 };
 use crate::packet::MAX_HOST_BITS;
 
@@ -31,18 +31,6 @@ pub(super) fn unsupported(document: &Document) -> Result<(), Mistakes> {
                     "rule `{name}`: {what} cannot be relayed yet; `relay check` knows it already"
                 ),
                 "take the rule out of the file, or disable it with `enabled = false`".into(),
-            ));
-        }
-    }
-    let tables = document.rules.interfaces.iter();
-    for (options, places) in tables.zip(&document.places.interfaces) {
-        if options.offloads == Offloads::Manage {
-            mistakes.push(places.spot(places.offloads.unwrap_or(places.name)).mistake(
-                format!(
-                    "interface `{}`: `offloads` \"manage\" has no effect yet",
-                    options.name
-                ),
-                "leave `offloads` out".into(),
             ));
         }
     }

@@ -1,7 +1,10 @@
 //! One interface as the rules use it: the parts of a plan are built from it.
 
 use super::{backend::Backend, model::TxMethod};
-use crate::{config::rules::Transmit, host::InterfaceFacts};
+use crate::{
+    config::rules::Transmit,
+    host::{InterfaceFacts, VlanOffload},
+};
 
 /// One interface as the rules use it.
 pub(super) struct Use<'a> {
@@ -24,6 +27,8 @@ pub(super) struct Use<'a> {
     pub(super) transmit: Transmit,
     /// How copies leave; `None` unless an output.
     pub(super) tx_method: Option<TxMethod>,
+    /// The offloads that the relay switches off.
+    pub(super) offloads_off: Vec<VlanOffload>,
 }
 
 impl Use<'_> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use crate::veth::{Endpoint, finish, format_mac};
+use crate::veth::{Endpoint, finish, format_mac, wait_for_carrier};
 
 /// A macvlan device `name` on `wire`.
 pub fn macvlan(wire: &Endpoint, name: &str) -> Result<Endpoint> {
@@ -24,6 +24,29 @@ pub fn macvlan(wire: &Endpoint, name: &str) -> Result<Endpoint> {
 /// A bridge `name` whose only port is `wire`.
 pub fn bridge(wire: &Endpoint, name: &str) -> Result<Endpoint> {
     create(wire, name, &format!("name {name}"), "bridge")
+}
+
+/// A wire `name` into a bridge in the namespace of `wire`, whose only other port `wire` is. The kernel
+/// takes a VLAN tag out of a frame that the bridge receives, so it leaves `wire` with the tag beside
+/// its bytes, unless `tx-vlan-offload` is off there. Not configured with the address that it has.
+pub fn behind_bridge(wire: &Endpoint, name: &str) -> Result<Endpoint> {
+    let (namespace, interface) = (&wire.namespace, &wire.interface);
+    let mut mac = wire.mac;
+    mac[3] |= 0x80; // another MAC than that of any wire
+    let (mac_text, port, bridge) = (format_mac(mac), format!("{name}p"), format!("{name}b"));
+    namespace.ip(&format!(
+        "link add {name} address {mac_text} type veth peer {port}"
+    ))?;
+    namespace.ip(&format!("link add name {bridge} type bridge"))?;
+    for port in [interface, &port] {
+        namespace.ip(&format!("link set {port} master {bridge}"))?;
+    }
+    for device in [&bridge, &port] {
+        namespace.ip(&format!("link set {device} up"))?;
+    }
+    namespace.ip(&format!("link set {name} up"))?;
+    wait_for_carrier(namespace, &bridge)?;
+    finish(Arc::clone(namespace), name.to_owned(), mac, wire.address)
 }
 
 fn create(wire: &Endpoint, name: &str, what: &str, kind: &str) -> Result<Endpoint> {

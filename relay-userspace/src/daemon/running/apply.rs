@@ -99,6 +99,7 @@ impl Running {
 
         self.kernel.set_own_sources(&OwnSource::of(next))?;
         self.leave_groups(&groups);
+        self.offloads.give_back_others(next, &self.claims);
         self.release_claims(next);
         self.settle();
         self.paths = self.paths_of(next, &keys);
@@ -186,6 +187,7 @@ impl Running {
             .filter(|one| !self.kernel.is_attached(one.index))
             .collect();
         let carriers = Carriers::before_attaching(&new);
+        self.offloads.switch_off(next)?;
         self.kernel.expect_limits(next.limits());
         for interface in new {
             self.kernel.attach(interface)?;

@@ -29,6 +29,8 @@ pub struct Seen {
     pub is_up: bool,
     /// Its addresses, of an output; `None` while they are not known.
     pub addresses: Option<Addresses>,
+    /// It takes VLAN tags out of received frames; of an input.
+    pub strips_tags: bool,
     /// The XDP program that is attached, if the relay attached one.
     pub program: Option<u32>,
     pub state: State,
@@ -42,6 +44,7 @@ impl Seen {
             mac: interface.mac,
             is_up: true,
             addresses: None,
+            strips_tags: interface.strips_tags,
             program,
             state: State {
                 mtu: interface.mtu,
@@ -162,6 +165,13 @@ pub fn between(interface: &Interface, before: &Seen, now: Option<&Seen>) -> Vec<
         _ => {}
     }
     addressing(interface, before, now, &mut lines);
+    if now.strips_tags != before.strips_tags {
+        let does = match now.strips_tags {
+            true => "takes VLAN tags out of frames now",
+            false => "leaves VLAN tags in frames now",
+        };
+        lines.matters(Info, format!("{name} {does}"));
+    }
     if interface.is_output {
         sending(interface, before, now, &mut lines);
     }

@@ -151,12 +151,14 @@ impl Watched {
             .is_output
             .then(|| Addresses::ask(facts.index, questions).ok())
             .flatten();
+        let strips_tags = facts.is_input.then(|| questions.strips_tags(facts.index));
         let takes_gso = facts.is_output.then(|| questions.takes_gso(facts.index));
         Seen {
             name: now.name.clone(),
             mac: now.mac.unwrap_or(before.mac),
             is_up: now.is_up,
             addresses: addresses.or_else(|| before.addresses.clone()),
+            strips_tags: strips_tags.flatten().unwrap_or(before.strips_tags),
             program: now.program.filter(|_| program.is_some()),
             state: State {
                 takes_gso: takes_gso.flatten().unwrap_or(before.state.takes_gso),

@@ -6,11 +6,13 @@ use super::news::Queues;
 use crate::host::netlink_socket::{Socket, attributes, push, text, u16_at, u32_at};
 
 /// The family `ethtool` of generic netlink (include/uapi/linux/ethtool_netlink.h).
-pub(super) const ETHTOOL: &str = "ethtool";
+pub(in crate::host) const ETHTOOL: &str = "ethtool";
 const FEATURES_GET: u8 = 11;
+const FEATURES_SET: u8 = 12;
 /// The answer to [`FEATURES_GET`], and the notification of a change.
 const FEATURES_ANSWER: u8 = 11;
 const FEATURES_NEWS: u8 = 13;
+const FEATURES_WANTED: u16 = 3;
 const FEATURES_ACTIVE: u16 = 4;
 /// The notification that the numbers of queues changed.
 const CHANNELS_NEWS: u8 = 19;
@@ -21,24 +23,65 @@ const CHANNELS_COMBINED: u16 = 9;
 const HEADER: u16 = 1;
 const HEADER_DEV_INDEX: u16 = 1;
 
+/// Attributes of an ethtool bit set.
+const NOMASK: u16 = 1;
+const BITS: u16 = 3;
+const BIT: u16 = 1;
+const BIT_NAME: u16 = 2;
+const BIT_VALUE: u16 = 3;
+const NESTED: u16 = libc::NLA_F_NESTED as u16;
+
 /// The request for the features of an interface.
-pub(super) fn features_request(index: u32) -> Vec<u8> {
-    let mut header = Vec::new();
-    push(&mut header, HEADER_DEV_INDEX, &index.to_ne_bytes());
-    let mut payload = vec![FEATURES_GET, 1, 0, 0];
-    push(&mut payload, HEADER | libc::NLA_F_NESTED as u16, &header);
+pub(in crate::host) fn features_request(index: u32) -> Vec<u8> {
+    request(FEATURES_GET, index)
+}
+
+/// The request to switch the features `names` of an interface on or off, and no others.
+pub(in crate::host) fn features_change<'a>(
+    index: u32,
+    names: impl Iterator<Item = &'a str>,
+    on: bool,
+) -> Vec<u8> {
+    let mut bits = Vec::new();
+    for name in names {
+        let mut bit = Vec::new();
+        push(&mut bit, BIT_NAME, format!("{name}\0").as_bytes());
+        if on {
+            push(&mut bit, BIT_VALUE, &[]);
+        }
+        push(&mut bits, BIT | NESTED, &bit);
+    }
+    let mut set = Vec::new();
+    push(&mut set, BITS | NESTED, &bits);
+    let mut payload = request(FEATURES_SET, index);
+    push(&mut payload, FEATURES_WANTED | NESTED, &set);
     payload
 }
 
-/// The index of an interface and whether it takes UDP GSO packets whole, from an answer or a
+fn request(command: u8, index: u32) -> Vec<u8> {
+    let mut header = Vec::new();
+    push(&mut header, HEADER_DEV_INDEX, &index.to_ne_bytes());
+    let mut payload = vec![command, 1, 0, 0];
+    push(&mut payload, HEADER | NESTED, &header);
+    payload
+}
+
+/// The index of an interface and the set of its features that are on, from an answer or a
 /// notification of the family `ethtool`.
-pub(super) fn features(message: &[u8]) -> Option<(u32, bool)> {
+pub(in crate::host) fn active_features(message: &[u8]) -> Option<(u32, &[u8])> {
     let all = message.get(4..)?;
     let of = |wanted: u16| attributes(all).find(|(kind, _)| *kind == wanted);
     let index = device_index(of(HEADER)?.1)?;
     let (_, active) = of(FEATURES_ACTIVE)?;
     let known = matches!(message.first(), Some(&(FEATURES_ANSWER | FEATURES_NEWS)));
-    known.then_some((index, has_bit(active, "tx-udp-segmentation")))
+    known.then_some((index, active))
+}
+
+/// The index of an interface and whether it takes UDP GSO packets whole, from an answer or a
+/// notification of the family `ethtool`.
+pub(super) fn features(message: &[u8]) -> Option<(u32, bool)> {
+    let (index, active) = active_features(message)?;
+    Some((index, has_bit(active, "tx-udp-segmentation")))
 }
 
 /// The index of an interface and its queues in use, from a notification that their number has
@@ -63,14 +106,14 @@ fn device_index(header: &[u8]) -> Option<u32> {
 }
 
 /// A family of generic netlink.
-pub(super) struct Family {
-    pub(super) number: u16,
+pub(in crate::host) struct Family {
+    pub(in crate::host) number: u16,
     /// Its multicast group `monitor`, which has the notifications.
     pub(super) monitor: Option<u32>,
 }
 
 /// Looks up a family; `None` if the kernel does not have it.
-pub(super) fn family(socket: &mut Socket, name: &str) -> io::Result<Option<Family>> {
+pub(in crate::host) fn family(socket: &mut Socket, name: &str) -> io::Result<Option<Family>> {
     // include/uapi/linux/genetlink.h
     const ID_CTRL: u16 = 16;
     const GET_FAMILY: u8 = 3;
@@ -105,16 +148,12 @@ pub(super) fn family(socket: &mut Socket, name: &str) -> io::Result<Option<Famil
 }
 
 /// Whether an ethtool bit set has the bit `wanted` set.
-fn has_bit(set: &[u8], wanted: &str) -> bool {
-    const NOMASK: u16 = 1;
-    const BITS: u16 = 3;
-    const NAME: u16 = 2;
-    const VALUE: u16 = 3;
+pub(in crate::host) fn has_bit(set: &[u8], wanted: &str) -> bool {
     let is_list = attributes(set).any(|(kind, _)| kind == NOMASK);
     let bits = attributes(set).filter(|(kind, _)| *kind == BITS);
     let mut bits = bits.flat_map(|(_, bits)| attributes(bits));
     bits.any(|(_, bit)| {
-        let is_it = attributes(bit).any(|(kind, name)| kind == NAME && text(name) == wanted);
-        is_it && (is_list || attributes(bit).any(|(kind, _)| kind == VALUE))
+        let is_it = attributes(bit).any(|(kind, name)| kind == BIT_NAME && text(name) == wanted);
+        is_it && (is_list || attributes(bit).any(|(kind, _)| kind == BIT_VALUE))
     })
 }

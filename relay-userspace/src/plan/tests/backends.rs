@@ -26,7 +26,8 @@ fn with_io_uring(without: &[&str]) -> HostFacts {
 /// Why an input that strips tags is not on XDP.
 const STRIPS: &str = "in0 takes VLAN tags out of the frames before XDP sees them, so that a tagged \
                       feed would be relayed as an untagged one; `ethtool -K in0 rx-vlan-offload \
-                      off` leaves them in";
+                      off` leaves them in, or `offloads = \"manage\"` in its `[[interfaces]]` \
+                      table for as long as the relay runs";
 
 #[test]
 fn a_group_is_on_xdp_unless_something_stands_against_it() {
@@ -52,8 +53,8 @@ fn a_group_is_on_xdp_unless_something_stands_against_it() {
         (&[], |s, _| of(s, "in0").mtu = 3818, ["", ""]),
         (&[], |s, _| of(s, "in0").mtu = 3819, ["in0 has MTU 3819; a UMEM chunk takes at most 3818", ""]),
         (&[], |s, _| of(s, "out0").mtu = 9000, ["", ""]),
-        (&[], |s, _| of(s, "in0").strips_tags = true, [STRIPS, ""]),
-        (&[], |s, _| of(s, "out0").strips_tags = true, ["", ""]),
+        (&[], |s, _| of(s, "in0").vlan_offloads.on = vec![VlanOffload::StripTag], [STRIPS, ""]),
+        (&[], |s, _| of(s, "out0").vlan_offloads.on = vec![VlanOffload::StripTag], ["", ""]),
         (&[], |s, _| of(s, "in0").xdp = None, ["", ""]),
         (&[], |_, c| refuse(c, "in0"), ["XDP was refused: cannot attach to in0: no", ""]),
         (&[], |_, c| refuse(c, "out2"), ["", "XDP was refused: cannot attach to out2: no"]),

@@ -10,6 +10,7 @@ mod matches;
 mod ports;
 mod rule_file;
 mod upgrade;
+mod vlan_offloads;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

@@ -1,0 +1,94 @@
+//! What was switched off, on disk: one file per interface, so that a relay that was killed has left
+//! behind what the next one needs to know.
+//!
+//! `/run/relay/offloads/NAMESPACE-INDEX.json`, in a folder that a boot empties, as it resets the
+//! interfaces. The number of the network namespace is never given twice until then. An index may be,
+//! so the file has the MAC address as well.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::VlanOffload;
+
+/// The offloads of one interface that a relay has switched off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The interface's name, for people.
+    pub interface: String,
+    /// Its index.
+    pub index: u32,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// What was on before, ascending.
+    pub off: Vec<VlanOffload>,
+}
+
+/// The files of one network namespace.
+#[derive(Debug)]
+pub struct Records {
+    folder: PathBuf,
+    namespace: u64,
+}
+
+impl Records {
+    /// Those of network namespace `namespace` in `folder`, which need not exist yet.
+    pub fn new(folder: &Path, namespace: u64) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            namespace,
+        }
+    }
+
+    /// The file of the interface with this index.
+    pub fn path(&self, index: u32) -> PathBuf {
+        self.folder.join(format!("{}-{index}.json", self.namespace))
+    }
+
+    /// Writes a record in place of the one that the interface has. No reader sees half of it.
+    ///
+    /// # Errors
+    ///
+    /// The file system's refusal.
+    pub fn write(&self, record: &Record) -> io::Result<()> {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o755).create(&self.folder)?;
+        let path = self.path(record.index);
+        let new = path.with_extension("new");
+        // One that a relay which was killed had begun. A link is not followed.
+        let _ = fs::remove_file(&new);
+        let mut file = fs::File::create_new(&new)?;
+        file.write_all(&serde_json::to_vec(record)?)?;
+        fs::rename(&new, &path)
+    }
+
+    /// The record of the interface with this index; `None` if it has none that can be read.
+    pub fn read(&self, index: u32) -> Option<Record> {
+        let text = fs::read(self.path(index)).ok()?;
+        let record: Record = serde_json::from_slice(&text).ok()?;
+        (record.index == index).then_some(record)
+    }
+
+    /// Removes the record of the interface with this index, if it has one.
+    pub fn remove(&self, index: u32) {
+        // One that stays is compared with the interface before it is acted upon.
+        let _ = fs::remove_file(self.path(index));
+    }
+
+    /// All records of this network namespace.
+    pub fn all(&self) -> Vec<Record> {
+        let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let records = files.filter_map(|file| {
+            let name = file.file_name();
+            let (namespace, index) = name.to_str()?.strip_suffix(".json")?.split_once('-')?;
+            let is_ours = namespace.parse() == Ok(self.namespace);
+            is_ours.then(|| self.read(index.parse().ok()?)).flatten()
+        });
+        records.collect()
+    }
+}
