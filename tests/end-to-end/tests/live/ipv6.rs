@@ -100,6 +100,7 @@ fn rule() -> Rule {
     rule
 }
 
+#[expect(clippy::unwrap_used, reason = "the addresses of this file are right")]
 fn parsed(address: &str) -> Ipv6Addr {
     address.parse().unwrap()
 }
