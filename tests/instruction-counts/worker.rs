@@ -155,6 +155,8 @@ fn interface(name: &str, index: u32, tx_method: Option<TxMethod>) -> plan::Inter
         expected_mode: None,
         transmit: Transmit::Auto,
         tx_method,
+        offloads_off: Vec::new(),
+        strips_tags: false,
         gso_packets: true,
         segments_udp: true,
         queueless: true,

@@ -1,6 +1,7 @@
 //! What the XDP program costs per frame, in time (`BPF_PROG_TEST_RUN`), by the flows that are open:
-//! the figures of docs/decisions/0026. Run it alone, in release, on a quiet machine:
-//! `cargo test --release -p relay-tests --test match_cost -- --ignored --nocapture`.
+//! the figures of docs/decisions/0027. For figures run it alone, in release, on a quiet machine:
+//! `cargo test --release -p relay-tests --test match_cost -- --nocapture`. The verdict leaves room
+//! for other work on the machine: what a scan of all flows would cost is far beyond it.
 #![expect(clippy::expect_used, reason = "frames in memory, in a test")]
 
 mod kernel_program;
@@ -27,8 +28,10 @@ use relay_common::{
 /// `BPF_PROG_TEST_RUN` says that frames came in by the loopback device of the namespace.
 const LOOPBACK: u32 = 1;
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
-const RUNS: u32 = 400_000;
+const RUNS: u32 = 100_000;
 const FLOWS: u32 = 10_000;
+/// What all prices are compared with.
+const ONE: &str = "1 exact: its frame";
 
 struct Loaded {
     ebpf: Ebpf,
@@ -126,11 +129,16 @@ fn group(number: u32) -> Ipv4Addr {
 const SOURCE: [u8; 4] = [10, 1, 1, 7];
 const GROUP6: u128 = 0xff3e_u128 << 112;
 
+/// How many times the price of one rule's frame a frame may cost where there are 10,000 flows.
+const MOST: u64 = 3;
+
 #[test]
-#[ignore = "figures, and no verdict"]
-fn the_price_of_a_match() -> Result<()> {
-    let row = |what: &str, program: &Loaded, frame: &[u8]| -> Result<()> {
-        println!("{:>4} ns  {what}", program.cost(frame)?);
+fn ten_thousand_flows_cost_little_more_than_one() -> Result<()> {
+    let mut prices = Vec::new();
+    let mut row = |what: &'static str, program: &Loaded, frame: &[u8]| -> Result<()> {
+        let price = program.cost(frame)?;
+        println!("{price:>4} ns  {what}");
+        prices.push((what, price));
         Ok(())
     };
     let frame = v4(0xef01_0001, SOURCE, 5001);
@@ -143,7 +151,7 @@ fn the_price_of_a_match() -> Result<()> {
     row("not UDP: passed", &one, &tcp)?;
     row("no flow: passed", &one, &frame)?;
     one.open(exact(1))?;
-    row("1 exact: its frame", &one, &frame)?;
+    row(ONE, &one, &frame)?;
     row("1 exact: passed", &one, &other_port)?;
     let group6 = Ipv6Addr::from_bits(GROUP6 + 1).into();
     one.open(key(group6, 128, PortMatch::One(5001), None))?;
@@ -210,5 +218,15 @@ fn the_price_of_a_match() -> Result<()> {
         &mixed,
         &v4(0xe900_0011, SOURCE, 5001),
     )?;
-    row("10,000 mixed: not UDP, passed", &mixed, &tcp)
+    row("10,000 mixed: not UDP, passed", &mixed, &tcp)?;
+
+    let of_one = prices.iter().find(|(what, _)| *what == ONE);
+    let &(_, of_one) = of_one.context("no price of one rule's frame")?;
+    for (what, price) in prices {
+        assert!(
+            price <= MOST * of_one,
+            "{what}: {price} ns, {ONE}: {of_one} ns"
+        );
+    }
+    Ok(())
 }
