@@ -37,6 +37,8 @@ pub struct Flows {
     ring_outputs: Box<[RingOutput]>,
     socket_outputs: Box<[SocketOutput]>,
     followed: Box<[Followed]>,
+    /// There are flows whose copies keep their places.
+    keeps_places: bool,
     waiting: Arc<Waiting>,
 }
 
@@ -192,6 +194,7 @@ impl Flows {
             table: Table::new(keys).unwrap_or_default(),
             inputs: inputs.into(),
             waiting: Arc::default(),
+            keeps_places: flows.iter().any(|flow| flow.span.is_some()),
             flows: flows.into(),
             ring_copies: ring_copies.into(),
             ring_outputs: ring_outputs.into(),
@@ -282,13 +285,15 @@ impl Flows {
         self.table.look_up(input, datagram)
     }
 
-    /// Where in the prefix and range of `flow` the destination of `datagram` is, as far as copies
-    /// keep that.
+    /// Where in the prefix and range of `flow` the destination of `datagram` is; `None` where no
+    /// copy keeps that.
     #[inline]
     #[must_use]
-    pub fn offset(&self, flow: u32, datagram: &Datagram) -> Offset {
-        let span = self.flows.get(flow as usize).and_then(|flow| flow.span);
-        span.map_or_else(Offset::default, |span| span.offset(datagram))
+    pub fn offset(&self, flow: u32, datagram: &Datagram) -> Option<Offset> {
+        if !self.keeps_places {
+            return None;
+        }
+        self.flows.get(flow as usize)?.span?.offset(datagram).into()
     }
 
     /// The ring outputs of a flow, one entry per set of identical frames.

@@ -9,15 +9,15 @@ use relay_common::wire::{Addresses, Datagram};
 
 use crate::config::rules::{Match, PortMatch, Prefix};
 
-/// The most bits of a host part that a copy can keep: those that an IPv6 group has behind flags,
-/// scope and network prefix are fewer (RFC 3306).
-pub const MAX_HOST_BITS: u8 = 64;
+/// The most bits of a host part that a copy can keep: those of the identifier of an IPv6 group
+/// (RFC 3307).
+pub const MAX_HOST_BITS: u8 = 32;
 
 /// The place of a datagram's destination. All zeros is that of a flow whose copies keep nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Offset {
     /// The host part of its group.
-    pub(super) host: u64,
+    pub(super) host: u32,
     /// How far its port is from the first one.
     pub(super) port: u16,
 }
@@ -25,7 +25,7 @@ pub struct Offset {
 /// The prefix and the range of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    host_mask: u64,
+    host_mask: u32,
     first_port: u16,
 }
 
@@ -44,10 +44,10 @@ impl Span {
     #[must_use]
     pub fn offset(&self, datagram: &Datagram) -> Offset {
         let end_of_group = match datagram.addresses {
-            Addresses::V4 { group, .. } => u64::from(u32::from_be(group)),
+            Addresses::V4 { group, .. } => u32::from_be(group),
             Addresses::V6 {
                 group: [_, end], ..
-            } => u64::from_be(end),
+            } => u64::from_be(end) as u32,
         };
         Offset {
             host: end_of_group & self.host_mask,
@@ -103,10 +103,10 @@ pub fn first_port(ports: PortMatch) -> u16 {
 }
 
 /// The host bits of `prefix`, of the last [`MAX_HOST_BITS`] of a group.
-fn host_mask(prefix: &Prefix) -> u64 {
+fn host_mask(prefix: &Prefix) -> u32 {
     match prefix.host_bits() {
         0 => 0,
-        bits => u64::MAX >> MAX_HOST_BITS.saturating_sub(bits).min(63),
+        bits => u32::MAX >> MAX_HOST_BITS.saturating_sub(bits),
     }
 }
 
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(mask("239.1.1.0/24"), 0xff);
         assert_eq!(mask("224.0.0.0/4"), 0x0fff_ffff);
         assert_eq!(mask("ff3e::/128"), 0);
-        assert_eq!(mask("ff3e::/65"), u64::MAX >> 1);
-        assert_eq!(mask("ff3e::/64"), u64::MAX);
+        assert_eq!(mask("ff3e::/97"), u32::MAX >> 1);
+        assert_eq!(mask("ff3e::/96"), u32::MAX);
     }
 }

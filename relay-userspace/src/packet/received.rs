@@ -184,11 +184,10 @@ impl Received {
         }
     }
 
-    /// The same, of a datagram that was sent to this place in the prefix and range of its flow.
+    /// Says where in the prefix and range of its flow it was sent to.
     #[inline]
-    #[must_use]
-    pub fn at(self, offset: Offset) -> Self {
-        Self { offset, ..self }
+    pub fn set_offset(&mut self, offset: Offset) {
+        self.offset = offset;
     }
 
     /// Datagram `number`, counted from 0, of the GSO packet whose headers these are, with

@@ -133,7 +133,7 @@ impl Template {
         match &mut moved.headers {
             Headers::V4 { bytes, ip_sum } => {
                 *ip_sum += sum;
-                join_v4(bytes, host as u32);
+                join_v4(bytes, host);
                 put(bytes, UDP_V4, udp::DESTINATION_PORT, moved.port);
             }
             Headers::V6 { bytes } => {
@@ -354,11 +354,8 @@ fn join_v4(bytes: &mut [u8; IPV4_HEADERS_LEN], host: u32) {
 }
 
 /// The same for IPv6 (RFC 2464, section 7).
-fn join_v6(bytes: &mut [u8; IPV6_HEADERS_LEN], host: u64) {
-    join(
-        &mut bytes[ethernet::DESTINATION],
-        &(host as u32).to_be_bytes(),
-    );
+fn join_v6(bytes: &mut [u8; IPV6_HEADERS_LEN], host: u32) {
+    join(&mut bytes[ethernet::DESTINATION], &host.to_be_bytes());
     join(&mut bytes[IP..][ipv6::DESTINATION], &host.to_be_bytes());
 }
 

@@ -51,7 +51,7 @@ fn of_input(input: &Input) -> Option<&'static str> {
 fn of_output(output: &Output) -> Option<&'static str> {
     Some(match () {
         () if output.group.host_bits() > MAX_HOST_BITS => {
-            "an output to a prefix of IPv6 groups that is shorter than /64"
+            "an output to a prefix of IPv6 groups that is shorter than /96"
         }
         () => return None,
     })

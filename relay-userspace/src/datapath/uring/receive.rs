@@ -124,8 +124,10 @@ impl Datagrams {
             .input(interface)
             .and_then(|input| flows.look_up(input, &datagram))
             .ok_or((Dropped::NoRule, count(payload_len, size)))?;
-        let received = Received::read(frame, &datagram, told.checksum).ok_or(MALFORMED)?;
-        let received = received.at(flows.offset(flow, &datagram));
+        let mut received = Received::read(frame, &datagram, told.checksum).ok_or(MALFORMED)?;
+        if let Some(offset) = flows.offset(flow, &datagram) {
+            received.set_offset(offset);
+        }
         let at = frame.as_ptr().addr() - bytes.as_ptr().addr();
         Ok(Self {
             flow,

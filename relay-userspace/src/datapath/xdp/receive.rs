@@ -73,12 +73,14 @@ fn add(
         chunks.give_back(chunk);
         return;
     };
-    let Some(received) = Received::read(frame, &datagram, known) else {
+    let Some(mut received) = Received::read(frame, &datagram, known) else {
         stats.drops.add(Dropped::Malformed, 1);
         chunks.give_back(chunk);
         return;
     };
-    let received = received.at(flows.offset(flow, &datagram));
+    if let Some(offset) = flows.offset(flow, &datagram) {
+        received.set_offset(offset);
+    }
     let mut payload = datagram.payload()..datagram.end();
     let tags = usize::from(datagram.network) - ETHERNET_LEN;
     if tags != 0 {

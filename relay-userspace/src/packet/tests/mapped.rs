@@ -61,7 +61,7 @@ fn a_copy_that_keeps_its_place_is_that_of_an_output_with_its_group_and_port() {
         (v4, "239.1.1.0/31", "239.7.7.254/31", "239.1.1.1", 5001),
         (v6, "ff3e::8000:100/120", "ff3e::8000:700/120", "ff3e::8000:1ab", 5099),
         (v6, "ff3e::/96", "ff1e::/96", "ff3e::ffff:ffff", 5000),
-        (v6, "ff3e:40:2001:db8::/64", "ff3e:40:2001:db9::/64", "ff3e:40:2001:db8:ffff:ffff:8000:1", 5001),
+        (v6, "ff3e:40:2001:db8::/96", "ff3e:40:2001:db9::/96", "ff3e:40:2001:db8::8000:1", 5001),
         (v6, "ff3e::/64", "ff3e::8000:2", "ff3e::1:8000:1", 5001),
     ];
     let (input, range) = (
@@ -72,7 +72,7 @@ fn a_copy_that_keeps_its_place_is_that_of_an_output_with_its_group_and_port() {
         let (sender, source): (IpAddr, IpAddr) = (sender.parse().unwrap(), source.parse().unwrap());
         let (from, to) = (prefix(from), prefix(to));
         let group: IpAddr = group.parse().unwrap();
-        let (datagram, received) = datagram(sender, group, port);
+        let (datagram, mut received) = datagram(sender, group, port);
         for (ports, out) in [
             (input, range),
             (input, PortMatch::One(6000)),
@@ -84,7 +84,7 @@ fn a_copy_that_keeps_its_place_is_that_of_an_output_with_its_group_and_port() {
                 sources: Vec::new(),
                 vlan: crate::config::rules::Vlan::Untagged,
             };
-            let received = received.at(Span::new(&matches).offset(&datagram));
+            received.set_offset(Span::new(&matches).offset(&datagram));
             let mapped = Template::new(&target_of(source, to.address(), first_port(out)))
                 .keeping(Keeps::new(&to, out));
             let goes = (to.map(&from, group), out.map(ports, port));
@@ -112,7 +112,7 @@ fn a_copy_that_keeps_its_place_is_that_of_an_output_with_its_group_and_port() {
 #[test]
 fn datagrams_to_different_places_never_share_a_gso_packet() {
     let to = |group: &str, port| {
-        let (datagram, received) =
+        let (datagram, mut received) =
             datagram("10.1.0.2".parse().unwrap(), group.parse().unwrap(), port);
         let matches = Match {
             group: prefix("239.1.1.0/24"),
@@ -121,7 +121,8 @@ fn datagrams_to_different_places_never_share_a_gso_packet() {
             vlan: crate::config::rules::Vlan::Untagged,
         };
         assert_eq!(datagram.vlan, Vlan::UNTAGGED);
-        received.at(Span::new(&matches).offset(&datagram))
+        received.set_offset(Span::new(&matches).offset(&datagram));
+        received
     };
     let first = to("239.1.1.1", 5001);
     assert!(first.is_followed_by(&to("239.1.1.1", 5001)));

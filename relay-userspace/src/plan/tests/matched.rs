@@ -40,9 +40,9 @@ fn what_the_datapath_cannot_do_yet_is_refused_at_its_place_unless_it_is_disabled
     let plain = "group = \"239.1.1.1\", port = 1";
     let cases = [
         (
-            "group = \"ff3e::/63\", port = 1, join = false",
+            "group = \"ff3e::/95\", port = 1, join = false",
             "4:12",
-            "an output to a prefix of IPv6 groups that is shorter than /64",
+            "an output to a prefix of IPv6 groups that is shorter than /96",
         ),
         (
             &format!("{plain}, local = true"),
