@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::{flow_table::Flows, stats::WorkerStats};
-use crate::packet::{HEADERS_ROOM, Received};
+use crate::packet::{HEADERS_ROOM, Offset, Received};
 
 /// The most datagrams in a run: more saves nothing measurable, and this many of 1000 bytes still
 /// fit into the second-level cache.
@@ -63,6 +63,8 @@ pub struct Frame<P> {
     pub received: Received,
     /// Its flow.
     pub flow: u32,
+    /// Where in the prefix and range of its flow it was sent to, if copies keep that.
+    pub offset: Offset,
     /// Where its payload starts, in bytes from the start of its place.
     payload: u32,
     /// Bytes of payload, without padding.
@@ -79,6 +81,7 @@ impl<P> Frame<P> {
             place,
             received,
             flow,
+            offset: Offset::default(),
             payload: payload.start as u32,
             payload_len: payload.len() as u16,
             next: NONE,
@@ -239,6 +242,7 @@ impl Run {
             && len <= first.payload_len()
             && usize::from(self.count) < MAX_JOINED
             && u32::from(self.payload_len) + u32::from(len) <= MAX_PAYLOAD
+            && last.offset == frame.offset
             && last.received.is_followed_by(&frame.received);
         // Cutting a GSO packet computes checksums anew, and would hide a damaged payload.
         self.vouched = self.vouched || fits && first.received.checksum_ok(first.payload(memory));

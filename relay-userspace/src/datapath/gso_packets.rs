@@ -125,7 +125,9 @@ impl<M: Memory> Copies<'_, M> {
         }
         let write = |vnet_header: &mut VnetHeader| {
             vnet_header.joined(self.first.payload_len(), |headers| {
-                template.write_joined(headers, received, ttl, run.payload_len)
+                let len = template.write_joined(headers, received, ttl, run.payload_len);
+                template.keep_place(headers, self.first.offset, true);
+                len
             });
         };
         let frames = run.frames(self.frames);
@@ -166,7 +168,9 @@ impl<M: Memory> Copies<'_, M> {
         let write = |vnet_header: &mut VnetHeader| {
             vnet_header.single(|headers| {
                 let template = &socket_output.template;
-                template.write(headers, &frame.received, ttl, udp_sum)
+                let len = template.write(headers, &frame.received, ttl, udp_sum);
+                template.keep_place(headers, frame.offset, false);
+                len
             });
         };
         // SAFETY: as above.
@@ -201,7 +205,9 @@ impl<M: Memory> Copies<'_, M> {
             } else {
                 let write = |vnet_header: &mut VnetHeader| {
                     vnet_header.joined(first.payload_len(), |headers| {
-                        template.write_joined(headers, &first.received, ttl, payload_len)
+                        let len = template.write_joined(headers, &first.received, ttl, payload_len);
+                        template.keep_place(headers, first.offset, true);
+                        len
                     });
                 };
                 // SAFETY: as above.

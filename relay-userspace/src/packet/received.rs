@@ -10,10 +10,7 @@ use relay_common::wire::{
     udp::field as udp,
 };
 
-use super::{
-    checksum::{fold, nonzero, sum_payload, sum_words},
-    offset::Offset,
-};
+use super::checksum::{fold, nonzero, sum_payload, sum_words};
 
 /// The protocol number of UDP, as a word of a sum.
 pub(super) const PROTOCOL_UDP: u32 = ipv4::PROTOCOL_UDP as u32;
@@ -36,7 +33,6 @@ pub struct Received {
     pub(super) words: [u16; 2],
     pub(super) source_port: u16,
     pub(super) udp_len: u16,
-    pub(super) offset: Offset,
     checksum: Checksum,
 }
 
@@ -179,15 +175,8 @@ impl Received {
             words: ip.words,
             source_port: word(header, udp::SOURCE_PORT),
             udp_len,
-            offset: Offset::default(),
             checksum,
         }
-    }
-
-    /// Says where in the prefix and range of its flow it was sent to.
-    #[inline]
-    pub fn set_offset(&mut self, offset: Offset) {
-        self.offset = offset;
     }
 
     /// Datagram `number`, counted from 0, of the GSO packet whose headers these are, with
@@ -250,7 +239,6 @@ impl Received {
         self.source_port == next.source_port
             && self.tos == next.tos
             && self.ttl == next.ttl
-            && self.offset == next.offset
             && self.words_are_followed_by(next)
     }
 

@@ -119,31 +119,6 @@ impl Template {
         Self { keeps, ..self }
     }
 
-    /// The template for the copies of datagrams that were sent to `offset`, which keep nothing.
-    #[inline(never)]
-    fn moved_by(&self, offset: Offset) -> Self {
-        let Offset { host, port } = self.keeps.of(offset);
-        let mut moved = self.clone();
-        moved.keeps = Keeps::default();
-        moved.port += port;
-        // The first group has zeros where the others have the host part.
-        let words = host.to_be_bytes();
-        let sum = sum_words(&words);
-        moved.udp_sum += sum + u32::from(port);
-        match &mut moved.headers {
-            Headers::V4 { bytes, ip_sum } => {
-                *ip_sum += sum;
-                join_v4(bytes, host);
-                put(bytes, UDP_V4, udp::DESTINATION_PORT, moved.port);
-            }
-            Headers::V6 { bytes } => {
-                join_v6(bytes, host);
-                put(bytes, UDP_V6, udp::DESTINATION_PORT, moved.port);
-            }
-        }
-        moved
-    }
-
     /// Length of the headers that it writes, at most [`HEADERS_ROOM`].
     #[inline]
     #[must_use]
@@ -180,33 +155,6 @@ impl Template {
         ttl: u8,
         udp_sum: Option<u32>,
     ) -> usize {
-        if self.keeps.nothing() {
-            self.write_whole(to, received, ttl, udp_sum)
-        } else {
-            self.write_moved(to, received, ttl, udp_sum)
-        }
-    }
-
-    #[inline(never)]
-    fn write_moved(
-        &self,
-        to: &mut [u8],
-        received: &Received,
-        ttl: u8,
-        udp_sum: Option<u32>,
-    ) -> usize {
-        let moved = self.moved_by(received.offset);
-        moved.write_whole(to, received, ttl, udp_sum)
-    }
-
-    #[inline(always)]
-    fn write_whole(
-        &self,
-        to: &mut [u8],
-        received: &Received,
-        ttl: u8,
-        udp_sum: Option<u32>,
-    ) -> usize {
         let checksum = match udp_sum {
             Some(kept) => nonzero(!fold(kept + self.udp_sum)),
             None => 0,
@@ -228,26 +176,62 @@ impl Template {
         ttl: u8,
         payload_len: u16,
     ) -> usize {
-        if self.keeps.nothing() {
-            self.write_whole_joined(to, received, ttl, payload_len)
-        } else {
-            let moved = self.moved_by(received.offset);
-            moved.write_whole_joined(to, received, ttl, payload_len)
-        }
-    }
-
-    #[inline(always)]
-    fn write_whole_joined(
-        &self,
-        to: &mut [u8],
-        received: &Received,
-        ttl: u8,
-        payload_len: u16,
-    ) -> usize {
         let udp_len = payload_len + UDP_LEN as u16;
         let addresses = self.udp_sum - u32::from(self.port);
         let checksum = fold(addresses + PROTOCOL_UDP + u32::from(udp_len));
         self.write_with(to, received, ttl, udp_len, checksum)
+    }
+
+    /// Moves the destination in `headers`, which it has just written, to `offset`, as far as its
+    /// copies keep that. `joined` are the headers of a GSO packet.
+    #[inline]
+    pub fn keep_place(&self, headers: &mut [u8], offset: Offset, joined: bool) {
+        if !self.keeps.nothing() {
+            self.move_by(headers, self.keeps.of(offset), joined);
+        }
+    }
+
+    #[inline(never)]
+    fn move_by(&self, headers: &mut [u8], Offset { host, port }: Offset, joined: bool) {
+        // The first group has zeros where the others have the host part.
+        let host_sum = sum_words(&host.to_be_bytes());
+        match &self.headers {
+            Headers::V4 { .. } => {
+                if let Some(headers) = headers.first_chunk_mut() {
+                    join_v4(headers, host);
+                    add_to_complement(headers, IP, ipv4::CHECKSUM, host_sum);
+                    self.move_udp(headers, UDP_V4, (host_sum, port), joined);
+                }
+            }
+            Headers::V6 { .. } => {
+                if let Some(headers) = headers.first_chunk_mut() {
+                    join_v6(headers, host);
+                    self.move_udp(headers, UDP_V6, (host_sum, port), joined);
+                }
+            }
+        }
+    }
+
+    /// The same in the UDP header, which starts at `udp_at`.
+    fn move_udp<const N: usize>(
+        &self,
+        headers: &mut [u8; N],
+        udp_at: usize,
+        (host_sum, port): (u32, u16),
+        joined: bool,
+    ) {
+        put(headers, udp_at, udp::DESTINATION_PORT, self.port + port);
+        let checksum = get(headers, udp_at, udp::CHECKSUM);
+        if joined {
+            // The sum of the pseudo-header, which has no port.
+            let sum = fold(u32::from(checksum) + host_sum);
+            put(headers, udp_at, udp::CHECKSUM, sum);
+        } else if checksum != 0 {
+            let sum = host_sum + u32::from(port);
+            add_to_complement(headers, udp_at, udp::CHECKSUM, sum);
+            let checksum = nonzero(get(headers, udp_at, udp::CHECKSUM));
+            put(headers, udp_at, udp::CHECKSUM, checksum);
+        }
     }
 
     #[inline]
@@ -346,17 +330,17 @@ fn outside<'h>(
 
 /// Puts a host part into the group and the Ethernet address of an IPv4 header (RFC 1112, section
 /// 6.4).
-fn join_v4(bytes: &mut [u8; IPV4_HEADERS_LEN], host: u32) {
+fn join_v4(headers: &mut [u8; IPV4_HEADERS_LEN], host: u32) {
     const IN_MAC: u32 = 0x007f_ffff;
     let [_, in_mac @ ..] = (host & IN_MAC).to_be_bytes();
-    join(&mut bytes[ethernet::DESTINATION], &in_mac);
-    join(&mut bytes[IP..][ipv4::DESTINATION], &host.to_be_bytes());
+    join(&mut headers[ethernet::DESTINATION], &in_mac);
+    join(&mut headers[IP..][ipv4::DESTINATION], &host.to_be_bytes());
 }
 
 /// The same for IPv6 (RFC 2464, section 7).
-fn join_v6(bytes: &mut [u8; IPV6_HEADERS_LEN], host: u32) {
-    join(&mut bytes[ethernet::DESTINATION], &host.to_be_bytes());
-    join(&mut bytes[IP..][ipv6::DESTINATION], &host.to_be_bytes());
+fn join_v6(headers: &mut [u8; IPV6_HEADERS_LEN], host: u32) {
+    join(&mut headers[ethernet::DESTINATION], &host.to_be_bytes());
+    join(&mut headers[IP..][ipv6::DESTINATION], &host.to_be_bytes());
 }
 
 /// Sets the bits of `host` in the last bytes of `address`.
@@ -364,6 +348,28 @@ fn join(address: &mut [u8], host: &[u8]) {
     for (to, from) in address.iter_mut().rev().zip(host.iter().rev()) {
         *to |= from;
     }
+}
+
+/// Adds `sum` to what a checksum is the complement of (RFC 1624).
+fn add_to_complement<const N: usize>(
+    headers: &mut [u8; N],
+    header_at: usize,
+    field: Field,
+    sum: u32,
+) {
+    let complement = !get(headers, header_at, field.clone());
+    put(
+        headers,
+        header_at,
+        field,
+        !fold(u32::from(complement) + sum),
+    );
+}
+
+/// A field of the header that starts at `header_at`.
+fn get<const N: usize>(headers: &[u8; N], header_at: usize, field: Field) -> u16 {
+    let at = header_at + field.start;
+    u16::from_be_bytes([headers[at], headers[at + 1]])
 }
 
 /// Writes a field of the header that starts at `header_at`.

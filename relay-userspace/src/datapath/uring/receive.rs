@@ -17,7 +17,7 @@ use crate::{
         stats::{Dropped, RingStats, WorkerStats},
         vnet_header,
     },
-    packet::Received,
+    packet::{Offset, Received},
 };
 
 /// Bytes of one control message with a `struct tpacket_auxdata`.
@@ -67,6 +67,7 @@ pub struct Arrival {
 pub struct Datagrams {
     flow: u32,
     received: Received,
+    offset: Offset,
     /// Where the first payload starts, in bytes from the start of the buffer; the others follow it.
     payload: usize,
     payload_len: usize,
@@ -124,14 +125,12 @@ impl Datagrams {
             .input(interface)
             .and_then(|input| flows.look_up(input, &datagram))
             .ok_or((Dropped::NoRule, count(payload_len, size)))?;
-        let mut received = Received::read(frame, &datagram, told.checksum).ok_or(MALFORMED)?;
-        if let Some(offset) = flows.offset(flow, &datagram) {
-            received.set_offset(offset);
-        }
+        let received = Received::read(frame, &datagram, told.checksum).ok_or(MALFORMED)?;
         let at = frame.as_ptr().addr() - bytes.as_ptr().addr();
         Ok(Self {
             flow,
             received,
+            offset: flows.offset(flow, &datagram).unwrap_or_default(),
             payload: at + datagram.payload(),
             payload_len,
             size,
@@ -163,7 +162,9 @@ impl Datagrams {
             }
         };
         let held = buffers.share(held);
-        Some(Frame::new(held, received, self.flow, start..end))
+        let mut frame = Frame::new(held, received, self.flow, start..end);
+        frame.offset = self.offset;
+        Some(frame)
     }
 }
 

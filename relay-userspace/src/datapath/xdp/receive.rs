@@ -73,21 +73,22 @@ fn add(
         chunks.give_back(chunk);
         return;
     };
-    let Some(mut received) = Received::read(frame, &datagram, known) else {
+    let Some(received) = Received::read(frame, &datagram, known) else {
         stats.drops.add(Dropped::Malformed, 1);
         chunks.give_back(chunk);
         return;
     };
-    if let Some(offset) = flows.offset(flow, &datagram) {
-        received.set_offset(offset);
-    }
+    let offset = flows.offset(flow, &datagram);
     let mut payload = datagram.payload()..datagram.end();
     let tags = usize::from(datagram.network) - ETHERNET_LEN;
     if tags != 0 {
         payload = untag(&mut chunk, payload, tags, chunks);
     }
     chunks.truncate(&mut chunk, payload.end);
-    let frame = Frame::new(chunk, received, flow, payload);
+    let mut frame = Frame::new(chunk, received, flow, payload);
+    if let Some(offset) = offset {
+        frame.offset = offset;
+    }
     batch.add(frame, chunks, flows, stats);
 }
 

@@ -16,7 +16,7 @@ use crate::{
         flow_table::{Flows, RingCopies, RingOutput},
         stats::{Dropped, OutputStats, WorkerStats},
     },
-    packet::Received,
+    packet::{Offset, Received},
 };
 
 /// Queues one copy of `frame` for each ring output of its flow, and ends the frame's use of its
@@ -51,7 +51,8 @@ fn queue_copies(
         frame: frame.end(),
         payload: frame.payload_len(),
     };
-    let (received, flow, chunk) = (frame.received, frame.flow, frame.place);
+    let (received, offset, flow) = (frame.received, frame.offset, frame.flow);
+    let chunk = frame.place;
     for copies in others {
         let ring_outputs = flows.ring_outputs(copies);
         make_room(ring_outputs, chunks, ports, stats);
@@ -67,6 +68,7 @@ fn queue_copies(
         let header = Header {
             copies,
             received,
+            offset,
             ttl,
             udp_sum,
         };
@@ -79,6 +81,7 @@ fn queue_copies(
             let header = Header {
                 copies: last,
                 received,
+                offset,
                 ttl,
                 udp_sum,
             };
@@ -135,6 +138,7 @@ struct Len {
 struct Header<'a> {
     copies: &'a RingCopies,
     received: Received,
+    offset: Offset,
     ttl: u8,
     udp_sum: Option<u32>,
 }
@@ -182,11 +186,13 @@ fn transmit(
     let Header {
         copies,
         received,
+        offset,
         ttl,
         udp_sum,
     } = header;
     let mut frame = chunks.frame_mut(&mut chunk);
     copies.template.write(&mut frame, received, *ttl, *udp_sum);
+    copies.template.keep_place(&mut frame, *offset, false);
     let mut descriptors = 0;
     for ring_output in ring_outputs {
         if let Some(reason) = refusal(ring_output, len, ports) {
