@@ -290,10 +290,17 @@ impl Flows {
     #[inline]
     #[must_use]
     pub fn offset(&self, flow: u32, datagram: &Datagram) -> Option<Offset> {
-        if !self.keeps_places {
-            return None;
+        if self.keeps_places {
+            self.place_in(flow, datagram)
+        } else {
+            None
         }
-        self.flows.get(flow as usize)?.span?.offset(datagram).into()
+    }
+
+    /// Out of line: few rule files have such flows.
+    #[inline(never)]
+    fn place_in(&self, flow: u32, datagram: &Datagram) -> Option<Offset> {
+        Some(self.flows.get(flow as usize)?.span?.offset(datagram))
     }
 
     /// The ring outputs of a flow, one entry per set of identical frames.

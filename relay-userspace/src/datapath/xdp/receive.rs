@@ -51,7 +51,7 @@ pub fn add_all(
 }
 
 /// Takes the frame in `chunk`, which arrived on the interface with the slot `input` in `flows`.
-#[inline]
+#[inline(always)]
 fn add(
     input: Option<u8>,
     known: Known,
