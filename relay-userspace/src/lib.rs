@@ -39,6 +39,7 @@
 //!     mac: Some([2, 0, 0, 0, 0, index as u8]),
 //!     mtu: 1500,
 //!     addresses: vec![[10, 0, index as u8, 1].into()],
+//!     ipv6_addresses: vec![],
 //!     is_up: true,
 //!     is_loopback: false,
 //!     driver: "igb".into(),
