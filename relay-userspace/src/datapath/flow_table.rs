@@ -84,7 +84,7 @@ pub struct RingOutput {
 }
 
 /// One output that leaves through a packet socket.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SocketOutput {
     /// Its headers.
     pub template: Template,
@@ -96,6 +96,16 @@ pub struct SocketOutput {
     pub output: u32,
     /// The longest payload that its interface takes, in bytes.
     pub max_payload: u16,
+}
+
+impl SocketOutput {
+    /// The same for copies of datagrams that were sent to `offset`.
+    pub(super) fn moved_to(&self, offset: Offset) -> Self {
+        Self {
+            template: self.template.moved_to(offset),
+            ..self.clone()
+        }
+    }
 }
 
 impl Flows {

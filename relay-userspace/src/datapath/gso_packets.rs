@@ -82,7 +82,11 @@ pub fn make<M: Memory>(
             memory,
         };
         for socket_output in socket_outputs.iter().take(mine) {
-            copies.post(socket_output, outbox, stats);
+            if socket_output.template.keeps_place() {
+                copies.post_moved(socket_output, outbox, stats);
+            } else {
+                copies.post(socket_output, outbox, stats);
+            }
         }
     }
     outbox.finish();
@@ -125,9 +129,7 @@ impl<M: Memory> Copies<'_, M> {
         }
         let write = |vnet_header: &mut VnetHeader| {
             vnet_header.joined(self.first.payload_len(), |headers| {
-                let len = template.write_joined(headers, received, ttl, run.payload_len);
-                template.keep_place(headers, self.first.offset, true);
-                len
+                template.write_joined(headers, received, ttl, run.payload_len)
             });
         };
         let frames = run.frames(self.frames);
@@ -144,6 +146,19 @@ impl<M: Memory> Copies<'_, M> {
                 self.memory,
             );
         };
+    }
+
+    /// [`Self::post`] where copies keep the place that they were sent to, which all frames of a run have
+    /// in common.
+    #[inline(never)]
+    fn post_moved(
+        &self,
+        socket_output: &SocketOutput,
+        outbox: &mut impl Outbox<M>,
+        stats: &WorkerStats,
+    ) {
+        let moved = socket_output.moved_to(self.first.offset);
+        self.post(&moved, outbox, stats);
     }
 
     /// Counts the run's copy as dropped because its TTL is used up, and notes who sent it. A call, so
@@ -168,9 +183,7 @@ impl<M: Memory> Copies<'_, M> {
         let write = |vnet_header: &mut VnetHeader| {
             vnet_header.single(|headers| {
                 let template = &socket_output.template;
-                let len = template.write(headers, &frame.received, ttl, udp_sum);
-                template.keep_place(headers, frame.offset, false);
-                len
+                template.write(headers, &frame.received, ttl, udp_sum)
             });
         };
         // SAFETY: as above.
@@ -205,9 +218,7 @@ impl<M: Memory> Copies<'_, M> {
             } else {
                 let write = |vnet_header: &mut VnetHeader| {
                     vnet_header.joined(first.payload_len(), |headers| {
-                        let len = template.write_joined(headers, &first.received, ttl, payload_len);
-                        template.keep_place(headers, first.offset, true);
-                        len
+                        template.write_joined(headers, &first.received, ttl, payload_len)
                     });
                 };
                 // SAFETY: as above.

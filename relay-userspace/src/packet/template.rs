@@ -113,10 +113,44 @@ impl Template {
     }
 
     /// The same for copies that keep part of their place: its target is the first group and the
-    /// first port of the output.
+    /// first port of the output. [`Self::moved_to`] writes them.
     #[must_use]
     pub fn keeping(self, keeps: Keeps) -> Self {
         Self { keeps, ..self }
+    }
+
+    /// Whether the destination of its copies depends on that of the datagram.
+    #[inline]
+    #[must_use]
+    pub const fn keeps_place(&self) -> bool {
+        !self.keeps.nothing()
+    }
+
+    /// The template for the copies of datagrams that were sent to `offset`.
+    ///
+    /// Out of line, so that copies that keep nothing keep the registers.
+    #[inline(never)]
+    #[must_use]
+    pub fn moved_to(&self, offset: Offset) -> Self {
+        let Offset { host, port } = self.keeps.of(offset);
+        let mut moved = self.clone();
+        moved.keeps = Keeps::default();
+        moved.port += port;
+        // The first group has zeros where the others have the host part.
+        let sum = sum_words(&host.to_be_bytes());
+        moved.udp_sum += sum + u32::from(port);
+        match &mut moved.headers {
+            Headers::V4 { bytes, ip_sum } => {
+                *ip_sum += sum;
+                join_v4(bytes, host);
+                put(bytes, UDP_V4, udp::DESTINATION_PORT, moved.port);
+            }
+            Headers::V6 { bytes } => {
+                join_v6(bytes, host);
+                put(bytes, UDP_V6, udp::DESTINATION_PORT, moved.port);
+            }
+        }
+        moved
     }
 
     /// Length of the headers that it writes, at most [`HEADERS_ROOM`].
@@ -180,58 +214,6 @@ impl Template {
         let addresses = self.udp_sum - u32::from(self.port);
         let checksum = fold(addresses + PROTOCOL_UDP + u32::from(udp_len));
         self.write_with(to, received, ttl, udp_len, checksum)
-    }
-
-    /// Moves the destination in `headers`, which it has just written, to `offset`, as far as its
-    /// copies keep that. `joined` are the headers of a GSO packet.
-    #[inline]
-    pub fn keep_place(&self, headers: &mut [u8], offset: Offset, joined: bool) {
-        if !self.keeps.nothing() {
-            self.move_by(headers, self.keeps.of(offset), joined);
-        }
-    }
-
-    #[inline(never)]
-    fn move_by(&self, headers: &mut [u8], Offset { host, port }: Offset, joined: bool) {
-        // The first group has zeros where the others have the host part.
-        let host_sum = sum_words(&host.to_be_bytes());
-        match &self.headers {
-            Headers::V4 { .. } => {
-                if let Some(headers) = headers.first_chunk_mut() {
-                    join_v4(headers, host);
-                    add_to_complement(headers, IP, ipv4::CHECKSUM, host_sum);
-                    self.move_udp(headers, UDP_V4, (host_sum, port), joined);
-                }
-            }
-            Headers::V6 { .. } => {
-                if let Some(headers) = headers.first_chunk_mut() {
-                    join_v6(headers, host);
-                    self.move_udp(headers, UDP_V6, (host_sum, port), joined);
-                }
-            }
-        }
-    }
-
-    /// The same in the UDP header, which starts at `udp_at`.
-    fn move_udp<const N: usize>(
-        &self,
-        headers: &mut [u8; N],
-        udp_at: usize,
-        (host_sum, port): (u32, u16),
-        joined: bool,
-    ) {
-        put(headers, udp_at, udp::DESTINATION_PORT, self.port + port);
-        let checksum = get(headers, udp_at, udp::CHECKSUM);
-        if joined {
-            // The sum of the pseudo-header, which has no port.
-            let sum = fold(u32::from(checksum) + host_sum);
-            put(headers, udp_at, udp::CHECKSUM, sum);
-        } else if checksum != 0 {
-            let sum = host_sum + u32::from(port);
-            add_to_complement(headers, udp_at, udp::CHECKSUM, sum);
-            let checksum = nonzero(get(headers, udp_at, udp::CHECKSUM));
-            put(headers, udp_at, udp::CHECKSUM, checksum);
-        }
     }
 
     #[inline]
@@ -348,28 +330,6 @@ fn join(address: &mut [u8], host: &[u8]) {
     for (to, from) in address.iter_mut().rev().zip(host.iter().rev()) {
         *to |= from;
     }
-}
-
-/// Adds `sum` to what a checksum is the complement of (RFC 1624).
-fn add_to_complement<const N: usize>(
-    headers: &mut [u8; N],
-    header_at: usize,
-    field: Field,
-    sum: u32,
-) {
-    let complement = !get(headers, header_at, field.clone());
-    put(
-        headers,
-        header_at,
-        field,
-        !fold(u32::from(complement) + sum),
-    );
-}
-
-/// A field of the header that starts at `header_at`.
-fn get<const N: usize>(headers: &[u8; N], header_at: usize, field: Field) -> u16 {
-    let at = header_at + field.start;
-    u16::from_be_bytes([headers[at], headers[at + 1]])
 }
 
 /// Writes a field of the header that starts at `header_at`.

@@ -1,7 +1,7 @@
 //! The relay's own account of a run, and whether it agrees with the receivers.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -74,14 +74,33 @@ pub struct RuleReport {
 pub struct OutputReport {
     /// The interface.
     pub interface: String,
-    /// The destination group.
-    pub group: IpAddr,
-    /// The destination port.
-    pub port: u16,
+    /// The destination group, or the prefix of groups.
+    pub group: String,
+    /// The destination port, or the ports.
+    pub port: Ports,
     /// Frames that left.
     pub packets_sent: u64,
     /// Frames that did not leave, by reason.
     pub dropped: Reasons,
+}
+
+/// One port, a range or any port, as the report has them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Ports {
+    /// A number.
+    One(u16),
+    /// A text.
+    Several(String),
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(port) => port.fmt(f),
+            Self::Several(ports) => ports.fmt(f),
+        }
+    }
 }
 
 /// Where the chunks of one worker are: the chunks of its UMEM, or its receive buffers.

@@ -16,7 +16,7 @@ use crate::{
         flow_table::{Flows, RingCopies, RingOutput},
         stats::{Dropped, OutputStats, WorkerStats},
     },
-    packet::{Offset, Received},
+    packet::{Offset, Received, Template},
 };
 
 /// Queues one copy of `frame` for each ring output of its flow, and ends the frame's use of its
@@ -65,10 +65,10 @@ fn queue_copies(
             continue;
         };
         chunks.copy(&chunk, &mut copy, len.frame);
+        let moved = moved(copies, offset);
         let header = Header {
-            copies,
+            template: moved.as_ref().unwrap_or(&copies.template),
             received,
-            offset,
             ttl,
             udp_sum,
         };
@@ -78,10 +78,10 @@ fn queue_copies(
     make_room(ring_outputs, chunks, ports, stats);
     match admit(last, ring_outputs, &received, len, ports, stats) {
         Some(ttl) => {
+            let moved = moved(last, offset);
             let header = Header {
-                copies: last,
+                template: moved.as_ref().unwrap_or(&last.template),
                 received,
-                offset,
                 ttl,
                 udp_sum,
             };
@@ -92,6 +92,13 @@ fn queue_copies(
             chunks.give_back(chunk);
         }
     }
+}
+
+/// The template of copies that keep the place which their datagram was sent to.
+#[inline]
+fn moved(copies: &RingCopies, offset: Offset) -> Option<Template> {
+    let template = &copies.template;
+    template.keeps_place().then(|| template.moved_to(offset))
 }
 
 /// Notes who sent the datagram in `chunk`, of which `copies` do not leave, if that is for its TTL.
@@ -136,9 +143,8 @@ struct Len {
 
 /// What the headers of one copy are made of.
 struct Header<'a> {
-    copies: &'a RingCopies,
+    template: &'a Template,
     received: Received,
-    offset: Offset,
     ttl: u8,
     udp_sum: Option<u32>,
 }
@@ -184,15 +190,13 @@ fn transmit(
     stats: &WorkerStats,
 ) {
     let Header {
-        copies,
+        template,
         received,
-        offset,
         ttl,
         udp_sum,
     } = header;
     let mut frame = chunks.frame_mut(&mut chunk);
-    copies.template.write(&mut frame, received, *ttl, *udp_sum);
-    copies.template.keep_place(&mut frame, *offset, false);
+    template.write(&mut frame, received, *ttl, *udp_sum);
     let mut descriptors = 0;
     for ring_output in ring_outputs {
         if let Some(reason) = refusal(ring_output, len, ports) {

@@ -85,8 +85,11 @@ fn a_copy_that_keeps_its_place_is_that_of_an_output_with_its_group_and_port() {
                 vlan: crate::config::rules::Vlan::Untagged,
             };
             let offset = Span::new(&matches).offset(&datagram);
-            let mapped = Template::new(&target_of(source, to.address(), first_port(out)))
+            let keeping = Template::new(&target_of(source, to.address(), first_port(out)))
                 .keeping(Keeps::new(&to, out));
+            let keeps = Keeps::new(&to, out);
+            assert_eq!(keeping.keeps_place(), !keeps.nothing());
+            let mapped = keeping.moved_to(offset);
             let goes = (to.map(&from, group), out.map(ports, port));
             let exact = Template::new(&target_of(source, goes.0, goes.1));
             let bytes = |write: &dyn Fn(&mut [u8]) -> usize| {
@@ -98,22 +101,12 @@ fn a_copy_that_keeps_its_place_is_that_of_an_output_with_its_group_and_port() {
             let absent = group.is_ipv4().then_some(None);
             let sums = [Some(received.udp_sum(b"payload"))];
             for udp_sum in sums.into_iter().chain([absent]).flatten() {
-                let whole = |template: &Template| {
-                    bytes(&|to| {
-                        let len = template.write(to, &received, 7, udp_sum);
-                        template.keep_place(to, offset, false);
-                        len
-                    })
-                };
+                let whole =
+                    |template: &Template| bytes(&|to| template.write(to, &received, 7, udp_sum));
                 assert_eq!(whole(&mapped), whole(&exact), "{group}:{port} to {goes:?}");
             }
-            let joined = |template: &Template| {
-                bytes(&|to| {
-                    let len = template.write_joined(to, &received, 7, 700);
-                    template.keep_place(to, offset, true);
-                    len
-                })
-            };
+            let joined =
+                |template: &Template| bytes(&|to| template.write_joined(to, &received, 7, 700));
             assert_eq!(
                 joined(&mapped),
                 joined(&exact),
