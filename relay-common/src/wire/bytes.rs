@@ -16,8 +16,8 @@ pub trait Bytes {
     /// The `N` words of 64 bits at the even `offset`, or `None` where the frame ends before.
     fn longs<const N: usize>(&self, offset: usize) -> Option<[u64; N]>;
 
-    /// The same words as [`Self::words`], read anew. For what is rarely needed: the compiler then does not keep for it
-    /// what was read before.
+    /// The same words as [`Self::words`], read anew. For what is rarely needed: the compiler then
+    /// does not keep for it what was read before.
     #[inline(always)]
     fn words_anew<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
         self.words(offset)

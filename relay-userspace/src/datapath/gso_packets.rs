@@ -148,8 +148,8 @@ impl<M: Memory> Copies<'_, M> {
         };
     }
 
-    /// [`Self::post`] where copies keep the place that they were sent to, which all frames of a run have
-    /// in common.
+    /// [`Self::post`] where copies keep the place that they were sent to, which all frames of a run
+    /// have in common.
     #[inline(never)]
     fn post_moved(
         &self,

@@ -10,6 +10,8 @@ use std::{
 use nix::errno::Errno;
 use socket2::{SockAddr, SockAddrStorage};
 
+use super::socket_options::set_value;
+
 /// `struct group_req` (include/uapi/linux/in.h).
 #[repr(C)]
 struct GroupRequest {
@@ -57,7 +59,7 @@ pub fn change(
                 What::Join => libc::MCAST_JOIN_GROUP,
                 What::Leave => libc::MCAST_LEAVE_GROUP,
             };
-            set(socket, level, option, &GroupRequest { interface, group })
+            set_value(socket, level, option, &GroupRequest { interface, group })
         }
         Some(source) => {
             let option = match what {
@@ -69,31 +71,11 @@ pub fn change(
                 group,
                 source: address(source),
             };
-            set(socket, level, option, &request)
+            set_value(socket, level, option, &request)
         }
     }
 }
 
 fn address(address: IpAddr) -> SockAddrStorage {
     SockAddr::from(SocketAddr::new(address, 0)).as_storage()
-}
-
-fn set<T>(
-    socket: RawFd,
-    level: libc::c_int,
-    option: libc::c_int,
-    request: &T,
-) -> Result<(), Errno> {
-    // SAFETY: the pointer is to a value of the given size, which the kernel only reads. Bytes
-    // between its fields need not be initialised: the kernel copies them and looks at fields only.
-    let result = unsafe {
-        libc::setsockopt(
-            socket,
-            level,
-            option,
-            (&raw const *request).cast(),
-            size_of::<T>() as libc::socklen_t,
-        )
-    };
-    Errno::result(result).map(drop)
 }

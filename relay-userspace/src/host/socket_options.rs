@@ -52,14 +52,29 @@ pub fn set(
     option: libc::c_int,
     value: libc::c_int,
 ) -> Result<(), Errno> {
-    // SAFETY: the pointer is to a local of the given size.
+    set_value(socket, level, option, &value)
+}
+
+/// Sets an option whose value is a `T`, which has no pointers.
+///
+/// # Errors
+///
+/// The system call's error.
+pub(super) fn set_value<T>(
+    socket: RawFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &T,
+) -> Result<(), Errno> {
+    // SAFETY: the pointer is to a value of the given size, which the kernel only reads. Bytes
+    // between its fields need not be initialised: the kernel copies them and looks at fields only.
     let result = unsafe {
         libc::setsockopt(
             socket,
             level,
             option,
-            (&raw const value).cast(),
-            size_of_val(&value) as libc::socklen_t,
+            (&raw const *value).cast(),
+            size_of::<T>() as libc::socklen_t,
         )
     };
     Errno::result(result).map(drop)

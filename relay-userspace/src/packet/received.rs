@@ -181,8 +181,8 @@ impl Received {
 
     /// Datagram `number`, counted from 0, of the GSO packet whose headers these are, with
     /// `payload_len` bytes of payload. It gets the identification that segmentation would give it
-    /// over IPv4, and a partial checksum: the kernel has built or joined the GSO packet itself, so none of its
-    /// datagrams has a checksum that could be wrong.
+    /// over IPv4, and a partial checksum: the kernel has built or joined the GSO packet itself, so
+    /// none of its datagrams has a checksum that could be wrong.
     #[inline]
     #[must_use]
     pub fn part(&self, number: u16, payload_len: u16) -> Self {

@@ -1,10 +1,11 @@
 //! What of the rules can run on this host as it is now, and what has to wait.
 //!
 //! [`super::build`] refuses all rules for one interface that is missing. A running relay goes on
-//! without it instead: the interface is taken out of the rules, as input, or as output of a version of
-//! IP, and with it whatever needs it, which is then pending with the reason. The rest is checked anew, because
-//! connected interfaces share a backend: without one of them the others may be on another. Every
-//! such pass takes at least one interface out of one of its three roles, so there are few.
+//! without it instead: the interface is taken out of the rules, as input, or as output of a version
+//! of IP, and with it whatever needs it, which is then pending with the reason. The rest is checked
+//! anew, because connected interfaces share a backend: without one of them the others may be on
+//! another. Every such pass takes at least one interface out of one of its three roles, so there
+//! are few.
 
 use std::{borrow::Cow, collections::HashMap, net::IpAddr, sync::Arc};
 

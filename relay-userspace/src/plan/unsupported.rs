@@ -42,19 +42,12 @@ pub(super) fn unsupported(document: &Document) -> Result<(), Mistakes> {
 }
 
 fn of_input(input: &Input) -> Option<&'static str> {
-    Some(match () {
-        () if input.local => "a rule with `local`",
-        () => return None,
-    })
+    input.local.then_some("a rule with `local`")
 }
 
 fn of_output(output: &Output) -> Option<&'static str> {
-    Some(match () {
-        () if output.group.host_bits() > MAX_HOST_BITS => {
-            "an output to a prefix of IPv6 groups that is shorter than /96"
-        }
-        () => return None,
-    })
+    (output.group.host_bits() > MAX_HOST_BITS)
+        .then_some("an output to a prefix of IPv6 groups that is shorter than /96")
 }
 
 /// The rules with one more shape than the kernel programs look for on one interface.

@@ -1,6 +1,6 @@
 //! The relay as a contender: it runs with a rule file of the job, pinned to the job's CPU.
 
-use std::{fmt::Write as _, path::Path};
+use std::{fmt::Write as _, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context, Result};
 use relay_tests::{
@@ -64,10 +64,7 @@ fn rule_file(job: &Job, transmit: Option<&str>) -> String {
         .zip(&job.flows)
         .map(|(n, flow)| rule(job, n, flow))
         .collect();
-    let mut text = match job.framing {
-        Framing::Ipv4 | Framing::Tagged => to_toml(&rules),
-        Framing::Ipv6 => ipv6_rules(job),
-    };
+    let mut text = to_toml(&rules);
     // Writing to a string does not fail.
     let _ = writeln!(
         text,
@@ -90,43 +87,24 @@ fn rule_file(job: &Job, transmit: Option<&str>) -> String {
     text
 }
 
-/// The rules of a job over IPv6.
-fn ipv6_rules(job: &Job) -> String {
-    let mut text = String::new();
-    for (n, flow) in job.flows.iter().enumerate() {
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            text,
-            "[[rules]]\nname = \"feed-{n}\"\ninput = {{ interface = \"{}\", group = \"{}\", \
-             port = {} }}\noutputs = [",
-            job.input,
-            group6(flow.group),
-            flow.port
-        );
-        for output in &flow.outputs {
-            let _ = writeln!(
-                text,
-                "  {{ interface = \"{}\", group = \"{}\", port = {} }},",
-                output.interface,
-                group6(output.group),
-                output.port
-            );
+fn rule(job: &Job, n: usize, flow: &crate::job::Flow) -> Rule {
+    let (group, port) = (flow.group, flow.port);
+    let mut rule = Rule::new(format!("feed-{n}"), &job.input, group, port);
+    rule.takes = match job.framing {
+        Framing::Ipv4 => flow.takes.clone(),
+        Framing::Tagged => Some(format!("group = \"{group}\", port = {port}, vlan = {VLAN}")),
+        Framing::Ipv6 => Some(six(group, port)),
+    };
+    flow.outputs.iter().fold(rule, |rule, output| {
+        let (group, port) = (output.group, output.port);
+        match job.framing {
+            Framing::Ipv4 | Framing::Tagged => rule.output(&output.interface, group, port),
+            Framing::Ipv6 => rule.output_that_goes(&output.interface, &six(group, port)),
         }
-        text += "]\n\n";
-    }
-    text
+    })
 }
 
-fn rule(job: &Job, n: usize, flow: &crate::job::Flow) -> Rule {
-    let mut rule = Rule::new(format!("feed-{n}"), &job.input, flow.group, flow.port);
-    rule.takes.clone_from(&flow.takes);
-    if job.framing == Framing::Tagged {
-        let (group, port) = (flow.group, flow.port);
-        rule = rule.takes(&format!(
-            "group = \"{group}\", port = {port}, vlan = {VLAN}"
-        ));
-    }
-    flow.outputs.iter().fold(rule, |rule, output| {
-        rule.output(&output.interface, output.group, output.port)
-    })
+/// The keys of the IPv6 group that `group` stands for.
+fn six(group: Ipv4Addr, port: u16) -> String {
+    format!("group = \"{}\", port = {port}", group6(group))
 }

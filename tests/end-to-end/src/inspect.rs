@@ -111,8 +111,8 @@ fn word(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// The one's complement sum, folded (RFC 1071).
-fn sum(bytes: &[u8], start: u32) -> u16 {
+/// The one's complement sum of `bytes` and `start`, folded (RFC 1071).
+pub fn sum(bytes: &[u8], start: u32) -> u16 {
     let mut sum = start;
     for pair in bytes.chunks(2) {
         sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));

@@ -15,16 +15,6 @@ fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
 }
 
-fn target_of(source: IpAddr, group: IpAddr, port: u16) -> Target {
-    Target {
-        source_mac: [2, 0, 0, 0, 0, 9],
-        destination_mac: of_group(group),
-        addresses: Addresses::between(source, group).unwrap(),
-        port,
-        ttl: Ttl::Decrement,
-    }
-}
-
 /// A datagram to `group`:`port`, as the decoder finds it, and as copies are made of it.
 fn datagram(source: IpAddr, group: IpAddr, port: u16) -> (Datagram, Received) {
     let mut frame = Vec::new();
@@ -85,13 +75,18 @@ fn a_copy_that_keeps_its_place_is_that_of_an_output_with_its_group_and_port() {
                 vlan: crate::config::rules::Vlan::Untagged,
             };
             let offset = Span::new(&matches).offset(&datagram);
-            let keeping = Template::new(&target_of(source, to.address(), first_port(out)))
-                .keeping(Keeps::new(&to, out));
             let keeps = Keeps::new(&to, out);
+            let keeping = Template::new(&target_of(
+                source,
+                to.address(),
+                first_port(out),
+                Ttl::Decrement,
+            ))
+            .keeping(keeps);
             assert_eq!(keeping.keeps_place(), !keeps.nothing());
             let mapped = keeping.moved_to(offset);
             let goes = (to.map(&from, group), out.map(ports, port));
-            let exact = Template::new(&target_of(source, goes.0, goes.1));
+            let exact = Template::new(&target_of(source, goes.0, goes.1, Ttl::Decrement));
             let bytes = |write: &dyn Fn(&mut [u8]) -> usize| {
                 let mut bytes = [0; HEADERS_ROOM];
                 let len = write(&mut bytes);

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use etherparse::{Ethernet2Header, Ipv6Header, PacketBuilder, UdpHeader};
 use nix::sys::socket::{setsockopt, sockopt};
 use relay_tests::background::eventually;
+use relay_tests::inspect::sum;
 use relay_tests::methods::{Method, TxMethod};
 use relay_tests::payload::payload;
 use relay_tests::raw::{Frame, RawReceiver, RawSender};
@@ -120,16 +121,6 @@ fn frame(from: &Endpoint, source: &str, source_port: u16, payload: &[u8]) -> Res
         .write(&mut frame, payload)?;
     frame[ETHERNET..ETHERNET + 4].copy_from_slice(&FIRST);
     Ok(frame)
-}
-
-/// The one's complement sum, folded (RFC 1071).
-fn sum(bytes: &[u8], start: u32) -> u16 {
-    let mut sum = start;
-    for pair in bytes.chunks(2) {
-        sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
 }
 
 /// The datagrams in a frame that has UDP over IPv6, with `size` bytes of payload each: several in a
