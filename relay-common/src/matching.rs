@@ -20,7 +20,10 @@
 //! Ranges of ports that overlap cut the ports into **classes**: the ports of one class are in the
 //! same ranges. A flow with a range has an entry for each of its classes.
 
-use crate::wire::{Addresses, Datagram, Vlan, ipv4, ipv6};
+mod keys;
+
+pub use self::keys::{ExactKey4, ExactKey6, Halves, ShapedKey4, ShapedKey6, place, shape_and_port};
+use crate::wire::{Addresses, Datagram, ipv4, ipv6};
 
 /// What a look-up finds: the flow's number, flags, and the position of its limit. All zeros stands
 /// for nothing.
@@ -109,13 +112,6 @@ impl FlowValue {
     }
 }
 
-/// An interface and a VLAN in it.
-#[inline(always)]
-#[must_use]
-pub const fn place(slot: u8, vlan: Vlan) -> u32 {
-    (slot as u32) << Vlan::BITS | vlan.bits()
-}
-
 /// The form of a flow's port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PortForm {
@@ -177,75 +173,6 @@ impl Forms {
         let form = shape.0 as u32 & ((1 << Shape::FORM_BITS) - 1);
         self.0.wrapping_shr(form * u16::BITS) as u16
     }
-}
-
-/// The key of an exact flow over IPv4.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ExactKey4 {
-    /// See [`place`].
-    pub place: u32,
-    /// The group, as it lies in memory.
-    pub group: ipv4::Address,
-    /// The port.
-    pub port: u32,
-}
-
-/// The key of an exact flow over IPv6.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ExactKey6 {
-    /// See [`place`].
-    pub place: u32,
-    /// The port.
-    pub port: u32,
-    /// The group, as it lies in memory.
-    pub group: ipv6::Address,
-}
-
-/// The key of a shaped flow over IPv4.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ShapedKey4 {
-    /// See [`place`].
-    pub place: u32,
-    /// The source as it lies in memory, 0 for any.
-    pub source: ipv4::Address,
-    /// The prefix, in host order.
-    pub group: u32,
-    /// See [`shape_and_port`].
-    pub shape_and_port: u32,
-}
-
-/// The key of a shaped flow over IPv6.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ShapedKey6 {
-    /// See [`place`].
-    pub place: u32,
-    /// See [`shape_and_port`].
-    pub shape_and_port: u32,
-    /// The halves of the addresses.
-    pub halves: [Halves; 2],
-}
-
-/// One half of a prefix and of a source. They are interleaved because LLVM makes a call of `memset`
-/// out of a source of zeros that lie together, and the verifier refuses that to a program without
-/// CAP_PERFMON.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Halves {
-    /// Of the prefix, in host order.
-    pub group: u64,
-    /// Of the source as it lies in memory, 0 for any.
-    pub source: u64,
-}
-
-/// A shape, and the port in the form that it has there.
-#[inline(always)]
-#[must_use]
-pub const fn shape_and_port(shape: Shape, port: u16) -> u32 {
-    (shape.0 as u32) << 16 | port as u32
 }
 
 /// The lists of shapes.
@@ -502,10 +429,6 @@ const fn mask6(len: u32) -> [u64; 2] {
     let at_128 = 0_u64.wrapping_sub(len as u64 >> 7);
     [part | from_64, part & from_64 | at_128]
 }
-
-const _: () = assert!(size_of::<ExactKey4>() == 12 && size_of::<ExactKey6>() == 24);
-const _: () = assert!(size_of::<ShapedKey4>() == 16 && size_of::<ShapedKey6>() == 40);
-const _: () = assert!(Vlan::BITS + u8::BITS == u32::BITS);
 
 #[cfg(feature = "user")]
 mod pod {

@@ -88,7 +88,7 @@ pub mod vlan;
 pub use self::{
     bytes::Bytes,
     datagram::{Addresses, Datagram},
-    decode::{decode, decode_stripped},
+    decode::{Kind, decode, decode_as, decode_stripped, kind},
     ethernet::{HEADER_LEN as ETHERNET_LEN, Mac, ethertype, mac},
     ipv4::HEADER_LEN as IPV4_LEN,
     ipv6::HEADER_LEN as IPV6_LEN,

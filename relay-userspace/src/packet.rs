@@ -14,7 +14,7 @@ mod tests;
 mod ttl;
 
 pub use self::{
-    offset::{Keeps, MAX_HOST_BITS, Offset, Span, first_port},
+    offset::{Keeps, Offset, Span, first_port},
     received::{Known, Received},
     template::{HEADERS_ROOM, Target, Template},
 };

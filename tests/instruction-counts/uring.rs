@@ -4,9 +4,10 @@
 use nix::libc;
 use relay::{
     datapath::{
-        batch::{Batch, Frame, OpenRuns},
+        batch::{Batch, Frame},
         flow_table::Flows,
         gso_packets::{self, Message, Outbox},
+        open_runs::OpenRuns,
         stats::WorkerStats,
         uring::{
             buffers::{Buffers, Held},
@@ -119,7 +120,7 @@ impl Worker {
             let datagrams = Datagrams::read(&arrival, INPUT, message, buffers, flows, stats);
             if let Some(mut datagrams) = datagrams {
                 while let Some(frame) = datagrams.next(&arrival.held, buffers) {
-                    batch.add(frame, buffers, flows, stats);
+                    batch.add(frame, datagrams.place.as_ref(), buffers, flows, stats);
                 }
             }
             buffers.release(arrival.held);
@@ -137,7 +138,7 @@ impl Worker {
             ..
         } = self;
         gso_packets::make(0, batch, flows, buffers, stats, slots);
-        for frame in batch.end() {
+        for frame in batch.end().0 {
             buffers.release(frame.place);
         }
     }
@@ -157,7 +158,7 @@ impl Outbox<Buffers> for Slots {
 
     unsafe fn post<'a, W, F>(&mut self, message: Message<W, F>, buffers: &'a Buffers)
     where
-        W: FnOnce(&mut VnetHeader),
+        W: FnOnce(&mut VnetHeader) -> usize,
         F: Iterator<Item = &'a Frame<Held>> + Clone,
     {
         if let Some(slot) = self.free.take(0) {

@@ -7,9 +7,10 @@ use nix::errno::Errno;
 use relay::{
     config::rules::{Match, PortMatch, Transmit, Ttl, Vlan},
     datapath::{
-        batch::{Batch, OpenRuns},
+        batch::Batch,
         flow_table::{Flows, Ports},
         gso_packets,
+        open_runs::OpenRuns,
         output_link::Links,
         slots::Slots,
         stats::WorkerStats,
@@ -346,14 +347,12 @@ impl Worker {
 
     /// Ends the batch: the chunks are free again.
     pub fn end(&mut self) {
-        for frame in self.batch.end() {
-            ring_outputs::forward(
-                frame,
-                &self.flows,
-                &mut self.chunks,
-                &mut self.ports,
-                &self.stats,
-            );
-        }
+        ring_outputs::forward_all(
+            &mut self.batch,
+            &self.flows,
+            &mut self.chunks,
+            &mut self.ports,
+            &self.stats,
+        );
     }
 }

@@ -30,7 +30,7 @@ pub trait Bytes {
 impl Bytes for [u8] {
     #[inline(always)]
     fn half(&self, offset: usize) -> Option<u16> {
-        let bytes = self.get(offset..)?.first_chunk()?;
+        let bytes = self.get(offset..offset + 2)?.first_chunk()?;
         Some(u16::from_ne_bytes(*bytes))
     }
 

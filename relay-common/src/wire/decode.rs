@@ -24,6 +24,42 @@ pub fn decode<B: Bytes + ?Sized>(frame: &B) -> Result<Datagram, Skip> {
     decode_stripped(frame, None)
 }
 
+/// What follows the Ethernet header of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+    /// Anything else: tags, or what no rule matches.
+    Other,
+}
+
+/// What follows the Ethernet header of `frame`.
+#[inline(always)]
+pub fn kind<B: Bytes + ?Sized>(frame: &B) -> Kind {
+    match frame.half(ethernet::field::TYPE.start).map(u16::from_be) {
+        Some(ethertype::IPV4) => Kind::Ipv4,
+        Some(ethertype::IPV6) => Kind::Ipv6,
+        _ => Kind::Other,
+    }
+}
+
+/// [`decode`] for a frame of this [`kind`]: for callers that have code of its own for each kind, in
+/// which all offsets are constants.
+///
+/// # Errors
+///
+/// As [`decode`].
+#[inline(always)]
+pub fn decode_as<B: Bytes + ?Sized>(kind: Kind, frame: &B) -> Result<Datagram, Skip> {
+    match kind {
+        Kind::Ipv4 => decode_ipv4::<UNTAGGED, B>(frame, Vlan::UNTAGGED),
+        Kind::Ipv6 => decode_ipv6::<UNTAGGED, B>(frame, Vlan::UNTAGGED),
+        Kind::Other => decode(frame),
+    }
+}
+
 /// Where the IP header is behind no tag, behind one, and behind two.
 const UNTAGGED: usize = ethernet::HEADER_LEN;
 const TAGGED: usize = UNTAGGED + TAG_LEN;

@@ -7,7 +7,11 @@
 
 use std::ops::Range;
 
-use super::{flow_table::Flows, stats::WorkerStats};
+use super::{
+    flow_table::Flows,
+    open_runs::{Entry, OpenRuns},
+    stats::WorkerStats,
+};
 use crate::packet::{HEADERS_ROOM, Offset, Received};
 
 /// The most datagrams in a run: more saves nothing measurable, and this many of 1000 bytes still
@@ -40,18 +44,8 @@ pub struct Batch<P> {
     /// Its capacity is the largest batch: in the worst case every frame is a run of its own.
     runs: Vec<Run>,
     open: OpenRuns,
-}
-
-/// By flow: the position of its last run, or `NONE`.
-#[derive(Debug)]
-pub struct OpenRuns(Box<[u32]>);
-
-impl OpenRuns {
-    /// For `flows` flows without a run.
-    #[must_use]
-    pub fn new(flows: usize) -> Self {
-        Self(vec![NONE; flows].into())
-    }
+    /// By position of the frame, for flows whose copies keep their places.
+    places: Box<[Offset]>,
 }
 
 /// One datagram.
@@ -63,27 +57,21 @@ pub struct Frame<P> {
     pub received: Received,
     /// Its flow.
     pub flow: u32,
-    /// Where in the prefix and range of its flow it was sent to, if copies keep that.
-    pub offset: Offset,
     /// Where its payload starts, in bytes from the start of its place.
     payload: u32,
-    /// Bytes of payload, without padding.
-    payload_len: u16,
     /// The position of the next frame of its run, or `NONE`.
     next: u32,
 }
 
 impl<P> Frame<P> {
-    /// A datagram of `flow` whose payload is the range `payload` of `place`.
+    /// A datagram of `flow` whose payload starts at `payload`, in bytes from the start of `place`.
     #[inline]
-    pub fn new(place: P, received: Received, flow: u32, payload: Range<usize>) -> Self {
+    pub fn new(place: P, received: Received, flow: u32, payload: usize) -> Self {
         Self {
             place,
             received,
             flow,
-            offset: Offset::default(),
-            payload: payload.start as u32,
-            payload_len: payload.len() as u16,
+            payload: payload as u32,
             next: NONE,
         }
     }
@@ -92,19 +80,19 @@ impl<P> Frame<P> {
     #[inline]
     pub fn payload<'a, M: Memory<Place = P>>(&'a self, memory: &'a M) -> &'a [u8] {
         let start = self.payload as usize;
-        memory.bytes(&self.place, start..start + usize::from(self.payload_len))
+        memory.bytes(&self.place, start..self.end())
     }
 
-    /// Length of its payload in bytes.
+    /// Length of its payload in bytes, without padding.
     #[inline]
     pub fn payload_len(&self) -> u16 {
-        self.payload_len
+        self.received.payload_len()
     }
 
     /// Where its payload ends, in bytes from the start of its place.
     #[inline]
     pub(super) fn end(&self) -> usize {
-        self.payload as usize + usize::from(self.payload_len)
+        self.payload as usize + usize::from(self.payload_len())
     }
 }
 
@@ -113,6 +101,7 @@ impl<P> Frame<P> {
 pub struct Run {
     /// Their flow.
     pub flow: u32,
+    entry: Entry,
     /// How many frames it has.
     pub count: u16,
     /// Bytes of payload of all its frames.
@@ -134,6 +123,7 @@ impl<P> Batch<P> {
             frames: Vec::with_capacity(size),
             runs: Vec::with_capacity(size),
             open,
+            places: vec![Offset::default(); size].into(),
         }
     }
 
@@ -148,37 +138,82 @@ impl<P> Batch<P> {
         self.frames.len() == self.frames.capacity()
     }
 
-    /// Adds a frame. The batch must not be full.
+    /// Adds a frame. `place` is where in its flow it was sent to, if copies keep that. The batch
+    /// must not be full.
     #[inline]
     pub fn add<M: Memory<Place = P>>(
         &mut self,
         frame: Frame<P>,
+        place: Option<&Offset>,
         memory: &M,
         flows: &Flows,
         stats: &WorkerStats,
     ) {
+        let flow = frame.flow;
+        let at = self.push(frame, stats);
+        if let Some(place) = place {
+            self.join_placed(at, flow, *place, memory, flows);
+        } else if !flows.socket_outputs(flow).is_empty() {
+            self.join(at, Entry::of_flow(flow), memory);
+        }
+    }
+
+    /// Notes the place of the frame at `at`, and puts the frame into a run. Out of line: few rule
+    /// files have such flows.
+    #[inline(never)]
+    fn join_placed<M: Memory<Place = P>>(
+        &mut self,
+        at: u32,
+        flow: u32,
+        place: Offset,
+        memory: &M,
+        flows: &Flows,
+    ) {
+        if let Some(of_frame) = self.places.get_mut(at as usize) {
+            *of_frame = place;
+        }
+        if flows.socket_outputs(flow).is_empty() {
+            return;
+        }
+        let (runs, places) = (&self.runs, &self.places);
+        let is_mine = |run: usize| {
+            let run = runs.get(run);
+            run.is_some_and(|run| run.flow == flow && Places(places).of(run.first) == place)
+        };
+        let entry = if flows.keeps_apart(flow) {
+            self.open.entry_of_place(flow, place, is_mine)
+        } else {
+            Entry::of_flow(flow)
+        };
+        let run = self.open.get(entry);
+        if !is_mine(run)
+            && let Some(run) = self.runs.get_mut(run)
+        {
+            run.open = false;
+        }
+        self.join(at, entry, memory);
+    }
+
+    /// Counts a frame and appends it. Returns its position.
+    #[inline]
+    fn push(&mut self, frame: Frame<P>, stats: &WorkerStats) -> u32 {
         stats.matched.add(1);
         if let Some(matched) = stats.flows.get(frame.flow as usize) {
             matched.add(1);
         }
-        let (at, flow) = (self.frames.len() as u32, frame.flow);
+        let at = self.frames.len() as u32;
         self.frames.push(frame);
-        if !flows.socket_outputs(flow).is_empty() {
-            self.join(at, memory);
-        }
+        at
     }
 
-    /// Puts the frame at `at` into its flow's last run, or into a new one.
+    /// Puts the frame at `at` into the last run of `entry`, or into a new one.
     #[inline]
-    fn join<M: Memory<Place = P>>(&mut self, at: u32, memory: &M) {
+    fn join<M: Memory<Place = P>>(&mut self, at: u32, entry: Entry, memory: &M) {
         let Some(frame) = self.frames.get(at as usize) else {
             return;
         };
         let (flow, payload_len) = (frame.flow, frame.payload_len());
-        let Some(open) = self.open.0.get_mut(flow as usize) else {
-            return;
-        };
-        if let Some(run) = self.runs.get_mut(*open as usize)
+        if let Some(run) = self.runs.get_mut(self.open.get(entry))
             && run.open
             && run.takes(frame, &self.frames, memory)
         {
@@ -190,9 +225,10 @@ impl<P> Batch<P> {
             }
             return;
         }
-        *open = self.runs.len() as u32;
+        self.open.set(entry, self.runs.len());
         self.runs.push(Run {
             flow,
+            entry,
             count: 1,
             payload_len,
             socket_output: 0,
@@ -206,18 +242,21 @@ impl<P> Batch<P> {
     /// The runs, in order, and the frames they refer to.
     #[inline]
     pub fn runs(&mut self) -> (&mut [Run], Frames<'_, P>) {
-        (&mut self.runs, Frames(&self.frames))
+        let frames = Frames {
+            frames: &self.frames,
+            places: Places(&self.places),
+        };
+        (&mut self.runs, frames)
     }
 
-    /// Ends the batch: hands out its frames in the order of their arrival.
+    /// Ends the batch: hands out its frames in the order of their arrival, and their places by their
+    /// positions in this order.
     #[inline]
-    pub fn end(&mut self) -> impl Iterator<Item = Frame<P>> + '_ {
+    pub fn end(&mut self) -> (impl Iterator<Item = Frame<P>> + '_, Places<'_>) {
         for run in self.runs.drain(..) {
-            if let Some(open) = self.open.0.get_mut(run.flow as usize) {
-                *open = NONE;
-            }
+            self.open.clear(run.entry);
         }
-        self.frames.drain(..)
+        (self.frames.drain(..), Places(&self.places))
     }
 }
 
@@ -242,7 +281,6 @@ impl Run {
             && len <= first.payload_len()
             && usize::from(self.count) < MAX_JOINED
             && u32::from(self.payload_len) + u32::from(len) <= MAX_PAYLOAD
-            && last.offset == frame.offset
             && last.received.is_followed_by(&frame.received);
         // Cutting a GSO packet computes checksums anew, and would hide a damaged payload.
         self.vouched = self.vouched || fits && first.received.checksum_ok(first.payload(memory));
@@ -259,16 +297,25 @@ impl Run {
     ) -> impl Iterator<Item = &'a Frame<P>> + Clone + use<'a, P> {
         let mut next = self.first;
         std::iter::from_fn(move || {
-            let frame = frames.0.get(next as usize)?;
+            let frame = frames.frames.get(next as usize)?;
             next = frame.next;
             Some(frame)
         })
+    }
+
+    /// The place of its frames in their flow. Of a flow whose copies keep nothing, any.
+    #[inline]
+    pub fn place<P>(&self, frames: Frames<'_, P>) -> Offset {
+        frames.places.of(self.first)
     }
 }
 
 /// The frames that runs refer to.
 #[derive(Debug)]
-pub struct Frames<'a, P>(&'a [Frame<P>]);
+pub struct Frames<'a, P> {
+    frames: &'a [Frame<P>],
+    places: Places<'a>,
+}
 
 // Not derived: a place need not be `Copy`.
 impl<P> Clone for Frames<'_, P> {
@@ -278,3 +325,20 @@ impl<P> Clone for Frames<'_, P> {
 }
 
 impl<P> Copy for Frames<'_, P> {}
+
+/// Where in the prefix and range of its flow each frame of a batch was sent to, by the frame's
+/// position. Of a flow whose copies keep nothing of that, any.
+#[derive(Debug, Clone, Copy)]
+pub struct Places<'a>(&'a [Offset]);
+
+impl Places<'_> {
+    /// The place of a frame.
+    #[inline]
+    #[must_use]
+    pub fn of(self, frame: u32) -> Offset {
+        self.0.get(frame as usize).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

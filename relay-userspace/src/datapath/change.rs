@@ -27,8 +27,9 @@ use std::{
 };
 
 use super::{
-    batch::{Batch, OpenRuns},
+    batch::Batch,
     flow_table::Flows,
+    open_runs::OpenRuns,
     stats::{OutputStats, WorkerStats},
     tx_socket::{self, TxSocket},
     uring::send_slots::SendSlots,

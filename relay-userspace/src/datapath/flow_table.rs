@@ -62,6 +62,8 @@ struct Flow {
     socket_outputs: Range<usize>,
     /// Its prefix and range, if copies keep their place in them.
     span: Option<Span>,
+    /// All copies of two places in them go to two destinations.
+    keeps_apart: bool,
 }
 
 /// Ring outputs whose frames are identical, a range of the ring outputs in [`Flows`].
@@ -135,6 +137,7 @@ impl Flows {
             }
             let (first_copies, first_socket_output) = (ring_copies.len(), socket_outputs.len());
             let mut span = None;
+            let mut keeps_apart = true;
             let mut by_template: Vec<(Template, Vec<RingOutput>)> = Vec::new();
             for (output, &number) in flow.outputs.iter().zip(&of_flow.outputs) {
                 let (Some(interface), Some(addresses)) = (
@@ -154,6 +157,7 @@ impl Flows {
                 if !keeps.nothing() {
                     span = Some(Span::new(&flow.matches));
                 }
+                keeps_apart &= keeps.all_of(&flow.matches);
                 let template = template.keeping(keeps);
                 let max_payload = template.max_payload(interface.mtu);
                 match leaves_by(plan, worker, output.interface, ports) {
@@ -196,6 +200,7 @@ impl Flows {
                     ring_copies: first_copies..ring_copies.len(),
                     socket_outputs: first_socket_output..socket_outputs.len(),
                     span,
+                    keeps_apart,
                 };
             }
         }
@@ -299,18 +304,32 @@ impl Flows {
     /// copy keeps that.
     #[inline]
     #[must_use]
-    pub fn offset(&self, flow: u32, datagram: &Datagram) -> Option<Offset> {
+    pub fn place(&self, flow: u32, datagram: &Datagram) -> Option<Offset> {
         if self.keeps_places {
-            self.place_in(flow, datagram)
+            self.place_in(flow, *datagram)
         } else {
             None
         }
     }
 
-    /// Out of line: few rule files have such flows.
+    /// Out of line: few rule files have such flows. By value, so that a datagram need not lie in
+    /// memory for it.
     #[inline(never)]
-    fn place_in(&self, flow: u32, datagram: &Datagram) -> Option<Offset> {
-        Some(self.flows.get(flow as usize)?.span?.offset(datagram))
+    fn place_in(&self, flow: u32, datagram: Datagram) -> Option<Offset> {
+        Some(self.flows.get(flow as usize)?.span?.offset(&datagram))
+    }
+
+    /// Whether all copies of two places in a flow go to two destinations, so that their order is
+    /// none of any destination's.
+    pub(super) fn keeps_apart(&self, flow: u32) -> bool {
+        let flow = self.flows.get(flow as usize);
+        flow.is_some_and(|flow| flow.keeps_apart)
+    }
+
+    /// Whether any copy leaves through a TX ring.
+    #[inline]
+    pub(super) fn have_ring_outputs(&self) -> bool {
+        !self.ring_copies.is_empty()
     }
 
     /// The ring outputs of a flow, one entry per set of identical frames.

@@ -19,7 +19,7 @@ pub struct Message<W, F> {
     pub output: u32,
     /// How many frames it holds.
     pub count: u16,
-    /// Writes the vnet header and the frame's headers.
+    /// Writes the vnet header and the frame's headers, and returns their length in all.
     pub write: W,
     /// The frames whose payloads follow the headers, at most [`super::batch::MAX_JOINED`].
     pub frames: F,
@@ -38,7 +38,7 @@ pub trait Outbox<M: Memory> {
     /// and for as long after that as the outbox holds their places.
     unsafe fn post<'a, W, F>(&mut self, message: Message<W, F>, memory: &'a M)
     where
-        W: FnOnce(&mut VnetHeader),
+        W: FnOnce(&mut VnetHeader) -> usize,
         F: Iterator<Item = &'a Frame<M::Place>> + Clone,
         M::Place: 'a;
 
@@ -127,10 +127,11 @@ impl<M: Memory> Copies<'_, M> {
             self.post_in_parts(socket_output, ttl, outbox);
             return;
         }
-        let write = |vnet_header: &mut VnetHeader| {
-            vnet_header.joined(self.first.payload_len(), |headers| {
-                template.write_joined(headers, received, ttl, run.payload_len)
-            });
+        let (each, all) = (self.first.payload_len(), run.payload_len);
+        let write = move |vnet_header: &mut VnetHeader| {
+            vnet_header.joined(each, |headers| {
+                template.write_joined(headers, received, ttl, all)
+            })
         };
         let frames = run.frames(self.frames);
         // SAFETY: the batch is borrowed until `make` has finished the outbox, and gives its places
@@ -157,7 +158,7 @@ impl<M: Memory> Copies<'_, M> {
         outbox: &mut impl Outbox<M>,
         stats: &WorkerStats,
     ) {
-        let moved = socket_output.moved_to(self.first.offset);
+        let moved = socket_output.moved_to(self.run.place(self.frames));
         self.post(&moved, outbox, stats);
     }
 
@@ -180,11 +181,9 @@ impl<M: Memory> Copies<'_, M> {
         ttl: u8,
         outbox: &mut impl Outbox<M>,
     ) {
-        let write = |vnet_header: &mut VnetHeader| {
-            vnet_header.single(|headers| {
-                let template = &socket_output.template;
-                template.write(headers, &frame.received, ttl, udp_sum)
-            });
+        let (template, received) = (&socket_output.template, &frame.received);
+        let write = move |vnet_header: &mut VnetHeader| {
+            vnet_header.single(|headers| template.write(headers, received, ttl, udp_sum))
         };
         // SAFETY: as above.
         unsafe {
@@ -219,7 +218,7 @@ impl<M: Memory> Copies<'_, M> {
                 let write = |vnet_header: &mut VnetHeader| {
                     vnet_header.joined(first.payload_len(), |headers| {
                         template.write_joined(headers, &first.received, ttl, payload_len)
-                    });
+                    })
                 };
                 // SAFETY: as above.
                 unsafe {

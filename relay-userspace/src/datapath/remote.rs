@@ -14,10 +14,10 @@ mod ports;
 use std::{os::fd::RawFd, sync::Arc};
 
 use super::{
-    batch::OpenRuns,
     change::{Change, Exchange, Inbox, NewTxSockets},
     error::SetupError,
     flow_table::{Flows, Ports},
+    open_runs::OpenRuns,
     output_link::{Link, Links},
     slots::{Assigned, Book, Entry, Leaving, OutputIdentity},
     stats::{Dropped, OutputStats, WorkerStats},

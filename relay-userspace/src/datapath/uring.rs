@@ -278,7 +278,7 @@ impl UringWorker {
                 Datagrams::read(&arrival, *input, ring.message(), buffers, flows, stats);
             if let Some(mut datagrams) = datagrams {
                 while let Some(frame) = datagrams.next(&arrival.held, buffers) {
-                    batch.add(frame, buffers, flows, stats);
+                    batch.add(frame, datagrams.place.as_ref(), buffers, flows, stats);
                     if batch.is_full() {
                         post(ring, buffers, flows, batch, stats);
                     }
@@ -366,7 +366,7 @@ fn post(
         let mut outbox = Post::new(ring, tx_socket, stats);
         gso_packets::make(tx_socket, batch, flows, buffers, stats, &mut outbox);
     }
-    for frame in batch.end() {
+    for frame in batch.end().0 {
         buffers.release(frame.place);
     }
 }

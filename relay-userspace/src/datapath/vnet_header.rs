@@ -25,8 +25,6 @@ pub struct VnetHeader {
     csum_offset: u16,
     /// Ethernet, IP and UDP.
     headers: [u8; HEADERS_ROOM],
-    /// How many bytes the kernel reads, from the start on. It does not read this.
-    len: usize,
 }
 
 const _: () = assert!(offset_of!(VnetHeader, headers) == ReceivedVnetHeader::LEN);
@@ -41,56 +39,46 @@ impl VnetHeader {
         csum_start: 0,
         csum_offset: 0,
         headers: [0; HEADERS_ROOM],
-        len: ReceivedVnetHeader::LEN,
     };
 
-    /// How many bytes the kernel reads, from the start on.
-    #[inline]
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "it always has the bytes in front of the headers"
-    )]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// The bytes as the kernel reads them.
-    pub fn bytes(&self) -> &[u8] {
-        let len = self.len.min(ReceivedVnetHeader::LEN + HEADERS_ROOM);
-        // SAFETY: the fields that the kernel reads are plain numbers, without gaps up to the end of
-        // the headers, as the assertion above says.
+    /// The first `len` bytes, as the kernel reads them.
+    pub fn bytes(&self, len: usize) -> &[u8] {
+        let len = len.min(ReceivedVnetHeader::LEN + HEADERS_ROOM);
+        // SAFETY: the fields are plain numbers, without gaps up to the end of the headers, as the
+        // assertion above says.
         unsafe { std::slice::from_raw_parts(std::ptr::from_ref(self).cast(), len) }
     }
 
     /// Makes it the one of a frame that leaves as it is. `write` writes the headers and returns
-    /// their length.
+    /// their length. Returns how many bytes the kernel reads, from the start on.
     #[inline]
-    pub fn single(&mut self, write: impl FnOnce(&mut [u8; HEADERS_ROOM]) -> usize) {
+    pub fn single(&mut self, write: impl FnOnce(&mut [u8; HEADERS_ROOM]) -> usize) -> usize {
         self.flags = 0;
         self.gso_type = VIRTIO_NET_HDR_GSO_NONE;
         self.hdr_len = 0;
         self.gso_size = 0;
         self.csum_start = 0;
         self.csum_offset = 0;
-        self.len = ReceivedVnetHeader::LEN + write(&mut self.headers);
+        ReceivedVnetHeader::LEN + write(&mut self.headers)
     }
 
     /// Makes it the one of a GSO packet of datagrams of `payload_len` bytes, of which the last may
-    /// be shorter. `write` writes the headers and returns their length.
+    /// be shorter. `write` writes the headers and returns their length. Returns how many bytes the
+    /// kernel reads, from the start on.
     #[inline]
     pub fn joined(
         &mut self,
         payload_len: u16,
         write: impl FnOnce(&mut [u8; HEADERS_ROOM]) -> usize,
-    ) {
+    ) -> usize {
         let headers_len = write(&mut self.headers);
-        self.len = ReceivedVnetHeader::LEN + headers_len;
         self.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
         self.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
         self.hdr_len = headers_len as u16;
         self.gso_size = payload_len;
         self.csum_start = headers_len.saturating_sub(UDP_LEN) as u16;
         self.csum_offset = udp::CHECKSUM.start as u16;
+        ReceivedVnetHeader::LEN + headers_len
     }
 }
 

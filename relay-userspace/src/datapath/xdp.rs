@@ -219,9 +219,7 @@ impl XdpWorker {
             receive::add_all(source, &mut self.received, batch, chunks, flows, stats);
             self.tx_sockets.send(batch, flows, chunks, stats);
             // Only after the TX sockets: the last copy takes the received chunk itself.
-            for frame in batch.end() {
-                ring_outputs::forward(frame, flows, chunks, ports, stats);
-            }
+            ring_outputs::forward_all(batch, flows, chunks, ports, stats);
         }
         self.kick();
         for port in &mut self.ports.all {

@@ -95,11 +95,11 @@ impl Table {
             self.last = Some((key, value.flow()));
             return Some(value.flow());
         }
-        self.search(slot, datagram)
+        self.search(slot, *datagram)
     }
 
     /// The same for IPv6, with the exact `key` of `datagram`.
-    #[inline(never)]
+    #[inline]
     fn look_up6(&mut self, key: ExactKey6, slot: u8, datagram: &Datagram) -> Option<u32> {
         if let Some((last, flow)) = self.last6
             && last == key
@@ -111,13 +111,13 @@ impl Table {
             self.last6 = Some((key, value.flow()));
             return Some(value.flow());
         }
-        self.search(slot, datagram)
+        self.search(slot, *datagram)
     }
 
     /// The same for what is not an exact flow, or not only that.
     #[inline(never)]
-    fn search(&self, slot: u8, datagram: &Datagram) -> Option<u32> {
-        let value = matching::find(self, slot, datagram);
+    fn search(&self, slot: u8, datagram: Datagram) -> Option<u32> {
+        let value = matching::find(self, slot, &datagram);
         value.is_flow().then(|| value.flow())
     }
 }

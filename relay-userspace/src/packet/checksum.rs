@@ -1,20 +1,43 @@
 //! One's complement sums of the Internet checksum (RFC 1071).
 //!
-//! Sums are of big-endian 16-bit words, and a folded sum is 0 only if every byte was 0. The payload
-//! sum is the only part of the relay that reads a payload, so it uses the widest instructions of
-//! the CPU: `avx2` where it has AVX2, 64-bit words otherwise. Both give the same value for every
-//! input.
+//! Sums are of 16-bit words as they lie in memory, and a folded sum is 0 only if every byte was 0.
+//! The order of the two bytes does not matter as long as it is the same everywhere (RFC 1071,
+//! section 2 B): a checksum is read and written as it lies in memory, and no byte is swapped. A
+//! number that stands in no header, such as a length, enters a sum by [`word`].
+//!
+//! The payload sum is the only part of the relay that reads a payload, so it uses the widest
+//! instructions of the CPU: `avx2` where it has AVX2, 64-bit words otherwise. Both give the same
+//! value for every input.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 
-/// The one's complement sum of up to a few dozen big-endian words, not folded.
+/// The one's complement sum of up to a few dozen words, not folded.
 #[inline]
 pub(crate) fn sum_words(bytes: &[u8]) -> u32 {
-    bytes
-        .chunks_exact(2)
-        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
-        .sum()
+    let words = bytes.as_chunks().0.iter();
+    words.map(|word| u32::from(u16::from_ne_bytes(*word))).sum()
+}
+
+/// The same for the addresses of a header: their length is a multiple of 4.
+#[inline(always)]
+pub(super) fn sum_addresses(bytes: &[u8]) -> u32 {
+    let words = bytes.as_chunks().0.iter();
+    let sum = words.map(|word| u32::from_ne_bytes(*word)).fold(0, add_32);
+    (sum & 0xffff) + (sum >> 16)
+}
+
+/// The sum, with the carry out of the highest bit added at the lowest one.
+#[inline(always)]
+fn add_32(sum: u32, word: u32) -> u32 {
+    let (sum, carry) = sum.overflowing_add(word);
+    sum + u32::from(carry)
+}
+
+/// What a field of 16 bits with this value adds to a sum.
+#[inline]
+pub(crate) fn word(value: u16) -> u32 {
+    u32::from(value.to_be())
 }
 
 /// The folded one's complement sum of a payload; an odd last byte is padded with zero (RFC 1071).
@@ -35,8 +58,7 @@ pub(crate) fn sum_payload(bytes: &[u8]) -> u16 {
 /// stays short.
 #[inline(never)]
 fn sum_by_64_bits(bytes: &[u8]) -> u16 {
-    // Sums in the machine's byte order and swaps once at the end (RFC 1071, section 2 B); a carry
-    // out of the highest bit is added at the lowest one.
+    // A carry out of the highest bit is added at the lowest one.
     let add = |sum: u64, word: u64| {
         let (sum, carry) = sum.overflowing_add(word);
         sum + u64::from(carry)
@@ -59,14 +81,15 @@ fn sum_by_64_bits(bytes: &[u8]) -> u16 {
     sum = add(sum, u64::from_ne_bytes(last));
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-    u16::from_be(fold(sum as u32))
+    fold(sum as u32)
 }
 
 /// Folds the carries of a one's complement sum (RFC 1071).
 #[inline]
 pub(crate) fn fold(sum: u32) -> u16 {
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
+    // The upper half becomes the sum of both, and the carry of the lower half is added to it.
+    let (sum, _) = sum.overflowing_add(sum.rotate_left(16));
+    (sum >> 16) as u16
 }
 
 /// A computed UDP checksum of 0 leaves as `0xffff`, because 0 means none (RFC 768).
@@ -79,13 +102,14 @@ pub(crate) fn nonzero(checksum: u16) -> u16 {
 mod tests {
     use super::*;
 
-    /// RFC 1071 word by word, with the carry added back after each.
+    /// RFC 1071 word by word, with the carry added back after each, as it lies in memory.
     fn reference(bytes: &[u8]) -> u16 {
-        bytes.chunks(2).fold(0, |sum, word| {
+        let sum = bytes.chunks(2).fold(0, |sum, word| {
             let low = word.get(1).copied().unwrap_or(0);
             let sum = sum + (u32::from(word[0]) << 8 | u32::from(low));
             (sum & 0xffff) + (sum >> 16)
-        }) as u16
+        });
+        (sum as u16).to_be()
     }
 
     /// Bytes without a pattern (xorshift).
@@ -106,6 +130,19 @@ mod tests {
         let len = bytes.len();
         assert_eq!(sum_payload(bytes), right, "{what}, {len} bytes");
         assert_eq!(sum_by_64_bits(bytes), right, "{what}, {len} bytes");
+    }
+
+    #[test]
+    fn every_carry_is_folded() {
+        let halves = [0, 1, 2, 0x7fff, 0x8000, 0xfffe, 0xffff];
+        for (high, low) in halves
+            .iter()
+            .flat_map(|&high| halves.map(|low| (high, low)))
+        {
+            let sum = high + low;
+            let right = (sum & 0xffff) + (sum >> 16);
+            assert_eq!(u32::from(fold(high << 16 | low)), right, "{high:x} {low:x}");
+        }
     }
 
     #[test]
@@ -141,8 +178,8 @@ mod tests {
             let mut bytes = vec![0; len];
             for at in 0..len {
                 bytes[at] = 0x5a;
-                let right = if at % 2 == 0 { 0x5a00 } else { 0x5a };
-                assert_eq!(sum_payload(&bytes), right, "byte {at} of {len}");
+                let right: u16 = if at % 2 == 0 { 0x5a00 } else { 0x5a };
+                assert_eq!(sum_payload(&bytes), right.to_be(), "byte {at} of {len}");
                 bytes[at] = 0;
             }
         }

@@ -9,23 +9,37 @@ use relay_common::wire::{Addresses, Datagram};
 
 use crate::config::rules::{Match, PortMatch, Prefix};
 
-/// The most bits of a host part that a copy can keep: those of the identifier of an IPv6 group
-/// (RFC 3307).
-pub const MAX_HOST_BITS: u8 = 32;
-
 /// The place of a datagram's destination. All zeros is that of a flow whose copies keep nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Offset {
     /// The host part of its group.
-    pub(super) host: u32,
+    pub(super) host: u128,
     /// How far its port is from the first one.
     pub(super) port: u16,
+}
+
+impl Offset {
+    /// The place with this host part, `port` behind the first port.
+    #[must_use]
+    pub const fn at(host: u128, port: u16) -> Self {
+        Self { host, port }
+    }
+
+    /// A hash of `bits` bits of the place in `flow` (Fibonacci hashing).
+    #[must_use]
+    pub const fn hash(self, flow: u32, bits: u32) -> u32 {
+        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+        let host = (self.host as u64).wrapping_add(((self.host >> 64) as u64).wrapping_mul(GOLDEN));
+        let of_flow = (flow as u64) << 32 | (self.port as u64) << 16;
+        let mixed = host.wrapping_mul(GOLDEN) ^ of_flow;
+        (mixed.wrapping_mul(GOLDEN) >> (u64::BITS - bits)) as u32
+    }
 }
 
 /// The prefix and the range of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    host_mask: u32,
+    host_mask: u128,
     first_port: u16,
 }
 
@@ -43,14 +57,15 @@ impl Span {
     #[inline]
     #[must_use]
     pub fn offset(&self, datagram: &Datagram) -> Offset {
-        let end_of_group = match datagram.addresses {
-            Addresses::V4 { group, .. } => u32::from_be(group),
-            Addresses::V6 {
-                group: [_, end], ..
-            } => u64::from_be(end) as u32,
+        let group = match datagram.addresses {
+            Addresses::V4 { group, .. } => u128::from(u32::from_be(group)),
+            Addresses::V6 { group, .. } => {
+                let [high, low] = group.map(|half| u128::from(u64::from_be(half)));
+                high << u64::BITS | low
+            }
         };
         Offset {
-            host: end_of_group & self.host_mask,
+            host: group & self.host_mask,
             port: datagram.port.wrapping_sub(self.first_port),
         }
     }
@@ -73,6 +88,12 @@ impl Keeps {
             host: !group.is_one(),
             port: ports.one().is_none(),
         }
+    }
+
+    /// Everything that a flow with these `matches` leaves open: two places go to two destinations.
+    #[must_use]
+    pub fn all_of(self, matches: &Match) -> bool {
+        (self.host || matches.group.is_one()) && (self.port || matches.ports.one().is_some())
     }
 
     /// Nothing: all copies have the same destination.
@@ -102,12 +123,10 @@ pub fn first_port(ports: PortMatch) -> u16 {
     }
 }
 
-/// The host bits of `prefix`, of the last [`MAX_HOST_BITS`] of a group.
-fn host_mask(prefix: &Prefix) -> u32 {
-    match prefix.host_bits() {
-        0 => 0,
-        bits => u32::MAX >> MAX_HOST_BITS.saturating_sub(bits),
-    }
+/// The host bits of a group in `prefix`.
+fn host_mask(prefix: &Prefix) -> u128 {
+    let unused = u128::BITS - u32::from(prefix.host_bits());
+    u128::MAX.checked_shr(unused).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -122,7 +141,7 @@ mod tests {
         assert_eq!(mask("239.1.1.0/24"), 0xff);
         assert_eq!(mask("224.0.0.0/4"), 0x0fff_ffff);
         assert_eq!(mask("ff3e::/128"), 0);
-        assert_eq!(mask("ff3e::/97"), u32::MAX >> 1);
-        assert_eq!(mask("ff3e::/96"), u32::MAX);
+        assert_eq!(mask("ff3e::/97"), u128::from(u32::MAX >> 1));
+        assert_eq!(mask("ff00::/8"), u128::MAX >> 8);
     }
 }

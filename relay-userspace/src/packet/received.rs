@@ -10,12 +10,15 @@ use relay_common::wire::{
     udp::field as udp,
 };
 
-use super::checksum::{fold, nonzero, sum_payload, sum_words};
+use super::checksum::{fold, sum_addresses, sum_payload, word};
 
-/// The protocol number of UDP, as a word of a sum.
-pub(super) const PROTOCOL_UDP: u32 = ipv4::PROTOCOL_UDP as u32;
+/// The protocol number of UDP.
+pub(super) const PROTOCOL_UDP: u16 = ipv4::PROTOCOL_UDP as u16;
 /// The flag of datagrams that no router may fragment (RFC 791).
 const DONT_FRAGMENT: u16 = 0x4000;
+/// At least the sum of both addresses and a port, and a multiple of 65535, so that subtracting from
+/// it is subtracting as checksums do.
+const MORE_THAN_ALL: u32 = 0xffff * (ipv6::ADDRESSES.end - ipv6::ADDRESSES.start + 2) as u32 / 2;
 
 /// The fields that all copies of one received datagram have in common.
 ///
@@ -28,12 +31,18 @@ pub struct Received {
     pub(super) tos: u8,
     /// Time to live, or hop limit.
     pub(super) ttl: u8,
-    /// IPv4: identification, then flags and fragment offset. IPv6: the first two words of the
-    /// header, which are version, traffic class and flow label.
-    pub(super) words: [u16; 2],
-    pub(super) source_port: u16,
-    pub(super) udp_len: u16,
     checksum: Checksum,
+    /// As they lie in memory. IPv4: identification, then flags and fragment offset. IPv6: the first
+    /// two words of the header, which are version, traffic class and flow label.
+    pub(super) words: [u16; 2],
+    /// As it lies in the header.
+    pub(super) source_port: u16,
+    /// Length of the UDP payload in bytes.
+    payload_len: u16,
+    /// IPv4: the sum of `tos` and `words`.
+    pub(super) ip_sum: u32,
+    /// Of a complete checksum: the sum of everything that it covers and that no output changes.
+    kept: u32,
 }
 
 /// The headers of a received datagram, as far as they depend on the version of IP.
@@ -42,6 +51,7 @@ struct Ip {
     tos: u8,
     ttl: u8,
     words: [u16; 2],
+    ip_sum: u32,
     /// Sum of the words of both addresses.
     addresses: u32,
 }
@@ -49,37 +59,68 @@ struct Ip {
 impl Ip {
     #[inline(always)]
     fn v4(header: &[u8; IPV4_LEN]) -> Self {
+        let (tos, words) = (
+            header[ip::TOS],
+            [at(header, ip::ID), at(header, ip::FRAGMENT)],
+        );
         Self {
             is_ipv6: false,
-            tos: header[ip::TOS],
+            tos,
             ttl: header[ip::TTL],
-            words: [word(header, ip::ID), word(header, ip::FRAGMENT)],
-            addresses: sum_words(&header[ip::ADDRESSES]),
+            words,
+            ip_sum: ip_sum(tos, words),
+            addresses: sum_addresses(&header[ip::ADDRESSES]),
         }
     }
 
     #[inline(always)]
     fn v6(header: &[u8; IPV6_LEN]) -> Self {
+        let first = ipv6::VERSION_CLASS_AND_LABEL.start;
         Self {
             is_ipv6: true,
             tos: 0,
             ttl: header[ipv6::HOP_LIMIT],
-            words: FIRST_WORDS.map(|at| word(header, at)),
-            addresses: sum_words(&header[ipv6::ADDRESSES]),
+            words: [
+                at(header, first..first + 2),
+                at(header, first + 2..first + 4),
+            ],
+            ip_sum: 0,
+            addresses: sum_addresses(&header[ipv6::ADDRESSES]),
         }
     }
 }
 
-/// Version, traffic class and flow label of an IPv6 header, in two words.
-pub(super) const FIRST_WORDS: [Field; 2] = [
-    ipv6::VERSION_CLASS_AND_LABEL.start..ipv6::VERSION_CLASS_AND_LABEL.start + 2,
-    ipv6::VERSION_CLASS_AND_LABEL.start + 2..ipv6::VERSION_CLASS_AND_LABEL.end,
-];
+/// The ports, the length and the checksum of a UDP header, as they lie in memory.
+struct Udp {
+    source_port: u16,
+    destination_port: u16,
+    len: u16,
+    checksum: u16,
+}
 
-/// The 16 bits of `field`.
-#[inline]
-fn word<const N: usize>(header: &[u8; N], field: Field) -> u16 {
-    u16::from_be_bytes([header[field.start], header[field.start + 1]])
+impl Udp {
+    #[inline(always)]
+    fn of(header: &[u8; UDP_LEN]) -> Self {
+        Self {
+            source_port: at(header, udp::SOURCE_PORT),
+            destination_port: at(header, udp::DESTINATION_PORT),
+            len: at(header, udp::LEN),
+            checksum: at(header, udp::CHECKSUM),
+        }
+    }
+}
+
+/// The sum of the fields of an IPv4 header that copies keep.
+#[inline(always)]
+fn ip_sum(tos: u8, words: [u16; 2]) -> u32 {
+    let [id, flags] = words.map(u32::from);
+    word(u16::from(tos)) + id + flags
+}
+
+/// The 16 bits of `field`, as they lie in memory.
+#[inline(always)]
+fn at<const LEN: usize>(header: &[u8; LEN], field: Field) -> u16 {
+    u16::from_ne_bytes([header[field.start], header[field.start + 1]])
 }
 
 /// What the kernel says about a received UDP checksum.
@@ -106,10 +147,10 @@ enum Checksum {
     /// The sender left it to the hardware, but the frame passed no hardware: a local socket over
     /// veth.
     Partial,
-    /// Complete. `kept` is the sum of everything that it covers and that no output changes.
-    Complete { kept: u16 },
+    /// Complete.
+    Complete,
     /// Complete, and verified by the kernel or the NIC.
-    Right { kept: u16 },
+    Right,
 }
 
 impl Received {
@@ -122,60 +163,44 @@ impl Received {
     #[must_use]
     pub fn read(frame: &[u8], datagram: &Datagram, known: Known) -> Option<Self> {
         let headers = frame.get(usize::from(datagram.network)..)?;
+        let payload_len = datagram.payload_len;
         match datagram.addresses {
             Addresses::V4 { .. } => {
                 let headers = headers.first_chunk::<{ IPV4_LEN + UDP_LEN }>()?;
                 let (ip, udp) = headers.split_first_chunk()?;
-                Some(Self::of(
-                    &Ip::v4(ip),
-                    udp.first_chunk()?,
-                    datagram.port,
-                    known,
-                ))
+                let udp = Udp::of(udp.first_chunk()?);
+                Some(Self::of(&Ip::v4(ip), &udp, payload_len, known))
             }
             Addresses::V6 { .. } => {
                 let headers = headers.first_chunk::<{ IPV6_LEN + UDP_LEN }>()?;
                 let (ip, udp) = headers.split_first_chunk()?;
-                Some(Self::of(
-                    &Ip::v6(ip),
-                    udp.first_chunk()?,
-                    datagram.port,
-                    known,
-                ))
+                let udp = Udp::of(udp.first_chunk()?);
+                Some(Self::of(&Ip::v6(ip), &udp, payload_len, known))
             }
         }
     }
 
     #[inline(always)]
-    fn of(ip: &Ip, header: &[u8; UDP_LEN], port: u16, known: Known) -> Self {
-        let udp_len = word(header, udp::LEN);
-        let addresses = ip.addresses;
-        let value = word(header, udp::CHECKSUM);
-        let partial = match known {
-            Known::Nothing => value == fold(addresses + PROTOCOL_UDP + u32::from(udp_len)),
-            Known::Partial => true,
-            Known::Complete | Known::Right => false,
+    fn of(ip: &Ip, udp: &Udp, payload_len: u16, known: Known) -> Self {
+        let pseudo = || fold(ip.addresses + word(PROTOCOL_UDP) + u32::from(udp.len));
+        let checksum = match known {
+            _ if udp.checksum == 0 => Checksum::Absent,
+            Known::Nothing if udp.checksum == pseudo() => Checksum::Partial,
+            Known::Partial => Checksum::Partial,
+            Known::Nothing | Known::Complete => Checksum::Complete,
+            Known::Right => Checksum::Right,
         };
-        let checksum = if value == 0 {
-            Checksum::Absent
-        } else if partial {
-            Checksum::Partial
-        } else {
-            let old = addresses + u32::from(port);
-            let kept = fold(u32::from(!value) + u32::from(!fold(old)));
-            match known {
-                Known::Right => Checksum::Right { kept },
-                _ => Checksum::Complete { kept },
-            }
-        };
+        let changed = ip.addresses + u32::from(udp.destination_port);
         Self {
             is_ipv6: ip.is_ipv6,
             tos: ip.tos,
             ttl: ip.ttl,
-            words: ip.words,
-            source_port: word(header, udp::SOURCE_PORT),
-            udp_len,
             checksum,
+            words: ip.words,
+            source_port: udp.source_port,
+            payload_len,
+            ip_sum: ip.ip_sum,
+            kept: u32::from(!udp.checksum) + (MORE_THAN_ALL - changed),
         }
     }
 
@@ -188,17 +213,30 @@ impl Received {
     pub fn part(&self, number: u16, payload_len: u16) -> Self {
         let [first, second] = self.words;
         let number = if self.is_ipv6 { 0 } else { number };
+        let words = [u16::from_be(first).wrapping_add(number).to_be(), second];
         Self {
-            words: [first.wrapping_add(number), second],
-            udp_len: payload_len + UDP_LEN as u16,
             checksum: match self.checksum {
                 Checksum::Absent => Checksum::Absent,
-                Checksum::Partial | Checksum::Complete { .. } | Checksum::Right { .. } => {
-                    Checksum::Partial
-                }
+                Checksum::Partial | Checksum::Complete | Checksum::Right => Checksum::Partial,
             },
+            words,
+            payload_len,
+            ip_sum: ip_sum(self.tos, words),
             ..*self
         }
+    }
+
+    /// Length of the UDP payload in bytes.
+    #[inline]
+    #[must_use]
+    pub const fn payload_len(&self) -> u16 {
+        self.payload_len
+    }
+
+    /// Length of the UDP datagram in bytes, its header included.
+    #[inline]
+    pub(super) const fn udp_len(&self) -> u16 {
+        self.payload_len.wrapping_add(UDP_LEN as u16)
     }
 
     /// The sum of everything that the UDP checksum covers and that no output changes; `None` if the
@@ -210,7 +248,7 @@ impl Received {
         match self.checksum {
             Checksum::Absent => None,
             Checksum::Partial => Some(self.computed(payload)),
-            Checksum::Complete { kept } | Checksum::Right { kept } => Some(u32::from(kept)),
+            Checksum::Complete | Checksum::Right => Some(self.kept),
         }
     }
 
@@ -221,8 +259,9 @@ impl Received {
     #[must_use]
     pub fn checksum_ok(&self, payload: &[u8]) -> bool {
         match self.checksum {
-            Checksum::Absent | Checksum::Partial | Checksum::Right { .. } => true,
-            Checksum::Complete { kept } => nonzero(kept) == nonzero(fold(self.computed(payload))),
+            Checksum::Absent | Checksum::Partial | Checksum::Right => true,
+            // Neither sum is 0.
+            Checksum::Complete => fold(self.kept) == fold(self.computed(payload)),
         }
     }
 
@@ -248,15 +287,16 @@ impl Received {
             return self.words == next.words;
         }
         let ([id, flags], [next_id, next_flags]) = (self.words, next.words);
-        flags == next_flags && (flags & DONT_FRAGMENT != 0 || id.wrapping_add(1) == next_id)
+        let follows = || u16::from_be(id).wrapping_add(1) == u16::from_be(next_id);
+        flags == next_flags && (flags & DONT_FRAGMENT.to_be() != 0 || follows())
     }
 
     /// The value of [`Self::udp_sum`] for an intact `payload`.
     #[inline]
     fn computed(&self, payload: &[u8]) -> u32 {
         u32::from(sum_payload(payload))
-            + PROTOCOL_UDP
-            + 2 * u32::from(self.udp_len)
+            + word(PROTOCOL_UDP)
+            + 2 * word(self.udp_len())
             + u32::from(self.source_port)
     }
 }

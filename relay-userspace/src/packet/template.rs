@@ -6,8 +6,7 @@
 //! may be joined ([`Received::checksum_ok`]).
 
 use relay_common::wire::{
-    Addresses, ETHERNET_LEN, Field, IPV4_HEADERS_LEN, IPV4_LEN, IPV6_HEADERS_LEN, UDP_LEN,
-    VLAN_LEN,
+    Addresses, ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, IPV6_HEADERS_LEN, UDP_LEN, VLAN_LEN,
     ethernet::{ethertype, field as ethernet},
     ipv4::field as ipv4,
     ipv6::field as ipv6,
@@ -15,9 +14,9 @@ use relay_common::wire::{
 };
 
 use super::{
-    checksum::{fold, nonzero, sum_words},
+    checksum::{fold, nonzero, sum_words, word},
     offset::{Keeps, Offset},
-    received::{FIRST_WORDS, PROTOCOL_UDP, Received},
+    received::{PROTOCOL_UDP, Received},
     ttl::TtlRule,
 };
 use crate::config::rules::Ttl;
@@ -77,7 +76,7 @@ impl Template {
     /// The template for `target`.
     #[must_use]
     pub fn new(target: &Target) -> Self {
-        let port = u32::from(target.port);
+        let port = word(target.port);
         let (headers, addresses) = match target.addresses {
             Addresses::V4 { source, group } => {
                 let mut bytes = [0; IPV4_HEADERS_LEN];
@@ -87,7 +86,7 @@ impl Template {
                 ip[ipv4::SOURCE].copy_from_slice(&source.to_ne_bytes());
                 ip[ipv4::DESTINATION].copy_from_slice(&group.to_ne_bytes());
                 let addresses = sum_words(&ip[ipv4::ADDRESSES]);
-                let ip_sum = addresses + (u32::from(VERSION_AND_LEN) << 8) + PROTOCOL_UDP;
+                let ip_sum = addresses + word(u16::from(VERSION_AND_LEN) << 8) + word(PROTOCOL_UDP);
                 (Headers::V4 { bytes, ip_sum }, addresses)
             }
             Addresses::V6 { source, group } => {
@@ -138,19 +137,33 @@ impl Template {
         moved.port += port;
         // The first group has zeros where the others have the host part.
         let sum = sum_words(&host.to_be_bytes());
-        moved.udp_sum += sum + u32::from(port);
+        moved.udp_sum = self.addresses() + sum + word(moved.port);
         match &mut moved.headers {
             Headers::V4 { bytes, ip_sum } => {
                 *ip_sum += sum;
                 join_v4(bytes, host);
-                put(bytes, UDP_V4, udp::DESTINATION_PORT, moved.port);
+                put(
+                    bytes,
+                    UDP_V4 + udp::DESTINATION_PORT.start,
+                    moved.port.to_be_bytes(),
+                );
             }
             Headers::V6 { bytes } => {
                 join_v6(bytes, host);
-                put(bytes, UDP_V6, udp::DESTINATION_PORT, moved.port);
+                put(
+                    bytes,
+                    UDP_V6 + udp::DESTINATION_PORT.start,
+                    moved.port.to_be_bytes(),
+                );
             }
         }
         moved
+    }
+
+    /// The part of [`Self::udp_sum`] that is not the port.
+    #[inline]
+    fn addresses(&self) -> u32 {
+        self.udp_sum - word(self.port)
     }
 
     /// Length of the headers that it writes, at most [`HEADERS_ROOM`].
@@ -193,7 +206,7 @@ impl Template {
             Some(kept) => nonzero(!fold(kept + self.udp_sum)),
             None => 0,
         };
-        self.write_with(to, received, ttl, received.udp_len, checksum)
+        self.write_with(to, received, ttl, received.udp_len(), checksum)
     }
 
     /// Writes the headers of a GSO packet of this output's copies of `received` and the datagrams
@@ -211,11 +224,11 @@ impl Template {
         payload_len: u16,
     ) -> usize {
         let udp_len = payload_len + UDP_LEN as u16;
-        let addresses = self.udp_sum - u32::from(self.port);
-        let checksum = fold(addresses + PROTOCOL_UDP + u32::from(udp_len));
+        let checksum = fold(self.addresses() + word(PROTOCOL_UDP) + word(udp_len));
         self.write_with(to, received, ttl, udp_len, checksum)
     }
 
+    /// `checksum` as it lies in memory.
     #[inline]
     fn write_with(
         &self,
@@ -254,23 +267,20 @@ fn complete_v4(
     udp_len: u16,
     checksum: u16,
 ) {
-    let [id, flags] = received.words;
     let total_len = udp_len + IPV4_LEN as u16;
+    let [id, flags] = received.words;
+    let ip_sum = ip_sum + received.ip_sum + word(total_len) + word(u16::from(ttl) << 8);
     headers[IP + ipv4::TOS] = received.tos;
-    put(headers, IP, ipv4::TOTAL_LEN, total_len);
-    put(headers, IP, ipv4::ID, id);
-    put(headers, IP, ipv4::FRAGMENT, flags);
+    put(headers, IP + ipv4::TOTAL_LEN.start, total_len.to_be_bytes());
+    put(headers, IP + ipv4::ID.start, id.to_ne_bytes());
+    put(headers, IP + ipv4::FRAGMENT.start, flags.to_ne_bytes());
     headers[IP + ipv4::TTL] = ttl;
-    let ip_sum = ip_sum
-        + u32::from(received.tos)
-        + u32::from(total_len)
-        + u32::from(id)
-        + u32::from(flags)
-        + (u32::from(ttl) << 8);
-    put(headers, IP, ipv4::CHECKSUM, !fold(ip_sum));
-    put(headers, UDP_V4, udp::SOURCE_PORT, received.source_port);
-    put(headers, UDP_V4, udp::LEN, udp_len);
-    put(headers, UDP_V4, udp::CHECKSUM, checksum);
+    put(
+        headers,
+        IP + ipv4::CHECKSUM.start,
+        (!fold(ip_sum)).to_ne_bytes(),
+    );
+    complete_udp(headers, UDP_V4, received, udp_len, checksum);
 }
 
 /// Out of line, so that copies over IPv4 keep the registers.
@@ -283,16 +293,32 @@ fn write_v6(
     udp_len: u16,
     checksum: u16,
 ) {
-    let [first, second] = received.words;
-    let [at_first, at_second] = FIRST_WORDS;
     *headers = *bytes;
-    put(headers, IP, at_first, first);
-    put(headers, IP, at_second, second);
-    put(headers, IP, ipv6::PAYLOAD_LEN, udp_len);
+    let [first, second] = received.words;
+    let at = IP + ipv6::VERSION_CLASS_AND_LABEL.start;
+    put(headers, at, first.to_ne_bytes());
+    put(headers, at + 2, second.to_ne_bytes());
+    put(headers, IP + ipv6::PAYLOAD_LEN.start, udp_len.to_be_bytes());
     headers[IP + ipv6::HOP_LIMIT] = ttl;
-    put(headers, UDP_V6, udp::SOURCE_PORT, received.source_port);
-    put(headers, UDP_V6, udp::LEN, udp_len);
-    put(headers, UDP_V6, udp::CHECKSUM, checksum);
+    complete_udp(headers, UDP_V6, received, udp_len, checksum);
+}
+
+/// Completes the UDP header that starts at `at`.
+#[inline(always)]
+fn complete_udp<const LEN: usize>(
+    headers: &mut [u8; LEN],
+    at: usize,
+    received: &Received,
+    udp_len: u16,
+    checksum: u16,
+) {
+    put(
+        headers,
+        at + udp::SOURCE_PORT.start,
+        received.source_port.to_ne_bytes(),
+    );
+    put(headers, at + udp::LEN.start, udp_len.to_be_bytes());
+    put(headers, at + udp::CHECKSUM.start, checksum.to_ne_bytes());
 }
 
 /// Writes the Ethernet header and the destination port, where the UDP header starts at `udp_at`.
@@ -312,28 +338,28 @@ fn outside<'h>(
 
 /// Puts a host part into the group and the Ethernet address of an IPv4 header (RFC 1112, section
 /// 6.4).
-fn join_v4(headers: &mut [u8; IPV4_HEADERS_LEN], host: u32) {
-    const IN_MAC: u32 = 0x007f_ffff;
-    let [_, in_mac @ ..] = (host & IN_MAC).to_be_bytes();
-    join(&mut headers[ethernet::DESTINATION], &in_mac);
-    join(&mut headers[IP..][ipv4::DESTINATION], &host.to_be_bytes());
+fn join_v4(headers: &mut [u8; IPV4_HEADERS_LEN], host: u128) {
+    const IN_MAC: u128 = 0x007f_ffff;
+    join(&mut headers[ethernet::DESTINATION], host & IN_MAC);
+    join(&mut headers[IP..][ipv4::DESTINATION], host);
 }
 
 /// The same for IPv6 (RFC 2464, section 7).
-fn join_v6(headers: &mut [u8; IPV6_HEADERS_LEN], host: u32) {
-    join(&mut headers[ethernet::DESTINATION], &host.to_be_bytes());
-    join(&mut headers[IP..][ipv6::DESTINATION], &host.to_be_bytes());
+fn join_v6(headers: &mut [u8; IPV6_HEADERS_LEN], host: u128) {
+    const IN_MAC: u128 = 0xffff_ffff;
+    join(&mut headers[ethernet::DESTINATION], host & IN_MAC);
+    join(&mut headers[IP..][ipv6::DESTINATION], host);
 }
 
 /// Sets the bits of `host` in the last bytes of `address`.
-fn join(address: &mut [u8], host: &[u8]) {
-    for (to, from) in address.iter_mut().rev().zip(host.iter().rev()) {
+fn join(address: &mut [u8], host: u128) {
+    for (to, from) in address.iter_mut().rev().zip(host.to_le_bytes()) {
         *to |= from;
     }
 }
 
-/// Writes a field of the header that starts at `header_at`.
-#[inline]
-fn put<const N: usize>(headers: &mut [u8; N], header_at: usize, field: Field, value: u16) {
-    headers[header_at + field.start..header_at + field.end].copy_from_slice(&value.to_be_bytes());
+/// Writes the field that starts at `at`.
+#[inline(always)]
+fn put<const N: usize, const LEN: usize>(headers: &mut [u8; LEN], at: usize, value: [u8; N]) {
+    headers[at..at + N].copy_from_slice(&value);
 }

@@ -11,7 +11,7 @@ mod ipv6;
 mod mapped;
 
 use super::{
-    checksum::{fold, sum_words},
+    checksum::{fold, sum_words, word},
     *,
 };
 use crate::config::rules::Ttl;
@@ -23,6 +23,11 @@ const UDP_CHECKSUM: Range<usize> = 40..42;
 
 fn put(frame: &mut [u8], field: Range<usize>, value: u16) {
     frame[field].copy_from_slice(&value.to_be_bytes());
+}
+
+/// Writes a checksum, which is as it lies in memory.
+fn put_sum(frame: &mut [u8], field: Range<usize>, sum: u16) {
+    frame[field].copy_from_slice(&sum.to_ne_bytes());
 }
 
 /// The target of an output that sends to `group`:`port` from `source`.
@@ -118,8 +123,8 @@ fn a_complete_checksum_stays_right_for_every_payload() {
 fn a_partial_checksum_is_completed_for_every_payload() {
     for payload in payloads() {
         let mut frame = frame(&payload, 1);
-        let pseudo = sum_words(&frame[26..34]) + 17 + payload.len() as u32 + 8;
-        put(&mut frame, UDP_CHECKSUM, fold(pseudo));
+        let pseudo = sum_words(&frame[26..34]) + word(17 + payload.len() as u16 + 8);
+        put_sum(&mut frame, UDP_CHECKSUM, fold(pseudo));
         rewrite(&mut frame, Ttl::DEFAULT).unwrap();
         assert!(checksum_is_right(&frame), "{} bytes", payload.len());
     }
@@ -131,7 +136,7 @@ fn each_datagram_of_a_gso_packet_leaves_as_if_it_had_come_alone() {
     let mut whole = frame(&payload, 9);
     put(&mut whole, IP_ID, 0xffff); // identifications wrap
     let ip_sum = sum_words(&whole[14..24]) + sum_words(&whole[26..34]);
-    put(&mut whole, IP_CHECKSUM, !fold(ip_sum));
+    put_sum(&mut whole, IP_CHECKSUM, !fold(ip_sum));
     let datagram = wire::decode(&whole[..]).unwrap();
     let gso_packet = Received::read(&whole, &datagram, Known::Partial).unwrap();
     let template = Template::new(&target(Ttl::Decrement));
@@ -158,8 +163,8 @@ fn each_datagram_of_a_gso_packet_leaves_as_if_it_had_come_alone() {
 /// A frame whose payload is damaged, and whose complete checksum has the value of a partial one.
 fn damaged_with_the_value_of_a_partial_checksum() -> Vec<u8> {
     let mut frame = frame(b"payload", 1);
-    let pseudo = fold(sum_words(&frame[26..34]) + 17 + 7 + 8);
-    put(&mut frame, UDP_CHECKSUM, pseudo);
+    let pseudo = fold(sum_words(&frame[26..34]) + word(17 + 7 + 8));
+    put_sum(&mut frame, UDP_CHECKSUM, pseudo);
     assert!(!checksum_is_right(&frame));
     frame
 }
@@ -232,7 +237,7 @@ fn identification_flags_service_and_source_port_are_kept() {
     frame[20] = 0x40;
     frame[24..26].fill(0);
     let sum = !fold(sum_words(&frame[14..34]));
-    put(&mut frame, IP_CHECKSUM, sum);
+    put_sum(&mut frame, IP_CHECKSUM, sum);
     rewrite(&mut frame, Ttl::Decrement).unwrap();
     assert_eq!(frame[15], 0xb8);
     assert_eq!(frame[18..21], [0xbe, 0xef, 0x40]);
@@ -279,7 +284,7 @@ fn a_datagram_follows_the_one_before_it_and_no_other() {
         change(&mut frame);
         frame[24..26].fill(0);
         let sum = !fold(sum_words(&frame[14..34]));
-        put(&mut frame, IP_CHECKSUM, sum);
+        put_sum(&mut frame, IP_CHECKSUM, sum);
         received(&frame)
     };
     let first = frame(|_| ());
@@ -319,6 +324,6 @@ fn a_gso_packet_has_the_length_of_all_and_the_sum_of_its_pseudo_header() {
     let udp = UdpHeaderSlice::from_slice(rest).unwrap();
     assert_eq!(udp.length(), 3008);
     assert_eq!(udp.destination_port(), 5002);
-    let pseudo = sum_words(&header[26..34]) + 17 + 3008;
-    assert_eq!(udp.checksum(), fold(pseudo));
+    let pseudo = sum_words(&header[26..34]) + word(17 + 3008);
+    assert_eq!(udp.checksum().to_be(), fold(pseudo));
 }

@@ -5,11 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use relay_common::matching::{List, Shape};
 
 use super::flow_key::FlowKey;
-use crate::config::{
-    Document, Mistake, Mistakes, quoted,
-    rules::{Input, Output},
-};
-use crate::packet::MAX_HOST_BITS;
+use crate::config::{Document, Mistake, Mistakes, quoted, rules::Input};
 
 /// Refuses the rules of `document`, whose rules are all enabled, that the datapath cannot run.
 ///
@@ -19,14 +15,9 @@ use crate::packet::MAX_HOST_BITS;
 pub(super) fn unsupported(document: &Document) -> Result<(), Mistakes> {
     let mut mistakes = Vec::new();
     for (rule, places) in document.with_places() {
-        let outputs = rule.outputs.iter().zip(&places.outputs);
-        let of_outputs = outputs.filter_map(|(output, at)| Some((of_output(output)?, at.output)));
-        let of_input = of_input(&rule.input).map(|what| (what, places.input));
-        // What is wrong with the input is wrong with all outputs.
-        let found = of_input.into_iter().chain(of_outputs).next();
-        if let Some((what, place)) = found {
+        if let Some(what) = of_input(&rule.input) {
             let name = quoted(&rule.name);
-            mistakes.push(places.spot(place).mistake(
+            mistakes.push(places.spot(places.input).mistake(
                 format!(
                     "rule `{name}`: {what} cannot be relayed yet; `relay check` knows it already"
                 ),
@@ -43,11 +34,6 @@ pub(super) fn unsupported(document: &Document) -> Result<(), Mistakes> {
 
 fn of_input(input: &Input) -> Option<&'static str> {
     input.local.then_some("a rule with `local`")
-}
-
-fn of_output(output: &Output) -> Option<&'static str> {
-    (output.group.host_bits() > MAX_HOST_BITS)
-        .then_some("an output to a prefix of IPv6 groups that is shorter than /96")
 }
 
 /// The rules with one more shape than the kernel programs look for on one interface.

@@ -55,7 +55,7 @@ impl Outbox<Buffers> for Post<'_> {
     #[inline]
     unsafe fn post<'a, W, F>(&mut self, message: Message<W, F>, buffers: &'a Buffers)
     where
-        W: FnOnce(&mut VnetHeader),
+        W: FnOnce(&mut VnetHeader) -> usize,
         F: Iterator<Item = &'a Frame<Held>> + Clone,
     {
         let (output, count) = (message.output, message.count);
@@ -66,8 +66,8 @@ impl Outbox<Buffers> for Post<'_> {
             }
             if tx_socket.waits() {
                 let mut vnet_header = VnetHeader::EMPTY;
-                (message.write)(&mut vnet_header);
-                let parts = iter::once(vnet_header.bytes());
+                let len = (message.write)(&mut vnet_header);
+                let parts = iter::once(vnet_header.bytes(len));
                 let parts = parts.chain(message.frames.map(|frame| frame.payload(buffers)));
                 tx_socket.wait(output, count, parts, &self.stats.outputs);
                 return;

@@ -67,7 +67,8 @@ pub struct Arrival {
 pub struct Datagrams {
     flow: u32,
     received: Received,
-    offset: Offset,
+    /// Where in its flow they were sent to, if copies keep that.
+    pub place: Option<Offset>,
     /// Where the first payload starts, in bytes from the start of the buffer; the others follow it.
     payload: usize,
     payload_len: usize,
@@ -130,7 +131,7 @@ impl Datagrams {
         Ok(Self {
             flow,
             received,
-            offset: flows.offset(flow, &datagram).unwrap_or_default(),
+            place: flows.place(flow, &datagram),
             payload: at + datagram.payload(),
             payload_len,
             size,
@@ -154,17 +155,15 @@ impl Datagrams {
         self.next += 1;
         let start = self.payload + number * self.size;
         let end = self.payload + self.payload_len;
-        let (received, end) = match self.size {
-            0 => (self.received, end),
+        let received = match self.size {
+            0 => self.received,
             size => {
-                let end = end.min(start + size);
-                (self.received.part(number as u16, (end - start) as u16), end)
+                let len = (end - start).min(size);
+                self.received.part(number as u16, len as u16)
             }
         };
         let held = buffers.share(held);
-        let mut frame = Frame::new(held, received, self.flow, start..end);
-        frame.offset = self.offset;
-        Some(frame)
+        Some(Frame::new(held, received, self.flow, start))
     }
 }
 

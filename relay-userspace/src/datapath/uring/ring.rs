@@ -274,7 +274,7 @@ impl Ring {
         stats: &WorkerStats,
     ) -> bool
     where
-        W: FnOnce(&mut VnetHeader),
+        W: FnOnce(&mut VnetHeader) -> usize,
         F: Iterator<Item = &'a Frame<Held>>,
     {
         let Some(slot) = self.free_slot(tx_socket, buffers, stats) else {

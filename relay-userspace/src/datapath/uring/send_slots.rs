@@ -122,7 +122,7 @@ impl SendSlots {
         buffers: &'a Buffers,
     ) -> Option<*const libc::msghdr>
     where
-        W: FnOnce(&mut VnetHeader),
+        W: FnOnce(&mut VnetHeader) -> usize,
         F: Iterator<Item = &'a Frame<Held>>,
     {
         let Slot {
@@ -134,11 +134,11 @@ impl SendSlots {
             frames,
             ..
         } = self.slots.get_mut(slot as usize)?;
-        (new.write)(vnet_header);
+        let len = (new.write)(vnet_header);
         let (first, rest) = parts.split_first_mut()?;
         *first = libc::iovec {
             iov_base: std::ptr::from_mut(vnet_header).cast(),
-            iov_len: vnet_header.len(),
+            iov_len: len,
         };
         let mut used = 0;
         for frame in new.frames.take(MAX_JOINED) {

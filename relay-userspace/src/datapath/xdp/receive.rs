@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use relay_common::wire::{self, ETHERNET_LEN};
+use relay_common::wire::{self, ETHERNET_LEN, Kind};
 
 use super::umem::{Chunk, Chunks};
 use crate::{
@@ -41,70 +41,116 @@ pub fn add_all(
         return;
     }
     let input = flows.input(source.interface);
-    while let Some(chunk) = received.pop() {
-        let ahead = received.len().checked_sub(AHEAD);
+    let arrived = Arrived {
+        input,
+        known: source.known,
+    };
+    while let Some(chunk) = received.last() {
+        let ahead = received.len().checked_sub(AHEAD + 1);
         if let Some(ahead) = ahead.and_then(|ahead| received.get(ahead)) {
             chunks.prefetch(ahead);
         }
-        add(input, source.known, chunk, batch, chunks, flows, stats);
+        // Each kind has code of its own: what is the same in every frame of a kind is a constant
+        // there.
+        match wire::kind(chunks.frame(chunk)) {
+            Kind::Ipv4 => add(Kind::Ipv4, arrived, received, batch, chunks, flows, stats),
+            Kind::Ipv6 => add_ipv6(arrived, received, batch, chunks, flows, stats),
+            Kind::Other => add_other(arrived, received, batch, chunks, flows, stats),
+        }
     }
 }
 
-/// Takes the frame in `chunk`, which arrived on the interface with the slot `input` in `flows`.
-#[inline(always)]
-fn add(
+/// The input that frames arrived on, as [`Flows`] know it.
+#[derive(Debug, Clone, Copy)]
+struct Arrived {
+    /// Its slot, if any flow has it.
     input: Option<u8>,
     known: Known,
-    mut chunk: Chunk,
+}
+
+#[inline(never)]
+fn add_ipv6(
+    arrived: Arrived,
+    received: &mut Vec<Chunk>,
     batch: &mut Batch<Chunk>,
     chunks: &mut Chunks,
     flows: &mut Flows,
     stats: &WorkerStats,
 ) {
+    add(Kind::Ipv6, arrived, received, batch, chunks, flows, stats);
+}
+
+#[inline(never)]
+fn add_other(
+    arrived: Arrived,
+    received: &mut Vec<Chunk>,
+    batch: &mut Batch<Chunk>,
+    chunks: &mut Chunks,
+    flows: &mut Flows,
+    stats: &WorkerStats,
+) {
+    add(Kind::Other, arrived, received, batch, chunks, flows, stats);
+}
+
+/// Takes the last frame of `received`, which is of this `kind`.
+#[inline(always)]
+fn add(
+    kind: Kind,
+    arrived: Arrived,
+    received: &mut Vec<Chunk>,
+    batch: &mut Batch<Chunk>,
+    chunks: &mut Chunks,
+    flows: &mut Flows,
+    stats: &WorkerStats,
+) {
+    let Some(mut chunk) = received.pop() else {
+        return;
+    };
     stats.received.add(1);
     let frame = chunks.frame(&chunk);
-    let Ok(datagram) = wire::decode(frame) else {
+    let Ok(datagram) = wire::decode_as(kind, frame) else {
         stats.drops.add(Dropped::Malformed, 1);
         chunks.give_back(chunk);
         return;
     };
-    let Some(flow) = input.and_then(|input| flows.look_up(input, &datagram)) else {
+    let Some(flow) = arrived
+        .input
+        .and_then(|input| flows.look_up(input, &datagram))
+    else {
         stats.drops.add(Dropped::NoRule, 1);
         chunks.give_back(chunk);
         return;
     };
-    let Some(received) = Received::read(frame, &datagram, known) else {
+    let Some(received) = Received::read(frame, &datagram, arrived.known) else {
         stats.drops.add(Dropped::Malformed, 1);
         chunks.give_back(chunk);
         return;
     };
-    let offset = flows.offset(flow, &datagram);
+    let place = flows.place(flow, &datagram);
     let mut payload = datagram.payload()..datagram.end();
     let tags = usize::from(datagram.network) - ETHERNET_LEN;
     if tags != 0 {
-        payload = untag(&mut chunk, payload, tags, chunks);
+        (chunk, payload) = untag(chunk, payload, tags, chunks);
     }
     chunks.truncate(&mut chunk, payload.end);
-    let mut frame = Frame::new(chunk, received, flow, payload);
-    if let Some(offset) = offset {
-        frame.offset = offset;
-    }
-    batch.add(frame, chunks, flows, stats);
+    let frame = Frame::new(chunk, received, flow, payload.start);
+    batch.add(frame, place.as_ref(), chunks, flows, stats);
 }
 
 /// Moves `payload`, which arrived behind `tags` bytes of tags, to where an untagged frame has it:
-/// copies leave untagged, and their headers are written in front of it. Returns its new range.
+/// copies leave untagged, and their headers are written in front of it. Returns its new range, and
+/// the chunk, which comes and goes by value so that no other has to lie in memory.
 #[inline(never)]
 fn untag(
-    chunk: &mut Chunk,
+    mut chunk: Chunk,
     payload: Range<usize>,
     tags: usize,
     chunks: &mut Chunks,
-) -> Range<usize> {
+) -> (Chunk, Range<usize>) {
     let moved = payload.start - tags..payload.end - tags;
-    let mut frame = chunks.frame_mut(chunk);
+    let mut frame = chunks.frame_mut(&mut chunk);
     if payload.end <= frame.len() {
         frame.copy_within(payload, moved.start);
     }
-    moved
+    (chunk, moved)
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     datapath::{
-        batch::Frame,
+        batch::{Batch, Frame, Places},
         expired,
         flow_table::{Flows, RingCopies, RingOutput},
         stats::{Dropped, OutputStats, WorkerStats},
@@ -19,26 +19,54 @@ use crate::{
     packet::{Offset, Received, Template},
 };
 
-/// Queues one copy of `frame` for each ring output of its flow, and ends the frame's use of its
-/// chunk.
+/// Ends `batch`: queues one copy of each of its frames for each ring output of the frame's flow.
 #[inline]
-pub fn forward(
-    frame: Frame<Chunk>,
+pub fn forward_all(
+    batch: &mut Batch<Chunk>,
     flows: &Flows,
     chunks: &mut Chunks,
     ports: &mut [impl Egress],
     stats: &WorkerStats,
 ) {
-    match flows.ring_copies(frame.flow).split_last() {
-        Some(ring_copies) => queue_copies(frame, ring_copies, flows, chunks, ports, stats),
-        None => chunks.give_back(frame.place),
+    let (frames, places) = batch.end();
+    if !flows.have_ring_outputs() {
+        for frame in frames {
+            chunks.give_back(frame.place);
+        }
+        return;
+    }
+    let mut at = 0;
+    #[expect(
+        clippy::explicit_counter_loop,
+        reason = "an enumerated frame is moved once more, which is 28 instructions"
+    )]
+    for frame in frames {
+        match flows.ring_copies(frame.flow).split_last() {
+            Some(ring_copies) => {
+                queue_copies(
+                    frame,
+                    (places, at),
+                    ring_copies,
+                    flows,
+                    chunks,
+                    ports,
+                    stats,
+                );
+            }
+            None => chunks.give_back(frame.place),
+        }
+        at += 1;
     }
 }
 
+/// Queues one copy of `frame`, which has the position `at` in its batch, for each ring output, and
+/// ends the frame's use of its chunk.
+///
 /// Out of line: where all copies leave through TX sockets, no frame gets here.
 #[inline(never)]
 fn queue_copies(
     frame: Frame<Chunk>,
+    (places, at): (Places<'_>, u32),
     (last, others): (&RingCopies, &[RingCopies]),
     flows: &Flows,
     chunks: &mut Chunks,
@@ -51,7 +79,7 @@ fn queue_copies(
         frame: frame.end(),
         payload: frame.payload_len(),
     };
-    let (received, offset, flow) = (frame.received, frame.offset, frame.flow);
+    let (received, flow) = (frame.received, frame.flow);
     let chunk = frame.place;
     for copies in others {
         let ring_outputs = flows.ring_outputs(copies);
@@ -65,7 +93,7 @@ fn queue_copies(
             continue;
         };
         chunks.copy(&chunk, &mut copy, len.frame);
-        let moved = moved(copies, offset);
+        let moved = moved(copies, || places.of(at));
         let header = Header {
             template: moved.as_ref().unwrap_or(&copies.template),
             received,
@@ -78,7 +106,7 @@ fn queue_copies(
     make_room(ring_outputs, chunks, ports, stats);
     match admit(last, ring_outputs, &received, len, ports, stats) {
         Some(ttl) => {
-            let moved = moved(last, offset);
+            let moved = moved(last, || places.of(at));
             let header = Header {
                 template: moved.as_ref().unwrap_or(&last.template),
                 received,
@@ -96,9 +124,9 @@ fn queue_copies(
 
 /// The template of copies that keep the place which their datagram was sent to.
 #[inline]
-fn moved(copies: &RingCopies, offset: Offset) -> Option<Template> {
+fn moved(copies: &RingCopies, place: impl FnOnce() -> Offset) -> Option<Template> {
     let template = &copies.template;
-    template.keeps_place().then(|| template.moved_to(offset))
+    template.keeps_place().then(|| template.moved_to(place()))
 }
 
 /// Notes who sent the datagram in `chunk`, of which `copies` do not leave, if that is for its TTL.

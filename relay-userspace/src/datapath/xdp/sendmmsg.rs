@@ -79,7 +79,7 @@ impl Queue {
     #[inline]
     pub unsafe fn push<'a, W, F>(&mut self, new: Message<W, F>, chunks: &'a Chunks)
     where
-        W: FnOnce(&mut VnetHeader),
+        W: FnOnce(&mut VnetHeader) -> usize,
         F: Iterator<Item = &'a Frame<<Chunks as Memory>::Place>>,
     {
         let (Some(vnet_header), Some(message), Some(counts), Some(parts)) = (
@@ -93,18 +93,16 @@ impl Queue {
         let Some((first, rest)) = parts.split_first_mut() else {
             return;
         };
-        (new.write)(vnet_header);
+        let len = (new.write)(vnet_header);
         *first = libc::iovec {
             iov_base: std::ptr::from_mut(vnet_header).cast(),
-            iov_len: vnet_header.len(),
+            iov_len: len,
         };
-        let mut used = 1;
-        for (part, frame) in rest.iter_mut().zip(new.frames) {
-            let payload = frame.payload(chunks);
-            part.iov_base = payload.as_ptr().cast_mut().cast();
-            part.iov_len = payload.len();
-            used += 1;
-        }
+        let used = 1 + if new.count == 1 {
+            fill(rest.get_mut(..1).unwrap_or_default(), new.frames, chunks)
+        } else {
+            fill_many(rest, new.frames, chunks)
+        };
         message.msg_hdr.msg_iov = parts.as_mut_ptr();
         message.msg_hdr.msg_iovlen = used;
         *counts = (new.output, new.count);
@@ -124,6 +122,33 @@ impl Queue {
             take(Messages { messages, counts });
         }
     }
+}
+
+/// Makes a part of each payload. Returns how many.
+#[inline]
+fn fill<'a>(
+    parts: &mut [libc::iovec],
+    frames: impl Iterator<Item = &'a Frame<<Chunks as Memory>::Place>>,
+    chunks: &'a Chunks,
+) -> usize {
+    let mut used = 0;
+    for (part, frame) in parts.iter_mut().zip(frames) {
+        let payload = frame.payload(chunks);
+        part.iov_base = payload.as_ptr().cast_mut().cast();
+        part.iov_len = payload.len();
+        used += 1;
+    }
+    used
+}
+
+/// [`fill`] out of line, so that the loop has all registers for itself.
+#[inline(never)]
+fn fill_many<'a>(
+    parts: &mut [libc::iovec],
+    frames: impl Iterator<Item = &'a Frame<<Chunks as Memory>::Place>>,
+    chunks: &'a Chunks,
+) -> usize {
+    fill(parts, frames, chunks)
 }
 
 /// Messages to send now.
@@ -196,7 +221,7 @@ impl<T: FnMut(Messages<'_>)> Outbox<Chunks> for HandOver<'_, T> {
     #[inline]
     unsafe fn post<'a, W, F>(&mut self, message: Message<W, F>, chunks: &'a Chunks)
     where
-        W: FnOnce(&mut VnetHeader),
+        W: FnOnce(&mut VnetHeader) -> usize,
         F: Iterator<Item = &'a Frame<<Chunks as Memory>::Place>> + Clone,
     {
         if self.queue.is_full() {

@@ -62,12 +62,14 @@ pub fn sum_payload(bytes: &[u8]) -> u16 {
     }
     let vectors = bytes.len() / VECTOR + 1;
     let words = (VECTOR / 2 * vectors) as u32;
-    let odd = odd.first().map_or(0, |byte| u32::from(*byte));
+    let odd = odd
+        .first()
+        .map_or(0, |byte| u32::from(u16::from_ne_bytes([*byte, 0])));
     // The 32-bit sum may wrap on the way; the result is below 2^31: 32,767 words and a byte.
     let sum = lanes(_mm256_add_epi32(a, b))
         .wrapping_add(words * 0x8000)
         .wrapping_add(odd);
-    u16::from_be(fold(sum))
+    fold(sum)
 }
 
 #[inline]

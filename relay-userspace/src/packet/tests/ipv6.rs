@@ -62,7 +62,8 @@ fn checksum_is_right(frame: &[u8]) -> bool {
 
 /// The folded sum of the pseudo-header, which a local socket leaves in the checksum's place.
 fn pseudo(frame: &[u8], payload: usize) -> u16 {
-    fold(sum_words(&frame[ADDRESSES]) + 17 + payload as u32 + 8)
+    let sum = sum_words(&frame[ADDRESSES]) + word(17 + payload as u16 + 8);
+    u16::from_be(fold(sum))
 }
 
 #[test]

@@ -53,6 +53,9 @@ fn a_copy_that_keeps_its_place_is_that_of_an_output_with_its_group_and_port() {
         (v6, "ff3e::/96", "ff1e::/96", "ff3e::ffff:ffff", 5000),
         (v6, "ff3e:40:2001:db8::/96", "ff3e:40:2001:db9::/96", "ff3e:40:2001:db8::8000:1", 5001),
         (v6, "ff3e::/64", "ff3e::8000:2", "ff3e::1:8000:1", 5001),
+        (v6, "ff3e::/64", "ff38::/64", "ff3e::1234:5678:9abc:def0", 5001),
+        (v6, "ff0e::/16", "ff05::/16", "ff0e:fedc:ba98:7654:3210:fedc:ba98:7654", 5099),
+        (v6, "ff00::/8", "ff00::/8", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 5000),
     ];
     let (input, range) = (
         PortMatch::between(5000, 5099).unwrap(),
