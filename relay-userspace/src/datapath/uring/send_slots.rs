@@ -140,25 +140,11 @@ impl SendSlots {
             iov_base: std::ptr::from_mut(vnet_header).cast(),
             iov_len: len,
         };
-        let mut used = 0;
-        for frame in new.frames.take(MAX_JOINED) {
-            let payload = frame.payload(buffers);
-            let start: *mut libc::c_void = payload.as_ptr().cast_mut().cast();
-            if let Some(last) = held.last()
-                && Buffers::same(last, &frame.place)
-                && let Some(part) = rest.get_mut(..used).and_then(<[_]>::last_mut)
-                && part.iov_base.wrapping_byte_add(part.iov_len) == start
-            {
-                part.iov_len += payload.len();
-                continue;
-            }
-            if let Some(part) = rest.get_mut(used) {
-                part.iov_base = start;
-                part.iov_len = payload.len();
-                held.push(buffers.share(&frame.place));
-                used += 1;
-            }
-        }
+        let used = if new.count == 1 {
+            gather(rest.get_mut(..1)?, held, new.frames, buffers)
+        } else {
+            gather_many(rest, held, new.frames, buffers)
+        };
         message.msg_iov = parts.as_mut_ptr();
         message.msg_iovlen = 1 + used;
         (*output, *frames) = (new.output, new.count);
@@ -227,4 +213,47 @@ impl SendSlots {
             .map(|part| (part.as_ptr().addr(), part.len()))
             .collect()
     }
+}
+
+/// Makes parts of payloads, as many as there is room for, and holds their buffers. Returns how many
+/// parts.
+#[inline]
+fn gather<'a>(
+    parts: &mut [libc::iovec],
+    held: &mut Vec<Held>,
+    frames: impl Iterator<Item = &'a Frame<Held>>,
+    buffers: &'a Buffers,
+) -> usize {
+    let mut used = 0;
+    for frame in frames {
+        let payload = frame.payload(buffers);
+        let start: *mut libc::c_void = payload.as_ptr().cast_mut().cast();
+        if let Some(last) = held.last()
+            && Buffers::same(last, &frame.place)
+            && let Some(part) = parts.get_mut(..used).and_then(<[_]>::last_mut)
+            && part.iov_base.wrapping_byte_add(part.iov_len) == start
+        {
+            part.iov_len += payload.len();
+            continue;
+        }
+        let Some(part) = parts.get_mut(used) else {
+            break;
+        };
+        part.iov_base = start;
+        part.iov_len = payload.len();
+        held.push(buffers.share(&frame.place));
+        used += 1;
+    }
+    used
+}
+
+/// [`gather`] out of line, so that the loop has all registers for itself.
+#[inline(never)]
+fn gather_many<'a>(
+    parts: &mut [libc::iovec],
+    held: &mut Vec<Held>,
+    frames: impl Iterator<Item = &'a Frame<Held>>,
+    buffers: &'a Buffers,
+) -> usize {
+    gather(parts, held, frames, buffers)
 }
