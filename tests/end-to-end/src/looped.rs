@@ -93,6 +93,7 @@ fn end(namespace: &Arc<Namespace>, interface: &str, subnet: u8, host: u8) -> End
         interface: interface.into(),
         mac: [0x02, 0, 10, 9, subnet, host],
         address: Some(Ipv4Addr::new(10, 9, subnet, host)),
+        ipv6: false,
         mtu: 1500,
         queues: 1,
     }
@@ -102,7 +103,7 @@ fn end(namespace: &Arc<Namespace>, interface: &str, subnet: u8, host: u8) -> End
 pub fn foreign(wire: &Endpoint, number: u64, ttl: u8) -> UdpFrame {
     UdpFrame {
         source_mac: [0x02, 0, 10, 9, 9, 9],
-        source: Ipv4Addr::new(10, 9, 0, 77),
+        source: Ipv4Addr::new(10, 9, 0, 77).into(),
         ttl,
         ..UdpFrame::new(wire, GROUP_IN, PORT_IN, payload(0, number, 100))
     }

@@ -9,6 +9,7 @@
 //! | [`TxMethod::Frames`] | frames, each a message of its own | the system call, for each frame |
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -17,7 +18,8 @@ use crate::backend::Backend;
 use crate::payload::payload;
 use crate::relay::RelayProcess;
 use crate::report::Report;
-use crate::rules::{GROUP_IN, PORT_IN, Rule, transmit_by};
+use crate::rules::{Rule, transmit_by};
+use crate::scenario::forward_exactly_from;
 use crate::sender::{Pacer, UdpSender};
 use crate::tally::Stream;
 use crate::topology::Testbed;
@@ -125,13 +127,36 @@ impl Method {
         }
     }
 
-    /// Opens the sockets of a source whose datagrams leave the relay by this method.
+    /// How many sockets of a sender take turns: the relay never joins datagrams of two of them.
+    pub fn sockets(self) -> u16 {
+        if self.tx == TxMethod::Frames { 2 } else { 1 }
+    }
+
+    /// Runs a relay with `rules`, sends every rule's stream, and fails unless every output is exact
+    /// with right headers, the relay counted the same, and copies left by this method.
+    #[track_caller]
+    pub fn forward_exactly(self, bed: &Testbed, rules: &[Rule], streams: &[Stream]) -> Result<()> {
+        let relay = self.start(bed, rules)?;
+        let stopped = forward_exactly_from(relay, bed, rules, streams, self.sockets())?;
+        self.assert_used(&stopped.report, rules)
+    }
+
+    /// Opens the sockets of a source of the usual feed whose datagrams leave the relay by this
+    /// method.
     pub fn source(self, at: &Endpoint) -> Result<Source> {
-        // The relay never joins datagrams of two senders that take turns.
-        let count = if self.tx == TxMethod::Frames { 2 } else { 1 };
-        let sockets = (0..count).map(|_| UdpSender::open(at));
+        self.source_of(at, &Rule::feed())
+    }
+
+    /// The same of a source of what `rule` takes.
+    pub fn source_of(self, at: &Endpoint, rule: &Rule) -> Result<Source> {
+        let ports = 40_000..40_000 + self.sockets();
+        let sockets = ports.map(|port| match rule.tags.as_slice() {
+            [] => UdpSender::open(at),
+            tags => UdpSender::open_tagged(at, tags, port),
+        });
         Ok(Source {
             sockets: sockets.collect::<Result<_>>()?,
+            to: (rule.group, rule.port),
         })
     }
 
@@ -147,10 +172,11 @@ impl Method {
     }
 }
 
-/// A source of the usual feed.
+/// A source of one feed.
 #[derive(Debug)]
 pub struct Source {
     sockets: Vec<UdpSender>,
+    to: (IpAddr, u16),
 }
 
 impl Source {
@@ -158,7 +184,8 @@ impl Source {
     pub fn send_one(&self, flow: u32, number: u64, size: usize) -> Result<()> {
         let at = number as usize % self.sockets.len().max(1);
         let socket = self.sockets.get(at).context("a source without sockets")?;
-        socket.send_one(GROUP_IN, PORT_IN, &payload(flow, number, size))
+        let (group, port) = self.to;
+        socket.send_one(group, port, &payload(flow, number, size))
     }
 
     /// Sends a stream at `rate` datagrams per second.
@@ -178,10 +205,11 @@ impl Source {
         for socket in &self.sockets {
             socket.cut_into(size)?;
         }
+        let (group, port) = self.to;
         let (end, mut sent) = (Instant::now() + time, 0);
         while Instant::now() < end {
             for socket in &self.sockets {
-                socket.send_one(GROUP_IN, PORT_IN, &bytes)?;
+                socket.send_one(group, port, &bytes)?;
                 sent += joined as u64;
             }
         }

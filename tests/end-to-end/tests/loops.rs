@@ -156,7 +156,7 @@ fn only_frames_that_a_host_would_take_are_relayed(backend: Backend) -> Result<()
             ..plain.clone()
         };
         let priority = UdpFrame {
-            vlan: Some(0),
+            tags: vec![(0x8100, 0)],
             ..plain.clone()
         };
         let group = group_mac(GROUP_IN);
@@ -169,13 +169,25 @@ fn only_frames_that_a_host_would_take_are_relayed(backend: Backend) -> Result<()
             (plain.clone(), output.mac, Some("pass_other_mac")),
             (plain.clone(), other_group, Some("pass_other_mac")),
             (plain.clone(), [0xff; 6], Some("pass_other_mac")),
-            (from(Ipv4Addr::LOCALHOST), group, Some("pass_martian")),
-            (from(Ipv4Addr::UNSPECIFIED), group, Some("pass_martian")),
-            (from(Ipv4Addr::BROADCAST), group, Some("pass_martian")),
-            (from(GROUP_IN), group, Some("pass_martian")),
+            (
+                from(Ipv4Addr::LOCALHOST.into()),
+                group,
+                Some("pass_martian"),
+            ),
+            (
+                from(Ipv4Addr::UNSPECIFIED.into()),
+                group,
+                Some("pass_martian"),
+            ),
+            (
+                from(Ipv4Addr::BROADCAST.into()),
+                group,
+                Some("pass_martian"),
+            ),
+            (from(GROUP_IN.into()), group, Some("pass_martian")),
             (from_mac([0; 6]), group, Some("pass_martian")),
             (from_mac(group), group, Some("pass_martian")),
-            (from(output.address), group, Some("own_frame")),
+            (from(output.address.into()), group, Some("own_frame")),
             (from_mac(output.mac), group, Some("own_frame")),
         ];
         let wire = RawReceiver::start(&bed.receivers[0])?;

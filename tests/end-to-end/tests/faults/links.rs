@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
+use relay_tests::encapsulation::Encapsulation;
 use relay_tests::flap::Flap;
 use relay_tests::methods::{Method, TxMethod};
 use relay_tests::report::OutputReport;
@@ -34,13 +35,24 @@ fn dropped(output: &OutputReport, reason: &str) -> u64 {
     output.dropped.get(reason).copied().unwrap_or(0)
 }
 
+/// What feeds come as here: IPv4 and IPv6 at an output, with tags and without at an input.
+const ENCAPSULATIONS: [Encapsulation; 3] = [
+    Encapsulation::Ipv4,
+    Encapsulation::Tagged,
+    Encapsulation::DoubleTagged6,
+];
+
 /// Takes an interface of the relay down and up again while traffic runs.
-fn down_and_up(method: Method, near: impl Fn(&Testbed) -> &Endpoint) -> Result<()> {
-    let bed = Testbed::builder().without_capture().build()?;
-    let rules = [Rule::feed().outputs("out0", OUTPUTS)];
-    let receivers = Receivers::start(&bed, &rules)?;
+fn down_and_up(
+    method: Method,
+    encapsulation: Encapsulation,
+    near: impl Fn(&Testbed) -> &Endpoint,
+) -> Result<()> {
+    let bed = Testbed::builder().ipv6().without_capture().build()?;
+    let rules = [Rule::feed().outputs("out0", OUTPUTS).over(encapsulation)];
+    let receivers = Receivers::with_headers(&bed, &rules)?;
     let relay = method.start(&bed, &rules)?;
-    let source = method.source(&bed.sources[0])?;
+    let source = method.source_of(&bed.sources[0], &rules[0])?;
     let flap = Flap {
         rate: RATE,
         warm_up: 200,
@@ -62,6 +74,7 @@ fn down_and_up(method: Method, near: impl Fn(&Testbed) -> &Endpoint) -> Result<(
     for (_, tally) in receivers.tallies() {
         flapped.assert_only_the_gap_is_missing(&tally);
     }
+    receivers.assert_headers();
     assert!(
         report.packets_sent < flapped.sent * OUTPUTS as u64,
         "the interface was down: {report:#?}"
@@ -72,13 +85,15 @@ fn down_and_up(method: Method, near: impl Fn(&Testbed) -> &Endpoint) -> Result<(
 pub fn x1_after_the_input_was_down_forwarding_resumes_within_a_second(
     method: Method,
 ) -> Result<()> {
-    down_and_up(method, |bed| &bed.inputs[0])
+    let each = |one: &Encapsulation| down_and_up(method, *one, |bed| &bed.inputs[0]);
+    ENCAPSULATIONS.iter().try_for_each(each)
 }
 
 pub fn x1_after_the_output_was_down_forwarding_resumes_within_a_second(
     method: Method,
 ) -> Result<()> {
-    down_and_up(method, |bed| &bed.outputs[0])
+    let each = |one: &Encapsulation| down_and_up(method, *one, |bed| &bed.outputs[0]);
+    ENCAPSULATIONS.iter().try_for_each(each)
 }
 
 /// One burst, and the streams before and after it, which arrive.
@@ -103,15 +118,18 @@ const STREAMS: Burst = {
 /// arrived there.
 fn through_a_fault(
     method: Method,
+    encapsulation: Encapsulation,
     disturb: impl Fn(&Testbed) -> Result<()>,
     repair: impl Fn(&Testbed) -> Result<()>,
 ) -> Result<Vec<(OutputReport, u64)>> {
     let Burst { first, burst, last } = STREAMS;
-    let bed = Testbed::builder().outputs(2).without_capture().build()?;
-    let rules = [Rule::feed().outputs("out0", OUTPUTS).outputs("out1", 1)];
-    let receivers = Receivers::start(&bed, &rules)?;
+    let bed = Testbed::builder().ipv6().outputs(2);
+    let bed = bed.without_capture().build()?;
+    let rule = Rule::feed().outputs("out0", OUTPUTS).outputs("out1", 1);
+    let rules = [rule.over(encapsulation)];
+    let receivers = Receivers::with_headers(&bed, &rules)?;
     let relay = method.start(&bed, &rules)?;
-    let source = method.source(&bed.sources[0])?;
+    let source = method.source_of(&bed.sources[0], &rules[0])?;
     let beside = |count: u64| {
         let arrived = receivers.wait_until_output(OUTPUTS, |tally| tally.received >= count);
         arrived
@@ -147,6 +165,7 @@ fn through_a_fault(
         }
     }
     assert_eq!(outputs.len(), OUTPUTS);
+    receivers.assert_headers();
     Ok(outputs)
 }
 
@@ -156,30 +175,33 @@ pub fn x1_a_burst_for_an_interface_that_is_down_waits_or_is_refused_to_the_last_
     method: Method,
 ) -> Result<()> {
     let set = |bed: &Testbed, state: &str| bed.relay.ip(&format!("link set out0 {state}"));
-    let outputs = through_a_fault(
-        method,
-        |bed| set(bed, "down").map(drop),
-        |bed| {
-            set(bed, "up")?;
-            wait_for_carrier(&bed.relay, "out0")
-        },
-    )?;
-    let (mut waited, mut dropped_in_all) = (0, 0);
-    for (output, arrived) in &outputs {
-        let reason = match method.tx {
-            TxMethod::Ring => "ring_full",
-            _ => "device_refused",
+    for encapsulation in ENCAPSULATIONS {
+        let outputs = through_a_fault(
+            method,
+            encapsulation,
+            |bed| set(bed, "down").map(drop),
+            |bed| {
+                set(bed, "up")?;
+                wait_for_carrier(&bed.relay, "out0")
+            },
+        )?;
+        let (mut waited, mut dropped_in_all) = (0, 0);
+        for (output, arrived) in &outputs {
+            let reason = match method.tx {
+                TxMethod::Ring => "ring_full",
+                _ => "device_refused",
+            };
+            assert_eq!(dropped(output, reason) + arrived, BURST, "{output:?}");
+            waited += arrived;
+            dropped_in_all += dropped(output, reason);
+        }
+        let copies = BURST * OUTPUTS as u64;
+        let expected = match method.tx {
+            TxMethod::Ring => RING,
+            _ => 0,
         };
-        assert_eq!(dropped(output, reason) + arrived, BURST, "{output:?}");
-        waited += arrived;
-        dropped_in_all += dropped(output, reason);
+        assert_eq!((waited, dropped_in_all), (expected, copies - expected));
     }
-    let copies = BURST * OUTPUTS as u64;
-    let expected = match method.tx {
-        TxMethod::Ring => RING,
-        _ => 0,
-    };
-    assert_eq!((waited, dropped_in_all), (expected, copies - expected));
     Ok(())
 }
 
@@ -194,22 +216,25 @@ pub fn x4_a_burst_for_a_dead_peer_is_counted_to_the_last_copy_and_the_other_outp
         let command = format!("link set {} {state}", far.interface);
         far.namespace.ip(&command)
     };
-    let outputs = through_a_fault(
-        method,
-        |bed| {
-            set(bed, "down")?;
-            wait_for_no_carrier(&bed.relay, "out0")
-        },
-        |bed| {
-            set(bed, "up")?;
-            let far = &bed.receivers[0];
-            wait_for_carrier(&far.namespace, &far.interface)?;
-            wait_for_carrier(&bed.relay, "out0")
-        },
-    )?;
-    for (output, arrived) in &outputs {
-        let refused = dropped(output, "device_refused");
-        assert_eq!((refused, *arrived), (BURST, 0), "{output:?}");
+    for encapsulation in ENCAPSULATIONS {
+        let outputs = through_a_fault(
+            method,
+            encapsulation,
+            |bed| {
+                set(bed, "down")?;
+                wait_for_no_carrier(&bed.relay, "out0")
+            },
+            |bed| {
+                set(bed, "up")?;
+                let far = &bed.receivers[0];
+                wait_for_carrier(&far.namespace, &far.interface)?;
+                wait_for_carrier(&bed.relay, "out0")
+            },
+        )?;
+        for (output, arrived) in &outputs {
+            let refused = dropped(output, "device_refused");
+            assert_eq!((refused, *arrived), (BURST, 0), "{output:?}");
+        }
     }
     Ok(())
 }

@@ -54,17 +54,11 @@ fn x2_an_interface_that_is_deleted_and_made_again_ten_times_is_served_again(
         .outputs(2)
         .without_capture()
         .build()?;
-    let beside = Rule::new("beside", "in1", [239, 1, 8, 8].into(), 8000).output(
-        "out1",
-        [239, 2, 8, 8].into(),
-        8001,
-    );
-    let rule = Rule::feed().output("out0", [239, 2, 7, 7].into(), 7001);
+    let beside =
+        Rule::new("beside", "in1", [239, 1, 8, 8], 8000).output("out1", [239, 2, 8, 8], 8001);
+    let rule = Rule::feed().output("out0", [239, 2, 7, 7], 7001);
     let rules = [rule.clone(), beside.clone()];
-    let steady = UdpReceiver::start(
-        &bed.receivers[1],
-        &[Listen::new([239, 2, 8, 8].into(), 8001, 9)],
-    )?;
+    let steady = UdpReceiver::start(&bed.receivers[1], &[Listen::new([239, 2, 8, 8], 8001, 9)])?;
     let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
     let (sent, ()) = under_traffic(&bed.sources[1], &beside, 9, 1_000, || {
         let (mut input, mut source) = (bed.inputs[0].clone(), bed.sources[0].clone());
@@ -98,16 +92,9 @@ fn x7_rules_of_a_missing_interface_wait_and_the_others_run(backend: Backend) -> 
         .outputs(2)
         .without_capture()
         .build()?;
-    let late = Rule::new("late", "in0", [239, 1, 1, 1].into(), 5001).output(
-        "out0",
-        [239, 2, 7, 7].into(),
-        7001,
-    );
-    let beside = Rule::new("beside", "in1", [239, 1, 8, 8].into(), 8000).output(
-        "out1",
-        [239, 2, 8, 8].into(),
-        8001,
-    );
+    let late = Rule::new("late", "in0", [239, 1, 1, 1], 5001).output("out0", [239, 2, 7, 7], 7001);
+    let beside =
+        Rule::new("beside", "in1", [239, 1, 8, 8], 8000).output("out1", [239, 2, 8, 8], 8001);
     bed.relay.ip("link del in0")?;
     let rules = [late.clone(), beside.clone()];
     let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
@@ -164,7 +151,7 @@ fn x7_an_output_that_is_missing_waits_alone(backend: Backend) -> Result<()> {
 /// With `--strict`, what would wait is an error at the start, and nothing stays behind.
 fn with_strict_a_missing_interface_is_an_error(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
-    let rules = [Rule::new("late", "eth7", [239, 1, 1, 1].into(), 5001).outputs("out0", 1)];
+    let rules = [Rule::new("late", "eth7", [239, 1, 1, 1], 5001).outputs("out0", 1)];
     let rules = relay_tests::relay::RuleFile::of(&rules)?;
     let path = rules.path().display().to_string();
     let arguments = ["run", "--strict", "--backend", backend.name(), &path];
@@ -200,7 +187,7 @@ fn x9_copies_leave_with_the_new_address_and_mac_of_their_interface(backend: Back
                 .1
                 .sources
                 .iter()
-                .any(|source| *source.ip() == new)
+                .any(|source| source.ip() == new)
     };
     let came = eventually(Duration::from_secs(5), leaves_with_it);
     assert!(came.is_some(), "{}", relay.log());

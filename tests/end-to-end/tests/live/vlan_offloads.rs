@@ -115,7 +115,7 @@ fn each_tag_at_its_rule(backend: Option<Backend>, beside: bool) -> Result<()> {
     }
     let source = stacked::behind_bridge(wire, "far")?;
     let rule = |name: &str, number: u8, vlan: &str| {
-        let group = |block: u8| [239, block, 200, number].into();
+        let group = |block: u8| [239, block, 200, number];
         Rule::new(name, "in0", GROUP_IN, PORT_IN)
             .takes(&format!("group = \"{GROUP_IN}\", port = {PORT_IN}{vlan}"))
             .output("out0", group(2), 6000)
