@@ -74,7 +74,7 @@ impl Encapsulation {
     pub fn output(self, group: Ipv4Addr) -> IpAddr {
         let [a, b, c, d] = group.octets();
         match (self, self.input(group)) {
-            (Tagged, _) => Ipv4Addr::new(a - 2, b, c, d).into(),
+            (Tagged, _) => Ipv4Addr::new(a.wrapping_sub(2), b, c, d).into(),
             (DoubleTagged6, IpAddr::V6(group)) => {
                 Ipv6Addr::from_bits(group.to_bits() | 1 << 32).into()
             }

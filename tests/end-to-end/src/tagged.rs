@@ -80,9 +80,13 @@ impl TaggedSender {
             bytes.extend(word.to_ne_bytes());
         }
         bytes.extend(frame.build()?);
-        sys::send(self.socket.as_fd(), &bytes).with_context(|| {
-            let (len, by) = (payload.len(), &self.from.interface);
-            format!("sending {len} bytes to {group}:{port} by {by}")
-        })
+        match sys::send(self.socket.as_fd(), &bytes) {
+            // A UDP socket does not tell either that the device has dropped it.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
+            result => result.with_context(|| {
+                let (len, by) = (payload.len(), &self.from.interface);
+                format!("sending {len} bytes to {group}:{port} by {by}")
+            }),
+        }
     }
 }

@@ -142,6 +142,11 @@ fn with_ipv6(host: &Namespace, name: &str, address: Ipv4Addr) -> Result<()> {
         // No address but those.
         ("addr_gen_mode", "1"),
         ("keep_addr_on_down", "1"),
+        // What the host has to say of itself it says at once: the counters of a device do not tell
+        // whose frames they count.
+        ("router_solicitations", "0"),
+        ("mldv1_unsolicited_report_interval", "10"),
+        ("mldv2_unsolicited_report_interval", "10"),
         ("disable_ipv6", "0"),
     ] {
         host.sysctl(&format!("ipv6/conf/{name}/{key}"), value)?;
