@@ -19,7 +19,7 @@ use crate::payload::payload;
 use crate::relay::RelayProcess;
 use crate::report::Report;
 use crate::rules::{Rule, transmit_by};
-use crate::scenario::forward_exactly_from;
+use crate::scenario::{far_end, forward_exactly_from};
 use crate::sender::{Pacer, UdpSender};
 use crate::tally::Stream;
 use crate::topology::Testbed;
@@ -160,6 +160,12 @@ impl Method {
         })
     }
 
+    /// Opens a source for each of `rules`, at the far end of its input.
+    pub fn sources(self, bed: &Testbed, rules: &[Rule]) -> Result<Sources> {
+        let of = |rule: &Rule| self.source_of(far_end(bed, &rule.interface)?, rule);
+        Ok(Sources(rules.iter().map(of).collect::<Result<_>>()?))
+    }
+
     /// Fails unless the report says that the copies of `rules` left by this method.
     #[track_caller]
     pub fn assert_used(self, report: &Report, rules: &[Rule]) -> Result<()> {
@@ -222,6 +228,39 @@ impl Source {
         let paused = relay.pause()?;
         for number in stream.first..stream.first + stream.count {
             self.send_one(stream.flow, number, stream.size)?;
+        }
+        drop(paused);
+        Ok(())
+    }
+}
+
+/// Sources of several feeds, which send in turn. The flow of each is its position.
+#[derive(Debug)]
+pub struct Sources(Vec<Source>);
+
+impl Sources {
+    /// Sends datagram `number`, of `size` bytes, of every feed.
+    pub fn send_one(&self, number: u64, size: usize) -> Result<()> {
+        let mut numbered = (0..).zip(&self.0);
+        numbered.try_for_each(|(flow, source)| source.send_one(flow, number, size))
+    }
+
+    /// Sends a stream of every feed, each at `rate` datagrams per second.
+    pub fn send(&self, stream: &Stream, rate: u32) -> Result<()> {
+        let mut pacer = Pacer::new(rate, 16);
+        for number in stream.first..stream.first + stream.count {
+            pacer.wait();
+            self.send_one(number, stream.size)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a stream of every feed while the relay is stopped by a signal, so that all of it is
+    /// there when the relay goes on.
+    pub fn send_in_one_burst(&self, stream: &Stream, relay: &RelayProcess) -> Result<()> {
+        let paused = relay.pause()?;
+        for number in stream.first..stream.first + stream.count {
+            self.send_one(number, stream.size)?;
         }
         drop(paused);
         Ok(())
