@@ -104,18 +104,24 @@ impl Method {
     /// interfaces for that.
     pub fn start(self, bed: &Testbed, rules: &[Rule]) -> Result<RelayProcess> {
         for near in output_interfaces(bed, rules) {
-            let io_uring_frames = self.tx == TxMethod::Frames && self.backend == Backend::IoUring;
-            if self.tx == TxMethod::Cut || io_uring_frames {
-                near.set_checksum_offload(false)?;
-            }
-            if io_uring_frames {
-                // Behind a queue the relay could not learn what became of the parts of a GSO
-                // packet, so it sends frames.
-                let queue = ["qdisc", "replace", "dev", &near.interface, "root", "pfifo"];
-                bed.relay.tool("tc", &queue)?;
-            }
+            self.set_up(near)?;
         }
         RelayProcess::start_with(&bed.relay, self.backend, rules, &self.tables(rules))
+    }
+
+    /// Sets up the relay's end of a wire so that copies leave it by this method.
+    pub fn set_up(self, near: &Endpoint) -> Result<()> {
+        let io_uring_frames = self.tx == TxMethod::Frames && self.backend == Backend::IoUring;
+        if self.tx == TxMethod::Cut || io_uring_frames {
+            near.set_checksum_offload(false)?;
+        }
+        if io_uring_frames {
+            // Behind a queue the relay could not learn what became of the parts of a GSO packet, so
+            // it sends frames.
+            let queue = ["qdisc", "replace", "dev", &near.interface, "root", "pfifo"];
+            near.namespace.tool("tc", &queue)?;
+        }
+        Ok(())
     }
 
     /// The tables of a rule file that make copies of `rules` leave by this method.
@@ -169,12 +175,16 @@ impl Method {
     /// Fails unless the report says that the copies of `rules` left by this method.
     #[track_caller]
     pub fn assert_used(self, report: &Report, rules: &[Rule]) -> Result<()> {
-        let method = match (self.backend, self.tx) {
+        report.assert_tx_method(rules, self.name())
+    }
+
+    /// As the relay calls it.
+    fn name(self) -> &'static str {
+        match (self.backend, self.tx) {
             (_, TxMethod::Ring) => "xsk",
             (Backend::IoUring, TxMethod::Frames) => "frames",
             _ => "segmented",
-        };
-        report.assert_tx_method(rules, method)
+        }
     }
 }
 

@@ -62,6 +62,15 @@ pub fn format_mac(mac: [u8; 6]) -> String {
 /// Makes a wire anew between `near` and `far`, with their names and addresses, as a device that was
 /// plugged in again would have them. The indices are new.
 pub fn plug(near: &Endpoint, far: &Endpoint) -> Result<(Endpoint, Endpoint)> {
+    plug_set_up(near, far, || Ok(()))
+}
+
+/// The same; `set_up` runs before the ends go up, and a relay uses none that is down.
+pub fn plug_set_up(
+    near: &Endpoint,
+    far: &Endpoint,
+    set_up: impl FnOnce() -> Result<()>,
+) -> Result<(Endpoint, Endpoint)> {
     let end = |of: &Endpoint| End {
         namespace: Arc::clone(&of.namespace),
         interface: of.interface.clone(),
@@ -71,11 +80,19 @@ pub fn plug(near: &Endpoint, far: &Endpoint) -> Result<(Endpoint, Endpoint)> {
         mtu: 1500,
         queues: 1,
     };
-    connect(end(near), end(far))
+    connect_set_up(end(near), end(far), set_up)
 }
 
 /// Joins two hosts by a wire and waits until both ends have a carrier.
 pub fn connect(a: End, b: End) -> Result<(Endpoint, Endpoint)> {
+    connect_set_up(a, b, || Ok(()))
+}
+
+fn connect_set_up(
+    a: End,
+    b: End,
+    set_up: impl FnOnce() -> Result<()>,
+) -> Result<(Endpoint, Endpoint)> {
     let side = |end: &End| {
         format!(
             "name {} address {} mtu {} numrxqueues {queues} numtxqueues {queues}",
@@ -90,6 +107,7 @@ pub fn connect(a: End, b: End) -> Result<(Endpoint, Endpoint)> {
         "link add {} type veth peer {peer} netns {netns}",
         side(&a)
     ))?;
+    set_up()?;
     for end in [&a, &b] {
         if let Some(address) = end.address {
             end.namespace
