@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use relay_tests::backend::Backend;
+use relay_tests::encapsulation::Encapsulation;
 use relay_tests::frames::{UdpFrame, group_mac};
 use relay_tests::inspect::UdpChecksum;
 use relay_tests::looped::{Bridged, Ring, foreign, onwards};
@@ -47,10 +48,13 @@ fn sum(reports: &[Report], of: impl Fn(&Report) -> u64) -> u64 {
     reports.iter().map(of).sum()
 }
 
+/// Copies leave untagged, so a loop brings no tagged ones back.
+const VERSIONS: [Encapsulation; 2] = [Encapsulation::Ipv4, Encapsulation::Ipv6];
+
 fn l1_in_a_ring_of_two_relays_a_datagram_passes_at_most_32_relays(backend: Backend) -> Result<()> {
     // The TTL that a datagram arrives with, and how many relays pass it on.
     const PASSES: [(u8, u64); 6] = [(1, 32), (8, 32), (32, 32), (33, 0), (64, 31), (255, 32)];
-    let rules = onwards();
+    let rules: Vec<Rule> = VERSIONS.map(onwards).concat();
     for (tables, _) in tx_methods(backend, &rules) {
         let ring = Ring::new()?;
         let relays = [
@@ -58,8 +62,10 @@ fn l1_in_a_ring_of_two_relays_a_datagram_passes_at_most_32_relays(backend: Backe
             RelayProcess::start_with(&ring.two, backend, &rules, &tables)?,
         ];
         let sender = RawSender::open(&ring.out_two)?;
-        for (number, (ttl, _)) in (0..).zip(PASSES) {
-            sender.send(&foreign(&ring.out_two, number, ttl).build()?)?;
+        for version in VERSIONS {
+            for (number, (ttl, _)) in (0..).zip(PASSES) {
+                sender.send(&foreign(&ring.out_two, version, number, ttl).build()?)?;
+            }
         }
         come_to_rest(&[&ring.in_one, &ring.in_two, &ring.out_one, &ring.out_two])?;
         let mut reports = Vec::new();
@@ -69,9 +75,15 @@ fn l1_in_a_ring_of_two_relays_a_datagram_passes_at_most_32_relays(backend: Backe
             reports.push(report);
         }
         let passed: u64 = PASSES.iter().map(|(_, passes)| passes).sum();
-        assert_eq!(sum(&reports, |r| r.packets_sent), passed, "{reports:#?}");
+        for (rule, version) in VERSIONS.iter().enumerate() {
+            let outputs = reports.iter().map(|report| &report.rules[rule].outputs[0]);
+            let sent: u64 = outputs.clone().map(|output| output.packets_sent).sum();
+            assert_eq!(sent, passed, "{version:?}: {reports:#?}");
+            let expired = outputs.map(|output| output.dropped.get("ttl_expired").unwrap_or(&0));
+            let expired: u64 = expired.sum();
+            assert_eq!(expired, PASSES.len() as u64, "{version:?}: {reports:#?}");
+        }
         let expired = sum(&reports, |r| r.dropped_for("ttl_expired"));
-        assert_eq!(expired, PASSES.len() as u64, "{reports:#?}");
         assert_eq!(
             sum(&reports, Report::dropped_total),
             expired,
@@ -85,18 +97,20 @@ fn l1_a_bridge_from_an_output_back_to_the_input_gives_no_second_copy(
     backend: Backend,
 ) -> Result<()> {
     const COUNT: u64 = 50;
-    let rules = onwards();
+    let rules: Vec<Rule> = VERSIONS.map(onwards).concat();
     for (tables, _) in tx_methods(backend, &rules) {
         let on = Bridged::new()?;
         let running = RelayProcess::start_with(&on.relay, backend, &rules, &tables)?;
         let sender = RawSender::open(&on.port)?;
         for number in 0..COUNT {
-            sender.send(&foreign(&on.port, number, 1).build()?)?;
+            for version in VERSIONS {
+                sender.send(&foreign(&on.port, version, number, 1).build()?)?;
+            }
         }
         come_to_rest(&[&on.input, &on.back])?;
         let report = running.stop()?.report;
-        report.assert_exact(&[COUNT]);
-        assert_eq!(report.filter("in0", "own_frame"), COUNT, "{report:#?}");
+        report.assert_exact(&[COUNT; 2]);
+        assert_eq!(report.filter("in0", "own_frame"), 2 * COUNT, "{report:#?}");
     }
     Ok(())
 }
@@ -104,13 +118,17 @@ fn l1_a_bridge_from_an_output_back_to_the_input_gives_no_second_copy(
 fn l1_an_interface_that_hears_its_own_multicast_takes_none_of_it(backend: Backend) -> Result<()> {
     const COUNT: u64 = 50;
     let (group, port) = output_destination(0);
-    // What the first rule sends would match the second one.
-    let rules = [
-        Rule::feed().output("in0", group, port),
-        Rule::new("echo", "in0", group, port).output("out0", group, port),
-    ];
+    // What the first rule of a version sends would match the second one.
+    let of = |version| {
+        [
+            Rule::feed().output("in0", group, port),
+            Rule::new("echo", "in0", group, port).output("out0", group, port),
+        ]
+        .map(|rule| rule.over(version))
+    };
+    let rules: Vec<Rule> = VERSIONS.map(of).concat();
     for (tables, _) in tx_methods(backend, &rules) {
-        let bed = Testbed::builder().without_capture().build()?;
+        let bed = Testbed::builder().ipv6().without_capture().build()?;
         let (input, far) = (&bed.inputs[0], &bed.sources[0]);
         far.namespace
             .ip("link add bridge type bridge mcast_snooping 0")?;
@@ -125,12 +143,14 @@ fn l1_an_interface_that_hears_its_own_multicast_takes_none_of_it(backend: Backen
         let relay = RelayProcess::start_with(&bed.relay, backend, &rules, &tables)?;
         let sender = RawSender::open(far)?;
         for number in 0..COUNT {
-            sender.send(&foreign(far, number, 1).build()?)?;
+            for version in VERSIONS {
+                sender.send(&foreign(far, version, number, 1).build()?)?;
+            }
         }
         come_to_rest(&[input, &bed.receivers[0]])?;
         let report = relay.stop()?.report;
-        report.assert_exact(&[COUNT, 0]);
-        assert_eq!(report.filter("in0", "own_frame"), COUNT, "{report:#?}");
+        report.assert_exact(&[COUNT, 0, COUNT, 0]);
+        assert_eq!(report.filter("in0", "own_frame"), 2 * COUNT, "{report:#?}");
     }
     Ok(())
 }
