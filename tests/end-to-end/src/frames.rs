@@ -3,7 +3,7 @@
 //! Built with etherparse, which shares nothing with the relay's own decoder.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::Range,
 };
 
@@ -233,6 +233,80 @@ pub fn tcp_syn(from: &Endpoint, to: &Endpoint, port: u16) -> Result<Vec<u8>> {
         .syn()
         .write(&mut frame, &[])?;
     Ok(frame)
+}
+
+/// The same over IPv6.
+pub fn icmpv6_echo(from: &Endpoint, to: &Endpoint, id: u16, payload: &[u8]) -> Result<Vec<u8>> {
+    let mut frame = Vec::new();
+    ipv6_packet(from, to)?
+        .icmpv6_echo_request(id, 1)
+        .write(&mut frame, payload)?;
+    Ok(frame)
+}
+
+/// A TCP connection request over IPv6.
+pub fn tcp_syn6(from: &Endpoint, to: &Endpoint, port: u16) -> Result<Vec<u8>> {
+    let mut frame = Vec::new();
+    ipv6_packet(from, to)?
+        .tcp(40_001, port, 1, 1024)
+        .syn()
+        .write(&mut frame, &[])?;
+    Ok(frame)
+}
+
+fn ipv6_packet(
+    from: &Endpoint,
+    to: &Endpoint,
+) -> Result<etherparse::PacketBuilderStep<etherparse::IpHeaders>> {
+    let (source, destination) = from.ipv6.zip(to.ipv6).context("hosts without IPv6")?;
+    let (source, destination) = (source.octets(), destination.octets());
+    Ok(PacketBuilder::ethernet2(from.mac, to.mac).ipv6(source, destination, 64))
+}
+
+/// A neighbour solicitation for the address of `to` (RFC 4861, section 4.3).
+pub fn neighbour_solicitation(from: &Endpoint, to: &Endpoint) -> Result<Vec<u8>> {
+    let (source, target) = from.ipv6.zip(to.ipv6).context("hosts without IPv6")?;
+    let [.., a, b, c] = target.octets();
+    let solicited = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c];
+    let mut message = target.octets().to_vec();
+    // Source link-layer address.
+    message.extend([1, 1]);
+    message.extend(from.mac);
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(from.mac, group_mac(IpAddr::from(solicited)))
+        .ipv6(source.octets(), solicited, 255)
+        .icmpv6_raw(135, 0, [0; 4])
+        .write(&mut frame, &message)?;
+    Ok(frame)
+}
+
+/// An MLDv2 report that joins `group` (RFC 9777, section 5.2), behind a router alert.
+pub fn mld_report(from: &Endpoint, group: Ipv6Addr) -> Result<Vec<u8>> {
+    let source = from.ipv6.context("a host without IPv6")?;
+    let routers = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x16];
+    // One record, CHANGE_TO_EXCLUDE_MODE of no source.
+    let mut record = vec![4, 0, 0, 0];
+    record.extend(group.octets());
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(from.mac, group_mac(IpAddr::from(routers)))
+        .ipv6(source.octets(), routers, 1)
+        .icmpv6_raw(143, 0, [0, 0, 0, 1])
+        .write(&mut frame, &record)?;
+    with_extension(&mut frame, 0, [5, 2, 0, 0, 1, 0]);
+    Ok(frame)
+}
+
+/// Puts an extension header of this kind, of 8 bytes, behind the IPv6 header of a frame. `rest` is
+/// what follows its length (RFC 8200, section 4).
+pub fn with_extension(frame: &mut Vec<u8>, kind: u8, rest: [u8; 6]) {
+    const NEXT_HEADER: usize = ETHERNET_LEN + 6;
+    const PAYLOAD_LEN: Range<usize> = ETHERNET_LEN + 4..ETHERNET_LEN + 6;
+    let next = std::mem::replace(&mut frame[NEXT_HEADER], kind);
+    let len = u16::from_be_bytes([frame[PAYLOAD_LEN.start], frame[PAYLOAD_LEN.start + 1]]) + 8;
+    frame[PAYLOAD_LEN].copy_from_slice(&len.to_be_bytes());
+    let [a, b, c, d, e, f] = rest;
+    let at = ETHERNET_LEN + Ipv6Header::LEN;
+    frame.splice(at..at, [next, 0, a, b, c, d, e, f]);
 }
 
 /// An ARP request for the address of `to`.
