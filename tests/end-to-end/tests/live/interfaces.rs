@@ -114,6 +114,10 @@ fn x2_an_interface_that_is_deleted_and_made_again_ten_times_is_served_again(
             let took = all_forward_again(method, &source, &far, &feeds)
                 .with_context(|| format!("round {round}: {}", relay.log()))?;
             ensure!(took < AGAIN, "round {round} took {took:?}: {}", relay.log());
+            // A veth delivers groups that nobody has joined.
+            for rule in &feeds {
+                ensure!(input.has_joined(rule.group)?, "{round}: {}", relay.log());
+            }
         }
         Ok(())
     })?;
