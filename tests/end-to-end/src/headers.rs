@@ -3,7 +3,7 @@
 //!
 //! What is not UDP over IP is not looked at: hosts with IPv6 have more to say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::PoisonError;
@@ -36,6 +36,8 @@ struct Expected {
 #[derive(Debug, Default)]
 struct Checked {
     faults: Vec<String>,
+    /// The flow label of each sender's copies, by its port, and the destination.
+    labels: BTreeMap<(IpAddr, u16, u16), u32>,
     datagrams: u64,
     gso_packets: u64,
     socket_drops: u32,
@@ -108,7 +110,7 @@ impl Checked {
             self.datagrams += datagrams.len() as u64;
             match datagrams.first() {
                 // Those of a GSO packet have one header.
-                Some(first) => expected.fault_of(first),
+                Some(first) => expected.fault_of(first).or_else(|| self.label_fault(first)),
                 None => Some("lengths that do not fit".to_owned()),
             }
         } else {
@@ -120,6 +122,15 @@ impl Checked {
             let head = frame.bytes.iter().take(80).collect::<Vec<_>>();
             self.faults.push(format!("{fault}: {head:02x?}"));
         }
+    }
+}
+
+impl Checked {
+    /// What is wrong with the flow label of a copy: a sender has one for all datagrams of a flow.
+    fn label_fault(&mut self, copy: &Datagram) -> Option<String> {
+        let flow = (copy.destination, copy.port, copy.source_port);
+        let label = *self.labels.entry(flow).or_insert(copy.flow_label);
+        (label != copy.flow_label).then(|| format!("another flow label than {label:#x}"))
     }
 }
 
@@ -139,6 +150,7 @@ impl Expected {
             (copy.source_mac == near.mac, "source MAC"),
             (copy.source == near.address_for(copy.destination), "source"),
             (copy.ttl == TTL, "TTL"),
+            (copy.tos == 0, "DSCP and ECN"),
             (copy.ip_checksum_valid, "IP checksum"),
             (checksum_fits, "UDP checksum"),
         ]
