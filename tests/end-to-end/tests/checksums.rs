@@ -2,15 +2,17 @@
 //! sender's were, and never repaired.
 
 use anyhow::Result;
+use relay_tests::backend::Backend;
 use relay_tests::encapsulation::Encapsulation;
 use relay_tests::frames::{self, Checksum, UdpFrame};
 use relay_tests::inspect::{Datagram, UdpChecksum};
 use relay_tests::methods::{Method, Source, TxMethod};
 use relay_tests::payload::payload;
 use relay_tests::raw::{Frame, RawReceiver, RawSender};
-use relay_tests::relay::Stopped;
+use relay_tests::relay::{RelayProcess, Stopped};
 use relay_tests::rules::{Rule, output_destination};
-use relay_tests::scenario::ARRIVAL;
+use relay_tests::scenario::{ARRIVAL, Receivers};
+use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 use relay_tests::veth::Endpoint;
 
@@ -232,7 +234,6 @@ fn f9_checksums_that_the_sending_host_completed_leave_valid(method: Method) -> R
     Ok(())
 }
 
-/// IPv6 has no datagrams without a checksum: live/ipv6.rs sends some.
 fn f9_datagrams_without_checksum_leave_without_one_or_with_a_valid_one(
     method: Method,
 ) -> Result<()> {
@@ -282,6 +283,38 @@ fn f9_a_wrong_checksum_is_never_repaired(method: Method) -> Result<()> {
     Ok(())
 }
 
+/// A host must discard them (RFC 8200, section 8.1).
+fn f9_datagrams_over_ipv6_without_checksum_do_not_leave_and_are_counted(
+    backend: Backend,
+) -> Result<()> {
+    const COUNT: u64 = 20;
+    let bed = Testbed::builder().ipv6().build()?;
+    let ipv6 = [Encapsulation::Ipv6, Encapsulation::DoubleTagged6];
+    let rules = rules(&ipv6);
+    let receivers = Receivers::with_headers(&bed, &rules)?;
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+    let (source, sender) = (&bed.sources[0], RawSender::open(&bed.sources[0])?);
+    for (flow, (rule, encapsulation)) in (0..).zip(rules.iter().zip(ipv6)) {
+        for (n, checksum) in (0..COUNT).zip([Checksum::Zero, Checksum::Complete].iter().cycle()) {
+            // Those that leave are numbered without the others.
+            let mut frame = UdpFrame::new(source, rule.group, rule.port, payload(flow, n / 2, 300));
+            frame.tags = encapsulation.tags().to_vec();
+            frame.checksum = *checksum;
+            sender.send(&frame.build()?)?;
+        }
+    }
+    let each = COUNT / 2;
+    receivers.assert_exact(&[Stream::new(0, each, 300), Stream::new(1, each, 300)]);
+    let report = relay.stop()?.report;
+    report.assert_exact(&[each; 2]);
+    assert_eq!(
+        report.filter("in0", "pass_no_checksum"),
+        2 * each,
+        "{report:#?}"
+    );
+    Ok(())
+}
+
 #[test]
 fn outputs_of_the_encapsulations_never_meet() {
     let mut destinations: Vec<_> = rules(&Encapsulation::ALL)
@@ -297,10 +330,24 @@ fn outputs_of_the_encapsulations_never_meet() {
     assert_eq!(destinations.len(), Encapsulation::ALL.len() * OUTPUTS);
 }
 
-relay_tests::on_all_methods! {
-    f9_partial_checksums_leave_complete_and_valid,
-    f9_complete_checksums_leave_valid_and_what_is_the_senders_is_kept,
-    f9_checksums_that_the_sending_host_completed_leave_valid,
-    f9_datagrams_without_checksum_leave_without_one_or_with_a_valid_one,
-    f9_a_wrong_checksum_is_never_repaired,
+mod by_method {
+    use super::{
+        f9_a_wrong_checksum_is_never_repaired,
+        f9_checksums_that_the_sending_host_completed_leave_valid,
+        f9_complete_checksums_leave_valid_and_what_is_the_senders_is_kept,
+        f9_datagrams_without_checksum_leave_without_one_or_with_a_valid_one,
+        f9_partial_checksums_leave_complete_and_valid,
+    };
+
+    relay_tests::on_all_methods! {
+        f9_partial_checksums_leave_complete_and_valid,
+        f9_complete_checksums_leave_valid_and_what_is_the_senders_is_kept,
+        f9_checksums_that_the_sending_host_completed_leave_valid,
+        f9_datagrams_without_checksum_leave_without_one_or_with_a_valid_one,
+        f9_a_wrong_checksum_is_never_repaired,
+    }
+}
+
+relay_tests::on_both_backends! {
+    f9_datagrams_over_ipv6_without_checksum_do_not_leave_and_are_counted,
 }
