@@ -1,7 +1,8 @@
 //! The headers of all copies that arrive at a wire's far end, checked as they arrive: Ethernet, IP
 //! and UDP, in every datagram and in every GSO packet that the wire takes whole.
 //!
-//! What is not UDP over IP is not looked at: hosts with IPv6 have more to say.
+//! What is not UDP over IP is not looked at: hosts with IPv6 have more to say. Nor are payloads: the
+//! kernel compares them with the checksum for every socket that receives them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,13 +10,14 @@ use std::os::fd::AsFd;
 use std::sync::PoisonError;
 
 use anyhow::{Context, Result};
+use etherparse::{Ipv4Header, Ipv6Header, UdpHeader};
 
 use crate::background::Background;
-use crate::frames::{self, is_tagged};
+use crate::frames::{self, ETHERNET_LEN, is_tagged};
 use crate::inspect::{self, Datagram, UdpChecksum};
-use crate::raw::{Frame, LONGEST, frame_of};
+use crate::raw::{LONGEST, split};
 use crate::receiver::QUIET;
-use crate::sys::{self, Batch, Receives};
+use crate::sys::{self, Batch, Message, Receives};
 use crate::veth::Endpoint;
 
 /// How many faults are told.
@@ -73,8 +75,8 @@ impl HeaderCheck {
                 let socket_drops = sys::socket_drops(socket)?;
                 let mut checked = checked.lock().unwrap_or_else(PoisonError::into_inner);
                 checked.socket_drops = socket_drops;
-                for frame in batch.messages().filter_map(|message| frame_of(&message)) {
-                    checked.look_at(&frame, &expected);
+                for message in batch.messages() {
+                    checked.look_at(&message, &expected);
                 }
                 Ok(count)
             },
@@ -101,28 +103,37 @@ impl HeaderCheck {
 }
 
 impl Checked {
-    fn look_at(&mut self, frame: &Frame, expected: &Expected) {
-        let fault = if frame.vlan.is_some() || is_tagged(&frame.bytes) {
+    fn look_at(&mut self, message: &Message<'_>, expected: &Expected) {
+        let (segment, frame) = split(message.bytes);
+        let fault = if message.vlan.is_some() || is_tagged(frame) {
             Some("a tag".to_owned())
-        } else if inspect::is_udp(&frame.bytes) {
-            self.gso_packets += u64::from(frame.segment.is_some());
-            let datagrams = frame.datagrams();
-            self.datagrams += datagrams.len() as u64;
-            match datagrams.first() {
-                // Those of a GSO packet have one header.
-                Some(first) => expected.fault_of(first).or_else(|| self.label_fault(first)),
-                None => Some("lengths that do not fit".to_owned()),
-            }
-        } else {
+        } else if !inspect::is_udp(frame) {
             None
+        } else if let Some(copy) = inspect::headers(frame, message.partial_checksum) {
+            let payload = frame.len() - headers_len(copy.destination);
+            self.gso_packets += u64::from(segment.is_some());
+            self.datagrams += segment.map_or(1, |segment| payload.div_ceil(segment)) as u64;
+            let fault = expected.fault_of(&copy);
+            fault.or_else(|| self.label_fault(&copy))
+        } else {
+            Some("lengths that do not fit".to_owned())
         };
         if let Some(fault) = fault
             && self.faults.len() < TOLD
         {
-            let head = frame.bytes.iter().take(80).collect::<Vec<_>>();
+            let head = frame.iter().take(80).collect::<Vec<_>>();
             self.faults.push(format!("{fault}: {head:02x?}"));
         }
     }
+}
+
+/// Bytes of the headers of an untagged datagram.
+fn headers_len(destination: IpAddr) -> usize {
+    let ip = match destination {
+        IpAddr::V4(_) => Ipv4Header::MIN_LEN,
+        IpAddr::V6(_) => Ipv6Header::LEN,
+    };
+    ETHERNET_LEN + ip + UdpHeader::LEN
 }
 
 impl Checked {
@@ -139,8 +150,11 @@ impl Expected {
     fn fault_of(&self, copy: &Datagram) -> Option<String> {
         let near = &self.near;
         let to = (copy.destination, copy.port);
-        let checksum_fits = matches!(copy.checksum, UdpChecksum::Valid | UdpChecksum::Partial)
-            || copy.checksum == UdpChecksum::Zero && copy.destination.is_ipv4();
+        let checksum_fits = match copy.checksum {
+            UdpChecksum::Zero => copy.destination.is_ipv4(),
+            UdpChecksum::Wrong => false,
+            UdpChecksum::Partial | UdpChecksum::Complete | UdpChecksum::Valid => true,
+        };
         [
             (self.destinations.contains(&to), "destination"),
             (

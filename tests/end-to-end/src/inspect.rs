@@ -91,6 +91,8 @@ pub enum UdpChecksum {
     Partial,
     /// It does not fit.
     Wrong,
+    /// It is there, and was not compared with the payload, see [`headers`].
+    Complete,
 }
 
 /// A UDP datagram in a frame.
@@ -200,18 +202,33 @@ struct Packet<'a> {
 /// pseudo-header.
 pub fn datagram(frame: &[u8], partial: bool) -> Option<Datagram> {
     let ip = packet_v4(frame).or_else(|| packet_v6(frame))?;
+    let mut datagram = read(frame, &ip, partial)?;
+    if datagram.checksum == UdpChecksum::Complete {
+        datagram.checksum = match sum(ip.udp, ip.pseudo().into()) {
+            0xffff => UdpChecksum::Valid,
+            _ => UdpChecksum::Wrong,
+        };
+    }
+    datagram.payload = ip.udp.get(udp::END..)?.to_vec();
+    Some(datagram)
+}
+
+/// The same without the payload, which is not read.
+pub fn headers(frame: &[u8], partial: bool) -> Option<Datagram> {
+    let ip = packet_v4(frame).or_else(|| packet_v6(frame))?;
+    read(frame, &ip, partial)
+}
+
+fn read(frame: &[u8], ip: &Packet<'_>, partial: bool) -> Option<Datagram> {
     let udp = ip.udp;
-    let udp_length = word(udp, udp::LEN)?;
-    if usize::from(udp_length) != udp.len() {
+    if usize::from(word(udp, udp::LEN)?) != udp.len() {
         return None;
     }
-    let start = u32::from(PROTOCOL_UDP) + u32::from(udp_length);
-    let pseudo = sum(ip.addresses, start);
     let checksum = match (word(udp, udp::CHECKSUM)?, partial) {
-        (found, true) if found == pseudo => UdpChecksum::Partial,
+        (found, true) if found == ip.pseudo() => UdpChecksum::Partial,
+        (_, true) => UdpChecksum::Wrong,
         (0, false) => UdpChecksum::Zero,
-        (_, false) if sum(udp, pseudo.into()) == 0xffff => UdpChecksum::Valid,
-        _ => UdpChecksum::Wrong,
+        (_, false) => UdpChecksum::Complete,
     };
     Some(Datagram {
         destination_mac: *frame.get(ethernet::DESTINATION..)?.first_chunk()?,
@@ -227,8 +244,18 @@ pub fn datagram(frame: &[u8], partial: bool) -> Option<Datagram> {
         source_port: word(udp, udp::SOURCE_PORT)?,
         port: word(udp, udp::DESTINATION_PORT)?,
         checksum,
-        payload: udp.get(udp::END..)?.to_vec(),
+        payload: Vec::new(),
     })
+}
+
+impl Packet<'_> {
+    /// The sum of the pseudo-header.
+    fn pseudo(&self) -> u16 {
+        sum(
+            self.addresses,
+            u32::from(PROTOCOL_UDP) + self.udp.len() as u32,
+        )
+    }
 }
 
 /// The datagrams in an untagged frame: several in a GSO packet, with `segment` bytes of payload in

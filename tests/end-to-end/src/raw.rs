@@ -70,16 +70,17 @@ impl Frame {
     }
 }
 
-/// The frame in a message of a packet socket with vnet headers.
-pub(crate) fn frame_of(message: &sys::Message<'_>) -> Option<Frame> {
-    let (header, bytes) = message.bytes.split_at_checked(VNET_HEADER)?;
-    let segment = usize::from(u16::from_ne_bytes([*header.get(4)?, *header.get(5)?]));
-    Some(Frame {
-        bytes: bytes.to_vec(),
-        vlan: message.vlan,
-        partial_checksum: message.partial_checksum,
-        segment: (segment > 0).then_some(segment),
-    })
+/// What a message of a packet socket with vnet headers has: bytes of payload in each datagram of a
+/// GSO packet, and the frame.
+pub(crate) fn split(message: &[u8]) -> (Option<usize>, &[u8]) {
+    let (header, frame) = message
+        .split_at_checked(VNET_HEADER)
+        .unwrap_or((&[], message));
+    let segment = match *header {
+        [_, _, _, _, low, high, ..] => usize::from(u16::from_ne_bytes([low, high])),
+        _ => 0,
+    };
+    ((segment > 0).then_some(segment), frame)
 }
 
 #[derive(Debug, Default)]
@@ -114,7 +115,13 @@ impl RawReceiver {
                 for message in batch.messages() {
                     frames.count += 1;
                     if frames.kept.len() < FRAMES_KEPT {
-                        frames.kept.extend(frame_of(&message));
+                        let (segment, bytes) = split(message.bytes);
+                        frames.kept.push(Frame {
+                            bytes: bytes.to_vec(),
+                            vlan: message.vlan,
+                            partial_checksum: message.partial_checksum,
+                            segment,
+                        });
                     }
                 }
                 Ok(count)
