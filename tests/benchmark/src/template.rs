@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result};
 use etherparse::PacketBuilder;
 use relay_common::wire::{ipv4, ipv6, udp};
-use relay_tests::{frames::UdpFrame, veth::Endpoint};
+use relay_tests::{encapsulation::CUSTOMER, frames::UdpFrame, veth::Endpoint};
 
 use crate::{
     framing::{Framing, SOURCE6, VLAN, group6},
@@ -59,7 +59,9 @@ pub fn frame(feed: &Feed<'_>, flow: u32) -> Result<Vec<u8>> {
     let mut frame = UdpFrame::new(feed.from, feed.group, feed.port, payload);
     frame.source_port = SOURCE_PORT;
     frame.identification = 0;
-    frame.vlan = (feed.framing == Framing::Tagged).then_some(VLAN);
+    if feed.framing == Framing::Tagged {
+        frame.tags = vec![(CUSTOMER, VLAN)];
+    }
     frame.build()
 }
 

@@ -57,6 +57,7 @@ impl Wires {
             interface,
             mac: [2, 0, 10, net[0], net[1], host],
             address: Some(Ipv4Addr::new(10, net[0], net[1], host)),
+            ipv6: false,
             mtu: shape.mtu,
             queues: 1,
         };

@@ -27,7 +27,7 @@ use relay_tests::{
     backend::Backend,
     capture::target_directory,
     relay::{RelayProcess, RuleFile, run_command},
-    rules::{GROUP_IN, PORT_IN, Rule, to_toml},
+    rules::{GROUP_IN, PORT_IN, Rule, output_destination, to_toml},
     sender::{MAX_BURST, Pacer, UdpSender},
     veth::{End, connect},
 };
@@ -99,15 +99,17 @@ impl Bed {
             interface: interface.to_owned(),
             mac: [2, 0, 10, 1, 1, last],
             address: Some(Ipv4Addr::new(10, 1, 1, last)),
+            ipv6: false,
             mtu: 1500,
             queues: 1,
         };
         connect(end(&wires.input, "in1", 1), end(&wires.source, "src1", 2))?;
         let mut sink = Sink::attach(&programs, &wires.sinks, NextHop::Host)?;
-        let expected = feed().outputs.into_iter().map(|output| Expected {
+        let destinations = (0..feed().outputs.len()).map(output_destination);
+        let expected = destinations.map(|(group, port)| Expected {
             wire: 0,
-            group: output.group,
-            port: output.port,
+            group,
+            port,
             flow: FLOW,
             ipv6: false,
         });

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -122,7 +122,7 @@ fn kind(link: &Path) -> Option<String> {
 
 impl Namespace {
     /// The groups of 239.0.0.0/8 that programs of this host have joined, by interface.
-    pub fn joined_groups(&self) -> Result<BTreeSet<(String, Ipv4Addr)>> {
+    pub fn joined_groups(&self) -> Result<BTreeSet<(String, IpAddr)>> {
         let text = self.proc_net("igmp")?;
         let mut interface = "";
         let mut groups = BTreeSet::new();
@@ -137,7 +137,7 @@ impl Namespace {
             let bits = u32::from_str_radix(first, 16).with_context(|| format!("reading {line}"))?;
             let group = Ipv4Addr::from(bits.to_ne_bytes());
             if group.octets()[0] == 239 {
-                groups.insert((interface.to_owned(), group));
+                groups.insert((interface.to_owned(), group.into()));
             }
         }
         Ok(groups)

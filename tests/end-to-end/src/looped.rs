@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use crate::encapsulation::Encapsulation;
 use crate::frames::UdpFrame;
 use crate::netns::Namespace;
 use crate::payload::payload;
@@ -93,22 +94,23 @@ fn end(namespace: &Arc<Namespace>, interface: &str, subnet: u8, host: u8) -> End
         interface: interface.into(),
         mac: [0x02, 0, 10, 9, subnet, host],
         address: Some(Ipv4Addr::new(10, 9, subnet, host)),
+        ipv6: true,
         mtu: 1500,
         queues: 1,
     }
 }
 
 /// A datagram of a host that is no relay.
-pub fn foreign(wire: &Endpoint, number: u64, ttl: u8) -> UdpFrame {
+pub fn foreign(wire: &Endpoint, over: Encapsulation, number: u64, ttl: u8) -> UdpFrame {
     UdpFrame {
         source_mac: [0x02, 0, 10, 9, 9, 9],
-        source: Ipv4Addr::new(10, 9, 0, 77),
+        source: over.input(Ipv4Addr::new(10, 9, 0, 77)),
         ttl,
-        ..UdpFrame::new(wire, GROUP_IN, PORT_IN, payload(0, number, 100))
+        ..UdpFrame::new(wire, over.input(GROUP_IN), PORT_IN, payload(0, number, 100))
     }
 }
 
 /// A rule that forwards through the other interface to the same group and port.
-pub fn onwards() -> [Rule; 1] {
-    [Rule::feed().output("out0", GROUP_IN, PORT_IN)]
+pub fn onwards(over: Encapsulation) -> [Rule; 1] {
+    [Rule::feed().output("out0", GROUP_IN, PORT_IN).over(over)]
 }

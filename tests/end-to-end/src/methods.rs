@@ -9,6 +9,7 @@
 //! | [`TxMethod::Frames`] | frames, each a message of its own | the system call, for each frame |
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -17,7 +18,8 @@ use crate::backend::Backend;
 use crate::payload::payload;
 use crate::relay::RelayProcess;
 use crate::report::Report;
-use crate::rules::{GROUP_IN, PORT_IN, Rule, transmit_by};
+use crate::rules::{Rule, transmit_by};
+use crate::scenario::{far_end, forward_exactly_from};
 use crate::sender::{Pacer, UdpSender};
 use crate::tally::Stream;
 use crate::topology::Testbed;
@@ -102,18 +104,24 @@ impl Method {
     /// interfaces for that.
     pub fn start(self, bed: &Testbed, rules: &[Rule]) -> Result<RelayProcess> {
         for near in output_interfaces(bed, rules) {
-            let io_uring_frames = self.tx == TxMethod::Frames && self.backend == Backend::IoUring;
-            if self.tx == TxMethod::Cut || io_uring_frames {
-                near.set_checksum_offload(false)?;
-            }
-            if io_uring_frames {
-                // Behind a queue the relay could not learn what became of the parts of a GSO
-                // packet, so it sends frames.
-                let queue = ["qdisc", "replace", "dev", &near.interface, "root", "pfifo"];
-                bed.relay.tool("tc", &queue)?;
-            }
+            self.set_up(near)?;
         }
         RelayProcess::start_with(&bed.relay, self.backend, rules, &self.tables(rules))
+    }
+
+    /// Sets up the relay's end of a wire so that copies leave it by this method.
+    pub fn set_up(self, near: &Endpoint) -> Result<()> {
+        let io_uring_frames = self.tx == TxMethod::Frames && self.backend == Backend::IoUring;
+        if self.tx == TxMethod::Cut || io_uring_frames {
+            near.set_checksum_offload(false)?;
+        }
+        if io_uring_frames {
+            // Behind a queue the relay could not learn what became of the parts of a GSO packet, so
+            // it sends frames.
+            let queue = ["qdisc", "replace", "dev", &near.interface, "root", "pfifo"];
+            near.namespace.tool("tc", &queue)?;
+        }
+        Ok(())
     }
 
     /// The tables of a rule file that make copies of `rules` leave by this method.
@@ -125,32 +133,66 @@ impl Method {
         }
     }
 
-    /// Opens the sockets of a source whose datagrams leave the relay by this method.
+    /// How many sockets of a sender take turns: the relay never joins datagrams of two of them.
+    pub fn sockets(self) -> u16 {
+        if self.tx == TxMethod::Frames { 2 } else { 1 }
+    }
+
+    /// Runs a relay with `rules`, sends every rule's stream, and fails unless every output is exact
+    /// with right headers, the relay counted the same, and copies left by this method.
+    #[track_caller]
+    pub fn forward_exactly(self, bed: &Testbed, rules: &[Rule], streams: &[Stream]) -> Result<()> {
+        let relay = self.start(bed, rules)?;
+        let stopped = forward_exactly_from(relay, bed, rules, streams, self.sockets())?;
+        self.assert_used(&stopped.report, rules)
+    }
+
+    /// Opens the sockets of a source of the usual feed whose datagrams leave the relay by this
+    /// method.
     pub fn source(self, at: &Endpoint) -> Result<Source> {
-        // The relay never joins datagrams of two senders that take turns.
-        let count = if self.tx == TxMethod::Frames { 2 } else { 1 };
-        let sockets = (0..count).map(|_| UdpSender::open(at));
+        self.source_of(at, &Rule::feed())
+    }
+
+    /// The same of a source of what `rule` takes.
+    pub fn source_of(self, at: &Endpoint, rule: &Rule) -> Result<Source> {
+        let ports = 40_000..40_000 + self.sockets();
+        let sockets = ports.map(|port| match rule.tags.as_slice() {
+            [] => UdpSender::open(at),
+            tags => UdpSender::open_tagged(at, tags, port),
+        });
         Ok(Source {
             sockets: sockets.collect::<Result<_>>()?,
+            to: (rule.group, rule.port),
         })
+    }
+
+    /// Opens a source for each of `rules`, at the far end of its input.
+    pub fn sources(self, bed: &Testbed, rules: &[Rule]) -> Result<Sources> {
+        let of = |rule: &Rule| self.source_of(far_end(bed, &rule.interface)?, rule);
+        Ok(Sources(rules.iter().map(of).collect::<Result<_>>()?))
     }
 
     /// Fails unless the report says that the copies of `rules` left by this method.
     #[track_caller]
     pub fn assert_used(self, report: &Report, rules: &[Rule]) -> Result<()> {
-        let method = match (self.backend, self.tx) {
+        report.assert_tx_method(rules, self.name())
+    }
+
+    /// As the relay calls it.
+    fn name(self) -> &'static str {
+        match (self.backend, self.tx) {
             (_, TxMethod::Ring) => "xsk",
             (Backend::IoUring, TxMethod::Frames) => "frames",
             _ => "segmented",
-        };
-        report.assert_tx_method(rules, method)
+        }
     }
 }
 
-/// A source of the usual feed.
+/// A source of one feed.
 #[derive(Debug)]
 pub struct Source {
     sockets: Vec<UdpSender>,
+    to: (IpAddr, u16),
 }
 
 impl Source {
@@ -158,7 +200,8 @@ impl Source {
     pub fn send_one(&self, flow: u32, number: u64, size: usize) -> Result<()> {
         let at = number as usize % self.sockets.len().max(1);
         let socket = self.sockets.get(at).context("a source without sockets")?;
-        socket.send_one(GROUP_IN, PORT_IN, &payload(flow, number, size))
+        let (group, port) = self.to;
+        socket.send_one(group, port, &payload(flow, number, size))
     }
 
     /// Sends a stream at `rate` datagrams per second.
@@ -178,10 +221,11 @@ impl Source {
         for socket in &self.sockets {
             socket.cut_into(size)?;
         }
+        let (group, port) = self.to;
         let (end, mut sent) = (Instant::now() + time, 0);
         while Instant::now() < end {
             for socket in &self.sockets {
-                socket.send_one(GROUP_IN, PORT_IN, &bytes)?;
+                socket.send_one(group, port, &bytes)?;
                 sent += joined as u64;
             }
         }
@@ -194,6 +238,39 @@ impl Source {
         let paused = relay.pause()?;
         for number in stream.first..stream.first + stream.count {
             self.send_one(stream.flow, number, stream.size)?;
+        }
+        drop(paused);
+        Ok(())
+    }
+}
+
+/// Sources of several feeds, which send in turn. The flow of each is its position.
+#[derive(Debug)]
+pub struct Sources(Vec<Source>);
+
+impl Sources {
+    /// Sends datagram `number`, of `size` bytes, of every feed.
+    pub fn send_one(&self, number: u64, size: usize) -> Result<()> {
+        let mut numbered = (0..).zip(&self.0);
+        numbered.try_for_each(|(flow, source)| source.send_one(flow, number, size))
+    }
+
+    /// Sends a stream of every feed, each at `rate` datagrams per second.
+    pub fn send(&self, stream: &Stream, rate: u32) -> Result<()> {
+        let mut pacer = Pacer::new(rate, 16);
+        for number in stream.first..stream.first + stream.count {
+            pacer.wait();
+            self.send_one(number, stream.size)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a stream of every feed while the relay is stopped by a signal, so that all of it is
+    /// there when the relay goes on.
+    pub fn send_in_one_burst(&self, stream: &Stream, relay: &RelayProcess) -> Result<()> {
+        let paused = relay.pause()?;
+        for number in stream.first..stream.first + stream.count {
+            self.send_one(number, stream.size)?;
         }
         drop(paused);
         Ok(())

@@ -9,11 +9,14 @@ use anyhow::{Context, Result};
 use crate::background::Background;
 use crate::inspect::{self, Datagram};
 use crate::receiver::QUIET;
-use crate::sys::{self, Batch, Receives};
+use crate::sys::{self, Batch, Receives, VNET_HEADER};
 use crate::veth::Endpoint;
 
 /// Frames that a receiver keeps; later ones are counted only.
 const FRAMES_KEPT: usize = 50_000;
+
+/// Bytes of the longest GSO packet, with a vnet header in front.
+pub(crate) const LONGEST: usize = 66_000;
 
 /// Sends frames out of one interface.
 #[derive(Debug)]
@@ -53,6 +56,31 @@ pub struct Frame {
     pub vlan: Option<u16>,
     /// The checksum is still to be completed: only its pseudo-header is in it.
     pub partial_checksum: bool,
+    /// Bytes of payload in each datagram of a GSO packet.
+    pub segment: Option<usize>,
+}
+
+impl Frame {
+    /// The untagged, whole UDP datagrams in it: several if it is a GSO packet.
+    pub fn datagrams(&self) -> Vec<Datagram> {
+        match self.vlan {
+            None => inspect::datagrams(&self.bytes, self.partial_checksum, self.segment),
+            Some(_) => Vec::new(),
+        }
+    }
+}
+
+/// What a message of a packet socket with vnet headers has: bytes of payload in each datagram of a
+/// GSO packet, and the frame.
+pub(crate) fn split(message: &[u8]) -> (Option<usize>, &[u8]) {
+    let (header, frame) = message
+        .split_at_checked(VNET_HEADER)
+        .unwrap_or((&[], message));
+    let segment = match *header {
+        [_, _, _, _, low, high, ..] => usize::from(u16::from_ne_bytes([low, high])),
+        _ => 0,
+    };
+    ((segment > 0).then_some(segment), frame)
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +100,8 @@ impl RawReceiver {
     /// Starts to listen.
     pub fn start(endpoint: &Endpoint) -> Result<Self> {
         let socket = endpoint.packet_socket(Receives::Arriving)?;
-        let mut batch = Batch::new(64, 10_000);
+        sys::with_vnet_headers(socket.as_fd()).context("asking for vnet headers")?;
+        let mut batch = Batch::new(64, LONGEST);
         let sockets = vec![socket];
         let background = Background::start(
             &endpoint.interface,
@@ -86,10 +115,12 @@ impl RawReceiver {
                 for message in batch.messages() {
                     frames.count += 1;
                     if frames.kept.len() < FRAMES_KEPT {
+                        let (segment, bytes) = split(message.bytes);
                         frames.kept.push(Frame {
-                            bytes: message.bytes.to_vec(),
+                            bytes: bytes.to_vec(),
                             vlan: message.vlan,
                             partial_checksum: message.partial_checksum,
+                            segment,
                         });
                     }
                 }
@@ -110,13 +141,9 @@ impl RawReceiver {
         self.background.with(|frames| frames.kept.clone())
     }
 
-    /// Every untagged, whole UDP datagram so far.
+    /// Every untagged, whole UDP datagram so far, those in GSO packets too.
     pub fn datagrams(&self) -> Vec<Datagram> {
-        let frames = self.frames();
-        let untagged = frames.iter().filter(|frame| frame.vlan.is_none());
-        untagged
-            .filter_map(|f| inspect::datagram(&f.bytes, f.partial_checksum))
-            .collect()
+        self.frames().iter().flat_map(Frame::datagrams).collect()
     }
 
     /// Waits until at least `count` frames satisfy `wanted`; false after `timeout`.

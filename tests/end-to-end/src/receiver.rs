@@ -2,19 +2,24 @@
 //!
 //! One thread serves all sockets of a receiver; each socket keeps its own [`Tally`].
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+};
 
 use crate::background::Background;
 use crate::payload;
 use crate::sys::{self, Batch, RECEIVE_BUFFER};
 use crate::tally::{Stream, Tally};
 use crate::veth::Endpoint;
+
+/// `IPV6_MULTICAST_ALL` (linux/in6.h).
+const IPV6_MULTICAST_ALL: libc::c_int = 29;
 
 /// After the last expected datagram a receiver listens for this long, to catch more than expected.
 pub const QUIET: Duration = Duration::from_millis(150);
@@ -23,7 +28,7 @@ pub const QUIET: Duration = Duration::from_millis(150);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listen {
     /// The group to join.
-    pub group: Ipv4Addr,
+    pub group: IpAddr,
     /// The port to bind.
     pub port: u16,
     /// The flow that is expected.
@@ -32,7 +37,8 @@ pub struct Listen {
 
 impl Listen {
     /// Expects `flow` at `group`:`port`.
-    pub fn new(group: Ipv4Addr, port: u16, flow: u32) -> Self {
+    pub fn new(group: impl Into<IpAddr>, port: u16, flow: u32) -> Self {
+        let group = group.into();
         Self { group, port, flow }
     }
 }
@@ -152,33 +158,52 @@ fn open(endpoint: &Endpoint, listen: &Listen) -> Result<OwnedFd> {
         )
     };
     let opened = || -> Result<OwnedFd> {
-        let socket = socket(
-            AddressFamily::Inet,
-            SockType::Datagram,
-            SockFlag::SOCK_CLOEXEC,
-            None,
-        )?;
-        let fd = socket.as_fd();
-        nix::sys::socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-        nix::sys::socket::setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
-        let none: libc::c_int = 0;
-        sys::set_option(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, &none)?;
-        let [a, b, c, d] = listen.group.octets();
-        bind(
-            socket.as_raw_fd(),
-            &SockaddrIn::new(a, b, c, d, listen.port),
-        )?;
-        let index = i32::try_from(endpoint.index).map_err(|_| anyhow!("interface index"))?;
-        let request = libc::ip_mreqn {
-            imr_multiaddr: libc::in_addr {
-                s_addr: u32::from_ne_bytes(listen.group.octets()),
-            },
-            imr_address: libc::in_addr { s_addr: 0 },
-            imr_ifindex: index,
+        let family = match listen.group {
+            IpAddr::V4(_) => AddressFamily::Inet,
+            IpAddr::V6(_) => AddressFamily::Inet6,
         };
-        sys::set_option(fd, libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP, &request)
-            .context("joining the group")?;
+        let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
+        let address = SockaddrStorage::from(SocketAddr::new(listen.group, listen.port));
+        bind(socket.as_raw_fd(), &address)?;
+        join(socket.as_fd(), endpoint, listen.group).context("joining the group")?;
         Ok(socket)
     };
     opened().with_context(what)
+}
+
+/// Joins a group on one interface, and takes none that others have joined.
+fn join(socket: BorrowedFd<'_>, endpoint: &Endpoint, group: IpAddr) -> Result<()> {
+    let index = i32::try_from(endpoint.index).map_err(|_| anyhow!("interface index"))?;
+    let none: libc::c_int = 0;
+    match group {
+        IpAddr::V4(group) => {
+            sys::set_option(socket, libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, &none)?;
+            let request = libc::ip_mreqn {
+                imr_multiaddr: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(group.octets()),
+                },
+                imr_address: libc::in_addr { s_addr: 0 },
+                imr_ifindex: index,
+            };
+            sys::set_option(socket, libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP, &request)?;
+        }
+        IpAddr::V6(group) => {
+            sys::set_option(socket, libc::IPPROTO_IPV6, IPV6_MULTICAST_ALL, &none)?;
+            let request = libc::ipv6_mreq {
+                ipv6mr_multiaddr: libc::in6_addr {
+                    s6_addr: group.octets(),
+                },
+                ipv6mr_interface: endpoint.index,
+            };
+            sys::set_option(
+                socket,
+                libc::IPPROTO_IPV6,
+                libc::IPV6_ADD_MEMBERSHIP,
+                &request,
+            )?;
+        }
+    }
+    Ok(())
 }

@@ -129,6 +129,13 @@ impl Report {
         self.dropped.get(reason).copied().unwrap_or(0)
     }
 
+    /// All outputs, interface by interface, and there in the order of the rules.
+    pub fn outputs_by_interface(&self) -> Vec<&OutputReport> {
+        let mut outputs: Vec<_> = self.rules.iter().flat_map(|rule| &rule.outputs).collect();
+        outputs.sort_by(|one, other| one.interface.cmp(&other.interface));
+        outputs
+    }
+
     /// The part about an interface.
     pub fn interface(&self, name: &str) -> Result<&InterfaceReport> {
         let mut interfaces = self.interfaces.iter();

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::encapsulation::{Encapsulation, Tag, vlan_key};
 
 /// The group of the usual feed, which arrives at the relay.
 pub const GROUP_IN: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 1);
@@ -15,7 +17,7 @@ pub struct Output {
     /// The relay's interface.
     pub interface: String,
     /// The destination group.
-    pub group: Ipv4Addr,
+    pub group: IpAddr,
     /// The destination port.
     pub port: u16,
     /// The keys that stand for group and port in the file, where the output has others.
@@ -32,26 +34,34 @@ pub struct Rule {
     /// The relay's interface.
     pub interface: String,
     /// The group that is matched.
-    pub group: Ipv4Addr,
+    pub group: IpAddr,
     /// The port that is matched.
     pub port: u16,
     /// The keys of the input that stand for group and port in the file, where the rule takes more or
     /// less than those: `group = "239.1.1.0/24", port = "any"`.
     pub takes: Option<String>,
+    /// The VLAN tags of the frames that are matched, the outer one first.
+    pub tags: Vec<Tag>,
     /// Where copies go.
     pub outputs: Vec<Output>,
 }
 
 impl Rule {
     /// A rule for `group`:`port` on `interface`, without outputs so far.
-    pub fn new(name: impl Into<String>, interface: &str, group: Ipv4Addr, port: u16) -> Self {
+    pub fn new(
+        name: impl Into<String>,
+        interface: &str,
+        group: impl Into<IpAddr>,
+        port: u16,
+    ) -> Self {
         let interface = interface.to_owned();
         Self {
             name: name.into(),
             interface,
-            group,
+            group: group.into(),
             port,
             takes: None,
+            tags: Vec::new(),
             outputs: Vec::new(),
         }
     }
@@ -72,11 +82,11 @@ impl Rule {
 
     /// Adds an output.
     #[must_use]
-    pub fn output(mut self, interface: &str, group: Ipv4Addr, port: u16) -> Self {
+    pub fn output(mut self, interface: &str, group: impl Into<IpAddr>, port: u16) -> Self {
         let interface = interface.to_owned();
         self.outputs.push(Output {
             interface,
-            group,
+            group: group.into(),
             port,
             goes: None,
             ttl: None,
@@ -96,11 +106,39 @@ impl Rule {
 
     /// Adds `count` outputs on `interface`, each with a group and port of its own.
     #[must_use]
-    pub fn outputs(mut self, interface: &str, count: usize) -> Self {
-        for _ in 0..count {
-            let n = self.outputs.len();
+    pub fn outputs(self, interface: &str, count: usize) -> Self {
+        let first = self.outputs.len();
+        self.outputs_from(interface, first, count)
+    }
+
+    /// The same with the destinations from the `first`th on, for rules that run beside others.
+    #[must_use]
+    pub fn outputs_from(mut self, interface: &str, first: usize, count: usize) -> Self {
+        for n in first..first + count {
             let (group, port) = output_destination(n);
             self = self.output(interface, group, port);
+        }
+        self
+    }
+
+    /// This rule, which is about untagged IPv4, for feeds in an encapsulation.
+    #[must_use]
+    pub fn over(mut self, encapsulation: Encapsulation) -> Self {
+        let input = |address| match address {
+            IpAddr::V4(address) => encapsulation.input(address),
+            IpAddr::V6(_) => address,
+        };
+        let output = |address| match address {
+            IpAddr::V4(address) => encapsulation.output(address),
+            IpAddr::V6(_) => address,
+        };
+        self.name = format!("{}-{}", self.name, encapsulation.name());
+        self.group = input(self.group);
+        self.takes = self.takes.map(|keys| encapsulation.input_keys(&keys));
+        self.tags = encapsulation.tags().to_vec();
+        for one in &mut self.outputs {
+            one.group = output(one.group);
+            one.goes = one.goes.take().map(|keys| encapsulation.output_keys(&keys));
         }
         self
     }
@@ -140,13 +178,13 @@ pub fn output_destination(n: usize) -> (Ipv4Addr, u16) {
 /// an output interface of its own besides.
 pub fn on_one_worker() -> [Rule; 2] {
     let shares = |name: &str, input: &str, last: u8, port: u16| {
-        Rule::new(name, input, [239, 1, last, last].into(), port).output(
+        Rule::new(name, input, [239, 1, last, last], port).output(
             "out0",
-            [239, 2, last, last].into(),
+            [239, 2, last, last],
             port + 1,
         )
     };
-    let other = shares("other", "in1", 9, 9000).output("out1", [239, 3, 9, 9].into(), 9002);
+    let other = shares("other", "in1", 9, 9000).output("out1", [239, 3, 9, 9], 9002);
     [other, shares("steady", "in0", 8, 8000)]
 }
 
@@ -165,7 +203,9 @@ pub fn to_toml(rules: &[Rule]) -> String {
     for rule in rules {
         let (group, port) = (rule.group, rule.port);
         let takes = rule.takes.clone();
-        let takes = takes.unwrap_or_else(|| format!("group = \"{group}\", port = {port}"));
+        let vlan = vlan_key(&rule.tags);
+        let usual = || format!("group = \"{group}\", port = {port}{vlan}");
+        let takes = takes.unwrap_or_else(usual);
         // Writing to a string does not fail.
         let _ = writeln!(
             text,

@@ -4,13 +4,15 @@
 //! The flow id of a rule's traffic is the rule's position. A receiver listens to every output of
 //! every rule, at the far end of the wire that it leaves through, which may be the input's own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
 use crate::backend::Backend;
+use crate::encapsulation::Tag;
+use crate::headers::HeaderCheck;
 use crate::receiver::{Listen, UdpReceiver};
 use crate::relay::{RelayProcess, Stopped};
 use crate::rules::{Rule, transmit_by};
@@ -32,11 +34,16 @@ const OUTPUT_BURST: u32 = 512;
 /// Frames that may be on their way to the receivers at once: less than any ring holds.
 const OUTPUT_WINDOW: u32 = 1024;
 
+/// The source port of the first socket of a sender.
+const FIRST_PORT: u16 = 40_000;
+
 /// Receivers at every output of some rules.
 #[derive(Debug)]
 pub struct Receivers {
     /// The receiver of each wire, and the rule of each of its tallies.
     wires: Vec<(UdpReceiver, Vec<usize>)>,
+    /// What looks at the headers there, if anything does.
+    headers: Vec<HeaderCheck>,
 }
 
 /// The far end of the wire at the relay's `interface`.
@@ -70,7 +77,38 @@ impl Receivers {
                 wires.push((UdpReceiver::start(far, &listen)?, of_rule));
             }
         }
-        Ok(Self { wires })
+        Ok(Self {
+            wires,
+            headers: Vec::new(),
+        })
+    }
+
+    /// The same, and [`Self::assert_exact`] fails also if the headers of a copy are not right, as
+    /// [`HeaderCheck`] has it. TTLs and addresses must be those that the testbed begins with.
+    pub fn with_headers(bed: &Testbed, rules: &[Rule]) -> Result<Self> {
+        let mut headers = Vec::new();
+        for near in bed.inputs.iter().chain(&bed.outputs) {
+            let outputs = rules.iter().flat_map(|rule| &rule.outputs);
+            let here = outputs.filter(|output| output.interface == near.interface);
+            let destinations: Vec<_> = here.map(|output| (output.group, output.port)).collect();
+            if !destinations.is_empty() {
+                let far = far_end(bed, &near.interface)?;
+                headers.push(HeaderCheck::start(near, far, destinations)?);
+            }
+        }
+        Ok(Self {
+            headers,
+            ..Self::start(bed, rules)?
+        })
+    }
+
+    /// Fails unless all headers so far were right, and [`Self::with_headers`] looks at them. Returns
+    /// how many GSO packets arrived.
+    #[track_caller]
+    pub fn assert_headers(&self) -> u64 {
+        assert!(!self.headers.is_empty(), "nothing looks at headers");
+        let checked = self.headers.iter().map(HeaderCheck::assert_right);
+        checked.map(|(_, gso_packets)| gso_packets).sum()
     }
 
     /// The tallies of every output with the number of its rule, wire by wire.
@@ -155,6 +193,14 @@ impl Receivers {
                 None => tally.assert_nothing(),
             }
         }
+        let tallies = self.tallies();
+        let received: u64 = tallies.iter().map(|(_, tally)| tally.received).sum();
+        let checked = self.headers.iter().map(HeaderCheck::assert_right);
+        let datagrams: u64 = checked.map(|(datagrams, _)| datagrams).sum();
+        assert!(
+            self.headers.is_empty() || datagrams == received,
+            "{datagrams} datagrams on the wires, {received} at the sockets"
+        );
     }
 }
 
@@ -174,31 +220,47 @@ pub fn send(
     streams: &[Stream],
     progress: impl Fn() -> u64 + Sync,
 ) -> Result<()> {
+    send_in_turns(bed, rules, streams, 1, progress)
+}
+
+/// The same from as many sockets, which take turns within each stream.
+pub fn send_in_turns(
+    bed: &Testbed,
+    rules: &[Rule],
+    streams: &[Stream],
+    sockets: u16,
+    progress: impl Fn() -> u64 + Sync,
+) -> Result<()> {
     // Copies of one datagram, on average over the rules.
     let outputs = rules.iter().map(|rule| rule.outputs.len()).sum::<usize>();
     let fan_out = (outputs / rules.len().max(1)).max(1) as u32;
-    let busy = bed
-        .inputs
+    // One sender for each input and kind of tags.
+    let senders: BTreeSet<(&str, &[Tag])> = rules
         .iter()
-        .filter(|i| rules.iter().any(|r| r.interface == i.interface));
-    let sources = busy.count().max(1) as u32;
+        .map(|rule| (rule.interface.as_str(), rule.tags.as_slice()))
+        .collect();
+    let sources = senders.len().max(1) as u32;
     let rate = OUTPUT_RATE / fan_out / sources;
     let burst = (OUTPUT_BURST / fan_out / sources).clamp(1, MAX_BURST);
     let window = Window::new(u64::from((OUTPUT_WINDOW / fan_out).max(2)), progress);
     let window = &window;
     thread::scope(|scope| {
         let mut sending = Vec::new();
-        for (near, far) in bed.inputs.iter().zip(&bed.sources) {
+        for (interface, tags) in senders {
             let here = rules
                 .iter()
                 .zip(streams)
-                .filter(|(r, _)| r.interface == near.interface);
+                .filter(|(r, _)| r.interface == interface && r.tags == tags);
             let traffic: Vec<_> = here
                 .map(|(r, s)| Traffic::new(r.group, r.port, *s))
                 .collect();
-            let sender = UdpSender::open(far)?;
-            sending
-                .push(scope.spawn(move || sender.send_interleaved(&traffic, rate, burst, window)));
+            let far = far_end(bed, interface)?;
+            let by: Vec<UdpSender> = (FIRST_PORT..FIRST_PORT + sockets)
+                .map(|port| UdpSender::open_tagged(far, tags, port))
+                .collect::<Result<_>>()?;
+            sending.push(
+                scope.spawn(move || UdpSender::send_in_turns(&by, &traffic, rate, burst, window)),
+            );
         }
         for thread in sending {
             thread
@@ -253,7 +315,7 @@ pub fn forward_streams_exactly(
 }
 
 /// Sends every rule's stream through `relay`, which runs `rules`, stops it, and fails unless every
-/// output is exact, the relay counted the same, and it stopped cleanly.
+/// output is exact with right headers, the relay counted the same, and it stopped cleanly.
 #[track_caller]
 pub fn forward_exactly_by(
     relay: RelayProcess,
@@ -261,8 +323,20 @@ pub fn forward_exactly_by(
     rules: &[Rule],
     streams: &[Stream],
 ) -> Result<Stopped> {
-    let receivers = Receivers::start(bed, rules)?;
-    send(bed, rules, streams, || receivers.progress())?;
+    forward_exactly_from(relay, bed, rules, streams, 1)
+}
+
+/// The same from as many sockets for each input, which take turns within each stream.
+#[track_caller]
+pub fn forward_exactly_from(
+    relay: RelayProcess,
+    bed: &Testbed,
+    rules: &[Rule],
+    streams: &[Stream],
+    sockets: u16,
+) -> Result<Stopped> {
+    let receivers = Receivers::with_headers(bed, rules)?;
+    send_in_turns(bed, rules, streams, sockets, || receivers.progress())?;
     receivers.assert_exact(streams);
     let stopped = relay.stop()?;
     assert!(

@@ -3,16 +3,19 @@
 //! A sender never bursts more than a token bucket allows, because the tests check the relay's
 //! correctness and not the depth of the queues in front of it.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::encapsulation::Tag;
 use crate::payload;
 use crate::sys;
+use crate::tagged::TaggedSender;
 use crate::tally::Stream;
 use crate::veth::Endpoint;
 
@@ -111,7 +114,7 @@ impl<'a> Window<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Traffic {
     /// The destination group.
-    pub group: Ipv4Addr,
+    pub group: IpAddr,
     /// The destination port.
     pub port: u16,
     /// What is sent.
@@ -120,23 +123,40 @@ pub struct Traffic {
 
 impl Traffic {
     /// Sends `stream` to `group`:`port`.
-    pub fn new(group: Ipv4Addr, port: u16, stream: Stream) -> Self {
+    pub fn new(group: impl Into<IpAddr>, port: u16, stream: Stream) -> Self {
         Self {
-            group,
+            group: group.into(),
             port,
             stream,
         }
     }
 }
 
-/// A UDP socket that sends multicast through one interface.
+/// A sender of multicast through one interface, over IPv4, and over IPv6 where the interface has it.
 #[derive(Debug)]
 pub struct UdpSender {
-    socket: UdpSocket,
+    by: By,
 }
 
+#[derive(Debug)]
+enum By {
+    /// UDP sockets, as applications have them.
+    Sockets {
+        ipv4: UdpSocket,
+        ipv6: Option<UdpSocket>,
+    },
+    /// Frames with VLAN tags.
+    Frames(TaggedSender),
+}
+
+/// The port that tagged frames come from where any would do.
+const ANY: u16 = 40_000;
+
+/// The hop limit of what is sent.
+const TTL: u8 = 8;
+
 impl UdpSender {
-    /// Opens a socket whose multicast leaves through `endpoint`, TTL 8, without loopback.
+    /// Opens sockets whose multicast leaves through `endpoint`, TTL 8, without loopback.
     pub fn open(endpoint: &Endpoint) -> Result<Self> {
         Self::open_from_port(endpoint, 0)
     }
@@ -144,64 +164,86 @@ impl UdpSender {
     /// The same with a fixed source port.
     pub fn open_from_port(endpoint: &Endpoint, port: u16) -> Result<Self> {
         endpoint.namespace.run(|| {
-            let socket = UdpSocket::bind((endpoint.address, port))
-                .with_context(|| format!("binding a UDP socket to {}:{port}", endpoint.address))?;
+            let bound = |address: IpAddr| -> Result<UdpSocket> {
+                let socket = UdpSocket::bind((address, port))
+                    .with_context(|| format!("binding a UDP socket to {address}:{port}"))?;
+                // An error instead of a test that never ends, where a wire takes no frames.
+                socket.set_write_timeout(Some(Duration::from_secs(5)))?;
+                setsockopt(&socket, sockopt::SndBuf, &(4usize << 20))?;
+                Ok(socket)
+            };
+            let ipv4 = bound(endpoint.address.into())?;
             let index = i32::try_from(endpoint.index).map_err(|_| anyhow!("interface index"))?;
             let request = libc::ip_mreqn {
                 imr_multiaddr: libc::in_addr { s_addr: 0 },
                 imr_address: libc::in_addr { s_addr: 0 },
                 imr_ifindex: index,
             };
-            sys::set_option(
-                socket.as_fd(),
-                libc::IPPROTO_IP,
-                libc::IP_MULTICAST_IF,
-                &request,
-            )
-            .with_context(|| format!("sending multicast by {}", endpoint.interface))?;
-            socket.set_multicast_ttl_v4(8)?;
-            socket.set_multicast_loop_v4(false)?;
-            // An error instead of a test that never ends, where a wire takes no frames.
-            socket.set_write_timeout(Some(Duration::from_secs(5)))?;
-            nix::sys::socket::setsockopt(
-                &socket,
-                nix::sys::socket::sockopt::SndBuf,
-                &(4usize << 20),
-            )?;
-            Ok(Self { socket })
+            let fd = ipv4.as_fd();
+            sys::set_option(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, &request)
+                .with_context(|| format!("sending multicast by {}", endpoint.interface))?;
+            ipv4.set_multicast_ttl_v4(TTL.into())?;
+            ipv4.set_multicast_loop_v4(false)?;
+            let ipv6 = match endpoint.ipv6 {
+                None => None,
+                Some(address) => {
+                    let socket = bound(address.into())?;
+                    let fd = socket.as_fd();
+                    sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, &index)
+                        .with_context(|| format!("sending IPv6 multicast by {index}"))?;
+                    setsockopt(&socket, sockopt::Ipv6MulticastHops, &i32::from(TTL))?;
+                    socket.set_multicast_loop_v6(false)?;
+                    Some(socket)
+                }
+            };
+            Ok(Self {
+                by: By::Sockets { ipv4, ipv6 },
+            })
         })
     }
 
-    /// Datagrams leave with UDP checksum 0 from now on.
-    pub fn without_checksum(&self) -> Result<()> {
-        let one: libc::c_int = 1;
-        sys::set_option(
-            self.socket.as_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NO_CHECK,
-            &one,
-        )
-        .context("setting SO_NO_CHECK")
+    /// A sender whose frames have these VLAN tags; sockets as above if there are none.
+    pub fn open_tagged(endpoint: &Endpoint, tags: &[Tag], port: u16) -> Result<Self> {
+        if tags.is_empty() {
+            return Self::open_from_port(endpoint, port);
+        }
+        Ok(Self {
+            by: By::Frames(TaggedSender::open(
+                endpoint,
+                tags,
+                if port == 0 { ANY } else { port },
+            )?),
+        })
     }
 
-    /// The address that the datagrams come from.
-    pub fn address(&self) -> Result<std::net::SocketAddr> {
-        self.socket
+    fn ipv4(&self) -> Result<&UdpSocket> {
+        match &self.by {
+            By::Sockets { ipv4, .. } => Ok(ipv4),
+            By::Frames(_) => bail!("a sender of tagged frames has no socket"),
+        }
+    }
+
+    /// The address that datagrams over IPv4 come from.
+    pub fn address(&self) -> Result<SocketAddr> {
+        self.ipv4()?
             .local_addr()
             .context("asking for the local address")
     }
 
     /// Sends one datagram.
-    pub fn send_one(&self, group: Ipv4Addr, port: u16, payload: &[u8]) -> Result<()> {
-        let sent = self
-            .socket
-            .send_to(payload, SocketAddrV4::new(group, port))
-            .with_context(|| format!("sending {} bytes to {group}:{port}", payload.len()))?;
-        anyhow::ensure!(
-            sent == payload.len(),
-            "sent {sent} of {} bytes",
-            payload.len()
-        );
+    pub fn send_one(&self, group: impl Into<IpAddr>, port: u16, payload: &[u8]) -> Result<()> {
+        let (group, len) = (group.into(), payload.len());
+        let socket = match (&self.by, group) {
+            (By::Frames(frames), _) => return frames.send_one(group, port, payload),
+            (By::Sockets { ipv4, .. }, IpAddr::V4(_)) => ipv4,
+            (By::Sockets { ipv6, .. }, IpAddr::V6(_)) => {
+                ipv6.as_ref().context("the sender's host has no IPv6")?
+            }
+        };
+        let sent = socket
+            .send_to(payload, SocketAddr::new(group, port))
+            .with_context(|| format!("sending {len} bytes to {group}:{port}"))?;
+        ensure!(sent == len, "sent {sent} of {len} bytes");
         Ok(())
     }
 
@@ -224,10 +266,23 @@ impl UdpSender {
         burst: u32,
         window: &Window<'_>,
     ) -> Result<()> {
+        Self::send_in_turns(std::slice::from_ref(self), traffic, rate, burst, window)
+    }
+
+    /// The same by several senders, which take turns within each stream.
+    pub fn send_in_turns(
+        senders: &[Self],
+        traffic: &[Traffic],
+        rate: u32,
+        burst: u32,
+        window: &Window<'_>,
+    ) -> Result<()> {
+        let mut turns = senders.iter().cycle();
         let mut pacer = Pacer::new(rate, burst);
         let most = traffic.iter().map(|t| t.stream.count).max().unwrap_or(0);
         let mut buffer = Vec::new();
         for n in 0..most {
+            let sender = turns.next().context("no sender")?;
             for Traffic {
                 group,
                 port,
@@ -241,7 +296,7 @@ impl UdpSender {
                 payload::fill(stream.flow, stream.first + n, &mut buffer);
                 pacer.wait();
                 window.take(1);
-                self.send_one(*group, *port, &buffer)?;
+                sender.send_one(*group, *port, &buffer)?;
             }
         }
         Ok(())
@@ -282,8 +337,18 @@ impl UdpSender {
     /// From now on the kernel or the device cuts what is sent into datagrams of `size` bytes; 0
     /// ends that.
     pub fn cut_into(&self, size: usize) -> Result<()> {
+        let (ipv4, ipv6) = match &self.by {
+            By::Sockets { ipv4, ipv6 } => (ipv4, ipv6),
+            By::Frames(frames) => {
+                frames.cut_into(size);
+                return Ok(());
+            }
+        };
         let size = libc::c_int::try_from(size).map_err(|_| anyhow!("payload size"))?;
-        sys::set_option(self.socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, &size)
-            .context("setting UDP_SEGMENT")
+        for socket in [Some(ipv4), ipv6.as_ref()].into_iter().flatten() {
+            sys::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, &size)
+                .context("setting UDP_SEGMENT")?;
+        }
+        Ok(())
     }
 }

@@ -28,7 +28,7 @@ pub fn bridge(wire: &Endpoint, name: &str) -> Result<Endpoint> {
 
 /// A wire `name` into a bridge in the namespace of `wire`, whose only other port `wire` is. The kernel
 /// takes a VLAN tag out of a frame that the bridge receives, so it leaves `wire` with the tag beside
-/// its bytes, unless `tx-vlan-offload` is off there. Not configured with the address that it has.
+/// its bytes, unless `tx-vlan-offload` is off there. Not configured with the addresses that it has.
 pub fn behind_bridge(wire: &Endpoint, name: &str) -> Result<Endpoint> {
     let (namespace, interface) = (&wire.namespace, &wire.interface);
     let mut mac = wire.mac;
@@ -46,7 +46,11 @@ pub fn behind_bridge(wire: &Endpoint, name: &str) -> Result<Endpoint> {
     }
     namespace.ip(&format!("link set {name} up"))?;
     wait_for_carrier(namespace, &bridge)?;
-    finish(Arc::clone(namespace), name.to_owned(), mac, wire.address)
+    let made = finish(Arc::clone(namespace), name.to_owned(), mac, wire.address)?;
+    Ok(Endpoint {
+        ipv6: wire.ipv6,
+        ..made
+    })
 }
 
 fn create(wire: &Endpoint, name: &str, what: &str, kind: &str) -> Result<Endpoint> {

@@ -18,6 +18,6 @@ pub use self::child::{
 };
 pub use self::device::{open_tap, set_checksum_offload};
 pub use self::socket::{
-    OptionValue, RECEIVE_BUFFER, Receives, packet_socket, send, set_option, socket_drops,
-    socket_protocol,
+    OptionValue, RECEIVE_BUFFER, Receives, VNET_HEADER, packet_socket, send, set_option,
+    socket_drops, socket_protocol, with_vnet_headers,
 };

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use crate::payload::{self, OrderedHash};
 
@@ -71,7 +71,7 @@ pub struct Tally {
     /// The hash of all payloads in order of arrival.
     pub hash: OrderedHash,
     /// The first 16 addresses that sent.
-    pub sources: BTreeSet<SocketAddrV4>,
+    pub sources: BTreeSet<SocketAddr>,
     /// Datagrams that the receiver's own socket had no room for.
     pub socket_drops: u64,
     seen: Vec<u64>,
@@ -90,7 +90,7 @@ impl Tally {
     }
 
     /// Counts one datagram.
-    pub fn record(&mut self, payload: &[u8], source: Option<SocketAddrV4>) {
+    pub fn record(&mut self, payload: &[u8], source: Option<SocketAddr>) {
         self.received += 1;
         self.bytes += payload.len() as u64;
         self.hash.update(payload);

@@ -42,6 +42,7 @@ pub struct Builder {
     output_mtus: Vec<u32>,
     queues: u32,
     capture: bool,
+    ipv6: bool,
 }
 
 impl Testbed {
@@ -52,6 +53,7 @@ impl Testbed {
             output_mtus: vec![1500],
             queues: 1,
             capture: true,
+            ipv6: false,
         }
     }
 
@@ -119,6 +121,13 @@ impl Builder {
         self
     }
 
+    /// With IPv6 beside IPv4 on all hosts, see [`End::ipv6`].
+    #[must_use]
+    pub fn ipv6(mut self) -> Self {
+        self.ipv6 = true;
+        self
+    }
+
     /// Without the captures, which cost the receivers some throughput.
     #[must_use]
     pub fn without_capture(mut self) -> Self {
@@ -140,6 +149,7 @@ impl Builder {
                         interface: format!("{name}{i}"),
                         mac: [0x02, 0, 10, subnet, i, last],
                         address: Some(Ipv4Addr::new(10, subnet, i, last)),
+                        ipv6: self.ipv6,
                         mtu,
                         queues: self.queues,
                     }

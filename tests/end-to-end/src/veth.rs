@@ -3,7 +3,7 @@
 //! A pair is returned only when both ends have a carrier: the kernel starts a device's transmit
 //! queue a moment after the link comes up, and frames sent before that are lost.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use etherparse::{Ethernet2Header, Ipv4Header, UdpHeader};
 use nix::sys::socket::sockopt;
 
+use crate::encapsulation::ipv6_of;
 use crate::netns::Namespace;
 use crate::sys::{self, RECEIVE_BUFFER, Receives};
 
@@ -28,6 +29,8 @@ pub struct End {
     pub mac: [u8; 6],
     /// The address, in a /24; `None` leaves the interface without one.
     pub address: Option<Ipv4Addr>,
+    /// With IPv6: the address that stands for the other one ([`ipv6_of`]), and a link-local one.
+    pub ipv6: bool,
     /// The largest IP packet.
     pub mtu: u32,
     /// RX and TX queues.
@@ -47,6 +50,8 @@ pub struct Endpoint {
     pub mac: [u8; 6],
     /// The address; unspecified on an interface without one.
     pub address: Ipv4Addr,
+    /// The IPv6 address that is not link-local.
+    pub ipv6: Option<Ipv6Addr>,
 }
 
 /// `mac` as text, with colons.
@@ -57,19 +62,37 @@ pub fn format_mac(mac: [u8; 6]) -> String {
 /// Makes a wire anew between `near` and `far`, with their names and addresses, as a device that was
 /// plugged in again would have them. The indices are new.
 pub fn plug(near: &Endpoint, far: &Endpoint) -> Result<(Endpoint, Endpoint)> {
+    plug_set_up(near, far, || Ok(()))
+}
+
+/// The same; `set_up` runs before the ends go up, and a relay uses none that is down.
+pub fn plug_set_up(
+    near: &Endpoint,
+    far: &Endpoint,
+    set_up: impl FnOnce() -> Result<()>,
+) -> Result<(Endpoint, Endpoint)> {
     let end = |of: &Endpoint| End {
         namespace: Arc::clone(&of.namespace),
         interface: of.interface.clone(),
         mac: of.mac,
         address: Some(of.address),
+        ipv6: of.ipv6.is_some(),
         mtu: 1500,
         queues: 1,
     };
-    connect(end(near), end(far))
+    connect_set_up(end(near), end(far), set_up)
 }
 
 /// Joins two hosts by a wire and waits until both ends have a carrier.
 pub fn connect(a: End, b: End) -> Result<(Endpoint, Endpoint)> {
+    connect_set_up(a, b, || Ok(()))
+}
+
+fn connect_set_up(
+    a: End,
+    b: End,
+    set_up: impl FnOnce() -> Result<()>,
+) -> Result<(Endpoint, Endpoint)> {
     let side = |end: &End| {
         format!(
             "name {} address {} mtu {} numrxqueues {queues} numtxqueues {queues}",
@@ -84,17 +107,25 @@ pub fn connect(a: End, b: End) -> Result<(Endpoint, Endpoint)> {
         "link add {} type veth peer {peer} netns {netns}",
         side(&a)
     ))?;
+    set_up()?;
     for end in [&a, &b] {
         if let Some(address) = end.address {
             end.namespace
                 .ip(&format!("address add {address}/24 dev {}", end.interface))?;
+            if end.ipv6 {
+                with_ipv6(&end.namespace, &end.interface, address)?;
+            }
         }
         end.namespace
             .ip(&format!("link set {} up", end.interface))?;
     }
-    let done = |end: End| {
+    let done = |end: End| -> Result<Endpoint> {
         let address = end.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        finish(end.namespace, end.interface, end.mac, address)
+        let done = finish(end.namespace, end.interface, end.mac, address)?;
+        Ok(Endpoint {
+            ipv6: end.ipv6.then(|| ipv6_of(address)),
+            ..done
+        })
     };
     Ok((done(a)?, done(b)?))
 }
@@ -117,7 +148,32 @@ pub(crate) fn finish(
         index,
         mac,
         address,
+        ipv6: None,
     })
+}
+
+/// Gives an interface IPv6 with two addresses, which are usable at once and, but for the link-local
+/// one, stay while the interface is down: what stands for `address`, and a link-local one.
+fn with_ipv6(host: &Namespace, name: &str, address: Ipv4Addr) -> Result<()> {
+    for (key, value) in [
+        ("accept_dad", "0"),
+        // No address but those.
+        ("addr_gen_mode", "1"),
+        ("keep_addr_on_down", "1"),
+        // What the host has to say of itself it says at once: the counters of a device do not tell
+        // whose frames they count.
+        ("router_solicitations", "0"),
+        ("mldv1_unsolicited_report_interval", "10"),
+        ("mldv2_unsolicited_report_interval", "10"),
+        ("disable_ipv6", "0"),
+    ] {
+        host.sysctl(&format!("ipv6/conf/{name}/{key}"), value)?;
+    }
+    let [_, b, c, d] = address.octets();
+    for address in [ipv6_of(address).to_string(), format!("fe80::{b}:{c}:{d}")] {
+        host.ip(&format!("-6 address add {address}/64 dev {name} nodad"))?;
+    }
+    Ok(())
 }
 
 /// Waits until the interface is up with carrier. Asking for one link by name makes the kernel bring
@@ -150,6 +206,14 @@ fn wait_for(namespace: &Namespace, interface: &str, carrier: bool) -> Result<()>
 }
 
 impl Endpoint {
+    /// The address of the version of IP that `group` has; unspecified on an interface without one.
+    pub fn address_for(&self, group: IpAddr) -> IpAddr {
+        match group {
+            IpAddr::V4(_) => self.address.into(),
+            IpAddr::V6(_) => self.ipv6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(),
+        }
+    }
+
     /// With `false`, datagrams of local sockets leave with complete checksums instead of partial
     /// ones.
     pub fn set_checksum_offload(&self, on: bool) -> Result<()> {
@@ -170,11 +234,11 @@ impl Endpoint {
     }
 
     /// Whether a program of this host has joined `group` here.
-    pub fn has_joined(&self, group: Ipv4Addr) -> Result<bool> {
+    pub fn has_joined(&self, group: impl Into<IpAddr>) -> Result<bool> {
         let shown = self
             .namespace
             .ip(&format!("maddress show dev {}", self.interface))?;
-        let group = group.to_string();
+        let group = group.into().to_string();
         Ok(shown.split_whitespace().any(|word| word == group))
     }
 

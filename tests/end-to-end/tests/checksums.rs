@@ -1,212 +1,353 @@
-//! Checksums and headers on the wire: right where the sender's were, and never repaired.
-
-use std::time::Duration;
+//! Checksums and headers on the wire, in every encapsulation and by every TX method: right where the
+//! sender's were, and never repaired.
 
 use anyhow::Result;
-use relay_common::wire::IPV4_HEADERS_LEN;
 use relay_tests::backend::Backend;
+use relay_tests::encapsulation::Encapsulation;
 use relay_tests::frames::{self, Checksum, UdpFrame};
-use relay_tests::inspect::{Datagram, UdpChecksum, is_udp};
+use relay_tests::inspect::{Datagram, UdpChecksum};
+use relay_tests::methods::{Method, Source, TxMethod};
 use relay_tests::payload::payload;
-use relay_tests::raw::{RawReceiver, RawSender};
+use relay_tests::raw::{Frame, RawReceiver, RawSender};
 use relay_tests::relay::{RelayProcess, Stopped};
-use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, output_destination};
-use relay_tests::scenario::ARRIVAL;
-use relay_tests::sender::{Traffic, UdpSender};
+use relay_tests::rules::{Rule, output_destination};
+use relay_tests::scenario::{ARRIVAL, Receivers};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
+use relay_tests::veth::Endpoint;
 
-/// What the receiving host saw of a run, and how the relay ended.
+/// Outputs of every rule, all on `out0`.
+const OUTPUTS: usize = 3;
+/// How many datagrams of each rule the relay finds at once.
+const AT_ONCE: u64 = 8;
+/// DSCP and ECN, and flow label.
+const TOS: u8 = 0xb9;
+const FLOW_LABEL: u32 = 0xabcde;
+
+/// What the receiving host saw of one rule, and how the relay ended.
 struct Seen {
-    datagrams: Vec<Datagram>,
-    stopped: Stopped,
+    rule: Rule,
+    /// Those of each output.
+    datagrams: [Vec<Datagram>; OUTPUTS],
 }
 
 impl Seen {
+    /// Fails unless the payloads at every output are those of flow 0 in order.
+    #[track_caller]
+    fn assert_payloads(&self, size: impl Fn(u64) -> usize) {
+        for (output, datagrams) in self.datagrams.iter().enumerate() {
+            for (n, datagram) in (0..).zip(datagrams) {
+                let right = datagram.payload == payload(0, n, size(n));
+                assert!(right, "{}, output {output}, datagram {n}", self.rule.name);
+            }
+        }
+    }
+
+    #[track_caller]
+    fn assert_each(&self, what: &str, is_right: impl Fn(u64, &Datagram) -> bool) {
+        for datagrams in &self.datagrams {
+            for (n, datagram) in (0..).zip(datagrams) {
+                let name = &self.rule.name;
+                assert!(is_right(n, datagram), "{what} of {n}, {name}: {datagram:?}");
+            }
+        }
+    }
+
+    /// They fit, or are to be completed by the device that cuts a GSO packet.
     #[track_caller]
     fn assert_valid_checksums(&self) {
-        for datagram in &self.datagrams {
-            assert_eq!(
-                datagram.checksum,
-                UdpChecksum::Valid,
-                "{datagram:?}, {:?}",
-                self.stopped
-            );
-        }
+        self.assert_each("checksum", |_, datagram| {
+            matches!(datagram.checksum, UdpChecksum::Valid | UdpChecksum::Partial)
+        });
     }
 }
 
-/// Runs a relay with three outputs on `out0`, lets `send` send `count` datagrams of flow 0, and
-/// checks that three times as many arrive with right headers. The wire takes no GSO packets, and
-/// the kernel completes all checksums in front of it, as on a NIC without offloads.
+/// The usual rule with three outputs in each of the encapsulations.
+fn rules(encapsulations: &[Encapsulation]) -> Vec<Rule> {
+    let rule = || Rule::feed().outputs("out0", OUTPUTS);
+    encapsulations.iter().map(|one| rule().over(*one)).collect()
+}
+
+/// The datagrams of one output in what arrived.
+fn of_output(frames: &[Frame], rule: &Rule, output: usize) -> Vec<Datagram> {
+    let to = &rule.outputs[output];
+    let all = frames.iter().flat_map(Frame::datagrams);
+    all.filter(|one| one.destination == to.group && one.port == to.port)
+        .collect()
+}
+
+/// Runs a relay with the usual rule and three outputs in each encapsulation, lets `send` send
+/// `count` datagrams of flow 0 for each, several of which the relay finds at once, and checks that
+/// three times as many arrive with right headers.
 fn relay_to_three(
-    backend: Backend,
-    count: usize,
-    send: impl FnOnce(&Testbed) -> Result<()>,
-) -> Result<Seen> {
-    let bed = Testbed::new()?;
-    bed.outputs[0].set_checksum_offload(false)?;
-    let rules = [Rule::feed().outputs("out0", 3)];
-    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+    method: Method,
+    encapsulations: &[Encapsulation],
+    count: u64,
+    prepare: impl FnOnce(&Testbed) -> Result<()>,
+    send: impl Fn(&Sender<'_>, u64) -> Result<()>,
+) -> Result<(Vec<Seen>, Stopped)> {
+    let bed = Testbed::builder().ipv6().build()?;
+    prepare(&bed)?;
+    let (rules, near) = (rules(encapsulations), &bed.outputs[0]);
+    let relay = method.start(&bed, &rules)?;
     let raw = RawReceiver::start(&bed.receivers[0])?;
-    send(&bed)?;
+    let senders = rules.iter().zip(encapsulations);
+    let senders = senders.map(|(rule, encapsulation)| {
+        Ok(Sender {
+            from: &bed.sources[0],
+            rule,
+            tags: *encapsulation,
+            raw: RawSender::open(&bed.sources[0])?,
+            source: method.source_of(&bed.sources[0], rule)?,
+            method,
+        })
+    });
+    let senders: Vec<Sender<'_>> = senders.collect::<Result<_>>()?;
+    for first in (0..count).step_by(AT_ONCE as usize) {
+        let paused = relay.pause()?;
+        for sender in &senders {
+            (first..count.min(first + AT_ONCE)).try_for_each(|n| send(sender, n))?;
+        }
+        drop(paused);
+    }
+    let all = OUTPUTS * count as usize * rules.len();
     raw.wait_until(ARRIVAL, |frames| {
-        frames.iter().filter(|frame| is_udp(&frame.bytes)).count() >= 3 * count
+        frames
+            .iter()
+            .map(|one| one.datagrams().len())
+            .sum::<usize>()
+            >= all
     });
     raw.settle();
-    let (datagrams, stopped) = (raw.datagrams(), relay.stop()?);
-    assert_eq!(
-        datagrams.len(),
-        3 * count,
-        "datagrams at the receiver: {:?}",
-        stopped.report
-    );
-    for (n, datagram) in datagrams.iter().enumerate() {
-        let (group, port) = output_destination(usize::from(datagram.port) % 6000);
-        assert!(datagram.ip_checksum_valid, "{n}: {datagram:?}");
-        assert_eq!(
-            (datagram.destination, datagram.port),
-            (group, port),
-            "{n}: {datagram:?}"
-        );
-        assert_eq!(
-            datagram.destination_mac,
-            frames::group_mac(group),
-            "{n}: {datagram:?}"
-        );
-        assert_eq!(datagram.source_mac, bed.outputs[0].mac, "{n}: {datagram:?}");
-        assert_eq!(datagram.source, bed.outputs[0].address, "{n}: {datagram:?}");
-        assert_eq!(datagram.ttl, 64, "{n}: {datagram:?}");
-    }
-    for output in 0..3 {
-        let (_, port) = output_destination(output);
-        let there = datagrams.iter().filter(|d| d.port == port).count();
-        assert_eq!(there, count, "datagrams of output {output}");
-    }
-    stopped.report.assert_exact(&[count as u64]);
-    Ok(Seen { datagrams, stopped })
-}
-
-/// Fails unless the payloads at every output are those of flow 0 in order.
-#[track_caller]
-fn assert_payloads(datagrams: &[Datagram], size: impl Fn(u64) -> usize) {
-    for output in 0..3 {
-        let (_, port) = output_destination(output);
-        for (n, datagram) in (0..).zip(datagrams.iter().filter(|d| d.port == port)) {
-            assert!(
-                datagram.payload == payload(0, n, size(n)),
-                "output {output}, datagram {n}"
-            );
+    let (frames, stopped) = (raw.frames(), relay.stop()?);
+    let arrived: usize = frames.iter().map(|one| one.datagrams().len()).sum();
+    assert_eq!(arrived, all, "datagrams at the receiver: {stopped:?}");
+    let mut seen = Vec::new();
+    for rule in &rules {
+        let datagrams = [0, 1, 2].map(|output| of_output(&frames, rule, output));
+        for (output, datagrams) in datagrams.iter().enumerate() {
+            let group = rule.outputs[output].group;
+            assert_eq!(datagrams.len() as u64, count, "{}, {output}", rule.name);
+            for (n, datagram) in datagrams.iter().enumerate() {
+                assert!(datagram.ip_checksum_valid, "{n}: {datagram:?}");
+                let mac = frames::group_mac(group);
+                assert_eq!(datagram.destination_mac, mac, "{n}: {datagram:?}");
+                assert_eq!(datagram.source_mac, near.mac, "{n}: {datagram:?}");
+                assert_eq!(datagram.source, near.address_for(group), "{datagram:?}");
+                assert_eq!(datagram.ttl, 64, "{n}: {datagram:?}");
+            }
         }
+        let rule = rule.clone();
+        seen.push(Seen { rule, datagrams });
+    }
+    stopped.report.assert_exact(&vec![count; rules.len()]);
+    method.assert_used(&stopped.report, &rules)?;
+    Ok((seen, stopped))
+}
+
+/// What sends the datagrams of a rule.
+struct Sender<'a> {
+    from: &'a Endpoint,
+    rule: &'a Rule,
+    tags: Encapsulation,
+    raw: RawSender,
+    source: Source,
+    method: Method,
+}
+
+impl Sender<'_> {
+    /// Datagram `n` with `size` bytes of payload, as a frame.
+    fn frame(&self, n: u64, size: usize) -> UdpFrame {
+        let (group, port) = (self.rule.group, self.rule.port);
+        let mut frame = UdpFrame::new(self.from, group, port, payload(0, n, size));
+        frame.tags = self.tags.tags().to_vec();
+        frame.identification = n as u16 + 7;
+        if self.method.tx == TxMethod::Frames {
+            // The relay never joins datagrams of two senders that take turns.
+            frame.source_port += (n % 2) as u16;
+        }
+        frame
     }
 }
 
-fn f9_partial_checksums_leave_complete_and_valid(backend: Backend) -> Result<()> {
-    let sizes = [0, 1, 2, 17, 46, 333, 1001, 1472];
+fn f9_partial_checksums_leave_complete_and_valid(method: Method) -> Result<()> {
+    let sizes = [0, 1, 2, 17, 46, 333, 1001, 1001, 1001, 1444];
     let size = |n: u64| sizes[n as usize % sizes.len()];
-    let seen = relay_to_three(backend, 800, |bed| {
-        let sender = UdpSender::open(&bed.sources[0])?;
-        for n in 0..800 {
-            sender.send_one(GROUP_IN, PORT_IN, &payload(0, n, size(n)))?;
-            std::thread::sleep(Duration::from_micros(100));
-        }
-        Ok(())
-    })?;
-    seen.assert_valid_checksums();
-    assert_payloads(&seen.datagrams, size);
-    Ok(())
-}
-
-fn f9_complete_checksums_leave_valid_and_the_identification_and_source_port_are_kept(
-    backend: Backend,
-) -> Result<()> {
-    let seen = relay_to_three(backend, 1000, |bed| {
-        let sender = RawSender::open(&bed.sources[0])?;
-        for n in 0..1000 {
-            let mut frame = UdpFrame::new(&bed.sources[0], GROUP_IN, PORT_IN, payload(0, n, 333));
-            frame.identification = n as u16 + 7;
-            frame.source_port = 40_000 + n as u16;
-            sender.send(&frame.build()?)?;
-            std::thread::sleep(Duration::from_micros(100));
-        }
-        Ok(())
-    })?;
-    seen.assert_valid_checksums();
-    assert_payloads(&seen.datagrams, |_| 333);
-    for output in 0..3 {
-        let (_, port) = output_destination(output);
-        for (n, datagram) in (0..).zip(seen.datagrams.iter().filter(|d| d.port == port)) {
-            assert_eq!(
-                (datagram.identification, datagram.source_port),
-                (n + 7, 40_000 + n)
-            );
-        }
+    let all = &Encapsulation::ALL;
+    let (seen, _) = relay_to_three(
+        method,
+        all,
+        80,
+        |_| Ok(()),
+        |sender, n| sender.source.send_one(0, n, size(n)),
+    )?;
+    for seen in seen {
+        seen.assert_valid_checksums();
+        seen.assert_payloads(size);
     }
     Ok(())
 }
 
-fn f9_checksums_that_the_sending_host_completed_leave_valid(backend: Backend) -> Result<()> {
-    let seen = relay_to_three(backend, 500, |bed| {
-        bed.sources[0].set_checksum_offload(false)?;
-        let stream = Stream::new(0, 500, 801);
-        UdpSender::open(&bed.sources[0])?.send(&Traffic::new(GROUP_IN, PORT_IN, stream), 8000)
-    })?;
-    seen.assert_valid_checksums();
-    assert_payloads(&seen.datagrams, |_| 801);
+fn f9_complete_checksums_leave_valid_and_what_is_the_senders_is_kept(method: Method) -> Result<()> {
+    let all = &Encapsulation::ALL;
+    let (seen, _) = relay_to_three(
+        method,
+        all,
+        80,
+        |_| Ok(()),
+        |sender, n| {
+            let mut frame = sender.frame(n, 333);
+            frame.source_port = 40_000 + n as u16;
+            (frame.tos, frame.flow_label) = (TOS, FLOW_LABEL);
+            sender.raw.send(&frame.build()?)
+        },
+    )?;
+    for seen in seen {
+        seen.assert_valid_checksums();
+        seen.assert_payloads(|_| 333);
+        seen.assert_each("what is the sender's", |n, one| {
+            let (identification, flow_label) = match one.destination.is_ipv6() {
+                true => (0, FLOW_LABEL),
+                false => (n as u16 + 7, 0),
+            };
+            one.source_port == 40_000 + n as u16
+                && (one.tos, one.flow_label) == (TOS, flow_label)
+                && one.identification == identification
+        });
+    }
+    Ok(())
+}
+
+fn f9_checksums_that_the_sending_host_completed_leave_valid(method: Method) -> Result<()> {
+    let all = &Encapsulation::ALL;
+    let (seen, _) = relay_to_three(
+        method,
+        all,
+        80,
+        |bed| bed.sources[0].set_checksum_offload(false),
+        |sender, n| sender.source.send_one(0, n, 801),
+    )?;
+    for seen in seen {
+        seen.assert_valid_checksums();
+        seen.assert_payloads(|_| 801);
+    }
     Ok(())
 }
 
 fn f9_datagrams_without_checksum_leave_without_one_or_with_a_valid_one(
-    backend: Backend,
+    method: Method,
 ) -> Result<()> {
-    let seen = relay_to_three(backend, 500, |bed| {
-        let sender = UdpSender::open(&bed.sources[0])?;
-        sender.without_checksum()?;
-        sender.send(
-            &Traffic::new(GROUP_IN, PORT_IN, Stream::new(0, 500, 400)),
-            8000,
-        )
-    })?;
-    for datagram in &seen.datagrams {
-        let right = matches!(datagram.checksum, UdpChecksum::Zero | UdpChecksum::Valid);
-        assert!(right, "{datagram:?}");
+    let ipv4 = [Encapsulation::Ipv4, Encapsulation::Tagged];
+    let (seen, _) = relay_to_three(
+        method,
+        &ipv4,
+        80,
+        |_| Ok(()),
+        |sender, n| {
+            let mut frame = sender.frame(n, 400);
+            frame.checksum = Checksum::Zero;
+            sender.raw.send(&frame.build()?)
+        },
+    )?;
+    for seen in seen {
+        seen.assert_each("checksum", |_, one| one.checksum != UdpChecksum::Wrong);
+        seen.assert_payloads(|_| 400);
     }
-    assert_payloads(&seen.datagrams, |_| 400);
     Ok(())
 }
 
-fn f9_a_wrong_checksum_is_never_repaired(backend: Backend) -> Result<()> {
-    let seen = relay_to_three(backend, 500, |bed| {
-        let sender = RawSender::open(&bed.sources[0])?;
-        for n in 0..500 {
-            let mut frame = UdpFrame::new(&bed.sources[0], GROUP_IN, PORT_IN, payload(0, n, 400));
+fn f9_a_wrong_checksum_is_never_repaired(method: Method) -> Result<()> {
+    let all = &Encapsulation::ALL;
+    let (seen, stopped) = relay_to_three(
+        method,
+        all,
+        80,
+        |_| Ok(()),
+        |sender, n| {
+            let mut frame = sender.frame(n, 400);
             if n % 2 == 0 {
                 frame.checksum = Checksum::Wrong;
-                sender.send(&frame.build()?)?;
-            } else {
-                // Damaged on the way: the checksum was right before.
-                let mut bytes = frame.build()?;
-                bytes[IPV4_HEADERS_LEN + (n as usize % 400)] ^= 1;
-                sender.send(&bytes)?;
+                return sender.raw.send(&frame.build()?);
             }
-            std::thread::sleep(Duration::from_micros(100));
+            // Damaged on the way: the checksum was right before.
+            let mut bytes = frame.build()?;
+            bytes[frame.udp_start() + 8 + (n as usize % 400)] ^= 1;
+            sender.raw.send(&bytes)
+        },
+    )?;
+    for seen in seen {
+        seen.assert_each(&format!("checksum, {stopped:?}"), |_, one| {
+            one.checksum == UdpChecksum::Wrong
+        });
+    }
+    Ok(())
+}
+
+/// A host must discard them (RFC 8200, section 8.1).
+fn f9_datagrams_over_ipv6_without_checksum_do_not_leave_and_are_counted(
+    backend: Backend,
+) -> Result<()> {
+    const COUNT: u64 = 20;
+    let bed = Testbed::builder().ipv6().build()?;
+    let ipv6 = [Encapsulation::Ipv6, Encapsulation::DoubleTagged6];
+    let rules = rules(&ipv6);
+    let receivers = Receivers::with_headers(&bed, &rules)?;
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+    let (source, sender) = (&bed.sources[0], RawSender::open(&bed.sources[0])?);
+    for (flow, (rule, encapsulation)) in (0..).zip(rules.iter().zip(ipv6)) {
+        for (n, checksum) in (0..COUNT).zip([Checksum::Zero, Checksum::Complete].iter().cycle()) {
+            // Those that leave are numbered without the others.
+            let mut frame = UdpFrame::new(source, rule.group, rule.port, payload(flow, n / 2, 300));
+            frame.tags = encapsulation.tags().to_vec();
+            frame.checksum = *checksum;
+            sender.send(&frame.build()?)?;
         }
-        Ok(())
-    })?;
-    assert!(
-        seen.datagrams
-            .iter()
-            .all(|d| d.checksum == UdpChecksum::Wrong),
-        "{:?}",
-        seen.stopped
+    }
+    let each = COUNT / 2;
+    receivers.assert_exact(&[Stream::new(0, each, 300), Stream::new(1, each, 300)]);
+    let report = relay.stop()?.report;
+    report.assert_exact(&[each; 2]);
+    assert_eq!(
+        report.filter("in0", "pass_no_checksum"),
+        2 * each,
+        "{report:#?}"
     );
     Ok(())
 }
 
+#[test]
+fn outputs_of_the_encapsulations_never_meet() {
+    let mut destinations: Vec<_> = rules(&Encapsulation::ALL)
+        .into_iter()
+        .flat_map(|rule| rule.outputs)
+        .map(|output| (output.group, output.port))
+        .collect();
+    assert_eq!(destinations.len(), Encapsulation::ALL.len() * OUTPUTS);
+    let (group, port) = output_destination(0);
+    assert_eq!(destinations[0], (group.into(), port));
+    destinations.sort_unstable();
+    destinations.dedup();
+    assert_eq!(destinations.len(), Encapsulation::ALL.len() * OUTPUTS);
+}
+
+mod by_method {
+    use super::{
+        f9_a_wrong_checksum_is_never_repaired,
+        f9_checksums_that_the_sending_host_completed_leave_valid,
+        f9_complete_checksums_leave_valid_and_what_is_the_senders_is_kept,
+        f9_datagrams_without_checksum_leave_without_one_or_with_a_valid_one,
+        f9_partial_checksums_leave_complete_and_valid,
+    };
+
+    relay_tests::on_all_methods! {
+        f9_partial_checksums_leave_complete_and_valid,
+        f9_complete_checksums_leave_valid_and_what_is_the_senders_is_kept,
+        f9_checksums_that_the_sending_host_completed_leave_valid,
+        f9_datagrams_without_checksum_leave_without_one_or_with_a_valid_one,
+        f9_a_wrong_checksum_is_never_repaired,
+    }
+}
+
 relay_tests::on_both_backends! {
-    f9_partial_checksums_leave_complete_and_valid,
-    f9_complete_checksums_leave_valid_and_the_identification_and_source_port_are_kept,
-    f9_checksums_that_the_sending_host_completed_leave_valid,
-    f9_datagrams_without_checksum_leave_without_one_or_with_a_valid_one,
-    f9_a_wrong_checksum_is_never_repaired,
+    f9_datagrams_over_ipv6_without_checksum_do_not_leave_and_are_counted,
 }

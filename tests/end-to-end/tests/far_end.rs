@@ -80,7 +80,7 @@ fn an_xdp_program_attached_at_the_far_end_costs_no_frame(backend: Backend) -> Re
         let traffic = Traffic::new(GROUP_IN, PORT_IN, Stream::new(0, COUNT, 400));
         let sending = scope.spawn(move || sender.send(&traffic, 10_000));
         // Another relay, for another group.
-        let other = Rule::new("other".to_owned(), "rcv0", [239, 77, 7, 7].into(), 7777);
+        let other = Rule::new("other".to_owned(), "rcv0", [239, 77, 7, 7], 7777);
         let next_hop =
             RelayProcess::start(&far.namespace, Backend::Xdp, &[other.outputs("rcv0", 1)])?;
         let sent = sending.join();

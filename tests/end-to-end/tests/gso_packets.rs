@@ -17,6 +17,7 @@ use relay::host::GsoLimits;
 use relay::plan::Checksums;
 use relay_common::wire::IPV4_HEADERS_LEN;
 use relay_tests::backend::Backend;
+use relay_tests::encapsulation::Encapsulation;
 use relay_tests::frames::{Checksum, UdpFrame};
 use relay_tests::inspect::{Datagram, UdpChecksum, is_udp};
 use relay_tests::payload::payload;
@@ -85,13 +86,22 @@ fn forward_cut(
     backend: Backend,
     frames: impl Fn(&Testbed) -> Vec<UdpFrame>,
 ) -> Result<Vec<Datagram>> {
-    let bed = Testbed::new()?;
+    forward_cut_over(backend, Encapsulation::Ipv4, frames)
+}
+
+/// The same of frames in an encapsulation.
+fn forward_cut_over(
+    backend: Backend,
+    encapsulation: Encapsulation,
+    frames: impl Fn(&Testbed) -> Vec<UdpFrame>,
+) -> Result<Vec<Datagram>> {
+    let bed = Testbed::builder().ipv6().build()?;
     bed.outputs[0].set_checksum_offload(false)?;
     let raw = RawReceiver::start(&bed.receivers[0])?;
     let dropped = forward(
         &bed,
         backend,
-        &[Rule::feed().outputs("out0", 1)],
+        &[Rule::feed().outputs("out0", 1).over(encapsulation)],
         &frames(&bed),
     )?;
     ensure!(dropped.is_empty(), "{dropped:?}");
@@ -143,19 +153,37 @@ fn flows_that_take_turns_are_joined_each_for_itself_and_keep_their_order(
     Ok(())
 }
 
-fn what_is_cut_apart_has_the_headers_that_each_datagram_would_have_had(
+fn m11_what_is_cut_apart_has_the_headers_that_each_datagram_would_have_had(
     backend: Backend,
 ) -> Result<()> {
-    let datagrams = forward_cut(backend, |bed| {
-        (0..300).map(|n| frame(bed, n + 65_400, 700)).collect()
-    })?;
-    assert_eq!(datagrams.len(), 300);
-    for (n, datagram) in (65_400..).zip(&datagrams) {
-        assert_eq!(datagram.checksum, UdpChecksum::Valid, "{n}: {datagram:?}");
-        assert!(datagram.ip_checksum_valid, "{n}: {datagram:?}");
-        assert_eq!(datagram.identification, n as u16, "{datagram:?}");
-        assert_eq!((datagram.ttl, datagram.source_port), (64, 40_000));
-        assert!(datagram.payload == payload(0, n, 700), "datagram {n}");
+    const TOS: u8 = 0xb9;
+    const FLOW_LABEL: u32 = 0xabcde;
+    for encapsulation in Encapsulation::ALL {
+        let datagrams = forward_cut_over(backend, encapsulation, |bed| {
+            let frame = |n| {
+                let group = encapsulation.input(GROUP_IN);
+                let bytes = payload(0, n, 700);
+                let mut frame = UdpFrame::new(&bed.sources[0], group, PORT_IN, bytes);
+                frame.tags = encapsulation.tags().to_vec();
+                frame.identification = n as u16;
+                (frame.tos, frame.flow_label) = (TOS, FLOW_LABEL);
+                frame
+            };
+            (65_400..65_700).map(frame).collect()
+        })?;
+        assert_eq!(datagrams.len(), 300);
+        for (n, datagram) in (65_400..).zip(&datagrams) {
+            let (identification, flow_label) = match encapsulation.is_ipv6() {
+                true => (0, FLOW_LABEL),
+                false => (n as u16, 0),
+            };
+            assert_eq!(datagram.checksum, UdpChecksum::Valid, "{n}: {datagram:?}");
+            assert!(datagram.ip_checksum_valid, "{n}: {datagram:?}");
+            assert_eq!(datagram.identification, identification, "{datagram:?}");
+            assert_eq!((datagram.ttl, datagram.source_port), (64, 40_000));
+            assert_eq!((datagram.tos, datagram.flow_label), (TOS, flow_label));
+            assert!(datagram.payload == payload(0, n, 700), "datagram {n}");
+        }
     }
     Ok(())
 }
@@ -402,7 +430,7 @@ fn tx_rings_and_gso_packets_serve_one_rule_side_by_side() -> Result<()> {
 relay_tests::on_both_backends! {
     datagrams_of_one_batch_leave_joined_and_arrive_apart,
     flows_that_take_turns_are_joined_each_for_itself_and_keep_their_order,
-    what_is_cut_apart_has_the_headers_that_each_datagram_would_have_had,
+    m11_what_is_cut_apart_has_the_headers_that_each_datagram_would_have_had,
     datagrams_whose_headers_do_not_follow_are_not_joined,
     f9_a_wrong_checksum_that_looks_partial_is_not_repaired_where_none_is,
     datagrams_without_checksum_are_joined_and_get_one,

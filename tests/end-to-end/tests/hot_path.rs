@@ -217,7 +217,7 @@ fn taking_another_table_allocates_and_frees_nothing() -> Result<()> {
             let interface = if method == "xsk" { "out0" } else { "out1" };
             let more = [
                 rules[0].clone().outputs(interface, round % 3),
-                Rule::new("more", "in0", [239, 7, 7, 7].into(), 7).outputs(interface, 20 * round),
+                Rule::new("more", "in0", [239, 7, 7, 7], 7).outputs(interface, 20 * round),
             ];
             let text = match backend {
                 Backend::Xdp => to_toml(&more) + &transmit_by(&more, method),
@@ -273,7 +273,7 @@ fn x5_when_chunks_run_out_copies_are_counted_and_when_they_are_back_all_is_as_be
     let bed = Testbed::builder().outputs(2).without_capture().build()?;
     let rules = [Rule::feed()
         .outputs("out0", 1)
-        .output("out1", [239, 9, 9, 9].into(), 5009)];
+        .output("out1", [239, 9, 9, 9], 5009)];
     let receivers = Receivers::start(&bed, &rules)?;
     let text = to_toml(&rules) + &transmit_by(&rules, "xsk");
     let chunks = FILL_SIZE + CHUNKS_FOR_COPIES;
@@ -322,7 +322,7 @@ fn without_a_free_chunk_every_copy_is_counted_and_the_last_output_still_leaves()
     let bed = Testbed::builder().outputs(2).without_capture().build()?;
     let rules = [Rule::feed()
         .outputs("out0", 1)
-        .output("out1", [239, 9, 9, 9].into(), 5009)];
+        .output("out1", [239, 9, 9, 9], 5009)];
     let receivers = Receivers::start(&bed, &rules)?;
     let relay = start_short_of_chunks(&bed, &rules)?;
     let stream = streams(&rules, 200, 1000)[0];
@@ -353,9 +353,10 @@ fn identical_outputs_share_one_chunk_and_need_no_copy() -> Result<()> {
         .ip(&format!("address del {}/24 dev out1", second.address))?;
     bed.relay
         .ip(&format!("address add {}/32 dev out1", first.address))?;
-    let rules = [Rule::feed()
-        .output("out0", [239, 9, 9, 9].into(), 5009)
-        .output("out1", [239, 9, 9, 9].into(), 5009)];
+    let rules =
+        [Rule::feed()
+            .output("out0", [239, 9, 9, 9], 5009)
+            .output("out1", [239, 9, 9, 9], 5009)];
     let receivers = Receivers::start(&bed, &rules)?;
     let relay = start_short_of_chunks(&bed, &rules)?;
     let stream = streams(&rules, 200, 1000)[0];

@@ -21,11 +21,7 @@ type Fields = BTreeMap<String, String>;
 fn rules() -> [Rule; 2] {
     [
         Rule::feed().outputs("out0", 1),
-        Rule::new("late", "nope0", [239, 1, 9, 9].into(), 9000).output(
-            "out0",
-            [239, 2, 9, 9].into(),
-            9001,
-        ),
+        Rule::new("late", "nope0", [239, 1, 9, 9], 9000).output("out0", [239, 2, 9, 9], 9001),
     ]
 }
 

@@ -55,8 +55,8 @@ fn sixty_four_connected_interfaces_are_ready_soon_and_take_memory_by_need(
     let bed = Testbed::builder().without_capture().build()?;
     add_wires(&bed.relay)?;
     let others = (0..WIRES).flat_map(ends).zip(0u8..).map(|(interface, n)| {
-        let rule = Rule::new(interface.clone(), &interface, [239, 3, 0, n].into(), 5001);
-        rule.output("out0", [239, 4, 0, n].into(), 5002)
+        let rule = Rule::new(interface.clone(), &interface, [239, 3, 0, n], 5001);
+        rule.output("out0", [239, 4, 0, n], 5002)
     });
     let rules: Vec<Rule> = std::iter::once(Rule::feed().outputs("out0", 2))
         .chain(others)

@@ -163,6 +163,7 @@ fn o3_missing_and_unfit_interfaces_are_refused_with_their_line_and_a_remedy(
         interface: interface.to_owned(),
         mac: [0x02, 0, 10, 9, 0, last],
         address: None,
+        ipv6: false,
         mtu: 1500,
         queues: 1,
     };

@@ -33,9 +33,9 @@ const OTHER_IN: (Ipv4Addr, u16) = (Ipv4Addr::new(239, 1, 1, 2), 5002);
 /// The rule `other`; `whole` with the output that comes and goes.
 fn other(whole: bool) -> Rule {
     let rule = Rule::new("other", "in0", OTHER_IN.0, OTHER_IN.1);
-    let rule = rule.output("out0", [239, 9, 9, 1].into(), 7001);
+    let rule = rule.output("out0", [239, 9, 9, 1], 7001);
     match whole {
-        true => rule.output("out0", [239, 9, 9, 2].into(), 7002),
+        true => rule.output("out0", [239, 9, 9, 2], 7002),
         false => rule,
     }
 }
@@ -170,7 +170,7 @@ fn copies_that_wait_in_a_tx_ring_count_for_an_output_that_is_gone_when_they_leav
         mut feeds,
     } = SetUp::new(&bed, Backend::Xdp, &first, None)?;
     // A plan wants interfaces that are up.
-    let other = [Rule::feed().output("out0", [239, 9, 9, 9].into(), 7009)];
+    let other = [Rule::feed().output("out0", [239, 9, 9, 9], 7009)];
     let other = text(Backend::Xdp, "xsk", &other);
     let other = bed.relay.run(|| in_process::plan(Backend::Xdp, &other))?;
     bed.relay.ip("link set out0 down")?;

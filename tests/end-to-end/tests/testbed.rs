@@ -46,7 +46,7 @@ fn ten_thousand_datagrams_over_a_wire_are_exact() -> Result<()> {
     let tally = receiver.tallies().remove(0);
     assert_eq!(tally.bytes, 10_000_000);
     assert_eq!(
-        tally.sources.iter().map(|s| *s.ip()).collect::<Vec<_>>(),
+        tally.sources.iter().map(|s| s.ip()).collect::<Vec<_>>(),
         [bed.sources[0].address]
     );
     Ok(())
@@ -161,7 +161,7 @@ fn a_tagged_frame_is_seen_with_its_tag() -> Result<()> {
     let bed = Testbed::new()?;
     let receiver = RawReceiver::start(&bed.inputs[0])?;
     let mut frame = UdpFrame::new(&bed.sources[0], GROUP, PORT, payload(8, 0, 100));
-    frame.vlan = Some(77);
+    frame.tags = vec![(0x8100, 77)];
     RawSender::open(&bed.sources[0])?.send(&frame.build()?)?;
     assert!(
         receiver.wait_for(1, WAIT, |frame| frame.vlan == Some(77)),

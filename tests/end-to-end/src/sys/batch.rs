@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 use std::io;
 use std::mem;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
@@ -17,7 +17,7 @@ pub struct Message<'a> {
     /// The length on the wire.
     pub full_length: usize,
     /// The sender, on UDP sockets.
-    pub source: Option<SocketAddrV4>,
+    pub source: Option<SocketAddr>,
     /// The checksum is still to be completed, on packet sockets (`TP_STATUS_CSUMNOTREADY`).
     pub partial_checksum: bool,
     /// The VLAN tag that the kernel keeps beside the frame, on packet sockets.
@@ -127,16 +127,24 @@ impl Batch {
     }
 }
 
-/// The IPv4 address in `name`, if it is one.
-fn source(name: &libc::sockaddr_storage) -> Option<SocketAddrV4> {
-    if c_int::from(name.ss_family) != libc::AF_INET {
-        return None;
+/// The address and port in `name`, if it is an IP address.
+fn source(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match c_int::from(name.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: a `sockaddr_storage` is large and aligned enough for every address; the
+            // family says that it holds a `sockaddr_in`, which is valid for any bytes.
+            let address = unsafe { *ptr::from_ref(name).cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr));
+            Some(SocketAddr::from((ip, u16::from_be(address.sin_port))))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above, and the family says that it holds a `sockaddr_in6`.
+            let address = unsafe { *ptr::from_ref(name).cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(address.sin6_addr.s6_addr);
+            Some(SocketAddr::from((ip, u16::from_be(address.sin6_port))))
+        }
+        _ => None,
     }
-    // SAFETY: a `sockaddr_storage` is large and aligned enough for every address; the family says
-    // it holds a `sockaddr_in`, which is valid for any bytes.
-    let address = unsafe { *ptr::from_ref(name).cast::<libc::sockaddr_in>() };
-    let ip = Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr));
-    Some(SocketAddrV4::new(ip, u16::from_be(address.sin_port)))
 }
 
 /// Partial checksum and VLAN tag from a `PACKET_AUXDATA` control message.

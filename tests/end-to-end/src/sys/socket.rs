@@ -20,6 +20,10 @@ const PACKET_IGNORE_OUTGOING: c_int = 23;
 /// a receiver that is scheduled late does not look like a relay that lost something.
 pub const RECEIVE_BUFFER: usize = 64 << 20;
 
+/// Bytes of the vnet header (`struct virtio_net_hdr`) that a packet socket with
+/// [`with_vnet_headers`] puts, or wants, in front of every frame.
+pub const VNET_HEADER: usize = 10;
+
 /// Plain C data that may be handed to `setsockopt` byte for byte.
 ///
 /// # Safety
@@ -29,6 +33,8 @@ pub unsafe trait OptionValue: Copy {}
 unsafe impl OptionValue for c_int {}
 // SAFETY: two addresses and an index, four bytes each.
 unsafe impl OptionValue for libc::ip_mreqn {}
+// SAFETY: an address of sixteen bytes and an index of four.
+unsafe impl OptionValue for libc::ipv6_mreq {}
 
 /// `setsockopt` with a plain value.
 pub fn set_option<T: OptionValue>(
@@ -140,6 +146,13 @@ pub fn packet_socket(index: u32, receives: Receives) -> io::Result<OwnedFd> {
     };
     check(result)?;
     Ok(socket)
+}
+
+/// From now on every frame that a packet socket receives or sends has a vnet header in front
+/// (`PACKET_VNET_HDR`).
+pub fn with_vnet_headers(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let one: c_int = 1;
+    set_option(socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, &one)
 }
 
 /// Sends one frame or datagram; all of it or an error.

@@ -33,7 +33,7 @@ fn an_input_deleted_with_copies_queued_keeps_no_worker_awake(method: Method) -> 
     let bed = Testbed::builder().inputs(2).without_capture().build()?;
     let rules = [
         Rule::feed().outputs("in1", OUTPUTS).outputs("out0", 1),
-        Rule::new("other", "in1", GROUP_IN, PORT_IN).output("out0", [239, 3, 3, 3].into(), 7000),
+        Rule::new("other", "in1", GROUP_IN, PORT_IN).output("out0", [239, 3, 3, 3], 7000),
     ];
     let receivers = Receivers::start(&bed, &rules)?;
     let relay = method.start(&bed, &rules)?;

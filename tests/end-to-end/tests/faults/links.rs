@@ -1,11 +1,12 @@
 //! Links that go down and come up again, at the relay and at the far end.
 //!
-//! Bursts are larger than a TX ring: 100 datagrams through 24 outputs of one interface are 2400
-//! copies, and a ring holds 2048.
+//! Bursts are larger than a TX ring: 100 datagrams of three feeds through 8 outputs each of one
+//! interface are 2400 copies, and a ring holds 2048.
 
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
+use relay_tests::encapsulation::Encapsulation;
 use relay_tests::flap::Flap;
 use relay_tests::methods::{Method, TxMethod};
 use relay_tests::report::OutputReport;
@@ -17,37 +18,59 @@ use relay_tests::veth::{Endpoint, wait_for_carrier, wait_for_no_carrier};
 
 use super::assert_sent_is_what_arrived;
 
-/// Datagrams of a burst.
+/// Datagrams of a burst, of each feed.
 const BURST: u64 = 100;
-/// Outputs on the interface that has the fault.
-const OUTPUTS: usize = 24;
+/// Outputs of each rule on the interface that has the fault.
+const OUTPUTS: usize = 8;
 /// Copies that a TX ring holds.
 const RING: u64 = 2048;
 /// The most datagrams in a GSO packet.
 const MAX_JOINED: usize = 64;
 /// Bytes of payload.
 const SIZE: usize = 500;
-/// Datagrams a second.
+/// Datagrams of each feed per second.
 const RATE: u32 = 1000;
 
 fn dropped(output: &OutputReport, reason: &str) -> u64 {
     output.dropped.get(reason).copied().unwrap_or(0)
 }
 
+/// What feeds come as here: tags matter at an input only, and IPv6 at both.
+const ENCAPSULATIONS: [Encapsulation; 3] = [
+    Encapsulation::Ipv4,
+    Encapsulation::Tagged,
+    Encapsulation::DoubleTagged6,
+];
+
+/// Outputs on the interface that has the fault.
+const ALL_OUTPUTS: usize = OUTPUTS * ENCAPSULATIONS.len();
+
+/// A testbed with this many output interfaces, and a rule for each encapsulation: eight outputs on
+/// `out0`, and one on every other interface.
+fn set_up(outputs: usize) -> Result<(Testbed, [Rule; 3])> {
+    let bed = Testbed::builder().ipv6().outputs(outputs);
+    let bed = bed.without_capture().build()?;
+    let rule = |encapsulation| {
+        let rule = Rule::feed().outputs("out0", OUTPUTS);
+        let rule = (1..outputs).fold(rule, |rule, other| rule.outputs(&format!("out{other}"), 1));
+        rule.over(encapsulation)
+    };
+    Ok((bed, ENCAPSULATIONS.map(rule)))
+}
+
 /// Takes an interface of the relay down and up again while traffic runs.
 fn down_and_up(method: Method, near: impl Fn(&Testbed) -> &Endpoint) -> Result<()> {
-    let bed = Testbed::builder().without_capture().build()?;
-    let rules = [Rule::feed().outputs("out0", OUTPUTS)];
-    let receivers = Receivers::start(&bed, &rules)?;
+    let (bed, rules) = set_up(1)?;
+    let receivers = Receivers::with_headers(&bed, &rules)?;
     let relay = method.start(&bed, &rules)?;
-    let source = method.source(&bed.sources[0])?;
+    let sources = method.sources(&bed, &rules)?;
     let flap = Flap {
         rate: RATE,
         warm_up: 200,
         settled: Duration::ZERO,
         after: Duration::from_millis(300),
     };
-    let send = |number, size| source.send_one(0, number, size);
+    let send = |number, size| sources.send_one(number, size);
     let flapped = flap.run_with(&bed, &receivers, near(&bed), send)?;
     let report = relay.stop()?.report;
     method.assert_used(&report, &rules)?;
@@ -55,15 +78,16 @@ fn down_and_up(method: Method, near: impl Fn(&Testbed) -> &Endpoint) -> Result<(
     // Where the kernel cuts, frames of the call that was sending when the interface went down end
     // in `noop_qdisc`, and the call reports them as sent.
     let one_call = match method.tx {
-        TxMethod::Cut => (MAX_JOINED * OUTPUTS) as u64,
+        TxMethod::Cut => (MAX_JOINED * ALL_OUTPUTS) as u64,
         _ => 0,
     };
     assert_sent_is_what_arrived(method, &report, &receivers, one_call);
     for (_, tally) in receivers.tallies() {
         flapped.assert_only_the_gap_is_missing(&tally);
     }
+    receivers.assert_headers();
     assert!(
-        report.packets_sent < flapped.sent * OUTPUTS as u64,
+        report.packets_sent < flapped.sent * ALL_OUTPUTS as u64,
         "the interface was down: {report:#?}"
     );
     Ok(())
@@ -107,36 +131,38 @@ fn through_a_fault(
     repair: impl Fn(&Testbed) -> Result<()>,
 ) -> Result<Vec<(OutputReport, u64)>> {
     let Burst { first, burst, last } = STREAMS;
-    let bed = Testbed::builder().outputs(2).without_capture().build()?;
-    let rules = [Rule::feed().outputs("out0", OUTPUTS).outputs("out1", 1)];
-    let receivers = Receivers::start(&bed, &rules)?;
+    let (bed, rules) = set_up(2)?;
+    let receivers = Receivers::with_headers(&bed, &rules)?;
     let relay = method.start(&bed, &rules)?;
-    let source = method.source(&bed.sources[0])?;
+    let sources = method.sources(&bed, &rules)?;
     let beside = |count: u64| {
-        let arrived = receivers.wait_until_output(OUTPUTS, |tally| tally.received >= count);
+        let arrived = receivers
+            .wait_until_each(|output, tally| output < ALL_OUTPUTS || tally.received >= count);
         arrived
             .then_some(())
             .ok_or_else(|| anyhow!("{count} beside it"))
     };
-    source.send(&first, RATE)?;
+    sources.send(&first, RATE)?;
     receivers.wait_until_each(|_, tally| tally.received >= BURST);
     disturb(&bed)?;
-    source.send_in_one_burst(&burst, &relay)?;
+    sources.send_in_one_burst(&burst, &relay)?;
     beside(2 * BURST)?;
     receivers.settle();
     repair(&bed)?;
     receivers.settle();
-    source.send(&last, RATE)?;
+    sources.send(&last, RATE)?;
     beside(3 * BURST)?;
     receivers.wait_until_each(|_, tally| tally.missing(&last).is_empty());
     receivers.settle();
     let report = relay.stop()?.report;
     method.assert_used(&report, &rules)?;
     report.assert_balanced();
-    assert_eq!(report.packets_received, 3 * BURST, "{report:#?}");
+    let sent = 3 * BURST * rules.len() as u64;
+    assert_eq!(report.packets_received, sent, "{report:#?}");
     assert_sent_is_what_arrived(method, &report, &receivers, 0);
     let mut outputs = Vec::new();
-    for ((_, tally), output) in receivers.tallies().iter().zip(&report.rules[0].outputs) {
+    let reported = report.outputs_by_interface();
+    for ((_, tally), output) in receivers.tallies().iter().zip(reported) {
         assert_eq!(tally.missing(&first), [0; 0], "before: {tally}");
         assert_eq!(tally.missing(&last), [0; 0], "afterwards: {tally}");
         let of_the_burst = BURST - tally.missing(&burst).len() as u64;
@@ -146,7 +172,8 @@ fn through_a_fault(
             assert_eq!(of_the_burst, BURST, "beside it: {tally}");
         }
     }
-    assert_eq!(outputs.len(), OUTPUTS);
+    assert_eq!(outputs.len(), ALL_OUTPUTS);
+    receivers.assert_headers();
     Ok(outputs)
 }
 
@@ -174,7 +201,7 @@ pub fn x1_a_burst_for_an_interface_that_is_down_waits_or_is_refused_to_the_last_
         waited += arrived;
         dropped_in_all += dropped(output, reason);
     }
-    let copies = BURST * OUTPUTS as u64;
+    let copies = BURST * ALL_OUTPUTS as u64;
     let expected = match method.tx {
         TxMethod::Ring => RING,
         _ => 0,

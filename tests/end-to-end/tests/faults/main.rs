@@ -11,10 +11,10 @@ use relay_tests::methods::{Method, TxMethod};
 use relay_tests::report::Report;
 use relay_tests::scenario::Receivers;
 
-/// Fails unless what the relay reports as sent is what arrived through the outputs of its one rule,
-/// which are in the order of the wires: through each of them, or where the kernel cuts GSO packets,
-/// through all together, because a device does not know the output whose frame it drops. There the
-/// kernel may have dropped as many frames as given without counting them.
+/// Fails unless what the relay reports as sent is what arrived through the outputs of its rules:
+/// through each of them, or where the kernel cuts GSO packets, through all together, because a
+/// device does not know the output whose frame it drops. There the kernel may have dropped as many
+/// frames as given without counting them.
 #[track_caller]
 fn assert_sent_is_what_arrived(
     method: Method,
@@ -30,7 +30,7 @@ fn assert_sent_is_what_arrived(
         "{uncounted:?}: {report:#?}"
     );
     assert_ne!(uncounted, None, "{arrived} arrived: {report:#?}");
-    for ((_, tally), output) in tallies.iter().zip(&report.rules[0].outputs) {
+    for ((_, tally), output) in tallies.iter().zip(report.outputs_by_interface()) {
         let exact = tally.received == output.packets_sent;
         assert!(exact || method.tx == TxMethod::Cut, "{tally}, {output:?}");
         assert_eq!(tally.unique, tally.received, "{tally}");

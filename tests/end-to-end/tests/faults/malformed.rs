@@ -37,7 +37,7 @@ fn malformed(bed: &Testbed) -> Result<Vec<(String, Vec<u8>)>> {
     let good = UdpFrame::new(&bed.sources[0], GROUP_IN, PORT_IN, payload(99, 0, 40));
     let whole = good.build()?;
     let tagged = UdpFrame {
-        vlan: Some(3),
+        tags: vec![(0x8100, 3)],
         ..good.clone()
     }
     .build()?;

@@ -1,7 +1,7 @@
 //! The maps of a running relay's kernel programs, read from outside as `bpftool map dump` does it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, ensure};
 use aya::Pod;
@@ -13,7 +13,7 @@ use relay_tests::relay::RelayProcess;
 
 /// A flow that a program matches: the index of the input, the group, and the rest in words: "5000",
 /// or "/32 any from 10.1.1.2".
-pub type Flow = (u32, Ipv4Addr, String);
+pub type Flow = (u32, IpAddr, String);
 
 /// What the maps hold. Without a loaded program they hold nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,11 +68,12 @@ impl KernelMaps {
         };
         for (key, value) in flows.into_iter().filter(|(_, value)| value.is_flow()) {
             let group = Ipv4Addr::from(key.group.to_ne_bytes());
-            let flow = (index(key.place), group, key.port.to_string());
+            let flow = (index(key.place), group.into(), key.port.to_string());
             maps.flows.insert(flow, value.limit().is_some());
         }
         for (key, value) in shaped {
-            let flow = (index(key.place), Ipv4Addr::from(key.group), words(&key));
+            let group = Ipv4Addr::from(key.group).into();
+            let flow = (index(key.place), group, words(&key));
             maps.flows.insert(flow, value.limit().is_some());
         }
         Ok(maps)

@@ -1,7 +1,7 @@
 //! One datagram for every rule, and what arrives of them at every far end.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ const ROUNDS: u32 = 10;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Copy {
     interface: &'static str,
-    group: Ipv4Addr,
+    group: IpAddr,
     port: u16,
     round: u32,
     rule: u32,

@@ -314,7 +314,7 @@ impl System {
         &self,
         picture: &mut Picture,
         maps: &KernelMaps,
-        groups: &BTreeSet<(String, std::net::Ipv4Addr)>,
+        groups: &BTreeSet<(String, std::net::IpAddr)>,
         attached: &Vec<u32>,
         packet_sockets: &Vec<(u32, Kind)>,
     ) {

@@ -223,11 +223,8 @@ fn rules_in_another_order_leave_through_the_same_rings() -> Result<()> {
     let rings = transmit_by(&mine, "xsk");
     let receivers = Receivers::start(&bed, &mine)?;
     let relay = RelayProcess::start_with(&bed.relay, Backend::Xdp, &mine, &rings)?;
-    let first = Rule::new("first", "in0", [239, 1, 9, 9].into(), 7000).output(
-        "out1",
-        [239, 3, 9, 9].into(),
-        7001,
-    );
+    let first =
+        Rule::new("first", "in0", [239, 1, 9, 9], 7000).output("out1", [239, 3, 9, 9], 7001);
     let (sent, ()) = under_traffic(&bed.sources[0], &mine[0], 0, 3_000, || {
         for round in 0..10 {
             let rules = match round % 2 {

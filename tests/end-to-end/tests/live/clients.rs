@@ -116,7 +116,7 @@ fn l4_of_two_reloads_at_once_none_is_half_done(backend: Backend) -> Result<()> {
     let set = |block: u8| -> Vec<Rule> {
         (0..20)
             .map(|number| {
-                let group = |first: u8| [239, first, block, number].into();
+                let group = |first: u8| [239, first, block, number];
                 Rule::new(format!("set-{block}-{number}"), "in0", group(1), 9000).output(
                     "out0",
                     group(2),

@@ -1,13 +1,13 @@
 //! Rules over IPv6: copies have right headers whichever way they leave, and what must not leave is
 //! counted.
 
-use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use etherparse::{Ethernet2Header, Ipv6Header, PacketBuilder, UdpHeader};
-use nix::sys::socket::{setsockopt, sockopt};
 use relay_tests::background::eventually;
+use relay_tests::frames::group_mac;
 use relay_tests::inspect::sum;
 use relay_tests::methods::{Method, TxMethod};
 use relay_tests::payload::payload;
@@ -106,16 +106,10 @@ fn parsed(address: &str) -> Ipv6Addr {
     address.parse().unwrap()
 }
 
-/// The Ethernet address of a group.
-fn group_mac(group: &str) -> [u8; 6] {
-    let [.., a, b, c, d] = parsed(group).octets();
-    [0x33, 0x33, a, b, c, d]
-}
-
 /// A frame of the feed.
 fn frame(from: &Endpoint, source: &str, source_port: u16, payload: &[u8]) -> Result<Vec<u8>> {
     let mut frame = Vec::new();
-    PacketBuilder::ethernet2(from.mac, group_mac(GROUP))
+    PacketBuilder::ethernet2(from.mac, group_mac(parsed(GROUP)))
         .ipv6(parsed(source).octets(), parsed(GROUP).octets(), HOP_LIMIT)
         .udp(source_port, PORT)
         .write(&mut frame, payload)?;
@@ -151,7 +145,7 @@ fn assert_headers(frame: &Frame, copy: &Copy, near: &Endpoint, first: [u8; 4], s
         assert_eq!(sum(&bytes[UDP..], pseudo.into()), 0xffff, "{bytes:x?}");
     }
     let mut expected = Vec::new();
-    expected.extend(group_mac(copy.group));
+    expected.extend(group_mac(parsed(copy.group)));
     expected.extend(near.mac);
     expected.extend([0x86, 0xdd]);
     expected.extend(first);
@@ -217,7 +211,7 @@ fn assert_copies(
 }
 
 /// Frames with complete checksums, as a NIC delivers them; several wait for the relay at a time.
-fn f1_copies_of_every_size_have_right_headers_and_too_big_ones_are_counted(
+fn m4_copies_of_every_size_have_right_headers_and_too_big_ones_are_counted(
     method: Method,
 ) -> Result<()> {
     let bed = bed()?;
@@ -253,77 +247,15 @@ fn f1_copies_of_every_size_have_right_headers_and_too_big_ones_are_counted(
     method.assert_used(report, &rules)
 }
 
-/// A UDP socket of a host, on port `port`.
-fn socket(at: &Endpoint, address: &str, port: u16) -> Result<UdpSocket> {
-    at.namespace.run(|| {
-        let socket = UdpSocket::bind(SocketAddrV6::new(parsed(address), port, 0, 0))?;
-        setsockopt(&socket, sockopt::Ipv6MulticastHops, &i32::from(HOP_LIMIT))?;
-        Ok(socket)
-    })
-}
-
-/// Datagrams of a local socket, whose checksums are partial, and long runs of them: all arrive at a
-/// UDP socket, in order, after the kernel has checked them.
-fn f2_runs_of_a_local_sender_arrive_at_sockets_as_they_were_sent(method: Method) -> Result<()> {
-    const SIZE: usize = 1000;
-    const SENT: u64 = 400;
-    let bed = bed()?;
-    let rules = [rule()];
-    let far = &bed.receivers[0];
-    with_ipv6(far, &["2001:db8:2::2", "fe80::2:2"])?;
-    let listening: Vec<UdpSocket> = COPIES[..3]
-        .iter()
-        .map(|copy| {
-            let listening = socket(far, "::", copy.port)?;
-            listening.join_multicast_v6(&parsed(copy.group), far.index)?;
-            listening.set_read_timeout(Some(Duration::from_secs(5)))?;
-            Ok(listening)
-        })
-        .collect::<Result<_>>()?;
-    let relay = method.start(&bed, &rules)?;
-    let senders = [40_000, 40_001].map(|port| socket(&bed.sources[0], SENDER, port));
-    let senders = senders.into_iter().collect::<Result<Vec<_>>>()?;
-    let to = SocketAddrV6::new(parsed(GROUP), PORT, 0, 0);
-    for first in (0..SENT).step_by(40) {
-        let paused = relay.pause()?;
-        for number in first..first + 40 {
-            let sender = &senders[usize::from(source_port(method, number) - 40_000)];
-            sender.send_to(&payload(0, number, SIZE), to)?;
-        }
-        drop(paused);
-        for (socket, copy) in listening.iter().zip(&COPIES) {
-            for number in first..first + 40 {
-                let mut bytes = [0; 2000];
-                let (len, from) = socket
-                    .recv_from(&mut bytes)
-                    .with_context(|| format!("datagram {number} of {}", copy.group))?;
-                assert!(bytes[..len] == payload(0, number, SIZE), "{number}");
-                assert_eq!(from.ip(), parsed(copy.source), "{}", copy.group);
-                assert_eq!(from.port(), source_port(method, number));
-            }
-        }
-    }
-    let stopped = relay.stop()?;
-    stopped.report.assert_exact(&[SENT]);
-    method.assert_used(&stopped.report, &rules)
-}
-
-/// Whether a program of this host has joined `group` at an interface.
-fn has_joined(at: &Endpoint, group: &str) -> Result<bool> {
-    let name = &at.interface;
-    let shown = at.namespace.ip(&format!("maddress show dev {name}"))?;
-    Ok(shown.split_whitespace().any(|word| word == group))
-}
-
 /// The relay's own copies that come back, datagrams without a checksum and those that are used up
 /// stay where they are; a damaged one arrives damaged.
-fn f3_what_must_not_leave_does_not_and_the_group_is_joined(method: Method) -> Result<()> {
+fn m4_what_must_not_leave_does_not_and_the_group_is_joined(method: Method) -> Result<()> {
     let bed = bed()?;
     let rules = [Rule::feed()
         .takes(&format!("group = \"{GROUP}\", port = {PORT}"))
         .output_that_goes("out0", "group = \"ff3e::8000:2\", port = 6000")];
     let relay = method.start(&bed, &rules)?;
-    assert!(has_joined(&bed.inputs[0], GROUP)?);
+    assert!(bed.inputs[0].has_joined(parsed(GROUP))?);
     let raw = RawReceiver::start(&bed.receivers[0])?;
     let sender = RawSender::open(&bed.sources[0])?;
     let bytes = payload(0, 0, 300);
@@ -363,48 +295,10 @@ fn f3_what_must_not_leave_does_not_and_the_group_is_joined(method: Method) -> Re
     assert_eq!(report.dropped_for("ttl_expired"), 1, "{report:#?}");
     assert_eq!(report.packets_sent, 2, "{report:#?}");
     let left = eventually(Duration::from_secs(2), || {
-        has_joined(&near, GROUP).is_ok_and(|joined| !joined)
+        near.has_joined(parsed(GROUP)).is_ok_and(|joined| !joined)
     });
     assert!(left.is_some(), "the group is left");
     Ok(())
-}
-
-/// A rule takes tagged datagrams, and its copies leave untagged.
-fn m7_tagged_datagrams_leave_untagged(method: Method) -> Result<()> {
-    const SIZE: usize = 700;
-    let bed = bed()?;
-    let copy = &COPIES[0];
-    let goes = format!("group = \"{}\", port = {}", copy.group, copy.port);
-    let rules = [Rule::feed()
-        .takes(&format!(
-            "group = \"{GROUP}\", port = {PORT}, vlan = [100, 200]"
-        ))
-        .output_that_goes("out0", &goes)];
-    let relay = method.start(&bed, &rules)?;
-    let raw = RawReceiver::start(&bed.receivers[0])?;
-    let sender = RawSender::open(&bed.sources[0])?;
-    for number in 0..AT_ONCE {
-        let port = source_port(method, number);
-        let mut frame = frame(&bed.sources[0], SENDER, port, &payload(0, number, SIZE))?;
-        sender.send(&frame)?;
-        frame.splice(12..12, [0x88, 0xa8, 0, 100, 0x81, 0x00, 0, 200]);
-        sender.send(&frame)?;
-    }
-    raw.wait_until(ARRIVAL, |frames| count_of(copy, frames, SIZE) >= AT_ONCE);
-    raw.settle();
-    let mut number = 0;
-    for frame in raw.frames().iter().filter(|frame| is_of(frame, copy)) {
-        let port = source_port(method, number);
-        assert_headers(frame, copy, &bed.outputs[0], FIRST, port);
-        for bytes in payloads(frame, SIZE) {
-            assert!(bytes == payload(0, number, SIZE), "datagram {number}");
-            number += 1;
-        }
-    }
-    assert_eq!(number, AT_ONCE);
-    let stopped = relay.stop()?;
-    stopped.report.assert_exact(&[AT_ONCE]);
-    method.assert_used(&stopped.report, &rules)
 }
 
 /// Sends datagrams until one copy has arrived at `raw` with this source.
@@ -428,7 +322,7 @@ fn status(relay: &RelayProcess) -> Result<String> {
 }
 
 /// An output without an IPv6 address waits for one, and copies leave with the one that is there.
-fn f9_copies_leave_with_the_address_that_the_interface_has_now(method: Method) -> Result<()> {
+fn x9_copies_leave_with_the_address_that_the_interface_has_now(method: Method) -> Result<()> {
     let bed = bed()?;
     let rules = [Rule::feed()
         .takes(&format!("group = \"{GROUP}\", port = {PORT}"))
@@ -455,9 +349,7 @@ fn f9_copies_leave_with_the_address_that_the_interface_has_now(method: Method) -
 }
 
 relay_tests::on_all_methods!(
-    f1_copies_of_every_size_have_right_headers_and_too_big_ones_are_counted,
-    f2_runs_of_a_local_sender_arrive_at_sockets_as_they_were_sent,
-    f3_what_must_not_leave_does_not_and_the_group_is_joined,
-    m7_tagged_datagrams_leave_untagged,
-    f9_copies_leave_with_the_address_that_the_interface_has_now,
+    m4_copies_of_every_size_have_right_headers_and_too_big_ones_are_counted,
+    m4_what_must_not_leave_does_not_and_the_group_is_joined,
+    x9_copies_leave_with_the_address_that_the_interface_has_now,
 );

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use relay_tests::backend::Backend;
+use relay_tests::encapsulation::Encapsulation;
 use relay_tests::looped::{Bridged, Ring, foreign, onwards};
 use relay_tests::raw::RawSender;
 use relay_tests::relay::RelayProcess;
@@ -20,8 +21,19 @@ const SHOWN: Duration = Duration::from_secs(5);
 const HEALTHY: Duration = Duration::from_secs(15);
 
 /// Sends a datagram of a host that is no relay.
-fn send(sender: &RawSender, wire: &Endpoint, number: u64) -> Result<()> {
-    sender.send(&foreign(wire, number, 1).build()?)
+fn send(sender: &RawSender, wire: &Endpoint, over: Encapsulation, number: u64) -> Result<()> {
+    sender.send(&foreign(wire, over, number, 1).build()?)
+}
+
+/// The tables that choose each TX method of `backend`, and the version of IP to try it with, from
+/// this one on in turns: each test waits for many seconds.
+fn tables(backend: Backend, first: Encapsulation) -> Vec<(String, Encapsulation)> {
+    let versions = [Encapsulation::Ipv4, Encapsulation::Ipv6]
+        .into_iter()
+        .cycle();
+    let versions = versions.skip_while(|one| *one != first);
+    let tables = tx_methods(backend, &onwards(first)).into_iter();
+    tables.map(|(tables, _)| tables).zip(versions).collect()
 }
 
 /// Waits until the status of `relay` has exactly the loops of these kinds; sends a datagram by `send`
@@ -55,14 +67,17 @@ fn assert_shown(
     status: &Value,
     interface: &str,
     peer: &Endpoint,
+    over: Encapsulation,
 ) -> Result<()> {
     let one = &status["loops"][0];
+    let group = over.input(GROUP_IN);
+    let address = peer.address_for(group).to_string();
     let mac = peer.mac.map(|byte| format!("{byte:02x}")).join(":");
     for (key, value) in [
-        ("rule", "feed"),
+        ("rule", onwards(over)[0].name.as_str()),
         ("interface", interface),
-        ("group", &GROUP_IN.to_string()),
-        ("source", &peer.address.to_string()),
+        ("group", &group.to_string()),
+        ("source", &address),
         ("source_mac", &mac),
     ] {
         assert_eq!(one[key], value, "{key} of {status:#}");
@@ -72,13 +87,7 @@ fn assert_shown(
     let shown = relay.verb(&["status"])?;
     assert_eq!(shown.code, Some(1), "{shown:?}");
     let named = shown.stdout.lines().any(|line| {
-        let words = [
-            "  ! ",
-            "rule feed",
-            interface,
-            &mac,
-            &peer.address.to_string(),
-        ];
+        let words = ["  ! ", "rule feed", interface, &mac, &address];
         words.iter().all(|word| line.contains(word))
     });
     assert!(named, "{shown:?}");
@@ -96,19 +105,19 @@ fn wait_until_healthy(relay: &RelayProcess) -> Result<()> {
 fn l1_a_bridge_from_an_output_back_to_the_input_is_a_problem_until_it_is_cut(
     backend: Backend,
 ) -> Result<()> {
-    let rules = onwards();
-    for (tables, _) in tx_methods(backend, &rules) {
+    for (tables, over) in tables(backend, Encapsulation::Ipv6) {
+        let rules = onwards(over);
         let on = Bridged::new()?;
         let running = RelayProcess::start_with(&on.relay, backend, &rules, &tables)?;
         let sender = RawSender::open(&on.port)?;
         let mut number = 0;
         let mut one = || {
             number += 1;
-            send(&sender, &on.port, number)
+            send(&sender, &on.port, over, number)
         };
         let status = wait_for_loops(&running, &["own_frames"], SHOWN, &mut one)?;
         // The frames come from this relay's own output.
-        assert_shown(&running, &status, "in0", &on.output)?;
+        assert_shown(&running, &status, "in0", &on.output, over)?;
         on.host.ip("link set port1 nomaster")?;
         // Datagrams go on, and their copies come back no more.
         let started = Instant::now();
@@ -129,8 +138,8 @@ fn l1_a_bridge_from_an_output_back_to_the_input_is_a_problem_until_it_is_cut(
 fn l1_a_ring_of_two_relays_is_a_problem_with_the_other_relays_address_until_it_is_cut(
     backend: Backend,
 ) -> Result<()> {
-    let rules = onwards();
-    for (tables, _) in tx_methods(backend, &rules) {
+    for (tables, over) in tables(backend, Encapsulation::Ipv4) {
+        let rules = onwards(over);
         let Ring {
             one,
             two,
@@ -146,17 +155,17 @@ fn l1_a_ring_of_two_relays_is_a_problem_with_the_other_relays_address_until_it_i
         let mut number = 0;
         let status = wait_for_loops(&first, &["expired"], SHOWN, || {
             number += 1;
-            send(&sender, &out_two, number)
+            send(&sender, &out_two, over, number)
         })?;
-        assert_shown(&first, &status, "in0", &out_two)?;
+        assert_shown(&first, &status, "in0", &out_two, over)?;
         assert_eq!(second.status()?["loops"], serde_json::json!([]));
         // And one that reaches the second from outside.
         let sender = RawSender::open(&out_one)?;
         let status = wait_for_loops(&second, &["expired"], SHOWN, || {
             number += 1;
-            send(&sender, &out_one, number)
+            send(&sender, &out_one, over, number)
         })?;
-        assert_shown(&second, &status, "in0", &out_one)?;
+        assert_shown(&second, &status, "in0", &out_one, over)?;
         one.ip("link set out0 down")?;
         one.ip("link set out0 up")?;
         wait_until_healthy(&first)?;

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
+use relay_tests::encapsulation::Encapsulation;
 use relay_tests::frames::UdpFrame;
 use relay_tests::methods::{Method, TxMethod};
 use relay_tests::payload::payload;
@@ -14,7 +15,7 @@ use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
 /// How often the relay finds a burst of each kind at once, and datagrams in each of these.
-const ROUNDS: u64 = 20;
+const ROUNDS: u64 = 12;
 const BURST: u64 = 8;
 const SIZE: usize = 700;
 
@@ -56,27 +57,35 @@ const KINDS: [Kind; 6] = [
     Kind { rule: 1, sent: to(239, 2, 0, 3, 65_535), copies: &[to(238, 2, 0, 7, 65_535)] },
 ];
 
-/// Each copy arrives where its datagram's place says, once and in order, and nowhere else.
+/// Each copy arrives where its datagram's place says, once and in order, and nowhere else; in every
+/// encapsulation at the same time.
 fn m7_copies_keep_their_place_in_a_prefix_and_a_range(method: Method) -> Result<()> {
-    let bed = Testbed::builder().without_capture().build()?;
+    let bed = Testbed::builder().ipv6().without_capture().build()?;
     // What arrives, as if each kind had a rule of its own.
-    let expected = KINDS.iter().zip(0_u8..).map(|(kind, number)| {
+    let as_if = |(kind, number): (&Kind, u8)| {
         let rule = Rule::new(format!("kind-{number}"), "in0", kind.sent.0, kind.sent.1);
         let copies = kind.copies.iter();
         copies.fold(rule, |rule, &(group, port)| {
             rule.output("out0", group, port)
         })
-    });
-    let receivers = Receivers::start(&bed, &expected.collect::<Vec<_>>())?;
-    let rules = rules();
+    };
+    let (mut expected, mut rules) = (Vec::new(), Vec::new());
+    for encapsulation in Encapsulation::ALL {
+        let each = KINDS.iter().zip(0_u8..).map(as_if);
+        expected.extend(each.map(|rule| rule.over(encapsulation)));
+        rules.extend(self::rules().map(|rule| rule.over(encapsulation)));
+    }
+    let receivers = Receivers::with_headers(&bed, &expected)?;
     let relay = method.start(&bed, &rules)?;
     let source = &bed.sources[0];
     let sender = RawSender::open(source)?;
     for round in 0..ROUNDS {
         let paused = relay.pause()?;
-        let send = |flow: u32, number: u64| -> Result<()> {
-            let (group, port) = KINDS[flow as usize].sent;
-            let mut frame = UdpFrame::new(source, group, port, payload(flow, number, SIZE));
+        let send = |flow: usize, number: u64| -> Result<()> {
+            let kind = &expected[flow];
+            let payload = payload(flow as u32, number, SIZE);
+            let mut frame = UdpFrame::new(source, kind.group, kind.port, payload);
+            frame.tags.clone_from(&kind.tags);
             frame.identification = number as u16;
             if method.tx == TxMethod::Frames {
                 // The relay never joins datagrams of two sockets that take turns.
@@ -85,7 +94,7 @@ fn m7_copies_keep_their_place_in_a_prefix_and_a_range(method: Method) -> Result<
             sender.send(&frame.build()?)
         };
         let numbers = round * BURST..(round + 1) * BURST;
-        let flows = 0..KINDS.len() as u32;
+        let flows = 0..expected.len();
         if round % 2 == 0 {
             // One kind after the other, which the relay joins.
             for flow in flows {
@@ -97,17 +106,23 @@ fn m7_copies_keep_their_place_in_a_prefix_and_a_range(method: Method) -> Result<
             }
         }
         drop(paused);
+        // A TX ring has room for the copies of two rounds.
+        let sent = (round + 1) * BURST;
+        receivers.wait_until_each(|_, tally| tally.received >= sent);
     }
     let sent = ROUNDS * BURST;
-    let streams = (0..)
-        .zip(&KINDS)
-        .map(|(flow, _)| Stream::new(flow, sent, SIZE));
+    let streams = (0..expected.len()).map(|flow| Stream::new(flow as u32, sent, SIZE));
     receivers.assert_exact(&streams.collect::<Vec<_>>());
+    let gso_packets = receivers.assert_headers();
+    if method.tx == TxMethod::Whole {
+        assert!(gso_packets > 0, "nothing was joined");
+    }
     let stopped = relay.stop()?;
     let of_rule = |rule| KINDS.iter().filter(|kind| kind.rule == rule).count() as u64;
+    let counts = [sent * of_rule(0), sent * of_rule(1)];
     stopped
         .report
-        .assert_exact(&[sent * of_rule(0), sent * of_rule(1)]);
+        .assert_exact(&counts.repeat(Encapsulation::ALL.len()));
     method.assert_used(&stopped.report, &rules)
 }
 

@@ -1,9 +1,10 @@
-//! What rules match: sources, prefixes, ports and VLANs. The most specific rule takes a datagram,
-//! and no datagram is lost while that changes.
+//! What rules match: sources, prefixes, ports and VLANs, over IPv4 and IPv6. The most specific rule
+//! takes a datagram, and no datagram is lost while that changes.
 
 use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
+use relay_tests::encapsulation::Encapsulation;
 use relay_tests::frames::UdpFrame;
 use relay_tests::methods::{Method, TxMethod};
 use relay_tests::payload::payload;
@@ -18,12 +19,14 @@ use relay_tests::topology::Testbed;
 use super::under_traffic;
 
 /// Datagrams of each kind.
-const COUNT: u64 = 200;
+const COUNT: u64 = 80;
 const SIZE: usize = 700;
 /// Frames per second, of all kinds together.
 const RATE: u32 = 5_000;
 /// The flow of datagrams that no rule takes.
 const NOBODY: u32 = 99;
+/// Where the tags are what a test is about.
+const UNTAGGED: [Encapsulation; 2] = [Encapsulation::Ipv4, Encapsulation::Ipv6];
 
 const SENDER: [u8; 4] = [10, 1, 0, 2];
 const SECOND: [u8; 4] = [10, 1, 0, 7];
@@ -39,7 +42,8 @@ fn rule(number: u8, name: &str, input: &str) -> Rule {
         .output("out0", group(3), 6001)
 }
 
-/// Datagrams that are alike, and the rule that takes them, by its position.
+/// Datagrams that are alike, and the rule that takes them, by its position. The tags are in front of
+/// those of the encapsulation.
 #[derive(Debug, Clone, Copy)]
 struct Kind {
     taken_by: Option<usize>,
@@ -61,37 +65,50 @@ const USUAL: Kind = Kind {
 
 /// Sends datagrams of all `kinds` in turns, and fails unless each arrived, once and in order, at the
 /// outputs of the rule that takes it, and nowhere else. Receivers get untagged frames only.
-fn each_at_its_rule(method: Method, rules: &[Rule], kinds: &[Kind]) -> Result<()> {
-    let bed = Testbed::builder().without_capture().build()?;
-    let receivers = Receivers::start(&bed, rules)?;
-    let relay = method.start(&bed, rules)?;
+///
+/// The rules run in each of the encapsulations at the same time, and differ in nothing else.
+fn each_at_its_rule(
+    method: Method,
+    encapsulations: &[Encapsulation],
+    rules: &[Rule],
+    kinds: &[Kind],
+) -> Result<()> {
+    let bed = Testbed::builder().ipv6().without_capture().build()?;
+    let of = |one: &Encapsulation| rules.iter().map(|rule| rule.clone().over(*one)).collect();
+    let every: Vec<Vec<Rule>> = encapsulations.iter().map(of).collect();
+    let every = every.concat();
+    let receivers = Receivers::with_headers(&bed, &every)?;
+    let relay = method.start(&bed, &every)?;
     let source = &bed.sources[0];
     let sender = RawSender::open(source)?;
-    let mut counts = vec![0; rules.len()];
+    let mut counts = vec![0; every.len()];
     let (mut unmatched, mut pacer) = (0, Pacer::new(RATE, 16));
-    for _ in 0..COUNT {
+    for round in 0..COUNT {
+        // The relay finds some of each at once, and joins what it may.
+        let paused = (round % 8 == 0).then(|| relay.pause()).transpose()?;
         for kind in kinds {
-            let next = match kind.taken_by {
-                Some(rule) => &mut counts[rule],
-                None => &mut unmatched,
-            };
-            let flow = kind.taken_by.map_or(NOBODY, |rule| rule as u32);
-            let bytes = payload(flow, *next, SIZE);
-            let mut frame = UdpFrame::new(source, kind.group.into(), kind.port, bytes);
-            frame.source = kind.source.into();
-            if method.tx == TxMethod::Frames {
-                // The relay never joins datagrams of two sockets that take turns.
-                frame.source_port += (*next % 2) as u16;
+            for (number, encapsulation) in encapsulations.iter().enumerate() {
+                let taken_by = kind.taken_by.map(|rule| number * rules.len() + rule);
+                let next = match taken_by {
+                    Some(rule) => &mut counts[rule],
+                    None => &mut unmatched,
+                };
+                let flow = taken_by.map_or(NOBODY, |rule| rule as u32);
+                let bytes = payload(flow, *next, SIZE);
+                let group = encapsulation.input(kind.group.into());
+                let mut frame = UdpFrame::new(source, group, kind.port, bytes);
+                frame.source = encapsulation.input(kind.source.into());
+                frame.tags = [encapsulation.tags(), kind.tags].concat();
+                if method.tx == TxMethod::Frames {
+                    // The relay never joins datagrams of two sockets that take turns.
+                    frame.source_port += (*next % 2) as u16;
+                }
+                *next += 1;
+                pacer.wait();
+                sender.send(&frame.build()?)?;
             }
-            *next += 1;
-            let mut frame = frame.build()?;
-            for &(ethertype, id) in kind.tags.iter().rev() {
-                let tag = [ethertype.to_be_bytes(), id.to_be_bytes()].concat();
-                frame.splice(12..12, tag);
-            }
-            pacer.wait();
-            sender.send(&frame)?;
         }
+        drop(paused);
     }
     let flows = counts.iter().zip(0..);
     let streams: Vec<Stream> = flows
@@ -102,7 +119,7 @@ fn each_at_its_rule(method: Method, rules: &[Rule], kinds: &[Kind]) -> Result<()
     stopped.report.assert_exact(&counts);
     let passed = ["pass_no_rule", "pass_vlan"].map(|one| stopped.report.filter("in0", one));
     assert_eq!(passed.iter().sum::<u64>(), unmatched, "{}", stopped.log);
-    method.assert_used(&stopped.report, rules)
+    method.assert_used(&stopped.report, &every)
 }
 
 fn m2_a_rule_with_sources_takes_those_and_one_without_takes_the_others(
@@ -125,10 +142,10 @@ fn m2_a_rule_with_sources_takes_those_and_one_without_takes_the_others(
         Kind { group: other, source: SECOND, ..USUAL },
         Kind { group: other, source: STRANGER, ..USUAL },
     ];
-    each_at_its_rule(method, &rules, &kinds)
+    each_at_its_rule(method, &Encapsulation::ALL, &rules, &kinds)
 }
 
-fn m4_a_longer_prefix_goes_before_a_shorter_one_and_a_source_before_both(
+fn m7_a_longer_prefix_goes_before_a_shorter_one_and_a_source_before_both(
     method: Method,
 ) -> Result<()> {
     #[rustfmt::skip]
@@ -149,10 +166,10 @@ fn m4_a_longer_prefix_goes_before_a_shorter_one_and_a_source_before_both(
         Kind { group: [239, 2, 1, 1], ..USUAL },
         Kind { port: 5002, ..USUAL },
     ];
-    each_at_its_rule(method, &rules, &kinds)
+    each_at_its_rule(method, &Encapsulation::ALL, &rules, &kinds)
 }
 
-fn m4_one_port_goes_before_a_range_and_a_range_before_any(method: Method) -> Result<()> {
+fn m7_one_port_goes_before_a_range_and_a_range_before_any(method: Method) -> Result<()> {
     #[rustfmt::skip]
     let rules = [
         rule(0, "any", "group = \"239.1.1.1\", port = \"any\""),
@@ -181,10 +198,10 @@ fn m4_one_port_goes_before_a_range_and_a_range_before_any(method: Method) -> Res
         Kind { group: elsewhere, ..to(4, 65535) },
         Kind { group: elsewhere, port: 5049, ..USUAL },
     ];
-    each_at_its_rule(method, &rules, &kinds)
+    each_at_its_rule(method, &Encapsulation::ALL, &rules, &kinds)
 }
 
-fn m7_tags_in_the_bytes_choose_the_rule_and_copies_leave_untagged(method: Method) -> Result<()> {
+fn m3_m7_tags_in_the_bytes_choose_the_rule_and_copies_leave_untagged(method: Method) -> Result<()> {
     let usual = "group = \"239.1.1.1\", port = 5001";
     #[rustfmt::skip]
     let rules = [
@@ -212,7 +229,7 @@ fn m7_tags_in_the_bytes_choose_the_rule_and_copies_leave_untagged(method: Method
         tagged(None, &[(0x88a8, 200), (0x8100, 100)]),
         Kind { group: [239, 2, 1, 1], ..tagged(None, &[(0x8100, 200)]) },
     ];
-    each_at_its_rule(method, &rules, &kinds)
+    each_at_its_rule(method, &UNTAGGED, &rules, &kinds)
 }
 
 /// Forms of one rule's input, each of which takes the same traffic, and each of which overlaps with
@@ -256,8 +273,8 @@ fn o1_a_rule_that_takes_the_same_datagrams_by_other_means_loses_none(method: Met
 
 relay_tests::on_all_methods!(
     m2_a_rule_with_sources_takes_those_and_one_without_takes_the_others,
-    m4_a_longer_prefix_goes_before_a_shorter_one_and_a_source_before_both,
-    m4_one_port_goes_before_a_range_and_a_range_before_any,
-    m7_tags_in_the_bytes_choose_the_rule_and_copies_leave_untagged,
+    m7_a_longer_prefix_goes_before_a_shorter_one_and_a_source_before_both,
+    m7_one_port_goes_before_a_range_and_a_range_before_any,
+    m3_m7_tags_in_the_bytes_choose_the_rule_and_copies_leave_untagged,
     o1_a_rule_that_takes_the_same_datagrams_by_other_means_loses_none,
 );

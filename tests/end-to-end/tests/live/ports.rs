@@ -71,7 +71,7 @@ fn queues_come_and_go_and_the_other_rule_of_their_worker_loses_nothing(
     let [other, steady] = &both;
     let text = |rules: &[Rule]| to_toml(rules) + &method.tables(rules);
     let listen = |at: &Endpoint, group: [u8; 4], port, flow| {
-        UdpReceiver::start(at, &[Listen::new(group.into(), port, flow)])
+        UdpReceiver::start(at, &[Listen::new(group, port, flow)])
     };
     let arrived = listen(&bed.receivers[0], [239, 2, 8, 8], 8001, 0)?;
     let relay = method.start(&bed, &both)?;

@@ -18,7 +18,7 @@ const NOTICED: Duration = Duration::from_secs(5);
 /// One and two rules.
 fn rules() -> (String, String) {
     let one = Rule::feed().outputs("out0", 1);
-    let two = Rule::new("more", "in0", [239, 1, 9, 9].into(), 9000).outputs("out0", 2);
+    let two = Rule::new("more", "in0", [239, 1, 9, 9], 9000).outputs("out0", 2);
     (to_toml(std::slice::from_ref(&one)), to_toml(&[one, two]))
 }
 

@@ -21,7 +21,7 @@ const GAP: Duration = Duration::from_secs(3);
 
 fn l8_a_relay_that_stands_by_takes_over_when_the_former_one_ends(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
-    let rule = Rule::feed().output("out0", [239, 2, 7, 7].into(), 7001);
+    let rule = Rule::feed().output("out0", [239, 2, 7, 7], 7001);
     let rules = [rule.clone()];
     let output = rule.outputs.first().context("the rule has an output")?;
     let listen = [Listen::new(output.group, output.port, 0)];

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
+use relay_tests::encapsulation::{CUSTOMER, Encapsulation, SERVICE, Tag};
 use relay_tests::frames::UdpFrame;
 use relay_tests::payload::payload;
 use relay_tests::raw::RawSender;
@@ -87,26 +88,26 @@ fn assert_stripping(bed: &Testbed, relay: &RelayProcess, expected: [bool; 2]) ->
     Ok(())
 }
 
-/// Sends datagrams of flow `flow`, with `tags` as EtherType and identifier, the outer one first.
-fn send_tagged(from: &Endpoint, flow: u32, tags: &[(u16, u16)]) -> Result<()> {
+/// Both versions of IP; the tags are what the tests are about.
+const VERSIONS: [Encapsulation; 2] = [Encapsulation::Ipv4, Encapsulation::Ipv6];
+
+/// Sends datagrams of flow `flow`, with `tags`, the outer one first.
+fn send_tagged(from: &Endpoint, over: Encapsulation, flow: u32, tags: &[Tag]) -> Result<()> {
     let (sender, mut pacer) = (RawSender::open(from)?, Pacer::new(RATE, 16));
     for number in 0..COUNT {
         let bytes = payload(flow, number, SIZE);
-        let mut frame = UdpFrame::new(from, GROUP_IN, PORT_IN, bytes).build()?;
-        for &(ethertype, id) in tags.iter().rev() {
-            let tag = [ethertype.to_be_bytes(), id.to_be_bytes()].concat();
-            frame.splice(12..12, tag);
-        }
+        let mut frame = UdpFrame::new(from, over.input(GROUP_IN), PORT_IN, bytes);
+        frame.tags = tags.to_vec();
         pacer.wait();
-        sender.send(&frame)?;
+        sender.send(&frame.build()?)?;
     }
     Ok(())
 }
 
-/// Sends untagged, tagged and double-tagged frames to one group and port, and fails unless each
-/// datagram arrived at the outputs of its rule, once and in order.
+/// Sends untagged, tagged and double-tagged frames to one group and port, over IPv4 and IPv6, and
+/// fails unless each datagram arrived at the outputs of its rule, once and in order.
 fn each_tag_at_its_rule(backend: Option<Backend>, beside: bool) -> Result<()> {
-    let bed = Testbed::builder().without_capture().build()?;
+    let bed = Testbed::builder().ipv6().without_capture().build()?;
     let wire = &bed.sources[0];
     let state = if beside { "on" } else { "off" };
     for feature in ["tx-vlan-offload", "tx-vlan-stag-hw-insert"] {
@@ -115,33 +116,44 @@ fn each_tag_at_its_rule(backend: Option<Backend>, beside: bool) -> Result<()> {
     }
     let source = stacked::behind_bridge(wire, "far")?;
     let rule = |name: &str, number: u8, vlan: &str| {
-        let group = |block: u8| [239, block, 200, number].into();
+        let group = |block: u8| [239, block, 200, number];
         Rule::new(name, "in0", GROUP_IN, PORT_IN)
             .takes(&format!("group = \"{GROUP_IN}\", port = {PORT_IN}{vlan}"))
             .output("out0", group(2), 6000)
             .output("out0", group(3), 6001)
     };
-    let rules = [
-        rule("untagged", 0, ""),
-        rule("tagged", 1, ", vlan = 100"),
-        rule("double", 2, ", vlan = [300, 200]"),
-    ];
-    let receivers = Receivers::start(&bed, &rules)?;
+    let of = |version| {
+        [
+            rule("untagged", 0, ""),
+            rule("tagged", 1, ", vlan = 100"),
+            rule("double", 2, ", vlan = [300, 200]"),
+        ]
+        .map(|rule| rule.over(version))
+    };
+    let rules: Vec<Rule> = VERSIONS.map(of).concat();
+    let receivers = Receivers::with_headers(&bed, &rules)?;
     let relay = match backend {
         Some(backend) => RelayProcess::start(&bed.relay, backend, &rules)?,
         None => RelayProcess::start_unforced(&bed.relay, RuleFile::of(&rules)?)?
             .expecting(Backend::IoUring),
     };
-    send_tagged(&source, 0, &[])?;
-    send_tagged(&source, 1, &[(0x8100, 100)])?;
-    send_tagged(&source, 2, &[(0x88a8, 300), (0x8100, 200)])?;
-    send_tagged(&source, 9, &[(0x8100, 101)])?;
-    let streams: Vec<Stream> = (0..3).map(|flow| Stream::new(flow, COUNT, SIZE)).collect();
+    for (version, first) in VERSIONS.into_iter().zip([0, 3]) {
+        send_tagged(&source, version, first, &[])?;
+        send_tagged(&source, version, first + 1, &[(CUSTOMER, 100)])?;
+        send_tagged(
+            &source,
+            version,
+            first + 2,
+            &[(SERVICE, 300), (CUSTOMER, 200)],
+        )?;
+        send_tagged(&source, version, 9, &[(CUSTOMER, 101)])?;
+    }
+    let streams: Vec<Stream> = (0..6).map(|flow| Stream::new(flow, COUNT, SIZE)).collect();
     receivers.assert_exact(&streams);
     let stopped = relay.stop()?;
-    stopped.report.assert_exact(&[COUNT; 3]);
+    stopped.report.assert_exact(&[COUNT; 6]);
     let passed = stopped.report.filter("in0", "pass_vlan");
-    assert_eq!(passed, COUNT, "{}", stopped.log);
+    assert_eq!(passed, 2 * COUNT, "{}", stopped.log);
     if backend.is_none() {
         let reason = &stopped.report.interface("in0")?.reason;
         let why = "in0 is a veth, whose other end may leave VLAN tags beside the bytes";
@@ -151,28 +163,28 @@ fn each_tag_at_its_rule(backend: Option<Backend>, beside: bool) -> Result<()> {
 }
 
 #[test]
-fn m7_io_uring_sees_tags_beside_the_bytes() -> Result<()> {
+fn m3_io_uring_sees_tags_beside_the_bytes() -> Result<()> {
     each_tag_at_its_rule(Some(Backend::IoUring), true)
 }
 
 #[test]
-fn m7_io_uring_sees_tags_in_the_bytes() -> Result<()> {
+fn m3_io_uring_sees_tags_in_the_bytes() -> Result<()> {
     each_tag_at_its_rule(Some(Backend::IoUring), false)
 }
 
 #[test]
-fn m7_xdp_sees_tags_in_the_bytes() -> Result<()> {
+fn m3_xdp_sees_tags_in_the_bytes() -> Result<()> {
     each_tag_at_its_rule(Some(Backend::Xdp), false)
 }
 
 #[test]
-fn m7_a_veth_with_a_rule_for_a_vlan_is_on_io_uring_by_itself() -> Result<()> {
+fn m3_a_veth_with_a_rule_for_a_vlan_is_on_io_uring_by_itself() -> Result<()> {
     each_tag_at_its_rule(None, true)
 }
 
 /// Where the operator insists on XDP: nothing of the VLAN is relayed, and all of it is counted.
 #[test]
-fn m7_a_tag_beside_the_bytes_is_not_seen_on_xdp_and_its_frame_is_counted_as_of_no_rule()
+fn m3_a_tag_beside_the_bytes_is_not_seen_on_xdp_and_its_frame_is_counted_as_of_no_rule()
 -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let rules = [feed().takes("group = \"239.1.1.1\", port = 5001, vlan = 100")];
@@ -181,7 +193,7 @@ fn m7_a_tag_beside_the_bytes_is_not_seen_on_xdp_and_its_frame_is_counted_as_of_n
     let relay = RelayProcess::start(&bed.relay, Backend::Xdp, &rules)?;
     let note = "Rules name VLANs on in0, a veth, and XDP sees only tags that are in the bytes";
     assert!(relay.log().contains(note), "{}", relay.log());
-    send_tagged(&source, 0, &[(0x8100, 100)])?;
+    send_tagged(&source, Encapsulation::Ipv4, 0, &[(CUSTOMER, 100)])?;
     receivers.settle();
     assert!(
         receivers

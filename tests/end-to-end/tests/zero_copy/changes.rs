@@ -46,16 +46,16 @@ const PLACES: [(Ipv4Addr, u16); 2] = [
 /// Another rule of the same interfaces.
 fn other(place: usize, ttl: &str) -> Rule {
     let (group, port) = PLACES[place];
-    Rule::new("other", "in0", [239, 1, 9, 1].into(), 7000)
+    Rule::new("other", "in0", [239, 1, 9, 1], 7000)
         .output("out0", group, port)
         .ttl(ttl)
 }
 
 /// A third rule of the same interfaces, the other way round.
 fn third() -> Rule {
-    Rule::new("third", "in0", [239, 1, 9, 2].into(), 7000)
-        .output("out1", [239, 4, 9, 1].into(), 7003)
-        .output("out0", [239, 4, 9, 2].into(), 7004)
+    Rule::new("third", "in0", [239, 1, 9, 2], 7000)
+        .output("out1", [239, 4, 9, 1], 7003)
+        .output("out0", [239, 4, 9, 2], 7004)
 }
 
 /// A change of the rules beside [`steady`].
@@ -126,7 +126,8 @@ impl<'a> Probe<'a> {
             let tally = self.places.tallies().swap_remove(place);
             ensure!(tally.missing(&stream).is_empty(), "{tally}");
             let mut copies = wire.datagrams();
-            copies.retain(|one| (one.destination, one.port) == PLACES[place]);
+            let (group, port) = PLACES[place];
+            copies.retain(|one| one.destination == group && one.port == port);
             let ttls: Vec<u8> = copies.iter().map(|one| one.ttl).collect();
             ensure!(ttls == [ttl; PROBES as usize], "{ttls:?}");
         }
@@ -185,7 +186,7 @@ pub fn o1_twenty_changes_lose_nothing_of_a_rule_that_does_not_change(nics: Nics)
 fn an_output_interface_comes_and_goes(nics: Nics) -> Result<()> {
     let bed = nics.testbed(3)?;
     let mine = [steady()];
-    let more = Rule::new("more", "in0", [239, 1, 9, 3].into(), 7000).outputs("out2", 2);
+    let more = Rule::new("more", "in0", [239, 1, 9, 3], 7000).outputs("out2", 2);
     let receivers = Receivers::start(&bed, &mine)?;
     let of_more = Receivers::start(&bed, std::slice::from_ref(&more))?;
     let relay = lab::start(&bed, &mine)?;

@@ -165,7 +165,7 @@ pub fn an_output_still_receives_what_is_for_the_host(nics: Nics) -> Result<()> {
     let bed = nics.testbed(1)?;
     let rules = [Rule::feed().outputs("out0", 1)];
     let relay = lab::start(&bed, &rules)?;
-    let (group, port) = ([239, 77, 77, 77].into(), 7777);
+    let (group, port) = ([239, 77, 77, 77], 7777);
     let host = UdpReceiver::start(&bed.outputs[0], &[Listen::new(group, port, 7)])?;
     // More datagrams than chunks in the FILL ring, so all of them must come back.
     let stream = Stream::new(7, 5000, 200);

@@ -46,11 +46,7 @@ const SENDING: Duration = Duration::from_millis(500);
 
 /// A rule from `in1` to `output`.
 fn second(output: &str) -> Rule {
-    Rule::new("second", "in1", [239, 1, 8, 8].into(), 8000).output(
-        output,
-        [239, 2, 8, 8].into(),
-        8001,
-    )
+    Rule::new("second", "in1", [239, 1, 8, 8], 8000).output(output, [239, 2, 8, 8], 8001)
 }
 
 /// What the status says of interface `name`.

@@ -79,7 +79,7 @@ fn an_input_that_takes_tags_out_is_on_io_uring_and_relays_no_tagged_frame_igb() 
     let relay = lab::start(&bed, rules)?;
     let source = bed.sources.first().context("a source")?;
     let tagged = UdpFrame {
-        vlan: Some(20),
+        tags: vec![(0x8100, 20)],
         ..UdpFrame::new(source, rule.group, rule.port, payload(9, 0, 100))
     };
     let (sender, frame) = (RawSender::open(source)?, tagged.build()?);
@@ -122,7 +122,7 @@ fn an_input_whose_offloads_the_relay_manages_is_on_xdp_and_its_tags_choose_the_r
     let feed = Rule::feed().outputs("out0", 2);
     let tagged = Rule::new("tagged", "in0", feed.group, feed.port)
         .takes("group = \"239.1.1.1\", port = 5001, vlan = 20")
-        .output("out0", [239, 2, 200, 1].into(), 6000);
+        .output("out0", [239, 2, 200, 1], 6000);
     let rules = [feed, tagged];
     let receivers = Receivers::start(&bed, &rules)?;
     let relay = RelayProcess::start_unforced(&bed.relay, RuleFile::with(&rules, MANAGE)?)?;
@@ -134,10 +134,14 @@ fn an_input_whose_offloads_the_relay_manages_is_on_xdp_and_its_tags_choose_the_r
     let source = bed.sources.first().context("a source")?;
     let (sender, mut pacer) = (RawSender::open(source)?, Pacer::new(1000, 4));
     for number in 0..EACH {
-        for (flow, vlan) in [(0, None), (1, Some(20)), (9, Some(21))] {
+        for (flow, tags) in [
+            (0, vec![]),
+            (1, vec![(0x8100, 20)]),
+            (9, vec![(0x8100, 21)]),
+        ] {
             let bytes = payload(flow, number, 1000);
             let frame = UdpFrame {
-                vlan,
+                tags,
                 ..UdpFrame::new(source, rules[0].group, rules[0].port, bytes)
             };
             pacer.wait();

@@ -22,12 +22,14 @@ pub fn build(output: &Output, payload: usize) -> Result<Vec<u8>> {
     set_stamp(&mut bytes, 0);
     let frame = UdpFrame {
         source_mac: mac_of(&output.interface)?,
-        vlan: None,
-        source: peer::address_of(&output.interface)?,
-        group: output.group,
+        tags: Vec::new(),
+        source: peer::address_of(&output.interface)?.into(),
+        group: output.group.into(),
         source_port: 40_000,
         port: output.port,
         ttl: 64,
+        tos: 0,
+        flow_label: 0,
         identification: 0,
         dont_fragment: true,
         options: Vec::new(),
