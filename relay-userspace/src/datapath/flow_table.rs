@@ -17,6 +17,7 @@ use super::{
     slots::Slots,
     stats::WorkerStats,
     waiting::Waiting,
+    xdp::local_frames::LocalFrames,
 };
 use crate::{
     matching::Table,
@@ -40,6 +41,8 @@ pub struct Flows {
     /// There are flows whose copies keep their places.
     keeps_places: bool,
     waiting: Arc<Waiting>,
+    /// Gives frames of flows with `local` back to the Linux stack.
+    local: Option<Box<LocalFrames>>,
 }
 
 /// A link that copies leave through.
@@ -204,6 +207,7 @@ impl Flows {
             table: Table::new(keys).unwrap_or_default(),
             inputs: inputs.into(),
             waiting: Arc::default(),
+            local: None,
             keeps_places: flows.iter().any(|flow| flow.span.is_some()),
             flows: flows.into(),
             ring_copies: ring_copies.into(),
@@ -218,6 +222,19 @@ impl Flows {
     pub(super) fn with_waiting(mut self, waiting: Arc<Waiting>) -> Self {
         self.waiting = waiting;
         self
+    }
+
+    /// The table with flows whose frames are given back to the Linux stack.
+    #[must_use]
+    pub(super) fn with_local(mut self, local: Option<Box<LocalFrames>>) -> Self {
+        self.local = local;
+        self
+    }
+
+    /// What gives frames back to the Linux stack, if a flow has `local`.
+    #[inline]
+    pub(super) fn local(&mut self) -> Option<&mut LocalFrames> {
+        self.local.as_deref_mut()
     }
 
     /// Takes the place of `former`: what the waiting outputs of each miss is counted up to here,

@@ -75,6 +75,24 @@ impl VnetHeader {
         self.len = ReceivedVnetHeader::LEN + write(&mut self.headers);
     }
 
+    /// Makes it the one of a frame as it arrived, with these headers, which end with a UDP header. If
+    /// the checksum `is_partial`, the kernel takes it for that, and for right.
+    #[inline]
+    pub fn as_received(&mut self, headers: &[u8], is_partial: bool) {
+        self.single(|room| {
+            let len = headers.len().min(room.len());
+            for (to, from) in room.iter_mut().zip(headers) {
+                *to = *from;
+            }
+            len
+        });
+        if is_partial {
+            self.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+            self.csum_start = headers.len().saturating_sub(UDP_LEN) as u16;
+            self.csum_offset = udp::CHECKSUM.start as u16;
+        }
+    }
+
     /// Makes it the one of a GSO packet of datagrams of `payload_len` bytes, of which the last may
     /// be shorter. `write` writes the headers and returns their length.
     #[inline]
