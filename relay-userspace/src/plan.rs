@@ -20,6 +20,7 @@ mod group_notes;
 mod ids;
 mod interface_checks;
 mod io_uring_workers;
+mod local_notes;
 mod loops;
 mod mac;
 mod memberships;

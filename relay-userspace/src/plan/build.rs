@@ -18,7 +18,7 @@ use super::{
     finding::{self, Finding},
     group_notes,
     ids::{FlowId, InterfaceId, List},
-    interface_checks, loops, mac, missing_interfaces,
+    interface_checks, local_notes, loops, mac, missing_interfaces,
     model::{Flow, Interface, Mode, Output, Plan},
     named_interfaces::{self, Named, options_of},
     notes, queues,
@@ -149,6 +149,7 @@ pub(super) fn finish(document: &Document, host_facts: &HostFacts, checked: Check
         .collect();
     notes::about_mtus(&flows, &uses, &mut said);
     group_notes::add(&flows, &uses, host_facts, &mut said);
+    local_notes::add(&flows, &uses, host_facts, &mut said);
     let modes = tx_methods::choose(&connected, &mut uses, host_facts.gso_packets, &mut said);
     let workers = queues::workers(document, &connected, &flows, &uses, &mut said);
     let sent_from = ipv6_sources(&flows);

@@ -5,10 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use relay_common::matching::{List, Shape};
 
 use super::flow_key::FlowKey;
-use crate::config::{
-    Document, Mistake, Mistakes, quoted,
-    rules::{Input, Output},
-};
+use crate::config::{Document, Mistake, Mistakes, quoted, rules::Output};
 use crate::packet::MAX_HOST_BITS;
 
 /// Refuses the rules of `document`, whose rules are all enabled, that the datapath cannot run.
@@ -20,11 +17,8 @@ pub(super) fn unsupported(document: &Document) -> Result<(), Mistakes> {
     let mut mistakes = Vec::new();
     for (rule, places) in document.with_places() {
         let outputs = rule.outputs.iter().zip(&places.outputs);
-        let of_outputs = outputs.filter_map(|(output, at)| Some((of_output(output)?, at.output)));
-        let of_input = of_input(&rule.input).map(|what| (what, places.input));
-        // What is wrong with the input is wrong with all outputs.
-        let found = of_input.into_iter().chain(of_outputs).next();
-        if let Some((what, place)) = found {
+        let mut found = outputs.filter_map(|(output, at)| Some((of_output(output)?, at.output)));
+        if let Some((what, place)) = found.next() {
             let name = quoted(&rule.name);
             mistakes.push(places.spot(place).mistake(
                 format!(
@@ -39,10 +33,6 @@ pub(super) fn unsupported(document: &Document) -> Result<(), Mistakes> {
         true => Ok(()),
         false => Err(Mistakes::of(mistakes)),
     }
-}
-
-fn of_input(input: &Input) -> Option<&'static str> {
-    input.local.then_some("a rule with `local`")
 }
 
 fn of_output(output: &Output) -> Option<&'static str> {

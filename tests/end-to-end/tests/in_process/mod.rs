@@ -112,7 +112,7 @@ impl SetUp {
 fn by_xdp(plan: &Plan, kernel: &mut Kernel, chunks: Option<u32>) -> Result<(Worker, Remote)> {
     let planned = plan.workers.first().context("a worker")?;
     let chunks = chunks.unwrap_or_else(|| xdp::chunk_count(planned, Mode::Copy));
-    let (mut worker, remote) = xdp::XdpWorker::bind(plan, planned, Mode::Copy, chunks)?;
+    let (mut worker, remote) = xdp::XdpWorker::bind(plan, planned, Mode::Copy, chunks, None)?;
     worker.fill()?;
     for socket in remote.receiving_sockets() {
         kernel.set_socket(socket.interface, socket.queue, socket.fd)?;
