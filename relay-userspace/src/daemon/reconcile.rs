@@ -170,6 +170,11 @@ impl State {
             let next = Arc::clone(&arrangement.plan);
             let refused = match self.running.apply(&next, signals) {
                 Ok(applied) => {
+                    for note in &next.notes {
+                        if applied.changed && !former.notes.contains(note) {
+                            info!("{note}");
+                        }
+                    }
                     self.arrangement = arrangement;
                     self.settle_backoff();
                     let wanted = self.desired.rules().rules.rules.iter();

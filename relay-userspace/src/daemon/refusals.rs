@@ -228,6 +228,31 @@ mod tests {
     }
 
     #[test]
+    fn without_a_way_back_to_the_stack_there_is_io_uring_unless_files_are_missing() {
+        let plan = plan(0, None);
+        let refused = |code| {
+            RunError::Kernel(KernelError::LocalDevice {
+                interface: "in0".into(),
+                what: "make a TAP device",
+                reason: String::new(),
+                code,
+                remedy: "",
+            })
+        };
+        for code in [
+            None,
+            Some(libc::EPERM),
+            Some(libc::ENOTTY),
+            Some(libc::EBUSY),
+        ] {
+            assert_eq!(rung(&refused(code), &plan), Some(("in0", Rung::Local)));
+        }
+        let missing = refused(Some(libc::EMFILE));
+        assert_eq!(rung(&missing, &plan), None);
+        assert_eq!(interface(&missing), Some("in0"));
+    }
+
+    #[test]
     fn below_io_uring_there_is_no_rung() {
         let plan = plan(0, Some(Backend::IoUring));
         assert_eq!(rung(&bind("in0", Mode::Copy, libc::EINVAL), &plan), None);

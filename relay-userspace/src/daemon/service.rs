@@ -140,9 +140,6 @@ impl Service {
             OnRefusal::Wait
         };
         service.state.reconcile(policy, &service.signals)?;
-        for note in &service.state.running.plan.notes {
-            info!("{note}");
-        }
         if service.state.running.plan.is_on(Backend::IoUring)
             && !privileges::may_exceed_buffer_limits()
         {

@@ -270,26 +270,6 @@ fn a_rule_that_sends_into_a_prefix_of_another_is_told_of_unless_its_source_is_no
 }
 
 #[test]
-fn another_program_in_a_prefix_is_noted_unless_the_rule_is_local() {
-    let facts = HostFacts {
-        bystanders: Bystanders::default().with_joined(1, Ipv4Addr::new(239, 1, 1, 77)),
-        ..facts()
-    };
-    for (input, is_noted) in [
-        ("group = \"239.1.1.0/24\", port = 1", true),
-        ("group = \"239.1.1.0/26\", port = 1", false),
-        ("group = \"239.1.1.0/24\", port = 1, local = true", false),
-    ] {
-        let notes = planned(&rule(input), &facts).notes.join("\n");
-        assert_eq!(
-            notes.contains("another program"),
-            is_noted,
-            "{input}: {notes}"
-        );
-    }
-}
-
-#[test]
 fn an_ipv6_group_has_its_ethernet_address() {
     let group: IpAddr = "ff3e::8123:4567".parse().unwrap();
     assert_eq!(of_group(group), [0x33, 0x33, 0x81, 0x23, 0x45, 0x67]);
