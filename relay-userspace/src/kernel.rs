@@ -110,6 +110,12 @@ impl Kernel {
         self.xdp.as_ref()?.local_device()
     }
 
+    /// Whether another process has removed the local device.
+    #[must_use]
+    pub fn lost_local_device(&self) -> bool {
+        self.xdp.as_ref().is_some_and(XdpProgram::lost_local_device)
+    }
+
     /// Removes the local device. One that is not there is no error.
     pub fn close_local_device(&mut self) {
         if let Some(xdp) = &mut self.xdp {

@@ -275,6 +275,13 @@ impl Service {
                 self.refresh_at.get_or_insert(Instant::now() + REPLACED);
             }
         }
+        if running.kernel.lost_local_device() {
+            warn!(
+                "another process has removed the TAP device through which frames of rules with \
+                 `local` go back to this host's stack; making it anew"
+            );
+            self.refresh_at.get_or_insert(Instant::now());
+        }
         running.settle();
         if let Some(line) = self.observer.tick(&mut self.state, &self.watcher) {
             info!("{line}");

@@ -133,6 +133,12 @@ impl XdpProgram {
         self.local_device.as_ref().and_then(LocalDevice::index)
     }
 
+    /// Whether another process has removed the local device.
+    pub fn lost_local_device(&self) -> bool {
+        let device = self.local_device.as_ref();
+        device.is_some_and(|device| device.index().is_none())
+    }
+
     /// Removes the local device, if there is one.
     pub fn close_local_device(&mut self) {
         if let Some(device) = self.local_device.take() {
