@@ -35,7 +35,7 @@ pub(super) fn add(
         if let Some(groups) = local {
             notes.push(format!(
                 "{name}: {groups}: each frame goes to this host's own stack as well, through a TAP device that the \
-                 relay makes; the worker spends as much on that as on relaying the frame, or more."
+                 relay makes; for the worker that is as much work as ten more outputs."
             ));
         }
         let joined: BTreeSet<IpAddr> = bystanders.joined(used.facts.index).collect();

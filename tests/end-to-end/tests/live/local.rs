@@ -455,33 +455,6 @@ fn what_the_kernel_does_not_take_back_is_counted_and_costs_no_copy() -> Result<(
     Ok(())
 }
 
-/// Frames that are not the relay's do not arrive anywhere through its device.
-#[test]
-fn what_others_send_through_the_device_goes_nowhere() -> Result<()> {
-    let bed = Testbed::builder().without_capture().build()?;
-    let program = program_on(&bed.inputs[0], 0)?;
-    let relay = RelayProcess::start(&bed.relay, Backend::Xdp, &[local()])?;
-    let index = bed
-        .relay
-        .run(|| Ok(nix::net::if_::if_nametoindex("relay0")?))?;
-    let device = Endpoint {
-        interface: "relay0".to_owned(),
-        index,
-        ..bed.inputs[0].clone()
-    };
-    let raw = RawSender::open(&device)?;
-    for number in 0..10 {
-        let bytes = payload(0, number, 100);
-        let frame = UdpFrame::new(&bed.sources[0], GROUP_IN, PORT_IN, bytes).build()?;
-        // Refused, or taken and dropped.
-        let _ = raw.send(&frame);
-    }
-    program.settle();
-    program.tallies()[0].assert_nothing();
-    relay.stop()?.report.assert_exact(&[0]);
-    Ok(())
-}
-
 /// A container without TAP devices: `hide` hides `/dev/net/tun`.
 fn without_tap(
     hide: &str,
