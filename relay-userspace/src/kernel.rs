@@ -94,35 +94,6 @@ impl Kernel {
         self.xdp_program()?.attach(interface)
     }
 
-    /// The index of the local device, through which frames of rules with `local` go back to the
-    /// Linux stack; makes it if it is not there. `interface` is one that needs it, for errors.
-    ///
-    /// # Errors
-    ///
-    /// The kernel refuses the device or the program on it.
-    pub fn open_local_device(&mut self, interface: &str) -> Result<u32, KernelError> {
-        self.xdp_program()?.open_local_device(interface)
-    }
-
-    /// The index of the local device, if it is there.
-    #[must_use]
-    pub fn local_device(&self) -> Option<u32> {
-        self.xdp.as_ref()?.local_device()
-    }
-
-    /// Whether another process has removed the local device.
-    #[must_use]
-    pub fn lost_local_device(&self) -> bool {
-        self.xdp.as_ref().is_some_and(XdpProgram::lost_local_device)
-    }
-
-    /// Removes the local device. One that is not there is no error.
-    pub fn close_local_device(&mut self) {
-        if let Some(xdp) = &mut self.xdp {
-            xdp.close_local_device();
-        }
-    }
-
     /// Detaches the XDP program from interfaces, given by their indices, and from no others. Their
     /// AF_XDP sockets must be closed. Also for interfaces that have gone, so that nothing holds
     /// them. Interfaces that it is not attached to are no error.

@@ -42,7 +42,7 @@ pub struct Flows {
     keeps_places: bool,
     waiting: Arc<Waiting>,
     /// Gives frames of flows with `local` back to the Linux stack.
-    local: Option<Box<LocalFrames>>,
+    pub(super) local: Option<Box<LocalFrames>>,
 }
 
 /// A link that copies leave through.
@@ -222,19 +222,6 @@ impl Flows {
     pub(super) fn with_waiting(mut self, waiting: Arc<Waiting>) -> Self {
         self.waiting = waiting;
         self
-    }
-
-    /// The table with flows whose frames are given back to the Linux stack.
-    #[must_use]
-    pub(super) fn with_local(mut self, local: Option<Box<LocalFrames>>) -> Self {
-        self.local = local;
-        self
-    }
-
-    /// What gives frames back to the Linux stack, if a flow has `local`.
-    #[inline]
-    pub(super) fn local(&mut self) -> Option<&mut LocalFrames> {
-        self.local.as_deref_mut()
     }
 
     /// Takes the place of `former`: what the waiting outputs of each miss is counted up to here,

@@ -9,10 +9,12 @@
 //! One change is under way at a time: from `send` until `is_taken`. Flows and outputs that stay
 //! keep their counters, TX sockets that stay keep what waits in them.
 
+mod counters;
 mod ports;
 
 use std::{os::fd::RawFd, sync::Arc};
 
+pub use self::counters::{FlowCounters, OutputCounters, Retired};
 use super::{
     batch::OpenRuns,
     change::{Change, Exchange, Inbox, NewTxSockets},
@@ -87,49 +89,6 @@ pub struct Prepared {
     tx_sockets: Vec<Opened>,
     local: LocalSockets,
     ports: Option<sockets::Prepared>,
-}
-
-/// The counters of one output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OutputCounters {
-    /// What the output is known by.
-    pub output: OutputIdentity,
-    /// Copies that the device took.
-    pub sent: u64,
-    /// Copies that did not leave, by reason, in the order of [`Dropped::ALL`].
-    pub drops: [u64; Dropped::COUNT],
-}
-
-/// The counters of one flow.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FlowCounters {
-    /// Frames that matched.
-    pub matched: u64,
-    /// Frames that matched and were not given back to the Linux stack.
-    pub local_failed: u64,
-    /// Its outputs, in the plan's order.
-    pub outputs: Vec<OutputCounters>,
-}
-
-impl FlowCounters {
-    /// The counters of one of its outputs.
-    #[must_use]
-    pub fn output(&self, output: &OutputIdentity) -> Option<&OutputCounters> {
-        self.outputs.iter().find(|one| one.output == *output)
-    }
-}
-
-/// The last numbers of a rule that a worker no longer has, or of some of its outputs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Retired {
-    /// The rule's name.
-    pub rule: String,
-    /// Frames that matched it; `None` if the worker still has the rule, without these outputs.
-    pub matched: Option<u64>,
-    /// Frames that were not given back to the Linux stack; 0 if the worker still has the rule.
-    pub local_failed: u64,
-    /// The outputs that are gone.
-    pub outputs: Vec<OutputCounters>,
 }
 
 /// How far a worker had come at one moment.
@@ -293,11 +252,6 @@ impl Remote {
             local,
             ports,
         })
-    }
-
-    /// Flows with `local` of the next table need the local device with this index.
-    pub fn use_local_device(&mut self, index: Option<u32>) {
-        self.local_device = index;
     }
 
     /// Wakes the worker, so that it sees that it shall stop.

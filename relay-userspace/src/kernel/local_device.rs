@@ -11,6 +11,7 @@ use aya::{
 use relay_common::abi;
 
 use super::{
+    Kernel, XdpProgram,
     error::{KernelError, chain, loading, os_error},
     object,
 };
@@ -89,6 +90,37 @@ impl LocalDevice {
         if let Ok(program) = object::program::<SchedClassifier>(ebpf, abi::LOCAL) {
             // If it has gone already, so has the program on it.
             let _ = program.detach(self.link);
+        }
+    }
+}
+
+impl Kernel {
+    /// The index of the local device, through which frames of rules with `local` go back to the
+    /// Linux stack; makes it if it is not there. `interface` is one that needs it, for errors.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the device or the program on it.
+    pub fn open_local_device(&mut self, interface: &str) -> Result<u32, KernelError> {
+        self.xdp_program()?.open_local_device(interface)
+    }
+
+    /// The index of the local device, if it is there.
+    #[must_use]
+    pub fn local_device(&self) -> Option<u32> {
+        self.xdp.as_ref()?.local_device()
+    }
+
+    /// Whether another process has removed the local device.
+    #[must_use]
+    pub fn lost_local_device(&self) -> bool {
+        self.xdp.as_ref().is_some_and(XdpProgram::lost_local_device)
+    }
+
+    /// Removes the local device. One that is not there is no error.
+    pub fn close_local_device(&mut self) {
+        if let Some(xdp) = &mut self.xdp {
+            xdp.close_local_device();
         }
     }
 }

@@ -19,8 +19,9 @@ use super::{
 };
 use crate::{
     datapath::{
-        batch::{Frame, Memory as _},
+        batch::{Batch, Frame, Memory as _},
         error::SetupError,
+        flow_table::Flows,
         gso_packets::Message,
         slots::Slots,
         stats::WorkerStats,
@@ -200,8 +201,7 @@ impl LocalFrames {
 
     /// Keeps the headers, tags included, of a frame of `flow` that will be at `place` in the batch,
     /// before its payload moves.
-    #[cold]
-    pub fn keep_headers(&mut self, flow: u32, place: usize, headers: Option<&[u8]>) {
+    fn keep_headers(&mut self, flow: u32, place: usize, headers: Option<&[u8]>) {
         let is_local = self.is_local.get(flow as usize) == Some(&true);
         let (Some(tagged), Some(headers), true) = (self.tagged.get_mut(place), headers, is_local)
         else {
@@ -257,5 +257,38 @@ impl LocalFrames {
             tagged.len = 0;
         }
         queue.hand_over(|messages| socket.send(messages, stats));
+    }
+}
+
+impl Flows {
+    /// The table with flows whose frames are given back to the Linux stack.
+    #[must_use]
+    pub fn with_local(mut self, local: Option<Box<LocalFrames>>) -> Self {
+        self.local = local;
+        self
+    }
+
+    /// What gives frames back to the Linux stack, if a flow has `local`.
+    #[inline]
+    pub(super) fn local(&mut self) -> Option<&mut LocalFrames> {
+        self.local.as_deref_mut()
+    }
+
+    /// Keeps the first `len` bytes of the frame in `chunk`, the next one of `batch`, where they are
+    /// needed after its payload has moved.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn keep_headers(
+        &mut self,
+        flow: u32,
+        batch: &Batch<Chunk>,
+        chunk: &Chunk,
+        len: usize,
+        chunks: &Chunks,
+    ) {
+        if let Some(local) = &mut self.local {
+            let headers = chunks.frame(chunk).get(..len);
+            local.keep_headers(flow, batch.frames().len(), headers);
+        }
     }
 }

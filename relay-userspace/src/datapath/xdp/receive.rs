@@ -82,9 +82,7 @@ fn add(
     let mut payload = datagram.payload()..datagram.end();
     let tags = usize::from(datagram.network) - ETHERNET_LEN;
     if tags != 0 {
-        if let Some(local) = flows.local() {
-            local.keep_headers(flow, batch.frames().len(), frame.get(..payload.start));
-        }
+        flows.keep_headers(flow, batch, &chunk, payload.start, chunks);
         payload = untag(&mut chunk, payload, tags, chunks);
     }
     chunks.truncate(&mut chunk, payload.end);
