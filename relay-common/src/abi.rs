@@ -20,6 +20,8 @@ use crate::{
 pub const PROGRAM: &str = "relay_xdp";
 /// The socket filter's function.
 pub const FILTER: &str = "relay_filter";
+/// The function of the tc program that gives frames back to the Linux stack.
+pub const LOCAL: &str = "relay_local";
 /// Hash map from [`ExactKey4`](crate::matching::ExactKey4) to
 /// [`FlowValue`](crate::matching::FlowValue): flows of one IPv4 group and port.
 pub const FLOWS: &str = "FLOWS";

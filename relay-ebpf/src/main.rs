@@ -1,4 +1,5 @@
-//! The XDP program: parse, look up, count, redirect.
+//! The XDP program: parse, look up, count, redirect. Beside it in one object: the tc program of
+//! [`local`].
 //!
 //! The kernel runs it for every frame that arrives on an input interface. A frame that is a
 //! datagram of a rule goes to the AF_XDP socket of its queue; every other frame goes to the Linux
@@ -11,6 +12,7 @@
     reason = "the attribute macros generate public items without any"
 )]
 
+mod local;
 mod shared;
 
 use aya_ebpf::{

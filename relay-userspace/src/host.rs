@@ -21,6 +21,7 @@ mod other_receivers;
 pub mod packet_socket;
 pub mod rx_missed;
 pub mod socket_options;
+pub mod tap;
 #[cfg(test)]
 mod tests;
 mod vlan_offloads;

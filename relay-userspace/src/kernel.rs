@@ -19,6 +19,7 @@ mod filter;
 mod flow_maps;
 mod flows;
 mod limits;
+mod local_device;
 mod maps;
 mod object;
 mod own_sources;

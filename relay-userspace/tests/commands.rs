@@ -151,6 +151,7 @@ fn snapshot() -> Snapshot {
         port: PortMatch::One(5001),
         packets_matched: 123_456_789,
         over_limit: 0,
+        local_failed: 0,
         rate: 100_000.0,
         last_frame_seconds_ago: Some(0.0),
         outputs,

@@ -53,9 +53,13 @@ fn shown(rule: &RuleStatus) -> String {
         ];
         table.add(cells, [output.reason.clone(), numbers(&output.dropped)]);
     }
+    let failed = match rule.local_failed {
+        0 => String::new(),
+        failed => format!(", {failed} not given to this host"),
+    };
     format!(
         "{}: {}, {} on {}, {origin}\n{reason}  {} frames per second, {} in total, {} over the \
-         limit; {last}\n{}",
+         limit{failed}; {last}\n{}",
         quoted(&rule.name),
         state(rule.state),
         GroupPort(rule.group, rule.port),

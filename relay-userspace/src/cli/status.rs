@@ -168,6 +168,7 @@ fn rules(snapshot: &Snapshot) -> String {
             rule.packets_matched.to_string(),
             over_outputs(rule, dropped)
                 .saturating_add(rule.over_limit)
+                .saturating_add(rule.local_failed)
                 .to_string(),
         ];
         let waiting = rule.outputs.iter().filter(|o| !o.reason.is_empty());

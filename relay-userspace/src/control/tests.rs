@@ -194,6 +194,7 @@ fn snapshot(rules: usize) -> Snapshot {
         port: PortMatch::One(5001),
         packets_matched: 10,
         over_limit: 0,
+        local_failed: 0,
         rate: 2.0,
         last_frame_seconds_ago: Some(0.0),
         outputs: vec![output.clone()],

@@ -14,8 +14,8 @@ use crate::plan::{Backend, Plan};
 /// Descriptors that asking about interfaces takes at once, beside those that are open.
 pub const TO_ASK: u64 = 8;
 /// Descriptors that the relay holds, or opens for a moment, with any plan: signals, netlink,
-/// `/proc`, the programs, their maps and their links' info; and the control socket with its clients.
-const WHATEVER_THE_PLAN: u64 = 40 + 70;
+/// `/proc`, the programs, their maps and their links' info, the local device; and the control socket with its clients.
+const WHATEVER_THE_PLAN: u64 = 42 + 70;
 /// An AF_XDP socket, and the socket that libxdp opens to ask about its device.
 const A_PORT: u64 = 2;
 /// The two packet sockets of a TX socket: one goes straight to the device, one through its queue.
@@ -76,7 +76,8 @@ pub fn needed(plan: &Plan) -> u64 {
                 Backend::IoUring => 3,
             };
             let tx_sockets = worker.tx_sockets.len() as u64;
-            ring + A_PORT * worker.ports.len() as u64 + A_TX_SOCKET * tx_sockets
+            let local = plan.local_inputs(worker).len() as u64;
+            ring + A_PORT * worker.ports.len() as u64 + A_TX_SOCKET * tx_sockets + local
         })
         .sum();
     let programs = plan.interfaces.iter().filter(|i| i.needs_program()).count();

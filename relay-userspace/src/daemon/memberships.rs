@@ -18,6 +18,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::IpAddr,
     os::fd::AsRawFd as _,
     time::Instant,
 };
@@ -104,6 +105,16 @@ impl Memberships {
     /// that a new one has the same index.
     pub fn forget(&mut self, interface: u32) {
         self.leave_unless(|membership| membership.interface != interface, None);
+    }
+
+    /// The interface index and the group of each socket that has joined one.
+    pub fn sockets(&self) -> impl Iterator<Item = (u32, IpAddr)> {
+        let joined = self.joined.iter();
+        // A socket has joined a group once, of however many sources.
+        let sockets: BTreeSet<_> = joined
+            .map(|(one, joined)| (one.interface, one.group, joined.socket))
+            .collect();
+        sockets.into_iter().map(|(index, group, _)| (index, group))
     }
 
     /// The number of memberships.

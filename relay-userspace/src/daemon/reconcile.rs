@@ -80,6 +80,7 @@ impl State {
     /// has changed that the refusal may depend on, and the interface as a whole after any change.
     pub fn refresh(&mut self) {
         let mut facts = this_machine::host_facts(self.desired.rules(), &self.running.in_use());
+        facts.bystanders.leave_out(self.running.joined());
         self.keep_followed(&mut facts);
         let stay = self.running.offloads.leave_out_of(&mut facts);
         let both = |refusal: &Refusal| {
@@ -93,6 +94,7 @@ impl State {
         };
         self.constraints.refused.retain(keep_rung);
         self.constraints.without_zero_copy.retain(keep_rung);
+        self.constraints.without_local_device.retain(keep_rung);
         self.constraints.unavailable.retain(|refusal| {
             let (now, before) = both(refusal);
             now == before
@@ -159,14 +161,20 @@ impl State {
     /// it.
     pub fn reconcile(&mut self, policy: OnRefusal, signals: &Signals) -> Result<Applied, RunError> {
         let former = Arc::clone(&self.running.plan);
-        // Every round takes something off one interface: zero copy, XDP, or the interface.
-        let rounds = 3 * MAX_INTERFACES as usize + 1;
+        // Every round takes something off one interface: zero copy, XDP, the way back to this host's
+        // stack, or the interface.
+        let rounds = 4 * MAX_INTERFACES as usize + 1;
         for _ in 0..rounds {
             self.constraints.in_use = self.running.in_use();
             let arrangement = self.arrange()?;
             let next = Arc::clone(&arrangement.plan);
             let refused = match self.running.apply(&next, signals) {
                 Ok(applied) => {
+                    for note in &next.notes {
+                        if applied.changed && !former.notes.contains(note) {
+                            info!("{note}");
+                        }
+                    }
                     self.arrangement = arrangement;
                     self.settle_backoff();
                     let wanted = self.desired.rules().rules.rules.iter();
@@ -218,6 +226,14 @@ impl State {
             Rung::Offloads => {
                 warn!(interface = name; "{refused}. The relay goes on with the offloads as they are");
                 self.constraints.offloads_stay.push(refusal);
+                true
+            }
+            Rung::Local => {
+                warn!(
+                    interface = name;
+                    "{refused}. On io_uring this host gets them anyway"
+                );
+                self.constraints.without_local_device.push(refusal);
                 true
             }
             Rung::Xdp if self.constraints.forced.is_none() && self.facts.gso_packets => {

@@ -23,6 +23,8 @@ pub enum Rung {
     Xdp,
     /// Offloads switched off: without that, another rung may be left.
     Offloads,
+    /// Frames given back to this host's stack on XDP: on io_uring it gets them anyway.
+    Local,
 }
 
 /// The interface where the kernel refused a rung that the relay can do without, and the rung.
@@ -31,6 +33,12 @@ pub enum Rung {
 pub fn rung<'a>(error: &'a RunError, plan: &Plan) -> Option<(&'a str, Rung)> {
     let (name, mode) = match error {
         RunError::Offload(error) => return Some((&error.interface, Rung::Offloads)),
+        RunError::Kernel(KernelError::LocalDevice {
+            interface, code, ..
+        }) => {
+            let few_files = matches!(code, Some(libc::EMFILE | libc::ENFILE));
+            return (!few_files).then_some((interface, Rung::Local));
+        }
         RunError::Kernel(KernelError::Occupied { interface, .. }) => (&interface[..], None),
         RunError::Kernel(error) => (error.refused_interface()?, None),
         RunError::Setup(SetupError::Bind {
@@ -74,6 +82,7 @@ pub fn interface(error: &RunError) -> Option<&str> {
         RunError::Kernel(
             KernelError::Occupied { interface, .. }
             | KernelError::Attach { interface, .. }
+            | KernelError::LocalDevice { interface, .. }
             | KernelError::TooManyQueues { interface, .. },
         )
         | RunError::Setup(
@@ -216,6 +225,31 @@ mod tests {
         assert!(!stands(&|now| now.mtu += 1));
         assert!(!stands(&|now| now.rx_queues += 1));
         assert!(!stands(&|now| now.driver.push('2')));
+    }
+
+    #[test]
+    fn without_a_way_back_to_the_stack_there_is_io_uring_unless_files_are_missing() {
+        let plan = plan(0, None);
+        let refused = |code| {
+            RunError::Kernel(KernelError::LocalDevice {
+                interface: "in0".into(),
+                what: "make a TAP device",
+                reason: String::new(),
+                code,
+                remedy: "",
+            })
+        };
+        for code in [
+            None,
+            Some(libc::EPERM),
+            Some(libc::ENOTTY),
+            Some(libc::EBUSY),
+        ] {
+            assert_eq!(rung(&refused(code), &plan), Some(("in0", Rung::Local)));
+        }
+        let missing = refused(Some(libc::EMFILE));
+        assert_eq!(rung(&missing, &plan), None);
+        assert_eq!(interface(&missing), Some("in0"));
     }
 
     #[test]

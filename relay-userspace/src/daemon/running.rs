@@ -17,6 +17,7 @@ pub mod worker;
 
 use std::{
     collections::{BTreeSet, HashMap},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -120,6 +121,11 @@ impl Running {
         interfaces
             .map(|interface| (interface.name.clone(), interface.index))
             .collect()
+    }
+
+    /// The interface index and the group of each socket that has joined one for the relay.
+    pub fn joined(&self) -> impl Iterator<Item = (u32, IpAddr)> {
+        self.memberships.sockets()
     }
 
     /// The interface of the worker that could not be set up, once.

@@ -140,9 +140,6 @@ impl Service {
             OnRefusal::Wait
         };
         service.state.reconcile(policy, &service.signals)?;
-        for note in &service.state.running.plan.notes {
-            info!("{note}");
-        }
         if service.state.running.plan.is_on(Backend::IoUring)
             && !privileges::may_exceed_buffer_limits()
         {
@@ -277,6 +274,13 @@ impl Service {
                 worker.reported_dead = true;
                 self.refresh_at.get_or_insert(Instant::now() + REPLACED);
             }
+        }
+        if running.kernel.lost_local_device() {
+            warn!(
+                "another process has removed the TAP device through which frames of rules with \
+                 `local` go back to this host's stack; making it anew"
+            );
+            self.refresh_at.get_or_insert(Instant::now());
         }
         running.settle();
         if let Some(line) = self.observer.tick(&mut self.state, &self.watcher) {

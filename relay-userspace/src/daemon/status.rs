@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::rules::Rule,
-    datapath::{OutputIdentity, socket_drops::KernelDrops},
+    datapath::{OutputIdentity, socket_drops::KernelDrops, stats::Count},
     kernel::{CameBack, Destination},
     observe::{
         log_line::{Lines, Pace},
@@ -181,6 +181,7 @@ impl Observer {
         add(&mut dropped, &copies);
         dropped.insert("device_dropped", device_dropped);
         dropped.insert("over_limit", over_limit);
+        dropped.insert("local_failed", local_failed(running));
         let stats = || running.workers.iter().map(|worker| worker.remote.stats());
         Report {
             uptime_seconds: self.started.elapsed().as_secs_f64(),
@@ -252,6 +253,7 @@ fn rule_report(rule: &Rule, numbers: &RuleNumbers) -> RuleReport {
         name: rule.name.clone(),
         packets_matched: numbers.matched,
         over_limit: numbers.over_limit,
+        local_failed: numbers.local_failed,
         outputs: outputs
             .map(|(output, key)| {
                 let numbers = numbers.outputs.get(&key).cloned().unwrap_or_default();
@@ -306,6 +308,13 @@ fn workers(running: &Running) -> Vec<WorkerReport> {
             ring_refusals: stats.ring.refusals.get(),
         })
         .collect()
+}
+
+/// Frames of all rules that were not given back to this host's stack.
+fn local_failed(running: &Running) -> u64 {
+    let workers = running.workers.iter();
+    let now = workers.flat_map(|worker| worker.remote.stats().local_failed.iter());
+    running.totals.local_failed + now.map(Count::get).sum::<u64>()
 }
 
 /// Frames that are no output's, by reason.

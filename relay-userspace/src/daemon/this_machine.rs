@@ -12,7 +12,12 @@ use crate::{
 /// of those that are in use: one that was renamed goes on under its old name.
 #[must_use]
 pub fn host_facts(document: &Document, in_use: &BTreeSet<(String, u32)>) -> HostFacts {
-    host::facts_for(document.rules.interfaces_used(), in_use)
+    let mut facts = host::facts_for(document.rules.interfaces_used(), in_use);
+    let mut rules = document.rules.rules.iter();
+    if rules.any(|rule| rule.enabled && rule.input.local) {
+        facts.no_tap = host::tap::hindrance();
+    }
+    facts
 }
 
 /// The plan for this machine as it is now; `forced` is the backend that the user asked for, if any.

@@ -70,6 +70,8 @@ pub struct RuleNumbers {
     pub matched: u64,
     /// Frames above its limit.
     pub over_limit: u64,
+    /// Frames that were not given back to this host's stack.
+    pub local_failed: u64,
     /// Its outputs.
     pub outputs: BTreeMap<OutputIdentity, Copies>,
 }
@@ -78,6 +80,7 @@ impl RuleNumbers {
     /// Adds what one worker counts.
     pub fn add(&mut self, counters: &FlowCounters) {
         self.matched += counters.matched;
+        self.local_failed += counters.local_failed;
         self.add_outputs(&counters.outputs);
     }
 
@@ -98,6 +101,8 @@ pub struct Totals {
     copies: Copies,
     /// Frames above limits, of all rules together.
     over_limit: u64,
+    /// Frames that were not given back to this host's stack, of rules that ended.
+    pub local_failed: u64,
     /// Frames that ended workers received.
     pub received: u64,
     /// Of those, frames that matched a rule.
@@ -142,6 +147,8 @@ impl Totals {
         }
         let rule = self.rules.entry(retired.rule).or_default();
         rule.matched += retired.matched.unwrap_or(0);
+        rule.local_failed += retired.local_failed;
+        self.local_failed += retired.local_failed;
         rule.add_outputs(&retired.outputs);
     }
 

@@ -89,6 +89,12 @@ impl<P> Frame<P> {
         self.received.payload_len()
     }
 
+    /// Where its payload starts, in bytes from the start of its place.
+    #[inline]
+    pub(super) fn payload_at(&self) -> usize {
+        self.payload as usize
+    }
+
     /// Where its payload ends, in bytes from the start of its place.
     #[inline]
     pub(super) fn end(&self) -> usize {
@@ -237,6 +243,12 @@ impl<P> Batch<P> {
             open: true,
             vouched: false,
         });
+    }
+
+    /// All frames, in the order of their arrival.
+    #[inline]
+    pub(super) fn frames(&self) -> &[Frame<P>] {
+        &self.frames
     }
 
     /// The runs, in order, and the frames they refer to.

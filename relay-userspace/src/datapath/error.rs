@@ -47,6 +47,9 @@ pub enum SetupError {
     /// A plan that gives an io_uring worker no input, which is a defect of the relay.
     #[error("the plan has an io_uring worker without an input: please report it")]
     NoInput,
+    /// A worker with a rule that has `local`, and no local device, which is a defect of the relay.
+    #[error("a rule with `local` has no way back to the Linux stack: please report it")]
+    NoLocalDevice,
     /// io_uring cannot be used.
     #[error("cannot use io_uring: {what}: {error}; {remedy}")]
     IoUring {

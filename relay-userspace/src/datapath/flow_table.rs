@@ -17,6 +17,7 @@ use super::{
     slots::Slots,
     stats::WorkerStats,
     waiting::Waiting,
+    xdp::local_frames::LocalFrames,
 };
 use crate::{
     matching::Table,
@@ -40,6 +41,8 @@ pub struct Flows {
     /// There are flows whose copies keep their places.
     keeps_places: bool,
     waiting: Arc<Waiting>,
+    /// Gives frames of flows with `local` back to the Linux stack.
+    pub(super) local: Option<Box<LocalFrames>>,
 }
 
 /// A link that copies leave through.
@@ -209,6 +212,7 @@ impl Flows {
             table: Table::new(keys).unwrap_or_default(),
             inputs: inputs.into(),
             waiting: Arc::default(),
+            local: None,
             keeps_places: flows.iter().any(|flow| flow.span.is_some()),
             flows: flows.into(),
             ring_copies: ring_copies.into(),

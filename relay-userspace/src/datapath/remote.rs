@@ -9,10 +9,12 @@
 //! One change is under way at a time: from `send` until `is_taken`. Flows and outputs that stay
 //! keep their counters, TX sockets that stay keep what waits in them.
 
+mod counters;
 mod ports;
 
 use std::{os::fd::RawFd, sync::Arc};
 
+pub use self::counters::{FlowCounters, OutputCounters, Retired};
 use super::{
     change::{Change, Exchange, Inbox, NewTxSockets},
     error::SetupError,
@@ -24,7 +26,11 @@ use super::{
     tx_socket::{self, TxSocket},
     uring::send_slots::SendSlots,
     waiting::Waiting,
-    xdp::{Sockets, sockets},
+    xdp::{
+        Sockets,
+        local_frames::{LocalFrames, LocalSockets},
+        sockets,
+    },
 };
 use crate::plan::{self, Backend, Plan};
 
@@ -53,6 +59,10 @@ pub struct Remote {
     waiting: Arc<Waiting>,
     /// The worker's TX sockets, in its order.
     tx_sockets: Vec<Opened>,
+    /// The index of the local device, if there is one.
+    local_device: Option<u32>,
+    /// The sockets of its table for local frames.
+    local: LocalSockets,
     /// The generation of the last change that was sent.
     sent: u64,
     /// What the worker may still count for, with the generation that ended it.
@@ -77,46 +87,8 @@ pub struct Prepared {
     links: Links,
     waiting: Arc<Waiting>,
     tx_sockets: Vec<Opened>,
+    local: LocalSockets,
     ports: Option<sockets::Prepared>,
-}
-
-/// The counters of one output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OutputCounters {
-    /// What the output is known by.
-    pub output: OutputIdentity,
-    /// Copies that the device took.
-    pub sent: u64,
-    /// Copies that did not leave, by reason, in the order of [`Dropped::ALL`].
-    pub drops: [u64; Dropped::COUNT],
-}
-
-/// The counters of one flow.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FlowCounters {
-    /// Frames that matched.
-    pub matched: u64,
-    /// Its outputs, in the plan's order.
-    pub outputs: Vec<OutputCounters>,
-}
-
-impl FlowCounters {
-    /// The counters of one of its outputs.
-    #[must_use]
-    pub fn output(&self, output: &OutputIdentity) -> Option<&OutputCounters> {
-        self.outputs.iter().find(|one| one.output == *output)
-    }
-}
-
-/// The last numbers of a rule that a worker no longer has, or of some of its outputs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Retired {
-    /// The rule's name.
-    pub rule: String,
-    /// Frames that matched it; `None` if the worker still has the rule, without these outputs.
-    pub matched: Option<u64>,
-    /// The outputs that are gone.
-    pub outputs: Vec<OutputCounters>,
 }
 
 /// How far a worker had come at one moment.
@@ -147,6 +119,7 @@ impl Remote {
         worker: &plan::WorkerPlan,
         holds: Holds,
         sockets: Option<Sockets>,
+        local_device: Option<u32>,
     ) -> Result<(Self, First), SetupError> {
         let stats = WorkerStats::new(0, 0).map_err(SetupError::Counters)?;
         let exchange = Exchange::new().map_err(SetupError::Bell)?;
@@ -160,6 +133,8 @@ impl Remote {
             links: Links::default(),
             waiting: Arc::default(),
             tx_sockets: Vec::new(),
+            local_device,
+            local: LocalSockets::default(),
             sent: 0,
             leaving: Vec::new(),
             retired: Vec::new(),
@@ -213,6 +188,7 @@ impl Remote {
         let (flows, outputs) = assigned.ends();
         let grown = self.stats.flows.grow(flows);
         grown
+            .and_then(|()| self.stats.local_failed.grow(flows))
             .and_then(|()| self.stats.outputs.grow(outputs))
             .map_err(SetupError::Counters)?;
         let links = Links::of(plan, worker, &self.links);
@@ -253,7 +229,10 @@ impl Remote {
             None => Ports::planned(plan, worker),
         };
         let flows = Flows::new(plan, worker, &assigned.slots, &links, &places);
+        let local = self.local.for_worker(plan, worker, self.local_device)?;
+        let local_frames = LocalFrames::new(plan, worker, &assigned.slots, local.clone());
         let flows = flows.with_waiting(Arc::clone(&waiting));
+        let flows = flows.with_local(local_frames);
         let more_slots =
             self.backend == Backend::IoUring && tx_sockets.len() != self.tx_sockets.len();
         let change = Change {
@@ -270,6 +249,7 @@ impl Remote {
             links,
             waiting,
             tx_sockets,
+            local,
             ports,
         })
     }
@@ -308,6 +288,7 @@ impl Remote {
         self.links = prepared.links;
         self.waiting = prepared.waiting;
         self.tx_sockets = prepared.tx_sockets;
+        self.local = prepared.local;
         if let (Some(sockets), Some(ports)) = (&mut self.sockets, prepared.ports) {
             sockets.commit(ports);
         }
@@ -334,16 +315,17 @@ impl Remote {
                 self.leaving.push((generation, gone));
                 continue;
             }
+            let failed = gone.flow.map(|slot| self.local_failed(slot));
             self.retired.push(Retired {
                 matched: gone.flow.map(|slot| self.matched(slot)),
+                local_failed: failed.unwrap_or(0),
                 outputs: self.outputs(&gone.outputs),
                 rule: gone.rule.clone(),
             });
-            if let Some(matched) = gone
-                .flow
-                .and_then(|slot| self.stats.flows.get(slot as usize))
-            {
-                matched.set(0);
+            for of_flows in [&self.stats.flows, &self.stats.local_failed] {
+                if let Some(count) = gone.flow.and_then(|slot| of_flows.get(slot as usize)) {
+                    count.set(0);
+                }
             }
             for &(_, slot) in &gone.outputs {
                 if let Some(output) = self.stats.outputs.get(slot as usize) {
@@ -378,6 +360,7 @@ impl Remote {
         last.extend(self.book.iter().map(|(rule, entry)| Retired {
             rule: rule.to_owned(),
             matched: Some(self.matched(entry.flow)),
+            local_failed: self.local_failed(entry.flow),
             outputs: self.outputs(&entry.outputs),
         }));
         last
@@ -425,6 +408,7 @@ impl Remote {
     fn counters(&self, entry: &Entry) -> FlowCounters {
         FlowCounters {
             matched: self.matched(entry.flow),
+            local_failed: self.local_failed(entry.flow),
             outputs: self.outputs(&entry.outputs),
         }
     }
@@ -432,6 +416,11 @@ impl Remote {
     fn matched(&self, slot: u32) -> u64 {
         let matched = self.stats.flows.get(slot as usize);
         matched.map_or(0, super::stats::Count::get)
+    }
+
+    fn local_failed(&self, slot: u32) -> u64 {
+        let failed = self.stats.local_failed.get(slot as usize);
+        failed.map_or(0, super::stats::Count::get)
     }
 
     fn outputs(&self, outputs: &[(OutputIdentity, u32)]) -> Vec<OutputCounters> {

@@ -180,6 +180,8 @@ pub struct WorkerStats {
     pub drops: Drops,
     /// Matched frames, by the flow's slot.
     pub flows: Arena<Count>,
+    /// Frames of flows with `local` that the kernel did not take back, by the flow's slot.
+    pub local_failed: Arena<Count>,
     /// Outputs of all flows, by their slots. A slot that is not in use has zeros.
     pub outputs: Arena<OutputStats>,
     /// Where the UMEM's chunks are; on io_uring the receive buffers.
@@ -241,6 +243,7 @@ impl WorkerStats {
             matched: Count::default(),
             drops: Drops::default(),
             flows: Arena::new(flows, MOST_FLOWS)?,
+            local_failed: Arena::new(flows, MOST_FLOWS)?,
             outputs: Arena::new(outputs, MOST_OUTPUTS)?,
             chunks: ChunkStats::default(),
             ring: RingStats::default(),

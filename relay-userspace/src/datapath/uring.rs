@@ -119,7 +119,7 @@ impl UringWorker {
         buffers: u16,
         attach: &dyn Fn(BorrowedFd<'_>) -> Result<(), KernelError>,
     ) -> Result<(Self, Remote), SetupError> {
-        let (remote, first) = Remote::new(plan, worker, Holds::Frames(SOCKET_HOLDS), None)?;
+        let (remote, first) = Remote::new(plan, worker, Holds::Frames(SOCKET_HOLDS), None, None)?;
         let Some(input) = worker.input.and_then(|at| plan.interfaces.get(at)) else {
             return Err(SetupError::NoInput);
         };

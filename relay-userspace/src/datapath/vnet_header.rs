@@ -62,6 +62,26 @@ impl VnetHeader {
         ReceivedVnetHeader::LEN + write(&mut self.headers)
     }
 
+    /// Makes it the one of a frame as it arrived, with these headers, which end with a UDP header. If
+    /// the checksum `is_partial`, the kernel takes it for that, and for right. Returns as
+    /// [`Self::single`].
+    #[inline]
+    pub fn as_received(&mut self, headers: &[u8], is_partial: bool) -> usize {
+        let len = self.single(|room| {
+            let len = headers.len().min(room.len());
+            for (to, from) in room.iter_mut().zip(headers) {
+                *to = *from;
+            }
+            len
+        });
+        if is_partial {
+            self.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+            self.csum_start = headers.len().saturating_sub(UDP_LEN) as u16;
+            self.csum_offset = udp::CHECKSUM.start as u16;
+        }
+        len
+    }
+
     /// Makes it the one of a GSO packet of datagrams of `payload_len` bytes, of which the last may
     /// be shorter. `write` writes the headers and returns their length. Returns how many bytes the
     /// kernel reads, from the start on.

@@ -120,7 +120,8 @@ pub fn bind(
         Backend::Xdp => {
             let mode = worker.mode(plan);
             let chunks = xdp::chunk_count(worker, mode);
-            let (bound, remote) = xdp::XdpWorker::bind(plan, worker, mode, chunks)?;
+            let (bound, remote) =
+                xdp::XdpWorker::bind(plan, worker, mode, chunks, kernel.local_device())?;
             Ok(Bound {
                 // The kernel may have chosen another mode than the one asked for.
                 mode: Some(bound.mode().unwrap_or(mode)),

@@ -13,6 +13,7 @@
 //! `poll`; and `send` for an output that has refused copies.
 
 mod kick;
+pub mod local_frames;
 mod port;
 pub mod port_change;
 pub mod receive;
@@ -93,8 +94,8 @@ pub struct XdpWorker {
 }
 
 impl XdpWorker {
-    /// Registers the UMEM and binds all ports of `worker` in `mode`. Returns the worker, and what
-    /// control changes it with.
+    /// Registers the UMEM and binds all ports of `worker` in `mode`. Flows with `local` need the
+    /// local device, given by its index. Returns the worker, and what control changes it with.
     ///
     /// # Errors
     ///
@@ -104,10 +105,17 @@ impl XdpWorker {
         worker: &plan::WorkerPlan,
         mode: Mode,
         chunk_count: u32,
+        local_device: Option<u32>,
     ) -> Result<(Self, Remote), SetupError> {
         let chunks = Chunks::new(worker.chunk_size(plan, mode), chunk_count)?;
         let (sockets, all, inputs) = Sockets::bind(&chunks, plan, worker, mode)?;
-        let (remote, first) = Remote::new(plan, worker, Holds::Rounds(DRAINED), Some(sockets))?;
+        let (remote, first) = Remote::new(
+            plan,
+            worker,
+            Holds::Rounds(DRAINED),
+            Some(sockets),
+            local_device,
+        )?;
         first.stats.chunks.total.set(chunks.total());
         let worker = Self {
             inbox: first.inbox,
@@ -218,7 +226,10 @@ impl XdpWorker {
             };
             receive::add_all(source, &mut self.received, batch, chunks, flows, stats);
             self.tx_sockets.send(batch, flows, chunks, stats);
-            // Only after the TX sockets: the last copy takes the received chunk itself.
+            if let Some(local) = flows.local() {
+                local.give_back(input.index, batch.frames(), chunks, stats);
+            }
+            // Only after the sockets: the last copy takes the received chunk itself.
             ring_outputs::forward_all(batch, flows, chunks, ports, stats);
         }
         self.kick();

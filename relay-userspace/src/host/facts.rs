@@ -161,6 +161,8 @@ pub struct HostFacts {
     pub gso_packets: bool,
     /// Other receivers of multicast on this host.
     pub bystanders: Bystanders,
+    /// Why no TAP device can be made here, with what to do. Only known if a rule needs one.
+    pub no_tap: Option<String>,
     /// What the interfaces speak to join groups.
     pub versions: MembershipVersions,
 }

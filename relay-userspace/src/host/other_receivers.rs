@@ -4,16 +4,16 @@
 use std::{
     collections::{HashMap, HashSet},
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 /// The kernel's lists for all interfaces of this network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bystanders {
     /// How many sockets have joined, by interface index and group.
-    joined: HashMap<(u32, Ipv4Addr), u32>,
+    joined: HashMap<(u32, IpAddr), u32>,
     /// Input interface and group of each multicast route.
-    routed: HashSet<(String, Ipv4Addr)>,
+    routed: HashSet<(String, IpAddr)>,
 }
 
 impl Bystanders {
@@ -23,32 +23,36 @@ impl Bystanders {
         let list = |name: &str| {
             fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default()
         };
-        Self {
+        let mut all = Self {
             joined: joined(&list("igmp")),
-            routed: routed(&list("ip_mr_vif"), &list("ip_mr_cache")),
+            routed: routed(&list("ip_mr_vif"), &list("ip_mr_cache"), group),
+        };
+        all.joined.extend(joined_ipv6(&list("igmp6")));
+        let routed6 = routed(&list("ip6_mr_vif"), &list("ip6_mr_cache"), |group| {
+            group.parse().ok().map(IpAddr::V6)
+        });
+        all.routed.extend(routed6);
+        all
+    }
+
+    /// Leaves out sockets of the relay's own: the interface index and the group of each.
+    pub fn leave_out(&mut self, own: impl IntoIterator<Item = (u32, IpAddr)>) {
+        for place in own {
+            if let Some(sockets) = self.joined.get_mut(&place) {
+                *sockets = sockets.saturating_sub(1);
+            }
         }
-    }
-
-    /// How many sockets have joined `group` on the interface with `index`.
-    #[must_use]
-    pub fn sockets(&self, index: u32, group: Ipv4Addr) -> u32 {
-        self.joined.get(&(index, group)).copied().unwrap_or(0)
-    }
-
-    /// Whether the kernel routes `group` from `interface`.
-    #[must_use]
-    pub fn is_routed(&self, interface: &str, group: Ipv4Addr) -> bool {
-        self.routed.contains(&(interface.to_owned(), group))
+        self.joined.retain(|_, sockets| *sockets > 0);
     }
 
     /// The groups that sockets have joined on the interface with `index`.
-    pub fn joined(&self, index: u32) -> impl Iterator<Item = Ipv4Addr> {
+    pub fn joined(&self, index: u32) -> impl Iterator<Item = IpAddr> {
         let joined = self.joined.keys().filter(move |(on, _)| *on == index);
         joined.map(|&(_, group)| group)
     }
 
     /// The groups that the kernel routes from `interface`.
-    pub fn routed(&self, interface: &str) -> impl Iterator<Item = Ipv4Addr> {
+    pub fn routed(&self, interface: &str) -> impl Iterator<Item = IpAddr> {
         let routed = self
             .routed
             .iter()
@@ -58,28 +62,28 @@ impl Bystanders {
 
     /// Adds a socket that has joined.
     #[cfg(test)]
-    pub(crate) fn with_joined(mut self, index: u32, group: Ipv4Addr) -> Self {
-        *self.joined.entry((index, group)).or_default() += 1;
+    pub(crate) fn with_joined(mut self, index: u32, group: impl Into<IpAddr>) -> Self {
+        *self.joined.entry((index, group.into())).or_default() += 1;
         self
     }
 
     /// Adds a route.
     #[cfg(test)]
-    pub(crate) fn with_routed(mut self, interface: &str, group: Ipv4Addr) -> Self {
-        self.routed.insert((interface.to_owned(), group));
+    pub(crate) fn with_routed(mut self, interface: &str, group: impl Into<IpAddr>) -> Self {
+        self.routed.insert((interface.to_owned(), group.into()));
         self
     }
 }
 
-/// Reads a group: the kernel prints the big-endian address as a number in native byte order.
-fn group(hex: &str) -> Option<Ipv4Addr> {
+/// Reads an IPv4 group: the kernel prints the big-endian address as a number in native byte order.
+fn group(hex: &str) -> Option<IpAddr> {
     let bits = u32::from_str_radix(hex, 16).ok()?;
-    Some(Ipv4Addr::from(bits.to_ne_bytes()))
+    Some(Ipv4Addr::from(bits.to_ne_bytes()).into())
 }
 
 /// Reads `/proc/net/igmp` (net/ipv4/igmp.c): one line per interface, which begins with its index,
 /// and below it, indented, one line per group with the number of sockets that have joined.
-fn joined(list: &str) -> HashMap<(u32, Ipv4Addr), u32> {
+fn joined(list: &str) -> HashMap<(u32, IpAddr), u32> {
     let mut joined = HashMap::new();
     let mut interface = None;
     for line in list.lines().skip(1) {
@@ -97,10 +101,27 @@ fn joined(list: &str) -> HashMap<(u32, Ipv4Addr), u32> {
     joined
 }
 
+/// Reads `/proc/net/igmp6` (net/ipv6/mcast.c): one line per interface and group: the interface's
+/// index and name, the group in hexadecimal digits, the number of sockets that have joined.
+fn joined_ipv6(list: &str) -> impl Iterator<Item = ((u32, IpAddr), u32)> {
+    list.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let index = words.next()?.parse().ok()?;
+        let group = u128::from_str_radix(words.nth(1)?, 16).ok()?;
+        let users = words.next()?.parse().ok()?;
+        Some(((index, Ipv6Addr::from_bits(group).into()), users))
+    })
+}
+
 /// Reads the multicast routes: `/proc/net/ip_mr_vif` numbers the interfaces, and
 /// `/proc/net/ip_mr_cache` has for each route the group, the origin and the number of the input
-/// (net/ipv4/ipmr.c).
-fn routed(vifs: &str, cache: &str) -> HashSet<(String, Ipv4Addr)> {
+/// (net/ipv4/ipmr.c). `ip6_mr_vif` and `ip6_mr_cache` have the same (net/ipv6/ip6mr.c), with another
+/// spelling of groups, which `group` reads.
+fn routed(
+    vifs: &str,
+    cache: &str,
+    group: impl Fn(&str) -> Option<IpAddr>,
+) -> HashSet<(String, IpAddr)> {
     let names: HashMap<&str, &str> = vifs
         .lines()
         .skip(1)
@@ -126,26 +147,37 @@ mod tests {
     use crate::testing::{in_namespace, run};
 
     #[test]
-    fn a_socket_that_joins_is_seen_until_it_is_closed() {
+    fn a_socket_that_joins_is_seen_until_it_is_closed_and_not_if_it_is_the_relays() {
         in_namespace(|| {
             run("ip link add name va index 71 type veth peer name vb");
             run("ip address add 10.9.9.1/24 dev va");
             run("ip link set va up");
             let group = Ipv4Addr::new(239, 1, 2, 3);
-            let sockets = || Bystanders::now().sockets(71, group);
-            assert_eq!(sockets(), 0);
-            let join = || {
-                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-                socket
-                    .join_multicast_v4(&group, &Ipv4Addr::new(10, 9, 9, 1))
-                    .unwrap();
-                socket
+            let group6: Ipv6Addr = "ff3e::8000:1".parse().unwrap();
+            let seen = |own: u32| {
+                let mut all = Bystanders::now();
+                for group in [group.into(), group6.into()] {
+                    all.leave_out((0..own).map(|_| (71, group)));
+                }
+                assert_eq!(all.joined(72).count(), 0);
+                let is_there = |group: IpAddr| all.joined(71).any(|one| one == group);
+                (is_there(group.into()), is_there(group6.into()))
             };
-            let (first, second) = (join(), join());
-            assert_eq!(sockets(), 2);
-            assert_eq!(Bystanders::now().sockets(72, group), 0);
-            drop((first, second));
-            assert_eq!(sockets(), 0);
+            assert_eq!(seen(0), (false, false));
+            let join = || {
+                let ipv4 = UdpSocket::bind("0.0.0.0:0").unwrap();
+                let at = Ipv4Addr::new(10, 9, 9, 1);
+                ipv4.join_multicast_v4(&group, &at).unwrap();
+                let ipv6 = UdpSocket::bind("[::]:0").unwrap();
+                ipv6.join_multicast_v6(&group6, 71).unwrap();
+                (ipv4, ipv6)
+            };
+            let both = (join(), join());
+            assert_eq!(seen(0), (true, true));
+            assert_eq!(seen(1), (true, true));
+            assert_eq!(seen(2), (false, false));
+            drop(both);
+            assert_eq!(seen(0), (false, false));
         });
     }
 
@@ -159,12 +191,11 @@ mod tests {
             "Group    Origin   Iif     Pkts    Bytes    Wrong Oifs\n{hex} 0A00000A 0 1 2 0 1:1\n"
         );
         let all = Bystanders {
-            routed: routed(vifs, &cache),
+            routed: routed(vifs, &cache, group),
             ..Bystanders::default()
         };
-        let group = Ipv4Addr::new(239, 1, 1, 1);
-        assert!(all.is_routed("in0", group));
-        assert!(!all.is_routed("out0", group));
-        assert!(!all.is_routed("in0", Ipv4Addr::new(239, 1, 1, 2)));
+        let group = IpAddr::from([239, 1, 1, 1]);
+        assert_eq!(all.routed("in0").collect::<Vec<_>>(), [group]);
+        assert_eq!(all.routed("out0").count(), 0);
     }
 }

@@ -59,6 +59,23 @@ pub enum KernelError {
         /// What to do, starting with a semicolon, or empty.
         remedy: &'static str,
     },
+    /// There is no way back to the Linux stack for frames of rules with `local`.
+    #[error(
+        "cannot give frames of rules with `local` that arrive on {interface} to this host as well: cannot {what}: \
+         {reason}{remedy}"
+    )]
+    LocalDevice {
+        /// The input interface's name.
+        interface: String,
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's reason.
+        reason: String,
+        /// The kernel's error number, if there is one.
+        code: Option<i32>,
+        /// What to do, starting with a semicolon, or empty.
+        remedy: &'static str,
+    },
     /// A packet socket refused the filter.
     #[error("cannot attach the socket filter to a packet socket: {reason}{remedy}")]
     AttachFilter {

@@ -22,6 +22,8 @@ mod embedded {
 
 /// The XDP program's name in errors.
 pub const XDP: &str = "the XDP program";
+/// The name in errors of the tc program that is in the XDP program's object.
+pub const LOCAL: &str = "the tc program";
 /// The socket filter's name in errors.
 pub const FILTER: &str = "the socket filter";
 

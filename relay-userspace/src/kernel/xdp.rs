@@ -21,6 +21,7 @@ use super::{
     attached_program,
     bpf_link::Link,
     error::{KernelError, chain, loading, map_write},
+    local_device::LocalDevice,
     maps::{Maps, take},
     object,
 };
@@ -42,6 +43,7 @@ pub struct XdpProgram {
     /// The entries of `sockets` that were written, by slot.
     queues: BTreeMap<u16, BTreeSet<u32>>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
+    local_device: Option<LocalDevice>,
     /// Keeps the program loaded.
     ebpf: Ebpf,
 }
@@ -74,6 +76,7 @@ impl XdpProgram {
             sockets,
             queues: BTreeMap::new(),
             log,
+            local_device: None,
             ebpf,
         })
     }
@@ -111,6 +114,36 @@ impl XdpProgram {
             thread::sleep(RELEASE);
         }
         drop(attached);
+    }
+
+    /// See [`super::Kernel::open_local_device`].
+    pub fn open_local_device(&mut self, interface: &str) -> Result<u32, KernelError> {
+        if let Some(index) = self.local_device() {
+            return Ok(index);
+        }
+        self.close_local_device();
+        let device = LocalDevice::new(&mut self.ebpf, interface)?;
+        let index = device.made_as();
+        self.local_device = Some(device);
+        Ok(index)
+    }
+
+    /// The index of the local device, if it is there.
+    pub fn local_device(&self) -> Option<u32> {
+        self.local_device.as_ref().and_then(LocalDevice::index)
+    }
+
+    /// Whether another process has removed the local device.
+    pub fn lost_local_device(&self) -> bool {
+        let device = self.local_device.as_ref();
+        device.is_some_and(|device| device.index().is_none())
+    }
+
+    /// Removes the local device, if there is one.
+    pub fn close_local_device(&mut self) {
+        if let Some(device) = self.local_device.take() {
+            device.remove(&mut self.ebpf);
+        }
     }
 
     /// Sends the matching frames of `queue` of `interface`, which has this slot, to `socket`.

@@ -115,6 +115,8 @@ pub struct RuleReport {
     /// Frames that matched it and that the kernel program dropped because they were above its
     /// limit.
     pub over_limit: u64,
+    /// Frames that matched it and that this host's own stack should have got as well, and did not.
+    pub local_failed: u64,
     /// Its outputs, in the file's order.
     pub outputs: Vec<OutputReport>,
 }
@@ -214,8 +216,12 @@ impl fmt::Display for Report {
         for rule in &self.rules {
             write!(f, "rule {}: matched {}", rule.name, rule.packets_matched)?;
             match rule.over_limit {
+                0 => {}
+                over => write!(f, ", over its limit {over}")?,
+            }
+            match rule.local_failed {
                 0 => writeln!(f)?,
-                over => writeln!(f, ", over its limit {over}")?,
+                failed => writeln!(f, ", not given to this host {failed}")?,
             }
             for output in &rule.outputs {
                 write!(

@@ -205,6 +205,9 @@ pub struct RuleStatus {
     pub packets_matched: u64,
     /// Frames above its limit.
     pub over_limit: u64,
+    /// Frames that this host's own stack should have got as well, and did not.
+    #[serde(default)]
+    pub local_failed: u64,
     /// Frames per second that matched it, over the last second.
     pub rate: f64,
     /// Seconds since its last frame, to the second; `None` if none has come.

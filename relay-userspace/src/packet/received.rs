@@ -252,6 +252,13 @@ impl Received {
         }
     }
 
+    /// Whether the checksum is that of the pseudo-header alone.
+    #[inline]
+    #[must_use]
+    pub fn has_partial_checksum(&self) -> bool {
+        self.checksum == Checksum::Partial
+    }
+
     /// Whether a checksum computed anew over `payload` would hide no damage: the received one is
     /// right, partial or absent. Reads the payload only if the checksum is complete and neither the
     /// kernel nor the NIC has verified it.

@@ -16,7 +16,7 @@ use super::{
     ids::InterfaceId,
     model::{PendingOutput, Plan},
     named_interfaces::Named,
-    unsupported::unsupported,
+    shapes,
 };
 use crate::{
     config::{Document, Mistakes, RulePlaces, rules::Rule},
@@ -56,7 +56,7 @@ pub fn arrange(
     constraints: &Constraints,
 ) -> Result<Arrangement, Mistakes> {
     let document = document.enabled();
-    unsupported(&document)?;
+    shapes::check(&document)?;
     let mut hindered = Hindered::default();
     let plan = loop {
         let rest = hindered.leave_out(&document);

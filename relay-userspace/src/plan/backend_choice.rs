@@ -159,6 +159,7 @@ fn obstacles<'a>(
         cause: stripped.cause,
         remedy: stripped.remedy,
     }));
+    found.extend(no_way_back(named, spot, host_facts, constraints));
     if facts.mtu > MAX_INPUT_MTU {
         let mtu = facts.mtu;
         found.push(Obstacle {
@@ -173,6 +174,30 @@ fn obstacles<'a>(
         });
     }
     found
+}
+
+/// Why frames of rules with `local` could not be given back to this host's stack on XDP.
+fn no_way_back<'a>(
+    named: &Named<'a>,
+    spot: Spot<'a>,
+    host_facts: &HostFacts,
+    constraints: &Constraints,
+) -> Option<Obstacle<'a>> {
+    let name = named.name;
+    let refused = constraints.without_local_device.iter();
+    let mut refused = refused.filter(|refusal| refusal.interface == name);
+    let known = host_facts.no_tap.as_ref();
+    let why = known.or(refused.next().map(|refusal| &refusal.reason))?;
+    let cause =
+        format!("a rule with `local` receives on `{name}`, which takes a TAP device on XDP: {why}");
+    named.has_local_rule.then(|| Obstacle {
+        interface: name,
+        roles: &[Role::Input],
+        spot,
+        reason: cause.clone(),
+        cause,
+        remedy: "take `local` out of the rule".into(),
+    })
 }
 
 fn native_remedy(facts: &InterfaceFacts) -> &'static str {

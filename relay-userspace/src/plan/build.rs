@@ -18,13 +18,12 @@ use super::{
     finding::{self, Finding},
     group_notes,
     ids::{FlowId, InterfaceId, List},
-    interface_checks, loops, mac, missing_interfaces,
+    interface_checks, local_notes, loops, mac, missing_interfaces,
     model::{Flow, Interface, Mode, Output, Plan},
     named_interfaces::{self, Named, options_of},
     notes, queues,
     received_checksums::Checksums,
-    source_address, tx_methods,
-    unsupported::unsupported,
+    shapes, source_address, tx_methods,
     used_interface::Use,
     vlan_offloads,
 };
@@ -45,7 +44,7 @@ pub fn build(
     constraints: &Constraints,
 ) -> Result<Plan, Mistakes> {
     let document = document.enabled();
-    unsupported(&document)?;
+    shapes::check(&document)?;
     let checked = check(&document, host_facts, constraints);
     if !checked.findings.is_empty() {
         return Err(finding::mistakes(checked.findings));
@@ -149,6 +148,7 @@ pub(super) fn finish(document: &Document, host_facts: &HostFacts, checked: Check
         .collect();
     notes::about_mtus(&flows, &uses, &mut said);
     group_notes::add(&flows, &uses, host_facts, &mut said);
+    local_notes::add(&flows, &uses, host_facts, &mut said);
     let modes = tx_methods::choose(&connected, &mut uses, host_facts.gso_packets, &mut said);
     let workers = queues::workers(document, &connected, &flows, &uses, &mut said);
     let sent_from = ipv6_sources(&flows);

@@ -17,6 +17,8 @@ pub struct Constraints {
     /// Where the VLAN offloads stay as they are, whatever the file says: the kernel refused to
     /// switch them off, or another process has switched them on again.
     pub offloads_stay: Vec<Refusal>,
+    /// Inputs whose frames cannot be given back to this host's stack on XDP.
+    pub without_local_device: Vec<Refusal>,
     /// The interfaces that a running relay uses now, by name and index: they may be down, and come
     /// up again without being set up anew. Only [`super::arrange`] asks whether an interface is up.
     pub in_use: BTreeSet<(String, u32)>,

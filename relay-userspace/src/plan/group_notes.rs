@@ -1,13 +1,8 @@
-//! Notes about the groups of inputs: those that need a source, and those that another program on
-//! this host, or its multicast routing, uses as well.
+//! Notes about the groups of inputs that need a source.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::net::IpAddr;
 
 use super::{
-    backend::Backend,
     ids::{FlowId, InterfaceId, List},
     model::Flow,
     used_interface::Use,
@@ -26,14 +21,7 @@ pub(super) fn add(
 ) {
     for (at, used) in uses.with_ids().filter(|(_, used)| used.is_input) {
         let name = &used.facts.name;
-        let groups = |wanted: &dyn Fn(&Flow) -> bool| {
-            let flows = flows.iter().filter(|flow| flow.interface == at);
-            let wanted = flows.filter(|flow| wanted(flow));
-            let mut groups: Vec<Prefix> = wanted.map(|flow| flow.matches.group).collect();
-            groups.sort_unstable();
-            groups.dedup();
-            listed(&groups)
-        };
+        let groups = |wanted: &dyn Fn(&Flow) -> bool| of_flows(flows, at, wanted);
         let lacks_source = |flow: &Flow| {
             flow.join && flow.matches.sources.is_empty() && is_source_specific(flow.matches.group)
         };
@@ -63,35 +51,21 @@ pub(super) fn add(
                 ));
             }
         }
-        if used.backend != Backend::Xdp {
-            continue;
-        }
-        let bystanders = &host_facts.bystanders;
-        let joined: BTreeSet<Ipv4Addr> = bystanders.joined(index).collect();
-        if let Some(groups) = groups(&|flow| takes_any(flow, &joined)) {
-            notes.push(format!(
-                "{name}: {groups}: another program of this host has joined as well; while the relay runs on XDP, that \
-                 program gets nothing that a rule matches; with `--backend io-uring` it gets all."
-            ));
-        }
-        let routed: BTreeSet<Ipv4Addr> = bystanders.routed(name).collect();
-        if let Some(groups) = groups(&|flow| takes_any(flow, &routed)) {
-            notes.push(format!(
-                "{name}: {groups}: the kernel has a multicast route; while the relay runs on XDP, the kernel routes nothing \
-                 that a rule matches; with `--backend io-uring` it routes all."
-            ));
-        }
     }
 }
 
-/// Whether a rule keeps datagrams to one of `groups` from the rest of the host.
-fn takes_any(flow: &Flow, groups: &BTreeSet<Ipv4Addr>) -> bool {
-    let IpAddr::V4(first) = flow.matches.group.address() else {
-        return false;
-    };
-    let next = groups.range(first..).next();
-    let takes = next.is_some_and(|&group| flow.matches.group.contains(group.into()));
-    takes && !flow.local
+/// The groups of the flows that arrive on an input and are `wanted`; `None` if there are none.
+pub(super) fn of_flows(
+    flows: &List<FlowId, Flow>,
+    input: InterfaceId,
+    wanted: &dyn Fn(&Flow) -> bool,
+) -> Option<String> {
+    let flows = flows.iter().filter(|flow| flow.interface == input);
+    let wanted = flows.filter(|flow| wanted(flow));
+    let mut groups: Vec<Prefix> = wanted.map(|flow| flow.matches.group).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    listed(&groups)
 }
 
 /// RFC 4607, section 1.

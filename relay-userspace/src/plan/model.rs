@@ -1,6 +1,9 @@
 //! The plan itself: interfaces, flows, and the workers that own their queues.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use serde::Serialize;
 
@@ -222,6 +225,15 @@ impl Plan {
         self.interfaces == other.interfaces
             && self.flows == other.flows
             && self.workers == other.workers
+    }
+
+    /// The inputs of `worker` whose frames it gives back to the Linux stack, because XDP takes them
+    /// from there and a rule has `local`; each once, ascending.
+    #[must_use]
+    pub fn local_inputs(&self, worker: &WorkerPlan) -> BTreeSet<InterfaceId> {
+        let flows = worker.flows.iter().filter_map(|&at| self.flows.get(at));
+        let local = flows.filter(|flow| flow.local && worker.backend == Backend::Xdp);
+        local.map(|flow| flow.interface).collect()
     }
 
     /// How many flows have a limit.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::ids::{InterfaceId, List};
 use crate::config::{
     Document, InterfacePlaces, Spot,
-    rules::{InterfaceOptions, Offloads, Prefix, Vlan},
+    rules::{Input, InterfaceOptions, Offloads, Prefix, Vlan},
 };
 
 /// One name, with the first place where it is an input, and those where it is an output of each
@@ -21,6 +21,8 @@ pub(super) struct Named<'a> {
     pub(super) takes_ipv4: bool,
     /// A rule receives datagrams of a VLAN there.
     pub(super) has_vlan_rule: bool,
+    /// A rule receives there for this host as well.
+    pub(super) has_local_rule: bool,
     /// The relay may switch its offloads off.
     pub(super) manages: bool,
 }
@@ -35,7 +37,8 @@ impl Named<'_> {
 pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> {
     let mut named: Vec<Named<'d>> = Vec::new();
     let mut positions: HashMap<&str, usize> = HashMap::new();
-    let mut name_at = |name, is_input: bool, group: Prefix, spot: Spot<'d>, of_vlan: bool| {
+    let mut name_at = |name, input: Option<&Input>, group: Prefix, spot: Spot<'d>| {
+        let is_input = input.is_some();
         let is_ipv4 = group.address().is_ipv4();
         let position = *positions.entry(name).or_insert(named.len());
         if position == named.len() {
@@ -47,6 +50,7 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
                 ipv6_output: None,
                 takes_ipv4: false,
                 has_vlan_rule: false,
+                has_local_rule: false,
                 manages: options_of(document, name)
                     .is_some_and(|(options, _)| options.offloads == Offloads::Manage),
             });
@@ -59,7 +63,8 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
                 (false, false) => &mut named.ipv6_output,
             };
             slot.get_or_insert(spot);
-            named.has_vlan_rule |= of_vlan;
+            named.has_vlan_rule |= input.is_some_and(|one| one.matches.vlan != Vlan::Untagged);
+            named.has_local_rule |= input.is_some_and(|one| one.local);
             if spot.place < named.first.place && spot.file == named.first.file {
                 named.first = spot;
             }
@@ -68,11 +73,10 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
     for (rule, places) in document.with_places() {
         let input = places.spot(places.input_interface);
         let group = rule.input.matches.group;
-        let of_vlan = rule.input.matches.vlan != Vlan::Untagged;
-        name_at(&rule.input.interface, true, group, input, of_vlan);
+        name_at(&rule.input.interface, Some(&rule.input), group, input);
         for (output, at) in rule.outputs.iter().zip(&places.outputs) {
             let spot = places.spot(at.interface);
-            name_at(&output.interface, false, output.group, spot, false);
+            name_at(&output.interface, None, output.group, spot);
         }
     }
     named.into()

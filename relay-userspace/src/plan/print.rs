@@ -258,9 +258,14 @@ impl Plan {
                     limit.packets_per_second, limit.burst
                 )
             });
+            let local = if flow.local {
+                ", for this host too"
+            } else {
+                ""
+            };
             writeln!(
                 f,
-                "  {}: {}{limit}, {count} output{}",
+                "  {}: {}{limit}{local}, {count} output{}",
                 flow.rule,
                 flow.matches.on(self.name(flow.interface)),
                 if count == 1 { "" } else { "s" }

@@ -6,6 +6,7 @@ mod backends;
 mod differences;
 mod explanations;
 mod keys;
+mod local;
 mod matched;
 mod modes;
 mod vlan_offloads;

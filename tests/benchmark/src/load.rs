@@ -42,6 +42,8 @@ pub enum Matches {
     /// source, and any port in a prefix of 28 bits. The first one has the traffic: of frames that a
     /// rule takes, it costs the most look-ups.
     Mixed,
+    /// One group and one port each, and the relay's own host gets the datagrams as well.
+    Local,
 }
 
 impl Matches {
@@ -51,8 +53,14 @@ impl Matches {
     fn of_rule(self, rule: usize, source: Ipv4Addr) -> (Ipv4Addr, Option<String>) {
         let one =
             |block: u8, n: usize| Ipv4Addr::new(239, block, (n / 250) as u8, (n % 250) as u8 + 1);
-        if self == Self::Exact {
-            return (one(1, rule), None);
+        match self {
+            Self::Exact => return (one(1, rule), None),
+            Self::Local => {
+                let group = one(1, rule);
+                let keys = format!("group = \"{group}\", port = {PORT}, local = true");
+                return (group, Some(keys));
+            }
+            Self::Mixed => {}
         }
         let n = rule / 4;
         let prefix = |first: u8, len: usize| {

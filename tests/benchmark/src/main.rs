@@ -107,6 +107,9 @@ struct TrialArgs {
     /// Rules; at least one per flow
     #[arg(long, default_value_t = 1)]
     rules: usize,
+    /// The rules have `local = true`
+    #[arg(long)]
+    local: bool,
     /// Frames per second, all flows together
     #[arg(long)]
     rate: u64,
@@ -197,7 +200,11 @@ fn trial(args: TrialArgs) -> Result<bool> {
             outputs: args.outputs,
             flows: args.flows,
             rules: args.rules.max(args.flows),
-            matches: Matches::Exact,
+            matches: if args.local {
+                Matches::Local
+            } else {
+                Matches::Exact
+            },
         },
         interfaces: args.interfaces,
         payload: args.payload,

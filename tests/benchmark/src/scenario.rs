@@ -94,8 +94,8 @@ impl Scenario {
         self
     }
 
-    const fn mixed(mut self) -> Self {
-        self.load.matches = Matches::Mixed;
+    const fn matches(mut self, matches: Matches) -> Self {
+        self.load.matches = matches;
         self
     }
 
@@ -121,7 +121,7 @@ impl Scenario {
 }
 
 /// All scenarios.
-pub const ALL: [Scenario; 19] = [
+pub const ALL: [Scenario; 21] = [
     usual(ONE_RULE, 1).cast(Cast::EveryTxMethod),
     usual("1-4", 4),
     usual("1-16", 16).cast(Cast::EveryTxMethod),
@@ -149,11 +149,17 @@ pub const ALL: [Scenario; 19] = [
     usual("1-16-ipv6", 16)
         .framing(Framing::Ipv6)
         .cast(Cast::RelayAlone),
+    usual("1-1-local", 1)
+        .matches(Matches::Local)
+        .cast(Cast::RelayAlone),
+    usual("1-16-local", 16)
+        .matches(Matches::Local)
+        .cast(Cast::RelayAlone),
     usual("rules-100", 1).rules(100).cast(Cast::RelayAlone),
     usual("rules-10000", 1).rules(10_000).cast(Cast::RelayAlone),
     usual("rules-10000-mixed", 1)
         .rules(10_000)
-        .mixed()
+        .matches(Matches::Mixed)
         .cast(Cast::RelayAlone),
 ];
 

@@ -65,6 +65,11 @@ pub struct RuleReport {
     /// Absent from the reports of relays that had no limits, which the benchmark compares with.
     #[serde(default)]
     pub over_limit: u64,
+    /// Frames that the relay's own host should have got as well, and did not.
+    ///
+    /// Absent from the reports of older relays, which the benchmark compares with.
+    #[serde(default)]
+    pub local_failed: u64,
     /// In the file's order.
     pub outputs: Vec<OutputReport>,
 }

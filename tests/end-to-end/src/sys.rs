@@ -9,6 +9,7 @@ mod batch;
 mod child;
 mod device;
 mod errno;
+mod multicast_route;
 mod socket;
 
 pub use self::batch::{Batch, Message};
@@ -17,6 +18,7 @@ pub use self::child::{
     wait_with_usage,
 };
 pub use self::device::{open_tap, set_checksum_offload};
+pub use self::multicast_route::multicast_route;
 pub use self::socket::{
     OptionValue, RECEIVE_BUFFER, Receives, VNET_HEADER, packet_socket, send, set_option,
     socket_drops, socket_protocol, with_vnet_headers,

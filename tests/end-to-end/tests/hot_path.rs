@@ -166,15 +166,20 @@ fn send_one_by_one(bed: &Testbed, stream: Stream, relay: &InProcess) -> Result<(
 #[test]
 fn forwarding_allocates_nothing_however_many_frames_there_are() -> Result<()> {
     let _counting = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
-    let rules = [Rule::feed().outputs("out0", 4)];
+    let feed = Rule::feed().outputs("out0", 4);
+    let local = format!("group = \"{GROUP_IN}\", port = {PORT_IN}, local = true");
+    let kinds = [feed.clone(), feed.takes(&local)].map(|rule| [rule]);
     let with = |backend| {
-        let tx_methods = tx_methods(backend, &rules);
-        tx_methods.into_iter().map(move |tx| (backend, tx))
+        let methods = tx_methods(backend, &kinds[0]);
+        methods.into_iter().map(move |tx| (backend, tx))
     };
-    for (backend, (tables, method)) in Backend::ALL.into_iter().flat_map(with) {
+    let all = Backend::ALL.into_iter().flat_map(with);
+    for ((backend, (tables, method)), rules) in
+        all.flat_map(|one| kinds.iter().map(move |rules| (one.clone(), rules)))
+    {
         let bed = Testbed::builder().without_capture().build()?;
         let before = ALLOCATIONS.load(Relaxed);
-        let text = to_toml(&rules) + &tables;
+        let text = to_toml(rules) + &tables;
         let relay = InProcess::start(&bed, backend, &text, None, true)?;
         send(&bed, Stream::new(0, 100, 1000))?;
         relay.wait_for_matched(100);
@@ -186,12 +191,14 @@ fn forwarding_allocates_nothing_however_many_frames_there_are() -> Result<()> {
         assert_eq!(
             now - at_the_start,
             0,
-            "{backend:?}, {method}: for 20,000 frames"
+            "{backend:?}, {method}, {rules:?}: for 20,000 frames"
         );
         let stats = Arc::clone(&relay.stats);
         relay.stop()?;
         let sent: u64 = stats.outputs.iter().map(|output| output.sent.get()).sum();
         assert_eq!(sent, 4 * 20_100, "{backend:?}, {method}");
+        let failed = stats.local_failed.iter().map(|failed| failed.get());
+        assert_eq!(failed.sum::<u64>(), 0, "{method}");
     }
     Ok(())
 }

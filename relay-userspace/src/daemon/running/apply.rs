@@ -29,7 +29,7 @@ use crate::{
     },
     datapath::{self, Bound, Fanouts, Prepared, Worker, uring},
     kernel::OwnSource,
-    plan::{self, Backend, Plan, WorkerKey},
+    plan::{self, Backend, Interface, Plan, WorkerKey},
 };
 
 /// How long leaving groups may take at once. The rest is left later, a second's work at a time.
@@ -46,7 +46,9 @@ impl Running {
         let keys = plan::worker_keys(next);
         let matched = self.matched(next, &keys);
         let all_kept = matched.ended.is_empty() && !matched.kept.contains(&None);
-        let whole = self.open.len() == next.key_count() && self.is_attached_for(next);
+        let whole = self.open.len() == next.key_count()
+            && self.is_attached_for(next)
+            && (local_input(next).is_none() || self.kernel.local_device().is_some());
         if all_kept && whole && next.runs_as(&self.plan) {
             return Ok(Applied {
                 kept: self.workers.len(),
@@ -65,6 +67,7 @@ impl Running {
         let groups = memberships::wanted(next);
         self.memberships
             .join_missing(&groups, |index| name_of(next, index))?;
+        self.open_local_device(next)?;
         let mut prepared = self.prepare(next, &matched, &keys)?;
 
         let mut applied = Applied {
@@ -101,6 +104,9 @@ impl Running {
         self.leave_groups(&groups);
         self.offloads.give_back_others(next, &self.claims);
         self.release_claims(next);
+        if local_input(next).is_none() {
+            self.kernel.close_local_device();
+        }
         self.settle();
         self.paths = self.paths_of(next, &keys);
         self.plan = Arc::clone(next);
@@ -126,6 +132,18 @@ impl Running {
                 )
             })
             .collect()
+    }
+
+    /// Makes the local device if `next` needs it, and tells the workers.
+    fn open_local_device(&mut self, next: &Plan) -> Result<(), RunError> {
+        if let Some(interface) = local_input(next) {
+            self.kernel.open_local_device(&interface.name)?;
+        }
+        let index = self.kernel.local_device();
+        for worker in &mut self.workers {
+            worker.remote.use_local_device(index);
+        }
+        Ok(())
     }
 
     /// Opens what kept workers need in addition, and makes their tables; not for those that must
@@ -306,6 +324,13 @@ fn probe(plan: &Plan) -> Result<(), RunError> {
         }
     })?;
     Ok(())
+}
+
+/// An input of `plan` whose frames go back to this host's stack.
+fn local_input(plan: &Plan) -> Option<&Interface> {
+    let mut workers = plan.workers.iter();
+    let input = workers.find_map(|worker| plan.local_inputs(worker).into_iter().next());
+    input.and_then(|input| plan.interfaces.get(input))
 }
 
 /// The indices of the interfaces that `plan` receives from.

@@ -208,6 +208,7 @@ fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> 
                 port: rule.input.matches.ports,
                 packets_matched: report.map_or(0, |report| report.packets_matched),
                 over_limit: report.map_or(0, |report| report.over_limit),
+                local_failed: report.map_or(0, |report| report.local_failed),
                 rate: seen.rate,
                 last_frame_seconds_ago: seen.last_frame.map(|at| at.elapsed().as_secs_f64()),
                 outputs: rule.outputs.iter().enumerate().map(output).collect(),

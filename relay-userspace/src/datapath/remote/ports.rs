@@ -1,4 +1,4 @@
-//! The AF_XDP ports of a worker, from control's side.
+//! The AF_XDP ports of a worker, and its way back to the Linux stack, from control's side.
 
 use super::{Prepared, Remote};
 use crate::{
@@ -21,6 +21,11 @@ impl Remote {
             (Some(sockets), Some(ports), Some(change)) => sockets.bind_missing(plan, ports, change),
             _ => Ok(()),
         }
+    }
+
+    /// Flows with `local` of the next table need the local device with this index.
+    pub fn use_local_device(&mut self, index: Option<u32>) {
+        self.local_device = index;
     }
 
     /// Whether the worker's UMEM has chunks enough for the ports of `worker`.

@@ -42,7 +42,7 @@ impl Worker {
     fn new(rules: &[Rule]) -> Self {
         let plan = plan(rules);
         let (remote, first) =
-            Remote::new(&plan, &plan.workers[0], Holds::Rounds(16), None).unwrap();
+            Remote::new(&plan, &plan.workers[0], Holds::Rounds(16), None, None).unwrap();
         Self {
             remote,
             inbox: first.inbox,

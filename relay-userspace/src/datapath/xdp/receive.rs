@@ -130,6 +130,7 @@ fn add(
     let mut payload = datagram.payload()..datagram.end();
     let tags = usize::from(datagram.network) - ETHERNET_LEN;
     if tags != 0 {
+        flows.keep_headers(flow, batch, &chunk, payload.start, chunks);
         (chunk, payload) = untag(chunk, payload, tags, chunks);
     }
     chunks.truncate(&mut chunk, payload.end);

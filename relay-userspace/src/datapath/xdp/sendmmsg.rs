@@ -5,6 +5,10 @@
 //! The caller of [`Queue::push`] guarantees that the payloads stay valid until the queue has been
 //! handed over.
 
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use nix::errno::Errno;
+
 use super::umem::Chunks;
 use crate::{
     datapath::{
@@ -165,11 +169,36 @@ impl Messages<'_> {
         self.messages.len()
     }
 
-    /// The messages from number `first` on, as `sendmmsg` takes them. Every pointer in them is
-    /// valid.
+    /// One `sendmmsg` of the messages from number `first` on, at most `at_once` of them, which does
+    /// not wait. Returns how many the kernel took, at least one.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal of message number `first`.
     #[inline]
-    pub(super) fn from(&mut self, first: usize) -> &mut [libc::mmsghdr] {
-        self.messages.get_mut(first..).unwrap_or_default()
+    pub(super) fn send(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        first: usize,
+        at_once: usize,
+    ) -> Result<usize, Errno> {
+        let messages = self.messages.get_mut(first..).unwrap_or_default();
+        let count = messages.len().min(at_once);
+        // SAFETY: `Queue::push` has set every pointer, to parts that are valid until the queue has
+        // been handed over.
+        let sent = unsafe {
+            libc::sendmmsg(
+                socket.as_raw_fd(),
+                messages.as_mut_ptr(),
+                count as libc::c_uint,
+                libc::MSG_DONTWAIT,
+            )
+        };
+        match Errno::result(sent)? {
+            // The kernel never returns this; treated as a refusal, it cannot become an endless loop.
+            0 => Err(Errno::EIO),
+            sent => Ok(sent as usize),
+        }
     }
 
     /// The parts of message number `at`; none if there is no such message.

@@ -3,8 +3,6 @@
 //! When [`TxSockets::send`] returns, every copy of the batch was sent, is counted, or waits in a
 //! backlog, copied: `sendmmsg` takes the payloads from the chunks, which are free then.
 
-use std::os::fd::AsRawFd;
-
 use nix::errno::Errno;
 
 use super::{
@@ -78,7 +76,8 @@ fn send(tx_socket: &mut TxSocket, mut messages: Messages<'_>, outputs: &[OutputS
             wait(tx_socket, &messages, done, outputs);
             return;
         }
-        let (refusal, answered) = match send_messages(tx_socket, messages.from(done)) {
+        let (refusal, answered) = match messages.send(tx_socket.socket(), done, tx_socket.at_once())
+        {
             Ok(sent) => (None, sent),
             Err(Errno::EINTR) => continue,
             // A device that is down or gone refuses all of them.
@@ -112,26 +111,5 @@ fn wait(tx_socket: &mut TxSocket, messages: &Messages<'_>, first: usize, outputs
         for (output, frames) in messages.frames(at, 1) {
             tx_socket.wait(output, frames as u16, messages.parts(at), outputs);
         }
-    }
-}
-
-/// One `sendmmsg` of as many messages as may be sent at once. Returns how many the kernel took, at
-/// least one.
-#[inline]
-fn send_messages(tx_socket: &TxSocket, messages: &mut [libc::mmsghdr]) -> Result<usize, Errno> {
-    let count = messages.len().min(tx_socket.at_once());
-    // SAFETY: the messages are of `Messages`, whose pointers are all valid.
-    let sent = unsafe {
-        libc::sendmmsg(
-            tx_socket.socket().as_raw_fd(),
-            messages.as_mut_ptr(),
-            count as libc::c_uint,
-            libc::MSG_DONTWAIT,
-        )
-    };
-    match Errno::result(sent)? {
-        // The kernel never returns this; treated as a refusal, it cannot become an endless loop.
-        0 => Err(Errno::EIO),
-        sent => Ok(sent as usize),
     }
 }

@@ -36,28 +36,12 @@ fn planned(document: &Document, facts: &HostFacts) -> Plan {
 }
 
 #[test]
-fn what_the_datapath_cannot_do_yet_is_refused_at_its_place_unless_it_is_disabled() {
+fn every_form_of_an_input_and_of_an_output_is_planned() {
     let plain = "group = \"239.1.1.1\", port = 1";
-    let cases = [(
-        format!("{plain}, local = true"),
-        "3:9",
-        "a rule with `local`",
-    )];
-    for (input, place, what) in cases {
-        let mut document = rule(&input);
-        let expected = format!("relay.toml:{place}: rule `r`: {what} cannot be relayed yet");
-        let strict = build(&document, &facts(), &Constraints::default());
-        let arranged = arrange(&document, &facts(), &Constraints::default());
-        for mistakes in [strict.unwrap_err(), arranged.unwrap_err()] {
-            assert!(mistakes.to_string().starts_with(&expected), "{mistakes}");
-        }
-        assert!(document.set_enabled("r", false));
-        let arranged = arrange(&document, &facts(), &Constraints::default());
-        assert!(arranged.is_ok(), "{input}");
-    }
     for more in [
         "",
         ", join = false",
+        ", local = true",
         ", source = \"10.1.1.7\"",
         ", source = [\"10.1.1.7\", \"10.1.1.8\"]",
         ", vlan = 7",

@@ -9,6 +9,7 @@ const FORCED: Constraints = Constraints {
     refused: Vec::new(),
     without_zero_copy: Vec::new(),
     offloads_stay: Vec::new(),
+    without_local_device: Vec::new(),
     in_use: std::collections::BTreeSet::new(),
     unavailable: Vec::new(),
 };

@@ -28,6 +28,9 @@ impl Active for Relay {
             stopped.status,
             stopped.log
         );
-        Ok(stopped.report.dropped)
+        let mut dropped = stopped.report.dropped;
+        // Not of copies.
+        dropped.remove("local_failed");
+        Ok(dropped)
     }
 }

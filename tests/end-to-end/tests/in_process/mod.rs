@@ -112,7 +112,12 @@ impl SetUp {
 fn by_xdp(plan: &Plan, kernel: &mut Kernel, chunks: Option<u32>) -> Result<(Worker, Remote)> {
     let planned = plan.workers.first().context("a worker")?;
     let chunks = chunks.unwrap_or_else(|| xdp::chunk_count(planned, Mode::Copy));
-    let (mut worker, remote) = xdp::XdpWorker::bind(plan, planned, Mode::Copy, chunks)?;
+    let local_device = match plan.local_inputs(planned).is_empty() {
+        true => None,
+        false => Some(kernel.open_local_device("an input")?),
+    };
+    let bound = xdp::XdpWorker::bind(plan, planned, Mode::Copy, chunks, local_device);
+    let (mut worker, remote) = bound?;
     worker.fill()?;
     for socket in remote.receiving_sockets() {
         kernel.set_socket(socket.interface, socket.queue, socket.fd)?;

@@ -41,7 +41,7 @@ const COUNT: u64 = 24;
 const AT_ONCE: u64 = 6;
 
 /// Switches IPv6 on at an interface, with these addresses, which are usable at once.
-fn with_ipv6(at: &Endpoint, addresses: &[&str]) -> Result<()> {
+pub fn with_ipv6(at: &Endpoint, addresses: &[&str]) -> Result<()> {
     let (host, name) = (&at.namespace, &at.interface);
     for (key, value) in [
         ("accept_dad", "0"),

@@ -4,6 +4,7 @@ mod changes;
 mod clients;
 mod interfaces;
 mod ipv6;
+mod local;
 mod loops;
 mod mappings;
 mod matches;

@@ -1,43 +1,19 @@
-//! What a rule file may say and the datapath cannot do.
+//! More combinations of prefix length and kind of port than the kernel programs look for.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use relay_common::matching::{List, Shape};
 
 use super::flow_key::FlowKey;
-use crate::config::{Document, Mistake, Mistakes, quoted, rules::Input};
+use crate::config::{Document, Mistakes, quoted};
 
-/// Refuses the rules of `document`, whose rules are all enabled, that the datapath cannot run.
+/// Refuses the rules of `document`, whose rules are all enabled, with one more shape than the kernel
+/// programs look for on one interface.
 ///
 /// # Errors
 ///
 /// One mistake for each of them, at its place.
-pub(super) fn unsupported(document: &Document) -> Result<(), Mistakes> {
-    let mut mistakes = Vec::new();
-    for (rule, places) in document.with_places() {
-        if let Some(what) = of_input(&rule.input) {
-            let name = quoted(&rule.name);
-            mistakes.push(places.spot(places.input).mistake(
-                format!(
-                    "rule `{name}`: {what} cannot be relayed yet; `relay check` knows it already"
-                ),
-                "take the rule out of the file, or disable it with `enabled = false`".into(),
-            ));
-        }
-    }
-    mistakes.extend(too_many_shapes(document));
-    match mistakes.is_empty() {
-        true => Ok(()),
-        false => Err(Mistakes::of(mistakes)),
-    }
-}
-
-fn of_input(input: &Input) -> Option<&'static str> {
-    input.local.then_some("a rule with `local`")
-}
-
-/// The rules with one more shape than the kernel programs look for on one interface.
-fn too_many_shapes(document: &Document) -> Vec<Mistake> {
+pub(super) fn check(document: &Document) -> Result<(), Mistakes> {
     let mut shapes: BTreeMap<(&str, List), BTreeSet<Shape>> = BTreeMap::new();
     let mut mistakes = Vec::new();
     for (rule, places) in document.with_places() {
@@ -63,5 +39,8 @@ fn too_many_shapes(document: &Document) -> Vec<Mistake> {
         }
         known.insert(shape);
     }
-    mistakes
+    match mistakes.is_empty() {
+        true => Ok(()),
+        false => Err(Mistakes::of(mistakes)),
+    }
 }

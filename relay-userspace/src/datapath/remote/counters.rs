@@ -1,0 +1,46 @@
+//! The counters of a worker's rules and outputs, as control reads them.
+
+use crate::datapath::{slots::OutputIdentity, stats::Dropped};
+
+/// The counters of one output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputCounters {
+    /// What the output is known by.
+    pub output: OutputIdentity,
+    /// Copies that the device took.
+    pub sent: u64,
+    /// Copies that did not leave, by reason, in the order of [`Dropped::ALL`].
+    pub drops: [u64; Dropped::COUNT],
+}
+
+/// The counters of one flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowCounters {
+    /// Frames that matched.
+    pub matched: u64,
+    /// Frames that matched and were not given back to the Linux stack.
+    pub local_failed: u64,
+    /// Its outputs, in the plan's order.
+    pub outputs: Vec<OutputCounters>,
+}
+
+impl FlowCounters {
+    /// The counters of one of its outputs.
+    #[must_use]
+    pub fn output(&self, output: &OutputIdentity) -> Option<&OutputCounters> {
+        self.outputs.iter().find(|one| one.output == *output)
+    }
+}
+
+/// The last numbers of a rule that a worker no longer has, or of some of its outputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retired {
+    /// The rule's name.
+    pub rule: String,
+    /// Frames that matched it; `None` if the worker still has the rule, without these outputs.
+    pub matched: Option<u64>,
+    /// Frames that were not given back to the Linux stack; 0 if the worker still has the rule.
+    pub local_failed: u64,
+    /// The outputs that are gone.
+    pub outputs: Vec<OutputCounters>,
+}
