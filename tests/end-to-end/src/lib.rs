@@ -19,6 +19,7 @@ pub mod flap;
 pub mod frames;
 pub mod holdings;
 pub mod inspect;
+pub mod ipv6;
 pub mod lab;
 pub mod looped;
 pub mod methods;
