@@ -4,7 +4,7 @@
 //! their places here once more, because what is shared with the code under test would repeat its
 //! mistakes.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Where the fields lie, in bytes from the start of their header.
 mod field {
@@ -39,28 +39,44 @@ mod field {
         pub const END: usize = 8;
     }
 
-    /// Version 2 (RFC 2236), and reports of version 3 (RFC 9776).
-    pub mod igmp {
+    pub mod ipv6 {
+        pub const NEXT_HEADER: usize = 6;
+        pub const END: usize = 40;
+    }
+
+    /// Hop-by-hop options.
+    pub mod options {
+        pub const NEXT_HEADER: usize = 0;
+        /// Words of 8 bytes behind the first one.
+        pub const WORDS: usize = 1;
+    }
+
+    /// IGMP version 2 (RFC 2236), and reports of version 3 (RFC 9776), which those of MLD version 2
+    /// are like (RFC 9777).
+    pub mod report {
         pub const TYPE: usize = 0;
         pub const GROUP: usize = 4;
         pub const RECORDS: usize = 6;
         pub const FIRST_RECORD: usize = 8;
     }
 
-    /// A group record of version 3. The lengths are in words of 4 bytes.
+    /// A record of such a report. Its sources follow the group. The length of what follows them is
+    /// in words of 4 bytes.
     pub mod record {
         pub const TYPE: usize = 0;
         pub const AUXILIARY_WORDS: usize = 1;
         pub const SOURCES: usize = 2;
         pub const GROUP: usize = 4;
-        pub const END: usize = 8;
     }
 }
 
-use field::{ethernet, igmp, ipv4, record, udp};
+use field::{ethernet, ipv4, ipv6, options, record, report, udp};
 
 const TYPE_IPV4: u16 = 0x0800;
+const TYPE_IPV6: u16 = 0x86dd;
+const PROTOCOL_HOP_BY_HOP: u8 = 0;
 const PROTOCOL_IGMP: u8 = 2;
+const PROTOCOL_ICMPV6: u8 = 58;
 const PROTOCOL_UDP: u8 = 17;
 
 /// A UDP checksum, compared with what the datagram needs.
@@ -188,50 +204,105 @@ pub fn datagram(frame: &[u8], partial: bool) -> Option<Datagram> {
     })
 }
 
-/// What an IGMP message of a host says about a group.
+/// What a host says about a group in IGMP or MLD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Membership {
-    /// The host wants the group.
-    Join(Ipv4Addr),
+    /// The host wants the group, from any source.
+    Join(IpAddr),
     /// The host no longer wants the group.
-    Leave(Ipv4Addr),
+    Leave(IpAddr),
+    /// The host wants what the second address sends to the group.
+    JoinSource(IpAddr, IpAddr),
+    /// The host no longer wants what the second address sends to the group.
+    LeaveSource(IpAddr, IpAddr),
 }
 
-/// The IGMP messages in a frame: version 2 (RFC 2236) and version 3 without sources (RFC 9776).
-/// Frames of other protocols give none.
+impl Membership {
+    /// The group.
+    pub fn group(self) -> IpAddr {
+        match self {
+            Self::Join(group)
+            | Self::Leave(group)
+            | Self::JoinSource(group, _)
+            | Self::LeaveSource(group, _) => group,
+        }
+    }
+}
+
+/// What an untagged frame says of memberships: IGMP of version 2 (RFC 2236) and of version 3 (RFC
+/// 9776), and MLD of version 2 (RFC 9777). Frames of other protocols give none.
 pub fn memberships(frame: &[u8]) -> Vec<Membership> {
-    parse_memberships(frame).unwrap_or_default()
+    let igmp = || igmp_memberships(ipv4_packet(frame)?);
+    let mld = || mld_memberships(ipv6_packet(frame)?);
+    igmp().or_else(mld).unwrap_or_default()
 }
 
-fn parse_memberships(frame: &[u8]) -> Option<Vec<Membership>> {
-    let ip = ipv4_packet(frame)?;
+/// What follows the Ethernet header of an untagged IPv6 frame.
+fn ipv6_packet(frame: &[u8]) -> Option<&[u8]> {
+    match word(frame, ethernet::TYPE)? {
+        TYPE_IPV6 => frame.get(ethernet::END..),
+        _ => None,
+    }
+}
+
+fn igmp_memberships(ip: &[u8]) -> Option<Vec<Membership>> {
     if version(ip)? != 4 || *ip.get(ipv4::PROTOCOL)? != PROTOCOL_IGMP {
         return None;
     }
     let message = ip.get(header_len(ip)?..usize::from(word(ip, ipv4::TOTAL_LEN)?))?;
-    let group = |bytes: &[u8], at: usize| -> Option<Ipv4Addr> {
-        Some(Ipv4Addr::from(*bytes.get(at..)?.first_chunk::<4>()?))
-    };
-    match message.get(igmp::TYPE)? {
-        0x16 => Some(vec![Membership::Join(group(message, igmp::GROUP)?)]),
-        0x17 => Some(vec![Membership::Leave(group(message, igmp::GROUP)?)]),
-        0x22 => {
-            let mut found = Vec::new();
-            let mut rest = message.get(igmp::FIRST_RECORD..)?;
-            for _ in 0..word(message, igmp::RECORDS)? {
-                let sources = word(rest, record::SOURCES)?;
-                match (rest.get(record::TYPE)?, sources) {
-                    // MODE_IS_EXCLUDE, CHANGE_TO_EXCLUDE_MODE: everything but no source.
-                    (2 | 4, 0) => found.push(Membership::Join(group(rest, record::GROUP)?)),
-                    // CHANGE_TO_INCLUDE_MODE: only from no source.
-                    (3, 0) => found.push(Membership::Leave(group(rest, record::GROUP)?)),
-                    _ => {}
-                }
-                let words = usize::from(sources) + usize::from(*rest.get(record::AUXILIARY_WORDS)?);
-                rest = rest.get(record::END + 4 * words..).unwrap_or_default();
-            }
-            Some(found)
-        }
+    let address = |at: usize| Some(Ipv4Addr::from(*message.get(at..)?.first_chunk::<4>()?).into());
+    match message.get(report::TYPE)? {
+        0x16 => Some(vec![Membership::Join(address(report::GROUP)?)]),
+        0x17 => Some(vec![Membership::Leave(address(report::GROUP)?)]),
+        0x22 => records::<4>(message),
         _ => None,
     }
+}
+
+fn mld_memberships(ip: &[u8]) -> Option<Vec<Membership>> {
+    // MLD always has the option for routers.
+    if *ip.get(ipv6::NEXT_HEADER)? != PROTOCOL_HOP_BY_HOP {
+        return None;
+    }
+    let header = ip.get(ipv6::END..)?;
+    if *header.get(options::NEXT_HEADER)? != PROTOCOL_ICMPV6 {
+        return None;
+    }
+    let message = header.get(8 * (1 + usize::from(*header.get(options::WORDS)?))..)?;
+    match message.get(report::TYPE)? {
+        143 => records::<16>(message),
+        _ => None,
+    }
+}
+
+/// The records of a report about groups whose addresses have `LEN` bytes.
+fn records<const LEN: usize>(message: &[u8]) -> Option<Vec<Membership>>
+where
+    IpAddr: From<[u8; LEN]>,
+{
+    let mut found = Vec::new();
+    let mut rest = message.get(report::FIRST_RECORD..)?;
+    for _ in 0..word(message, report::RECORDS)? {
+        let addresses = rest.get(record::GROUP..)?.as_chunks::<LEN>().0;
+        let count = usize::from(word(rest, record::SOURCES)?);
+        let (group, sources) = addresses.get(..1 + count)?.split_first()?;
+        let group = IpAddr::from(*group);
+        let sources = sources.iter().map(|&source| IpAddr::from(source));
+        match (rest.get(record::TYPE)?, count) {
+            // MODE_IS_EXCLUDE, CHANGE_TO_EXCLUDE_MODE: everything but no source.
+            (2 | 4, 0) => found.push(Membership::Join(group)),
+            // CHANGE_TO_INCLUDE_MODE: only from no source.
+            (3, 0) => found.push(Membership::Leave(group)),
+            // MODE_IS_INCLUDE, CHANGE_TO_INCLUDE_MODE, ALLOW_NEW_SOURCES.
+            (1 | 3 | 5, _) => {
+                found.extend(sources.map(|source| Membership::JoinSource(group, source)));
+            }
+            // BLOCK_OLD_SOURCES.
+            (6, _) => found.extend(sources.map(|source| Membership::LeaveSource(group, source))),
+            _ => {}
+        }
+        let words = usize::from(*rest.get(record::AUXILIARY_WORDS)?);
+        rest = rest.get(record::GROUP + LEN * (1 + count) + 4 * words..)?;
+    }
+    Some(found)
 }
