@@ -1,12 +1,12 @@
 //! From what runs to what a plan wants.
 //!
-//! The order keeps every frame of a rule that does not change: groups are joined and sockets opened
-//! first; then the kernel stops matching what no rule wants any more, and the workers deal with
-//! what had been matched; then kept workers lose the ports that they no longer need; then new
-//! workers and new ports are bound, and the kept workers get their new tables; and only then the
-//! kernel matches what is new ([`super::flows`]). A step that the kernel refuses ends the change with
-//! an error. What runs is then less than before, but whole, and the next call goes on from there, to
-//! the former plan or to another one.
+//! The order keeps every frame of a rule that does not change: programs are loaded, groups joined
+//! and sockets opened first; then the kernel stops matching what no rule wants any more, and the
+//! workers deal with what had been matched; then kept workers lose the ports that they no longer
+//! need; then new workers and new ports are bound, and the kept workers get their new tables; and
+//! only then the kernel matches what is new ([`super::flows`]). A step that the kernel refuses ends
+//! the change with an error. What runs is then less than before, but whole, and the next call goes on
+//! from there, to the former plan or to another one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -58,6 +58,14 @@ impl Running {
         descriptors::check("running these rules", more)?;
         if next.is_on(Backend::IoUring) && matched.kept.contains(&None) {
             probe(next)?;
+        }
+        // That takes a while, so nothing waits for it: no rule pauses yet, and where another relay
+        // still holds an input, the programs are there when it ends.
+        self.kernel.expect_limits(next.limits());
+        for backend in [Backend::Xdp, Backend::IoUring] {
+            if next.is_on(backend) {
+                self.kernel.load(backend)?;
+            }
         }
         for interface in next.interfaces.iter().filter(|one| one.is_input) {
             self.claims.claim(&interface.name, interface.index)?;
@@ -188,7 +196,6 @@ impl Running {
             .collect();
         let carriers = Carriers::before_attaching(&new);
         self.offloads.switch_off(next)?;
-        self.kernel.expect_limits(next.limits());
         for interface in new {
             self.kernel.attach(interface)?;
         }
