@@ -217,18 +217,6 @@ pub enum Membership {
     LeaveSource(IpAddr, IpAddr),
 }
 
-impl Membership {
-    /// The group.
-    pub fn group(self) -> IpAddr {
-        match self {
-            Self::Join(group)
-            | Self::Leave(group)
-            | Self::JoinSource(group, _)
-            | Self::LeaveSource(group, _) => group,
-        }
-    }
-}
-
 /// What an untagged frame says of memberships: IGMP of version 2 (RFC 2236) and of version 3 (RFC
 /// 9776), and MLD of version 2 (RFC 9777). Frames of other protocols give none.
 pub fn memberships(frame: &[u8]) -> Vec<Membership> {

@@ -12,7 +12,6 @@ use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
 use relay_tests::frames::{self, UdpFrame};
 use relay_tests::inspect::{Membership, UdpChecksum, memberships};
-use relay_tests::ipv6::with_ipv6;
 use relay_tests::payload::payload;
 use relay_tests::raw::{RawReceiver, RawSender};
 use relay_tests::receiver::{Listen, UdpReceiver};
@@ -350,57 +349,6 @@ fn m8_every_input_group_is_joined_on_the_wire_and_left_at_exit(backend: Backend)
     Ok(())
 }
 
-/// A rule with sources asks the network for those, by IGMPv3 and by MLDv2, and for nothing else.
-fn m8_the_sources_of_a_rule_are_joined_on_the_wire_and_left_at_exit(
-    backend: Backend,
-) -> Result<()> {
-    let bed = Testbed::builder().without_capture().build()?;
-    with_ipv6(&bed.inputs[0], &["2001:db8:1::1", "fe80::1:1"])?;
-    with_ipv6(&bed.outputs[0], &["2001:db8:2::1", "fe80::2:1"])?;
-    let rules = [
-        Rule::new("four", "in0", GROUP_IN, PORT_IN)
-            .takes("group = \"232.1.1.1\", port = 5001, source = [\"10.1.0.2\", \"10.1.0.7\"]")
-            .outputs("out0", 1),
-        Rule::new("six", "in0", GROUP_IN, PORT_IN)
-            .takes(
-                "group = \"ff3e::8000:1\", port = 5001, \
-                 source = [\"2001:db8:1::2\", \"2001:db8:1::7\"]",
-            )
-            .output_that_goes("out0", "group = \"ff3e::8000:2\", port = 6000"),
-    ];
-    let pairs = [
-        ("232.1.1.1", "10.1.0.2"),
-        ("232.1.1.1", "10.1.0.7"),
-        ("ff3e::8000:1", "2001:db8:1::2"),
-        ("ff3e::8000:1", "2001:db8:1::7"),
-    ];
-    let mut wanted: Vec<(IpAddr, IpAddr)> = Vec::new();
-    for (group, source) in pairs {
-        wanted.push((group.parse()?, source.parse()?));
-    }
-    let of_groups = |frames: &[relay_tests::raw::Frame]| -> BTreeSet<Membership> {
-        let said = frames.iter().flat_map(|f| memberships(&f.bytes));
-        said.filter(|said| wanted.iter().any(|&(group, _)| said.group() == group))
-            .collect()
-    };
-    let each = |what: fn(IpAddr, IpAddr) -> Membership| -> BTreeSet<Membership> {
-        let pairs = wanted.iter();
-        pairs.map(|&(group, source)| what(group, source)).collect()
-    };
-    let wire = RawReceiver::start(&bed.sources[0])?;
-    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
-    let joins = each(Membership::JoinSource);
-    wire.wait_until(ARRIVAL, |frames| of_groups(frames).is_superset(&joins));
-    // The kernel repeats what it says after a while.
-    wire.settle();
-    assert_eq!(of_groups(&wire.frames()), joins, "{}", relay.log());
-    relay.stop()?;
-    let leaves = each(Membership::LeaveSource);
-    let left = wire.wait_until(ARRIVAL, |frames| of_groups(frames).is_superset(&leaves));
-    assert!(left, "{:?}", of_groups(&wire.frames()));
-    Ok(())
-}
-
 /// The line shows what is wrong with a feed: one number for each reason.
 fn the_line_of_the_log_has_a_reason_for_every_frame_that_no_rule_took(
     backend: Backend,
@@ -474,6 +422,5 @@ relay_tests::on_both_backends! {
     m1_rules_for_neighbouring_groups_and_ports_go_their_own_ways,
     m5_ttl_is_64_or_less_a_fixed_value_or_one_less_than_it_came,
     m8_every_input_group_is_joined_on_the_wire_and_left_at_exit,
-    m8_the_sources_of_a_rule_are_joined_on_the_wire_and_left_at_exit,
     the_line_of_the_log_has_a_reason_for_every_frame_that_no_rule_took,
 }
