@@ -373,8 +373,13 @@ impl Kernel {
         }
     }
 
-    /// Loads the program of a backend if it is not loaded.
-    fn load(&mut self, backend: Backend) -> Result<(), KernelError> {
+    /// Loads the program of a backend if it is not loaded. [`Self::attach`] and [`Self::serve`] do that
+    /// too; it takes some 20 ms, which are out of the way if this comes first.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the program.
+    pub fn load(&mut self, backend: Backend) -> Result<(), KernelError> {
         match backend {
             Backend::Xdp => self.xdp_program().map(|_| ()),
             Backend::IoUring => self.socket_filter().map(|_| ()),

@@ -54,9 +54,11 @@ impl Boot {
     fn name(self) -> String {
         let version = self.kernel.version();
         let iommu = if self.iommu { ", IOMMU" } else { "" };
-        let what = match self.kernel.tests {
-            Tests::ZeroCopy => "zero copy",
-            Tests::PacketTable => "kernel programs",
+        let zero_copy = self.kernel.tests.contains(&Tests::ZeroCopy);
+        let what = if zero_copy {
+            "zero copy"
+        } else {
+            "kernel programs"
         };
         format!("{what}, Linux {version}{iommu}")
     }

@@ -155,6 +155,8 @@ fn take(slot: u8, namespace: &Arc<Namespace>, name: &str, address: Ipv4Addr) -> 
     let old = old.with_context(|| format!("no NIC in PCI slot {slot:#x} after {RETURN:?}"))?;
     let mac = [0x52, 0x54, 0, 0, 0, slot];
     ip(&format!("link set {old} down"))?;
+    // What an earlier test may have left.
+    ip(&format!("link set {old} promisc off allmulticast off"))?;
     ip(&format!("link set {old} address {}", format_mac(mac)))?;
     ip(&format!(
         "link set {old} netns {} name {name}",

@@ -21,6 +21,7 @@ pub mod frames;
 pub mod headers;
 pub mod holdings;
 pub mod inspect;
+pub mod ipv6;
 pub mod lab;
 pub mod looped;
 pub mod methods;

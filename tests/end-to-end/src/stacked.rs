@@ -1,4 +1,4 @@
-//! Devices on top of a wire's end: macvlan and bridge. They have no native XDP.
+//! Devices on top of a wire's end: macvlan, bridge and VLAN. They have no native XDP.
 //!
 //! A device takes over the address of the end that it is made on, so that it can take the place of
 //! that end in a [`crate::topology::Testbed`]. It is removed with its namespace.
@@ -24,6 +24,25 @@ pub fn macvlan(wire: &Endpoint, name: &str) -> Result<Endpoint> {
 /// A bridge `name` whose only port is `wire`.
 pub fn bridge(wire: &Endpoint, name: &str) -> Result<Endpoint> {
     create(wire, name, &format!("name {name}"), "bridge")
+}
+
+/// The device of a VLAN on `below`, which may be such a device itself: what it sends leaves `below`
+/// with a tag of this protocol, `802.1Q` or `802.1ad`. It has the MAC of `below`, and its sockets use
+/// the address of `below`.
+pub fn vlan(below: &Endpoint, protocol: &str, id: u16) -> Result<Endpoint> {
+    let Endpoint {
+        namespace,
+        interface,
+        mac,
+        address,
+        ..
+    } = below;
+    let name = format!("{interface}.{id}");
+    namespace.ip(&format!(
+        "link add link {interface} name {name} type vlan protocol {protocol} id {id}"
+    ))?;
+    namespace.ip(&format!("link set {name} up"))?;
+    finish(Arc::clone(namespace), name, *mac, *address)
 }
 
 /// A wire `name` into a bridge in the namespace of `wire`, whose only other port `wire` is. The kernel

@@ -224,6 +224,19 @@ impl Endpoint {
         })
     }
 
+    /// Makes a NIC receive the frames of every group; without that it receives those of the groups
+    /// that a socket has joined.
+    pub fn receive_all_groups(&self) -> Result<()> {
+        let arguments = format!("link set {} allmulticast on", self.interface);
+        self.namespace.ip(&arguments).map(drop)
+    }
+
+    /// Makes a NIC receive the frames of every destination and of every VLAN.
+    pub fn receive_all(&self) -> Result<()> {
+        let arguments = format!("link set {} promisc on", self.interface);
+        self.namespace.ip(&arguments).map(drop)
+    }
+
     /// Whether an XDP program is attached here.
     pub fn has_xdp_program(&self) -> Result<bool> {
         let name = &self.interface;

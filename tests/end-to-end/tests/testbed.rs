@@ -1,6 +1,7 @@
 //! The testbed itself, on a wire without a relay: it counts exactly, and its checks can fail.
 
 use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ fn ten_thousand_datagrams_over_a_wire_are_exact() -> Result<()> {
     let tally = receiver.tallies().remove(0);
     assert_eq!(tally.bytes, 10_000_000);
     assert_eq!(
-        tally.sources.iter().map(|s| s.ip()).collect::<Vec<_>>(),
+        tally.sources.iter().map(SocketAddr::ip).collect::<Vec<_>>(),
         [bed.sources[0].address]
     );
     Ok(())
@@ -145,14 +146,9 @@ fn a_raw_receiver_recognises_partial_checksums_and_complete_ones_without_offload
     sender.send_one(GROUP, PORT, &payload(7, 0, 100))?;
     bed.sources[0].set_checksum_offload(false)?;
     sender.send_one(GROUP, PORT, &payload(7, 1, 100))?;
-    sender.without_checksum()?;
-    sender.send_one(GROUP, PORT, &payload(7, 2, 100))?;
-    assert!(receiver.wait_for(3, WAIT, |_| true), "three frames arrive");
+    assert!(receiver.wait_for(2, WAIT, |_| true), "both frames arrive");
     let checksums: Vec<_> = receiver.datagrams().iter().map(|d| d.checksum).collect();
-    assert_eq!(
-        checksums,
-        [UdpChecksum::Partial, UdpChecksum::Valid, UdpChecksum::Zero]
-    );
+    assert_eq!(checksums, [UdpChecksum::Partial, UdpChecksum::Valid]);
     Ok(())
 }
 

@@ -20,15 +20,15 @@ use crate::{ebpf, process, workspace::Workspace};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// The drivers of the NICs, and of the veth pairs that join the tests' hosts.
-const MODULES: [&str; 5] = ["virtio_pci", "virtio_net", "igb", "e1000e", "veth"];
+/// The drivers of the NICs, of the veth pairs that join the tests' hosts, and of VLAN devices.
+const MODULES: [&str; 6] = ["virtio_pci", "virtio_net", "igb", "e1000e", "veth", "8021q"];
 
 /// The programs of the guest.
 #[derive(Debug)]
 pub struct Programs {
     init: PathBuf,
-    zero_copy: PathBuf,
-    packet_table: PathBuf,
+    /// The test programs, in the order of [`Tests::ALL`].
+    tests: Vec<PathBuf>,
     relay: PathBuf,
     /// The relay that overwrites free chunks.
     poisoned: PathBuf,
@@ -60,14 +60,16 @@ pub fn build(ws: &Workspace) -> Result<Programs> {
     let mut all = RELAY.to_vec();
     all.extend(["--package", "relay-tests", "--bin", "guest"]);
     all.extend(["--features", "relay-tests/zero-copy"]);
-    for tests in [Tests::ZeroCopy, Tests::PacketTable] {
+    for tests in Tests::ALL {
         all.extend(["--test", tests.program()]);
     }
     let built = Built::by(ws, &all)?;
     Ok(Programs {
         init: built.program("guest")?,
-        zero_copy: built.program(Tests::ZeroCopy.program())?,
-        packet_table: built.program(Tests::PacketTable.program())?,
+        tests: Tests::ALL
+            .iter()
+            .map(|tests| built.program(tests.program()))
+            .collect::<Result<_>>()?,
         relay: built.program("relay")?,
         poisoned,
     })
@@ -144,11 +146,14 @@ pub fn pack(
         archive.file(inside, &content)
     };
     copy(&mut archive, "init", &programs.init)?;
-    let tests = match kernel.tests {
-        Tests::ZeroCopy => &programs.zero_copy,
-        Tests::PacketTable => &programs.packet_table,
-    };
-    copy(&mut archive, "tests", tests)?;
+    let mut names = Vec::new();
+    for (tests, program) in Tests::ALL.iter().zip(&programs.tests) {
+        if kernel.tests.contains(tests) {
+            copy(&mut archive, &format!("tests/{}", tests.program()), program)?;
+            names.push(tests.program());
+        }
+    }
+    archive.file("tests/order", names.join("\n").as_bytes())?;
     copy(&mut archive, "relay", &programs.relay)?;
     copy(&mut archive, "relay-poisoned", &programs.poisoned)?;
     archive.file("arguments", arguments.join("\n").as_bytes())?;

@@ -1,12 +1,13 @@
 //! From what runs to what a plan wants.
 //!
-//! The order keeps every frame of a rule that does not change: groups are joined and sockets opened
-//! first; then the kernel stops matching what no rule wants any more, and the workers deal with
-//! what had been matched; then kept workers lose the ports that they no longer need; then new
-//! workers and new ports are bound, and the kept workers get their new tables; and only then the
-//! kernel matches what is new ([`super::flows`]). A step that the kernel refuses ends the change with
-//! an error. What runs is then less than before, but whole, and the next call goes on from there, to
-//! the former plan or to another one.
+//! The order keeps every frame of a rule that does not change: programs are loaded, groups joined
+//! and sockets opened first; then the kernel stops matching what no rule wants any more, and the
+//! workers deal with what had been matched; then kept workers lose the ports that they no longer
+//! need; then new workers and new ports are bound, and the kept workers get their new tables; and
+//! only then the kernel matches what is new ([`super::flows`]). Groups of an interface that gets the
+//! XDP program are joined when it has it, because that resets some NICs. A step that the kernel
+//! refuses ends the change with an error. What runs is then less than before, but whole, and the next
+//! call goes on from there, to the former plan or to another one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -61,12 +62,23 @@ impl Running {
         if next.is_on(Backend::IoUring) && matched.kept.contains(&None) {
             probe(next)?;
         }
+        // That takes a while, so nothing waits for it: no rule pauses yet, and where another relay
+        // still holds an input, the programs are there when it ends.
+        self.kernel.expect_limits(next.limits());
+        for backend in [Backend::Xdp, Backend::IoUring] {
+            if next.is_on(backend) {
+                self.kernel.load(backend)?;
+            }
+        }
         for interface in next.interfaces.iter().filter(|one| one.is_input) {
             self.claims.claim(&interface.name, interface.index)?;
         }
         let groups = memberships::wanted(next);
+        let new: BTreeSet<u32> = self.to_attach(next).map(|one| one.index).collect();
+        let now = groups.iter().filter(|one| !new.contains(&one.interface));
+        let now: BTreeSet<Membership> = now.copied().collect();
         self.memberships
-            .join_missing(&groups, |index| name_of(next, index))?;
+            .join_missing(&now, |index| name_of(next, index))?;
         self.open_local_device(next)?;
         let mut prepared = self.prepare(next, &matched, &keys)?;
 
@@ -87,6 +99,9 @@ impl Running {
         self.bind_ports(next, &matched, &mut prepared)?;
         // Some drivers reset the NIC again when a queue is bound.
         carriers.wait(signals);
+        // A NIC that is reset loses the reports that tell the network about groups.
+        self.memberships
+            .join_missing(&groups, |index| name_of(next, index))?;
         applied.started = bound.len();
         self.start(next, &keys, bound)?;
         self.hand_over(prepared)?;
@@ -115,8 +130,13 @@ impl Running {
 
     /// Whether the XDP program is attached wherever `plan` needs it.
     fn is_attached_for(&self, plan: &Plan) -> bool {
-        let mut needs = plan.interfaces.iter().filter(|one| one.needs_program());
-        needs.all(|one| self.kernel.is_attached(one.index))
+        self.to_attach(plan).next().is_none()
+    }
+
+    /// The interfaces of `plan` that the XDP program is not attached to, and must be.
+    fn to_attach<'a>(&self, plan: &'a Plan) -> impl Iterator<Item = &'a Interface> {
+        let needs = plan.interfaces.iter().filter(|one| one.needs_program());
+        needs.filter(|one| !self.kernel.is_attached(one.index))
     }
 
     /// The interfaces whose rules would pause if `next` ran, each with why.
@@ -194,19 +214,16 @@ impl Running {
     /// Detaches the XDP program where `next` does not need it, and attaches it where it does.
     fn attach(&mut self, next: &Plan) -> Result<Carriers, RunError> {
         let needs = next.interfaces.iter().filter(|one| one.needs_program());
-        let wanted: BTreeSet<u32> = needs.clone().map(|one| one.index).collect();
+        let wanted: BTreeSet<u32> = needs.map(|one| one.index).collect();
         for &index in self.kernel.served().difference(&inputs(next)) {
             self.kernel.unserve(index);
         }
         let leaving = &self.kernel.attached() - &wanted;
         self.kernel.detach(&Vec::from_iter(leaving));
         // One that another process detached by force is attached anew.
-        let new: Vec<_> = needs
-            .filter(|one| !self.kernel.is_attached(one.index))
-            .collect();
+        let new: Vec<_> = self.to_attach(next).collect();
         let carriers = Carriers::before_attaching(&new);
         self.offloads.switch_off(next)?;
-        self.kernel.expect_limits(next.limits());
         for interface in new {
             self.kernel.attach(interface)?;
         }

@@ -12,7 +12,7 @@ use super::worker::RunningWorker;
 const LOOK_EVERY: Duration = Duration::from_micros(200);
 /// How long frames that had been matched may take to be dealt with.
 const DRAINED: Duration = Duration::from_millis(250);
-/// How long a frame takes at most from the kernel program into the socket.
+/// How long a frame takes from the kernel program into the socket, and more.
 const MATCHED: Duration = Duration::from_millis(1);
 /// How long the copies in a port may take to leave before it is closed, and the worker to hand it
 /// back.
@@ -20,14 +20,15 @@ const CLOSED: Duration = Duration::from_millis(500);
 /// How long a worker may take to take its table. One that takes longer hangs.
 const TAKEN: Duration = Duration::from_secs(2);
 
-/// Waits until `workers` have dealt with every frame that the kernel had matched before the call.
-/// What is left after [`DRAINED`] is counted by the worker as `no_rule`.
-pub fn matched_frames(workers: &[&RunningWorker]) {
-    if workers.is_empty() {
-        return;
-    }
-    // A frame that the kernel program matched just now is in the socket once the softirq is over.
+/// Waits until every frame that the kernel had matched before the call is in a socket: a program
+/// hands its frames over at the end of the softirq that it runs in.
+pub fn frames_in_sockets() {
     thread::sleep(MATCHED);
+}
+
+/// Waits until `workers` have dealt with every frame that is in their sockets at the call. What is
+/// left after [`DRAINED`] is counted by the worker as `no_rule`.
+pub fn matched_frames(workers: &[&RunningWorker]) {
     let marks: Vec<_> = workers.iter().map(|one| one.remote.mark()).collect();
     let deadline = Instant::now() + DRAINED;
     wait(deadline, || {

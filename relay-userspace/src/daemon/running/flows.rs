@@ -18,9 +18,10 @@ use crate::{
 
 impl Running {
     /// Makes the kernel stop matching what `next` does not have, and what arrives on the interfaces
-    /// `pausing`; and waits until the workers have dealt with what had been matched, but for those
-    /// that end anyway, by number: they do so at their end. What overlaps with what `next` has stays
-    /// open until [`Self::close_rest`], but for the interfaces `pausing`.
+    /// `pausing`; and waits until what had been matched is in the sockets of the workers, and until
+    /// they have dealt with it, but for those that end anyway, by number: they do so at their end.
+    /// What overlaps with what `next` has stays open until [`Self::close_rest`], but for the
+    /// interfaces `pausing`.
     pub(super) fn close_flows(
         &mut self,
         next: &Plan,
@@ -46,10 +47,14 @@ impl Running {
         let inputs: BTreeSet<u32> = closing.iter().map(|key| key.interface).collect();
         self.close(closing);
         let workers = self.workers.iter();
-        let affected: Vec<&RunningWorker> = workers
-            .filter(|worker| !ending.contains(&worker.number))
+        let mut affected: Vec<&RunningWorker> = workers
             .filter(|worker| worker.inputs().any(|input| inputs.contains(&input)))
             .collect();
+        if affected.is_empty() {
+            return;
+        }
+        drain::frames_in_sockets();
+        affected.retain(|worker| !ending.contains(&worker.number));
         drain::matched_frames(&affected);
     }
 

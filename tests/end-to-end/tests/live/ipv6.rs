@@ -1,14 +1,14 @@
 //! Rules over IPv6: copies have right headers whichever way they leave, and what must not leave is
 //! counted.
 
-use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use etherparse::{Ethernet2Header, Ipv6Header, PacketBuilder, UdpHeader};
 use relay_tests::background::eventually;
-use relay_tests::frames::group_mac;
 use relay_tests::inspect::sum;
+use relay_tests::ipv6::{
+    Copy, ETHERNET, GROUP, HEADERS, PORT, SENDER, UDP, frame, parsed, rule, with_ipv6,
+};
 use relay_tests::methods::{Method, TxMethod};
 use relay_tests::payload::payload;
 use relay_tests::raw::{Frame, RawReceiver, RawSender};
@@ -16,46 +16,19 @@ use relay_tests::relay::RelayProcess;
 use relay_tests::rules::Rule;
 use relay_tests::scenario::ARRIVAL;
 use relay_tests::topology::Testbed;
-use relay_tests::veth::Endpoint;
 
-const GROUP: &str = "ff3e::8000:1";
-const PORT: u16 = 5001;
-const SENDER: &str = "2001:db8:1::2";
 /// The addresses of `out0`.
 const GLOBAL: &str = "2001:db8:2::1";
 const LINK_LOCAL: &str = "fe80::2:1";
 /// The address of `out1`.
 const OTHER: &str = "2001:db8:3::1";
 
-const ETHERNET: usize = Ethernet2Header::LEN;
-const UDP: usize = ETHERNET + Ipv6Header::LEN;
-const HEADERS: usize = UDP + UdpHeader::LEN;
-/// Version 6, traffic class 0xb8, flow label 0xabcde.
-const FIRST: [u8; 4] = [0x6b, 0x8a, 0xbc, 0xde];
-const HOP_LIMIT: u8 = 8;
 /// The MTU of `out1`.
 const SMALL: usize = 1400;
 
 /// Datagrams of each size, and how many of them the relay finds at once.
 const COUNT: u64 = 24;
 const AT_ONCE: u64 = 6;
-
-/// Switches IPv6 on at an interface, with these addresses, which are usable at once.
-pub fn with_ipv6(at: &Endpoint, addresses: &[&str]) -> Result<()> {
-    let (host, name) = (&at.namespace, &at.interface);
-    for (key, value) in [
-        ("accept_dad", "0"),
-        // No address but those.
-        ("addr_gen_mode", "1"),
-        ("disable_ipv6", "0"),
-    ] {
-        host.sysctl(&format!("ipv6/conf/{name}/{key}"), value)?;
-    }
-    for address in addresses {
-        host.ip(&format!("-6 address add {address}/64 dev {name} nodad"))?;
-    }
-    Ok(())
-}
 
 /// One input and two outputs, of which the second one has a small MTU.
 fn bed() -> Result<Testbed> {
@@ -71,16 +44,6 @@ fn bed() -> Result<Testbed> {
     Ok(bed)
 }
 
-/// A copy as it must arrive.
-struct Copy {
-    at: usize,
-    group: &'static str,
-    port: u16,
-    source: &'static str,
-    hop_limit: u8,
-    ttl: Option<&'static str>,
-}
-
 #[rustfmt::skip]
 const COPIES: [Copy; 4] = [
     Copy { at: 0, group: "ff3e::8000:2", port: 6000, source: GLOBAL, hop_limit: 64, ttl: None },
@@ -89,83 +52,6 @@ const COPIES: [Copy; 4] = [
     Copy { at: 1, group: "ff3e::8000:2", port: 6000, source: OTHER, hop_limit: 64, ttl: None },
 ];
 
-fn rule() -> Rule {
-    let mut rule = Rule::feed().takes(&format!("group = \"{GROUP}\", port = {PORT}"));
-    for copy in &COPIES {
-        let goes = format!("group = \"{}\", port = {}", copy.group, copy.port);
-        rule = rule.output_that_goes(&format!("out{}", copy.at), &goes);
-        if let Some(ttl) = copy.ttl {
-            rule = rule.ttl(ttl);
-        }
-    }
-    rule
-}
-
-#[expect(clippy::unwrap_used, reason = "the addresses of this file are right")]
-fn parsed(address: &str) -> Ipv6Addr {
-    address.parse().unwrap()
-}
-
-/// A frame of the feed.
-fn frame(from: &Endpoint, source: &str, source_port: u16, payload: &[u8]) -> Result<Vec<u8>> {
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2(from.mac, group_mac(parsed(GROUP)))
-        .ipv6(parsed(source).octets(), parsed(GROUP).octets(), HOP_LIMIT)
-        .udp(source_port, PORT)
-        .write(&mut frame, payload)?;
-    frame[ETHERNET..ETHERNET + 4].copy_from_slice(&FIRST);
-    Ok(frame)
-}
-
-/// The datagrams in a frame that has UDP over IPv6, with `size` bytes of payload each: several in a
-/// GSO packet that the wire took whole.
-fn payloads(frame: &Frame, size: usize) -> Vec<&[u8]> {
-    let bytes = &frame.bytes;
-    if bytes.get(12..14) != Some(&[0x86, 0xdd]) || bytes.get(ETHERNET + 6) != Some(&17) {
-        return Vec::new();
-    }
-    match bytes.get(HEADERS..) {
-        None => Vec::new(),
-        Some(payload) if payload.len() > size && size > 0 => payload.chunks(size).collect(),
-        Some(payload) => vec![payload],
-    }
-}
-
-/// Fails unless `frame` has the headers of a copy, in every byte, and the checksum that fits its
-/// payload, or that of the pseudo-header where the kernel says that the rest is to be added.
-fn assert_headers(frame: &Frame, copy: &Copy, near: &Endpoint, first: [u8; 4], source_port: u16) {
-    let bytes = &frame.bytes;
-    let udp_len = bytes.len() - UDP;
-    let checksum = u16::from_be_bytes([bytes[UDP + 6], bytes[UDP + 7]]);
-    let pseudo = sum(&bytes[ETHERNET + 8..UDP], udp_len as u32 + 17);
-    assert_ne!(checksum, 0, "{bytes:x?}");
-    if frame.partial_checksum {
-        assert_eq!(checksum, pseudo, "{bytes:x?}");
-    } else {
-        assert_eq!(sum(&bytes[UDP..], pseudo.into()), 0xffff, "{bytes:x?}");
-    }
-    let mut expected = Vec::new();
-    expected.extend(group_mac(parsed(copy.group)));
-    expected.extend(near.mac);
-    expected.extend([0x86, 0xdd]);
-    expected.extend(first);
-    expected.extend((udp_len as u16).to_be_bytes());
-    expected.extend([17, copy.hop_limit]);
-    expected.extend(parsed(copy.source).octets());
-    expected.extend(parsed(copy.group).octets());
-    expected.extend(source_port.to_be_bytes());
-    expected.extend(copy.port.to_be_bytes());
-    expected.extend((udp_len as u16).to_be_bytes());
-    expected.extend(checksum.to_be_bytes());
-    assert_eq!(bytes[..HEADERS], expected, "{} on {}", copy.group, copy.at);
-}
-
-/// Whether a frame is one of `copy`.
-fn is_of(frame: &Frame, copy: &Copy) -> bool {
-    let port = frame.bytes.get(UDP + 2..UDP + 4);
-    port == Some(&copy.port.to_be_bytes()) && !payloads(frame, 0).is_empty()
-}
-
 /// The source port of datagram `number`: the relay never joins datagrams of two senders that take
 /// turns.
 fn source_port(method: Method, number: u64) -> u16 {
@@ -173,12 +59,6 @@ fn source_port(method: Method, number: u64) -> u16 {
         TxMethod::Frames => 40_000 + (number % 2) as u16,
         _ => 40_000,
     }
-}
-
-/// How many datagrams of `size` bytes `frames` have of a copy.
-fn count_of(copy: &Copy, frames: &[Frame], size: usize) -> u64 {
-    let frames = frames.iter().filter(|frame| is_of(frame, copy));
-    frames.map(|frame| payloads(frame, size).len() as u64).sum()
 }
 
 /// Waits until `count` datagrams of `size` bytes of each copy have arrived, and checks them all.
@@ -192,21 +72,10 @@ fn assert_copies(
         if copy.at == 1 && size + HEADERS - ETHERNET > SMALL {
             continue;
         }
-        let receiver = &receivers[copy.at];
-        let all = receiver.wait_until(ARRIVAL, |frames| count_of(copy, frames, size) >= count);
-        let frames = receiver.frames();
-        let arrived = count_of(copy, &frames, size);
-        assert!(all, "{arrived} of {count} arrived");
-        let mut number = 0;
-        for frame in frames.iter().filter(|frame| is_of(frame, copy)) {
-            let port = source_port(method, number);
-            assert_headers(frame, copy, &bed.outputs[copy.at], FIRST, port);
-            for bytes in payloads(frame, size) {
-                assert!(bytes == payload(0, number, size), "datagram {number}");
-                number += 1;
-            }
-        }
-        assert_eq!(number, count, "{}", copy.group);
+        let (receiver, near) = (&receivers[copy.at], &bed.outputs[copy.at]);
+        copy.assert_all(receiver, near, (size, count), |number| {
+            source_port(method, number)
+        });
     }
 }
 
@@ -215,7 +84,7 @@ fn m4_copies_of_every_size_have_right_headers_and_too_big_ones_are_counted(
     method: Method,
 ) -> Result<()> {
     let bed = bed()?;
-    let rules = [rule()];
+    let rules = [rule(&COPIES)];
     let relay = method.start(&bed, &rules)?;
     let sender = RawSender::open(&bed.sources[0])?;
     let sizes = [0, 1, 1000, 1452];
@@ -232,7 +101,7 @@ fn m4_copies_of_every_size_have_right_headers_and_too_big_ones_are_counted(
             drop(paused);
             // A receiver has no room for GSO packets of more.
             let sent = first + AT_ONCE;
-            receivers[0].wait_until(ARRIVAL, |frames| count_of(&COPIES[0], frames, size) >= sent);
+            receivers[0].wait_until(ARRIVAL, |frames| COPIES[0].count_in(frames, size) >= sent);
         }
         assert_copies(&bed, method, &receivers, (size, COUNT));
     }
@@ -273,7 +142,7 @@ fn m4_what_must_not_leave_does_not_and_the_group_is_joined(method: Method) -> Re
     let mut longer = usual(SENDER)?;
     longer.extend([0xee; 20]);
     sender.send(&longer)?;
-    let is_copy = |frame: &Frame| is_of(frame, &COPIES[0]);
+    let is_copy = |frame: &Frame| COPIES[0].is_in(frame);
     ensure!(raw.wait_for(2, ARRIVAL, is_copy), "{}", relay.log());
     raw.settle();
     let frames: Vec<Frame> = raw.frames().into_iter().filter(is_copy).collect();
@@ -284,7 +153,7 @@ fn m4_what_must_not_leave_does_not_and_the_group_is_joined(method: Method) -> Re
     };
     let fits: Vec<bool> = frames.iter().map(checksum_fits).collect();
     assert_eq!(fits, [false, true]);
-    assert_headers(&frames[1], &COPIES[0], &bed.outputs[0], FIRST, 40_000);
+    COPIES[0].assert_headers(&frames[1], &bed.outputs[0], 40_000);
     assert!(frames[1].bytes[HEADERS..] == bytes, "without padding");
     let near = bed.inputs[0].clone();
     let stopped = relay.stop()?;
@@ -306,7 +175,7 @@ fn arrives_from(bed: &Testbed, raw: &RawReceiver, source: &str) -> Result<()> {
     let sender = RawSender::open(&bed.sources[0])?;
     let from = parsed(source).octets();
     let from_there =
-        |frame: &Frame| is_of(frame, &COPIES[0]) && frame.bytes[ETHERNET + 8..][..16] == from;
+        |frame: &Frame| COPIES[0].is_in(frame) && frame.bytes[ETHERNET + 8..][..16] == from;
     let bytes = payload(0, 0, 300);
     let arrived = eventually(ARRIVAL, || {
         let sent = frame(&bed.sources[0], SENDER, 40_000, &bytes);

@@ -12,6 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
 use relay_tests::frames::{Checksum, UdpFrame};
+use relay_tests::ipv6::with_ipv6;
 use relay_tests::payload::payload;
 use relay_tests::raw::{Frame, RawReceiver, RawSender};
 use relay_tests::receiver::{Listen, UdpReceiver};
@@ -24,7 +25,6 @@ use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 use relay_tests::veth::{Endpoint, plug};
 
-use super::ipv6::with_ipv6;
 use super::under_traffic;
 
 const COUNT: u64 = 600;
@@ -167,7 +167,7 @@ fn m7_what_was_tagged_reaches_the_host_with_its_tags(backend: Backend) -> Result
             let takes = format!("group = \"{GROUP_IN}\", port = {PORT_IN}{vlan}, local = true");
             Rule::new(format!("r{number}"), "in0", GROUP_IN, PORT_IN)
                 .takes(&takes)
-                .output("out0", [239, 3, 3, number].into(), 6000)
+                .output("out0", [239, 3, 3, number], 6000)
         })
         .collect();
     for table in ["xsk", "segmented"] {
@@ -327,7 +327,7 @@ fn o1_a_program_loses_nothing_while_other_rules_change(backend: Backend) -> Resu
     let (sent, ()) = under_traffic(&bed.sources[0], &local(), 0, RATE, || {
         for round in 0..20_u8 {
             let keys = format!(", local = {}", round % 3 == 0);
-            let other = Rule::new("other", "in0", [239, 1, 9, round].into(), 7)
+            let other = Rule::new("other", "in0", [239, 1, 9, round], 7)
                 .takes(&format!("group = \"239.1.9.{round}\", port = 7{keys}"))
                 .outputs("out0", 1 + usize::from(round) % 3);
             let rules = if round % 2 == 0 {

@@ -5,10 +5,13 @@
 //! relay frees it too early, the NIC transmits damaged bytes.
 
 use std::env;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use relay_tests::background::eventually;
 use relay_tests::inspect::is_udp;
 use relay_tests::lab;
+use relay_tests::payload::payload;
 use relay_tests::raw::RawReceiver;
 use relay_tests::receiver::{Listen, UdpReceiver};
 use relay_tests::relay::{RelayProcess, RuleFile};
@@ -165,14 +168,23 @@ pub fn an_output_still_receives_what_is_for_the_host(nics: Nics) -> Result<()> {
     let bed = nics.testbed(1)?;
     let rules = [Rule::feed().outputs("out0", 1)];
     let relay = lab::start(&bed, &rules)?;
-    let (group, port) = ([239, 77, 77, 77], 7777);
+    let (group, port) = (Ipv4Addr::new(239, 77, 77, 77), 7777);
+    let sender = UdpSender::open(&bed.receivers[0])?;
+    // virtio-net tells its NIC later which groups the host has joined (`virtnet_rx_mode_work`).
+    let first = UdpReceiver::start(&bed.outputs[0], &[Listen::new(group, port + 1, 8)])?;
+    let arrives = eventually(ARRIVAL, || {
+        let sent = sender.send_one(group, port + 1, &payload(8, 0, 200));
+        let wait = Duration::from_millis(20);
+        sent.is_ok() && first.wait_until(wait, |tallies| tallies[0].received > 0)
+    });
+    ensure!(arrives.is_some(), "{}", relay.log());
     let host = UdpReceiver::start(&bed.outputs[0], &[Listen::new(group, port, 7)])?;
     // More datagrams than chunks in the FILL ring, so all of them must come back.
     let stream = Stream::new(7, 5000, 200);
     let progress = || host.tallies().iter().map(|tally| tally.received).sum();
     let window = Window::new(128, progress);
     let traffic = Traffic::new(group, port, stream);
-    UdpSender::open(&bed.receivers[0])?.send_interleaved(&[traffic], 6000, 64, &window)?;
+    sender.send_interleaved(&[traffic], 6000, 64, &window)?;
     host.assert_all_exact(&stream, ARRIVAL);
     let stopped = relay.stop()?;
     nics.assert_mode(&stopped)?;

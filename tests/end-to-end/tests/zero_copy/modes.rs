@@ -4,15 +4,9 @@ use std::fs;
 
 use anyhow::{Context, Result};
 use relay_tests::backend::Backend;
-use relay_tests::frames::UdpFrame;
 use relay_tests::lab::{self, Nic};
-use relay_tests::payload::payload;
-use relay_tests::raw::RawSender;
-use relay_tests::relay::{RelayProcess, RuleFile, relay};
+use relay_tests::relay::{RuleFile, relay};
 use relay_tests::rules::Rule;
-use relay_tests::scenario::Receivers;
-use relay_tests::sender::Pacer;
-use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
 use super::{Nics, forward};
@@ -59,130 +53,6 @@ fn e1000e_has_no_native_xdp_and_takes_io_uring_by_itself_exact() -> Result<()> {
         let because = "in0 (driver e1000e) has no native XDP";
         assert!(interface.reason.contains(because), "{interface:?}");
     }
-    Ok(())
-}
-
-/// An igb that takes the tag out of a received frame passes it on beside the bytes, where an XDP
-/// program cannot see it.
-#[test]
-fn an_input_that_takes_tags_out_is_on_io_uring_and_relays_no_tagged_frame_igb() -> Result<()> {
-    const TAGGED: u64 = 50;
-    let bed = lab::testbed(&[Nic::Igb], &[Nic::Igb])?;
-    bed.relay
-        .tool("ethtool", &["-K", "in0", "rx-vlan-offload", "on"])?;
-    // Without this the NIC drops frames of VLANs that no interface above it has.
-    bed.relay
-        .tool("ip", &["link", "set", "in0", "promisc", "on"])?;
-    let rule = Rule::feed().outputs("out0", 2);
-    let rules = std::slice::from_ref(&rule);
-    let receivers = Receivers::start(&bed, rules)?;
-    let relay = lab::start(&bed, rules)?;
-    let source = bed.sources.first().context("a source")?;
-    let tagged = UdpFrame {
-        tags: vec![(0x8100, 20)],
-        ..UdpFrame::new(source, rule.group, rule.port, payload(9, 0, 100))
-    };
-    let (sender, frame) = (RawSender::open(source)?, tagged.build()?);
-    for _ in 0..TAGGED {
-        sender.send(&frame)?;
-    }
-    let stream = Stream::new(0, 100, 1000);
-    lab::send(&bed, &rule, &stream, &receivers)?;
-    receivers.assert_exact(&[stream]);
-    let report = relay.stop()?.report;
-    report.assert_exact(&[100]);
-    let input = report.interface("in0")?;
-    assert_eq!(input.backend, Backend::IoUring, "{input:?}");
-    let why = "`ethtool -K in0 rx-vlan-offload off` leaves them in";
-    assert!(input.reason.contains(why), "{input:?}");
-    assert!(report.filter("in0", "pass_vlan") >= TAGGED, "{report:#?}");
-    bed.relay
-        .tool("ip", &["link", "set", "in0", "promisc", "off"])?;
-    Ok(())
-}
-
-/// Whether in0 takes VLAN tags out of frames, as `ethtool -k` says.
-fn strips_tags(bed: &Testbed) -> Result<bool> {
-    let features = bed.relay.tool("ethtool", &["-k", "in0"])?;
-    Ok(features.contains("rx-vlan-offload: on"))
-}
-
-/// The relay switches off what takes the tags out, so that XDP sees them, and gives it back.
-#[test]
-fn an_input_whose_offloads_the_relay_manages_is_on_xdp_and_its_tags_choose_the_rule_igb()
--> Result<()> {
-    const EACH: u64 = 100;
-    const MANAGE: &str = "[[interfaces]]\nname = \"in0\"\noffloads = \"manage\"\n";
-    let bed = lab::testbed(&[Nic::Igb], &[Nic::Igb])?;
-    bed.relay
-        .tool("ethtool", &["-K", "in0", "rx-vlan-offload", "on"])?;
-    // The driver lets no one switch its VLAN filter off.
-    bed.relay
-        .tool("ip", &["link", "set", "in0", "promisc", "on"])?;
-    let feed = Rule::feed().outputs("out0", 2);
-    let tagged = Rule::new("tagged", "in0", feed.group, feed.port)
-        .takes("group = \"239.1.1.1\", port = 5001, vlan = 20")
-        .output("out0", [239, 2, 200, 1], 6000);
-    let rules = [feed, tagged];
-    let receivers = Receivers::start(&bed, &rules)?;
-    let relay = RelayProcess::start_unforced(&bed.relay, RuleFile::with(&rules, MANAGE)?)?;
-    lab::wait_for_carriers(&bed)?;
-    let log = relay.log();
-    assert!(!strips_tags(&bed)?, "{log}");
-    let filter = "in0 drops frames of VLANs that no VLAN device above it has; give it one:";
-    assert!(log.contains(filter), "{log}");
-    let source = bed.sources.first().context("a source")?;
-    let (sender, mut pacer) = (RawSender::open(source)?, Pacer::new(1000, 4));
-    for number in 0..EACH {
-        for (flow, tags) in [
-            (0, vec![]),
-            (1, vec![(0x8100, 20)]),
-            (9, vec![(0x8100, 21)]),
-        ] {
-            let bytes = payload(flow, number, 1000);
-            let frame = UdpFrame {
-                tags,
-                ..UdpFrame::new(source, rules[0].group, rules[0].port, bytes)
-            };
-            pacer.wait();
-            sender.send(&frame.build()?)?;
-        }
-    }
-    receivers.assert_exact(&[Stream::new(0, EACH, 1000), Stream::new(1, EACH, 1000)]);
-    let stopped = relay.stop()?;
-    stopped.report.assert_exact(&[EACH; 2]);
-    let input = stopped.report.interface("in0")?;
-    assert_eq!(input.backend, Backend::Xdp, "{input:?}");
-    assert!(
-        stopped.report.filter("in0", "pass_vlan") >= EACH,
-        "{stopped:#?}"
-    );
-    assert!(strips_tags(&bed)?, "{}", stopped.log);
-    // Killed: the next relay gives it back, and is on io_uring then.
-    RelayProcess::start_unforced(&bed.relay, RuleFile::with(&rules, MANAGE)?)?.kill()?;
-    assert!(!strips_tags(&bed)?);
-    let relay = lab::start(&bed, &rules)?;
-    assert!(strips_tags(&bed)?, "{}", relay.log());
-    let stopped = relay.stop()?;
-    let input = stopped.report.interface("in0")?;
-    assert_eq!(input.backend, Backend::IoUring, "{input:?}");
-    // Another process wants the tags out: the input moves to io_uring.
-    let relay = RelayProcess::start_unforced(&bed.relay, RuleFile::with(&rules, MANAGE)?)?;
-    bed.relay
-        .tool("ethtool", &["-K", "in0", "rx-vlan-offload", "on"])?;
-    assert!(
-        relay.wait_for_log("adapted to the interfaces"),
-        "{}",
-        relay.log()
-    );
-    let stopped = relay.stop()?;
-    let input = stopped.report.interface("in0")?;
-    assert_eq!(input.backend, Backend::IoUring, "{input:?}");
-    let why = "another process has switched rx-vlan-hw-parse on again";
-    assert!(input.reason.contains(why), "{input:?}");
-    assert!(strips_tags(&bed)?, "{}", stopped.log);
-    bed.relay
-        .tool("ip", &["link", "set", "in0", "promisc", "off"])?;
     Ok(())
 }
 

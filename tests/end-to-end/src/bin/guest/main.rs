@@ -97,17 +97,30 @@ enum Ended {
     Hung(String),
 }
 
-/// Runs them, and passes on what they print.
+/// Runs all test programs, unless one hangs. They end with 0 if all do.
 fn tests() -> Result<Ended> {
+    let mut all = "0".to_owned();
+    for program in read("/tests/order")?.lines() {
+        match run(&format!("/tests/{program}"))? {
+            Ended::With(status) if status == "0" => {}
+            Ended::With(status) => all = status,
+            hung @ Ended::Hung(_) => return Ok(hung),
+        }
+    }
+    Ok(Ended::With(all))
+}
+
+/// Runs a test program, and passes on what it prints.
+fn run(program: &str) -> Result<Ended> {
     let (mut printed, pipe) = io::pipe().context("creating a pipe")?;
-    let mut tests = Command::new("/tests")
+    let mut tests = Command::new(program)
         .args(read("/arguments")?.lines())
         .env("PATH", "/bin")
         .env("RELAY_BIN", "/relay")
         .env("RELAY_POISONED_BIN", "/relay-poisoned")
         .stdout(pipe)
         .spawn()
-        .context("running /tests")?;
+        .with_context(|| format!("running {program}"))?;
     let limit = PollTimeout::try_from(SILENCE).context("the limit of a test")?;
     let mut console = console()?;
     let mut buffer = [0; 4096];
@@ -143,7 +156,8 @@ fn tests() -> Result<Ended> {
             written.context("writing to the console")?;
         }
     }
-    let status = tests.wait().context("waiting for /tests")?;
+    let status = tests.wait();
+    let status = status.with_context(|| format!("waiting for {program}"))?;
     let code = status.code().map(|code| code.to_string());
     Ok(Ended::With(code.unwrap_or_else(|| status.to_string())))
 }
