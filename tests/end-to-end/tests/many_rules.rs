@@ -117,7 +117,7 @@ fn case(number: u32) -> Case {
         tags: tags.clone(),
     };
     let takes = probe(takes);
-    let leaves = if number % 3 == 0 {
+    let leaves = if number.is_multiple_of(3) {
         // It differs in its VLAN: another one, the outer one alone, or one where there must be none.
         let tags = match tags.as_slice() {
             [] => vec![(CUSTOMER, vlan(number))],

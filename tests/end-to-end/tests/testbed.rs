@@ -46,7 +46,11 @@ fn ten_thousand_datagrams_over_a_wire_are_exact() -> Result<()> {
     let tally = receiver.tallies().remove(0);
     assert_eq!(tally.bytes, 10_000_000);
     assert_eq!(
-        tally.sources.iter().map(|s| s.ip()).collect::<Vec<_>>(),
+        tally
+            .sources
+            .iter()
+            .map(std::net::SocketAddr::ip)
+            .collect::<Vec<_>>(),
         [bed.sources[0].address]
     );
     Ok(())
