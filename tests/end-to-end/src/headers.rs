@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use etherparse::{Ipv4Header, Ipv6Header, UdpHeader};
@@ -82,6 +83,12 @@ impl HeaderCheck {
             },
         )?;
         Ok(Self { background })
+    }
+
+    /// Waits until `count` datagrams have been looked at; false if they have not in time.
+    pub fn wait_for(&self, count: u64, timeout: Duration) -> bool {
+        self.background
+            .wait_until(timeout, |checked| checked.datagrams >= count)
     }
 
     /// Waits for quiet, then fails unless all headers were right. Returns how many datagrams arrived,

@@ -193,14 +193,12 @@ impl Receivers {
                 None => tally.assert_nothing(),
             }
         }
-        let tallies = self.tallies();
-        let received: u64 = tallies.iter().map(|(_, tally)| tally.received).sum();
-        let checked = self.headers.iter().map(HeaderCheck::assert_right);
-        let datagrams: u64 = checked.map(|(datagrams, _)| datagrams).sum();
-        assert!(
-            self.headers.is_empty() || datagrams == received,
-            "{datagrams} datagrams on the wires, {received} at the sockets"
-        );
+        for ((receiver, _), headers) in self.wires.iter().zip(&self.headers) {
+            let received = receiver.tallies().iter().map(|tally| tally.received).sum();
+            headers.wait_for(received, ARRIVAL);
+            let (datagrams, _) = headers.assert_right();
+            assert_eq!(datagrams, received, "on the wire, and at its sockets");
+        }
     }
 }
 

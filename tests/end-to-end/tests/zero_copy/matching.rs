@@ -1,7 +1,7 @@
 //! What rules take beside an IPv4 group and port: IPv6, and sources.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
 use relay_tests::frames::UdpFrame;
@@ -94,11 +94,11 @@ pub fn m2_of_two_sources_only_the_one_in_the_rule_passes_and_is_joined(nics: Nic
     const SIZE: usize = 700;
     let bed = bed_with_ipv6(nics)?;
     let source = &bed.sources[0];
-    let stranger = [10, 1, 0, 7];
-    let (group, group6) = ([232, 1, 1, 1], parsed(GROUP));
+    let stranger = Ipv4Addr::new(10, 1, 0, 7);
+    let (group, group6) = (Ipv4Addr::new(232, 1, 1, 1), parsed(GROUP));
     let six = &COPIES[0];
     let rules = [
-        Rule::new("four", "in0", group.into(), PORT_IN)
+        Rule::new("four", "in0", group, PORT_IN)
             .takes("group = \"232.1.1.1\", port = 5001, source = \"10.1.0.2\"")
             .outputs("out0", 2),
         Rule {
@@ -115,20 +115,17 @@ pub fn m2_of_two_sources_only_the_one_in_the_rule_passes_and_is_joined(nics: Nic
     let wire = RawReceiver::start(source)?;
     let relay = lab::start(&bed, &rules)?;
     let joins = [
-        Membership::JoinSource(IpAddr::from(group), source.address.into()),
+        Membership::JoinSource(group.into(), source.address.into()),
         Membership::JoinSource(group6.into(), parsed(SENDER).into()),
     ];
     assert_heard(&wire, &joins, &relay);
     let (sender, mut pacer) = (RawSender::open(source)?, Pacer::new(500, 4));
     for number in 0..COUNT {
-        for (flow, from, from6) in [
-            (0, source.address, SENDER),
-            (9, stranger.into(), "2001:db8:1::7"),
-        ] {
+        for (flow, from, from6) in [(0, source.address, SENDER), (9, stranger, "2001:db8:1::7")] {
             let bytes = payload(flow, number, SIZE);
             let four = UdpFrame {
                 source: from,
-                ..UdpFrame::new(source, group.into(), PORT_IN, bytes.clone())
+                ..UdpFrame::new(source, group, PORT_IN, bytes.clone())
             };
             pacer.wait();
             sender.send(&four.build()?)?;

@@ -4,6 +4,8 @@
 //! On igb the two directions have one switch: an igb that takes tags out of what it receives puts
 //! them into what it sends, and one that does not gets frames with tags from its driver.
 
+use std::net::Ipv4Addr;
+
 use anyhow::{Result, ensure};
 use relay_tests::backend::Backend;
 use relay_tests::lab::{self, Nic};
@@ -52,7 +54,7 @@ fn takes_tags_out(bed: &Testbed) -> Result<bool> {
 /// Rules for one group and port: untagged, of a VLAN, and with two tags.
 fn rules() -> [Rule; 3] {
     let rule = |name: &str, number: u8, vlan: &str| {
-        let group = |block: u8| [239, block, 200, number].into();
+        let group = |block: u8| Ipv4Addr::new(239, block, 200, number);
         Rule::new(name, "in0", GROUP_IN, PORT_IN)
             .takes(&format!("group = \"{GROUP_IN}\", port = {PORT_IN}{vlan}"))
             .output("out0", group(2), 6000)
