@@ -47,6 +47,7 @@ impl Bed {
         let wires = Wires::new(Shape {
             interfaces: scenario.interfaces,
             mtu: 1500,
+            ipv6: scenario.framing == Framing::Ipv6,
         })?;
         let job = Job {
             framing: scenario.framing,

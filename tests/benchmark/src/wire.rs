@@ -25,6 +25,8 @@ pub struct Shape {
     pub interfaces: usize,
     /// The largest IP packet on all wires, in bytes.
     pub mtu: u32,
+    /// Whether the hosts have IPv6.
+    pub ipv6: bool,
 }
 
 /// The hosts and wires of a trial.
@@ -57,7 +59,7 @@ impl Wires {
             interface,
             mac: [2, 0, 10, net[0], net[1], host],
             address: Some(Ipv4Addr::new(10, net[0], net[1], host)),
-            ipv6: false,
+            ipv6: shape.ipv6,
             mtu: shape.mtu,
             queues: 1,
         };

@@ -93,6 +93,7 @@ impl Bed {
         let wires = Wires::new(Shape {
             interfaces: 3,
             mtu: 1500,
+            ipv6: false,
         })?;
         let end = |of: &relay_tests::veth::Endpoint, interface: &str, last: u8| End {
             namespace: Arc::clone(&of.namespace),

@@ -39,6 +39,7 @@ fn wires() -> Result<Wires> {
     Wires::new(Shape {
         interfaces: 1,
         mtu: 1500,
+        ipv6: false,
     })
 }
 
