@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use in_process::{Feeds, SetUp};
 use relay::datapath::Worker;
-use relay::datapath::stats::{Dropped, WorkerStats};
+use relay::datapath::stats::{Count, Dropped, WorkerStats};
 use relay::datapath::xdp::ring_sizes::FILL_SIZE;
 use relay_tests::backend::Backend;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml, transmit_by};
@@ -197,7 +197,7 @@ fn forwarding_allocates_nothing_however_many_frames_there_are() -> Result<()> {
         relay.stop()?;
         let sent: u64 = stats.outputs.iter().map(|output| output.sent.get()).sum();
         assert_eq!(sent, 4 * 20_100, "{backend:?}, {method}");
-        let failed = stats.local_failed.iter().map(|failed| failed.get());
+        let failed = stats.local_failed.iter().map(Count::get);
         assert_eq!(failed.sum::<u64>(), 0, "{method}");
     }
     Ok(())
