@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::{
-    bed, before,
+    bed, before, cell,
     contender::{Contender, RELAY_BEFORE},
     limits,
     machine::Machine,
@@ -14,6 +14,7 @@ use crate::{
     pairs,
     results::{ContenderResult, Results, ScenarioResult, Spread, Summary},
     scenario::Scenario,
+    unmatched::{self, Kind},
 };
 
 /// What to do.
@@ -31,6 +32,8 @@ pub struct Comparison {
     pub scenarios: Vec<Scenario>,
     /// Whether to measure the machine's limits.
     pub ceilings: bool,
+    /// Whether to measure the price of frames that no rule takes.
+    pub unmatched: bool,
     /// How often everything is measured.
     pub rounds: usize,
     /// For how long, in seconds, a rate has to be without loss.
@@ -64,11 +67,15 @@ pub fn run(comparison: &Comparison) -> Result<Results> {
         rounds: comparison.rounds,
         confirm_seconds: comparison.confirm_seconds,
         ceilings: Vec::new(),
+        unmatched: Vec::new(),
         scenarios: Vec::new(),
         failures,
     };
     if comparison.ceilings {
         ceilings(comparison, &mut results);
+    }
+    if comparison.unmatched {
+        unmatched(comparison, &mut results);
     }
     for scenario in &comparison.scenarios {
         let cast = contenders.iter().filter(|one| one.is_in(scenario.cast));
@@ -119,6 +126,24 @@ fn ceilings(comparison: &Comparison, results: &mut Results) {
                 Ok(rate) => {
                     println!("{what}: {:.0} kpps", rate / 1e3);
                     limits::add(result, rate);
+                }
+                Err(error) => failed(&what, &error, &mut results.failures),
+            }
+        }
+    }
+}
+
+fn unmatched(comparison: &Comparison, results: &mut Results) {
+    results.unmatched = Kind::ALL.iter().map(unmatched::empty).collect();
+    for round in 1..=comparison.rounds {
+        for (kind, result) in Kind::ALL.iter().zip(&mut results.unmatched) {
+            let what = format!("unmatched, round {round}, {}", result.name);
+            let programs = &comparison.programs;
+            let (pairs, seconds) = (unmatched::PAIRS, unmatched::SECONDS);
+            match unmatched::measure(kind, &comparison.relay, programs, pairs, seconds) {
+                Ok(pairs) => {
+                    unmatched::add(result, pairs);
+                    println!("{what}: {} of XDP_PASS", cell::ratios(result.ratio));
                 }
                 Err(error) => failed(&what, &error, &mut results.failures),
             }
@@ -233,6 +258,7 @@ mod tests {
             programs: PathBuf::new(),
             scenarios: Vec::new(),
             ceilings: false,
+            unmatched: false,
             rounds: 1,
             confirm_seconds: 1.0,
         };

@@ -7,6 +7,7 @@ mod active;
 pub mod command;
 mod links;
 mod multicast_routing;
+pub mod napi_thread;
 mod relay;
 mod testpmd;
 mod udp;

@@ -32,5 +32,6 @@ pub mod sink;
 pub mod table;
 pub mod template;
 pub mod trial;
+pub mod unmatched;
 pub mod wire;
 pub mod yardstick;

@@ -64,7 +64,9 @@ struct CompareArgs {
     /// The benchmark's kernel programs
     #[arg(long)]
     programs: PathBuf,
-    /// Scenarios, or parts of their names, or `ceilings`, separated by commas; everything if absent
+    /// Scenarios, or parts of their names, `ceilings` (what one core can do without a relay) or
+    /// `unmatched` (what the relay costs frames that no rule takes), separated by commas; everything
+    /// if absent
     scenario: Option<String>,
     /// Another build of the relay, measured right after the relay in every round, and in turns with
     /// it in pairs of half a second under overload; ratios are printed
@@ -148,6 +150,7 @@ fn compare(args: CompareArgs) -> Result<bool> {
     let Selection {
         scenarios,
         ceilings,
+        unmatched,
     } = scenario::select(args.scenario.as_deref())?;
     ensure!(
         args.rounds > 0 || args.against.is_some(),
@@ -160,6 +163,7 @@ fn compare(args: CompareArgs) -> Result<bool> {
         programs: args.programs,
         scenarios,
         ceilings,
+        unmatched,
         rounds: if args.quick { 1 } else { args.rounds.into() },
         confirm_seconds: if args.quick { 1.0 } else { 10.0 },
     })?;

@@ -3,7 +3,7 @@
 use crate::{
     before, cell, charts,
     results::{Results, ScenarioResult, Spread},
-    table,
+    table, unmatched,
 };
 
 /// Everything as Markdown: an overview, then the whole of each scenario.
@@ -27,6 +27,10 @@ pub fn of(results: &Results) -> String {
         let ceilings = results.ceilings.iter();
         rows.extend(ceilings.map(|one| vec![one.name.clone(), cell::range(one.rate, 1e3)]));
         text += &lines(&rows);
+    }
+    if !results.unmatched.is_empty() {
+        text += "\n### Frames that no rule takes\n\n";
+        text += &lines(&unmatched::rows(&results.unmatched));
     }
     for result in &results.scenarios {
         text += &format!("\n### {}\n\n", table::heading(result));

@@ -88,7 +88,7 @@ fn measure((mut relay, mut before): (Side, Side), rate: u64, ratios: &mut Vec<f6
 }
 
 /// The median, with the bounds of the middle half.
-fn middle_half(mut values: Vec<f64>) -> Option<Spread> {
+pub(crate) fn middle_half(mut values: Vec<f64>) -> Option<Spread> {
     values.sort_by(f64::total_cmp);
     let quarter = values.len() / 4;
     Spread::of(values.get(quarter..values.len() - quarter)?.to_vec())

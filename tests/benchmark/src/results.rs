@@ -19,6 +19,9 @@ pub struct Results {
     pub confirm_seconds: f64,
     /// The machine's limits, if they were measured.
     pub ceilings: Vec<CeilingResult>,
+    /// The price of frames that no rule takes, if it was measured.
+    #[serde(default)]
+    pub unmatched: Vec<UnmatchedResult>,
     /// By scenario.
     pub scenarios: Vec<ScenarioResult>,
     /// What could not be measured and should have been, one sentence each.
@@ -34,6 +37,27 @@ pub struct CeilingResult {
     pub rounds: Vec<f64>,
     /// Over the rounds.
     pub rate: Option<Spread>,
+}
+
+/// Frames that no rule takes, past one set of rules ([`crate::unmatched`]).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UnmatchedResult {
+    /// The frames and the rules.
+    pub name: String,
+    /// Of all rounds.
+    pub pairs: Vec<UnmatchedPair>,
+    /// The relay's rates divided by those of `XDP_PASS`: the median of all pairs, and as its bounds
+    /// those of the middle half of them.
+    pub ratio: Option<Spread>,
+}
+
+/// What the input passed on to the stack in two turns, one right after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct UnmatchedPair {
+    /// With the relay, in frames per second.
+    pub relay: f64,
+    /// With a program that only returns `XDP_PASS`, in frames per second.
+    pub pass: f64,
 }
 
 /// One scenario.

@@ -167,6 +167,10 @@ pub const ALL: [Scenario; 21] = [
 /// forwards.
 pub const CEILINGS: &str = "ceilings";
 
+/// The name that selects the price of frames that no rule takes, which is no scenario either: they
+/// stay on the relay's host.
+pub const UNMATCHED: &str = "unmatched";
+
 /// What is to be measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
@@ -174,6 +178,8 @@ pub struct Selection {
     pub scenarios: Vec<Scenario>,
     /// The machine's limits too.
     pub ceilings: bool,
+    /// The price of frames that no rule takes, too.
+    pub unmatched: bool,
 }
 
 /// What a list of names, separated by commas, selects: each is the name of one scenario, or a part
@@ -187,22 +193,25 @@ pub fn select(names: Option<&str>) -> Result<Selection> {
         return Ok(Selection {
             scenarios: ALL.to_vec(),
             ceilings: true,
+            unmatched: true,
         });
     };
     let mut selection = Selection {
         scenarios: Vec::new(),
         ceilings: false,
+        unmatched: false,
     };
     for part in names.split(',').map(str::trim) {
         let found = named(part);
-        let ceilings = part == CEILINGS;
+        let (ceilings, unmatched) = (part == CEILINGS, part == UNMATCHED);
         ensure!(
-            ceilings || !(part.is_empty() || found.is_empty()),
-            "no scenario has `{part}` in its name; there are: {}, {CEILINGS}",
+            ceilings || unmatched || !(part.is_empty() || found.is_empty()),
+            "no scenario has `{part}` in its name; there are: {}, {CEILINGS}, {UNMATCHED}",
             ALL.map(|scenario| scenario.name).join(", "),
         );
         selection.scenarios.extend(found);
         selection.ceilings |= ceilings;
+        selection.unmatched |= unmatched;
     }
     let wanted = selection.scenarios;
     selection.scenarios = ALL.into_iter().filter(|one| wanted.contains(one)).collect();
@@ -253,6 +262,9 @@ mod tests {
         );
         let selection = select(Some("ceilings,1-4")).unwrap();
         assert!(selection.ceilings && selection.scenarios.len() == 1);
+        assert!(!selection.unmatched);
+        let selection = select(Some("unmatched")).unwrap();
+        assert!(selection.unmatched && selection.scenarios.is_empty());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::{
     cell::{latency, range, ratio},
     measure::LOW_RATE,
     results::{ContenderResult, Results, ScenarioResult},
+    unmatched,
     yardstick::{self, Yardstick},
 };
 
@@ -27,6 +28,10 @@ pub fn of(results: &Results) -> String {
         let rows = results.ceilings.iter();
         let rows = rows.map(|one| vec![one.name.clone(), range(one.rate, 1e3)]);
         text += &align(rows.collect());
+    }
+    if !results.unmatched.is_empty() {
+        text += "\nframes that no rule takes\n";
+        text += &align(unmatched::rows(&results.unmatched));
     }
     for result in &results.scenarios {
         // Writing to a string does not fail.

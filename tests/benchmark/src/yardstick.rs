@@ -109,6 +109,7 @@ mod tests {
             rounds: 1,
             confirm_seconds: 1.0,
             ceilings: vec![ceiling("xdp-tx", 20.0), ceiling("xdp-rx", 40.0)],
+            unmatched: Vec::new(),
             scenarios,
             failures: Vec::new(),
         }

@@ -16,11 +16,13 @@ use relay_bench::{
     generator::{Generator, Traffic},
     programs::abi::{MAGIC, SlotState},
     sink::{Expected, NextHop, Sink},
+    unmatched::{self, Kind},
     wire::{Shape, Wires},
 };
 use relay_tests::{
     capture::target_directory,
     inspect::{self, UdpChecksum},
+    relay::binary,
     sys::{self, Batch, Receives},
 };
 use socket2::{Domain, Protocol, Socket, Type};
@@ -377,5 +379,20 @@ fn two_outputs_that_look_the_same_are_refused() -> Result<()> {
     };
     let error = sink.expect(&[one.clone(), one], PAYLOAD).unwrap_err();
     assert!(error.to_string().contains("twice"), "{error:#}");
+    Ok(())
+}
+
+#[test]
+fn frames_that_no_rule_takes_reach_the_stack_at_a_rate() -> Result<()> {
+    let relay = binary()?;
+    for kind in &Kind::ALL {
+        let pairs = unmatched::measure(kind, &relay, &programs(), 2, 0.05)?;
+        assert_eq!(pairs.len(), 2);
+        for pair in pairs {
+            // Both do little for a frame, whatever else the machine does.
+            assert!(pair.pass > 10_000.0, "{}: {pair:?}", kind.name);
+            assert!(pair.relay > pair.pass / 10.0, "{}: {pair:?}", kind.name);
+        }
+    }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! The benchmark's kernel programs: the generator of frames, and the counters at the sinks.
+//! The benchmark's kernel programs: the generator of frames, the counters at the sinks, and one that
+//! only passes frames.
 #![no_std]
 #![no_main]
 #![allow(
@@ -9,6 +10,7 @@
 mod abi;
 mod count;
 mod generate;
+mod pass;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
