@@ -133,6 +133,7 @@ impl Input {
         let wires = Wires::new(Shape {
             interfaces: 1,
             mtu: 1500,
+            ipv6: false,
         })?;
         let load = Load {
             outputs: 1,
