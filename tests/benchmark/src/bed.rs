@@ -48,6 +48,9 @@ impl Bed {
             interfaces: scenario.interfaces,
             mtu: 1500,
         })?;
+        if scenario.framing == Framing::Ipv6 {
+            wires.with_ipv6()?;
+        }
         let job = Job {
             framing: scenario.framing,
             ..scenario.load.job(&wires, CONTENDER_CPU)?

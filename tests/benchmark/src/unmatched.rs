@@ -134,6 +134,9 @@ impl Input {
             interfaces: 1,
             mtu: 1500,
         })?;
+        if kind.framing == Framing::Ipv6 {
+            wires.with_ipv6()?;
+        }
         let load = Load {
             outputs: 1,
             flows: 1,
