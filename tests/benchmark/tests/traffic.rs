@@ -386,8 +386,8 @@ fn two_outputs_that_look_the_same_are_refused() -> Result<()> {
 fn frames_that_no_rule_takes_reach_the_stack_at_a_rate() -> Result<()> {
     let relay = binary()?;
     for kind in &Kind::ALL {
-        let pairs = unmatched::measure(kind, &relay, &programs(), 2, 0.05)?;
-        assert_eq!(pairs.len(), 2);
+        let pairs = unmatched::measure(kind, &relay, &programs(), 1, 0.05)?;
+        assert_eq!(pairs.len(), 1);
         for pair in pairs {
             // Both do little for a frame, whatever else the machine does.
             assert!(pair.pass > 10_000.0, "{}: {pair:?}", kind.name);
