@@ -49,9 +49,6 @@ impl Bed {
             mtu: 1500,
             ipv6: scenario.framing == Framing::Ipv6,
         })?;
-        if scenario.framing == Framing::Ipv6 {
-            wires.with_ipv6()?;
-        }
         let job = Job {
             framing: scenario.framing,
             ..scenario.load.job(&wires, CONTENDER_CPU)?

@@ -95,23 +95,6 @@ impl Wires {
         Ok(())
     }
 
-    /// Gives the contender's ends IPv6, which is off on new hosts, and an address each that it can
-    /// send from at once.
-    pub fn with_ipv6(&self) -> Result<()> {
-        for (net, end) in (1..).zip(std::iter::once(&self.input).chain(&self.outputs)) {
-            let name = end.interface.as_str();
-            // No other address, and so no frames of neighbour discovery.
-            for (key, value) in [("addr_gen_mode", "1"), ("disable_ipv6", "0")] {
-                let key = format!("ipv6/conf/{name}/{key}");
-                end.namespace.sysctl(&key, value)?;
-            }
-            end.namespace.ip(&format!(
-                "-6 address add 2001:db8:{net:x}::1/64 dev {name} nodad"
-            ))?;
-        }
-        Ok(())
-    }
-
     /// Frames that the input had no room for since the wires were made.
     pub fn refused(&self) -> Result<u64> {
         let name = self.source.interface.as_str();
