@@ -146,11 +146,8 @@ impl Input {
         let wires = Wires::new(Shape {
             interfaces: 1,
             mtu: 1500,
-            ipv6: false,
+            ipv6: kind.framing == Framing::Ipv6,
         })?;
-        if kind.framing == Framing::Ipv6 {
-            wires.with_ipv6()?;
-        }
         let load = Load {
             outputs: 1,
             flows: 1,
