@@ -168,7 +168,7 @@ pub fn an_output_still_receives_what_is_for_the_host(nics: Nics) -> Result<()> {
     let bed = nics.testbed(1)?;
     let rules = [Rule::feed().outputs("out0", 1)];
     let relay = lab::start(&bed, &rules)?;
-    let (group, port) = (Ipv4Addr::new(239, 77, 77, 77), 7777);
+    let (group, port) = ([239, 77, 77, 77], 7777);
     let sender = UdpSender::open(&bed.receivers[0])?;
     // virtio-net tells its NIC later which groups the host has joined (`virtnet_rx_mode_work`).
     let first = UdpReceiver::start(&bed.outputs[0], &[Listen::new(group, port + 1, 8)])?;

@@ -124,7 +124,7 @@ pub fn m2_of_two_sources_only_the_one_in_the_rule_passes_and_is_joined(nics: Nic
         for (flow, from, from6) in [(0, source.address, SENDER), (9, stranger, "2001:db8:1::7")] {
             let bytes = payload(flow, number, SIZE);
             let four = UdpFrame {
-                source: from,
+                source: from.into(),
                 ..UdpFrame::new(source, group, PORT_IN, bytes.clone())
             };
             pacer.wait();
