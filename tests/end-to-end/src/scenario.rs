@@ -232,10 +232,12 @@ pub fn send_in_turns(
     // Copies of one datagram, on average over the rules.
     let outputs = rules.iter().map(|rule| rule.outputs.len()).sum::<usize>();
     let fan_out = (outputs / rules.len().max(1)).max(1) as u32;
-    // One sender for each input and kind of tags.
+    // One sender for each input and kind of tags that anything is sent to.
     let senders: BTreeSet<(&str, &[Tag])> = rules
         .iter()
-        .map(|rule| (rule.interface.as_str(), rule.tags.as_slice()))
+        .zip(streams)
+        .filter(|(_, stream)| stream.count > 0)
+        .map(|(rule, _)| (rule.interface.as_str(), rule.tags.as_slice()))
         .collect();
     let sources = senders.len().max(1) as u32;
     let rate = OUTPUT_RATE / fan_out / sources;
