@@ -44,8 +44,8 @@ pub struct Batch<P> {
     /// Its capacity is the largest batch: in the worst case every frame is a run of its own.
     runs: Vec<Run>,
     open: OpenRuns,
-    /// By position of the frame, for flows whose copies keep their places.
-    places: Box<[Offset]>,
+    /// By position of the frame, for flows whose copies keep part of it.
+    offsets: Box<[Offset]>,
 }
 
 /// One datagram.
@@ -129,7 +129,7 @@ impl<P> Batch<P> {
             frames: Vec::with_capacity(size),
             runs: Vec::with_capacity(size),
             open,
-            places: vec![Offset::default(); size].into(),
+            offsets: vec![Offset::default(); size].into(),
         }
     }
 
@@ -144,50 +144,50 @@ impl<P> Batch<P> {
         self.frames.len() == self.frames.capacity()
     }
 
-    /// Adds a frame. `place` is where in its flow it was sent to, if copies keep that. The batch
+    /// Adds a frame. `offset` is where in its flow it was sent to, if copies keep that. The batch
     /// must not be full.
     #[inline]
     pub fn add<M: Memory<Place = P>>(
         &mut self,
         frame: Frame<P>,
-        place: Option<&Offset>,
+        offset: Option<&Offset>,
         memory: &M,
         flows: &Flows,
         stats: &WorkerStats,
     ) {
         let flow = frame.flow;
         let at = self.push(frame, stats);
-        if let Some(place) = place {
-            self.join_placed(at, flow, *place, memory, flows);
+        if let Some(offset) = offset {
+            self.join_at_offset(at, flow, *offset, memory, flows);
         } else if !flows.socket_outputs(flow).is_empty() {
             self.join(at, Entry::of_flow(flow), memory);
         }
     }
 
-    /// Notes the place of the frame at `at`, and puts the frame into a run. Out of line: few rule
+    /// Notes the offset of the frame at `at`, and puts the frame into a run. Out of line: few rule
     /// files have such flows.
     #[inline(never)]
-    fn join_placed<M: Memory<Place = P>>(
+    fn join_at_offset<M: Memory<Place = P>>(
         &mut self,
         at: u32,
         flow: u32,
-        place: Offset,
+        offset: Offset,
         memory: &M,
         flows: &Flows,
     ) {
-        if let Some(of_frame) = self.places.get_mut(at as usize) {
-            *of_frame = place;
+        if let Some(of_frame) = self.offsets.get_mut(at as usize) {
+            *of_frame = offset;
         }
         if flows.socket_outputs(flow).is_empty() {
             return;
         }
-        let (runs, places) = (&self.runs, &self.places);
+        let (runs, offsets) = (&self.runs, Offsets(&self.offsets));
         let is_mine = |run: usize| {
             let run = runs.get(run);
-            run.is_some_and(|run| run.flow == flow && Places(places).of(run.first) == place)
+            run.is_some_and(|run| run.flow == flow && offsets.of(run.first) == offset)
         };
         let entry = if flows.keeps_apart(flow) {
-            self.open.entry_of_place(flow, place, is_mine)
+            self.open.entry_at_offset(flow, offset, is_mine)
         } else {
             Entry::of_flow(flow)
         };
@@ -256,19 +256,19 @@ impl<P> Batch<P> {
     pub fn runs(&mut self) -> (&mut [Run], Frames<'_, P>) {
         let frames = Frames {
             frames: &self.frames,
-            places: Places(&self.places),
+            offsets: Offsets(&self.offsets),
         };
         (&mut self.runs, frames)
     }
 
-    /// Ends the batch: hands out its frames in the order of their arrival, and their places by their
-    /// positions in this order.
+    /// Ends the batch: hands out its frames in the order of their arrival, and their offsets by
+    /// their positions in this order.
     #[inline]
-    pub fn end(&mut self) -> (impl Iterator<Item = Frame<P>> + '_, Places<'_>) {
+    pub fn end(&mut self) -> (impl Iterator<Item = Frame<P>> + '_, Offsets<'_>) {
         for run in self.runs.drain(..) {
             self.open.clear(run.entry);
         }
-        (self.frames.drain(..), Places(&self.places))
+        (self.frames.drain(..), Offsets(&self.offsets))
     }
 }
 
@@ -315,10 +315,10 @@ impl Run {
         })
     }
 
-    /// The place of its frames in their flow. Of a flow whose copies keep nothing, any.
+    /// The offset of its frames in their flow. Of a flow whose copies keep nothing, any.
     #[inline]
-    pub fn place<P>(&self, frames: Frames<'_, P>) -> Offset {
-        frames.places.of(self.first)
+    pub fn offset<P>(&self, frames: Frames<'_, P>) -> Offset {
+        frames.offsets.of(self.first)
     }
 }
 
@@ -326,7 +326,7 @@ impl Run {
 #[derive(Debug)]
 pub struct Frames<'a, P> {
     frames: &'a [Frame<P>],
-    places: Places<'a>,
+    offsets: Offsets<'a>,
 }
 
 // Not derived: a place need not be `Copy`.
@@ -341,10 +341,10 @@ impl<P> Copy for Frames<'_, P> {}
 /// Where in the prefix and range of its flow each frame of a batch was sent to, by the frame's
 /// position. Of a flow whose copies keep nothing of that, any.
 #[derive(Debug, Clone, Copy)]
-pub struct Places<'a>(&'a [Offset]);
+pub struct Offsets<'a>(&'a [Offset]);
 
-impl Places<'_> {
-    /// The place of a frame.
+impl Offsets<'_> {
+    /// The offset of a frame.
     #[inline]
     #[must_use]
     pub fn of(self, frame: u32) -> Offset {

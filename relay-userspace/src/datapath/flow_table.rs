@@ -308,9 +308,9 @@ impl Flows {
     /// copy keeps that.
     #[inline]
     #[must_use]
-    pub fn place(&self, flow: u32, datagram: &Datagram) -> Option<Offset> {
+    pub fn offset(&self, flow: u32, datagram: &Datagram) -> Option<Offset> {
         if self.keeps_places {
-            self.place_in(flow, *datagram)
+            self.offset_in(flow, *datagram)
         } else {
             None
         }
@@ -319,7 +319,7 @@ impl Flows {
     /// Out of line: few rule files have such flows. By value, so that a datagram need not lie in
     /// memory for it.
     #[inline(never)]
-    fn place_in(&self, flow: u32, datagram: Datagram) -> Option<Offset> {
+    fn offset_in(&self, flow: u32, datagram: Datagram) -> Option<Offset> {
         Some(self.flows.get(flow as usize)?.span?.offset(&datagram))
     }
 

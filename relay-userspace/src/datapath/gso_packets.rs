@@ -158,7 +158,7 @@ impl<M: Memory> Copies<'_, M> {
         outbox: &mut impl Outbox<M>,
         stats: &WorkerStats,
     ) {
-        let moved = socket_output.moved_to(self.run.place(self.frames));
+        let moved = socket_output.moved_to(self.run.offset(self.frames));
         self.post(&moved, outbox, stats);
     }
 

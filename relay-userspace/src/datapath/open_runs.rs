@@ -1,27 +1,27 @@
-//! Where the next frame may join a run: the last run of each flow, and of each place in the flows
+//! Where the next frame may join a run: the last run of each flow, and of each offset in the flows
 //! whose copies all keep it.
 //!
 //! Frames of a line-up of groups arrive in turns. Copies that go to different groups can leave in
-//! any order, so each place in such a flow has a run of its own; otherwise hardly two frames could
-//! leave together. Flows have an entry each. Places share a fixed number of entries, found by a
-//! hash: senders choose the places, so the search ends after a few entries, and a place that finds
+//! any order, so each offset in such a flow has a run of its own; otherwise hardly two frames could
+//! leave together. Flows have an entry each. Offsets share a fixed number of entries, found by a
+//! hash: senders choose the offsets, so the search ends after a few entries, and an offset that finds
 //! none has no run that others join.
 
 use crate::packet::Offset;
 
 /// No run, and no entry.
 const NONE: u32 = u32::MAX;
-/// Entries for places: four for each frame of the largest batch, so that most places find theirs at
-/// once.
-const PLACES: u32 = 1 << PLACES_BITS;
-const PLACES_BITS: u32 = 12;
-/// Entries that a place may have.
+/// Entries for offsets: four for each frame of the largest batch, so that most offsets find theirs
+/// at once.
+const OFFSETS: u32 = 1 << OFFSETS_BITS;
+const OFFSETS_BITS: u32 = 12;
+/// Entries that an offset may have.
 const PROBES: u32 = 8;
 
 /// The last runs of a batch, by entry.
 #[derive(Debug)]
 pub struct OpenRuns {
-    /// By flow; behind these, the entries for places.
+    /// By flow; behind these, the entries for offsets.
     last: Box<[u32]>,
 }
 
@@ -42,21 +42,21 @@ impl OpenRuns {
     #[must_use]
     pub fn new(flows: usize) -> Self {
         Self {
-            last: vec![NONE; flows + PLACES as usize].into(),
+            last: vec![NONE; flows + OFFSETS as usize].into(),
         }
     }
 
-    /// The entry of a place in a flow: that of its last run, which `is_mine` tells by its position,
+    /// The entry of an offset in a flow: that of its last run, which `is_mine` tells by its position,
     /// or one that is free.
-    pub(super) fn entry_of_place(
+    pub(super) fn entry_at_offset(
         &self,
         flow: u32,
-        place: Offset,
+        offset: Offset,
         is_mine: impl Fn(usize) -> bool,
     ) -> Entry {
-        let first = self.last.len() as u32 - PLACES;
-        let hash = place.hash(flow, PLACES_BITS);
-        let mut entries = (0..PROBES).map(|next| first + (hash + next) % PLACES);
+        let first = self.last.len() as u32 - OFFSETS;
+        let hash = offset.hash(flow, OFFSETS_BITS);
+        let mut entries = (0..PROBES).map(|next| first + (hash + next) % OFFSETS);
         let fits = |&entry: &u32| match self.last.get(entry as usize) {
             Some(&NONE) => true,
             Some(&run) => is_mine(run as usize),
@@ -92,17 +92,17 @@ impl OpenRuns {
 mod tests {
     use super::*;
 
-    fn place(number: u32) -> Offset {
+    fn offset(number: u32) -> Offset {
         Offset::at(u128::from(number), 0)
     }
 
-    /// Puts `places` of flow 7 into `open`, each with a run of its own. Returns their entries.
-    fn fill(open: &mut OpenRuns, places: impl Iterator<Item = u32>) -> Vec<Entry> {
+    /// Puts `offsets` of flow 7 into `open`, each with a run of its own. Returns their entries.
+    fn fill(open: &mut OpenRuns, offsets: impl Iterator<Item = u32>) -> Vec<Entry> {
         let mut runs = Vec::new();
         let mut entries = Vec::new();
-        for number in places {
+        for number in offsets {
             let mine = |run: usize| runs.get(run) == Some(&number);
-            let entry = open.entry_of_place(7, place(number), mine);
+            let entry = open.entry_at_offset(7, offset(number), mine);
             open.set(entry, runs.len());
             runs.push(number);
             entries.push(entry);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn each_place_of_a_full_batch_has_an_entry_of_its_own_behind_those_of_the_flows() {
+    fn each_offset_of_a_full_batch_has_an_entry_of_its_own_behind_those_of_the_flows() {
         let mut open = OpenRuns::new(100);
         let mut entries = fill(&mut open, 0..1024);
         assert!(
@@ -125,17 +125,17 @@ mod tests {
     }
 
     #[test]
-    fn a_place_finds_its_entry_again() {
+    fn an_offset_finds_its_entry_again() {
         let mut open = OpenRuns::new(1);
         let entries = fill(&mut open, (0..64).chain(0..64));
         assert_eq!(entries[..64], entries[64..]);
     }
 
     #[test]
-    fn a_place_without_a_free_entry_has_none_and_keeps_having_none() {
+    fn an_offset_without_a_free_entry_has_none_and_keeps_having_none() {
         let mut open = OpenRuns::new(1);
-        let same = place(0).hash(7, PLACES_BITS);
-        let colliding = (0..).filter(|&number| place(number).hash(7, PLACES_BITS) == same);
+        let same = offset(0).hash(7, OFFSETS_BITS);
+        let colliding = (0..).filter(|&number| offset(number).hash(7, OFFSETS_BITS) == same);
         let colliding: Vec<u32> = colliding.take(PROBES as usize + 1).collect();
         let twice = colliding.iter().chain(&colliding).copied();
         let entries = fill(&mut open, twice);

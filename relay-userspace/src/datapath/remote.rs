@@ -22,7 +22,7 @@ use super::{
     open_runs::OpenRuns,
     output_link::{Link, Links},
     slots::{Assigned, Book, Entry, Leaving, OutputIdentity},
-    stats::{Dropped, OutputStats, WorkerStats},
+    stats::{Count, Dropped, OutputStats, WorkerStats},
     tx_socket::{self, TxSocket},
     uring::send_slots::SendSlots,
     waiting::Waiting,
@@ -414,13 +414,12 @@ impl Remote {
     }
 
     fn matched(&self, slot: u32) -> u64 {
-        let matched = self.stats.flows.get(slot as usize);
-        matched.map_or(0, super::stats::Count::get)
+        self.stats.flows.get(slot as usize).map_or(0, Count::get)
     }
 
     fn local_failed(&self, slot: u32) -> u64 {
         let failed = self.stats.local_failed.get(slot as usize);
-        failed.map_or(0, super::stats::Count::get)
+        failed.map_or(0, Count::get)
     }
 
     fn outputs(&self, outputs: &[(OutputIdentity, u32)]) -> Vec<OutputCounters> {

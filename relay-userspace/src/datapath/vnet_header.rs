@@ -75,9 +75,7 @@ impl VnetHeader {
             len
         });
         if is_partial {
-            self.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
-            self.csum_start = headers.len().saturating_sub(UDP_LEN) as u16;
-            self.csum_offset = udp::CHECKSUM.start as u16;
+            self.ask_for_checksum(headers.len());
         }
         len
     }
@@ -92,13 +90,19 @@ impl VnetHeader {
         write: impl FnOnce(&mut [u8; HEADERS_ROOM]) -> usize,
     ) -> usize {
         let headers_len = write(&mut self.headers);
-        self.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
         self.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
         self.hdr_len = headers_len as u16;
         self.gso_size = payload_len;
+        self.ask_for_checksum(headers_len);
+        ReceivedVnetHeader::LEN + headers_len
+    }
+
+    /// Makes the kernel complete the checksum of a UDP header that ends with the headers.
+    #[inline]
+    fn ask_for_checksum(&mut self, headers_len: usize) {
+        self.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
         self.csum_start = headers_len.saturating_sub(UDP_LEN) as u16;
         self.csum_offset = udp::CHECKSUM.start as u16;
-        ReceivedVnetHeader::LEN + headers_len
     }
 }
 

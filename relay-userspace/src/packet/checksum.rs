@@ -12,26 +12,20 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 
-/// The one's complement sum of up to a few dozen words, not folded.
-#[inline]
+/// The one's complement sum of an even number of bytes, not folded.
+#[inline(always)]
 pub(crate) fn sum_words(bytes: &[u8]) -> u32 {
-    let words = bytes.as_chunks().0.iter();
-    words.map(|word| u32::from(u16::from_ne_bytes(*word))).sum()
-}
-
-/// The same for the addresses of a header: their length is a multiple of 4.
-#[inline(always)]
-pub(super) fn sum_addresses(bytes: &[u8]) -> u32 {
-    let words = bytes.as_chunks().0.iter();
-    let sum = words.map(|word| u32::from_ne_bytes(*word)).fold(0, add_32);
-    (sum & 0xffff) + (sum >> 16)
-}
-
-/// The sum, with the carry out of the highest bit added at the lowest one.
-#[inline(always)]
-fn add_32(sum: u32, word: u32) -> u32 {
-    let (sum, carry) = sum.overflowing_add(word);
-    sum + u32::from(carry)
+    let (longs, rest) = bytes.as_chunks();
+    let longs = longs.iter().map(|long| u32::from_ne_bytes(*long));
+    let sum = longs.fold(0, |sum: u32, long| {
+        // The carry out of the highest bit is added at the lowest one.
+        let (sum, carry) = sum.overflowing_add(long);
+        sum + u32::from(carry)
+    });
+    let last = rest
+        .first_chunk()
+        .map_or(0, |last| u16::from_ne_bytes(*last));
+    (sum & 0xffff) + (sum >> 16) + u32::from(last)
 }
 
 /// What a field of 16 bits with this value adds to a sum.

@@ -10,7 +10,7 @@ use relay_common::wire::{
     udp::field as udp,
 };
 
-use super::checksum::{fold, sum_addresses, sum_payload, word};
+use super::checksum::{fold, sum_payload, sum_words, word};
 
 /// The protocol number of UDP.
 pub(super) const PROTOCOL_UDP: u16 = ipv4::PROTOCOL_UDP as u16;
@@ -69,7 +69,7 @@ impl Ip {
             ttl: header[ip::TTL],
             words,
             ip_sum: ip_sum(tos, words),
-            addresses: sum_addresses(&header[ip::ADDRESSES]),
+            addresses: sum_words(&header[ip::ADDRESSES]),
         }
     }
 
@@ -85,7 +85,7 @@ impl Ip {
                 at(header, first + 2..first + 4),
             ],
             ip_sum: 0,
-            addresses: sum_addresses(&header[ipv6::ADDRESSES]),
+            addresses: sum_words(&header[ipv6::ADDRESSES]),
         }
     }
 }

@@ -72,25 +72,35 @@ fn frame(group: u8, port: u16) -> Vec<u8> {
     frame
 }
 
-/// Sorts datagrams to these groups and ports, twice, and returns the positions of the frames of
-/// each run.
-fn runs(flows: &mut Flows, sent: &[(u8, u16)]) -> Vec<Vec<usize>> {
-    let memory = Frames(
+/// A frame for each group and port.
+fn frames(sent: &[(u8, u16)]) -> Frames {
+    Frames(
         sent.iter()
             .map(|&(group, port)| frame(group, port))
             .collect(),
-    );
+    )
+}
+
+/// Adds all frames to `batch`, in their order.
+fn add_all(batch: &mut Batch<usize>, memory: &Frames, flows: &mut Flows) {
     let stats = WorkerStats::new(1, 3).unwrap();
+    for (at, frame) in memory.0.iter().enumerate() {
+        let datagram = wire::decode(&frame[..]).unwrap();
+        let flow = flows.look_up(0, &datagram).unwrap();
+        let received = Received::read(frame, &datagram, Known::Complete).unwrap();
+        let offset = flows.offset(flow, &datagram);
+        let frame = Frame::new(at, received, flow, datagram.payload());
+        batch.add(frame, offset.as_ref(), memory, flows, &stats);
+    }
+}
+
+/// Sorts datagrams to these groups and ports, twice, and returns the positions of the frames of
+/// each run.
+fn runs(flows: &mut Flows, sent: &[(u8, u16)]) -> Vec<Vec<usize>> {
+    let memory = frames(sent);
     let mut batch = Batch::new(sent.len(), OpenRuns::new(1));
     let sort = |batch: &mut Batch<usize>, flows: &mut Flows| {
-        for (at, frame) in memory.0.iter().enumerate() {
-            let datagram = wire::decode(&frame[..]).unwrap();
-            let flow = flows.look_up(0, &datagram).unwrap();
-            let received = Received::read(frame, &datagram, Known::Complete).unwrap();
-            let place = flows.place(flow, &datagram);
-            let frame = Frame::new(at, received, flow, datagram.payload());
-            batch.add(frame, place.as_ref(), &memory, flows, &stats);
-        }
+        add_all(batch, &memory, flows);
         let (runs, frames) = batch.runs();
         let positions = |run: &Run| run.frames(frames).map(|frame| frame.place).collect();
         let runs: Vec<Vec<usize>> = runs.iter().map(positions).collect();
@@ -162,25 +172,16 @@ fn copies_that_all_go_to_one_group_and_port_leave_together_whatever_they_were_se
 }
 
 #[test]
-fn a_run_knows_the_place_of_its_frames() {
-    let mut flows = flows(KEEPS_ALL);
-    let memory = Frames(vec![frame(3, 5002), frame(200, 5009)]);
-    let stats = WorkerStats::new(1, 1).unwrap();
+fn a_run_knows_the_offset_of_its_frames() {
+    let memory = frames(&[(3, 5002), (200, 5009)]);
     let mut batch = Batch::new(2, OpenRuns::new(1));
-    for (at, bytes) in memory.0.iter().enumerate() {
-        let datagram = wire::decode(&bytes[..]).unwrap();
-        let flow = flows.look_up(0, &datagram).unwrap();
-        let received = Received::read(bytes, &datagram, Known::Complete).unwrap();
-        let place = flows.place(flow, &datagram);
-        let frame = Frame::new(at, received, flow, datagram.payload());
-        batch.add(frame, place.as_ref(), &memory, &flows, &stats);
-    }
+    add_all(&mut batch, &memory, &mut flows(KEEPS_ALL));
     let (runs, frames) = batch.runs();
-    let places: Vec<Offset> = runs.iter().map(|run| run.place(frames)).collect();
-    assert_eq!(places, [Offset::at(3, 2), Offset::at(200, 9)]);
-    let (_, places) = batch.end();
+    let offsets: Vec<Offset> = runs.iter().map(|run| run.offset(frames)).collect();
+    assert_eq!(offsets, [Offset::at(3, 2), Offset::at(200, 9)]);
+    let (_, offsets) = batch.end();
     assert_eq!(
-        [0, 1].map(|at| places.of(at)),
+        [0, 1].map(|at| offsets.of(at)),
         [Offset::at(3, 2), Offset::at(200, 9)]
     );
 }

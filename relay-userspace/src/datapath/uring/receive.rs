@@ -68,7 +68,7 @@ pub struct Datagrams {
     flow: u32,
     received: Received,
     /// Where in its flow they were sent to, if copies keep that.
-    pub place: Option<Offset>,
+    pub offset: Option<Offset>,
     /// Where the first payload starts, in bytes from the start of the buffer; the others follow it.
     payload: usize,
     payload_len: usize,
@@ -131,7 +131,7 @@ impl Datagrams {
         Ok(Self {
             flow,
             received,
-            place: flows.place(flow, &datagram),
+            offset: flows.offset(flow, &datagram),
             payload: at + datagram.payload(),
             payload_len,
             size,

@@ -168,7 +168,7 @@ pub struct LocalFrames {
     is_local: Box<[bool]>,
     sockets: LocalSockets,
     queue: Queue,
-    /// By the frame's place in the batch: its headers, where they do not lie in front of its payload
+    /// By the frame's position in the batch: its headers, where they do not lie in front of its payload
     /// any more.
     tagged: Box<[Tagged]>,
 }
@@ -199,11 +199,12 @@ impl LocalFrames {
         }))
     }
 
-    /// Keeps the headers, tags included, of a frame of `flow` that will be at `place` in the batch,
+    /// Keeps the headers, tags included, of a frame of `flow` that will be at `position` in the batch,
     /// before its payload moves.
-    fn keep_headers(&mut self, flow: u32, place: usize, headers: Option<&[u8]>) {
+    fn keep_headers(&mut self, flow: u32, position: usize, headers: Option<&[u8]>) {
         let is_local = self.is_local.get(flow as usize) == Some(&true);
-        let (Some(tagged), Some(headers), true) = (self.tagged.get_mut(place), headers, is_local)
+        let (Some(tagged), Some(headers), true) =
+            (self.tagged.get_mut(position), headers, is_local)
         else {
             return;
         };

@@ -54,8 +54,8 @@ pub fn add_all(
         // there.
         match wire::kind(chunks.frame(chunk)) {
             Kind::Ipv4 => add(Kind::Ipv4, arrived, received, batch, chunks, flows, stats),
-            Kind::Ipv6 => add_ipv6(arrived, received, batch, chunks, flows, stats),
-            Kind::Other => add_other(arrived, received, batch, chunks, flows, stats),
+            Kind::Ipv6 => add_apart::<true>(arrived, received, batch, chunks, flows, stats),
+            Kind::Other => add_apart::<false>(arrived, received, batch, chunks, flows, stats),
         }
     }
 }
@@ -68,8 +68,9 @@ struct Arrived {
     known: Known,
 }
 
+/// [`add`] in a place of its own, for IPv6 or for what is neither that nor IPv4.
 #[inline(never)]
-fn add_ipv6(
+fn add_apart<const IPV6: bool>(
     arrived: Arrived,
     received: &mut Vec<Chunk>,
     batch: &mut Batch<Chunk>,
@@ -77,19 +78,8 @@ fn add_ipv6(
     flows: &mut Flows,
     stats: &WorkerStats,
 ) {
-    add(Kind::Ipv6, arrived, received, batch, chunks, flows, stats);
-}
-
-#[inline(never)]
-fn add_other(
-    arrived: Arrived,
-    received: &mut Vec<Chunk>,
-    batch: &mut Batch<Chunk>,
-    chunks: &mut Chunks,
-    flows: &mut Flows,
-    stats: &WorkerStats,
-) {
-    add(Kind::Other, arrived, received, batch, chunks, flows, stats);
+    let kind = if IPV6 { Kind::Ipv6 } else { Kind::Other };
+    add(kind, arrived, received, batch, chunks, flows, stats);
 }
 
 /// Takes the last frame of `received`, which is of this `kind`.
@@ -126,7 +116,7 @@ fn add(
         chunks.give_back(chunk);
         return;
     };
-    let place = flows.place(flow, &datagram);
+    let offset = flows.offset(flow, &datagram);
     let mut payload = datagram.payload()..datagram.end();
     let tags = usize::from(datagram.network) - ETHERNET_LEN;
     if tags != 0 {
@@ -135,7 +125,7 @@ fn add(
     }
     chunks.truncate(&mut chunk, payload.end);
     let frame = Frame::new(chunk, received, flow, payload.start);
-    batch.add(frame, place.as_ref(), chunks, flows, stats);
+    batch.add(frame, offset.as_ref(), chunks, flows, stats);
 }
 
 /// Moves `payload`, which arrived behind `tags` bytes of tags, to where an untagged frame has it:

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     datapath::{
-        batch::{Batch, Frame, Places},
+        batch::{Batch, Frame, Offsets},
         expired,
         flow_table::{Flows, RingCopies, RingOutput},
         stats::{Dropped, OutputStats, WorkerStats},
@@ -28,7 +28,7 @@ pub fn forward_all(
     ports: &mut [impl Egress],
     stats: &WorkerStats,
 ) {
-    let (frames, places) = batch.end();
+    let (frames, offsets) = batch.end();
     if !flows.have_ring_outputs() {
         for frame in frames {
             chunks.give_back(frame.place);
@@ -45,7 +45,7 @@ pub fn forward_all(
             Some(ring_copies) => {
                 queue_copies(
                     frame,
-                    (places, at),
+                    (offsets, at),
                     ring_copies,
                     flows,
                     chunks,
@@ -66,7 +66,7 @@ pub fn forward_all(
 #[inline(never)]
 fn queue_copies(
     frame: Frame<Chunk>,
-    (places, at): (Places<'_>, u32),
+    (offsets, at): (Offsets<'_>, u32),
     (last, others): (&RingCopies, &[RingCopies]),
     flows: &Flows,
     chunks: &mut Chunks,
@@ -93,7 +93,7 @@ fn queue_copies(
             continue;
         };
         chunks.copy(&chunk, &mut copy, len.frame);
-        let moved = moved(copies, || places.of(at));
+        let moved = moved(copies, || offsets.of(at));
         let header = Header {
             template: moved.as_ref().unwrap_or(&copies.template),
             received,
@@ -106,7 +106,7 @@ fn queue_copies(
     make_room(ring_outputs, chunks, ports, stats);
     match admit(last, ring_outputs, &received, len, ports, stats) {
         Some(ttl) => {
-            let moved = moved(last, || places.of(at));
+            let moved = moved(last, || offsets.of(at));
             let header = Header {
                 template: moved.as_ref().unwrap_or(&last.template),
                 received,
@@ -124,9 +124,9 @@ fn queue_copies(
 
 /// The template of copies that keep the place which their datagram was sent to.
 #[inline]
-fn moved(copies: &RingCopies, place: impl FnOnce() -> Offset) -> Option<Template> {
+fn moved(copies: &RingCopies, offset: impl FnOnce() -> Offset) -> Option<Template> {
     let template = &copies.template;
-    template.keeps_place().then(|| template.moved_to(place()))
+    template.keeps_place().then(|| template.moved_to(offset()))
 }
 
 /// Notes who sent the datagram in `chunk`, of which `copies` do not leave, if that is for its TTL.
