@@ -6,11 +6,13 @@ use std::net::Ipv6Addr;
 use anyhow::Result;
 use etherparse::{Ethernet2Header, Ipv6Header, PacketBuilder, UdpHeader};
 
+use crate::frames::group_mac;
 use crate::inspect::sum;
 use crate::payload::payload;
 use crate::raw::{Frame, RawReceiver};
 use crate::rules::Rule;
 use crate::scenario::ARRIVAL;
+use crate::topology::Testbed;
 use crate::veth::Endpoint;
 
 /// The group of the feed.
@@ -48,21 +50,27 @@ pub struct Copy {
     pub ttl: Option<&'static str>,
 }
 
-/// Switches IPv6 on at an interface, with these addresses, which are usable at once.
-pub fn with_ipv6(at: &Endpoint, addresses: &[&str]) -> Result<()> {
-    let (host, name) = (&at.namespace, &at.interface);
-    for (key, value) in [
-        ("accept_dad", "0"),
-        // No address but those.
-        ("addr_gen_mode", "1"),
-        ("disable_ipv6", "0"),
-    ] {
-        host.sysctl(&format!("ipv6/conf/{name}/{key}"), value)?;
-    }
-    for address in addresses {
-        host.ip(&format!("-6 address add {address}/64 dev {name} nodad"))?;
-    }
-    Ok(())
+/// The addresses of `out0`.
+pub const GLOBAL: &str = "2001:db8:2::1";
+/// The other one.
+pub const LINK_LOCAL: &str = "fe80::2:1";
+/// The global address of `out1`.
+pub const OTHER: &str = "2001:db8:3::1";
+
+/// Copies of the feed by two outputs, from each of their addresses and with each kind of `ttl`.
+#[rustfmt::skip]
+pub const COPIES: [Copy; 4] = [
+    Copy { at: 0, group: "ff3e::8000:2", port: 6000, source: GLOBAL, hop_limit: 64, ttl: None },
+    Copy { at: 0, group: "ff12::8000:3", port: 6001, source: LINK_LOCAL, hop_limit: 9, ttl: Some("9") },
+    Copy { at: 0, group: "ff3e::8000:4", port: 6002, source: GLOBAL, hop_limit: 7, ttl: Some("\"decrement\"") },
+    Copy { at: 1, group: "ff3e::8000:2", port: 6000, source: OTHER, hop_limit: 64, ttl: None },
+];
+
+/// Gives the relay's ends of a testbed with two outputs the addresses that [`COPIES`] have.
+pub fn give_addresses(bed: &Testbed) -> Result<()> {
+    bed.inputs[0].switch_on_ipv6(&["2001:db8:1::1", "fe80::1:1"])?;
+    bed.outputs[0].switch_on_ipv6(&[GLOBAL, LINK_LOCAL])?;
+    bed.outputs[1].switch_on_ipv6(&["fe80::3:1", OTHER])
 }
 
 /// A rule for the feed with an output for each copy.
@@ -84,16 +92,10 @@ pub fn parsed(address: &str) -> Ipv6Addr {
     address.parse().unwrap()
 }
 
-/// The Ethernet address of a group (RFC 2464).
-fn group_mac(group: &str) -> [u8; 6] {
-    let [.., a, b, c, d] = parsed(group).octets();
-    [0x33, 0x33, a, b, c, d]
-}
-
 /// A frame of the feed.
 pub fn frame(from: &Endpoint, source: &str, source_port: u16, payload: &[u8]) -> Result<Vec<u8>> {
     let mut frame = Vec::new();
-    PacketBuilder::ethernet2(from.mac, group_mac(GROUP))
+    PacketBuilder::ethernet2(from.mac, group_mac(parsed(GROUP)))
         .ipv6(parsed(source).octets(), parsed(GROUP).octets(), HOP_LIMIT)
         .udp(source_port, PORT)
         .write(&mut frame, payload)?;
@@ -144,7 +146,7 @@ impl Copy {
             assert_eq!(sum(&bytes[UDP..], pseudo.into()), 0xffff, "{bytes:x?}");
         }
         let mut expected = Vec::new();
-        expected.extend(group_mac(self.group));
+        expected.extend(group_mac(parsed(self.group)));
         expected.extend(near.mac);
         expected.extend([0x86, 0xdd]);
         expected.extend(FIRST);

@@ -3,6 +3,7 @@
 //! A pair is returned only when both ends have a carrier: the kernel starts a device's transmit
 //! queue a moment after the link comes up, and frames sent before that are lost.
 
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -156,21 +157,31 @@ pub(crate) fn finish(
 /// one, stay while the interface is down: what stands for `address`, and a link-local one.
 fn with_ipv6(host: &Namespace, name: &str, address: Ipv4Addr) -> Result<()> {
     for (key, value) in [
-        ("accept_dad", "0"),
-        // No address but those.
-        ("addr_gen_mode", "1"),
         ("keep_addr_on_down", "1"),
         // What the host has to say of itself it says at once: the counters of a device do not tell
         // whose frames they count.
         ("router_solicitations", "0"),
         ("mldv1_unsolicited_report_interval", "10"),
         ("mldv2_unsolicited_report_interval", "10"),
-        ("disable_ipv6", "0"),
     ] {
         host.sysctl(&format!("ipv6/conf/{name}/{key}"), value)?;
     }
     let [_, b, c, d] = address.octets();
-    for address in [ipv6_of(address).to_string(), format!("fe80::{b}:{c}:{d}")] {
+    let addresses = [ipv6_of(address).to_string(), format!("fe80::{b}:{c}:{d}")];
+    switch_on_ipv6(host, name, &addresses)
+}
+
+/// Switches IPv6 on at an interface, with these addresses and no other, which are usable at once.
+fn switch_on_ipv6(host: &Namespace, name: &str, addresses: &[impl Display]) -> Result<()> {
+    for (key, value) in [
+        ("accept_dad", "0"),
+        // No address but those.
+        ("addr_gen_mode", "1"),
+        ("disable_ipv6", "0"),
+    ] {
+        host.sysctl(&format!("ipv6/conf/{name}/{key}"), value)?;
+    }
+    for address in addresses {
         host.ip(&format!("-6 address add {address}/64 dev {name} nodad"))?;
     }
     Ok(())
@@ -212,6 +223,28 @@ impl Endpoint {
             IpAddr::V4(_) => self.address.into(),
             IpAddr::V6(_) => self.ipv6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(),
         }
+    }
+
+    /// Switches IPv6 on, with these addresses and no other, which are usable at once.
+    pub fn switch_on_ipv6(&self, addresses: &[&str]) -> Result<()> {
+        switch_on_ipv6(&self.namespace, &self.interface, addresses)
+    }
+
+    /// Whether a feature of the interface is on, as `ethtool -k` says.
+    pub fn has_feature(&self, feature: &str) -> Result<bool> {
+        let shown = self.namespace.tool("ethtool", &["-k", &self.interface])?;
+        let found = shown.lines().find_map(|line| {
+            let (name, state) = line.trim().split_once(": ")?;
+            (name == feature).then(|| state.starts_with("on"))
+        });
+        found.with_context(|| format!("{feature} in {shown}"))
+    }
+
+    /// Switches a feature of the interface on or off.
+    pub fn set_feature(&self, feature: &str, on: bool) -> Result<()> {
+        let state = if on { "on" } else { "off" };
+        let arguments = ["-K", &self.interface, feature, state];
+        self.namespace.tool("ethtool", &arguments).map(drop)
     }
 
     /// With `false`, datagrams of local sockets leave with complete checksums instead of partial

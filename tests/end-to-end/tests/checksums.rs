@@ -18,7 +18,8 @@ use relay_tests::veth::Endpoint;
 
 /// Outputs of every rule, all on `out0`.
 const OUTPUTS: usize = 3;
-/// How many datagrams of each rule the relay finds at once.
+/// Datagrams of each rule, and how many of them the relay finds at once.
+const COUNT: u64 = 80;
 const AT_ONCE: u64 = 8;
 /// DSCP and ECN, and flow label.
 const TOS: u8 = 0xb9;
@@ -77,12 +78,11 @@ fn of_output(frames: &[Frame], rule: &Rule, output: usize) -> Vec<Datagram> {
 }
 
 /// Runs a relay with the usual rule and three outputs in each encapsulation, lets `send` send
-/// `count` datagrams of flow 0 for each, several of which the relay finds at once, and checks that
+/// [`COUNT`] datagrams of flow 0 for each, several of which the relay finds at once, and checks that
 /// three times as many arrive with right headers.
 fn relay_to_three(
     method: Method,
     encapsulations: &[Encapsulation],
-    count: u64,
     prepare: impl FnOnce(&Testbed) -> Result<()>,
     send: impl Fn(&Sender<'_>, u64) -> Result<()>,
 ) -> Result<(Vec<Seen>, Stopped)> {
@@ -103,14 +103,14 @@ fn relay_to_three(
         })
     });
     let senders: Vec<Sender<'_>> = senders.collect::<Result<_>>()?;
-    for first in (0..count).step_by(AT_ONCE as usize) {
+    for first in (0..COUNT).step_by(AT_ONCE as usize) {
         let paused = relay.pause()?;
         for sender in &senders {
-            (first..count.min(first + AT_ONCE)).try_for_each(|n| send(sender, n))?;
+            (first..COUNT.min(first + AT_ONCE)).try_for_each(|n| send(sender, n))?;
         }
         drop(paused);
     }
-    let all = OUTPUTS * count as usize * rules.len();
+    let all = OUTPUTS * COUNT as usize * rules.len();
     raw.wait_until(ARRIVAL, |frames| {
         frames
             .iter()
@@ -127,7 +127,7 @@ fn relay_to_three(
         let datagrams = [0, 1, 2].map(|output| of_output(&frames, rule, output));
         for (output, datagrams) in datagrams.iter().enumerate() {
             let group = rule.outputs[output].group;
-            assert_eq!(datagrams.len() as u64, count, "{}, {output}", rule.name);
+            assert_eq!(datagrams.len() as u64, COUNT, "{}, {output}", rule.name);
             for (n, datagram) in datagrams.iter().enumerate() {
                 assert!(datagram.ip_checksum_valid, "{n}: {datagram:?}");
                 let mac = frames::group_mac(group);
@@ -140,7 +140,7 @@ fn relay_to_three(
         let rule = rule.clone();
         seen.push(Seen { rule, datagrams });
     }
-    stopped.report.assert_exact(&vec![count; rules.len()]);
+    stopped.report.assert_exact(&vec![COUNT; rules.len()]);
     method.assert_used(&stopped.report, &rules)?;
     Ok((seen, stopped))
 }
@@ -177,7 +177,6 @@ fn f9_partial_checksums_leave_complete_and_valid(method: Method) -> Result<()> {
     let (seen, _) = relay_to_three(
         method,
         all,
-        80,
         |_| Ok(()),
         |sender, n| sender.source.send_one(0, n, size(n)),
     )?;
@@ -193,7 +192,6 @@ fn f9_complete_checksums_leave_valid_and_what_is_the_senders_is_kept(method: Met
     let (seen, _) = relay_to_three(
         method,
         all,
-        80,
         |_| Ok(()),
         |sender, n| {
             let mut frame = sender.frame(n, 333);
@@ -223,7 +221,6 @@ fn f9_checksums_that_the_sending_host_completed_leave_valid(method: Method) -> R
     let (seen, _) = relay_to_three(
         method,
         all,
-        80,
         |bed| bed.sources[0].set_checksum_offload(false),
         |sender, n| sender.source.send_one(0, n, 801),
     )?;
@@ -241,7 +238,6 @@ fn f9_datagrams_without_checksum_leave_without_one_or_with_a_valid_one(
     let (seen, _) = relay_to_three(
         method,
         &ipv4,
-        80,
         |_| Ok(()),
         |sender, n| {
             let mut frame = sender.frame(n, 400);
@@ -261,7 +257,6 @@ fn f9_a_wrong_checksum_is_never_repaired(method: Method) -> Result<()> {
     let (seen, stopped) = relay_to_three(
         method,
         all,
-        80,
         |_| Ok(()),
         |sender, n| {
             let mut frame = sender.frame(n, 400);

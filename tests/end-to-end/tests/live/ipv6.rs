@@ -7,7 +7,8 @@ use anyhow::{Result, ensure};
 use relay_tests::background::eventually;
 use relay_tests::inspect::sum;
 use relay_tests::ipv6::{
-    Copy, ETHERNET, GROUP, HEADERS, PORT, SENDER, UDP, frame, parsed, rule, with_ipv6,
+    COPIES, ETHERNET, GLOBAL, GROUP, HEADERS, LINK_LOCAL, OTHER, PORT, SENDER, UDP, frame,
+    give_addresses, parsed, rule,
 };
 use relay_tests::methods::{Method, TxMethod};
 use relay_tests::payload::payload;
@@ -16,12 +17,6 @@ use relay_tests::relay::RelayProcess;
 use relay_tests::rules::Rule;
 use relay_tests::scenario::ARRIVAL;
 use relay_tests::topology::Testbed;
-
-/// The addresses of `out0`.
-const GLOBAL: &str = "2001:db8:2::1";
-const LINK_LOCAL: &str = "fe80::2:1";
-/// The address of `out1`.
-const OTHER: &str = "2001:db8:3::1";
 
 /// The MTU of `out1`.
 const SMALL: usize = 1400;
@@ -37,20 +32,10 @@ fn bed() -> Result<Testbed> {
         .output_mtu(1, SMALL as u32)
         .without_capture()
         .build()?;
-    with_ipv6(&bed.inputs[0], &["2001:db8:1::1", "fe80::1:1"])?;
-    with_ipv6(&bed.sources[0], &[SENDER, "fe80::1:2"])?;
-    with_ipv6(&bed.outputs[0], &[GLOBAL, LINK_LOCAL])?;
-    with_ipv6(&bed.outputs[1], &["fe80::3:1", OTHER])?;
+    give_addresses(&bed)?;
+    bed.sources[0].switch_on_ipv6(&[SENDER, "fe80::1:2"])?;
     Ok(bed)
 }
-
-#[rustfmt::skip]
-const COPIES: [Copy; 4] = [
-    Copy { at: 0, group: "ff3e::8000:2", port: 6000, source: GLOBAL, hop_limit: 64, ttl: None },
-    Copy { at: 0, group: "ff12::8000:3", port: 6001, source: LINK_LOCAL, hop_limit: 9, ttl: Some("9") },
-    Copy { at: 0, group: "ff3e::8000:4", port: 6002, source: GLOBAL, hop_limit: 7, ttl: Some("\"decrement\"") },
-    Copy { at: 1, group: "ff3e::8000:2", port: 6000, source: OTHER, hop_limit: 64, ttl: None },
-];
 
 /// The source port of datagram `number`: the relay never joins datagrams of two senders that take
 /// turns.

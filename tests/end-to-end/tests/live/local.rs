@@ -3,7 +3,7 @@
 
 mod methods;
 
-use std::net::{Ipv6Addr, UdpSocket};
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,8 +11,8 @@ use etherparse::PacketBuilder;
 use nix::sys::socket::{setsockopt, sockopt};
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
-use relay_tests::frames::{Checksum, UdpFrame};
-use relay_tests::ipv6::with_ipv6;
+use relay_tests::frames::{Checksum, UdpFrame, group_mac};
+use relay_tests::ipv6::parsed;
 use relay_tests::payload::payload;
 use relay_tests::raw::{Frame, RawReceiver, RawSender};
 use relay_tests::receiver::{Listen, UdpReceiver};
@@ -48,6 +48,18 @@ fn program_on(at: &Endpoint, flow: u32) -> Result<UdpReceiver> {
     UdpReceiver::start(at, &[Listen::new(GROUP_IN, PORT_IN, flow)])
 }
 
+/// Sends the feed, and fails unless a program of the relay's host and the receivers get all of it.
+#[track_caller]
+fn assert_both_get_all(bed: &Testbed) -> Result<()> {
+    let program = program_on(&bed.inputs[0], 0)?;
+    let receivers = Receivers::start(bed, &[local()])?;
+    let stream = Stream::new(0, COUNT, 700);
+    UdpSender::open(&bed.sources[0])?.send(&Traffic::new(GROUP_IN, PORT_IN, stream), RATE)?;
+    receivers.assert_exact(&[stream]);
+    program.assert_all_exact(&stream, ARRIVAL);
+    Ok(())
+}
+
 /// Whether the relay's TAP device is there.
 fn has_device(bed: &Testbed) -> Result<bool> {
     Ok(bed.relay.ip("-oneline link show")?.contains("relay0"))
@@ -56,18 +68,12 @@ fn has_device(bed: &Testbed) -> Result<bool> {
 const GROUP6: &str = "ff3e::8000:1";
 const GROUP6_OUT: &str = "ff3e::8000:2";
 
-fn parsed(address: &str) -> Result<Ipv6Addr> {
-    address
-        .parse()
-        .with_context(|| format!("reading {address}"))
-}
-
 /// A socket at `at` that listens to `group`:`port`.
 fn listening(at: &Endpoint, group: &str, port: u16) -> Result<UdpSocket> {
     at.namespace.run(|| {
         let socket = UdpSocket::bind(("::", port))?;
         setsockopt(&socket, sockopt::RcvBufForce, &sys::RECEIVE_BUFFER)?;
-        socket.join_multicast_v6(&parsed(group)?, at.index)?;
+        socket.join_multicast_v6(&parsed(group), at.index)?;
         socket.set_read_timeout(Some(Duration::from_millis(500)))?;
         Ok(socket)
     })
@@ -86,10 +92,10 @@ fn received(socket: &UdpSocket) -> Vec<Vec<u8>> {
 fn a_program_gets_ipv6_datagrams_and_not_the_damaged_one(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let source = &bed.sources[0];
-    with_ipv6(&bed.inputs[0], &["2001:db8:1::1"])?;
-    with_ipv6(source, &["2001:db8:1::2"])?;
-    with_ipv6(&bed.outputs[0], &["2001:db8:2::1"])?;
-    with_ipv6(&bed.receivers[0], &["2001:db8:2::2"])?;
+    bed.inputs[0].switch_on_ipv6(&["2001:db8:1::1"])?;
+    source.switch_on_ipv6(&["2001:db8:1::2"])?;
+    bed.outputs[0].switch_on_ipv6(&["2001:db8:2::1"])?;
+    bed.receivers[0].switch_on_ipv6(&["2001:db8:2::2"])?;
     let rules = [Rule::feed()
         .takes(&format!(
             "group = \"{GROUP6}\", port = {PORT_IN}, local = true"
@@ -116,18 +122,17 @@ fn a_program_gets_ipv6_datagrams_and_not_the_damaged_one(backend: Backend) -> Re
             Ok(socket)
         })?;
         let raw = RawSender::open(source)?;
-        let [.., a, b, c, d] = parsed(GROUP6)?.octets();
         let mut pacer = Pacer::new(RATE, 16);
         for number in 0..COUNT {
             let bytes = payload(0, number, 500);
             pacer.wait();
             if number % 3 == 0 {
-                socket.send_to(&bytes, (parsed(GROUP6)?, PORT_IN))?;
+                socket.send_to(&bytes, (parsed(GROUP6), PORT_IN))?;
                 continue;
             }
             let mut frame = Vec::new();
-            let addresses = (parsed("2001:db8:1::2")?, parsed(GROUP6)?);
-            PacketBuilder::ethernet2(source.mac, [0x33, 0x33, a, b, c, d])
+            let addresses = (parsed("2001:db8:1::2"), parsed(GROUP6));
+            PacketBuilder::ethernet2(source.mac, group_mac(parsed(GROUP6)))
                 .ipv6(addresses.0.octets(), addresses.1.octets(), 8)
                 .udp(40_000, PORT_IN)
                 .write(&mut frame, &bytes)?;
@@ -369,12 +374,7 @@ fn x2_an_input_that_comes_back_is_local_again_and_a_kill_leaves_nothing(
         "{}",
         relay.log()
     );
-    let program = program_on(&bed.inputs[0], 0)?;
-    let receivers = Receivers::start(&bed, &[local()])?;
-    let stream = Stream::new(0, COUNT, 700);
-    UdpSender::open(&bed.sources[0])?.send(&Traffic::new(GROUP_IN, PORT_IN, stream), RATE)?;
-    receivers.assert_exact(&[stream]);
-    program.assert_all_exact(&stream, ARRIVAL);
+    assert_both_get_all(&bed)?;
     relay.kill()?;
     let gone = || {
         matches!(
@@ -496,12 +496,7 @@ fn without_tap_devices_the_input_is_on_io_uring_with_the_reason() -> Result<()> 
     ] {
         let file = RuleFile::of(&[local()])?;
         let (bed, relay) = without_tap(hide, None, &file)?;
-        let program = program_on(&bed.inputs[0], 0)?;
-        let receivers = Receivers::start(&bed, &[local()])?;
-        let stream = Stream::new(0, COUNT, 700);
-        UdpSender::open(&bed.sources[0])?.send(&Traffic::new(GROUP_IN, PORT_IN, stream), RATE)?;
-        receivers.assert_exact(&[stream]);
-        program.assert_all_exact(&stream, ARRIVAL);
+        assert_both_get_all(&bed)?;
         // Without `local` nothing is in the way of XDP.
         let answer = relay.reload(&to_toml(&[feed("")]))?;
         ensure!(answer.code == Some(0), "{answer:?}");

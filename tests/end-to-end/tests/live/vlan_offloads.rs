@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
 use relay_tests::encapsulation::{CUSTOMER, Encapsulation, SERVICE, Tag};
@@ -36,27 +36,15 @@ const FEATURES: [&str; 2] = ["rx-vlan-offload", "rx-vlan-stag-hw-parse"];
 
 /// Whether in0 takes 802.1Q and 802.1ad tags out of frames, as `ethtool -k` says.
 fn stripping(bed: &Testbed) -> Result<[bool; 2]> {
-    let features = bed.relay.tool("ethtool", &["-k", "in0"])?;
-    let is_on = |name: &str| {
-        let found = features.lines().find_map(|line| {
-            let (feature, state) = line.trim().split_once(": ")?;
-            (feature == name).then(|| state.starts_with("on"))
-        });
-        found.with_context(|| format!("{name} in {features}"))
-    };
-    Ok([is_on(FEATURES[0])?, is_on(FEATURES[1])?])
-}
-
-fn switch(bed: &Testbed, feature: &str, state: &str) -> Result<()> {
-    bed.relay.tool("ethtool", &["-K", "in0", feature, state])?;
-    Ok(())
+    let [customer, service] = FEATURES.map(|feature| bed.inputs[0].has_feature(feature));
+    Ok([customer?, service?])
 }
 
 /// A testbed whose in0 takes both kinds of tags out.
 fn testbed() -> Result<Testbed> {
     let bed = Testbed::builder().without_capture().build()?;
     for feature in FEATURES {
-        switch(&bed, feature, "on")?;
+        bed.inputs[0].set_feature(feature, true)?;
     }
     Ok(bed)
 }
@@ -109,10 +97,8 @@ fn send_tagged(from: &Endpoint, over: Encapsulation, flow: u32, tags: &[Tag]) ->
 fn each_tag_at_its_rule(backend: Option<Backend>, beside: bool) -> Result<()> {
     let bed = Testbed::builder().ipv6().without_capture().build()?;
     let wire = &bed.sources[0];
-    let state = if beside { "on" } else { "off" };
     for feature in ["tx-vlan-offload", "tx-vlan-stag-hw-insert"] {
-        wire.namespace
-            .tool("ethtool", &["-K", &wire.interface, feature, state])?;
+        wire.set_feature(feature, beside)?;
     }
     let source = stacked::behind_bridge(wire, "far")?;
     let rule = |name: &str, number: u8, vlan: &str| {
@@ -231,7 +217,7 @@ fn offloads_are_off_while_the_relay_runs_and_on_again_after_sigterm(
     let stopped = relay.stop()?;
     assert_eq!(stripping(&bed)?, ON, "{}", stopped.log);
     // What was off before stays off.
-    switch(&bed, FEATURES[1], "off")?;
+    bed.inputs[0].set_feature(FEATURES[1], false)?;
     let relay = managed(&bed, backend)?;
     let [tag, _] = while_managed(backend);
     assert_eq!(stripping(&bed)?, [tag, false], "{}", relay.log());
@@ -271,7 +257,7 @@ fn offloads_of_a_killed_relay_are_given_back_by_the_next_one(backend: Backend) -
 fn offloads_that_another_process_switches_on_again_stay_on(backend: Backend) -> Result<()> {
     let bed = testbed()?;
     let relay = managed(&bed, backend)?;
-    switch(&bed, FEATURES[0], "on")?;
+    bed.inputs[0].set_feature(FEATURES[0], true)?;
     if backend == Backend::Xdp {
         let said = "another process has switched rx-vlan-hw-parse on again";
         ensure!(relay.wait_for_log(said), "{}", relay.log());

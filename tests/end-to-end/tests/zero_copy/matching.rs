@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::Result;
 use relay_tests::frames::UdpFrame;
 use relay_tests::inspect::{Membership, memberships};
-use relay_tests::ipv6::{self, Copy, GROUP, SENDER, parsed, rule, with_ipv6};
+use relay_tests::ipv6::{self, COPIES, GROUP, SENDER, give_addresses, parsed, rule};
 use relay_tests::lab;
 use relay_tests::payload::payload;
 use relay_tests::raw::{Frame, RawReceiver, RawSender};
@@ -19,19 +19,6 @@ use relay_tests::topology::Testbed;
 
 use super::Nics;
 
-/// The addresses of `out0`, and that of `out1`.
-const GLOBAL: &str = "2001:db8:2::1";
-const LINK_LOCAL: &str = "fe80::2:1";
-const OTHER: &str = "2001:db8:3::1";
-
-#[rustfmt::skip]
-const COPIES: [Copy; 4] = [
-    Copy { at: 0, group: "ff3e::8000:2", port: 6000, source: GLOBAL, hop_limit: 64, ttl: None },
-    Copy { at: 0, group: "ff12::8000:3", port: 6001, source: LINK_LOCAL, hop_limit: 9, ttl: Some("9") },
-    Copy { at: 0, group: "ff3e::8000:4", port: 6002, source: GLOBAL, hop_limit: 7, ttl: Some("\"decrement\"") },
-    Copy { at: 1, group: "ff3e::8000:2", port: 6000, source: OTHER, hop_limit: 64, ttl: None },
-];
-
 /// Datagrams of each kind.
 const COUNT: u64 = 24;
 const SOURCE_PORT: u16 = 40_000;
@@ -39,9 +26,7 @@ const SOURCE_PORT: u16 = 40_000;
 /// A testbed with IPv6 on every wire, whose far ends hear every group.
 fn bed_with_ipv6(nics: Nics) -> Result<Testbed> {
     let bed = nics.testbed(2)?;
-    with_ipv6(&bed.inputs[0], &["2001:db8:1::1", "fe80::1:1"])?;
-    with_ipv6(&bed.outputs[0], &[GLOBAL, LINK_LOCAL])?;
-    with_ipv6(&bed.outputs[1], &["fe80::3:1", OTHER])?;
+    give_addresses(&bed)?;
     for far in bed.sources.iter().chain(&bed.receivers) {
         far.receive_all_groups()?;
     }

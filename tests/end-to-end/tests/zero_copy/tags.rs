@@ -33,22 +33,14 @@ const MANAGE: &str = "[[interfaces]]\nname = \"in0\"\noffloads = \"manage\"\n";
 /// What the NIC does with tags: takes them out of what it receives and puts them into what it
 /// sends, or leaves both to the host.
 fn set_vlan_offload(of: &Endpoint, on: bool) -> Result<()> {
-    let state = if on { "on" } else { "off" };
-    let (host, name) = (&of.namespace, &of.interface[..]);
-    host.tool("ethtool", &["-K", name, "rx-vlan-offload", state])?;
-    let is = has_feature(of, "rx-vlan-offload")?;
-    ensure!(is == on, "rx-vlan-offload of {name} is {is}");
+    of.set_feature("rx-vlan-offload", on)?;
+    let is = of.has_feature("rx-vlan-offload")?;
+    ensure!(is == on, "rx-vlan-offload of {} is {is}", of.interface);
     Ok(())
 }
 
-/// Whether a feature is on, as `ethtool -k` says.
-fn has_feature(of: &Endpoint, feature: &str) -> Result<bool> {
-    let features = of.namespace.tool("ethtool", &["-k", &of.interface])?;
-    Ok(features.contains(&format!("{feature}: on")))
-}
-
 fn takes_tags_out(bed: &Testbed) -> Result<bool> {
-    has_feature(&bed.inputs[0], "rx-vlan-offload")
+    bed.inputs[0].has_feature("rx-vlan-offload")
 }
 
 /// Rules for one group and port: untagged, of a VLAN, and with two tags.
@@ -188,7 +180,7 @@ fn from_a_vlan_device_to_virtio(by_the_nic: bool) -> Result<()> {
     let bed = VIRTIO.testbed(1)?;
     let source = &bed.sources[0];
     set_vlan_offload(source, by_the_nic)?;
-    let is = has_feature(source, "tx-vlan-offload")?;
+    let is = source.has_feature("tx-vlan-offload")?;
     ensure!(is == by_the_nic, "tx-vlan-offload of {source:?} is {is}");
     bed.inputs[0].receive_all()?;
     let stopped = each_tag_at_its_rule(&bed, "", |_| Ok(()))?;
