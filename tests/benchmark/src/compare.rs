@@ -82,6 +82,7 @@ pub fn run(comparison: &Comparison) -> Result<Results> {
         let cast: Vec<_> = cast.collect();
         let mut result = rounds(comparison, scenario, &cast, &mut results.failures);
         result.pairs = pairs(comparison, scenario, &cast, &mut results.failures);
+        result.beside_plain = beside_plain(comparison, scenario, &cast, &mut results.failures);
         if let Some(ratios) = before::Ratios::of(&result) {
             println!("{}: relay / {RELAY_BEFORE}: {ratios}", scenario.name);
         }
@@ -199,6 +200,7 @@ fn rounds(
         scenario: *scenario,
         contenders: results,
         pairs: None,
+        beside_plain: None,
     }
 }
 
@@ -211,10 +213,33 @@ fn pairs(
 ) -> Option<Spread> {
     let named = |name| contenders.iter().find(|one| one.name() == name);
     let (relay, before) = (named(before::RELAY)?, named(RELAY_BEFORE)?);
-    match pairs::ratio(scenario, relay, before, &comparison.programs) {
+    match pairs::ratio((scenario, relay), (scenario, before), &comparison.programs) {
         Ok(ratio) => Some(ratio),
         Err(error) => {
             let what = format!("{}, pairs with {RELAY_BEFORE}", scenario.name);
+            failed(&what, &error, failures);
+            None
+        }
+    }
+}
+
+/// The ratio of the relay in a scenario to itself in the plain one.
+fn beside_plain(
+    comparison: &Comparison,
+    scenario: &Scenario,
+    contenders: &[&Contender],
+    failures: &mut Vec<String>,
+) -> Option<Spread> {
+    let plain = scenario.plain()?;
+    let mut all = contenders.iter();
+    let relay = all.find(|one| one.name() == before::RELAY)?;
+    let what = format!("{} beside {}, in turns", scenario.name, plain.name);
+    match pairs::ratio((scenario, relay), (&plain, relay), &comparison.programs) {
+        Ok(ratio) => {
+            println!("{what}: {}", cell::ratios(Some(ratio)));
+            Some(ratio)
+        }
+        Err(error) => {
             failed(&what, &error, failures);
             None
         }

@@ -78,7 +78,8 @@ struct CompareArgs {
     /// Also write everything that was found to this file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// How often everything is measured; with 0 only the pairs of `--against`
+    /// How often everything is measured; with 0 only pairs in turns: with the build of `--against`,
+    /// and of scenarios with more than one IPv4 rule beside the plain one
     #[arg(long, default_value_t = 3)]
     rounds: u8,
     /// One round, and rates must be without loss for one second only: for a first look
@@ -152,9 +153,11 @@ fn compare(args: CompareArgs) -> Result<bool> {
         ceilings,
         unmatched,
     } = scenario::select(args.scenario.as_deref())?;
+    let has_pairs = args.against.is_some() || scenarios.iter().any(|one| one.plain().is_some());
     ensure!(
-        args.rounds > 0 || args.against.is_some(),
-        "`--rounds 0` measures the pairs of two builds only: name the other one with `--against`"
+        args.rounds > 0 || has_pairs,
+        "`--rounds 0` measures pairs only: name another build with `--against`, or scenarios that \
+         are compared with a plain one, like rules-10000"
     );
     let results = compare::run(&Comparison {
         relay: args.relay,

@@ -36,6 +36,10 @@ pub fn of(results: &Results) -> String {
         text += &format!("\n### {}\n\n", table::heading(result));
         text += &lines(&table::rows(results, result));
     }
+    if let Some(rows) = table::beside_plain(results) {
+        text += "\n### Beside the plain scenario, in turns\n\n";
+        text += &lines(&rows);
+    }
     if let Some(rows) = before::rows(results) {
         text += "\n### Against the build before\n\n";
         text += &lines(&rows);

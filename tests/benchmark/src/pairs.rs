@@ -1,13 +1,14 @@
-//! The relay and another build of it in pairs of short trials: what a change costs under overload.
+//! The relay beside another build of it, or in one scenario beside another one, in pairs of short
+//! trials: what a change, or what a scenario has more, costs under overload.
 //!
 //! The rounds of a comparison lie a minute apart, and the speed of a shared machine changes by more
-//! than most changes of the relay do within that time. Here both builds are up at once, each on
-//! wires of its own, and the same overload is offered to one and then to the other, half a second
-//! each. The build without traffic sleeps.
+//! than most changes of the relay do within that time. Here both sides are up at once, each on wires
+//! of its own, and the same overload is offered to one and then to the other, half a second each.
+//! The side without traffic sleeps.
 //!
-//! Two sides of one build are not equal either: what was started first sends a few per cent less,
-//! and so does what has been searched for its limit. So the search has a side of its own, both
-//! builds are started anew several times, and who is started first changes from start to start.
+//! Two equal sides are not equally fast: what was started first sends a few per cent less, and so
+//! does what has been searched for its limit. So the search has a side of its own, both sides are
+//! started anew several times, and which is started first changes from start to start.
 
 use std::path::Path;
 
@@ -22,43 +23,41 @@ use crate::{
     scenario::Scenario,
 };
 
-/// How often both builds are started. Who is first changes from start to start.
+/// How often both sides are started. Which is first changes from start to start.
 const STARTS: usize = 4;
-/// Pairs of trials per start. Who begins changes from pair to pair.
+/// Pairs of trials per start. Which begins changes from pair to pair.
 const PAIRS: usize = 8;
 /// A trial, in seconds.
 const SECONDS: f64 = 0.5;
 
-/// Copies out under overload of `relay`, divided by those of `before`: the median of all pairs, and
-/// as its bounds those of the middle half of them.
+/// What is on one side.
+pub type What<'a> = (&'a Scenario, &'a Contender);
+
+/// Copies out under overload of `one`, divided by those of `other`: the median of all pairs, and as
+/// its bounds those of the middle half of them.
 ///
 /// # Errors
 ///
-/// A build cannot be started, or an account is wrong.
-pub fn ratio(
-    scenario: &Scenario,
-    relay: &Contender,
-    before: &Contender,
-    programs: &Path,
-) -> Result<Spread> {
-    let rate = overload(scenario, relay, programs)?;
+/// A side cannot be started, or an account is wrong.
+pub fn ratio(one: What<'_>, other: What<'_>, programs: &Path) -> Result<Spread> {
+    let rate = overload(one, programs)?;
     let mut ratios = Vec::with_capacity(STARTS * PAIRS);
     for start in 0..STARTS {
         let start = if start % 2 == 0 {
-            let relay = Side::start(scenario, relay, programs)?;
-            (relay, Side::start(scenario, before, programs)?)
+            let one = Side::start(one, programs)?;
+            (one, Side::start(other, programs)?)
         } else {
-            let before = Side::start(scenario, before, programs)?;
-            (Side::start(scenario, relay, programs)?, before)
+            let other = Side::start(other, programs)?;
+            (Side::start(one, programs)?, other)
         };
         measure(start, rate, &mut ratios)?;
     }
     middle_half(ratios).context("no pair was measured")
 }
 
-/// The overload, in frames per second: what is offered to both builds.
-fn overload(scenario: &Scenario, relay: &Contender, programs: &Path) -> Result<u64> {
-    let mut side = Side::start(scenario, relay, programs)?;
+/// The overload, in frames per second: what is offered to both sides.
+fn overload(what: What<'_>, programs: &Path) -> Result<u64> {
+    let mut side = Side::start(what, programs)?;
     let found = capacity::search(None, |rate| {
         let trial = side.bed.trial(rate, SECONDS, &[])?;
         Ok(Step {
@@ -72,19 +71,19 @@ fn overload(scenario: &Scenario, relay: &Contender, programs: &Path) -> Result<u
 }
 
 /// Adds the ratios of the pairs of one start.
-fn measure((mut relay, mut before): (Side, Side), rate: u64, ratios: &mut Vec<f64>) -> Result<()> {
+fn measure((mut one, mut other): (Side, Side), rate: u64, ratios: &mut Vec<f64>) -> Result<()> {
     for pair in 0..PAIRS {
-        let (now, then) = if pair % 2 == 0 {
-            let now = relay.out(rate)?;
-            (now, before.out(rate)?)
+        let (of_one, of_other) = if pair % 2 == 0 {
+            let of_one = one.out(rate)?;
+            (of_one, other.out(rate)?)
         } else {
-            let then = before.out(rate)?;
-            (relay.out(rate)?, then)
+            let of_other = other.out(rate)?;
+            (one.out(rate)?, of_other)
         };
-        ratios.push(now / then);
+        ratios.push(of_one / of_other);
     }
-    relay.stop()?;
-    before.stop()
+    one.stop()?;
+    other.stop()
 }
 
 /// The median, with the bounds of the middle half.
@@ -94,7 +93,7 @@ pub(crate) fn middle_half(mut values: Vec<f64>) -> Option<Spread> {
     Spread::of(values.get(quarter..values.len() - quarter)?.to_vec())
 }
 
-/// One build at work, on wires of its own.
+/// One side at work, on wires of its own.
 struct Side {
     name: String,
     bed: Bed,
@@ -102,7 +101,7 @@ struct Side {
 }
 
 impl Side {
-    fn start(scenario: &Scenario, contender: &Contender, programs: &Path) -> Result<Self> {
+    fn start((scenario, contender): What<'_>, programs: &Path) -> Result<Self> {
         let name = contender.name();
         let mut bed = Bed::new(scenario, programs)?;
         if let Err(why) = contender.can(&bed.job) {

@@ -71,6 +71,10 @@ pub struct ScenarioResult {
     /// one ([`crate::pairs`]).
     #[serde(default)]
     pub pairs: Option<Spread>,
+    /// Copies out under overload of the relay divided by those in the
+    /// [plain scenario](Scenario::plain), where there is one, measured the same way.
+    #[serde(default)]
+    pub beside_plain: Option<Spread>,
 }
 
 /// One contender in one scenario.

@@ -44,12 +44,9 @@ pub enum Cast {
     /// The same, and the relay with TX rings.
     #[serde(rename = "both_engines")]
     EveryTxMethod,
-    /// Only the relay, which is compared with itself in [`ONE_RULE`].
+    /// Only the relay, which is compared with itself, see [`Scenario::plain`].
     RelayAlone,
 }
-
-/// The scenario from which those with many rules differ in nothing else.
-pub const ONE_RULE: &str = "1-1";
 
 /// A scenario's name from a file. A scenario of an older benchmark that this one does not have is
 /// refused.
@@ -79,6 +76,18 @@ const fn usual(name: &'static str, outputs: usize) -> Scenario {
 }
 
 impl Scenario {
+    /// The scenario with one IPv4 group that arrives untagged, from which a scenario with the relay
+    /// alone differs in nothing else.
+    #[must_use]
+    pub fn plain(&self) -> Option<Self> {
+        let plain = |other: &&Self| {
+            other.cast != Cast::RelayAlone
+                && **other == usual(other.name, self.load.outputs).cast(other.cast)
+        };
+        let all = (self.cast == Cast::RelayAlone).then_some(&ALL);
+        all.into_iter().flatten().find(plain).copied()
+    }
+
     const fn payload(mut self, payload: usize) -> Self {
         self.payload = payload;
         self
@@ -122,7 +131,7 @@ impl Scenario {
 
 /// All scenarios.
 pub const ALL: [Scenario; 21] = [
-    usual(ONE_RULE, 1).cast(Cast::EveryTxMethod),
+    usual("1-1", 1).cast(Cast::EveryTxMethod),
     usual("1-4", 4),
     usual("1-16", 16).cast(Cast::EveryTxMethod),
     usual("1-64", 64),
@@ -245,6 +254,19 @@ mod tests {
     fn names_are_unique() {
         for scenario in ALL {
             assert_eq!(named(scenario.name), [scenario]);
+        }
+    }
+
+    #[test]
+    fn a_scenario_with_the_relay_alone_has_a_plain_one_with_as_many_outputs() {
+        for scenario in ALL {
+            let plain = scenario.plain().map(|plain| plain.name);
+            let expected = match (scenario.cast, scenario.load.outputs) {
+                (Cast::RelayAlone, 1) => Some("1-1"),
+                (Cast::RelayAlone, 16) => Some("1-16"),
+                _ => None,
+            };
+            assert_eq!(plain, expected, "{}", scenario.name);
         }
     }
 

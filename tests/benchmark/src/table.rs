@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     before,
-    cell::{latency, range, ratio},
+    cell::{latency, range, ratio, ratios},
     measure::LOW_RATE,
     results::{ContenderResult, Results, ScenarioResult},
     unmatched,
@@ -38,6 +38,10 @@ pub fn of(results: &Results) -> String {
         let _ = writeln!(text, "\n{}", heading(result));
         text += &align(rows(results, result));
     }
+    if let Some(rows) = beside_plain(results) {
+        text += "\nbeside the plain scenario, in turns\n";
+        text += &align(rows);
+    }
     if let Some(rows) = before::rows(results) {
         text += "\n";
         text += &align(rows);
@@ -46,6 +50,23 @@ pub fn of(results: &Results) -> String {
         let _ = writeln!(text, "\nFAILED: {failure}");
     }
     text
+}
+
+/// Copies out under overload beside the plain scenario, `None` where there was nothing to compare.
+pub fn beside_plain(results: &Results) -> Option<Vec<Vec<String>>> {
+    let row = |result: &ScenarioResult| {
+        let ratio = result.beside_plain?;
+        let plain = result.scenario.plain()?;
+        let names = [result.scenario.name, plain.name].map(str::to_owned);
+        Some([&names[..], &[ratios(Some(ratio))]].concat())
+    };
+    let mut rows: Vec<_> = results.scenarios.iter().filter_map(row).collect();
+    if rows.is_empty() {
+        return None;
+    }
+    let head = ["scenario", "plain", "copies out under overload"];
+    rows.insert(0, head.map(str::to_owned).to_vec());
+    Some(rows)
 }
 
 /// How many rounds the numbers are of.

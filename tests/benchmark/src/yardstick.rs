@@ -5,7 +5,6 @@ use crate::{
     ceiling::Ceiling,
     contender::RELAY_BEFORE,
     results::{Results, ScenarioResult, Spread},
-    scenario::{Cast, ONE_RULE},
 };
 
 /// The name of the relay on io_uring.
@@ -54,11 +53,11 @@ pub fn others(results: &Results, result: &ScenarioResult) -> Vec<Yardstick> {
             })
         }));
     }
-    if scenario.cast == Cast::RelayAlone {
+    if let Some(plain) = scenario.plain() {
         let mut all = results.scenarios.iter();
-        let one_rule = all.find(|one| one.scenario.name == ONE_RULE);
-        found.extend(one_rule.and_then(relay).map(|rate| Yardstick {
-            name: format!("relay in {ONE_RULE}"),
+        let plain_result = all.find(|one| one.scenario == plain);
+        found.extend(plain_result.and_then(relay).map(|rate| Yardstick {
+            name: format!("relay in {}", plain.name),
             rate,
         }));
     }
@@ -95,6 +94,7 @@ mod tests {
             scenario: scenario::named(name)[0],
             contenders: vec![one(true, 2.0), one(false, rate)],
             pairs: None,
+            beside_plain: None,
         }
     }
 
@@ -129,6 +129,7 @@ mod tests {
         assert_eq!(ratio("1-1"), ("ceiling xdp-rx".into(), Some(0.1)));
         assert_eq!(ratio("1-16"), ("ceiling xdp-tx".into(), Some(0.2)));
         assert_eq!(ratio("rules-100"), ("relay in 1-1".into(), Some(0.5)));
+        assert_eq!(ratio("1-16-vlan"), ("relay in 1-16".into(), Some(0.4)));
         assert!(others(&all, &result("1-64", 1.0)).is_empty());
     }
 
