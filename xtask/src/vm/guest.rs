@@ -21,7 +21,17 @@ use crate::{ebpf, process, workspace::Workspace};
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The drivers of the NICs, of the veth pairs that join the tests' hosts, and of VLAN devices.
-const MODULES: [&str; 6] = ["virtio_pci", "virtio_net", "igb", "e1000e", "veth", "8021q"];
+const MODULES: [&str; 9] = [
+    "virtio_pci",
+    "virtio_net",
+    "igb",
+    "e1000e",
+    "veth",
+    "8021q",
+    "tun",
+    "sch_ingress",
+    "cls_bpf",
+];
 
 /// The programs of the guest.
 #[derive(Debug)]

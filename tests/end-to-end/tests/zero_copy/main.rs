@@ -10,6 +10,7 @@ mod chunks;
 mod faults;
 mod forwarding;
 mod hot_plug;
+mod local;
 mod matching;
 mod modes;
 mod tags;
@@ -146,6 +147,7 @@ on_all_nics! {
         faults::after_ten_link_flaps_no_chunk_is_missing_and_the_traffic_is_exact,
         faults::a_relay_that_was_paused_goes_on_and_accounts_for_everything,
         changes::o1_twenty_changes_lose_nothing_of_a_rule_that_does_not_change,
+        local::a_program_of_the_relays_host_gets_what_the_outputs_get,
         matching::m2_of_two_sources_only_the_one_in_the_rule_passes_and_is_joined,
         matching::m4_ipv6_copies_have_right_headers_in_every_byte,
         hot_plug::x2_nics_that_are_unplugged_and_plugged_in_again_are_served_again,
