@@ -27,7 +27,12 @@ pub struct Table {
     last: Option<(ExactKey4, u32)>,
     /// The same for IPv6.
     last6: Option<(ExactKey6, u32)>,
+    /// What the last datagram was that is not of an exact flow, or not only that, and its flow.
+    last_searched: Option<(Wanted, Option<u32>)>,
 }
+
+/// All that a flow can be looked for by: the place, the addresses, and the port.
+type Wanted = (u32, Addresses, u16);
 
 impl Table {
     /// The table of `flows`, each with its number.
@@ -48,7 +53,7 @@ impl Table {
 
     /// Writes an entry.
     pub fn write(&mut self, write: Write) {
-        (self.last, self.last6) = (None, None);
+        (self.last, self.last6, self.last_searched) = (None, None, None);
         match write {
             Write::Exact4(key, value) => set(&mut self.exact4, key, value),
             Write::Exact6(key, value) => set(&mut self.exact6, key, value),
@@ -116,9 +121,18 @@ impl Table {
 
     /// The same for what is not an exact flow, or not only that.
     #[inline(never)]
-    fn search(&self, slot: u8, datagram: Datagram) -> Option<u32> {
-        let value = matching::find(self, slot, &datagram);
-        value.is_flow().then(|| value.flow())
+    fn search(&mut self, slot: u8, datagram: Datagram) -> Option<u32> {
+        let place = matching::place(slot, datagram.vlan);
+        let wanted = (place, datagram.addresses, datagram.port);
+        if let Some((last, flow)) = self.last_searched
+            && last == wanted
+        {
+            return flow;
+        }
+        let value = matching::find(&*self, slot, &datagram);
+        let flow = value.is_flow().then(|| value.flow());
+        self.last_searched = Some((wanted, flow));
+        flow
     }
 }
 
