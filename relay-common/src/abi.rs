@@ -32,16 +32,25 @@ pub const FLOWS6: &str = "FLOWS6";
 pub const SHAPED: &str = "SHAPED";
 /// The same over IPv6, by [`ShapedKey6`](crate::matching::ShapedKey6).
 pub const SHAPED6: &str = "SHAPED6";
+/// Array of `u64`: the presence bits of the entries of the four maps above, see
+/// [`FlowPresence`](crate::matching::FlowPresence).
+pub const PRESENCE: &str = "PRESENCE";
 /// Array of `u64`: the lists of shapes, see [`List`].
 pub const SHAPES: &str = "SHAPES";
 /// Array of `u64`: the classes of ports, see [`class_in`](crate::matching::class_in).
 pub const PORT_CLASSES: &str = "PORT_CLASSES";
 /// Hash map from interface index (`u32`) to [`InterfaceValue`].
 pub const INTERFACES: &str = "INTERFACES";
+/// Array of [`NearInterface`]: the entries of [`INTERFACES`] again, each at the
+/// [place](NearInterface::place) of its index unless another interface is there.
+pub const NEAR_INTERFACES: &str = "NEAR_INTERFACES";
 /// Hash map whose keys are [`OwnKey`]s: the sources that the relay's copies leave with.
 pub const OWN: &str = "OWN";
 /// Hash map whose keys are [`ipv6::Address`]es: the IPv6 sources that the relay's copies leave with.
 pub const OWN6: &str = "OWN6";
+/// Array of `u64`: the presence bits of the entries of both, see
+/// [`OwnPresence`](crate::matching::OwnPresence).
+pub const OWN_PRESENCE: &str = "OWN_PRESENCE";
 /// Array of [`LimitValue`]: one for each rule that has a limit.
 pub const LIMITS: &str = "LIMITS";
 /// Per-CPU array of `u64`: how many datagrams were above each of [`LIMITS`].
@@ -56,6 +65,8 @@ pub const COUNTERS: &str = "COUNTERS";
 
 /// How many interfaces one loaded program, and so one relay, can serve.
 pub const MAX_INTERFACES: u32 = 256;
+/// Entries of [`NEAR_INTERFACES`]: a power of two.
+pub const MAX_NEAR_INTERFACES: u32 = 4 * MAX_INTERFACES;
 /// How many queues one interface can have. Also the stride of [`SOCKETS`].
 pub const MAX_QUEUES: u32 = 256;
 /// How many flows of one group and port a loaded program can match, over IPv4 and over IPv6 each.
@@ -126,6 +137,13 @@ impl OwnKey {
         let [a, b, c, d] = address.to_ne_bytes();
         Self(u64::from_ne_bytes([1, 0, 0, 0, a, b, c, d]))
     }
+
+    /// Its number in the map.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
 }
 
 /// Where the sockets and counters of an interface are, and its Ethernet address.
@@ -172,16 +190,44 @@ impl InterfaceValue {
     }
 }
 
-const _: () = assert!(size_of::<InterfaceValue>() == 8);
+/// An interface where the kernel programs look first: to read an array is part of the program, to
+/// search a hash table is a call, which costs several times as much.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NearInterface {
+    /// Its index; 0, which no interface has, in an entry that is free.
+    pub index: u64,
+    /// Its value.
+    pub value: InterfaceValue,
+}
+
+impl NearInterface {
+    /// An entry that is free.
+    pub const FREE: Self = Self {
+        index: 0,
+        value: InterfaceValue::new(0, [0; 6]),
+    };
+
+    /// Where the interface with this index is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn place(index: u32) -> u32 {
+        index % MAX_NEAR_INTERFACES
+    }
+}
+
+const _: () = assert!(size_of::<InterfaceValue>() == 8 && size_of::<NearInterface>() == 16);
 const _: () = assert!(size_of::<OwnKey>() == 8 && MAX_INTERFACES <= 1 << u8::BITS);
 const _: () = assert!(size_of::<ipv6::Address>() == 16);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{InterfaceValue, LimitValue, OwnKey};
+    use super::{InterfaceValue, LimitValue, NearInterface, OwnKey};
 
     // SAFETY: `repr(C)`, plain integers, no padding (asserted above), valid for every bit pattern.
     unsafe impl aya::Pod for InterfaceValue {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for NearInterface {}
     // SAFETY: as above.
     unsafe impl aya::Pod for OwnKey {}
     // SAFETY: as above.

@@ -17,201 +17,24 @@
 //!   for flows with a source and one for flows without, for each IP version. Where it is empty,
 //!   there is nothing to pay.
 //!
+//! A number per interface tells which of its lists have shapes.
+//!
 //! Ranges of ports that overlap cut the ports into **classes**: the ports of one class are in the
 //! same ranges. A flow with a range has an entry for each of its classes.
 
 mod keys;
+mod presence;
+mod shape;
+mod value;
 
-pub use self::keys::{ExactKey4, ExactKey6, Halves, ShapedKey4, ShapedKey6, place, shape_and_port};
+use self::{keys::slot, shape::Forms};
+pub use self::{
+    keys::{ExactKey4, ExactKey6, Halves, ShapedKey4, ShapedKey6, place, shape_and_port},
+    presence::{FLOW_BITS, FlowPresence, OWN_BITS, OwnPresence, Presence},
+    shape::{List, PortForm, Shape},
+    value::FlowValue,
+};
 use crate::wire::{Addresses, Datagram, ipv4, ipv6};
-
-/// What a look-up finds: the flow's number, flags, and the position of its limit. All zeros stands
-/// for nothing.
-#[repr(transparent)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct FlowValue(u64);
-
-impl FlowValue {
-    /// No flow.
-    pub const NONE: Self = Self(0);
-    /// Where the position of the limit starts, counted from 1; below it is the flow's number.
-    const LIMIT: u32 = 32;
-    /// A flow, and no mere carrier of the other flags.
-    const IS_FLOW: u64 = 1 << 61;
-    /// Flows with the same group and port name sources.
-    const NAMES_SOURCES: u64 = 1 << 62;
-    /// Flows with a prefix around the group name sources.
-    const IS_COVERED: u64 = 1 << 63;
-
-    /// The value of flow number `flow`, whose limit is at position `limit` of
-    /// [`LIMITS`](crate::abi::LIMITS). Of a limit, 28 bits count.
-    #[must_use]
-    pub const fn new(flow: u32, limit: Option<u32>) -> Self {
-        let limit = match limit {
-            Some(position) => (position + 1) & 0x0fff_ffff,
-            None => 0,
-        };
-        Self(Self::IS_FLOW | (limit as u64) << Self::LIMIT | flow as u64)
-    }
-
-    /// The same with the flags of an entry of the exact table.
-    #[must_use]
-    pub const fn with_flags(self, names_sources: bool, is_covered: bool) -> Self {
-        let mut value = self.0 & !(Self::NAMES_SOURCES | Self::IS_COVERED);
-        if names_sources {
-            value |= Self::NAMES_SOURCES;
-        }
-        if is_covered {
-            value |= Self::IS_COVERED;
-        }
-        Self(value)
-    }
-
-    /// Its number in the map.
-    #[must_use]
-    pub const fn bits(self) -> u64 {
-        self.0
-    }
-
-    /// Whether it is a flow.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_flow(self) -> bool {
-        self.0 & Self::IS_FLOW != 0
-    }
-
-    /// The flow's number.
-    #[inline(always)]
-    #[must_use]
-    pub const fn flow(self) -> u32 {
-        self.0 as u32
-    }
-
-    /// The position of its limit, `None` where it has none.
-    #[inline(always)]
-    #[must_use]
-    pub const fn limit(self) -> Option<u32> {
-        ((self.0 >> Self::LIMIT) as u32 & 0x0fff_ffff).checked_sub(1)
-    }
-
-    /// Whether it is a flow, and nothing more specific can take a datagram of its group and port.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_final(self) -> bool {
-        self.0 >> 61 == Self::IS_FLOW >> 61
-    }
-
-    #[inline(always)]
-    const fn names_sources(self) -> bool {
-        self.0 & Self::NAMES_SOURCES != 0
-    }
-
-    #[inline(always)]
-    const fn is_covered(self) -> bool {
-        self.0 & Self::IS_COVERED != 0
-    }
-}
-
-/// The form of a flow's port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum PortForm {
-    /// Any port: the key has 0.
-    Any = 1,
-    /// A range of ports: the key has the class.
-    Class = 2,
-    /// One port, which the key has.
-    One = 3,
-}
-
-/// Prefix length and form of the port of a flow. Never 0; the larger number is more specific.
-#[repr(transparent)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Shape(u16);
-
-impl Shape {
-    /// Bits of the port's form.
-    const FORM_BITS: u32 = 2;
-    /// One group and one port, over IPv4 and over IPv6.
-    pub const EXACT4: Self = Self::new(32, PortForm::One);
-    /// See [`Self::EXACT4`].
-    pub const EXACT6: Self = Self::new(128, PortForm::One);
-
-    /// The shape of flows with a prefix of `prefix_len` bits, at most 128.
-    #[must_use]
-    pub const fn new(prefix_len: u8, form: PortForm) -> Self {
-        Self((prefix_len as u16) << Self::FORM_BITS | form as u16)
-    }
-
-    /// Its number.
-    #[must_use]
-    pub const fn bits(self) -> u16 {
-        self.0
-    }
-
-    /// Length of the prefix.
-    #[inline(always)]
-    const fn prefix_len(self) -> u32 {
-        (self.0 >> Self::FORM_BITS) as u32
-    }
-}
-
-/// A port in each of its forms, 16 bits each, by the numbers of [`PortForm`].
-#[derive(Clone, Copy)]
-struct Forms(u64);
-
-impl Forms {
-    #[inline(always)]
-    fn new<T: Tables>(tables: T, port: u16) -> Self {
-        const CLASS: u32 = PortForm::Class as u32 * u16::BITS;
-        const ONE: u32 = PortForm::One as u32 * u16::BITS;
-        Self(u64::from(tables.class(port)) << CLASS | u64::from(port) << ONE)
-    }
-
-    /// What a key with `shape` has for the port.
-    #[inline(always)]
-    const fn of(self, shape: Shape) -> u16 {
-        let form = shape.0 as u32 & ((1 << Shape::FORM_BITS) - 1);
-        self.0.wrapping_shr(form * u16::BITS) as u16
-    }
-}
-
-/// The lists of shapes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum List {
-    /// Of flows over IPv4 without a source.
-    Any4 = 0,
-    /// Of flows over IPv4 with a source.
-    Named4 = 1,
-    /// Of flows over IPv6 without a source.
-    Any6 = 2,
-    /// Of flows over IPv6 with a source.
-    Named6 = 3,
-}
-
-impl List {
-    /// Numbers of 64 bits per list.
-    pub const WORDS: u32 = 8;
-    /// Shapes per number, the first one in the lowest bits.
-    pub const PER_WORD: u32 = 4;
-    /// Shapes per list.
-    pub const LEN: usize = (Self::WORDS * Self::PER_WORD) as usize;
-    /// Numbers per interface: its lists, and one that is 0 where all of them are empty.
-    pub const STRIDE: u32 = 4 * Self::WORDS + 1;
-
-    /// Where the number is that is 0 if an interface has no shapes.
-    #[inline(always)]
-    #[must_use]
-    pub const fn summary(slot: u8) -> u32 {
-        slot as u32 * Self::STRIDE + 4 * Self::WORDS
-    }
-
-    /// Where the list of an interface starts.
-    #[inline(always)]
-    #[must_use]
-    pub const fn start(self, slot: u8) -> u32 {
-        slot as u32 * Self::STRIDE + self as u32 * Self::WORDS
-    }
-}
 
 /// The tables of flows.
 pub trait Tables: Copy {
@@ -251,7 +74,11 @@ pub fn find<T: Tables>(tables: T, slot: u8, datagram: &Datagram) -> FlowValue {
                 group,
                 port: u32::from(port),
             });
-            if exact.is_final() || has_nothing_beyond(tables, slot, exact) {
+            if exact.is_final() {
+                return exact;
+            }
+            let lists = tables.shapes(List::bits(slot));
+            if lists == 0 && exact.bits() == 0 {
                 return exact;
             }
             let wanted = Wanted4 {
@@ -259,7 +86,7 @@ pub fn find<T: Tables>(tables: T, slot: u8, datagram: &Datagram) -> FlowValue {
                 source,
                 group,
             };
-            beyond(tables, &wanted, slot, port, exact)
+            beyond(tables, &wanted, port, exact, lists)
         }
         Addresses::V6 { source, group } => {
             let exact = tables.exact6(&ExactKey6 {
@@ -267,7 +94,11 @@ pub fn find<T: Tables>(tables: T, slot: u8, datagram: &Datagram) -> FlowValue {
                 port: u32::from(port),
                 group,
             });
-            if exact.is_final() || has_nothing_beyond(tables, slot, exact) {
+            if exact.is_final() {
+                return exact;
+            }
+            let lists = tables.shapes(List::bits(slot));
+            if lists == 0 && exact.bits() == 0 {
                 return exact;
             }
             let wanted = Wanted6 {
@@ -275,7 +106,7 @@ pub fn find<T: Tables>(tables: T, slot: u8, datagram: &Datagram) -> FlowValue {
                 source,
                 group,
             };
-            beyond(tables, &wanted, slot, port, exact)
+            beyond(tables, &wanted, port, exact, lists)
         }
     }
 }
@@ -286,33 +117,31 @@ trait Wanted {
     const ANY: List;
     const NAMED: List;
 
+    fn place(&self) -> u32;
     fn shaped<T: Tables>(&self, tables: T, named: bool, shape: Shape, port: u16) -> FlowValue;
 }
 
-/// Whether there is nothing to look for where the exact table has `exact`: the price of frames that
-/// no flow takes, on most interfaces.
-#[inline(always)]
-fn has_nothing_beyond<T: Tables>(tables: T, slot: u8, exact: FlowValue) -> bool {
-    exact.0 == FlowValue::NONE.0 && tables.shapes(List::summary(slot)) == 0
-}
-
-/// The flow that takes a datagram for which the exact table has `exact`. A function of its own in
-/// the kernel programs as well, where everything around it is there once for every kind of header.
+/// The flow that takes a datagram for which the exact table has `exact`, on an interface whose
+/// number of [`List::bits`] is `lists`. A function of its own in the kernel programs as well, where
+/// everything around it is there once for every kind of header. Five arguments are all that a
+/// function of a kernel program may have, those of no size included: Linux 7.3 counts them in the
+/// BTF.
 #[inline(never)]
 fn beyond<T: Tables, W: Wanted>(
     tables: T,
     wanted: &W,
-    slot: u8,
     port: u16,
     exact: FlowValue,
+    lists: u64,
 ) -> FlowValue {
+    let slot = slot(wanted.place());
     if exact.names_sources() {
         let found = wanted.shaped(tables, true, W::EXACT, port);
         if found.is_flow() {
             return found;
         }
     }
-    if !exact.is_flow() || exact.is_covered() {
+    if lists & W::NAMED.bit() != 0 && (!exact.is_flow() || exact.is_covered()) {
         let found = search(tables, wanted, true, W::NAMED.start(slot), port);
         if found.is_flow() {
             return found;
@@ -320,6 +149,9 @@ fn beyond<T: Tables, W: Wanted>(
     }
     if exact.is_flow() {
         return exact;
+    }
+    if lists & W::ANY.bit() == 0 {
+        return FlowValue::NONE;
     }
     search(tables, wanted, false, W::ANY.start(slot), port)
 }
@@ -335,9 +167,6 @@ fn search<T: Tables, W: Wanted>(
     start: u32,
     port: u16,
 ) -> FlowValue {
-    if tables.shapes(start) == 0 {
-        return FlowValue::NONE;
-    }
     let forms = Forms::new(tables, port);
     let mut at = 0;
     while at < List::WORDS {
@@ -372,6 +201,11 @@ impl Wanted for Wanted4 {
     const NAMED: List = List::Named4;
 
     #[inline(always)]
+    fn place(&self) -> u32 {
+        self.place
+    }
+
+    #[inline(always)]
     fn shaped<T: Tables>(&self, tables: T, named: bool, shape: Shape, port: u16) -> FlowValue {
         tables.shaped4(&ShapedKey4 {
             place: self.place,
@@ -392,6 +226,11 @@ impl Wanted for Wanted6 {
     const EXACT: Shape = Shape::EXACT6;
     const ANY: List = List::Any6;
     const NAMED: List = List::Named6;
+
+    #[inline(always)]
+    fn place(&self) -> u32 {
+        self.place
+    }
 
     #[inline(always)]
     fn shaped<T: Tables>(&self, tables: T, named: bool, shape: Shape, port: u16) -> FlowValue {
@@ -463,22 +302,5 @@ mod tests {
             let mask = u128::from(first) << 64 | u128::from(second);
             assert_eq!((mask.leading_ones(), mask.count_ones()), (len, len));
         }
-    }
-
-    #[test]
-    fn a_value_keeps_number_limit_and_flags_apart() {
-        for flow in [0, 1, u32::MAX] {
-            for limit in [None, Some(0), Some(0x0fff_fffe)] {
-                let value = FlowValue::new(flow, limit);
-                assert_eq!((value.flow(), value.limit()), (flow, limit));
-                assert!(value.is_flow() && value.is_final());
-                let flagged = value.with_flags(true, true);
-                assert_eq!((flagged.flow(), flagged.limit()), (flow, limit));
-                assert!(flagged.is_flow() && !flagged.is_final());
-                assert_eq!(flagged.with_flags(false, false), value);
-            }
-        }
-        let carrier = FlowValue::NONE.with_flags(true, false);
-        assert!(!carrier.is_flow() && !carrier.is_final());
     }
 }

@@ -13,21 +13,30 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray},
 };
 use relay_common::{
-    abi::{Counter, InterfaceValue, LimitValue, MAX_INTERFACES, MAX_OWN, OwnKey},
-    matching,
+    abi::{
+        Counter, InterfaceValue, LimitValue, MAX_INTERFACES, MAX_NEAR_INTERFACES, MAX_OWN,
+        NearInterface, OwnKey,
+    },
+    matching::{self, OwnPresence},
     wire::{Addresses, Datagram, Mac, ipv6},
 };
 
-use self::tables::Maps;
+use self::tables::{Maps, may_have};
 
 #[map]
 static INTERFACES: HashMap<u32, InterfaceValue> = HashMap::with_max_entries(MAX_INTERFACES, 0);
+
+#[map]
+static NEAR_INTERFACES: Array<NearInterface> = Array::with_max_entries(MAX_NEAR_INTERFACES, 0);
 
 #[map]
 static OWN: HashMap<OwnKey, u8> = HashMap::with_max_entries(MAX_OWN, 0);
 
 #[map]
 static OWN6: HashMap<ipv6::Address, u8> = HashMap::with_max_entries(MAX_OWN, 0);
+
+#[map]
+static OWN_PRESENCE: Array<u64> = Array::with_max_entries(OwnPresence::WORDS, 0);
 
 /// User space sets the number of entries when it loads the program.
 #[map]
@@ -44,6 +53,11 @@ static COUNTERS: PerCpuArray<u64> =
 /// receive on.
 #[inline(always)]
 pub fn interface_value(interface: u32) -> Option<InterfaceValue> {
+    if let Some(near) = NEAR_INTERFACES.get(NearInterface::place(interface))
+        && near.index == u64::from(interface)
+    {
+        return Some(near.value);
+    }
     // SAFETY: plain integers, of which any copy is valid. User space replaces values while frames
     // arrive; the kernel keeps the memory of the old one.
     unsafe { INTERFACES.get(interface) }.copied()
@@ -79,14 +93,21 @@ pub fn admit(
 /// Whether a frame with these sources is a copy of this relay that came back.
 #[inline(always)]
 fn is_own(from: Mac, datagram: &Datagram) -> bool {
-    // SAFETY: the values are not read.
-    unsafe {
-        OWN.get(OwnKey::mac(from)).is_some()
-            || match datagram.addresses {
-                Addresses::V4 { source, .. } => OWN.get(OwnKey::address(source)).is_some(),
-                Addresses::V6 { source, .. } => OWN6.get(source).is_some(),
-            }
-    }
+    has(&OWN, &OwnKey::mac(from))
+        || match datagram.addresses {
+            Addresses::V4 { source, .. } => has(&OWN, &OwnKey::address(source)),
+            Addresses::V6 { source, .. } => has(&OWN6, &source),
+        }
+}
+
+/// Whether a map of own sources has `key`.
+#[inline(always)]
+fn has<K>(map: &HashMap<K, u8>, key: &K) -> bool
+where
+    for<'a> OwnPresence: From<&'a K>,
+{
+    // SAFETY: the value is not read.
+    may_have(&OWN_PRESENCE, OwnPresence::from(key)) && unsafe { map.get(key) }.is_some()
 }
 
 /// Whether `datagrams` more are within the limit at `position` in [`LIMITS`]. Counts them if not.

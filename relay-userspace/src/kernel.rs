@@ -18,11 +18,14 @@ mod error;
 mod filter;
 mod flow_maps;
 mod flows;
+mod interfaces;
 mod limits;
 mod local_device;
 mod maps;
 mod object;
+mod own_maps;
 mod own_sources;
+mod presence_bits;
 mod slots;
 mod whole_plan;
 mod xdp;
@@ -38,6 +41,7 @@ pub use self::{
     flow_maps::FlowMaps,
     maps::Counters,
     object::{load, load_filter, load_filter_with, load_with},
+    own_maps::OwnMaps,
     own_sources::OwnSource,
 };
 use self::{
@@ -209,13 +213,13 @@ impl Kernel {
     /// A map refused an entry; the sources are as before.
     pub fn set_own_sources(&mut self, sources: &BTreeSet<OwnSource>) -> Result<(), KernelError> {
         if let Some(xdp) = &mut self.xdp {
-            xdp.maps.set_own_sources(sources)?;
+            xdp.maps.own.set(sources)?;
         }
         if let Some(filter) = &mut self.filter
-            && let Err(error) = filter.maps.set_own_sources(sources)
+            && let Err(error) = filter.maps.own.set(sources)
         {
             if let Some(xdp) = &mut self.xdp {
-                xdp.maps.set_own_sources(&self.own_sources)?;
+                xdp.maps.own.set(&self.own_sources)?;
             }
             return Err(error);
         }
@@ -391,7 +395,7 @@ impl Kernel {
             Some(loaded) => loaded,
             None => {
                 let mut loaded = XdpProgram::load(self.room())?;
-                loaded.maps.set_own_sources(&self.own_sources)?;
+                loaded.maps.own.set(&self.own_sources)?;
                 loaded
             }
         };
@@ -403,7 +407,7 @@ impl Kernel {
             Some(loaded) => loaded,
             None => {
                 let mut loaded = Filter::load(self.room())?;
-                loaded.maps.set_own_sources(&self.own_sources)?;
+                loaded.maps.own.set(&self.own_sources)?;
                 loaded
             }
         };

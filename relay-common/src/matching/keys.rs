@@ -15,6 +15,12 @@ pub const fn place(slot: u8, vlan: Vlan) -> u32 {
     (slot as u32) << Vlan::BITS | vlan.bits()
 }
 
+/// The interface's slot in a [`place`].
+#[inline(always)]
+pub(super) const fn slot(place: u32) -> u8 {
+    (place >> Vlan::BITS) as u8
+}
+
 const _: () = assert!(size_of::<ExactKey4>() == 12 && size_of::<ExactKey6>() == 24);
 const _: () = assert!(size_of::<ShapedKey4>() == 16 && size_of::<ShapedKey6>() == 40);
 const _: () = assert!(Vlan::BITS + u8::BITS == u32::BITS);
@@ -126,6 +132,6 @@ pub const fn shape_and_port(shape: Shape, port: u16) -> u32 {
 
 /// Two numbers as one.
 #[inline(always)]
-const fn both(high: u32, low: u32) -> u64 {
+pub(super) const fn both(high: u32, low: u32) -> u64 {
     (high as u64) << 32 | low as u64
 }

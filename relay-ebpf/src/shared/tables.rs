@@ -11,7 +11,8 @@ use aya_ebpf::{
 use relay_common::{
     abi::{MAX_FLOWS, MAX_PORT_CLASSES, MAX_SHAPED, MAX_SHAPES},
     matching::{
-        CLASSES_PER_WORD, ExactKey4, ExactKey6, FlowValue, ShapedKey4, ShapedKey6, Tables, class_in,
+        CLASSES_PER_WORD, ExactKey4, ExactKey6, FlowPresence, FlowValue, Presence, ShapedKey4,
+        ShapedKey6, Tables, class_in,
     },
 };
 
@@ -31,10 +32,20 @@ static SHAPED6: HashMap<ShapedKey6, FlowValue> =
     HashMap::with_max_entries(MAX_SHAPED, BPF_F_NO_PREALLOC);
 
 #[map]
+static PRESENCE: Array<u64> = Array::with_max_entries(FlowPresence::WORDS, 0);
+
+#[map]
 static SHAPES: Array<u64> = Array::with_max_entries(MAX_SHAPES, 0);
 
 #[map]
 static PORT_CLASSES: Array<u64> = Array::with_max_entries(MAX_PORT_CLASSES, 0);
+
+/// Whether a hash table may have the entry whose presence bit is `bit` of `bits`.
+#[inline(always)]
+pub fn may_have<const BITS: u32>(bits: &Array<u64>, bit: Presence<BITS>) -> bool {
+    bits.get(bit.word())
+        .is_some_and(|word| word & bit.mask() != 0)
+}
 
 /// The maps above.
 #[derive(Clone, Copy)]
@@ -42,7 +53,13 @@ pub struct Maps;
 
 /// The value of `key`.
 #[inline(always)]
-fn get<K>(map: &HashMap<K, FlowValue>, key: &K) -> FlowValue {
+fn get<K>(map: &HashMap<K, FlowValue>, key: &K) -> FlowValue
+where
+    for<'a> FlowPresence: From<&'a K>,
+{
+    if !may_have(&PRESENCE, FlowPresence::from(key)) {
+        return FlowValue::NONE;
+    }
     // SAFETY: one plain integer, of which any copy is valid. User space replaces values while
     // frames arrive; the kernel keeps the memory of the old one.
     match unsafe { map.get(key) } {

@@ -6,12 +6,13 @@ use aya::{
 };
 use relay_common::{
     abi,
-    matching::{ExactKey4, ExactKey6, FlowValue, ShapedKey4, ShapedKey6},
+    matching::{ExactKey4, ExactKey6, FlowPresence, FlowValue, ShapedKey4, ShapedKey6},
 };
 
 use super::{
     error::{KernelError, map_write},
     maps::{hash_map, take},
+    presence_bits::FlowBits,
 };
 use crate::matching::{Index, MatchKey, Write};
 
@@ -22,6 +23,7 @@ pub struct FlowMaps {
     exact6: BpfHashMap<MapData, ExactKey6, FlowValue>,
     shaped4: BpfHashMap<MapData, ShapedKey4, FlowValue>,
     shaped6: BpfHashMap<MapData, ShapedKey6, FlowValue>,
+    presence: FlowBits,
     shapes: Array<MapData, u64>,
     classes: Array<MapData, u64>,
 }
@@ -42,6 +44,7 @@ impl FlowMaps {
             exact6: hash_map(ebpf, abi::FLOWS6)?,
             shaped4: hash_map(ebpf, abi::SHAPED)?,
             shaped6: hash_map(ebpf, abi::SHAPED6)?,
+            presence: FlowBits::take_from(ebpf, abi::PRESENCE)?,
             shapes: array(ebpf, abi::SHAPES)?,
             classes: array(ebpf, abi::PORT_CLASSES)?,
         })
@@ -93,11 +96,12 @@ impl FlowMaps {
 
     /// Writes an entry. An error has the name of the map.
     fn write(&mut self, write: Write) -> Result<(), (&'static str, MapError)> {
+        let bits = &mut self.presence;
         match write {
-            Write::Exact4(key, value) => set(&mut self.exact4, key, value, abi::FLOWS),
-            Write::Exact6(key, value) => set(&mut self.exact6, key, value, abi::FLOWS6),
-            Write::Shaped4(key, value) => set(&mut self.shaped4, key, value, abi::SHAPED),
-            Write::Shaped6(key, value) => set(&mut self.shaped6, key, value, abi::SHAPED6),
+            Write::Exact4(key, value) => set(&mut self.exact4, bits, key, value, abi::FLOWS),
+            Write::Exact6(key, value) => set(&mut self.exact6, bits, key, value, abi::FLOWS6),
+            Write::Shaped4(key, value) => set(&mut self.shaped4, bits, key, value, abi::SHAPED),
+            Write::Shaped6(key, value) => set(&mut self.shaped6, bits, key, value, abi::SHAPED6),
             Write::Shapes(at, word) => {
                 let written = self.shapes.set(at, word, 0);
                 written.map_err(|error| (abi::SHAPES, error))
@@ -112,13 +116,32 @@ impl FlowMaps {
 
 fn set<K: Pod>(
     map: &mut BpfHashMap<MapData, K, FlowValue>,
+    bits: &mut FlowBits,
     key: K,
     value: FlowValue,
     name: &'static str,
-) -> Result<(), (&'static str, MapError)> {
+) -> Result<(), (&'static str, MapError)>
+where
+    for<'a> FlowPresence: From<&'a K>,
+{
+    let bit = FlowPresence::from(&key);
     if value == FlowValue::NONE {
-        let _ = map.remove(&key);
+        if map.remove(&key).is_ok() {
+            bits.remove(bit);
+        }
         return Ok(());
     }
-    map.insert(key, value, 0).map_err(|error| (name, error))
+    let is_new = map.get(&key, 0).is_err();
+    if is_new {
+        let announced = bits.announce(bit);
+        announced.map_err(|error| (abi::PRESENCE, error))?;
+    }
+    let written = map.insert(key, value, 0);
+    if is_new {
+        match written {
+            Ok(()) => bits.add(bit),
+            Err(_) => bits.tidy(bit),
+        }
+    }
+    written.map_err(|error| (name, error))
 }

@@ -3,23 +3,19 @@
 //!
 //! Each loaded program has its own set of maps.
 
-use std::collections::BTreeSet;
-
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{HashMap, Map, MapData, PerCpuArray},
 };
-use relay_common::{
-    abi::{self, Counter, InterfaceValue, OwnKey},
-    wire::ipv6,
-};
+use relay_common::abi::{self, Counter, InterfaceValue};
 
 use super::{
     came_back::Noted,
     error::{KernelError, map_write},
     flows::Flows,
+    interfaces::Interfaces,
     limits::zero,
-    own_sources::{MapKey, OwnSource},
+    own_maps::OwnMaps,
 };
 use crate::plan::Interface;
 
@@ -28,12 +24,9 @@ pub type Counters = [u64; Counter::COUNT as usize];
 
 /// The maps of one loaded program.
 pub struct Maps {
-    interfaces: HashMap<MapData, u32, InterfaceValue>,
+    interfaces: Interfaces,
     pub flows: Flows,
-    own: HashMap<MapData, OwnKey, u8>,
-    own6: HashMap<MapData, ipv6::Address, u8>,
-    /// What is in both.
-    own_sources: BTreeSet<OwnSource>,
+    pub own: OwnMaps,
     counters: PerCpuArray<MapData, u64>,
     pub came_back: Noted,
 }
@@ -42,68 +35,27 @@ impl Maps {
     /// Takes the maps out of a loaded object.
     pub fn take_from(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
         Ok(Self {
-            interfaces: hash_map(ebpf, abi::INTERFACES)?,
+            interfaces: Interfaces::take_from(ebpf)?,
             flows: Flows::take_from(ebpf)?,
-            own: hash_map(ebpf, abi::OWN)?,
-            own6: hash_map(ebpf, abi::OWN6)?,
-            own_sources: BTreeSet::new(),
+            own: OwnMaps::take_from(ebpf)?,
             counters: PerCpuArray::try_from(take(ebpf, abi::COUNTERS)?)
                 .map_err(|_| KernelError::Map(abi::COUNTERS))?,
             came_back: Noted::take_from(ebpf)?,
         })
     }
 
-    /// Makes the program take frames from `sources`, and no others, for copies that came back. New
-    /// sources are written before old ones are removed. If the kernel refuses one, the sources are
-    /// as before.
-    pub fn set_own_sources(&mut self, sources: &BTreeSet<OwnSource>) -> Result<(), KernelError> {
-        let mut added = Vec::new();
-        let new: Vec<_> = sources.difference(&self.own_sources).copied().collect();
-        for source in new {
-            if let Err((map, error)) = self.add_own(source) {
-                for source in added {
-                    self.remove_own(source);
-                }
-                return Err(map_write(map, source.to_string(), &error));
-            }
-            added.push(source);
-        }
-        let gone: Vec<_> = self.own_sources.difference(sources).copied().collect();
-        for source in gone {
-            self.remove_own(source);
-        }
-        self.own_sources.clone_from(sources);
-        Ok(())
-    }
-
-    /// Writes an own source. An error has the name of the map.
-    fn add_own(&mut self, source: OwnSource) -> Result<(), (&'static str, MapError)> {
-        match source.key() {
-            MapKey::Own(key) => self.own.insert(key, 0, 0).map_err(|e| (abi::OWN, e)),
-            MapKey::Own6(key) => self.own6.insert(key, 0, 0).map_err(|e| (abi::OWN6, e)),
-        }
-    }
-
-    /// Removes an own source. One that is not there is no error.
-    fn remove_own(&mut self, source: OwnSource) {
-        let _ = match source.key() {
-            MapKey::Own(key) => self.own.remove(&key),
-            MapKey::Own6(key) => self.own6.remove(&key),
-        };
-    }
-
     /// Makes the program count and match frames that arrive on `interface`, which has this slot.
     pub fn serve(&mut self, slot: u16, interface: &Interface) -> Result<(), KernelError> {
         let value = InterfaceValue::new(slot, interface.mac);
         self.interfaces
-            .insert(interface.index, value, 0)
-            .map_err(|error| map_write(abi::INTERFACES, &interface.name, &error))
+            .insert(interface.index, value)
+            .map_err(|(map, error)| map_write(map, &interface.name, &error))
     }
 
     /// Makes the program ignore frames that arrive on an interface, given by its index. One that it
     /// does not serve is no error.
     pub fn unserve(&mut self, interface: u32) {
-        let _ = self.interfaces.remove(&interface);
+        self.interfaces.remove(interface);
     }
 
     /// The program's counters of a slot, summed over all CPUs. [`Counter::Received`] is the sum of

@@ -39,7 +39,7 @@ impl Shapes {
         if *count == 1 {
             // From the last number to the first: meanwhile a shape is there twice, never missing.
             writes.extend(words(shapes, slot, list).rev());
-            self.summarize(slot, writes);
+            self.write_bits(slot, writes);
         }
     }
 
@@ -56,15 +56,16 @@ impl Shapes {
             shapes.remove(&Reverse(shape));
             // From the first number to the last, for the same reason.
             writes.extend(words(shapes, slot, list));
-            self.summarize(slot, writes);
+            self.write_bits(slot, writes);
         }
     }
 
-    /// Writes the number of an interface that is 0 if it has no shapes.
-    fn summarize(&self, slot: u8, writes: &mut Vec<Write>) {
+    /// Writes the number that says which lists of an interface have shapes.
+    fn write_bits(&self, slot: u8, writes: &mut Vec<Write>) {
         let of_slot = self.0.iter().filter(|((of, _), _)| *of == slot);
-        let count: usize = of_slot.map(|(_, shapes)| shapes.len()).sum();
-        writes.push(Write::Shapes(List::summary(slot), count as u64));
+        let with_shapes = of_slot.filter(|(_, shapes)| !shapes.is_empty());
+        let bits = with_shapes.fold(0, |bits, ((_, list), _)| bits | list.bit());
+        writes.push(Write::Shapes(List::bits(slot), bits));
     }
 }
 

@@ -15,7 +15,7 @@ use relay::daemon::this_machine;
 use relay::datapath::xdp::{self, XdpWorker};
 use relay::kernel::{Kernel, KernelError, OwnSource};
 use relay::plan::{Backend, FlowKey, Interface, Mode, Plan};
-use relay_common::abi::{Counter, MAX_INTERFACES};
+use relay_common::abi::{Counter, MAX_INTERFACES, MAX_NEAR_INTERFACES};
 use relay_common::wire::Vlan;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml};
 use relay_tests::sender::UdpSender;
@@ -435,6 +435,38 @@ fn own_sources_are_replaced_in_loaded_programs_and_known_to_later_ones() -> Resu
     on.send(0, 1, MATCHED, 1)?;
     on.kernel.set_own_sources(&BTreeSet::from([other, mac]))?;
     on.send(0, 1, Counter::OwnFrame, 3)
+}
+
+/// The program looks for an interface in an array first, where two may want one place.
+#[test]
+fn of_two_interfaces_that_want_one_place_each_is_served_whoever_has_it() -> Result<()> {
+    let mut on = Setting::new()?;
+    let input = on.input(0)?;
+    let other = Interface {
+        index: input.index + MAX_NEAR_INTERFACES,
+        ..input.clone()
+    };
+    on.kernel.serve(&other)?;
+    on.take_up(0, None)?;
+    on.send(0, 1, MATCHED, 1)?;
+    on.kernel.unserve(other.index);
+    on.send(0, 1, MATCHED, 2)?;
+    // Written once more, this time into the place.
+    on.kernel.serve(&input)?;
+    on.kernel.serve(&other)?;
+    on.send(0, 1, MATCHED, 3)?;
+    on.kernel.unserve(other.index);
+    on.send(0, 1, MATCHED, 4)?;
+
+    let other_slot = on.kernel.counters(input.index).context("counters")?;
+    on.kernel.unserve(input.index);
+    on.kernel.serve(&other)?;
+    UdpSender::open(&on.bed.sources[0])?.send_one(GROUP_IN, PORT_IN, b"nobody counts this")?;
+    on.take_up(1, None)?;
+    on.send(1, 1, MATCHED, 1)?;
+    let counters = on.kernel.counters(other.index).context("counters")?;
+    assert_eq!(counters, [0; Counter::COUNT as usize], "{other_slot:?}");
+    Ok(())
 }
 
 #[test]

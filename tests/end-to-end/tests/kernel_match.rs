@@ -10,22 +10,25 @@
 
 mod kernel_program;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use anyhow::{Context, Result};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, PerCpuArray},
+    maps::{Array, MapData, PerCpuArray},
     programs::{SocketFilter, TestRun as _, TestRunOptions, Xdp},
 };
 use etherparse::PacketBuilder;
-use kernel_program::program;
+use kernel_program::{program, serve};
 use relay::config::rules::{PortMatch, Prefix};
 use relay::kernel::FlowMaps;
-use relay::matching::MatchKey;
+use relay::matching::{Index, MatchKey, Write};
 use relay_common::{
     abi::{self, Counter, InterfaceValue, LimitValue},
-    matching::FlowValue,
+    matching::{FlowPresence, FlowValue},
     wire::{ETHERNET_LEN, Vlan, ethernet::field as ethernet},
 };
 
@@ -216,6 +219,7 @@ struct Loaded {
     flows: FlowMaps,
     counters: PerCpuArray<MapData, u64>,
     over: PerCpuArray<MapData, u64>,
+    presence: Array<MapData, u64>,
     is_xdp: bool,
 }
 
@@ -235,6 +239,13 @@ impl Loaded {
             ebpf.take_map(name)
                 .with_context(|| format!("no map {name}"))
         };
+        // A handle of its own: the other one belongs to the maps of flows.
+        let presence = ebpf.map(abi::PRESENCE).context("no presence bits")?;
+        let aya::maps::Map::Array(presence) = presence else {
+            anyhow::bail!("the presence bits are no array");
+        };
+        let presence = MapData::from_id(presence.info()?.id())?;
+        let presence = Array::try_from(aya::maps::Map::Array(presence))?;
         let counters = PerCpuArray::try_from(map(&mut ebpf, abi::COUNTERS)?)?;
         let over = PerCpuArray::try_from(map(&mut ebpf, abi::OVER_LIMIT)?)?;
         let mut limits: Array<_, LimitValue> = Array::try_from(map(&mut ebpf, abi::LIMITS)?)?;
@@ -247,14 +258,13 @@ impl Loaded {
             };
             limits.set(at, used_up, 0)?;
         }
-        let mut interfaces: HashMap<_, u32, InterfaceValue> =
-            HashMap::try_from(map(&mut ebpf, abi::INTERFACES)?)?;
-        interfaces.insert(LOOPBACK, interface(), 0)?;
+        serve(&mut ebpf, LOOPBACK, interface())?;
         Ok(Self {
             flows: FlowMaps::take_from(&mut ebpf)?,
             ebpf,
             counters,
             over,
+            presence,
             is_xdp,
         })
     }
@@ -278,6 +288,12 @@ impl Loaded {
             program.test_run(options)?;
         }
         Ok(())
+    }
+
+    /// How many presence bits are set.
+    fn present(&self) -> Result<u32> {
+        let words = (0..FlowPresence::WORDS).map(|at| Ok(self.presence.get(&at, 0)?.count_ones()));
+        words.sum()
     }
 
     /// Runs a frame and checks that the flow with this number took it, or none.
@@ -349,6 +365,83 @@ fn the_most_specific_flow_takes_a_frame_after_every_change() -> Result<()> {
         }
     }
     assert!(taken > 1000 && left > 1000, "{taken} taken, {left} left");
+    for program in &mut programs {
+        assert!(program.present()? > 0, "no flow has its bit");
+        for (key, _) in &flows {
+            program.flows.close(key);
+        }
+        assert_eq!(program.present()?, 0, "bits that no flow has");
+    }
+    Ok(())
+}
+
+/// Two flows with a source that share their presence bit.
+fn two_with_one_bit(is_v6: bool) -> (MatchKey, MatchKey) {
+    let mut known = HashMap::new();
+    // Groups that follow one another share no bit.
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    for _ in 0..1 << 16 {
+        let number = random.below(1 << 24) as u32;
+        let (group, length) = if is_v6 {
+            (
+                Ipv6Addr::from_bits(0xff3e << 112 | u128::from(number)).into(),
+                128,
+            )
+        } else {
+            (Ipv4Addr::from_bits(232 << 24 | number).into(), 32)
+        };
+        let key = MatchKey {
+            slot: SLOT,
+            vlan: Vlan::UNTAGGED,
+            group: Prefix::around(group, length).expect("a length"),
+            ports: PortMatch::One(1),
+            source: Some(address(if is_v6 { "2001:db8::7" } else { "10.1.1.7" })),
+        };
+        let writes = Index::default().open(key, FlowValue::new(0, None));
+        let mut bits = writes.expect("room").into_iter().filter_map(|write| {
+            Some(match write {
+                Write::Shaped4(key, _) => FlowPresence::from(&key),
+                Write::Shaped6(key, _) => FlowPresence::from(&key),
+                _ => return None,
+            })
+        });
+        if let Some(other) = known.insert(bits.next().expect("an entry"), key) {
+            return (other, key);
+        }
+    }
+    panic!("no two flows share a bit");
+}
+
+#[test]
+fn a_flow_is_found_as_long_as_it_is_open_also_when_one_that_shares_its_presence_bit_goes()
+-> Result<()> {
+    for is_v6 in [false, true] {
+        let (one, other) = two_with_one_bit(is_v6);
+        let probe = |key: &MatchKey| Probe {
+            group: key.group.address(),
+            source: key.source.expect("a source"),
+            port: 1,
+            vlan: Vlan::UNTAGGED,
+        };
+        for mut program in [Loaded::new(true)?, Loaded::new(false)?] {
+            for (key, number) in [(one, 1), (other, 2)] {
+                let value = FlowValue::new(number, Some(number));
+                program.flows.open(key, value, "a")?;
+            }
+            // The one that they share, and one of each in the exact table.
+            assert_eq!(program.present()?, 3);
+            program.check(&probe(&one), Some(1))?;
+            program.check(&probe(&other), Some(2))?;
+            // Another value, and the same entry.
+            program.flows.open(other, FlowValue::new(3, Some(3)), "a")?;
+            program.flows.close(&one);
+            program.check(&probe(&one), None)?;
+            program.check(&probe(&other), Some(3))?;
+            program.flows.close(&other);
+            program.check(&probe(&other), None)?;
+            assert_eq!(program.present()?, 0);
+        }
+    }
     Ok(())
 }
 

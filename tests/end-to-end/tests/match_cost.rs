@@ -11,11 +11,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::{Context, Result};
 use aya::{
     Ebpf,
-    maps::HashMap,
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use etherparse::PacketBuilder;
-use kernel_program::program;
+use kernel_program::{program, serve};
 use relay::config::rules::{PortMatch, Prefix};
 use relay::kernel::FlowMaps;
 use relay::matching::MatchKey;
@@ -42,10 +41,8 @@ impl Loaded {
     fn new(is_served: bool) -> Result<Self> {
         let mut ebpf = relay::kernel::load()?;
         program::<Xdp>(&mut ebpf, abi::PROGRAM)?.load()?;
-        let map = ebpf.take_map(abi::INTERFACES).context("no map")?;
-        let mut interfaces: HashMap<_, u32, InterfaceValue> = HashMap::try_from(map)?;
         if is_served {
-            interfaces.insert(LOOPBACK, InterfaceValue::new(0, MAC), 0)?;
+            serve(&mut ebpf, LOOPBACK, InterfaceValue::new(0, MAC))?;
         }
         Ok(Self {
             flows: FlowMaps::take_from(&mut ebpf)?,

@@ -6,7 +6,7 @@
 mod kernel_program;
 mod packets;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use anyhow::{Context, Result};
 use aya::{
@@ -19,11 +19,11 @@ use packets::{
     Case, INPUT_MAC, OUTPUT_ADDRESS, OUTPUT_MAC, SHORTEST, UDP, fix_header, matching, rules, table,
 };
 use relay::{
-    kernel::FlowMaps,
+    kernel::{FlowMaps, OwnMaps, OwnSource},
     matching::{MatchKey, Table},
 };
 use relay_common::{
-    abi::{self, Counter, InterfaceValue, OwnKey},
+    abi::{self, Counter, InterfaceValue},
     matching::FlowValue,
     wire::{self, Addresses, Datagram, ETHERNET_LEN, IPV6_HEADERS_LEN, Mac, VLAN_LEN},
 };
@@ -51,10 +51,7 @@ impl Counters {
         let mut interfaces: HashMap<_, u32, InterfaceValue> =
             HashMap::try_from(map(ebpf, abi::INTERFACES)?)?;
         interfaces.insert(LOOPBACK, input(), 0)?;
-        let mut own: HashMap<_, OwnKey, u8> = HashMap::try_from(map(ebpf, abi::OWN)?)?;
-        for key in own_keys() {
-            own.insert(key, 0, 0)?;
-        }
+        OwnMaps::take_from(ebpf)?.set(&own_sources())?;
         let mut flows = FlowMaps::take_from(ebpf)?;
         for key in keys() {
             flows.open(key, FlowValue::new(0, None), "a")?;
@@ -185,11 +182,11 @@ fn input() -> InterfaceValue {
 }
 
 /// What the copies of the rule leave with.
-fn own_keys() -> [OwnKey; 2] {
-    [
-        OwnKey::mac(wire::mac(OUTPUT_MAC)),
-        OwnKey::address(u32::from_ne_bytes(OUTPUT_ADDRESS)),
-    ]
+fn own_sources() -> BTreeSet<OwnSource> {
+    BTreeSet::from([
+        OwnSource::Mac(OUTPUT_MAC),
+        OwnSource::Address(OUTPUT_ADDRESS.into()),
+    ])
 }
 
 /// What the rules match.
@@ -215,9 +212,9 @@ fn user_space_verdict(frame: &[u8], flows: &mut Table) -> Counter {
 }
 
 fn is_own(from: Mac, datagram: &Datagram) -> bool {
-    let own = own_keys();
-    own.contains(&OwnKey::mac(from))
-        || matches!(datagram.addresses, Addresses::V4 { source, .. } if own.contains(&OwnKey::address(source)))
+    let address = u32::from_ne_bytes(OUTPUT_ADDRESS);
+    from == wire::mac(OUTPUT_MAC)
+        || matches!(datagram.addresses, Addresses::V4 { source, .. } if source == address)
 }
 
 #[test]

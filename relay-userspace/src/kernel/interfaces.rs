@@ -1,0 +1,77 @@
+//! The maps of interfaces that a program serves: all in a hash table, and nearly all once more in an
+//! array, where the program looks first.
+//!
+//! What an entry of the array is about changes only while it is free, so that no frame finds the
+//! value of another interface. Meanwhile the hash table answers.
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, MapError},
+};
+use relay_common::abi::{self, InterfaceValue, NearInterface};
+
+use super::{
+    error::KernelError,
+    maps::{hash_map, take},
+};
+
+/// The maps of one loaded program.
+pub struct Interfaces {
+    all: HashMap<MapData, u32, InterfaceValue>,
+    near: Array<MapData, NearInterface>,
+}
+
+impl Interfaces {
+    /// Takes the maps out of a loaded object.
+    pub fn take_from(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        let near = take(ebpf, abi::NEAR_INTERFACES)?;
+        Ok(Self {
+            all: hash_map(ebpf, abi::INTERFACES)?,
+            near: Array::try_from(near).map_err(|_| KernelError::Map(abi::NEAR_INTERFACES))?,
+        })
+    }
+
+    /// Writes the value of an interface, given by its index. An error has the name of the map.
+    pub fn insert(
+        &mut self,
+        index: u32,
+        value: InterfaceValue,
+    ) -> Result<(), (&'static str, MapError)> {
+        let all = self.all.insert(index, value, 0);
+        all.map_err(|error| (abi::INTERFACES, error))?;
+        let near = self.set_near(index, value);
+        near.map_err(|error| (abi::NEAR_INTERFACES, error))
+    }
+
+    /// Removes an interface, given by its index. One that is not there is no error.
+    pub fn remove(&mut self, index: u32) {
+        let _ = self.free(index);
+        let _ = self.all.remove(&index);
+    }
+
+    /// Writes the entry of the array, unless another interface is there.
+    fn set_near(&mut self, index: u32, value: InterfaceValue) -> Result<(), MapError> {
+        if !self.free(index)? {
+            return Ok(());
+        }
+        let place = NearInterface::place(index);
+        let free = NearInterface {
+            value,
+            ..NearInterface::FREE
+        };
+        self.near.set(place, free, 0)?;
+        let index = index.into();
+        self.near.set(place, NearInterface { index, value }, 0)
+    }
+
+    /// Frees the entry of the array if it is this interface's. Returns whether it is free.
+    fn free(&mut self, index: u32) -> Result<bool, MapError> {
+        let place = NearInterface::place(index);
+        let entry = self.near.get(&place, 0)?;
+        if entry.index == u64::from(index) {
+            let free = NearInterface { index: 0, ..entry };
+            self.near.set(place, free, 0)?;
+        }
+        Ok(entry.index == 0 || entry.index == u64::from(index))
+    }
+}

@@ -1,0 +1,67 @@
+//! The array of presence bits, see [`Presence`]: a bit is set before the first entry that has it is
+//! written, and cleared after the last one is removed, so that no frame misses an entry.
+
+use std::collections::HashMap;
+
+use aya::{
+    Ebpf,
+    maps::{Array, MapData, MapError},
+};
+use relay_common::matching::{FLOW_BITS, OWN_BITS, Presence};
+
+use super::{error::KernelError, maps::take};
+
+/// The bits, and how many entries have each.
+pub struct PresenceBits<const BITS: u32> {
+    map: Array<MapData, u64>,
+    entries: HashMap<Presence<BITS>, u32>,
+}
+
+/// Of the maps of flows.
+pub type FlowBits = PresenceBits<FLOW_BITS>;
+/// Of the maps of own sources.
+pub type OwnBits = PresenceBits<OWN_BITS>;
+
+impl<const BITS: u32> PresenceBits<BITS> {
+    /// Takes the array `name` out of a loaded object. All bits are clear.
+    pub fn take_from(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, KernelError> {
+        Ok(Self {
+            map: Array::try_from(take(ebpf, name)?).map_err(|_| KernelError::Map(name))?,
+            entries: HashMap::new(),
+        })
+    }
+
+    /// Sets the bit of an entry that will be written.
+    pub fn announce(&mut self, bit: Presence<BITS>) -> Result<(), MapError> {
+        if self.entries.contains_key(&bit) {
+            return Ok(());
+        }
+        let word = self.map.get(&bit.word(), 0)?;
+        self.map.set(bit.word(), word | bit.mask(), 0)
+    }
+
+    /// Counts an entry that was written.
+    pub fn add(&mut self, bit: Presence<BITS>) {
+        *self.entries.entry(bit).or_default() += 1;
+    }
+
+    /// Counts an entry that was removed.
+    pub fn remove(&mut self, bit: Presence<BITS>) {
+        if let Some(count) = self.entries.get_mut(&bit) {
+            *count -= 1;
+            if *count == 0 {
+                self.entries.remove(&bit);
+            }
+        }
+        self.tidy(bit);
+    }
+
+    /// Clears the bit if no entry has it. One that cannot be cleared costs time, nothing else.
+    pub fn tidy(&mut self, bit: Presence<BITS>) {
+        if !self.entries.contains_key(&bit)
+            && let Ok(word) = self.map.get(&bit.word(), 0)
+        {
+            let _ = self.map.set(bit.word(), word & !bit.mask(), 0);
+        }
+    }
+}
