@@ -12,7 +12,7 @@ pub use self::{
     counter::Counter,
 };
 use crate::{
-    matching::{CLASSES_PER_WORD, List},
+    matching::{CLASSES_PER_WORD, List, OwnPresence},
     wire::{Mac, ipv4, ipv6},
 };
 
@@ -48,8 +48,7 @@ pub const NEAR_INTERFACES: &str = "NEAR_INTERFACES";
 pub const OWN: &str = "OWN";
 /// Hash map whose keys are [`ipv6::Address`]es: the IPv6 sources that the relay's copies leave with.
 pub const OWN6: &str = "OWN6";
-/// Array of `u64`: the presence bits of the entries of both, see
-/// [`OwnPresence`](crate::matching::OwnPresence).
+/// Array of `u64`: the presence bits of the entries of both, see [`OwnPresence`].
 pub const OWN_PRESENCE: &str = "OWN_PRESENCE";
 /// Array of [`LimitValue`]: one for each rule that has a limit.
 pub const LIMITS: &str = "LIMITS";
@@ -137,12 +136,12 @@ impl OwnKey {
         let [a, b, c, d] = address.to_ne_bytes();
         Self(u64::from_ne_bytes([1, 0, 0, 0, a, b, c, d]))
     }
+}
 
-    /// Its number in the map.
+impl From<&OwnKey> for OwnPresence {
     #[inline(always)]
-    #[must_use]
-    pub const fn bits(self) -> u64 {
-        self.0
+    fn from(key: &OwnKey) -> Self {
+        Self::of([key.0])
     }
 }
 
@@ -195,18 +194,15 @@ impl InterfaceValue {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NearInterface {
-    /// Its index; 0, which no interface has, in an entry that is free.
+    /// Its index, or [`Self::FREE`].
     pub index: u64,
     /// Its value.
     pub value: InterfaceValue,
 }
 
 impl NearInterface {
-    /// An entry that is free.
-    pub const FREE: Self = Self {
-        index: 0,
-        value: InterfaceValue::new(0, [0; 6]),
-    };
+    /// The index in an entry that is free: no interface has it.
+    pub const FREE: u64 = 0;
 
     /// Where the interface with this index is.
     #[inline(always)]

@@ -74,13 +74,9 @@ pub fn find<T: Tables>(tables: T, slot: u8, datagram: &Datagram) -> FlowValue {
                 group,
                 port: u32::from(port),
             });
-            if exact.is_final() {
+            let Some(lists) = lists_beyond(tables, slot, exact) else {
                 return exact;
-            }
-            let lists = tables.shapes(List::bits(slot));
-            if lists == 0 && exact.bits() == 0 {
-                return exact;
-            }
+            };
             let wanted = Wanted4 {
                 place,
                 source,
@@ -94,13 +90,9 @@ pub fn find<T: Tables>(tables: T, slot: u8, datagram: &Datagram) -> FlowValue {
                 port: u32::from(port),
                 group,
             });
-            if exact.is_final() {
+            let Some(lists) = lists_beyond(tables, slot, exact) else {
                 return exact;
-            }
-            let lists = tables.shapes(List::bits(slot));
-            if lists == 0 && exact.bits() == 0 {
-                return exact;
-            }
+            };
             let wanted = Wanted6 {
                 place,
                 source,
@@ -119,6 +111,17 @@ trait Wanted {
 
     fn place(&self) -> u32;
     fn shaped<T: Tables>(&self, tables: T, named: bool, shape: Shape, port: u16) -> FlowValue;
+}
+
+/// The number of [`List::bits`] of an interface; `None` where the exact table has `exact` and there
+/// is nothing else to look for.
+#[inline(always)]
+fn lists_beyond<T: Tables>(tables: T, slot: u8, exact: FlowValue) -> Option<u64> {
+    if exact.is_final() {
+        return None;
+    }
+    let lists = tables.shapes(List::bits(slot));
+    (lists != 0 || exact.bits() != 0).then_some(lists)
 }
 
 /// The flow that takes a datagram for which the exact table has `exact`, on an interface whose

@@ -39,6 +39,7 @@ pub use self::{
     came_back::{CameBack, Destination},
     error::KernelError,
     flow_maps::FlowMaps,
+    interfaces::Interfaces,
     maps::Counters,
     object::{load, load_filter, load_filter_with, load_with},
     own_maps::OwnMaps,

@@ -7,7 +7,7 @@
 //! one that is clear means "no".
 
 use super::keys::{ExactKey4, ExactKey6, ShapedKey4, ShapedKey6, both};
-use crate::{abi::OwnKey, wire::ipv6};
+use crate::wire::ipv6;
 
 /// Odd numbers without a pattern, one per 64 bits of a key: sums of products with such numbers
 /// spread keys over their upper bits (multilinear hashing).
@@ -40,7 +40,7 @@ impl<const BITS: u32> Presence<BITS> {
 
     /// Of a key of these parts.
     #[inline(always)]
-    fn of<const N: usize>(parts: [u64; N]) -> Self {
+    pub(crate) fn of<const N: usize>(parts: [u64; N]) -> Self {
         let mut sum = 0_u64;
         let mut at = 0;
         while at < N {
@@ -101,13 +101,6 @@ impl From<&ShapedKey6> for FlowPresence {
             lower.group,
             lower.source,
         ])
-    }
-}
-
-impl From<&OwnKey> for OwnPresence {
-    #[inline(always)]
-    fn from(key: &OwnKey) -> Self {
-        Self::of([key.bits()])
     }
 }
 

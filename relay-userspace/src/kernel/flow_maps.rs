@@ -11,7 +11,7 @@ use relay_common::{
 
 use super::{
     error::{KernelError, map_write},
-    maps::{hash_map, take},
+    maps::{array, hash_map},
     presence_bits::FlowBits,
 };
 use crate::matching::{Index, MatchKey, Write};
@@ -35,9 +35,6 @@ impl FlowMaps {
     ///
     /// The object has no such map: it is of another version.
     pub fn take_from(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        let array = |ebpf: &mut Ebpf, name| {
-            Array::try_from(take(ebpf, name)?).map_err(|_| KernelError::Map(name))
-        };
         Ok(Self {
             index: Index::default(),
             exact4: hash_map(ebpf, abi::FLOWS)?,
@@ -132,16 +129,10 @@ where
         return Ok(());
     }
     let is_new = map.get(&key, 0).is_err();
+    let mut write = || map.insert(key, value, 0).map_err(|error| (name, error));
     if is_new {
-        let announced = bits.announce(bit);
-        announced.map_err(|error| (abi::PRESENCE, error))?;
+        bits.add(bit, write)
+    } else {
+        write()
     }
-    let written = map.insert(key, value, 0);
-    if is_new {
-        match written {
-            Ok(()) => bits.add(bit),
-            Err(_) => bits.tidy(bit),
-        }
-    }
-    written.map_err(|error| (name, error))
 }

@@ -11,8 +11,8 @@ use aya::{
 use relay_common::abi::{self, InterfaceValue, NearInterface};
 
 use super::{
-    error::KernelError,
-    maps::{hash_map, take},
+    error::{KernelError, map_write},
+    maps::{array, hash_map},
 };
 
 /// The maps of one loaded program.
@@ -23,28 +23,36 @@ pub struct Interfaces {
 
 impl Interfaces {
     /// Takes the maps out of a loaded object.
+    ///
+    /// # Errors
+    ///
+    /// The object has no such map: it is of another version.
     pub fn take_from(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        let near = take(ebpf, abi::NEAR_INTERFACES)?;
         Ok(Self {
             all: hash_map(ebpf, abi::INTERFACES)?,
-            near: Array::try_from(near).map_err(|_| KernelError::Map(abi::NEAR_INTERFACES))?,
+            near: array(ebpf, abi::NEAR_INTERFACES)?,
         })
     }
 
-    /// Writes the value of an interface, given by its index. An error has the name of the map.
-    pub fn insert(
+    /// Writes the value of an interface, given by its index. `name` is for errors.
+    ///
+    /// # Errors
+    ///
+    /// A map refused an entry.
+    pub fn serve(
         &mut self,
         index: u32,
+        name: &str,
         value: InterfaceValue,
-    ) -> Result<(), (&'static str, MapError)> {
+    ) -> Result<(), KernelError> {
         let all = self.all.insert(index, value, 0);
-        all.map_err(|error| (abi::INTERFACES, error))?;
+        all.map_err(|error| map_write(abi::INTERFACES, name, &error))?;
         let near = self.set_near(index, value);
-        near.map_err(|error| (abi::NEAR_INTERFACES, error))
+        near.map_err(|error| map_write(abi::NEAR_INTERFACES, name, &error))
     }
 
     /// Removes an interface, given by its index. One that is not there is no error.
-    pub fn remove(&mut self, index: u32) {
+    pub fn unserve(&mut self, index: u32) {
         let _ = self.free(index);
         let _ = self.all.remove(&index);
     }
@@ -56,8 +64,8 @@ impl Interfaces {
         }
         let place = NearInterface::place(index);
         let free = NearInterface {
+            index: NearInterface::FREE,
             value,
-            ..NearInterface::FREE
         };
         self.near.set(place, free, 0)?;
         let index = index.into();
@@ -69,9 +77,12 @@ impl Interfaces {
         let place = NearInterface::place(index);
         let entry = self.near.get(&place, 0)?;
         if entry.index == u64::from(index) {
-            let free = NearInterface { index: 0, ..entry };
+            let free = NearInterface {
+                index: NearInterface::FREE,
+                ..entry
+            };
             self.near.set(place, free, 0)?;
         }
-        Ok(entry.index == 0 || entry.index == u64::from(index))
+        Ok(entry.index == NearInterface::FREE || entry.index == u64::from(index))
     }
 }

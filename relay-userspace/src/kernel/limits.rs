@@ -15,7 +15,7 @@ use relay_common::abi::{self, LimitValue};
 
 use super::{
     error::{KernelError, map_write},
-    maps::take,
+    maps::{array, take},
 };
 use crate::config::rules::Limit;
 
@@ -29,8 +29,7 @@ pub struct Limits {
 impl Limits {
     /// Takes the maps out of a loaded object.
     pub fn take_from(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        let limits: Array<MapData, LimitValue> =
-            Array::try_from(take(ebpf, abi::LIMITS)?).map_err(|_| KernelError::Map(abi::LIMITS))?;
+        let limits: Array<MapData, LimitValue> = array(ebpf, abi::LIMITS)?;
         let over = PerCpuArray::try_from(take(ebpf, abi::OVER_LIMIT)?)
             .map_err(|_| KernelError::Map(abi::OVER_LIMIT))?;
         Ok(Self {

@@ -5,7 +5,7 @@
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, Map, MapData, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
 };
 use relay_common::abi::{self, Counter, InterfaceValue};
 
@@ -47,15 +47,14 @@ impl Maps {
     /// Makes the program count and match frames that arrive on `interface`, which has this slot.
     pub fn serve(&mut self, slot: u16, interface: &Interface) -> Result<(), KernelError> {
         let value = InterfaceValue::new(slot, interface.mac);
-        self.interfaces
-            .insert(interface.index, value)
-            .map_err(|(map, error)| map_write(map, &interface.name, &error))
+        let Interface { index, name, .. } = interface;
+        self.interfaces.serve(*index, name, value)
     }
 
     /// Makes the program ignore frames that arrive on an interface, given by its index. One that it
     /// does not serve is no error.
     pub fn unserve(&mut self, interface: u32) {
-        self.interfaces.remove(interface);
+        self.interfaces.unserve(interface);
     }
 
     /// The program's counters of a slot, summed over all CPUs. [`Counter::Received`] is the sum of
@@ -90,6 +89,14 @@ impl Maps {
 /// Takes the map `name` out of a loaded object.
 pub fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
     ebpf.take_map(name).ok_or(KernelError::Map(name))
+}
+
+/// Takes the array `name` out of a loaded object.
+pub fn array<V: Pod>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<Array<MapData, V>, KernelError> {
+    Array::try_from(take(ebpf, name)?).map_err(|_| KernelError::Map(name))
 }
 
 /// Takes the hash map `name` out of a loaded object.

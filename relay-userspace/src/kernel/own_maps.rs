@@ -72,18 +72,10 @@ impl OwnMaps {
 
     /// Writes an own source that is not there. An error has the name of the map.
     fn add(&mut self, source: OwnSource) -> Result<(), (&'static str, MapError)> {
-        let bit = presence(source);
-        let announced = self.presence.announce(bit);
-        announced.map_err(|error| (abi::OWN_PRESENCE, error))?;
-        let written = match source.key() {
+        self.presence.add(presence(source), || match source.key() {
             MapKey::Own(key) => self.own.insert(key, 0, 0).map_err(|e| (abi::OWN, e)),
             MapKey::Own6(key) => self.own6.insert(key, 0, 0).map_err(|e| (abi::OWN6, e)),
-        };
-        match written {
-            Ok(()) => self.presence.add(bit),
-            Err(_) => self.presence.tidy(bit),
-        }
-        written
+        })
     }
 
     /// Removes an own source that is there.

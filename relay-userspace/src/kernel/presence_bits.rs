@@ -9,10 +9,11 @@ use aya::{
 };
 use relay_common::matching::{FLOW_BITS, OWN_BITS, Presence};
 
-use super::{error::KernelError, maps::take};
+use super::{error::KernelError, maps::array};
 
 /// The bits, and how many entries have each.
 pub struct PresenceBits<const BITS: u32> {
+    name: &'static str,
     map: Array<MapData, u64>,
     entries: HashMap<Presence<BITS>, u32>,
 }
@@ -26,23 +27,34 @@ impl<const BITS: u32> PresenceBits<BITS> {
     /// Takes the array `name` out of a loaded object. All bits are clear.
     pub fn take_from(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, KernelError> {
         Ok(Self {
-            map: Array::try_from(take(ebpf, name)?).map_err(|_| KernelError::Map(name))?,
+            name,
+            map: array(ebpf, name)?,
             entries: HashMap::new(),
         })
     }
 
-    /// Sets the bit of an entry that will be written.
-    pub fn announce(&mut self, bit: Presence<BITS>) -> Result<(), MapError> {
+    /// Makes `write` write an entry that is not there. An error has the name of the map.
+    pub fn add(
+        &mut self,
+        bit: Presence<BITS>,
+        write: impl FnOnce() -> Result<(), (&'static str, MapError)>,
+    ) -> Result<(), (&'static str, MapError)> {
+        self.set(bit).map_err(|error| (self.name, error))?;
+        let written = write();
+        match written {
+            Ok(()) => *self.entries.entry(bit).or_default() += 1,
+            Err(_) => self.tidy(bit),
+        }
+        written
+    }
+
+    /// Sets a bit.
+    fn set(&mut self, bit: Presence<BITS>) -> Result<(), MapError> {
         if self.entries.contains_key(&bit) {
             return Ok(());
         }
         let word = self.map.get(&bit.word(), 0)?;
         self.map.set(bit.word(), word | bit.mask(), 0)
-    }
-
-    /// Counts an entry that was written.
-    pub fn add(&mut self, bit: Presence<BITS>) {
-        *self.entries.entry(bit).or_default() += 1;
     }
 
     /// Counts an entry that was removed.
@@ -57,7 +69,7 @@ impl<const BITS: u32> PresenceBits<BITS> {
     }
 
     /// Clears the bit if no entry has it. One that cannot be cleared costs time, nothing else.
-    pub fn tidy(&mut self, bit: Presence<BITS>) {
+    fn tidy(&mut self, bit: Presence<BITS>) {
         if !self.entries.contains_key(&bit)
             && let Ok(word) = self.map.get(&bit.word(), 0)
         {

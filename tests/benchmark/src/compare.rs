@@ -213,14 +213,9 @@ fn pairs(
 ) -> Option<Spread> {
     let named = |name| contenders.iter().find(|one| one.name() == name);
     let (relay, before) = (named(before::RELAY)?, named(RELAY_BEFORE)?);
-    match pairs::ratio((scenario, relay), (scenario, before), &comparison.programs) {
-        Ok(ratio) => Some(ratio),
-        Err(error) => {
-            let what = format!("{}, pairs with {RELAY_BEFORE}", scenario.name);
-            failed(&what, &error, failures);
-            None
-        }
-    }
+    let what = format!("{}, pairs with {RELAY_BEFORE}", scenario.name);
+    let ratio = pairs::ratio((scenario, relay), (scenario, before), &comparison.programs);
+    ratio.map_err(|error| failed(&what, &error, failures)).ok()
 }
 
 /// The ratio of the relay in a scenario to itself in the plain one.
@@ -234,16 +229,12 @@ fn beside_plain(
     let mut all = contenders.iter();
     let relay = all.find(|one| one.name() == before::RELAY)?;
     let what = format!("{} beside {}, in turns", scenario.name, plain.name);
-    match pairs::ratio((scenario, relay), (&plain, relay), &comparison.programs) {
-        Ok(ratio) => {
-            println!("{what}: {}", cell::ratios(Some(ratio)));
-            Some(ratio)
-        }
-        Err(error) => {
-            failed(&what, &error, failures);
-            None
-        }
-    }
+    let ratio = pairs::ratio((scenario, relay), (&plain, relay), &comparison.programs);
+    let ratio = ratio
+        .map_err(|error| failed(&what, &error, failures))
+        .ok()?;
+    println!("{what}: {}", cell::ratios(Some(ratio)));
+    Some(ratio)
 }
 
 fn unaccounted(measures: &Measures) -> Option<anyhow::Error> {

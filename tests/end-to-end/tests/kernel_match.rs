@@ -22,9 +22,9 @@ use aya::{
     programs::{SocketFilter, TestRun as _, TestRunOptions, Xdp},
 };
 use etherparse::PacketBuilder;
-use kernel_program::{program, serve};
+use kernel_program::program;
 use relay::config::rules::{PortMatch, Prefix};
-use relay::kernel::FlowMaps;
+use relay::kernel::{FlowMaps, Interfaces};
 use relay::matching::{Index, MatchKey, Write};
 use relay_common::{
     abi::{self, Counter, InterfaceValue, LimitValue},
@@ -258,7 +258,7 @@ impl Loaded {
             };
             limits.set(at, used_up, 0)?;
         }
-        serve(&mut ebpf, LOOPBACK, interface())?;
+        Interfaces::take_from(&mut ebpf)?.serve(LOOPBACK, "lo", interface())?;
         Ok(Self {
             flows: FlowMaps::take_from(&mut ebpf)?,
             ebpf,

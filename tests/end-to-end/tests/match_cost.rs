@@ -14,9 +14,9 @@ use aya::{
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use etherparse::PacketBuilder;
-use kernel_program::{program, serve};
+use kernel_program::program;
 use relay::config::rules::{PortMatch, Prefix};
-use relay::kernel::FlowMaps;
+use relay::kernel::{FlowMaps, Interfaces};
 use relay::matching::MatchKey;
 use relay_common::{
     abi::{self, InterfaceValue},
@@ -42,7 +42,8 @@ impl Loaded {
         let mut ebpf = relay::kernel::load()?;
         program::<Xdp>(&mut ebpf, abi::PROGRAM)?.load()?;
         if is_served {
-            serve(&mut ebpf, LOOPBACK, InterfaceValue::new(0, MAC))?;
+            let value = InterfaceValue::new(0, MAC);
+            Interfaces::take_from(&mut ebpf)?.serve(LOOPBACK, "lo", value)?;
         }
         Ok(Self {
             flows: FlowMaps::take_from(&mut ebpf)?,

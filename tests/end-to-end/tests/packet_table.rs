@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashSet};
 use anyhow::{Context, Result};
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, PerCpuArray},
+    maps::{MapData, PerCpuArray},
     programs::{SocketFilter, TestRun as _, TestRunOptions, Xdp},
 };
 use kernel_program::program;
@@ -19,7 +19,7 @@ use packets::{
     Case, INPUT_MAC, OUTPUT_ADDRESS, OUTPUT_MAC, SHORTEST, UDP, fix_header, matching, rules, table,
 };
 use relay::{
-    kernel::{FlowMaps, OwnMaps, OwnSource},
+    kernel::{FlowMaps, Interfaces, OwnMaps, OwnSource},
     matching::{MatchKey, Table},
 };
 use relay_common::{
@@ -43,14 +43,9 @@ struct Counters(PerCpuArray<MapData, u64>);
 impl Counters {
     /// Fills the maps of a loaded program.
     fn set_up(ebpf: &mut Ebpf) -> Result<Self> {
-        let map = |ebpf: &mut Ebpf, name: &str| {
-            ebpf.take_map(name)
-                .with_context(|| format!("no map {name}"))
-        };
-        let counters = PerCpuArray::try_from(map(ebpf, abi::COUNTERS)?)?;
-        let mut interfaces: HashMap<_, u32, InterfaceValue> =
-            HashMap::try_from(map(ebpf, abi::INTERFACES)?)?;
-        interfaces.insert(LOOPBACK, input(), 0)?;
+        let counters = ebpf.take_map(abi::COUNTERS).context("no counters")?;
+        let counters = PerCpuArray::try_from(counters)?;
+        Interfaces::take_from(ebpf)?.serve(LOOPBACK, "lo", input())?;
         OwnMaps::take_from(ebpf)?.set(&own_sources())?;
         let mut flows = FlowMaps::take_from(ebpf)?;
         for key in keys() {
