@@ -52,7 +52,10 @@ pub use self::{
     ids::{FlowId, Id, InterfaceId, List, OutputId},
     mac::{Mac, of_group},
     memberships::Membership,
-    model::{Flow, Interface, Mode, Output, PendingOutput, Plan, Port, TxMethod, WorkerPlan},
+    model::{
+        Flow, Interface, LinkDestination, Mode, Output, PendingOutput, Plan, Port, TxMethod,
+        WorkerPlan,
+    },
     received_checksums::Checksums,
     worker_key::{PortKey, WorkerKey, worker_keys},
 };

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use nix::errno::Errno;
 use relay::{
-    config::rules::{Match, PortMatch, Transmit, Ttl, Vlan},
+    config::rules::{Header, Match, PortMatch, Transmit, Ttl, Vlan},
     datapath::{
         batch::Batch,
         flow_table::{Flows, Ports},
@@ -24,7 +24,7 @@ use relay::{
     },
     host::GsoLimits,
     packet::Known,
-    plan::{self, Backend, FlowId, InterfaceId, Mode, Plan, TxMethod},
+    plan::{self, Backend, FlowId, InterfaceId, LinkDestination, Mode, Plan, TxMethod},
 };
 use relay_common::wire::{self, Addresses, Datagram};
 use xsk_rs::umem::frame::FrameDesc;
@@ -80,9 +80,13 @@ fn plan(tx_method: TxMethod, version: Version, flows: u32, outputs: u8) -> Plan 
             interface: InterfaceId::new(1),
             group: group.into(),
             port: PortMatch::One(5002),
-            ttl: Ttl::Decrement,
-            source,
-            destination_mac: plan::of_group(group),
+            is_routed: false,
+            source: Some(source),
+            header: Header {
+                ttl: Ttl::Decrement,
+                ..Header::default()
+            },
+            to: LinkDestination::Group(plan::of_group(group)),
         }
     };
     let flow = |number: u32| plan::Flow {

@@ -178,10 +178,11 @@ impl Document {
 }
 
 impl Rules {
-    /// The interface of every input and every output, as often as it is named.
+    /// The interface of every input, and of every output that names one, as often as it is named.
     pub fn interfaces_used(&self) -> impl Iterator<Item = &str> {
         self.rules.iter().flat_map(|rule| {
-            let outputs = rule.outputs.iter().map(|output| output.interface.as_str());
+            let outputs = rule.outputs.iter();
+            let outputs = outputs.filter_map(|output| output.interface.as_deref());
             std::iter::once(rule.input.interface.as_str()).chain(outputs)
         })
     }

@@ -9,7 +9,7 @@ use super::{
     MAX_MEMBERSHIPS_OF_A_RULE, MAX_OUTPUTS, Place,
     draft::At,
     reader::Reader,
-    rules::{Input, Match, Output, PortMatch, Prefix, Ttl, Vlan},
+    rules::{Header, Input, Match, Output, PortMatch, Prefix, Source, Ttl, Vlan},
     values::{Side, Value},
 };
 
@@ -183,15 +183,20 @@ impl Reader<'_, '_> {
                 .and_then(|ports| self.ports_onto(&ports, label, kept.ports)),
         };
         let ttl = match table.get("ttl") {
-            None => Some(Ttl::DEFAULT),
+            None => Some(Ttl::default()),
             Some(value) => self.ttl(value, label),
         };
         let (interface, group, port, ttl) = (interface?, group?, port?, ttl?);
         let output = Output {
-            interface: interface.value,
+            interface: Some(interface.value),
             group,
             port,
-            ttl,
+            source: Source::default(),
+            header: Header {
+                ttl,
+                ..Header::default()
+            },
+            mark: None,
         };
         Some((
             At {

@@ -67,7 +67,8 @@ impl<'a> FedRules<'a> {
     /// Calls `found` with the position of every rule that takes copies to `destination`: of one
     /// group and port only the most specific one.
     pub(super) fn of(&self, destination: &Destination<'_>, mut found: impl FnMut(usize)) {
-        let Some(inputs) = self.by_interface.get(destination.interface) else {
+        let on = destination.interface;
+        let Some(inputs) = on.and_then(|interface| self.by_interface.get(interface)) else {
             return;
         };
         let Destination { group, port, .. } = *destination;
@@ -90,7 +91,7 @@ impl<'a> FedRules<'a> {
         input: &Input,
     ) -> bool {
         let overlaps = can_be_fed(input)
-            && destination.interface == input.interface
+            && destination.interface == Some(&input.interface)
             && destination.group.overlaps(&input.matches.group)
             && destination.port.overlaps(input.matches.ports);
         if !(overlaps && destination.group.is_one() && destination.port.one().is_some()) {

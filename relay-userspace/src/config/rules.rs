@@ -3,7 +3,7 @@
 //! A [`Rules`] value exists only if its file has no mistakes, so no code after this module checks a
 //! group, a port or a name again.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 pub use super::{
     matches::{GroupPort, Match, Specificity, Vlan},
@@ -74,27 +74,98 @@ impl Limit {
     pub const MAX_BURST: u32 = 1_000_000;
 }
 
-/// The destination of one copy of the datagram.
+/// The destination of one copy of the datagram, and what is in its headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// The interface's name.
-    pub interface: String,
-    /// One multicast group that all copies go to, or a prefix as long as the input's, which the host
-    /// part is kept on.
+    /// The interface's name; `None` where the kernel's routing chooses it, which it does for unicast
+    /// destinations only.
+    pub interface: Option<String>,
+    /// Where all copies go: one multicast group, one unicast address, or a prefix of groups with as
+    /// many host bits as the input's, which the host part is kept on.
     pub group: Prefix,
     /// One port that all copies go to, a range as long as the input's, or any where the input has
     /// any: then copies keep it.
     pub port: PortMatch,
+    /// The source address of the copies.
+    pub source: Source,
+    /// The other fields that it sets.
+    pub header: Header,
+    /// The mark that the kernel's policy routing sees; unicast only.
+    pub mark: Option<u32>,
+}
+
+/// The source address of copies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Source {
+    /// An address of the output's interface, as the kernel would choose it.
+    #[default]
+    Interface,
+    /// The datagram's.
+    Keep,
+    /// This one, of the IP version of the destination.
+    Address(IpAddr),
+}
+
+/// What an output sets in the headers of its copies, beside addresses and destination port. What it
+/// does not set is the datagram's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize)]
+pub struct Header {
     /// The rule for the copy's time to live.
     pub ttl: Ttl,
+    /// The source port; `None` keeps the datagram's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_port: Option<u16>,
+    /// The differentiated services code point, 0 to 63; `None` keeps the datagram's. The two bits for
+    /// congestion notification (ECN) are kept in any case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dscp: Option<u8>,
+    /// The tags.
+    #[serde(skip_serializing_if = "OutputVlan::is_untagged")]
+    pub vlan: OutputVlan,
+    /// The priority in the tags, 0 to 7. `None` keeps the datagram's, which is 0 where it arrived
+    /// untagged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pcp: Option<u8>,
+}
+
+/// The tags that copies leave with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutputVlan {
+    /// None.
+    #[default]
+    #[serde(skip)]
+    Untagged,
+    /// Those that the datagram arrived with.
+    Keep,
+    /// One tag (802.1Q) with this VLAN, 1 to 4094.
+    #[serde(untagged)]
+    Tag(u16),
+    /// Two tags, the outer VLAN (802.1ad) and the inner one (802.1Q), both 1 to 4094.
+    #[serde(untagged)]
+    Double(u16, u16),
+}
+
+impl OutputVlan {
+    /// No tag.
+    #[must_use]
+    pub fn is_untagged(&self) -> bool {
+        *self == Self::Untagged
+    }
 }
 
 impl Output {
+    /// Whether it sends to one host and not to groups.
+    #[must_use]
+    pub fn is_unicast(&self) -> bool {
+        !self.group.address().is_multicast()
+    }
+
     /// Where the copies go. No other output of the rule has the same.
     #[must_use]
     pub fn destination(&self) -> Destination<'_> {
         Destination {
-            interface: &self.interface,
+            interface: self.interface.as_deref(),
             group: self.group,
             port: self.port,
         }
@@ -104,34 +175,35 @@ impl Output {
 /// Where the copies of an output go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Destination<'a> {
-    /// The interface's name.
-    pub interface: &'a str,
-    /// Their groups.
+    /// The interface's name; `None` where the kernel's routing chooses it.
+    pub interface: Option<&'a str>,
+    /// Their groups, or their unicast address.
     pub group: Prefix,
     /// Their ports.
     pub port: PortMatch,
 }
 
-/// "239.2.2.2:5002 on out0"
+/// "239.2.2.2:5002 on out0", or "203.0.113.9:6000" where routing chooses the interface.
 impl fmt::Display for Destination<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} on {}",
-            GroupPort(self.group, self.port),
-            self.interface
-        )
+        GroupPort(self.group, self.port).fmt(f)?;
+        match self.interface {
+            Some(interface) => write!(f, " on {interface}"),
+            None => Ok(()),
+        }
     }
 }
 
 /// The rule for the time to live that an output's datagrams leave with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ttl {
     /// Lets relays follow one another, and no datagram goes round for ever. A datagram that arrives
     /// with 32 or less, or with more than 64, leaves with 64; one that arrives with 34 to 64 leaves
     /// with one less; one that arrives with 33 does not leave. So at most 32 relays in a row pass a
-    /// datagram on, whatever its sender set.
+    /// datagram on, whatever its sender set. A relay re-originates: a sender's usual TTL of 1 must not
+    /// end the copy at the first router.
+    #[default]
     Auto,
     /// One less than the datagram arrived with; one that arrived with 1 or 0 does not leave.
     Decrement,
@@ -140,8 +212,6 @@ pub enum Ttl {
 }
 
 impl Ttl {
-    /// A relay re-originates: a sender's usual TTL of 1 must not end the copy at the first router.
-    pub const DEFAULT: Self = Self::Auto;
     /// The value that [`Ttl::Auto`] starts with.
     pub const FRESH: u8 = 64;
     /// The lowest value that [`Ttl::Auto`] takes for another relay's and not for a sender's. A

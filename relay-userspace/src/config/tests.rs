@@ -65,14 +65,14 @@ fn a_correct_file_becomes_rules_with_their_places() {
     let outputs: Vec<_> = rule
         .outputs
         .iter()
-        .map(|o| (o.interface.as_str(), o.port, o.ttl))
+        .map(|o| (o.interface.as_deref(), o.port, o.header.ttl))
         .collect();
     assert_eq!(
         outputs,
         [
-            ("out0", PortMatch::One(5002), Ttl::DEFAULT),
-            ("out0", PortMatch::One(5003), Ttl::Set(8)),
-            ("in0", PortMatch::One(5004), Ttl::Decrement)
+            (Some("out0"), PortMatch::One(5002), Ttl::Auto),
+            (Some("out0"), PortMatch::One(5003), Ttl::Set(8)),
+            (Some("in0"), PortMatch::One(5004), Ttl::Decrement)
         ]
     );
     let options = InterfaceOptions {

@@ -3,8 +3,8 @@
 use std::fmt::{self, Write as _};
 
 use super::rules::{
-    Input, InterfaceOptions, Limit, Match, Offloads, Output, PortMatch, Rule, Rules, Transmit, Ttl,
-    Vlan,
+    Header, Input, InterfaceOptions, Limit, Match, Offloads, Output, PortMatch, Rule, Rules,
+    Transmit, Ttl, Vlan,
 };
 
 /// The text of a rule file with these rules; defaults are left out. [`super::parse`] makes the same
@@ -92,18 +92,19 @@ impl fmt::Display for RuleTable<'_> {
             )?;
         }
         writeln!(f, " }}\noutputs = [")?;
-        for Output {
-            interface,
-            group,
-            port,
-            ttl,
-        } in outputs
-        {
-            let (interface, port) = (Text(interface), Port(*port));
-            write!(
-                f,
-                "  {{ interface = {interface}, group = \"{group}\", port = {port}"
-            )?;
+        for output in outputs {
+            let Output {
+                interface,
+                group,
+                port,
+                header: Header { ttl, .. },
+                ..
+            } = output;
+            f.write_str("  { ")?;
+            if let Some(interface) = interface {
+                write!(f, "interface = {}, ", Text(interface))?;
+            }
+            write!(f, "group = \"{group}\", port = {}", Port(*port))?;
             match ttl {
                 Ttl::Auto => {}
                 Ttl::Decrement => write!(f, ", ttl = \"{ttl}\"")?,

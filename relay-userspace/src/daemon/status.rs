@@ -261,7 +261,7 @@ fn rule_report(rule: &Rule, numbers: &RuleNumbers) -> RuleReport {
                 add(&mut dropped, &numbers);
                 dropped.retain(|_, &mut number| number > 0);
                 OutputReport {
-                    interface: output.interface.clone(),
+                    interface: output.interface.clone().unwrap_or_default(),
                     group: output.group,
                     port: output.port,
                     packets_sent: numbers.sent,

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     matching::Table,
     packet::{Keeps, Offset, Span, Target, Template, first_port},
-    plan::{self, InterfaceId, Plan, TxMethod},
+    plan::{self, InterfaceId, LinkDestination, Plan, TxMethod},
 };
 
 /// The flows of one worker.
@@ -143,18 +143,22 @@ impl Flows {
             let mut keeps_apart = true;
             let mut by_template: Vec<(Template, Vec<RingOutput>)> = Vec::new();
             for (output, &number) in flow.outputs.iter().zip(&of_flow.outputs) {
-                let (Some(interface), Some(addresses)) = (
+                let (Some(interface), Some(source), LinkDestination::Group(destination_mac)) = (
                     plan.interfaces.get(output.interface),
-                    Addresses::between(output.source, output.group.address()),
+                    output.source,
+                    output.to,
                 ) else {
+                    continue;
+                };
+                let Some(addresses) = Addresses::between(source, output.group.address()) else {
                     continue;
                 };
                 let template = Template::new(&Target {
                     source_mac: interface.mac,
-                    destination_mac: output.destination_mac,
+                    destination_mac,
                     addresses,
                     port: first_port(output.port),
-                    ttl: output.ttl,
+                    ttl: output.header.ttl,
                 });
                 let keeps = Keeps::new(&output.group, output.port);
                 if !keeps.nothing() {

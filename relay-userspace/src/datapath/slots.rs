@@ -15,7 +15,8 @@ use crate::{
 /// What an output of a rule is known by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OutputIdentity {
-    /// The interface's name.
+    /// The interface's name; empty where the kernel's routing chooses it, so that it stays the same
+    /// output when its route moves.
     pub interface: String,
     /// The destination group.
     pub group: Prefix,
@@ -33,10 +34,10 @@ impl OutputIdentity {
         let mut all = Vec::with_capacity(rule.outputs.len());
         for output in &rule.outputs {
             let repeat = repeats
-                .entry((output.interface.as_str(), output.group, output.port))
+                .entry((output.interface.as_deref(), output.group, output.port))
                 .or_insert(0);
             all.push(Self {
-                interface: output.interface.clone(),
+                interface: output.interface.clone().unwrap_or_default(),
                 group: output.group,
                 port: output.port,
                 repeat: *repeat,
@@ -53,9 +54,9 @@ pub fn identities(plan: &Plan, flow: &plan::Flow) -> Vec<OutputIdentity> {
     let mut repeats = HashMap::new();
     let identity = |output: &plan::Output| {
         let repeat = repeats
-            .entry((output.interface, output.group, output.port))
+            .entry((output.configured(), output.group, output.port))
             .or_insert(0);
-        let interface = plan.interfaces.get(output.interface);
+        let interface = output.configured().and_then(|at| plan.interfaces.get(at));
         let identity = OutputIdentity {
             interface: interface.map_or_else(String::new, |interface| interface.name.clone()),
             group: output.group,
@@ -69,12 +70,12 @@ pub fn identities(plan: &Plan, flow: &plan::Flow) -> Vec<OutputIdentity> {
     for output in &flow.pending {
         // Outputs that are the same in all this wait together.
         let same = |one: &&OutputIdentity| {
-            one.interface == output.interface
+            one.interface == output.interface.as_deref().unwrap_or_default()
                 && (one.group, one.port) == (output.group, output.port)
         };
         let repeat = all.iter().filter(same).count() as u32;
         all.push(OutputIdentity {
-            interface: output.interface.clone(),
+            interface: output.interface.clone().unwrap_or_default(),
             group: output.group,
             port: output.port,
             repeat,

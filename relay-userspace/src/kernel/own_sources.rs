@@ -33,9 +33,11 @@ impl OwnSource {
         let copies = plan.flows.iter().flat_map(|flow| &flow.outputs);
         outputs
             .map(|interface| Self::Mac(interface.mac))
-            .chain(copies.map(|output| match output.source {
-                IpAddr::V4(source) => Self::Address(source),
-                IpAddr::V6(source) => Self::Address6(source),
+            .chain(copies.filter_map(|output| {
+                Some(match output.source? {
+                    IpAddr::V4(source) => Self::Address(source),
+                    IpAddr::V6(source) => Self::Address6(source),
+                })
             }))
             .collect()
     }

@@ -173,7 +173,7 @@ impl Hindered {
     }
 
     fn output(&self, output: &crate::config::rules::Output) -> Option<&Arc<str>> {
-        let reasons = self.0.get(&output.interface)?;
+        let reasons = self.0.get(output.interface.as_ref()?)?;
         match output.group.address() {
             IpAddr::V4(_) => reasons.ipv4_output.as_ref(),
             IpAddr::V6(_) => reasons.ipv6_output.as_ref(),

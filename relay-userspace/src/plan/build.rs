@@ -19,7 +19,7 @@ use super::{
     group_notes,
     ids::{FlowId, InterfaceId, List},
     interface_checks, local_notes, loops, mac, missing_interfaces,
-    model::{Flow, Interface, Mode, Output, Plan},
+    model::{Flow, Interface, LinkDestination, Mode, Output, Plan},
     named_interfaces::{self, Named, options_of},
     notes, queues,
     received_checksums::Checksums,
@@ -28,7 +28,10 @@ use super::{
     vlan_offloads,
 };
 use crate::{
-    config::{self, Document, Mistakes, rules::Rule},
+    config::{
+        self, Document, Mistakes,
+        rules::{Rule, Source},
+    },
     host::HostFacts,
 };
 
@@ -176,15 +179,24 @@ fn flow(
     uses: &List<InterfaceId, Use<'_>>,
 ) -> Option<Flow> {
     let output = |(position, output): (usize, &config::rules::Output)| {
-        let interface = *ids.get(output.interface.as_str())?;
+        let interface = *ids.get(output.interface.as_deref()?)?;
+        let source = match output.source {
+            Source::Interface => {
+                let facts = uses.get(interface)?.facts;
+                Some(source_address::choose(facts, output.group.address())?)
+            }
+            Source::Keep => None,
+            Source::Address(source) => Some(source),
+        };
         Some(Output {
             position,
             interface,
+            is_routed: false,
             group: output.group,
             port: output.port,
-            ttl: output.ttl,
-            source: source_address::choose(uses.get(interface)?.facts, output.group.address())?,
-            destination_mac: mac::of_group(output.group.address()),
+            source,
+            header: output.header,
+            to: LinkDestination::Group(mac::of_group(output.group.address())),
         })
     };
     Some(Flow {
@@ -203,7 +215,7 @@ fn flow(
 fn ipv6_sources(flows: &List<FlowId, Flow>) -> HashMap<InterfaceId, Vec<Ipv6Addr>> {
     let mut sources: HashMap<InterfaceId, Vec<Ipv6Addr>> = HashMap::new();
     for output in flows.iter().flat_map(|flow| &flow.outputs) {
-        if let IpAddr::V6(source) = output.source {
+        if let Some(IpAddr::V6(source)) = output.source {
             let known = sources.entry(output.interface).or_default();
             if !known.contains(&source) {
                 known.push(source);

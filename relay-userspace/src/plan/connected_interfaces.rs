@@ -73,7 +73,9 @@ pub(super) fn links(
     rules
         .filter_map(|rule| {
             let outputs = rule.outputs.iter();
-            let outputs = outputs.filter_map(|output| at(&output.interface)).collect();
+            let outputs = outputs
+                .filter_map(|output| at(output.interface.as_deref()?))
+                .collect();
             Some((at(&rule.input.interface)?, outputs))
         })
         .collect()

@@ -112,8 +112,8 @@ fn of_outputs(old: &[Output], new: &[Output], changes: &mut Vec<String>) {
         let destination = output.destination();
         match gone.remove(&destination) {
             None => changes.push(format!("output {destination} added")),
-            Some(old) if old.ttl != output.ttl => {
-                let (old, new) = (old.ttl, output.ttl);
+            Some(old) if old.header.ttl != output.header.ttl => {
+                let (old, new) = (old.header.ttl, output.header.ttl);
                 changes.push(format!("output {destination}: ttl {old} -> {new}"));
             }
             Some(_) => {}

@@ -144,7 +144,7 @@ fn verdict(
         destination.port = PortMatch::One(output.port.map(matches.ports, datagram.port));
         why.push(match waiting(position) {
             Some(reason) => format!("it does not leave for {destination}: {reason}"),
-            None => format!("it leaves for {destination}, ttl {}", output.ttl),
+            None => format!("it leaves for {destination}, ttl {}", output.header.ttl),
         });
     }
     if let Some(limit) = rule.limit {
@@ -246,8 +246,11 @@ fn misses(rules: &[Rule], datagram: &Datagram<'_>, why: &mut Vec<String>) {
     }
     let sends = |rule: &&Rule| {
         let mut outputs = rule.outputs.iter();
-        outputs
-            .any(|o| o.interface == interface && o.group.contains(group) && o.port.contains(port))
+        outputs.any(|o| {
+            o.interface.as_deref() == Some(interface)
+                && o.group.contains(group)
+                && o.port.contains(port)
+        })
     };
     if let Some(rule) = rules.iter().find(sends) {
         why.push(format!(

@@ -19,7 +19,7 @@ const NAMED: usize = 6;
 pub(super) fn notes(flows: &List<FlowId, Flow>, notes: &mut Vec<String>) {
     let fixed = |flow: &&Flow| {
         let mut outputs = flow.outputs.iter();
-        outputs.any(|output| matches!(output.ttl, Ttl::Set(_)))
+        outputs.any(|output| matches!(output.header.ttl, Ttl::Set(_)))
     };
     if let Some(names) = named(flows.iter().filter(fixed)) {
         notes.push(format!(
@@ -81,7 +81,8 @@ impl<'a> Inputs<'a> {
         let candidates = around.chain(within.map(|(_, inputs)| inputs));
         let mut candidates = candidates.flatten().take(COMPARED);
         candidates.any(|input| {
-            input.ports.overlaps(output.port) && input.takes_source(Some(output.source))
+            let takes_source = output.source.is_none() || input.takes_source(output.source);
+            input.ports.overlaps(output.port) && takes_source
         })
     }
 }
@@ -112,7 +113,10 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::config::rules::{PortMatch, Vlan};
+    use crate::{
+        config::rules::{Header, PortMatch, Vlan},
+        plan::model::LinkDestination,
+    };
 
     fn flow(rule: usize, ttl: Ttl) -> Flow {
         let group = |block| Ipv4Addr::new(239, block, 0, rule as u8);
@@ -134,9 +138,13 @@ mod tests {
                 interface: InterfaceId::new(0),
                 group: group(2).into(),
                 port: PortMatch::One(5001),
-                ttl,
-                source: Ipv4Addr::LOCALHOST.into(),
-                destination_mac: [0; 6],
+                is_routed: false,
+                source: Some(Ipv4Addr::LOCALHOST.into()),
+                header: Header {
+                    ttl,
+                    ..Header::default()
+                },
+                to: LinkDestination::Group([0; 6]),
             }],
         }
     }

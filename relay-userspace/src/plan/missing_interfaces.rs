@@ -64,7 +64,8 @@ fn users<'a>(document: &'a Document, names: &[&Named<'a>]) -> HashMap<&'a str, U
         .map(|named| (named.name, Users::default()))
         .collect();
     for rule in &document.rules.rules {
-        let outputs = rule.outputs.iter().map(|output| output.interface.as_str());
+        let outputs = rule.outputs.iter();
+        let outputs = outputs.filter_map(|output| output.interface.as_deref());
         let mut used: Vec<&str> = std::iter::once(rule.input.interface.as_str())
             .chain(outputs)
             .collect();

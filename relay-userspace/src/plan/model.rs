@@ -14,7 +14,7 @@ use super::{
     received_checksums::Checksums,
 };
 use crate::{
-    config::rules::{Limit, Match, PortMatch, Prefix, Transmit, Ttl},
+    config::rules::{Header, Limit, Match, PortMatch, Prefix, Transmit},
     host::{GsoLimits, VlanOffload},
 };
 
@@ -149,8 +149,8 @@ pub struct Flow {
 /// An output of a running rule that waits for its interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingOutput {
-    /// The interface's name.
-    pub interface: String,
+    /// The interface's name; `None` where the kernel's routing chooses it.
+    pub interface: Option<String>,
     /// The destination group, or the prefix that the input's host part is kept on.
     pub group: Prefix,
     /// The destination port, or ports as many as the input's.
@@ -165,17 +165,43 @@ pub struct Output {
     pub position: usize,
     /// The output interface's id.
     pub interface: InterfaceId,
-    /// The destination group, or the prefix that the input's host part is kept on.
+    /// The interface was chosen by the kernel's routing, and not by the file.
+    #[serde(skip)]
+    pub is_routed: bool,
+    /// The destination group, the prefix that the input's host part is kept on, or a unicast address.
     pub group: Prefix,
     /// The destination port, or ports as many as the input's.
     pub port: PortMatch,
-    /// The time to live.
-    pub ttl: Ttl,
-    /// The source address: the output interface's, of the group's version of IP.
-    pub source: IpAddr,
-    /// The Ethernet destination, from the group (RFC 1112, section 6.4; RFC 2464, section 7).
-    #[serde(serialize_with = "mac::serialize")]
-    pub destination_mac: [u8; 6],
+    /// The source address, of the destination's version of IP; `None` keeps the datagram's.
+    #[serde(serialize_with = "or_keep")]
+    pub source: Option<IpAddr>,
+    /// What else it sets.
+    #[serde(flatten)]
+    pub header: Header,
+    /// The Ethernet destination.
+    #[serde(flatten)]
+    pub to: LinkDestination,
+}
+
+/// Where copies go on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkDestination {
+    /// The Ethernet address of the group (RFC 1112, section 6.4; RFC 2464, section 7).
+    #[serde(rename = "destination_mac", serialize_with = "mac::serialize")]
+    Group([u8; 6]),
+    /// That of this host on the link, which the kernel resolves: the destination itself, or a gateway.
+    NextHop(IpAddr),
+}
+
+fn or_keep<S: serde::Serializer>(
+    source: &Option<IpAddr>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match source {
+        Some(source) => serializer.collect_str(source),
+        None => serializer.serialize_str("keep"),
+    }
 }
 
 /// One thread and what it owns. No other worker touches its ports.
@@ -241,6 +267,14 @@ impl Plan {
     pub fn limits(&self) -> usize {
         let limits = self.flows.iter().filter(|flow| flow.limit.is_some());
         limits.count()
+    }
+}
+
+impl Output {
+    /// The interface that the file names; `None` where the kernel's routing has chosen it.
+    #[must_use]
+    pub fn configured(&self) -> Option<InterfaceId> {
+        (!self.is_routed).then_some(self.interface)
     }
 }
 

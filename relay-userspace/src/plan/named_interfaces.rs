@@ -76,7 +76,9 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
         name_at(&rule.input.interface, Some(&rule.input), group, input);
         for (output, at) in rule.outputs.iter().zip(&places.outputs) {
             let spot = places.spot(at.interface);
-            name_at(&output.interface, None, output.group, spot);
+            if let Some(interface) = &output.interface {
+                name_at(interface, None, output.group, spot);
+            }
         }
     }
     named.into()

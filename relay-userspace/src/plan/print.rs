@@ -6,7 +6,7 @@ use super::{
     backend::Backend,
     ids::InterfaceId,
     mac::Mac,
-    model::{Mode, Output, Plan, Port, TxMethod, WorkerPlan},
+    model::{LinkDestination, Mode, Output, Plan, Port, TxMethod, WorkerPlan},
     wording::spans,
 };
 use crate::config::rules::{GroupPort, Ttl};
@@ -278,18 +278,24 @@ impl Plan {
     }
 
     fn print_output(&self, output: &Output, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ttl = match output.ttl {
+        let ttl = match output.header.ttl {
             Ttl::Auto => "TTL auto".to_owned(),
             Ttl::Set(ttl) => format!("TTL {ttl}"),
             Ttl::Decrement => "TTL less 1".to_owned(),
         };
+        let source = match output.source {
+            Some(source) => source.to_string(),
+            None => "the sender".to_owned(),
+        };
+        let to = match output.to {
+            LinkDestination::Group(mac) => Mac(mac).to_string(),
+            LinkDestination::NextHop(host) => format!("next hop {host}"),
+        };
         writeln!(
             f,
-            "    -> {:<21} by {:<15} from {:<15} to {}, {ttl}",
+            "    -> {:<21} by {:<15} from {source:<15} to {to}, {ttl}",
             GroupPort(output.group, output.port),
             self.name(output.interface),
-            output.source.to_string(),
-            Mac(output.destination_mac),
         )
     }
 }

@@ -285,10 +285,13 @@ fn names_become_positions_and_groups_become_addresses() {
     assert_eq!(output.interface, InterfaceId::new(2));
     assert_eq!(
         output.source,
-        Ipv4Addr::new(10, 0, 3, 1),
+        Some(Ipv4Addr::new(10, 0, 3, 1).into()),
         "the primary address"
     );
-    assert_eq!(output.destination_mac, [0x01, 0x00, 0x5e, 2, 1, 2]);
+    assert_eq!(
+        output.to,
+        LinkDestination::Group([0x01, 0x00, 0x5e, 2, 1, 2])
+    );
     assert_eq!(
         of_group(Ipv4Addr::new(239, 129, 1, 1)),
         [0x01, 0x00, 0x5e, 1, 1, 1],

@@ -8,7 +8,7 @@ use std::{
 use proptest::{collection, prelude::*, sample::subsequence, string::string_regex};
 
 use super::*;
-use crate::config::rules::{Input, Limit, Output, Prefix, Rule, Rules};
+use crate::config::rules::{Header, Input, Limit, Output, Prefix, Rule, Rules, Source};
 
 const INTERFACES: [&str; 5] = ["in0", "out0", "wlan-1.5", "a\"b", "é\\"];
 
@@ -84,10 +84,15 @@ fn output(
         (_, ports) => ports,
     };
     Output {
-        interface,
+        interface: Some(interface),
         group: groups(2, number, host, is_ipv6),
         port,
-        ttl,
+        source: Source::default(),
+        header: Header {
+            ttl,
+            ..Header::default()
+        },
+        mark: None,
     }
 }
 

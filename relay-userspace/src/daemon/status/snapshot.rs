@@ -49,7 +49,9 @@ impl<'a> Waits<'a> {
             waits.name(&rule.input.interface, reason);
             for (position, output) in rule.outputs.iter().enumerate() {
                 let reason = waits.outputs.get(&(rule.name.as_str(), position)).copied();
-                waits.name(&output.interface, reason);
+                if let Some(interface) = &output.interface {
+                    waits.name(interface, reason);
+                }
             }
         }
         waits
@@ -179,7 +181,7 @@ fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> 
                 let report = report.and_then(|report| report.outputs.get(position));
                 let waits = waits.outputs.get(&(name, position)).copied();
                 OutputStatus {
-                    interface: output.interface.clone(),
+                    interface: output.interface.clone().unwrap_or_default(),
                     group: output.group,
                     port: output.port,
                     state: match waits {

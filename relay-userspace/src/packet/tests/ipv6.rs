@@ -71,7 +71,7 @@ fn a_copy_has_the_outputs_addresses_and_a_right_checksum_for_every_payload() {
     for payload in payloads() {
         let mut frame = frame(&payload, 1);
         assert!(checksum_is_right(&frame));
-        rewrite(&mut frame, Ttl::DEFAULT).unwrap();
+        rewrite(&mut frame, Ttl::Auto).unwrap();
         assert!(checksum_is_right(&frame), "{} bytes", payload.len());
         let ip = Ipv6Slice::from_slice(&frame[ETHERNET_LEN..]).unwrap();
         let header = ip.header();
@@ -107,7 +107,7 @@ fn a_partial_checksum_is_completed_for_every_payload() {
             let mut frame = frame(&payload, 1);
             let pseudo = pseudo(&frame, payload.len());
             put(&mut frame, CHECKSUM, pseudo);
-            rewrite_known(&mut frame, Ttl::DEFAULT, known).unwrap();
+            rewrite_known(&mut frame, Ttl::Auto, known).unwrap();
             assert!(checksum_is_right(&frame), "{} bytes", payload.len());
         }
     }
@@ -124,7 +124,7 @@ fn a_checksum_of_zero_leaves_as_ones() {
                 let pseudo = pseudo(&frame, 2);
                 put(&mut frame, CHECKSUM, pseudo);
             }
-            rewrite_known(&mut frame, Ttl::DEFAULT, known).unwrap();
+            rewrite_known(&mut frame, Ttl::Auto, known).unwrap();
             let (right, is) = checksums(&frame);
             assert_ne!(is, 0, "{word}");
             assert_eq!(is, right, "{word}");
@@ -147,7 +147,7 @@ fn a_payload_damaged_on_the_way_in_is_still_damaged_on_the_way_out() {
         for bit in 0..8 {
             let mut frame = frame(b"payload", 1);
             frame[IPV6_HEADERS_LEN + at] ^= 1 << bit;
-            rewrite(&mut frame, Ttl::DEFAULT).unwrap();
+            rewrite(&mut frame, Ttl::Auto).unwrap();
             assert!(!checksum_is_right(&frame), "byte {at}, bit {bit}");
         }
     }
@@ -162,7 +162,7 @@ fn a_complete_checksum_vouches_for_its_payload_and_for_no_other() {
 fn a_hop_limit_that_is_used_up_does_not_leave() {
     assert!(rewrite(&mut frame(b"payload", 2), Ttl::Decrement).is_some());
     assert!(rewrite(&mut frame(b"payload", 1), Ttl::Decrement).is_none());
-    assert!(rewrite(&mut frame(b"payload", 33), Ttl::DEFAULT).is_none());
+    assert!(rewrite(&mut frame(b"payload", 33), Ttl::Auto).is_none());
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn a_datagram_follows_one_with_the_same_headers_and_no_other() {
 #[test]
 fn a_gso_packet_has_the_length_of_all_and_the_sum_of_its_pseudo_header() {
     let received = received(&frame(b"payload", 1));
-    let template = Template::new(&target(Ttl::DEFAULT));
+    let template = Template::new(&target(Ttl::Auto));
     let mut header = [0; HEADERS_ROOM];
     template.write_joined(&mut header, &received, 64, 3000);
     let (ip, rest) = etherparse::Ipv6Header::from_slice(&header[ETHERNET_LEN..]).unwrap();
@@ -225,8 +225,8 @@ fn a_gso_packet_has_the_length_of_all_and_the_sum_of_its_pseudo_header() {
 
 #[test]
 fn the_longest_payload_is_what_the_mtu_leaves_it() {
-    assert_eq!(Template::new(&target(Ttl::DEFAULT)).max_payload(1500), 1452);
-    let ipv4 = Template::new(&super::target(Ttl::DEFAULT));
+    assert_eq!(Template::new(&target(Ttl::Auto)).max_payload(1500), 1452);
+    let ipv4 = Template::new(&super::target(Ttl::Auto));
     assert_eq!(ipv4.max_payload(1500), 1472);
     assert_eq!(ipv4.max_payload(20), 0);
     assert_eq!(ipv4.max_payload(u32::MAX), u16::MAX);

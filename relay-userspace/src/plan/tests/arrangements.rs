@@ -80,7 +80,7 @@ fn without_an_address_of_one_version_of_ip_the_outputs_of_the_other_run() {
     let sources: Vec<String> = all.plan.flows[FlowId::new(1)]
         .outputs
         .iter()
-        .map(|output| output.source.to_string())
+        .map(|output| output.source.unwrap().to_string())
         .collect();
     assert_eq!(sources, ["2001:db8:0:4::1", "2001:db8:0:3::1"]);
     assert_eq!(
@@ -308,7 +308,7 @@ fn the_most_rules_are_arranged_in_a_moment() {
         let group = |block| Ipv4Addr::new(239, block, (number >> 8) as u8, number as u8);
         rule.input.interface = format!("i{}", number % 128);
         rule.input.matches.group = group(1).into();
-        rule.outputs[0].interface = format!("i{}", 128 + number % 127);
+        rule.outputs[0].interface = Some(format!("i{}", 128 + number % 127));
         rule.outputs[0].group = group(2).into();
         (rule, one.places.rules[0].clone())
     });
