@@ -321,17 +321,28 @@ impl Template {
         self.write_with(to, received, completed)
     }
 
-    #[inline]
+    #[inline(always)]
     fn write_with(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
         match &self.headers {
             Headers::V4(v4) => v4.write(to, received, completed),
-            Headers::V6(v6) => v6.write(to, received, completed),
-            Headers::TaggedV4(tags, v4) => write_tagged(tags, to, |to: &mut [u8]| {
-                v4.write(to, received, completed)
-            }),
-            Headers::TaggedV6(tags, v6) => write_tagged(tags, to, |to: &mut [u8]| {
-                v6.write(to, received, completed)
-            }),
+            others => others.write(to, received, completed),
+        }
+    }
+}
+
+impl Headers {
+    /// Writes any. Out of line, so that copies over IPv4 without a tag keep the registers.
+    #[inline(never)]
+    fn write(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
+        match self {
+            Self::V4(v4) => v4.write(to, received, completed),
+            Self::V6(v6) => v6.write(to, received, completed),
+            Self::TaggedV4(tags, v4) => {
+                write_tagged(tags, to, |to| v4.write(to, received, completed))
+            }
+            Self::TaggedV6(tags, v6) => {
+                write_tagged(tags, to, |to| v6.write(to, received, completed))
+            }
         }
     }
 }
@@ -339,11 +350,7 @@ impl Template {
 /// Writes headers with `tags`: those without them where they end, then the Ethernet addresses once
 /// more in front, and the tags between.
 #[inline(never)]
-fn write_tagged(
-    tags: &Tags,
-    to: &mut [u8],
-    write: impl FnOnce(&mut [u8]) -> usize,
-) -> usize {
+fn write_tagged(tags: &Tags, to: &mut [u8], write: impl FnOnce(&mut [u8]) -> usize) -> usize {
     let len = tags.len();
     let Some(untagged) = to.get_mut(len..) else {
         return 0;

@@ -50,7 +50,11 @@ impl WorkerPlan {
     #[must_use]
     pub fn frame_room(&self, plan: &Plan) -> u32 {
         let sizes = [Mode::ZeroCopy, Mode::Copy].map(|mode| self.chunk_size(plan, mode));
-        sizes.into_iter().min().unwrap_or(0).saturating_sub(XDP_HEADROOM)
+        sizes
+            .into_iter()
+            .min()
+            .unwrap_or(0)
+            .saturating_sub(XDP_HEADROOM)
     }
 }
 

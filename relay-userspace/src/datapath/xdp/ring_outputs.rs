@@ -43,15 +43,7 @@ pub fn forward_all(
     for frame in frames {
         match flows.ring_copies(frame.flow).split_last() {
             Some(ring_copies) => {
-                queue_copies(
-                    frame,
-                    (kept, at),
-                    ring_copies,
-                    flows,
-                    chunks,
-                    ports,
-                    stats,
-                );
+                queue_copies(frame, (kept, at), ring_copies, flows, chunks, ports, stats);
             }
             None => chunks.give_back(frame.place),
         }

@@ -31,7 +31,10 @@ fn came(is_ipv4: bool, tags: InBytes<'_>, payload: &[u8]) -> Vec<u8> {
     let udp = if is_ipv4 {
         let group = [239, 1, 1, 1];
         let mut ip = Ipv4Header::new(len, 9, 17.into(), SENDER_V4.octets(), group).unwrap();
-        (ip.dscp, ip.ecn) = ((CLASS >> 2).try_into().unwrap(), (CLASS & 3).try_into().unwrap());
+        (ip.dscp, ip.ecn) = (
+            (CLASS >> 2).try_into().unwrap(),
+            (CLASS & 3).try_into().unwrap(),
+        );
         ip.identification = 0x1234;
         ip.dont_fragment = false;
         ip.header_checksum = ip.calc_header_checksum();
@@ -77,8 +80,16 @@ struct Case {
 fn leaves(case: &Case, frame: &[u8], beside: Option<Tag>) -> Vec<u8> {
     let mut matches = input(case.from_v4);
     matches.vlan = case.vlan;
-    let source = if case.to_v4 { "10.2.0.1" } else { "2001:db8:2::1" };
-    let group = if case.to_v4 { "239.2.2.2" } else { "ff3e::8000:2" };
+    let source = if case.to_v4 {
+        "10.2.0.1"
+    } else {
+        "2001:db8:2::1"
+    };
+    let group = if case.to_v4 {
+        "239.2.2.2"
+    } else {
+        "ff3e::8000:2"
+    };
     let template = Template::new(&Target {
         source_mac: [2, 0, 0, 0, 0, 9],
         destination_mac: [2, 0, 0, 0, 0, 10],
@@ -130,7 +141,11 @@ fn check(case: &Case, copy: &[u8], payload: &[u8], checksum: Option<bool>) {
         NetSlice::Ipv4(ip) => {
             assert!(case.to_v4);
             let header = ip.header().to_header();
-            let source = if case.keeps_source { SENDER_V4 } else { [10, 2, 0, 1].into() };
+            let source = if case.keeps_source {
+                SENDER_V4
+            } else {
+                [10, 2, 0, 1].into()
+            };
             assert_eq!(header.source, source.octets());
             assert_eq!(header.destination, [239, 2, 2, 2]);
             assert_eq!(header.dscp.value() << 2 | header.ecn.value(), class);
@@ -142,7 +157,9 @@ fn check(case: &Case, copy: &[u8], payload: &[u8], checksum: Option<bool>) {
                 if case.from_v4 { kept } else { atomic }
             );
             assert_eq!(usize::from(header.total_len), 28 + payload.len());
-            udp.to_header().calc_checksum_ipv4(&header, payload).unwrap()
+            udp.to_header()
+                .calc_checksum_ipv4(&header, payload)
+                .unwrap()
         }
         NetSlice::Ipv6(ip) => {
             assert!(!case.to_v4);
@@ -154,7 +171,9 @@ fn check(case: &Case, copy: &[u8], payload: &[u8], checksum: Option<bool>) {
             let label = if case.from_v4 { 0 } else { LABEL };
             assert_eq!(header.flow_label.value(), label);
             assert_eq!(usize::from(header.payload_length), 8 + payload.len());
-            udp.to_header().calc_checksum_ipv6(&header, payload).unwrap()
+            udp.to_header()
+                .calc_checksum_ipv6(&header, payload)
+                .unwrap()
         }
         other => panic!("{other:?}"),
     };
@@ -324,7 +343,10 @@ fn one_customer_tag_comes_on_top_of_the_mtu_and_any_other_counts() {
             .unwrap()
             .max_payload(1500)
         };
-        [target("239.1.1.1", "10.0.0.1"), target("ff3e::1", "fe80::1")]
+        [
+            target("239.1.1.1", "10.0.0.1"),
+            target("ff3e::1", "fe80::1"),
+        ]
     };
     assert_eq!(most(OutputVlan::Untagged), [1472, 1452]);
     assert_eq!(most(OutputVlan::Tag(1)), [1472, 1452]);
