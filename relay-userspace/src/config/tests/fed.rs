@@ -3,6 +3,10 @@
 use std::net::IpAddr;
 
 use super::*;
+use crate::config::{
+    fed_rules::FedRules,
+    rules::{Header, Input, Output, Source},
+};
 
 /// Rules "interface group port > interface group port".
 fn fed(rules: &[&str]) -> Vec<String> {
@@ -196,4 +200,43 @@ fn an_output_feeds_inputs_that_take_the_source_of_its_copies() {
     assert!(!circle(&[ONE, &named]));
     assert!(circle(&[ONE, &any]));
     assert!(!circle(&[ONE, &any, AWAY]));
+}
+
+#[test]
+fn unicast_outputs_feed_unicast_inputs_of_their_interface_or_of_any() {
+    let input = |interface: &str, last: u8| Input {
+        interface: interface.into(),
+        matches: Match {
+            group: [10, 1, 1, last].into(),
+            ports: PortMatch::One(5),
+            sources: Vec::new(),
+            vlan: Vlan::Untagged,
+        },
+        join: true,
+        local: false,
+    };
+    let (first, second) = (input("in0", 1), input("in1", 2));
+    let fed_rules = FedRules::new(&[Some(&first), Some(&second)]);
+    let output = |interface: Option<&str>, last: u8| Output {
+        interface: interface.map(str::to_owned),
+        group: [10, 1, 1, last].into(),
+        port: PortMatch::One(5),
+        source: Source::Interface,
+        header: Header::default(),
+        mark: None,
+    };
+    let fed = |output: &Output| {
+        let mut fed = Vec::new();
+        fed_rules.of(output, &first, |rule| fed.push(rule));
+        fed
+    };
+    assert_eq!(fed(&output(None, 1)), [0]);
+    assert_eq!(fed(&output(None, 2)), [1]);
+    assert_eq!(fed(&output(Some("in1"), 2)), [1]);
+    assert_eq!(fed(&output(Some("in0"), 2)), [0; 0]);
+    assert_eq!(fed(&output(None, 3)), [0; 0]);
+    assert!(fed_rules.feeds_itself(&output(None, 1), 0, &first));
+    assert!(fed_rules.feeds_itself(&output(Some("in0"), 1), 0, &first));
+    assert!(!fed_rules.feeds_itself(&output(Some("in1"), 1), 0, &first));
+    assert!(!fed_rules.feeds_itself(&output(None, 2), 0, &first));
 }
