@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::{
-    config::rules::{PortMatch, Prefix, Rule},
+    config::rules::{OutputVlan, PortMatch, Prefix, Rule},
     plan::{self, Plan},
 };
 
@@ -18,10 +18,12 @@ pub struct OutputIdentity {
     /// The interface's name; empty where the kernel's routing chooses it, so that it stays the same
     /// output when its route moves.
     pub interface: String,
-    /// The destination group.
+    /// The destination group or address.
     pub group: Prefix,
     /// The destination port.
     pub port: PortMatch,
+    /// The tags.
+    pub vlan: OutputVlan,
     /// How many outputs of the rule that are the same in all this come before it.
     pub repeat: u32,
 }
@@ -33,13 +35,12 @@ impl OutputIdentity {
         let mut repeats = HashMap::new();
         let mut all = Vec::with_capacity(rule.outputs.len());
         for output in &rule.outputs {
-            let repeat = repeats
-                .entry((output.interface.as_deref(), output.group, output.port))
-                .or_insert(0);
+            let repeat = repeats.entry(output.destination()).or_insert(0);
             all.push(Self {
                 interface: output.interface.clone().unwrap_or_default(),
                 group: output.group,
                 port: output.port,
+                vlan: output.header.vlan,
                 repeat: *repeat,
             });
             *repeat += 1;
@@ -53,14 +54,16 @@ impl OutputIdentity {
 pub fn identities(plan: &Plan, flow: &plan::Flow) -> Vec<OutputIdentity> {
     let mut repeats = HashMap::new();
     let identity = |output: &plan::Output| {
+        let (group, port, vlan) = (output.group, output.port, output.header.vlan);
         let repeat = repeats
-            .entry((output.configured(), output.group, output.port))
+            .entry((output.configured(), group, port, vlan))
             .or_insert(0);
         let interface = output.configured().and_then(|at| plan.interfaces.get(at));
         let identity = OutputIdentity {
             interface: interface.map_or_else(String::new, |interface| interface.name.clone()),
-            group: output.group,
-            port: output.port,
+            group,
+            port,
+            vlan,
             repeat: *repeat,
         };
         *repeat += 1;
@@ -71,13 +74,14 @@ pub fn identities(plan: &Plan, flow: &plan::Flow) -> Vec<OutputIdentity> {
         // Outputs that are the same in all this wait together.
         let same = |one: &&OutputIdentity| {
             one.interface == output.interface.as_deref().unwrap_or_default()
-                && (one.group, one.port) == (output.group, output.port)
+                && (one.group, one.port, one.vlan) == (output.group, output.port, output.vlan)
         };
         let repeat = all.iter().filter(same).count() as u32;
         all.push(OutputIdentity {
             interface: output.interface.clone().unwrap_or_default(),
             group: output.group,
             port: output.port,
+            vlan: output.vlan,
             repeat,
         });
     }

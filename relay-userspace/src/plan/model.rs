@@ -14,7 +14,7 @@ use super::{
     received_checksums::Checksums,
 };
 use crate::{
-    config::rules::{Header, Limit, Match, PortMatch, Prefix, Transmit},
+    config::rules::{Header, Limit, Match, OutputVlan, PortMatch, Prefix, Transmit},
     host::{GsoLimits, VlanOffload},
 };
 
@@ -151,10 +151,12 @@ pub struct Flow {
 pub struct PendingOutput {
     /// The interface's name; `None` where the kernel's routing chooses it.
     pub interface: Option<String>,
-    /// The destination group, or the prefix that the input's host part is kept on.
+    /// The destination group, the prefix that the input's host part is kept on, or a unicast address.
     pub group: Prefix,
     /// The destination port, or ports as many as the input's.
     pub port: PortMatch,
+    /// The tags.
+    pub vlan: OutputVlan,
 }
 
 /// One copy, resolved to the header it leaves with.
