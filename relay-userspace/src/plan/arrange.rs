@@ -1,13 +1,13 @@
 //! What of the rules can run on this host as it is now, and what has to wait.
 //!
 //! [`super::build`] refuses all rules for one interface that is missing. A running relay goes on
-//! without it instead: the interface is taken out of the rules, as input, or as output of copies
-//! from one of its addresses or from another one, and with it whatever needs it, which is then
-//! pending with the reason. The rest is checked anew, because connected interfaces share a backend:
-//! without one of them the others may be on another. Every such pass takes at least one interface
-//! out of one of its four roles, so there are few.
+//! without it instead: the interface is taken out of the rules, as input, or as output of a version
+//! of IP, and with it whatever needs it, which is then pending with the reason. The rest is checked
+//! anew, because connected interfaces share a backend: without one of them the others may be on
+//! another. Every such pass takes at least one interface out of one of its three roles, so there
+//! are few.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, net::IpAddr, sync::Arc};
 
 use super::{
     build::{self, Checked},
@@ -93,7 +93,6 @@ fn concerns(checked: &Checked<'_>, hindrance: &Hindrance) -> bool {
             Role::Input => named.input.is_some(),
             Role::Ipv4Output => named.ipv4_output.is_some(),
             Role::Ipv6Output => named.ipv6_output.is_some(),
-            Role::OtherOutput => named.other_output.is_some(),
         })
     })
 }
@@ -138,7 +137,6 @@ struct Reasons {
     input: Option<Arc<str>>,
     ipv4_output: Option<Arc<str>>,
     ipv6_output: Option<Arc<str>>,
-    other_output: Option<Arc<str>>,
 }
 
 impl Reasons {
@@ -147,16 +145,6 @@ impl Reasons {
             Role::Input => &mut self.input,
             Role::Ipv4Output => &mut self.ipv4_output,
             Role::Ipv6Output => &mut self.ipv6_output,
-            Role::OtherOutput => &mut self.other_output,
-        }
-    }
-
-    fn get(&self, role: Role) -> Option<&Arc<str>> {
-        match role {
-            Role::Input => self.input.as_ref(),
-            Role::Ipv4Output => self.ipv4_output.as_ref(),
-            Role::Ipv6Output => self.ipv6_output.as_ref(),
-            Role::OtherOutput => self.other_output.as_ref(),
         }
     }
 }
@@ -181,12 +169,15 @@ impl Hindered {
     }
 
     fn input(&self, rule: &Rule) -> Option<&Arc<str>> {
-        self.0.get(&rule.input.interface)?.get(Role::Input)
+        self.0.get(&rule.input.interface)?.input.as_ref()
     }
 
     fn output(&self, output: &crate::config::rules::Output) -> Option<&Arc<str>> {
         let reasons = self.0.get(output.interface.as_ref()?)?;
-        reasons.get(Role::of(output))
+        match output.group.address() {
+            IpAddr::V4(_) => reasons.ipv4_output.as_ref(),
+            IpAddr::V6(_) => reasons.ipv6_output.as_ref(),
+        }
     }
 
     /// The positions of the outputs that can run; empty if the rule cannot.
@@ -266,7 +257,6 @@ impl Hindered {
                     interface: output.interface.clone(),
                     group: output.group,
                     port: output.port,
-                    vlan: output.header.vlan,
                 })
                 .collect();
         }

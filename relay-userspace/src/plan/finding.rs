@@ -3,42 +3,21 @@
 //! [`super::build`] refuses the rules for any of them. [`super::arrange`] goes on without the
 //! interfaces that they are about.
 
-use std::net::IpAddr;
-
-use crate::config::{
-    Mistake, Mistakes,
-    rules::{Output, Source},
-};
+use crate::config::{Mistake, Mistakes};
 
 /// What rules use an interface for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Input,
-    /// Copies from its own IPv4 address.
+    /// Copies to IPv4 groups.
     Ipv4Output,
-    /// Copies from its own IPv6 address.
+    /// Copies to IPv6 groups.
     Ipv6Output,
-    /// Copies from an address that need not be its own: an explicit one, or the sender's.
-    OtherOutput,
 }
 
 impl Role {
-    pub(super) const ALL: [Self; 4] = [
-        Self::Input,
-        Self::Ipv4Output,
-        Self::Ipv6Output,
-        Self::OtherOutput,
-    ];
-    pub(super) const OUTPUTS: [Self; 3] = [Self::Ipv4Output, Self::Ipv6Output, Self::OtherOutput];
-
-    /// That of an output.
-    pub(super) fn of(output: &Output) -> Self {
-        match (output.source, output.group.address()) {
-            (Source::Interface, IpAddr::V4(_)) => Self::Ipv4Output,
-            (Source::Interface, IpAddr::V6(_)) => Self::Ipv6Output,
-            (Source::Keep | Source::Address(_), _) => Self::OtherOutput,
-        }
-    }
+    pub(super) const ALL: [Self; 3] = [Self::Input, Self::Ipv4Output, Self::Ipv6Output];
+    pub(super) const OUTPUTS: [Self; 2] = [Self::Ipv4Output, Self::Ipv6Output];
 }
 
 /// One mistake.

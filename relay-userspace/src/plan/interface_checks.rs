@@ -47,10 +47,7 @@ pub(super) fn suitable(named: &Named<'_>, facts: &InterfaceFacts, findings: &mut
     {
         let mistake = spot.mistake(
             format!("the output interface `{name}` has no IPv4 address to send from"),
-            format!(
-                "give it one: `ip address add ADDRESS/LENGTH dev {name}`; or give the output a \
-                 `source`"
-            ),
+            format!("give it one: `ip address add ADDRESS/LENGTH dev {name}`"),
         );
         findings.push(Finding::about(name, &[Role::Ipv4Output], mistake));
     }
@@ -62,7 +59,7 @@ pub(super) fn suitable(named: &Named<'_>, facts: &InterfaceFacts, findings: &mut
             format!(
                 "give it one: `ip address add ADDRESS/LENGTH dev {name}`; one that \
                  `ip -6 address show {name}` calls tentative is used as soon as it is known to be \
-                 unique; or give the output a `source`"
+                 unique"
             ),
         );
         findings.push(Finding::about(name, &[Role::Ipv6Output], mistake));
@@ -114,7 +111,8 @@ pub(super) fn used<'a>(
         listed.clone()
     };
     let rx = of_kind(named.input, &[Role::Input], "RX", facts.rx_queues);
-    let tx = of_kind(named.output(), &Role::OUTPUTS, "TX", facts.tx_queues);
+    let output = named.ipv4_output.or(named.ipv6_output);
+    let tx = of_kind(output, &Role::OUTPUTS, "TX", facts.tx_queues);
     let off = vlan_offloads::to_switch_off(named, facts, chosen.backend, constraints);
     Use {
         offloads_off: off,

@@ -2,17 +2,14 @@
 
 use std::collections::HashMap;
 
-use super::{
-    finding::Role,
-    ids::{InterfaceId, List},
-};
+use super::ids::{InterfaceId, List};
 use crate::config::{
     Document, InterfacePlaces, Spot,
-    rules::{Input, InterfaceOptions, Offloads, Vlan},
+    rules::{Input, InterfaceOptions, Offloads, Prefix, Vlan},
 };
 
-/// One name, with the first place where it is an input, and those where copies leave from its IPv4
-/// address, from its IPv6 address, or from another one.
+/// One name, with the first place where it is an input, and those where it is an output of each
+/// version of IP.
 pub(super) struct Named<'a> {
     pub(super) name: &'a str,
     /// The first place of all.
@@ -20,7 +17,6 @@ pub(super) struct Named<'a> {
     pub(super) input: Option<Spot<'a>>,
     pub(super) ipv4_output: Option<Spot<'a>>,
     pub(super) ipv6_output: Option<Spot<'a>>,
-    pub(super) other_output: Option<Spot<'a>>,
     /// Datagrams to IPv4 groups arrive here.
     pub(super) takes_ipv4: bool,
     /// A rule receives datagrams of a VLAN there.
@@ -33,12 +29,7 @@ pub(super) struct Named<'a> {
 
 impl Named<'_> {
     pub(super) fn is_output(&self) -> bool {
-        self.output().is_some()
-    }
-
-    /// One of the places where it is an output.
-    pub(super) fn output(&self) -> Option<Spot<'_>> {
-        self.ipv4_output.or(self.ipv6_output).or(self.other_output)
+        self.ipv4_output.is_some() || self.ipv6_output.is_some()
     }
 }
 
@@ -46,7 +37,9 @@ impl Named<'_> {
 pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> {
     let mut named: Vec<Named<'d>> = Vec::new();
     let mut positions: HashMap<&str, usize> = HashMap::new();
-    let mut name_at = |name, input: Option<&Input>, role: Role, spot: Spot<'d>| {
+    let mut name_at = |name, input: Option<&Input>, group: Prefix, spot: Spot<'d>| {
+        let is_input = input.is_some();
+        let is_ipv4 = group.address().is_ipv4();
         let position = *positions.entry(name).or_insert(named.len());
         if position == named.len() {
             named.push(Named {
@@ -55,7 +48,6 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
                 input: None,
                 ipv4_output: None,
                 ipv6_output: None,
-                other_output: None,
                 takes_ipv4: false,
                 has_vlan_rule: false,
                 has_local_rule: false,
@@ -64,14 +56,13 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
             });
         }
         if let Some(named) = named.get_mut(position) {
-            let slot = match role {
-                Role::Input => &mut named.input,
-                Role::Ipv4Output => &mut named.ipv4_output,
-                Role::Ipv6Output => &mut named.ipv6_output,
-                Role::OtherOutput => &mut named.other_output,
+            named.takes_ipv4 |= is_input && is_ipv4;
+            let slot = match (is_input, is_ipv4) {
+                (true, _) => &mut named.input,
+                (false, true) => &mut named.ipv4_output,
+                (false, false) => &mut named.ipv6_output,
             };
             slot.get_or_insert(spot);
-            named.takes_ipv4 |= input.is_some_and(|one| one.matches.group.address().is_ipv4());
             named.has_vlan_rule |= input.is_some_and(|one| one.matches.vlan != Vlan::Untagged);
             named.has_local_rule |= input.is_some_and(|one| one.local);
             if spot.place < named.first.place && spot.file == named.first.file {
@@ -81,12 +72,12 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
     };
     for (rule, places) in document.with_places() {
         let input = places.spot(places.input_interface);
-        let rule_input = Some(&rule.input);
-        name_at(&rule.input.interface, rule_input, Role::Input, input);
+        let group = rule.input.matches.group;
+        name_at(&rule.input.interface, Some(&rule.input), group, input);
         for (output, at) in rule.outputs.iter().zip(&places.outputs) {
             let spot = places.spot(at.interface);
             if let Some(interface) = &output.interface {
-                name_at(interface, None, Role::of(output), spot);
+                name_at(interface, None, output.group, spot);
             }
         }
     }
