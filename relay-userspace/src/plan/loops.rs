@@ -10,7 +10,7 @@ use super::{
     ids::{FlowId, InterfaceId, List},
     model::{Flow, Output},
 };
-use crate::config::rules::{Match, Prefix, Ttl};
+use crate::config::rules::{Match, Prefix, Ttl, Vlan};
 
 /// The most rule names that a note shows.
 const NAMED: usize = 6;
@@ -27,15 +27,17 @@ pub(super) fn notes(flows: &List<FlowId, Flow>, notes: &mut Vec<String>) {
              one, it circulates for ever. Leave `ttl` out where that is possible."
         ));
     }
-    let mut inputs: HashMap<InterfaceId, Inputs<'_>> = HashMap::new();
+    let mut inputs: HashMap<(InterfaceId, Vlan), Inputs<'_>> = HashMap::new();
     for flow in flows {
-        inputs.entry(flow.interface).or_default().add(flow);
+        let wire = (flow.interface, flow.matches.vlan);
+        inputs.entry(wire).or_default().add(flow);
     }
     let feeds = |flow: &&Flow| {
         let mut outputs = flow.outputs.iter();
         outputs.any(|output| {
-            let inputs = inputs.get(&output.interface);
-            inputs.is_some_and(|inputs| inputs.take_any_of(output))
+            let vlan = output.header.vlan.of_copy(flow.matches.vlan);
+            let inputs = inputs.get(&(output.interface, vlan));
+            inputs.is_some_and(|inputs| inputs.take_any_of(flow, output))
         })
     };
     if let Some(names) = named(flows.iter().filter(feeds)) {
@@ -46,7 +48,7 @@ pub(super) fn notes(flows: &List<FlowId, Flow>, notes: &mut Vec<String>) {
     }
 }
 
-/// The inputs of one interface that take untagged datagrams, by group: copies leave untagged.
+/// The inputs of one interface and VLAN, by group.
 #[derive(Default)]
 struct Inputs<'a> {
     by_group: BTreeMap<Prefix, Vec<&'a Match>>,
@@ -60,17 +62,13 @@ const COMPARED: usize = 1_000;
 impl<'a> Inputs<'a> {
     fn add(&mut self, flow: &'a Flow) {
         let matches = &flow.matches;
-        if matches.vlan.is_untagged() {
-            self.by_group
-                .entry(matches.group)
-                .or_default()
-                .push(matches);
-            self.lengths.insert(matches.group.length());
-        }
+        let of_group = self.by_group.entry(matches.group).or_default();
+        of_group.push(matches);
+        self.lengths.insert(matches.group.length());
     }
 
-    /// Whether one of them takes some of the copies of `output`.
-    fn take_any_of(&self, output: &Output) -> bool {
+    /// Whether one of them takes some of the copies of `output`, which is one of `flow`.
+    fn take_any_of(&self, flow: &Flow, output: &Output) -> bool {
         let shorter = self.lengths.range(..output.group.length());
         let around = shorter.filter_map(|&length| {
             let prefix = Prefix::around(output.group.address(), length)?;
@@ -81,7 +79,12 @@ impl<'a> Inputs<'a> {
         let candidates = around.chain(within.map(|(_, inputs)| inputs));
         let mut candidates = candidates.flatten().take(COMPARED);
         candidates.any(|input| {
-            let takes_source = output.source.is_none() || input.takes_source(output.source);
+            let kept = flow.matches.sources.iter();
+            let takes_source = match output.source {
+                Some(source) => input.takes_source(Some(source)),
+                None if flow.matches.sources.is_empty() => true,
+                None => kept.copied().any(|source| input.takes_source(Some(source))),
+            };
             input.ports.overlaps(output.port) && takes_source
         })
     }
@@ -110,11 +113,11 @@ fn named<'a>(flows: impl Iterator<Item = &'a Flow>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
     use crate::{
-        config::rules::{Header, PortMatch, Vlan},
+        config::rules::{Header, OutputVlan, PortMatch},
         plan::model::LinkDestination,
     };
 
@@ -179,5 +182,81 @@ mod tests {
         assert!(found[0].contains("sent by rule `r1`, but"), "{found:?}");
         flows[0].outputs[0].port = PortMatch::One(5002);
         assert_eq!(of(&flows), [""; 0]);
+    }
+
+    #[test]
+    fn an_output_feeds_inputs_of_its_vlan_that_take_its_source() {
+        let source = |last| IpAddr::from([10, 1, 1, last]);
+        // Of the input that is fed and of the rule that feeds it: tags and sources; what its copies
+        // have; whether they feed it.
+        let cases = [
+            (
+                (Vlan::Tag(7), None),
+                (Vlan::Untagged, None),
+                (OutputVlan::Tag(7), None),
+                true,
+            ),
+            (
+                (Vlan::Tag(7), None),
+                (Vlan::Tag(7), None),
+                (OutputVlan::Keep, None),
+                true,
+            ),
+            (
+                (Vlan::Tag(7), None),
+                (Vlan::Tag(8), None),
+                (OutputVlan::Keep, None),
+                false,
+            ),
+            (
+                (Vlan::Tag(7), None),
+                (Vlan::Tag(7), None),
+                (OutputVlan::Untagged, None),
+                false,
+            ),
+            (
+                (Vlan::Untagged, Some(1)),
+                (Vlan::Untagged, None),
+                (OutputVlan::Untagged, None),
+                true,
+            ),
+            (
+                (Vlan::Untagged, Some(1)),
+                (Vlan::Untagged, Some(1)),
+                (OutputVlan::Untagged, None),
+                true,
+            ),
+            (
+                (Vlan::Untagged, Some(1)),
+                (Vlan::Untagged, Some(2)),
+                (OutputVlan::Untagged, None),
+                false,
+            ),
+            (
+                (Vlan::Untagged, Some(1)),
+                (Vlan::Untagged, Some(2)),
+                (OutputVlan::Untagged, Some(1)),
+                true,
+            ),
+            (
+                (Vlan::Untagged, Some(1)),
+                (Vlan::Untagged, Some(1)),
+                (OutputVlan::Untagged, Some(2)),
+                false,
+            ),
+        ];
+        for (fed, feeds, copies, expected) in cases {
+            let mut flows = List::from(vec![flow(1, Ttl::Auto), flow(2, Ttl::Auto)]);
+            for (at, (vlan, sources)) in [(0, feeds), (1, fed)] {
+                flows[at].matches.vlan = vlan;
+                flows[at].matches.sources = sources.map(source).into_iter().collect();
+            }
+            let group = flows[1].matches.group;
+            let output = &mut flows[0].outputs[0];
+            (output.group, output.header.vlan) = (group, copies.0);
+            output.source = copies.1.map(source);
+            let found = of(&flows);
+            assert_eq!(!found.is_empty(), expected, "{fed:?} {feeds:?} {copies:?}");
+        }
     }
 }
