@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::{
     config::rules::{PortMatch, Prefix, Rule},
-    plan::{self, Plan},
+    plan::{self, Plan, WaitsFor},
 };
 
 /// What an output of a rule is known by.
@@ -51,37 +51,37 @@ impl OutputIdentity {
 /// The identities of the outputs of a flow of `plan`, in order, those that wait last.
 #[must_use]
 pub fn identities(plan: &Plan, flow: &plan::Flow) -> Vec<OutputIdentity> {
-    let mut repeats = HashMap::new();
-    let identity = |output: &plan::Output| {
-        let repeat = repeats
-            .entry((output.configured(), output.group, output.port))
-            .or_insert(0);
+    let running = flow.outputs.iter().map(|output| {
         let interface = output.configured().and_then(|at| plan.interfaces.get(at));
-        let identity = OutputIdentity {
-            interface: interface.map_or_else(String::new, |interface| interface.name.clone()),
-            group: output.group,
-            port: output.port,
-            repeat: *repeat,
-        };
-        *repeat += 1;
-        identity
-    };
-    let mut all: Vec<OutputIdentity> = flow.outputs.iter().map(identity).collect();
-    for output in &flow.pending {
-        // Outputs that are the same in all this wait together.
-        let same = |one: &&OutputIdentity| {
-            one.interface == output.interface.as_deref().unwrap_or_default()
-                && (one.group, one.port) == (output.group, output.port)
-        };
-        let repeat = all.iter().filter(same).count() as u32;
-        all.push(OutputIdentity {
-            interface: output.interface.clone().unwrap_or_default(),
-            group: output.group,
-            port: output.port,
-            repeat,
-        });
+        let interface = interface.map_or("", |interface| interface.name.as_str());
+        (output.position, (interface, output.group, output.port))
+    });
+    let waiting = flow.pending.iter().map(|output| {
+        let interface = output.interface.as_deref().unwrap_or_default();
+        (output.position, (interface, output.group, output.port))
+    });
+    let all: Vec<_> = running.chain(waiting).collect();
+    let mut in_order: Vec<usize> = (0..all.len()).collect();
+    in_order.sort_by_key(|&at| all.get(at).map(|(position, _)| *position));
+    let mut before = HashMap::new();
+    let mut repeats = vec![0; all.len()];
+    for at in in_order {
+        if let (Some((_, same)), Some(repeat)) = (all.get(at), repeats.get_mut(at)) {
+            let count = before.entry(*same).or_insert(0);
+            *repeat = *count;
+            *count += 1;
+        }
     }
-    all
+    let identity = |((_, (interface, group, port)), repeat): (_, u32)| {
+        let interface: &str = interface;
+        OutputIdentity {
+            interface: interface.to_owned(),
+            group,
+            port,
+            repeat,
+        }
+    };
+    all.into_iter().zip(repeats).map(identity).collect()
 }
 
 /// The slots of one flow of a table.
@@ -91,8 +91,8 @@ pub struct FlowSlots {
     pub flow: u32,
     /// Those of its outputs, in order.
     pub outputs: Vec<u32>,
-    /// Those of its outputs that wait for their interfaces.
-    pub waiting: Vec<u32>,
+    /// Those of its outputs that wait, each with what it waits for.
+    pub waiting: Vec<(u32, WaitsFor)>,
 }
 
 /// The slots of all flows of a worker, in the order of [`plan::WorkerPlan::flows`].
@@ -254,10 +254,11 @@ impl Book {
             };
             let mut of_outputs: Vec<u32> = entry.outputs.iter().map(|&(_, slot)| slot).collect();
             let waiting = of_outputs.split_off(flow.outputs.len().min(of_outputs.len()));
+            let waits_for = flow.pending.iter().map(|one| one.waits_for);
             slots.push(FlowSlots {
                 flow: entry.flow,
                 outputs: of_outputs,
-                waiting,
+                waiting: waiting.into_iter().zip(waits_for).collect(),
             });
             rules.insert(flow.rule.clone(), entry);
         }
