@@ -31,6 +31,7 @@ mod notes;
 mod print;
 mod queues;
 mod received_checksums;
+mod routes;
 mod shapes;
 mod source_address;
 #[cfg(test)]
@@ -54,8 +55,9 @@ pub use self::{
     memberships::Membership,
     model::{
         Flow, Interface, LinkDestination, Mode, Output, PendingOutput, Plan, Port, TxMethod,
-        WorkerPlan,
+        WaitsFor, WorkerPlan,
     },
     received_checksums::Checksums,
+    routes::destinations,
     worker_key::{PortKey, WorkerKey, worker_keys},
 };

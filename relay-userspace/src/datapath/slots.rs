@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::{
     config::rules::{OutputVlan, PortMatch, Prefix, Rule},
-    plan::{self, Plan},
+    plan::{self, Plan, WaitsFor},
 };
 
 /// What an output of a rule is known by.
@@ -52,40 +52,41 @@ impl OutputIdentity {
 /// The identities of the outputs of a flow of `plan`, in order, those that wait last.
 #[must_use]
 pub fn identities(plan: &Plan, flow: &plan::Flow) -> Vec<OutputIdentity> {
-    let mut repeats = HashMap::new();
-    let identity = |output: &plan::Output| {
-        let (group, port, vlan) = (output.group, output.port, output.header.vlan);
-        let repeat = repeats
-            .entry((output.configured(), group, port, vlan))
-            .or_insert(0);
+    let running = flow.outputs.iter().map(|output| {
         let interface = output.configured().and_then(|at| plan.interfaces.get(at));
-        let identity = OutputIdentity {
-            interface: interface.map_or_else(String::new, |interface| interface.name.clone()),
+        let interface = interface.map_or("", |interface| interface.name.as_str());
+        let vlan = output.header.vlan;
+        let key = (interface, output.group, output.port, vlan);
+        (output.position, key)
+    });
+    let waiting = flow.pending.iter().map(|output| {
+        let interface = output.interface.as_deref().unwrap_or_default();
+        let key = (interface, output.group, output.port, output.vlan);
+        (output.position, key)
+    });
+    let all: Vec<_> = running.chain(waiting).collect();
+    let mut in_order: Vec<usize> = (0..all.len()).collect();
+    in_order.sort_by_key(|&at| all.get(at).map(|(position, _)| *position));
+    let mut before = HashMap::new();
+    let mut repeats = vec![0; all.len()];
+    for at in in_order {
+        if let (Some((_, same)), Some(repeat)) = (all.get(at), repeats.get_mut(at)) {
+            let count = before.entry(*same).or_insert(0);
+            *repeat = *count;
+            *count += 1;
+        }
+    }
+    let identity = |((_, (interface, group, port, vlan)), repeat): (_, u32)| {
+        let interface: &str = interface;
+        OutputIdentity {
+            interface: interface.to_owned(),
             group,
             port,
             vlan,
-            repeat: *repeat,
-        };
-        *repeat += 1;
-        identity
-    };
-    let mut all: Vec<OutputIdentity> = flow.outputs.iter().map(identity).collect();
-    for output in &flow.pending {
-        // Outputs that are the same in all this wait together.
-        let same = |one: &&OutputIdentity| {
-            one.interface == output.interface.as_deref().unwrap_or_default()
-                && (one.group, one.port, one.vlan) == (output.group, output.port, output.vlan)
-        };
-        let repeat = all.iter().filter(same).count() as u32;
-        all.push(OutputIdentity {
-            interface: output.interface.clone().unwrap_or_default(),
-            group: output.group,
-            port: output.port,
-            vlan: output.vlan,
             repeat,
-        });
-    }
-    all
+        }
+    };
+    all.into_iter().zip(repeats).map(identity).collect()
 }
 
 /// The slots of one flow of a table.
@@ -95,8 +96,8 @@ pub struct FlowSlots {
     pub flow: u32,
     /// Those of its outputs, in order.
     pub outputs: Vec<u32>,
-    /// Those of its outputs that wait for their interfaces.
-    pub waiting: Vec<u32>,
+    /// Those of its outputs that wait, each with what it waits for.
+    pub waiting: Vec<(u32, WaitsFor)>,
 }
 
 /// The slots of all flows of a worker, in the order of [`plan::WorkerPlan::flows`].
@@ -258,10 +259,11 @@ impl Book {
             };
             let mut of_outputs: Vec<u32> = entry.outputs.iter().map(|&(_, slot)| slot).collect();
             let waiting = of_outputs.split_off(flow.outputs.len().min(of_outputs.len()));
+            let waits_for = flow.pending.iter().map(|one| one.waits_for);
             slots.push(FlowSlots {
                 flow: entry.flow,
                 outputs: of_outputs,
-                waiting,
+                waiting: waiting.into_iter().zip(waits_for).collect(),
             });
             rules.insert(flow.rule.clone(), entry);
         }

@@ -141,14 +141,16 @@ pub struct Flow {
     pub limit: Option<Limit>,
     /// The copies that leave.
     pub outputs: Vec<Output>,
-    /// The outputs of the rule that wait for their interfaces.
+    /// The outputs of the rule that wait for their interfaces, or for routes.
     #[serde(skip)]
     pub pending: Vec<PendingOutput>,
 }
 
-/// An output of a running rule that waits for its interface.
+/// An output of a running rule that waits for its interface, or for a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingOutput {
+    /// Which output of the rule it is, from 0.
+    pub position: usize,
     /// The interface's name; `None` where the kernel's routing chooses it.
     pub interface: Option<String>,
     /// The destination group, the prefix that the input's host part is kept on, or a unicast address.
@@ -157,6 +159,17 @@ pub struct PendingOutput {
     pub port: PortMatch,
     /// The tags.
     pub vlan: OutputVlan,
+    /// What it waits for.
+    pub waits_for: WaitsFor,
+}
+
+/// What keeps copies of an output from leaving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WaitsFor {
+    /// Its interface is missing, or cannot be used now.
+    Interface,
+    /// The kernel has no route to its unicast destination.
+    Route,
 }
 
 /// One copy, resolved to the header it leaves with.
