@@ -9,11 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::{
     ids::{FlowId, InterfaceId, List},
     model::{Flow, Output},
+    wording::rules_named,
 };
 use crate::config::rules::{Match, Prefix, Ttl, Vlan};
-
-/// The most rule names that a note shows.
-const NAMED: usize = 6;
 
 /// Adds the notes about `flows`.
 pub(super) fn notes(flows: &List<FlowId, Flow>, notes: &mut Vec<String>) {
@@ -21,7 +19,7 @@ pub(super) fn notes(flows: &List<FlowId, Flow>, notes: &mut Vec<String>) {
         let mut outputs = flow.outputs.iter();
         outputs.any(|output| matches!(output.header.ttl, Ttl::Set(_)))
     };
-    if let Some(names) = named(flows.iter().filter(fixed)) {
+    if let Some(names) = rules_named(flows.iter().filter(fixed)) {
         notes.push(format!(
             "A fixed `ttl` ({names}) starts every copy anew: if another relay sends such a copy back to an input of this \
              one, it circulates for ever. Leave `ttl` out where that is possible."
@@ -40,7 +38,7 @@ pub(super) fn notes(flows: &List<FlowId, Flow>, notes: &mut Vec<String>) {
             inputs.is_some_and(|inputs| inputs.take_any_of(flow, output))
         })
     };
-    if let Some(names) = named(flows.iter().filter(feeds)) {
+    if let Some(names) = rules_named(flows.iter().filter(feeds)) {
         notes.push(format!(
             "Datagrams that other rules take are sent by {names}, but the relay does not take its own copies where they \
              come back to it: they are counted as own_frame. Put the outputs of both rules into one rule."
@@ -88,27 +86,6 @@ impl<'a> Inputs<'a> {
             input.ports.overlaps(output.port) && takes_source
         })
     }
-}
-
-/// The names of the rules, `None` if there are none.
-fn named<'a>(flows: impl Iterator<Item = &'a Flow>) -> Option<String> {
-    let names: Vec<&str> = flows.map(|flow| flow.rule.as_str()).collect();
-    let (plural, more) = match names.len() {
-        0 => return None,
-        1 => ("", 0),
-        count => ("s", count.saturating_sub(NAMED)),
-    };
-    let shown: Vec<String> = names
-        .iter()
-        .take(NAMED)
-        .map(|name| format!("`{}`", name.escape_debug()))
-        .collect();
-    let more = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
-    };
-    Some(format!("rule{plural} {}{more}", shown.join(", ")))
 }
 
 #[cfg(test)]

@@ -25,6 +25,9 @@ pub struct Plan {
     pub interfaces: List<InterfaceId, Interface>,
     /// One per rule that runs, in the file's order. Workers refer to it by id.
     pub flows: List<FlowId, Flow>,
+    /// The addresses of this host that copies leave with.
+    #[serde(skip)]
+    pub own_sources: BTreeSet<IpAddr>,
     /// The threads that will run.
     pub workers: Vec<WorkerPlan>,
     /// What the user should know about this plan, one text per note.
