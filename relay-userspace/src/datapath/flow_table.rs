@@ -318,28 +318,21 @@ impl Flows {
         self.table.look_up(input, datagram)
     }
 
-    /// What some copies of `datagram`, which `flow` takes, keep of it; `None` where none keeps
-    /// anything. `frame` is what it was decoded from, whose outermost tag may be `beside` it.
+    /// Whether some copies of any flow keep what others do not.
     #[inline]
     #[must_use]
-    pub fn kept(
-        &self,
-        flow: u32,
-        datagram: &Datagram,
-        frame: &[u8],
-        beside: Option<Tag>,
-    ) -> Option<Kept> {
-        if self.any_keeps {
-            self.kept_in(flow, *datagram, frame, beside)
-        } else {
-            None
-        }
+    pub const fn keep_any(&self) -> bool {
+        self.any_keeps
     }
 
+    /// What some copies of `datagram`, which `flow` takes, keep of it; `None` where none keeps
+    /// anything. `frame` is what it was decoded from, whose outermost tag may be `beside` it.
+    ///
     /// Out of line: few rule files have such flows. By value, so that a datagram need not lie in
-    /// memory for it.
+    /// memory for it. Only where [`Self::keep_any`].
     #[inline(never)]
-    fn kept_in(
+    #[must_use]
+    pub fn kept(
         &self,
         flow: u32,
         datagram: Datagram,

@@ -325,43 +325,37 @@ impl Template {
     fn write_with(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
         match &self.headers {
             Headers::V4(v4) => v4.write(to, received, completed),
-            others => others.write(to, received, completed),
+            Headers::V6(v6) => v6.write(to, received, completed),
+            others => others.write_tagged(to, received, completed),
         }
     }
 }
 
 impl Headers {
-    /// Writes any. Out of line, so that copies over IPv4 without a tag keep the registers.
+    /// Writes those with tags: the headers without them where they end, then the Ethernet addresses
+    /// once more in front, and the tags between.
+    ///
+    /// Out of line, so that copies without a tag keep the registers.
     #[inline(never)]
-    fn write(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
-        match self {
-            Self::V4(v4) => v4.write(to, received, completed),
-            Self::V6(v6) => v6.write(to, received, completed),
-            Self::TaggedV4(tags, v4) => {
-                write_tagged(tags, to, |to| v4.write(to, received, completed))
-            }
-            Self::TaggedV6(tags, v6) => {
-                write_tagged(tags, to, |to| v6.write(to, received, completed))
-            }
+    fn write_tagged(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
+        let (Self::TaggedV4(tags, _) | Self::TaggedV6(tags, _)) = self else {
+            return 0;
+        };
+        let len = tags.len();
+        let Some(untagged) = to.get_mut(len..) else {
+            return 0;
+        };
+        let written = match self {
+            Self::V4(v4) | Self::TaggedV4(_, v4) => v4.write(untagged, received, completed),
+            Self::V6(v6) | Self::TaggedV6(_, v6) => v6.write(untagged, received, completed),
+        };
+        if written < ETHERNET_LEN {
+            return 0;
         }
+        to.copy_within(len..len + MACS_END, 0);
+        if let Some(place) = to.get_mut(MACS_END..MACS_END + len) {
+            place.copy_from_slice(tags.bytes());
+        }
+        len + written
     }
-}
-
-/// Writes headers with `tags`: those without them where they end, then the Ethernet addresses once
-/// more in front, and the tags between.
-#[inline(never)]
-fn write_tagged(tags: &Tags, to: &mut [u8], write: impl FnOnce(&mut [u8]) -> usize) -> usize {
-    let len = tags.len();
-    let Some(untagged) = to.get_mut(len..) else {
-        return 0;
-    };
-    let written = write(untagged);
-    if written < ETHERNET_LEN {
-        return 0;
-    }
-    to.copy_within(len..len + MACS_END, 0);
-    if let Some(place) = to.get_mut(MACS_END..MACS_END + len) {
-        place.copy_from_slice(tags.bytes());
-    }
-    len + written
 }

@@ -114,9 +114,9 @@ fn add(
         chunks.give_back(chunk);
         return;
     };
-    let kept = flows.kept(flow, &datagram, frame, None);
+    let keeps = flows.keep_any() && batch.keep(flows.kept(flow, datagram, frame, None));
     let payload = datagram.payload();
     chunks.truncate(&mut chunk, datagram.end());
     let frame = Frame::new(chunk, received, flow, payload);
-    batch.add(frame, kept.as_ref(), chunks, flows, stats);
+    batch.add(frame, keeps, chunks, flows, stats);
 }
