@@ -326,21 +326,18 @@ impl Flows {
     }
 
     /// What some copies of `datagram`, which `flow` takes, keep of it; `None` where none keeps
-    /// anything. `frame` is what it was decoded from, whose outermost tag may be `beside` it.
-    ///
-    /// Out of line: few rule files have such flows. By value, so that a datagram need not lie in
-    /// memory for it. Only where [`Self::keep_any`].
-    #[inline(never)]
+    /// anything. `frame` is what it was decoded from, whose outermost tag may be `beside` it. To be
+    /// asked only where [`Self::keep_any`].
     #[must_use]
     pub fn kept(
         &self,
         flow: u32,
-        datagram: Datagram,
+        datagram: &Datagram,
         frame: &[u8],
         beside: Option<Tag>,
     ) -> Option<Kept> {
         let keeping = self.flows.get(flow as usize)?.keeping?;
-        Some(keeping.kept(&datagram, frame, beside))
+        Some(keeping.kept(datagram, frame, beside))
     }
 
     /// Whether all copies of two places in a flow go to two destinations, so that their order is

@@ -151,7 +151,7 @@ impl Datagrams {
         let (_, frame) = vnet_header::ReceivedVnetHeader::split(out.payload_data())?;
         let tag = stripped_tag(out.control_data());
         let datagram = wire::decode_stripped(frame, tag).ok()?;
-        flows.kept(self.flow, datagram, frame, tag)
+        flows.kept(self.flow, &datagram, frame, tag)
     }
 
     /// The number of datagrams, at least one.
