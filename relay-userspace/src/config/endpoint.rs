@@ -165,6 +165,48 @@ impl Reader<'_, '_> {
         label: &str,
         kept: Kept,
     ) -> Option<(At<Output>, Place)> {
+        if let DeValue::Table(table) = value.get_ref()
+            && let Some(address) = table.get("address")
+        {
+            // Throw-away reader, until the one of branch `config`.
+            let place = self.found.place(&value.span());
+            let text = |key: &str| match table.get(key).map(|value| value.get_ref()) {
+                Some(DeValue::String(text)) => Some(text.to_string()),
+                _ => None,
+            };
+            let number = |key: &str| match table.get(key).map(|value| value.get_ref()) {
+                Some(DeValue::Integer(number)) => number.to_string().parse::<u32>().ok(),
+                _ => None,
+            };
+            let DeValue::String(address) = address.get_ref() else {
+                return None;
+            };
+            let address: IpAddr = address.parse().ok()?;
+            let port = number("port").map(|port| PortMatch::One(port as u16));
+            let interface = text("interface");
+            if let Some(name) = &interface {
+                self.use_interface(name);
+            }
+            let source = match text("source").as_deref() {
+                None => Source::Interface,
+                Some("keep") => Source::Keep,
+                Some(source) => Source::Address(source.parse().ok()?),
+            };
+            let ttl = table.get("ttl").map_or(Some(Ttl::default()), |value| self.ttl(value, label));
+            let output = Output {
+                interface,
+                group: address.into(),
+                port: port.or(kept.ports)?,
+                source,
+                header: Header {
+                    ttl: ttl?,
+                    ..Header::default()
+                },
+                mark: number("mark"),
+            };
+            let value = output;
+            return Some((At { place, value }, place));
+        }
         let Endpoint {
             place,
             table,
