@@ -33,7 +33,10 @@ pub mod watch;
 pub(crate) use self::facts::facts;
 pub use self::{
     bell::Bell,
-    facts::{Destination, HostError, HostFacts, InterfaceFacts, Routed, XdpFeatures, facts_for, with_carrier},
+    facts::{
+        Destination, HostError, HostFacts, InterfaceFacts, RouteAnswer, XdpFeatures, facts_for,
+        with_carrier,
+    },
     gso_limits::GsoLimits,
     ipv6_address::Ipv6Address,
     membership_versions::MembershipVersions,

@@ -192,7 +192,9 @@ impl Reader<'_, '_> {
                 Some("keep") => Source::Keep,
                 Some(source) => Source::Address(source.parse().ok()?),
             };
-            let ttl = table.get("ttl").map_or(Some(Ttl::default()), |value| self.ttl(value, label));
+            let ttl = table
+                .get("ttl")
+                .map_or(Some(Ttl::default()), |value| self.ttl(value, label));
             let output = Output {
                 interface,
                 group: address.into(),

@@ -9,10 +9,13 @@ use std::{
 };
 
 use super::{
-    Ipv6Address,
+    Ipv6Address, ethtool,
+    gso_limits::GsoLimits,
+    membership_versions::MembershipVersions,
+    netlink,
+    other_receivers::Bystanders,
     routes::{NoRoute, Route, RouteQuery, Routing},
-    ethtool, gso_limits::GsoLimits, membership_versions::MembershipVersions, netlink,
-    other_receivers::Bystanders, vlan_offloads::VlanOffloads,
+    vlan_offloads::VlanOffloads,
 };
 
 /// One interface as the kernel describes it now.
@@ -169,7 +172,7 @@ pub struct HostFacts {
     pub versions: MembershipVersions,
     /// Where the kernel's routing leads, for each destination that the caller named. A route leads
     /// through one of [`Self::interfaces`].
-    pub routes: HashMap<Destination, Routed>,
+    pub routes: HashMap<Destination, RouteAnswer>,
 }
 
 /// What the kernel's routing decides on, with an interface as rules know it.
@@ -183,7 +186,7 @@ pub struct Destination {
 
 /// What the kernel was asked, and its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Routed {
+pub struct RouteAnswer {
     /// With the index of the interface, if that is given.
     pub query: RouteQuery,
     /// The way, or why there is none.
@@ -312,7 +315,9 @@ fn routes(
             }
             Ok(route)
         });
-        host_facts.routes.insert(destination, Routed { query, answer });
+        host_facts
+            .routes
+            .insert(destination, RouteAnswer { query, answer });
     }
 }
 

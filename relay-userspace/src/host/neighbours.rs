@@ -99,13 +99,15 @@ impl Neighbours {
     /// The kernel's refusal.
     pub fn get(&mut self, host: OnLink) -> io::Result<Option<Neighbour>> {
         let mut found = None;
-        let asked = self
-            .0
-            .ask(libc::RTM_GETNEIGH, &request(host, 0, None), |kind, answer| {
+        let asked = self.0.ask(
+            libc::RTM_GETNEIGH,
+            &request(host, 0, None),
+            |kind, answer| {
                 if kind == libc::RTM_NEWNEIGH {
                     found = neighbour(answer).map(|(_, neighbour)| neighbour);
                 }
-            });
+            },
+        );
         match asked {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {
                 Ok(None)

@@ -257,12 +257,7 @@ impl Hindered {
     }
 
     /// The plan of the rules that are left, and the reasons for the others.
-    fn arrangement(
-        &self,
-        document: &Document,
-        routed: &Routed<'_>,
-        mut plan: Plan,
-    ) -> Arrangement {
+    fn arrangement(&self, document: &Document, routed: &Routed<'_>, mut plan: Plan) -> Arrangement {
         let mut pending_rules = Vec::new();
         let mut pending_outputs = Vec::new();
         if self.0.is_empty() && routed.all_have_ways() {
@@ -273,7 +268,11 @@ impl Hindered {
             };
         }
         let mut flows = plan.flows.iter_mut();
-        let rules = document.rules.rules.iter().zip(routed.document.with_places());
+        let rules = document
+            .rules
+            .rules
+            .iter()
+            .zip(routed.document.with_places());
         for (wanted, (rule, places)) in rules {
             let mut pending = Vec::new();
             let outputs = rule.outputs.iter().zip(&places.outputs);

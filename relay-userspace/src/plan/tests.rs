@@ -9,6 +9,7 @@ mod keys;
 mod local;
 mod matched;
 mod modes;
+mod unicast;
 mod vlan_offloads;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
