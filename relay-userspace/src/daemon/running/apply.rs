@@ -80,6 +80,7 @@ impl Running {
         self.memberships
             .join_missing(&now, |index| name_of(next, index))?;
         self.open_local_device(next)?;
+        self.next_hops.want(next);
         let mut prepared = self.prepare(next, &matched, &keys)?;
 
         let mut applied = Applied {
@@ -117,6 +118,7 @@ impl Running {
 
         self.kernel.set_own_sources(&OwnSource::of(next))?;
         self.leave_groups(&groups);
+        self.next_hops.release(next);
         self.offloads.give_back_others(next, &self.claims);
         self.release_claims(next);
         if local_input(next).is_none() {
@@ -328,6 +330,7 @@ impl Running {
         let stats = workers.map(|worker| Arc::clone(worker.remote.stats()));
         self.last.extend(stats);
         self.end_workers(&ended);
+        self.next_hops.release(&Plan::default());
         hanging
     }
 }
