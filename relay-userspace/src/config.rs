@@ -17,6 +17,8 @@ mod groups;
 mod matches;
 mod merge;
 mod mistake;
+mod output;
+mod output_values;
 mod place;
 mod ports;
 mod prefix;

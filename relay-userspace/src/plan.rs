@@ -34,6 +34,7 @@ mod received_checksums;
 mod routes;
 mod shapes;
 mod source_address;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod tx_methods;

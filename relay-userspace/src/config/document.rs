@@ -51,7 +51,7 @@ pub struct RulePlaces {
 pub struct OutputPlaces {
     /// The output's table.
     pub output: Place,
-    /// The interface in it.
+    /// The interface in it; where it names none, the output's table.
     pub interface: Place,
 }
 

@@ -1,15 +1,12 @@
-//! Readers of the two ends of a rule: its input, and its outputs, which keep of the input what they
-//! leave out.
+//! Reader of the input of a rule, and what its outputs can keep of it ([`super::output`]).
 
 use std::net::IpAddr;
 
-use toml::de::{DeTable, DeValue};
-
 use super::{
-    MAX_MEMBERSHIPS_OF_A_RULE, MAX_OUTPUTS, Place,
+    MAX_MEMBERSHIPS_OF_A_RULE, Place,
     draft::At,
     reader::Reader,
-    rules::{Header, Input, Match, Output, PortMatch, Prefix, Source, Ttl, Vlan},
+    rules::{Input, Match, PortMatch, Prefix, Vlan},
     values::{Side, Value},
 };
 
@@ -23,20 +20,13 @@ const INPUT_KEYS: &[&str] = &[
     "local",
     "limit",
 ];
-const OUTPUT_KEYS: &[&str] = &["interface", "group", "port", "ttl"];
 
-/// Groups and ports of an input, as far as they could be read.
+/// Groups, ports and tags of an input, as far as they could be read.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Kept {
-    group: Option<Prefix>,
-    ports: Option<PortMatch>,
-}
-
-/// The table of an input or output, and its interface.
-struct Endpoint<'v, 'i> {
-    place: Place,
-    table: &'v DeTable<'i>,
-    interface: Option<At<String>>,
+    pub(super) group: Option<Prefix>,
+    pub(super) ports: Option<PortMatch>,
+    pub(super) vlan: Option<Vlan>,
 }
 
 impl Reader<'_, '_> {
@@ -46,21 +36,23 @@ impl Reader<'_, '_> {
         value: &Value<'_>,
         label: &str,
     ) -> (Option<(At<Input>, Place)>, Kept) {
-        let Some(endpoint) = self.endpoint(value, label, INPUT_KEYS) else {
+        let place = self.found.place(&value.span());
+        let example = "{ interface = \"eth0\", group = \"239.1.1.1\", port = 5001 }";
+        let Some(table) = self.table(value, label, example) else {
+            self.draft.used_incomplete = true;
             return (None, Kept::default());
         };
-        let Endpoint {
-            place,
-            table,
-            interface,
-        } = endpoint;
+        self.known_keys(table, label, INPUT_KEYS);
+        let interface = self.required(table, place, "interface", label);
+        let interface = self.used_interface(interface, label);
         let group = self.required(table, place, "group", label);
         let group = group.and_then(|value| self.group(value, label, Side::Input));
         let ports = self.required(table, place, "port", label);
         let ports = ports.and_then(|value| self.ports(value, label));
-        let kept = Kept {
+        let mut kept = Kept {
             group: group.as_ref().map(|group| group.value),
             ports: ports.map(|ports| ports.value),
+            vlan: None,
         };
         let like = kept.group.map(|group| group.address());
         let sources = match table.get("source") {
@@ -71,6 +63,7 @@ impl Reader<'_, '_> {
             None => Some(Vlan::Untagged),
             Some(value) => self.vlan(value, label),
         };
+        kept.vlan = vlan;
         let mut flag = |key, default| match table.get(key) {
             None => Some(default),
             Some(value) => self.boolean(value, key, label),
@@ -121,255 +114,20 @@ impl Reader<'_, '_> {
         );
     }
 
-    pub(super) fn outputs(
+    /// The name of the interface of an input or output, if it could be read.
+    pub(super) fn used_interface(
         &mut self,
-        value: &Value<'_>,
-        rule: &str,
-        kept: Kept,
-    ) -> Vec<(At<Output>, Place)> {
-        const EXAMPLE: &str = "[{ interface = \"eth1\", group = \"239.2.2.2\", port = 5002 }]";
-        let place = self.found.place(&value.span());
-        let DeValue::Array(list) = value.get_ref() else {
-            self.wrong_type(value, "outputs", rule, "an array", EXAMPLE);
-            self.draft.used_incomplete = true;
-            return Vec::new();
-        };
-        if list.is_empty() {
-            let remedy = format!("write at least one, for example outputs = {EXAMPLE}");
-            self.found
-                .add(place, format!("{rule} has no outputs"), remedy);
-        }
-        if let Some(extra) = list.get(MAX_OUTPUTS) {
-            let place = self.found.place(&extra.span());
-            self.found.add(
-                place,
-                format!(
-                    "{rule} has {} outputs; {MAX_OUTPUTS} are possible",
-                    list.len()
-                ),
-                "leave some out; a second rule cannot take the same input",
-            );
-            self.draft.used_incomplete = true;
-        }
-        let mut outputs = Vec::new();
-        for (position, value) in list.iter().take(MAX_OUTPUTS).enumerate() {
-            let label = format!("{rule}, output {}", position + 1);
-            outputs.extend(self.output(value, &label, kept));
-        }
-        outputs
-    }
-
-    fn output(
-        &mut self,
-        value: &Value<'_>,
+        value: Option<&Value<'_>>,
         label: &str,
-        kept: Kept,
-    ) -> Option<(At<Output>, Place)> {
-        if let DeValue::Table(table) = value.get_ref()
-            && let Some(address) = table.get("address")
-        {
-            // Throw-away reader, until the one of branch `config`.
-            let place = self.found.place(&value.span());
-            let text = |key: &str| match table.get(key).map(|value| value.get_ref()) {
-                Some(DeValue::String(text)) => Some(text.to_string()),
-                _ => None,
-            };
-            let number = |key: &str| match table.get(key).map(|value| value.get_ref()) {
-                Some(DeValue::Integer(number)) => number.to_string().parse::<u32>().ok(),
-                _ => None,
-            };
-            let DeValue::String(address) = address.get_ref() else {
-                return None;
-            };
-            let address: IpAddr = address.parse().ok()?;
-            let port = number("port").map(|port| PortMatch::One(port as u16));
-            let interface = text("interface");
-            if let Some(name) = &interface {
-                self.use_interface(name);
+    ) -> Option<At<String>> {
+        let name = value.and_then(|value| self.interface_name(value, "interface", label));
+        match &name {
+            Some(name) if self.draft.used.contains(&name.value) => {}
+            Some(name) => {
+                self.draft.used.insert(name.value.clone());
             }
-            let source = match text("source").as_deref() {
-                None => Source::Interface,
-                Some("keep") => Source::Keep,
-                Some(source) => Source::Address(source.parse().ok()?),
-            };
-            let ttl = table
-                .get("ttl")
-                .map_or(Some(Ttl::default()), |value| self.ttl(value, label));
-            let output = Output {
-                interface,
-                group: address.into(),
-                port: port.or(kept.ports)?,
-                source,
-                header: Header {
-                    ttl: ttl?,
-                    ..Header::default()
-                },
-                mark: number("mark"),
-            };
-            let value = output;
-            return Some((At { place, value }, place));
-        }
-        let Endpoint {
-            place,
-            table,
-            interface,
-        } = self.endpoint(value, label, OUTPUT_KEYS)?;
-        let group = match table.get("group") {
-            None => kept.group,
-            Some(value) => self
-                .group(value, label, Side::Output)
-                .and_then(|group| self.group_onto(&group, label, kept.group)),
-        };
-        let port = match table.get("port") {
-            None => kept.ports,
-            Some(value) => self
-                .ports(value, label)
-                .and_then(|ports| self.ports_onto(&ports, label, kept.ports)),
-        };
-        let ttl = match table.get("ttl") {
-            None => Some(Ttl::default()),
-            Some(value) => self.ttl(value, label),
-        };
-        let (interface, group, port, ttl) = (interface?, group?, port?, ttl?);
-        let output = Output {
-            interface: Some(interface.value),
-            group,
-            port,
-            source: Source::default(),
-            header: Header {
-                ttl,
-                ..Header::default()
-            },
-            mark: None,
-        };
-        Some((
-            At {
-                place,
-                value: output,
-            },
-            interface.place,
-        ))
-    }
-
-    /// Whether copies of datagrams to the groups `from` can go to the groups of an output.
-    fn group_onto(
-        &mut self,
-        onto: &At<Prefix>,
-        label: &str,
-        from: Option<Prefix>,
-    ) -> Option<Prefix> {
-        let group = onto.value;
-        let Some(from) = from else { return Some(group) };
-        let version = |group: Prefix| match group.address() {
-            IpAddr::V4(_) => "IPv4",
-            IpAddr::V6(_) => "IPv6",
-        };
-        let (cause, remedy) = if version(group) != version(from) {
-            let (ours, theirs) = (version(group), version(from));
-            (
-                format!(
-                    "`group` \"{group}\" is an {ours} group and the input has {theirs}; relay does \
-                     not translate one into the other"
-                ),
-                format!("give an {theirs} group, or leave `group` out to keep the input's"),
-            )
-        } else if group.is_one() || group.length() == from.length() {
-            return Some(group);
-        } else if from.is_one() {
-            (
-                format!("`group` \"{group}\" is a prefix, and the input has one group"),
-                "give one group, or leave `group` out to keep the input's".to_owned(),
-            )
-        } else {
-            let length = from.length();
-            let fitting = Prefix::around(group.address(), length);
-            let fitting = fitting.map_or_else(|| from.to_string(), |group| group.to_string());
-            (
-                format!("`group` \"{group}\" is not as long as the input's prefix, {from}"),
-                format!(
-                    "give a prefix of {length} bits, such as \"{fitting}\", or one group that all \
-                     copies go to"
-                ),
-            )
-        };
-        self.found
-            .add(onto.place, format!("{label}: {cause}"), remedy);
-        None
-    }
-
-    /// Whether copies of datagrams to the ports `from` can go to the ports of an output.
-    fn ports_onto(
-        &mut self,
-        onto: &At<PortMatch>,
-        label: &str,
-        from: Option<PortMatch>,
-    ) -> Option<PortMatch> {
-        let ports = onto.value;
-        let Some(from) = from else { return Some(ports) };
-        let (first, _) = ports.bounds();
-        let (cause, remedy) = match (ports, from) {
-            (PortMatch::One(_), _) | (PortMatch::Any, PortMatch::Any) => return Some(ports),
-            (PortMatch::Range(..), PortMatch::Range(..)) if ports.count() == from.count() => {
-                return Some(ports);
-            }
-            (PortMatch::Any, _) => (
-                format!("`port` \"any\" does not go with the input's port {from}"),
-                "leave `port` out to keep the input's, or give one port".to_owned(),
-            ),
-            (PortMatch::Range(..), PortMatch::Range(..)) => {
-                let last = first.checked_add(from.count() - 1);
-                let fitting = last.map_or(from, |last| PortMatch::Range(first, last));
-                (
-                    format!(
-                        "`port` \"{ports}\" has {} ports and the input's \"{from}\" has {}",
-                        ports.count(),
-                        from.count()
-                    ),
-                    format!(
-                        "give as many, such as \"{fitting}\", or one port that all copies go to"
-                    ),
-                )
-            }
-            (PortMatch::Range(..), PortMatch::One(_) | PortMatch::Any) => (
-                format!("`port` \"{ports}\" is a range, and the input's port is {from}"),
-                "give one port, or leave `port` out to keep the input's".to_owned(),
-            ),
-        };
-        self.found
-            .add(onto.place, format!("{label}: {cause}"), remedy);
-        None
-    }
-
-    /// What inputs and outputs have in common.
-    fn endpoint<'v, 'i>(
-        &mut self,
-        value: &'v Value<'i>,
-        label: &str,
-        keys: &[&str],
-    ) -> Option<Endpoint<'v, 'i>> {
-        let place = self.found.place(&value.span());
-        let example = "{ interface = \"eth0\", group = \"239.1.1.1\", port = 5001 }";
-        let Some(table) = self.table(value, label, example) else {
-            self.draft.used_incomplete = true;
-            return None;
-        };
-        self.known_keys(table, label, keys);
-        let interface = self.required(table, place, "interface", label);
-        let interface = interface.and_then(|value| self.interface_name(value, "interface", label));
-        match &interface {
-            Some(name) => self.use_interface(&name.value),
             None => self.draft.used_incomplete = true,
         }
-        Some(Endpoint {
-            place,
-            table,
-            interface,
-        })
-    }
-
-    fn use_interface(&mut self, name: &str) {
-        if !self.draft.used.contains(name) {
-            self.draft.used.insert(name.to_owned());
-        }
+        name
     }
 }

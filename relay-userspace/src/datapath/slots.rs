@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::{
-    config::rules::{PortMatch, Prefix, Rule},
+    config::rules::{OutputVlan, PortMatch, Prefix, Rule},
     plan::{self, Plan, WaitsFor},
 };
 
@@ -18,10 +18,12 @@ pub struct OutputIdentity {
     /// The interface's name; empty where the kernel's routing chooses it, so that it stays the same
     /// output when its route moves.
     pub interface: String,
-    /// The destination group.
+    /// The destination group or address.
     pub group: Prefix,
     /// The destination port.
     pub port: PortMatch,
+    /// The tags.
+    pub vlan: OutputVlan,
     /// How many outputs of the rule that are the same in all this come before it.
     pub repeat: u32,
 }
@@ -33,13 +35,12 @@ impl OutputIdentity {
         let mut repeats = HashMap::new();
         let mut all = Vec::with_capacity(rule.outputs.len());
         for output in &rule.outputs {
-            let repeat = repeats
-                .entry((output.interface.as_deref(), output.group, output.port))
-                .or_insert(0);
+            let repeat = repeats.entry(output.destination()).or_insert(0);
             all.push(Self {
                 interface: output.interface.clone().unwrap_or_default(),
                 group: output.group,
                 port: output.port,
+                vlan: output.header.vlan,
                 repeat: *repeat,
             });
             *repeat += 1;
@@ -54,11 +55,14 @@ pub fn identities(plan: &Plan, flow: &plan::Flow) -> Vec<OutputIdentity> {
     let running = flow.outputs.iter().map(|output| {
         let interface = output.configured().and_then(|at| plan.interfaces.get(at));
         let interface = interface.map_or("", |interface| interface.name.as_str());
-        (output.position, (interface, output.group, output.port))
+        let vlan = output.header.vlan;
+        let key = (interface, output.group, output.port, vlan);
+        (output.position, key)
     });
     let waiting = flow.pending.iter().map(|output| {
         let interface = output.interface.as_deref().unwrap_or_default();
-        (output.position, (interface, output.group, output.port))
+        let key = (interface, output.group, output.port, output.vlan);
+        (output.position, key)
     });
     let all: Vec<_> = running.chain(waiting).collect();
     let mut in_order: Vec<usize> = (0..all.len()).collect();
@@ -72,12 +76,13 @@ pub fn identities(plan: &Plan, flow: &plan::Flow) -> Vec<OutputIdentity> {
             *count += 1;
         }
     }
-    let identity = |((_, (interface, group, port)), repeat): (_, u32)| {
+    let identity = |((_, (interface, group, port, vlan)), repeat): (_, u32)| {
         let interface: &str = interface;
         OutputIdentity {
             interface: interface.to_owned(),
             group,
             port,
+            vlan,
             repeat,
         }
     };

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use super::{
@@ -164,6 +164,9 @@ pub struct HostFacts {
     /// Packet sockets take UDP GSO packets (`VIRTIO_NET_HDR_GSO_UDP_L4`), which the kernel or the
     /// NIC cuts into datagrams.
     pub gso_packets: bool,
+    /// The addresses of all interfaces of this host, loopback included, as far as it may send from
+    /// them.
+    pub addresses: HashSet<IpAddr>,
     /// Other receivers of multicast on this host.
     pub bystanders: Bystanders,
     /// Why no TAP device can be made here, with what to do. Only known if a rule needs one.
@@ -261,6 +264,10 @@ pub fn facts_for<'a>(
             Err(error) => host_facts.failures.push(error),
         }
     }
+    let ipv4 = dump.addresses.iter().map(|&(_, one)| IpAddr::V4(one));
+    let ipv6 = dump.ipv6_addresses.iter();
+    let ipv6 = ipv6.map(|(_, one)| IpAddr::V6(one.address));
+    host_facts.addresses = ipv4.chain(ipv6).collect();
     routes(&mut host_facts, known, &dump, destinations);
     let links = dump.links.iter();
     host_facts.versions =

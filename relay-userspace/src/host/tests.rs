@@ -514,3 +514,25 @@ mod routed {
         });
     }
 }
+
+#[test]
+fn the_addresses_of_all_interfaces_are_known() {
+    in_namespace(|| {
+        make_pair();
+        run("ip link set lo up");
+        run("ip address add 10.9.0.1/32 dev lo");
+        run("ip address add 10.0.0.1/24 dev vb");
+        run("ip address add 2001:db8::1/64 dev vb nodad");
+        let host_facts = facts_for(["va"], &std::collections::BTreeSet::new(), Vec::new());
+        let mut addresses: Vec<String> = host_facts
+            .addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        addresses.sort_unstable();
+        assert_eq!(
+            addresses,
+            ["10.0.0.1", "10.9.0.1", "127.0.0.1", "2001:db8::1", "::1"]
+        );
+    });
+}

@@ -290,6 +290,7 @@ impl Hindered {
                     group: output.group,
                     port: output.port,
                     waits_for,
+                    vlan: output.header.vlan,
                 };
                 pending.push((one, reason));
             }

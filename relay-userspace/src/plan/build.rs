@@ -25,7 +25,7 @@ use super::{
     notes, queues,
     received_checksums::Checksums,
     routes::Routed,
-    shapes, source_address, tx_methods,
+    shapes, source_address, sources, tx_methods,
     used_interface::Use,
     vlan_offloads,
 };
@@ -173,9 +173,12 @@ pub(super) fn finish(
         })
         .collect();
     loops::notes(&flows, &mut said);
+    let own_sources = sources::own(&flows, host_facts);
+    sources::notes(&flows, &own_sources, &mut said);
     Plan {
         interfaces,
         flows,
+        own_sources,
         workers,
         notes: said,
     }
@@ -243,12 +246,19 @@ fn ipv6_sources(flows: &List<FlowId, Flow>) -> HashMap<InterfaceId, Vec<Ipv6Addr
 fn interface(
     used: Use<'_>,
     mode: Mode,
-    ipv6_sources: Vec<Ipv6Addr>,
+    mut ipv6_sources: Vec<Ipv6Addr>,
     host_facts: &HostFacts,
 ) -> Option<Interface> {
     let (facts, gso_packets) = (used.facts, host_facts.gso_packets);
     let igmp = host_facts.versions.igmp(facts.index);
     let has_sockets = used.has_sockets();
+    let has = |source: &Ipv6Addr| {
+        facts
+            .ipv6_addresses
+            .iter()
+            .any(|one| one.address == *source)
+    };
+    ipv6_sources.retain(has);
     Some(Interface {
         name: facts.name.clone(),
         index: facts.index,

@@ -91,9 +91,7 @@ mod tests {
         let size = |input, output, mode| {
             let plan = Plan {
                 interfaces: vec![interface(input), interface(output)].into(),
-                flows: Vec::new().into(),
-                workers: Vec::new(),
-                notes: Vec::new(),
+                ..Plan::default()
             };
             worker().chunk_size(&plan, mode)
         };

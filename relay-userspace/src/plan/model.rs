@@ -14,7 +14,7 @@ use super::{
     received_checksums::Checksums,
 };
 use crate::{
-    config::rules::{Header, Limit, Match, PortMatch, Prefix, Transmit},
+    config::rules::{Header, Limit, Match, OutputVlan, PortMatch, Prefix, Transmit},
     host::{GsoLimits, VlanOffload},
 };
 
@@ -25,6 +25,9 @@ pub struct Plan {
     pub interfaces: List<InterfaceId, Interface>,
     /// One per rule that runs, in the file's order. Workers refer to it by id.
     pub flows: List<FlowId, Flow>,
+    /// The addresses of this host that copies leave with.
+    #[serde(skip)]
+    pub own_sources: BTreeSet<IpAddr>,
     /// The threads that will run.
     pub workers: Vec<WorkerPlan>,
     /// What the user should know about this plan, one text per note.
@@ -153,10 +156,12 @@ pub struct PendingOutput {
     pub position: usize,
     /// The interface's name; `None` where the kernel's routing chooses it.
     pub interface: Option<String>,
-    /// The destination group, or the prefix that the input's host part is kept on.
+    /// The destination group, the prefix that the input's host part is kept on, or a unicast address.
     pub group: Prefix,
     /// The destination port, or ports as many as the input's.
     pub port: PortMatch,
+    /// The tags.
+    pub vlan: OutputVlan,
     /// What it waits for.
     pub waits_for: WaitsFor,
 }

@@ -9,6 +9,7 @@ mod keys;
 mod local;
 mod matched;
 mod modes;
+mod sources;
 mod unicast;
 mod vlan_offloads;
 
