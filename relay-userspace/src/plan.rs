@@ -17,6 +17,7 @@ mod explain;
 mod finding;
 mod flow_key;
 mod group_notes;
+mod header_text;
 mod ids;
 mod interface_checks;
 mod io_uring_workers;
@@ -51,6 +52,7 @@ pub use self::{
     diff::{Difference, diff},
     explain::{Datagram, Explanation, Verdict, explain},
     flow_key::FlowKey,
+    header_text::HeaderText,
     ids::{FlowId, Id, InterfaceId, List, OutputId},
     mac::{Mac, of_group},
     memberships::Membership,

@@ -1,5 +1,7 @@
 //! Tests against the kernel: each makes a network namespace of its own and needs root.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::testing::{in_namespace, run};
 
@@ -147,11 +149,7 @@ fn loopback_and_bridge_interfaces_have_no_native_xdp() {
     in_namespace(|| {
         run("ip link add name br0 type bridge");
         run("ip link set br0 up");
-        let host_facts = facts_for(
-            ["lo", "br0", "lo"],
-            &std::collections::BTreeSet::new(),
-            Vec::new(),
-        );
+        let host_facts = facts_for(["lo", "br0", "lo"], &BTreeSet::new(), Vec::new());
         assert_eq!(host_facts.failures, []);
         assert_eq!(host_facts.interfaces.len(), 2);
         let (lo, bridge) = (&host_facts.interfaces["lo"], &host_facts.interfaces["br0"]);
