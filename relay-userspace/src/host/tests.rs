@@ -521,7 +521,7 @@ fn the_addresses_of_all_interfaces_are_known() {
         run("ip address add 10.9.0.1/32 dev lo");
         run("ip address add 10.0.0.1/24 dev vb");
         run("ip address add 2001:db8::1/64 dev vb nodad");
-        let host_facts = facts_for(["va"], &std::collections::BTreeSet::new(), Vec::new());
+        let host_facts = facts_for(["va"], &BTreeSet::new(), Vec::new());
         let mut addresses: Vec<String> = host_facts
             .addresses
             .iter()
