@@ -245,6 +245,7 @@ impl Running {
     /// Binds the sockets of new workers, by their positions.
     fn bind(&mut self, next: &Plan, matched: &Matched) -> Result<Vec<(usize, Bound)>, RunError> {
         let mut fanouts = Fanouts::default();
+        let next_hops = &self.next_hops.table;
         let mut all = Vec::new();
         for (position, planned) in next.workers.iter().enumerate() {
             if matched.kept.get(position).is_some_and(Option::is_some) {
@@ -254,7 +255,7 @@ impl Running {
             let interface = planned.input.or(ports.into_iter().next());
             let interface = interface.and_then(|id| next.interfaces.get(id));
             self.culprit = interface.map(|interface| interface.name.clone());
-            let mut bound = datapath::bind(next, planned, &self.kernel, &mut fanouts)?;
+            let mut bound = datapath::bind(next, planned, &self.kernel, &mut fanouts, next_hops)?;
             if let Worker::Xdp(worker) = &mut bound.worker {
                 worker.fill().map_err(|error| RunError::System {
                     what: "fill the FILL rings",
