@@ -122,7 +122,7 @@ fn by_xdp(plan: &Plan, kernel: &mut Kernel, chunks: Option<u32>) -> Result<(Work
         Mode::Copy,
         chunks,
         local_device,
-        &Arc::default(),
+        &std::sync::Arc::default(),
     );
     let (mut worker, remote) = bound?;
     worker.fill()?;
@@ -137,6 +137,6 @@ fn by_io_uring(plan: &Plan, kernel: &Kernel, buffers: Option<u32>) -> Result<(Wo
     let buffers = buffers.map_or(Ok(uring::BUFFERS), u16::try_from)?;
     let attach = |socket: std::os::fd::BorrowedFd<'_>| kernel.attach_filter(socket);
     let (worker, remote) =
-        uring::UringWorker::bind(plan, planned, buffers, &attach, &Arc::default())?;
+        uring::UringWorker::bind(plan, planned, buffers, &attach, &std::sync::Arc::default())?;
     Ok((Worker::IoUring(Box::new(worker)), remote))
 }
