@@ -35,10 +35,6 @@ pub enum Dropped {
     TooBig,
     /// `ttl = "decrement"`, and the datagram arrived with TTL 1 or 0.
     TtlExpired,
-    /// The kernel knows no Ethernet address of the next hop.
-    NoNeighbour,
-    /// The kernel has no route to the destination.
-    NoRoute,
     /// The device refused it: it is down or gone, its peer is down, or it has no queue and its peer
     /// no room.
     DeviceRefused,
@@ -65,8 +61,6 @@ impl Dropped {
         Self::RingFull,
         Self::TooBig,
         Self::TtlExpired,
-        Self::NoNeighbour,
-        Self::NoRoute,
         Self::DeviceRefused,
         Self::UnsentAtExit,
         Self::Pending,
@@ -82,8 +76,6 @@ impl Dropped {
             Self::RingFull => "ring_full",
             Self::TooBig => "too_big",
             Self::TtlExpired => "ttl_expired",
-            Self::NoNeighbour => "no_neighbour",
-            Self::NoRoute => "no_route",
             Self::DeviceRefused => "device_refused",
             Self::UnsentAtExit => "unsent_at_exit",
             Self::Pending => "pending",
