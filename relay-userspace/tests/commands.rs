@@ -121,6 +121,7 @@ fn output(port: u16, state: State) -> OutputStatus {
         group: [239, 2, 2, 2].into(),
         port: PortMatch::One(port),
         state,
+        next_hop: None,
         reason: reason.into(),
         packets_sent: 123_456_789,
         rate: 100_000.4,

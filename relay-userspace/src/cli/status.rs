@@ -171,14 +171,17 @@ fn rules(snapshot: &Snapshot) -> String {
                 .saturating_add(rule.local_failed)
                 .to_string(),
         ];
-        let waiting = rule.outputs.iter().filter(|o| !o.reason.is_empty());
-        let outputs = waiting.map(|output| {
-            format!(
-                "{} by {}: {}",
-                GroupPort(output.group, output.port),
-                quoted(&output.interface),
-                output.reason
-            )
+        let outputs = rule.outputs.iter().filter_map(|output| {
+            let to = GroupPort(output.group, output.port);
+            let by = match output.interface.as_str() {
+                "" => String::new(),
+                interface => format!(" by {}", quoted(interface)),
+            };
+            match &output.next_hop {
+                _ if !output.reason.is_empty() => Some(format!("{to}{by}: {}", output.reason)),
+                Some(next_hop) => Some(format!("{to}: next hop {next_hop}")),
+                None => None,
+            }
         });
         table.add(cells, [rule.reason.clone()].into_iter().chain(outputs));
     }

@@ -26,8 +26,8 @@ use crate::{
     config::rules::{PortMatch, Vlan},
     daemon::requests::{self, Answer, Change, Handle, Mailbox, Refusal, Request},
     observe::snapshot::{
-        Health, InterfaceStatus, LastChange, Numbers, Origin, OutputStatus, Rates, RuleStatus,
-        Snapshot, State, Totals,
+        Health, InterfaceStatus, LastChange, NextHopStatus, Numbers, Origin, OutputStatus, Rates,
+        RuleStatus, Snapshot, State, Totals,
     },
 };
 
@@ -180,6 +180,11 @@ fn snapshot(rules: usize) -> Snapshot {
         port: PortMatch::One(5002),
         state: State::Pending,
         reason: "out0 is down; bring it up".into(),
+        next_hop: Some(NextHopStatus {
+            interface: "out0".into(),
+            address: [10, 2, 0, 9].into(),
+            mac: None,
+        }),
         packets_sent: 7,
         rate: 1.5,
         dropped: dropped.clone(),
@@ -816,6 +821,10 @@ fn the_description_is_what_is_served() {
         ("InterfaceStatus", &snapshot["interfaces"][0]),
         ("RuleStatus", &snapshot["rules"][0]),
         ("OutputStatus", &snapshot["rules"][0]["outputs"][0]),
+        (
+            "NextHopStatus",
+            &snapshot["rules"][0]["outputs"][0]["next_hop"],
+        ),
         ("Totals", &snapshot["totals"]),
         ("Rates", &snapshot["rates"]),
         ("Change", &change),

@@ -26,6 +26,7 @@ use self::worker::RunningWorker;
 use super::{
     claim::Claims,
     memberships::{self, Memberships},
+    next_hops::Resolution,
     offloads::Offloads,
     totals::Totals,
     watcher,
@@ -49,6 +50,7 @@ pub struct Running {
     pub workers: Vec<RunningWorker>,
     pub kernel: Kernel,
     memberships: Memberships,
+    pub next_hops: Resolution,
     /// Groups that nobody wants any more are still to be left.
     leaves: bool,
     claims: Claims,
@@ -102,6 +104,7 @@ impl Running {
             workers: Vec::new(),
             kernel: Kernel::new(),
             memberships: Memberships::default(),
+            next_hops: Resolution::default(),
             leaves: false,
             claims: Claims::default(),
             offloads: Offloads::default(),

@@ -15,10 +15,12 @@ mod asker;
 mod budget;
 mod changes;
 mod ears;
+mod hops;
 mod interface;
 mod mailbox;
 mod names;
 mod post;
+mod routes;
 #[cfg(test)]
 mod tests;
 
@@ -30,19 +32,23 @@ use std::{
     time::Duration,
 };
 
-use log::debug;
+use log::{debug, warn};
 
 pub use self::mailbox::Events;
 use self::{
-    asker::Asker, ears::SharedTable, interface::Counters, mailbox::Mailbox, post::Following,
+    asker::Asker,
+    ears::{Ears, SharedTable},
+    interface::Counters,
+    mailbox::Mailbox,
+    post::Following,
     post::Post,
 };
 use super::privileges;
 use crate::{
-    datapath::output_link::Link,
+    datapath::{next_hops::NextHops, output_link::Link},
     host::{
-        Bell,
-        watch::{News, Questions},
+        Bell, RouteAnswer,
+        watch::{News, Questions, RouteGroups, RouteNews},
     },
     plan,
 };
@@ -98,19 +104,22 @@ pub struct Watcher {
     post: Arc<Post>,
     stop: Bell,
     threads: Vec<JoinHandle<()>>,
+    route_groups: RouteGroups,
 }
 
 impl Watcher {
     /// Subscribes to news in the calling thread's network namespace, and starts both threads, which
-    /// follow nothing yet. `bell` rings when there are events to take; others may ring it as well.
+    /// follow nothing yet but `next_hops`. `bell` rings when there are events to take; others may
+    /// ring it as well.
     ///
     /// # Errors
     ///
     /// The kernel refuses a netlink socket, an eventfd or a thread.
-    pub fn start(bell: Bell) -> io::Result<Self> {
+    pub fn start(bell: Bell, next_hops: &Arc<NextHops>) -> io::Result<Self> {
         // First of all, so that no change is missed.
         let news = News::subscribe()?;
         let questions = Questions::open()?;
+        let (route_news, route_groups) = RouteNews::open()?;
         let mut watcher = Self {
             table: Arc::default(),
             numbers: Arc::default(),
@@ -118,6 +127,7 @@ impl Watcher {
             post: Arc::default(),
             stop: Bell::new()?,
             threads: Vec::new(),
+            route_groups,
         };
         let asker = Asker::new(
             questions,
@@ -125,12 +135,18 @@ impl Watcher {
             Arc::clone(&watcher.post),
             Arc::clone(&watcher.mailbox),
             Arc::clone(&watcher.numbers),
+            Arc::clone(next_hops),
         );
-        let (table, post) = (Arc::clone(&watcher.table), Arc::clone(&watcher.post));
+        let ears = Ears {
+            news,
+            route_news,
+            table: Arc::clone(&watcher.table),
+            post: Arc::clone(&watcher.post),
+            mailbox: Arc::clone(&watcher.mailbox),
+            next_hops: Arc::clone(next_hops),
+        };
         let stop = watcher.stop.clone();
-        watcher.spawn("relay-hears", move || {
-            ears::hear(news, &table, &stop, &post);
-        })?;
+        watcher.spawn("relay-hears", move || ears.hear(&stop))?;
         watcher.spawn("relay-asks", move || asker.run())?;
         Ok(watcher)
     }
@@ -146,22 +162,32 @@ impl Watcher {
     }
 
     /// Replaces what is watched: `interfaces` are those that workers use, and `names` are all
-    /// interface names that rules mention, also those of no interface. Returns once all of them
-    /// have been looked at, or after a second. Counters of an interface that is followed again go
-    /// on.
-    pub fn follow(&self, interfaces: Vec<Followed>, names: BTreeSet<String>) {
+    /// interface names that rules mention, also those of no interface; `routes` are those of unicast
+    /// outputs, with the answers that control acted upon. Returns once all of them have been looked
+    /// at, or after a second. Counters of an interface that is followed again go on.
+    pub fn follow(
+        &self,
+        interfaces: Vec<Followed>,
+        names: BTreeSet<String>,
+        routes: Vec<RouteAnswer>,
+    ) {
         let (done, wait) = sync_channel(1);
+        if let Err(error) = self.route_groups.receive(!routes.is_empty()) {
+            warn!("cannot receive news of routes and neighbours: {error}; the relay asks instead");
+        }
         {
             let mut table = self.table.lock();
             let links = interfaces.iter().flat_map(|one| &one.links);
             table.links = links.cloned().collect();
             table.followed = interfaces.iter().map(|one| one.facts.index).collect();
             table.names.clone_from(&names);
+            table.follows_routes = !routes.is_empty();
         }
         self.post.put(|inbox| {
             inbox.follow = Some(Following {
                 interfaces,
                 names,
+                routes,
                 done,
             });
         });

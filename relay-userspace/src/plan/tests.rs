@@ -10,6 +10,7 @@ mod local;
 mod matched;
 mod modes;
 mod sources;
+mod unicast;
 mod vlan_offloads;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

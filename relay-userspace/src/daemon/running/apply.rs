@@ -80,6 +80,7 @@ impl Running {
         self.memberships
             .join_missing(&now, |index| name_of(next, index))?;
         self.open_local_device(next)?;
+        self.next_hops.want(next);
         let mut prepared = self.prepare(next, &matched, &keys)?;
 
         let mut applied = Applied {
@@ -117,6 +118,7 @@ impl Running {
 
         self.kernel.set_own_sources(&OwnSource::of(next))?;
         self.leave_groups(&groups);
+        self.next_hops.release(next);
         self.offloads.give_back_others(next, &self.claims);
         self.release_claims(next);
         if local_input(next).is_none() {
@@ -243,6 +245,7 @@ impl Running {
     /// Binds the sockets of new workers, by their positions.
     fn bind(&mut self, next: &Plan, matched: &Matched) -> Result<Vec<(usize, Bound)>, RunError> {
         let mut fanouts = Fanouts::default();
+        let next_hops = &self.next_hops.table;
         let mut all = Vec::new();
         for (position, planned) in next.workers.iter().enumerate() {
             if matched.kept.get(position).is_some_and(Option::is_some) {
@@ -252,7 +255,7 @@ impl Running {
             let interface = planned.input.or(ports.into_iter().next());
             let interface = interface.and_then(|id| next.interfaces.get(id));
             self.culprit = interface.map(|interface| interface.name.clone());
-            let mut bound = datapath::bind(next, planned, &self.kernel, &mut fanouts)?;
+            let mut bound = datapath::bind(next, planned, &self.kernel, &mut fanouts, next_hops)?;
             if let Worker::Xdp(worker) = &mut bound.worker {
                 worker.fill().map_err(|error| RunError::System {
                     what: "fill the FILL rings",
@@ -328,6 +331,7 @@ impl Running {
         let stats = workers.map(|worker| Arc::clone(worker.remote.stats()));
         self.last.extend(stats);
         self.end_workers(&ended);
+        self.next_hops.release(&Plan::default());
         hanging
     }
 }

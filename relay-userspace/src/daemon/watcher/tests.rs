@@ -64,7 +64,7 @@ struct Control {
 impl Control {
     fn start() -> Self {
         let bell = Bell::new().unwrap();
-        let watcher = Watcher::start(bell.clone()).unwrap();
+        let watcher = Watcher::start(bell.clone(), &Arc::default()).unwrap();
         Self { bell, watcher }
     }
 
@@ -85,7 +85,7 @@ impl Control {
         let links = followed.iter().flat_map(|one| one.links.clone()).collect();
         let names = interfaces.iter().chain(names);
         let names = names.map(|name| (*name).to_owned());
-        self.watcher.follow(followed, names.collect());
+        self.watcher.follow(followed, names.collect(), Vec::new());
         links
     }
 
