@@ -12,10 +12,10 @@ use super::{
     output::{print, print_while_read},
     table::Table,
     target::Target,
-    wording::{dropped, duration, numbers, or_dash, over_outputs, rate, state, sum},
+    wording::{by, dropped, duration, numbers, or_dash, over_outputs, rate, state, sum, to},
 };
 use crate::{
-    config::{quoted, rules::GroupPort},
+    config::quoted,
     observe::snapshot::{Health, InterfaceStatus, Snapshot},
 };
 
@@ -172,14 +172,8 @@ fn rules(snapshot: &Snapshot) -> String {
                 .to_string(),
         ];
         let waiting = rule.outputs.iter().filter(|o| !o.reason.is_empty());
-        let outputs = waiting.map(|output| {
-            format!(
-                "{} by {}: {}",
-                GroupPort(output.group, output.port),
-                quoted(&output.interface),
-                output.reason
-            )
-        });
+        let outputs =
+            waiting.map(|output| format!("{} by {}: {}", to(output), by(output), output.reason));
         table.add(cells, [rule.reason.clone()].into_iter().chain(outputs));
     }
     table.to_text("")
