@@ -5,6 +5,7 @@ mod arrangements;
 mod backends;
 mod differences;
 mod explanations;
+mod headers;
 mod keys;
 mod local;
 mod matched;
