@@ -6,7 +6,7 @@
 use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::map, maps::LruHashMap};
 use relay_common::{
     abi::{CameBack, CameBackKey, InterfaceValue, MAX_CAME_BACK},
-    wire::{self, Bytes, Datagram, Mac, Tag, Verdict},
+    wire::{self, Arrival, Bytes, Tag, Verdict},
 };
 
 #[map]
@@ -18,7 +18,7 @@ static CAME_BACK: LruHashMap<CameBackKey, CameBack> =
 pub fn note<B: Bytes>(interface: InterfaceValue, frame: &B, beside: Option<Tag>) {
     let note = Note(interface.slot());
     // What is no datagram was no own frame.
-    let _ = wire::judge_for(frame, beside, interface.mac, &note);
+    let _ = wire::judge_all_for(frame, beside, interface.mac, &note);
 }
 
 /// Notes a datagram that arrived on the interface with this slot.
@@ -28,7 +28,7 @@ impl Verdict for Note {
     type Output = ();
 
     #[inline(always)]
-    fn of(&self, datagram: Datagram, from: Mac) {
+    fn of(&self, Arrival { datagram, from, .. }: Arrival) {
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_ns() };
         // A full map loses the destination of longest ago: where a rule with a wide prefix loops,
