@@ -34,7 +34,7 @@
 //!     b'a', b'b', b'c',
 //! ];
 //!
-//! let datagram = wire::judge(&frame[..], None, MAC)?.datagram;
+//! let (datagram, _) = wire::judge(&frame[..], None, MAC)?;
 //! assert_eq!(datagram.source(), Ipv4Addr::new(10, 1, 0, 2));
 //! assert_eq!((datagram.group(), datagram.port), (Ipv4Addr::new(239, 1, 1, 1).into(), 5001));
 //!

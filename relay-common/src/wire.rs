@@ -93,7 +93,7 @@ pub use self::{
     ethernet::{HEADER_LEN as ETHERNET_LEN, Mac, ethertype, mac},
     ipv4::HEADER_LEN as IPV4_LEN,
     ipv6::HEADER_LEN as IPV6_LEN,
-    judge::{Arrival, Verdict, judge, judge_all_for, judge_for},
+    judge::{Verdict, judge, judge_all_for, judge_for},
     layout::Field,
     skip::Skip,
     udp::HEADER_LEN as UDP_LEN,

@@ -19,7 +19,7 @@ mod shared;
 use aya_ebpf::{bindings::__sk_buff, macros::socket_filter, programs::SkBuffContext};
 use relay_common::{
     abi::{Counter, InterfaceValue},
-    wire::{self, Arrival, Bytes, Datagram, Tag, Verdict},
+    wire::{self, Bytes, Datagram, Mac, Tag, Verdict},
 };
 
 use crate::shared::{admit, came_back, count, interface_value, takes_unicast};
@@ -131,9 +131,9 @@ impl Verdict for Admission<'_> {
     type Output = (i64, Counter, u64);
 
     #[inline(always)]
-    fn of(&self, arrival: Arrival) -> Self::Output {
-        let datagrams = || datagrams(self.skb, &arrival.datagram);
-        match admit(self.interface, &arrival, datagrams) {
+    fn of(&self, datagram: Datagram, from: Mac) -> Self::Output {
+        let datagrams = || datagrams(self.skb, &datagram);
+        match admit(self.interface, &datagram, from, datagrams) {
             Ok(()) => (ACCEPT, Counter::Redirected, datagrams()),
             Err(counter @ (Counter::OwnFrame | Counter::OverLimit)) => {
                 (REFUSE, counter, datagrams())

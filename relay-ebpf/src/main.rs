@@ -25,7 +25,7 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use relay_common::{
     abi::{Counter, InterfaceValue, MAX_INTERFACES, MAX_QUEUES},
-    wire::{self, Arrival, Bytes, Verdict},
+    wire::{self, Bytes, Datagram, Mac, Verdict},
 };
 
 use crate::shared::{admit, came_back, count, interface_value, takes_unicast};
@@ -179,8 +179,8 @@ impl Verdict for Admission {
     type Output = Result<(), Counter>;
 
     #[inline(always)]
-    fn of(&self, arrival: Arrival) -> Result<(), Counter> {
-        admit(self.interface, &arrival, || 1)
+    fn of(&self, datagram: Datagram, from: Mac) -> Result<(), Counter> {
+        admit(self.interface, &datagram, from, || 1)
     }
 }
 

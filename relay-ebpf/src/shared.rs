@@ -18,7 +18,7 @@ use relay_common::{
         NearInterface, OwnKey,
     },
     matching::{self, OwnPresence},
-    wire::{Addresses, Arrival, Datagram, Mac, ipv6},
+    wire::{Addresses, Datagram, Mac, ipv6},
 };
 
 use self::tables::{Maps, may_have};
@@ -69,9 +69,9 @@ pub fn takes_unicast(interface: InterfaceValue) -> bool {
     matching::takes_unicast(Maps, interface.slot())
 }
 
-/// Whether the relay takes a frame that arrived on the interface with this value, and holds as many
-/// datagrams as `datagrams` returns: a rule names it, it came as it must, it is not a copy of this
-/// relay, and it is not above the rule's limit.
+/// Whether the relay takes a frame that arrived on the interface with this value from `from`, and
+/// holds as many datagrams as `datagrams` returns: a rule names it, it is not a copy of this relay,
+/// and it is not above the rule's limit.
 ///
 /// # Errors
 ///
@@ -79,22 +79,15 @@ pub fn takes_unicast(interface: InterfaceValue) -> bool {
 #[inline(always)]
 pub fn admit(
     interface: InterfaceValue,
-    arrival: &Arrival,
+    datagram: &Datagram,
+    from: Mac,
     datagrams: impl FnOnce() -> u64,
 ) -> Result<(), Counter> {
-    let Arrival {
-        datagram,
-        from,
-        fault,
-    } = arrival;
     let flow = matching::find(Maps, interface.slot(), datagram);
     if !flow.is_flow() {
         return Err(Counter::unmatched(datagram));
     }
-    if let Some(skip) = *fault {
-        return Err(skip.into());
-    }
-    if is_own(*from, datagram) {
+    if is_own(from, datagram) {
         return Err(Counter::OwnFrame);
     }
     match flow.limit() {

@@ -17,6 +17,7 @@ mod groups;
 mod matches;
 mod merge;
 mod mistake;
+mod own_address;
 mod place;
 mod ports;
 mod prefix;

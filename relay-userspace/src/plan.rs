@@ -28,10 +28,12 @@ mod missing_interfaces;
 mod model;
 mod named_interfaces;
 mod notes;
+mod own_addresses;
 mod print;
 mod queues;
 mod received_checksums;
 mod shapes;
+mod sinks;
 mod source_address;
 #[cfg(test)]
 mod tests;
@@ -57,5 +59,6 @@ pub use self::{
         WorkerPlan,
     },
     received_checksums::Checksums,
+    sinks::Sink,
     worker_key::{PortKey, WorkerKey, worker_keys},
 };

@@ -10,30 +10,18 @@ use super::{
     vlan::Tag,
 };
 
-/// A datagram that arrived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Arrival {
-    /// The datagram.
-    pub datagram: Datagram,
-    /// Its Ethernet source.
-    pub from: Mac,
-    /// Of a datagram to the address of a host: the reason why it is left to the Linux stack even if a
-    /// rule names it. A datagram to a group has none: it is not judged any further then.
-    pub fault: Option<Skip>,
-}
-
 /// What is done with a datagram that was judged.
 pub trait Verdict {
     /// What it is about.
     type Output;
 
-    /// Takes a datagram that arrived.
-    fn of(&self, arrival: Arrival) -> Self::Output;
+    /// Takes a datagram that came from the Ethernet address `from`.
+    fn of(&self, datagram: Datagram, from: Mac) -> Self::Output;
 }
 
 /// Decodes a frame that arrived on an interface with the Ethernet address `own`, and looks at the
 /// addresses that it came with. The frame's outermost tag may be beside it. The destination may be
-/// a group or a host.
+/// a group or a host. Returns the datagram and the Ethernet source.
 ///
 /// # Errors
 ///
@@ -43,20 +31,20 @@ pub fn judge<B: Bytes + ?Sized>(
     frame: &B,
     beside: Option<Tag>,
     own: [u8; 6],
-) -> Result<Arrival, Skip> {
-    /// The arrival itself.
-    struct Whole;
+) -> Result<(Datagram, Mac), Skip> {
+    /// The datagram itself.
+    struct Both;
 
-    impl Verdict for Whole {
-        type Output = Arrival;
+    impl Verdict for Both {
+        type Output = (Datagram, Mac);
 
         #[inline(always)]
-        fn of(&self, arrival: Arrival) -> Arrival {
-            arrival
+        fn of(&self, datagram: Datagram, from: Mac) -> (Datagram, Mac) {
+            (datagram, from)
         }
     }
 
-    judge_all_for(frame, beside, own, &Whole)
+    judge_all_for(frame, beside, own, &Both)
 }
 
 /// [`judge`] for datagrams to groups alone, and what `verdict` makes of its result. The code of
@@ -119,22 +107,17 @@ impl<B: Bytes + ?Sized, V: Verdict, const HOSTS: bool> Step for Judging<'_, B, V
         };
         let (from, addresses) = (words.source(), &datagram.addresses);
         let is_to_group = !HOSTS || addresses.is_to_group();
-        let fault = if ethernet::is_martian(from) || addresses.is_martian(is_to_group) {
-            Some(Skip::Martian)
+        if !is_to_group && words.is_to_many() {
+            // A broadcast, and not a frame to another host.
+            Err(Skip::NotMulticast)
+        } else if ethernet::is_martian(from) || addresses.is_martian(is_to_group) {
+            Err(Skip::Martian)
         } else if is_to_group && words.is_to(ethernet::of_group(addresses))
             || words.is_to(self.own)
         {
-            None
+            Ok(self.verdict.of(datagram, from))
         } else {
-            Some(Skip::OtherMac)
-        };
-        match fault {
-            Some(skip) if is_to_group => Err(skip),
-            fault => Ok(self.verdict.of(Arrival {
-                datagram,
-                from,
-                fault,
-            })),
+            Err(Skip::OtherMac)
         }
     }
 }

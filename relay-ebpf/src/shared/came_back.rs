@@ -6,7 +6,7 @@
 use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::map, maps::LruHashMap};
 use relay_common::{
     abi::{CameBack, CameBackKey, InterfaceValue, MAX_CAME_BACK},
-    wire::{self, Arrival, Bytes, Tag, Verdict},
+    wire::{self, Bytes, Datagram, Mac, Tag, Verdict},
 };
 
 #[map]
@@ -28,7 +28,7 @@ impl Verdict for Note {
     type Output = ();
 
     #[inline(always)]
-    fn of(&self, Arrival { datagram, from, .. }: Arrival) {
+    fn of(&self, datagram: Datagram, from: Mac) {
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_ns() };
         // A full map loses the destination of longest ago: where a rule with a wide prefix loops,

@@ -16,6 +16,7 @@ use super::{
 const INPUT_KEYS: &[&str] = &[
     "interface",
     "group",
+    "address",
     "port",
     "source",
     "vlan",
@@ -54,8 +55,7 @@ impl Reader<'_, '_> {
             table,
             interface,
         } = endpoint;
-        let group = self.required(table, place, "group", label);
-        let group = group.and_then(|value| self.group(value, label, Side::Input));
+        let group = self.taken(table, place, label);
         let ports = self.required(table, place, "port", label);
         let ports = ports.and_then(|value| self.ports(value, label));
         let kept = Kept {
@@ -71,11 +71,11 @@ impl Reader<'_, '_> {
             None => Some(Vlan::Untagged),
             Some(value) => self.vlan(value, label),
         };
-        let mut flag = |key, default| match table.get(key) {
-            None => Some(default),
-            Some(value) => self.boolean(value, key, label),
+        let join = self.join(table, label);
+        let local = match table.get("local") {
+            None => Some(false),
+            Some(value) => self.boolean(value, "local", label),
         };
-        let (join, local) = (flag("join", true), flag("local", false));
         if let (Some(group), Some(true)) = (&group, join) {
             self.joins(group, sources.as_deref().unwrap_or_default(), label);
         }
@@ -171,7 +171,7 @@ impl Reader<'_, '_> {
             interface,
         } = self.endpoint(value, label, OUTPUT_KEYS)?;
         let group = match table.get("group") {
-            None => kept.group,
+            None => self.kept_group(place, label, kept),
             Some(value) => self
                 .group(value, label, Side::Output)
                 .and_then(|group| self.group_onto(&group, label, kept.group)),
@@ -205,6 +205,20 @@ impl Reader<'_, '_> {
             },
             interface.place,
         ))
+    }
+
+    /// The groups that an output keeps.
+    fn kept_group(&mut self, place: Place, label: &str, kept: Kept) -> Option<Prefix> {
+        let group = kept.group?;
+        if group.address().is_multicast() {
+            return Some(group);
+        }
+        self.found.add(
+            place,
+            format!("{label} has no `group`, and the input's address, {group}, is this host's own"),
+            "add `group` to send copies to a multicast group",
+        );
+        None
     }
 
     /// Whether copies of datagrams to the groups `from` can go to the groups of an output.

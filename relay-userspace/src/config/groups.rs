@@ -310,8 +310,9 @@ fn ipv4(prefix: Prefix, side: Side) -> Result<(), Wrong> {
             "give a group from 224.0.0.0 to 239.255.255.255, such as \"239.2.2.2\"",
         )),
         Side::Input if !is_multicast => Err(wrong(
-            "is not a multicast group, and only multicast is relayed",
-            "give a group from 224.0.1.0 to 239.255.255.255, such as \"239.1.1.1\"",
+            "is not a multicast group",
+            "give a group from 224.0.1.0 to 239.255.255.255, such as \"239.1.1.1\"; an address of this \
+             host goes into `address`",
         )),
         // RFC 5771, section 4.
         Side::Input if link_local.is_some_and(|local| local.covers(&prefix)) => Err(wrong(
@@ -360,8 +361,9 @@ fn ipv6(prefix: Prefix, side: Side) -> Result<(), Wrong> {
         )),
         (0xff, ..) => Ok(()),
         (_, _, Side::Input) => Err(wrong(
-            "is not a multicast group, and only multicast is relayed",
-            A_GROUP,
+            "is not a multicast group",
+            "give a multicast group, such as \"239.1.1.1\" or \"ff3e::8000:1\"; an address of this host \
+             goes into `address`",
         )),
         (_, _, Side::Output) => Err(wrong(
             "is not a multicast group; unicast destinations are not supported yet",

@@ -16,7 +16,7 @@ use super::{
     ids::InterfaceId,
     model::{PendingOutput, Plan},
     named_interfaces::Named,
-    shapes,
+    own_addresses, shapes,
 };
 use crate::{
     config::{Document, Mistakes, RulePlaces, rules::Rule},
@@ -43,7 +43,7 @@ pub struct Arrangement {
 /// Plans as much of the enabled rules of `document` as can run on this host now.
 ///
 /// An interface that cannot be used makes the rules pending whose input it is, and the outputs that
-/// leave through it. A rule with such outputs runs with its others; without any other it is pending.
+/// leave through it. A rule whose input is an address that this host does not have is pending as well. A rule with such outputs runs with its others; without any other it is pending.
 /// An interface that is down is among them unless [`Constraints::in_use`] has it.
 ///
 /// # Errors
@@ -57,7 +57,10 @@ pub fn arrange(
 ) -> Result<Arrangement, Mistakes> {
     let document = document.enabled();
     shapes::check(&document)?;
-    let mut hindered = Hindered::default();
+    let mut hindered = Hindered {
+        interfaces: HashMap::new(),
+        addresses: own_addresses::missing(&document, host_facts),
+    };
     let plan = loop {
         let rest = hindered.leave_out(&document);
         let mut checked = build::check(&rest, host_facts, constraints);
@@ -149,14 +152,16 @@ impl Reasons {
     }
 }
 
-/// The interfaces that cannot be used.
-#[derive(Default)]
-struct Hindered(HashMap<String, Reasons>);
+/// The interfaces that cannot be used, and the addresses that this host does not have.
+struct Hindered {
+    interfaces: HashMap<String, Reasons>,
+    addresses: HashMap<IpAddr, Arc<str>>,
+}
 
 impl Hindered {
     /// Adds a reason to those that the interface has already.
     fn add(&mut self, hindrance: Hindrance) {
-        let reasons = self.0.entry(hindrance.interface).or_default();
+        let reasons = self.interfaces.entry(hindrance.interface).or_default();
         for role in hindrance.roles {
             let slot = reasons.of(*role);
             let all = match slot.take() {
@@ -168,12 +173,18 @@ impl Hindered {
         }
     }
 
+    fn is_empty(&self) -> bool {
+        self.interfaces.is_empty() && self.addresses.is_empty()
+    }
+
     fn input(&self, rule: &Rule) -> Option<&Arc<str>> {
-        self.0.get(&rule.input.interface)?.input.as_ref()
+        let interface = self.interfaces.get(&rule.input.interface);
+        let of_interface = interface.and_then(|reasons| reasons.input.as_ref());
+        of_interface.or_else(|| self.addresses.get(&rule.input.matches.group.address()))
     }
 
     fn output(&self, output: &crate::config::rules::Output) -> Option<&Arc<str>> {
-        let reasons = self.0.get(output.interface.as_ref()?)?;
+        let reasons = self.interfaces.get(output.interface.as_ref()?)?;
         match output.group.address() {
             IpAddr::V4(_) => reasons.ipv4_output.as_ref(),
             IpAddr::V6(_) => reasons.ipv6_output.as_ref(),
@@ -192,7 +203,7 @@ impl Hindered {
 
     /// The rules and outputs of `document` that need none of these interfaces.
     fn leave_out<'d>(&self, document: &'d Document) -> Cow<'d, Document> {
-        if self.0.is_empty() {
+        if self.is_empty() {
             return Cow::Borrowed(document);
         }
         let left = document.with_places().filter_map(|(rule, places)| {
@@ -219,7 +230,7 @@ impl Hindered {
     fn arrangement(&self, document: &Document, mut plan: Plan) -> Arrangement {
         let mut pending_rules = Vec::new();
         let mut pending_outputs = Vec::new();
-        if self.0.is_empty() {
+        if self.is_empty() {
             return Arrangement {
                 plan: Arc::new(plan),
                 pending_rules,
