@@ -69,7 +69,11 @@ pub(super) const fn is_of_udp(words: Words, hosts: bool) -> bool {
     let odd = (first & VERSION_AND_LEN ^ OPTIONLESS)
         | (second & FRAGMENT)
         | (third & PROTOCOL ^ UDP)
-        | if hosts { 0 } else { group & GROUP_BITS ^ MULTICAST };
+        | if hosts {
+            0
+        } else {
+            group & GROUP_BITS ^ MULTICAST
+        };
     odd == 0 && is_complete(words)
 }
 

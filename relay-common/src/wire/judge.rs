@@ -112,8 +112,7 @@ impl<B: Bytes + ?Sized, V: Verdict, const HOSTS: bool> Step for Judging<'_, B, V
             Err(Skip::NotMulticast)
         } else if ethernet::is_martian(from) || addresses.is_martian(is_to_group) {
             Err(Skip::Martian)
-        } else if is_to_group && words.is_to(ethernet::of_group(addresses))
-            || words.is_to(self.own)
+        } else if is_to_group && words.is_to(ethernet::of_group(addresses)) || words.is_to(self.own)
         {
             Ok(self.verdict.of(datagram, from))
         } else {

@@ -88,7 +88,7 @@ impl Reader<'_, '_> {
         None
     }
 
-    /// The sources of an input, ascending; `like` is one of its groups, if that could be read.
+    /// The sources of an input, ascending; `like` is one of its groups, or its address, if that could be read.
     pub(super) fn sources(
         &mut self,
         value: &Value<'_>,
@@ -170,6 +170,10 @@ impl Reader<'_, '_> {
                 "give the address that the sender has, or leave `source` out to take any",
             ),
             Ok(source) => match like {
+                Some(like) if like.is_ipv4() != source.is_ipv4() && !like.is_multicast() => (
+                    "is not of the IP version of `address`",
+                    "give an IPv4 source for an IPv4 address, and an IPv6 source for an IPv6 address",
+                ),
                 Some(like) if like.is_ipv4() != source.is_ipv4() => (
                     "is not of the IP version of `group`",
                     "give an IPv4 source for an IPv4 group, and an IPv6 source for an IPv6 group",

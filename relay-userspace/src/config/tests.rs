@@ -2,6 +2,7 @@
 
 mod matched;
 mod merged;
+mod own_address;
 mod written;
 
 use std::{fmt::Write as _, net::Ipv4Addr};
@@ -121,7 +122,7 @@ fn each_mistake_is_reported_with_place_cause_and_remedy() {
         ("port = 5001", "port = \"ayn\"", "3:58", "`port` \"ayn\" is unknown", "did you mean \"any\"?"),
         (", port = 5001", "", "3:9", "rule `feed-a`, input has no `port`", "add `port`"),
         ("port = 5001", "prot = 1, port = 5001", "3:51", "unknown key `prot`", "did you mean `port`?"),
-        ("port = 5001", "tag = 1, port = 5001", "3:51", "unknown key `tag`", "`interface`, `group`, `port`, `source`, `vlan`, `join`, `local`, `limit`"),
+        ("port = 5001", "tag = 1, port = 5001", "3:51", "unknown key `tag`", "`interface`, `group`, `address`, `port`, `source`, `vlan`, `join`, `local`, `limit`"),
         ("port = 5001", "sources = 1, port = 5001", "3:51", "unknown key `sources`", "did you mean `source`?"),
         ("port = 5001", "vlan = 0, port = 5001", "3:58", "`vlan` 0 is a priority tag", "leave `vlan` out"),
         ("port = 5001", "vlan = 4095, port = 5001", "3:58", "`vlan` 4095 is out of range", "from 1 to 4094"),

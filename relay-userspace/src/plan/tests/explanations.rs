@@ -115,7 +115,10 @@ fn where_none_takes_it_the_nearest_misses_are_named() {
                 group: [10, 0, 0, 1].into(),
                 ..datagram("in0", 1, 5001)
             },
-            &["counted as not_multicast"],
+            &[
+                "no rule has the address 10.0.0.1",
+                "counted as not_multicast",
+            ],
         ),
         (
             Datagram {
