@@ -19,6 +19,7 @@ mod merge;
 mod mistake;
 mod output;
 mod output_values;
+mod own_address;
 mod place;
 mod ports;
 mod prefix;

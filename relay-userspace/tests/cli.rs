@@ -128,8 +128,8 @@ fn check_and_plan_and_run_report_all_mistakes_in_one_go_and_exit_78() {
         "\
 {path}:2:8: rule 1: `name` is an integer; it must be a string
     write for example `name = \"feed-a\"`
-{path}:3:38: rule 1, input: `group` \"10.0.0.1\" is not a multicast group, and only multicast is relayed
-    give a group from 224.0.1.0 to 239.255.255.255, such as \"239.1.1.1\"
+{path}:3:38: rule 1, input: `group` \"10.0.0.1\" is not a multicast group
+    give a group from 224.0.1.0 to 239.255.255.255, such as \"239.1.1.1\"; an address of this host goes into `address`
 {path}:3:57: rule 1, input: `port` 0 is out of range
     give a number from 1 to 65535
 {path}:4:11: rule 1 has no outputs

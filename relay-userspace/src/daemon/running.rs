@@ -27,6 +27,7 @@ use super::{
     claim::Claims,
     memberships::{self, Memberships},
     offloads::Offloads,
+    sinks::Sinks,
     totals::Totals,
     watcher,
 };
@@ -49,6 +50,8 @@ pub struct Running {
     pub workers: Vec<RunningWorker>,
     pub kernel: Kernel,
     memberships: Memberships,
+    /// UDP ports that the kernel must not answer for.
+    sinks: Sinks,
     /// Groups that nobody wants any more are still to be left.
     leaves: bool,
     claims: Claims,
@@ -102,6 +105,7 @@ impl Running {
             workers: Vec::new(),
             kernel: Kernel::new(),
             memberships: Memberships::default(),
+            sinks: Sinks::default(),
             leaves: false,
             claims: Claims::default(),
             offloads: Offloads::default(),

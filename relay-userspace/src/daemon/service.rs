@@ -408,11 +408,12 @@ impl Service {
 
     /// Tells the watcher which interfaces are in use, and which are wanted.
     fn follow(&mut self) {
-        let (interfaces, names) = (
-            self.state.running.followed(),
-            self.state.desired.interfaces(),
+        let (running, desired) = (&self.state.running, &self.state.desired);
+        self.watcher.follow(
+            running.followed(),
+            desired.interfaces(),
+            desired.own_addresses(),
         );
-        self.watcher.follow(interfaces, names);
     }
 
     fn end(mut self) -> Ended {

@@ -25,6 +25,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::sync_channel},
     thread::{self, JoinHandle},
     time::Duration,
@@ -145,11 +146,17 @@ impl Watcher {
         Ok(())
     }
 
-    /// Replaces what is watched: `interfaces` are those that workers use, and `names` are all
-    /// interface names that rules mention, also those of no interface. Returns once all of them
+    /// Replaces what is watched: `interfaces` are those that workers use, `names` are all interface
+    /// names that rules mention, also those of no interface, and `addresses` all addresses of this
+    /// host that they mention. Returns once all of them
     /// have been looked at, or after a second. Counters of an interface that is followed again go
     /// on.
-    pub fn follow(&self, interfaces: Vec<Followed>, names: BTreeSet<String>) {
+    pub fn follow(
+        &self,
+        interfaces: Vec<Followed>,
+        names: BTreeSet<String>,
+        addresses: BTreeSet<IpAddr>,
+    ) {
         let (done, wait) = sync_channel(1);
         {
             let mut table = self.table.lock();
@@ -157,6 +164,14 @@ impl Watcher {
             table.links = links.cloned().collect();
             table.followed = interfaces.iter().map(|one| one.facts.index).collect();
             table.names.clone_from(&names);
+            // One that came before it was listened for would be missed.
+            if table.addresses != addresses {
+                self.mailbox.put(Events {
+                    changed: true,
+                    ..Events::default()
+                });
+            }
+            table.addresses = addresses;
         }
         self.post.put(|inbox| {
             inbox.follow = Some(Following {

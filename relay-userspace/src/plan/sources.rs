@@ -17,7 +17,7 @@ use crate::host::HostFacts;
 /// An explicit source that another host has is none of them: the relay must not take that host's
 /// datagrams for copies of its own.
 pub(super) fn own(flows: &List<FlowId, Flow>, host_facts: &HostFacts) -> BTreeSet<IpAddr> {
-    let mut own: HashSet<IpAddr> = host_facts.addresses.clone();
+    let mut own: HashSet<IpAddr> = host_facts.addresses.keys().copied().collect();
     for facts in host_facts.interfaces.values() {
         own.extend(facts.addresses.iter().copied().map(IpAddr::V4));
         let ipv6 = facts.ipv6_addresses.iter();

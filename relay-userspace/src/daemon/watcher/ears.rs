@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -25,6 +26,8 @@ pub struct Table {
     pub followed: BTreeSet<u32>,
     /// The names that rules mention.
     pub names: BTreeSet<String>,
+    /// The addresses of this host that rules mention.
+    pub addresses: BTreeSet<IpAddr>,
     /// Other interfaces that have such a name, by index.
     pub named: BTreeSet<u32>,
 }
@@ -80,7 +83,9 @@ fn pass_on(heard: Heard, table: &mut Table, post: &Post) {
         .retain(|index| !gone.contains(index) || renamed(index));
     let mut queues = heard.queues;
     queues.retain(|(index, _)| touched.contains(index));
-    if touched.is_empty() && named.is_empty() && !heard.lost {
+    let mut addresses = heard.addresses;
+    addresses.retain(|(address, _)| table.addresses.contains(address));
+    if touched.is_empty() && named.is_empty() && addresses.is_empty() && !heard.lost {
         return;
     }
     post.put(|inbox| {
@@ -88,6 +93,7 @@ fn pass_on(heard: Heard, table: &mut Table, post: &Post) {
         inbox.gone.extend(gone);
         inbox.queues.extend(queues);
         inbox.named.extend(named);
+        inbox.addresses.extend(addresses);
         inbox.lost |= heard.lost;
     });
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc::SyncSender},
     time::Instant,
 };
@@ -22,6 +23,8 @@ pub struct Inbox {
     pub queues: BTreeMap<u32, Queues>,
     /// Names that interfaces were given, of those that rules mention.
     pub named: BTreeSet<String>,
+    /// Addresses that rules mention, which an interface got (true) or lost.
+    pub addresses: BTreeMap<IpAddr, bool>,
     /// The kernel dropped news: everything may have changed.
     pub lost: bool,
     /// Look once more, and end.
@@ -42,7 +45,8 @@ pub struct Following {
 impl Inbox {
     fn is_empty(&self) -> bool {
         // Queues and those that have gone are among the touched.
-        let news = !self.touched.is_empty() || !self.named.is_empty() || self.lost;
+        let of_interfaces = !self.touched.is_empty() || !self.named.is_empty();
+        let news = of_interfaces || !self.addresses.is_empty() || self.lost;
         !news && self.follow.is_none() && !self.stop
     }
 }

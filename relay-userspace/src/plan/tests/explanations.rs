@@ -116,7 +116,7 @@ fn where_none_takes_it_the_nearest_misses_are_named() {
                 group: [10, 0, 0, 1].into(),
                 ..datagram("in0", 1, 5001)
             },
-            &["10.0.0.1 is no multicast group"],
+            &["no rule has the address 10.0.0.1", "it goes on to"],
         ),
         (
             Datagram {

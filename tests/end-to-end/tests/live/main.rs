@@ -10,6 +10,7 @@ mod mappings;
 mod matches;
 mod ports;
 mod rule_file;
+mod unicast_inputs;
 mod upgrade;
 mod vlan_offloads;
 
