@@ -120,7 +120,7 @@ impl Worker {
             let datagrams = Datagrams::read(&arrival, INPUT, message, buffers, flows, stats);
             if let Some(mut datagrams) = datagrams {
                 while let Some(frame) = datagrams.next(&arrival.held, buffers) {
-                    batch.add(frame, datagrams.offset.as_ref(), buffers, flows, stats);
+                    batch.add(frame, datagrams.kept.as_ref(), buffers, flows, stats);
                 }
             }
             buffers.release(arrival.held);

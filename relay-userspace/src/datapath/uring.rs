@@ -278,7 +278,7 @@ impl UringWorker {
                 Datagrams::read(&arrival, *input, ring.message(), buffers, flows, stats);
             if let Some(mut datagrams) = datagrams {
                 while let Some(frame) = datagrams.next(&arrival.held, buffers) {
-                    batch.add(frame, datagrams.offset.as_ref(), buffers, flows, stats);
+                    batch.add(frame, datagrams.kept.as_ref(), buffers, flows, stats);
                     if batch.is_full() {
                         post(ring, buffers, flows, batch, stats);
                     }

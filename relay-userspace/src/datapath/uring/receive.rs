@@ -17,7 +17,7 @@ use crate::{
         stats::{Dropped, RingStats, WorkerStats},
         vnet_header,
     },
-    packet::{Offset, Received},
+    packet::{Kept, Received},
 };
 
 /// Bytes of one control message with a `struct tpacket_auxdata`.
@@ -67,8 +67,8 @@ pub struct Arrival {
 pub struct Datagrams {
     flow: u32,
     received: Received,
-    /// Where in its flow they were sent to, if copies keep that.
-    pub offset: Option<Offset>,
+    /// What some copies keep of them, if any does.
+    pub kept: Option<Kept>,
     /// Where the first payload starts, in bytes from the start of the buffer; the others follow it.
     payload: usize,
     payload_len: usize,
@@ -131,7 +131,7 @@ impl Datagrams {
         Ok(Self {
             flow,
             received,
-            offset: flows.offset(flow, &datagram),
+            kept: flows.kept(flow, &datagram, frame, tag),
             payload: at + datagram.payload(),
             payload_len,
             size,

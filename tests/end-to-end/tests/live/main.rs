@@ -2,6 +2,7 @@
 
 mod changes;
 mod clients;
+mod headers;
 mod interfaces;
 mod ipv6;
 mod local;
