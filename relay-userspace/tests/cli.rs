@@ -89,13 +89,17 @@ fn interfaces() {
 #[test]
 fn check_accepts_the_examples() {
     for (name, summary) in [
+        ("cloud-unicast.toml", "ok, 2 rules with 4 outputs\n"),
+        ("ipv4-to-ipv6.toml", "ok, 3 rules with 3 outputs\n"),
         ("ipv6.toml", "ok, 2 rules with 2 outputs\n"),
         ("line-up.toml", "ok, 3 rules with 3 outputs\n"),
         ("minimal.toml", "ok, 1 rule with 1 output\n"),
         ("multi-queue.toml", "ok, 2 rules with 3 outputs\n"),
         ("one-to-four.toml", "ok, 1 rule with 4 outputs\n"),
         ("several-interfaces.toml", "ok, 2 rules with 5 outputs\n"),
+        ("source-translation.toml", "ok, 2 rules with 2 outputs\n"),
         ("ssm.toml", "ok, 2 rules with 2 outputs\n"),
+        ("vlan-translation.toml", "ok, 3 rules with 4 outputs\n"),
         ("vlan-trunk.toml", "ok, 4 rules with 4 outputs\n"),
     ] {
         let file = example(name);
@@ -107,7 +111,7 @@ fn check_accepts_the_examples() {
     let shipped = std::fs::read_dir(repository().join("examples"))
         .unwrap()
         .count();
-    assert_eq!(shipped, 8, "an example that no test loads");
+    assert_eq!(shipped, 12, "an example that no test loads");
 }
 
 #[test]

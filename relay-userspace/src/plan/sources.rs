@@ -28,6 +28,9 @@ pub(super) fn own(flows: &List<FlowId, Flow>, host_facts: &HostFacts) -> BTreeSe
     sources.filter(|source| own.contains(source)).collect()
 }
 
+/// How such copies go round.
+const LOOPS: &str = "Where a router leads them back to an input, only `ttl = \"decrement\"` ends that for certain.";
+
 /// Adds notes about copies whose source is not an address of this host.
 pub(super) fn notes(flows: &List<FlowId, Flow>, own: &BTreeSet<IpAddr>, notes: &mut Vec<String>) {
     let others = |output: &Output| output.source.filter(|source| !own.contains(source));
@@ -44,14 +47,14 @@ pub(super) fn notes(flows: &List<FlowId, Flow>, own: &BTreeSet<IpAddr>, notes: &
         };
         notes.push(format!(
             "Copies of {rules} leave with {no} that no interface of this host {has}: {}. Routers and hosts that check \
-             the way back to a source (reverse path filtering) drop them, unless that way leads here.",
+             the way back to a source (reverse path filtering) drop them, unless that way leads here. {LOOPS}",
             abridged(addresses.iter().map(ToString::to_string))
         ));
     }
     if let Some(rules) = with(&|output| output.source.is_none()) {
         notes.push(format!(
             "Copies of {rules} keep the source of their datagrams (`source = \"keep\"`). Routers and hosts that check \
-             the way back to a source (reverse path filtering) drop them, unless that way leads here."
+             the way back to a source (reverse path filtering) drop them, unless that way leads here. {LOOPS}"
         ));
     }
 }

@@ -56,7 +56,7 @@ fn the_printed_plan_has_every_field() {
     -> 239.2.2.2:5001 by out0, VLAN 200
        02:00:00:00:00:02 > 01:00:5e:02:02:02; 802.1Q (0x8100) VLAN 200, PCP 5; IPv4 kept > 239.2.2.2, DSCP 46, TTL 8; UDP 7000 > 5001
     -> [ff0e::8000:7]:5001 by out0, VLAN [7, 8]
-       02:00:00:00:00:02 > 33:33:80:00:00:07; VLAN [7, 8] kept, PCP kept; IPv6 2001:db8:0:2::1 > ff0e::8000:7, DSCP kept, hop limit auto; UDP kept > 5001
+       02:00:00:00:00:02 > 33:33:80:00:00:07; VLAN [7, 8], TPIDs kept, PCP kept; IPv6 2001:db8:0:2::1 > ff0e::8000:7, DSCP kept, hop limit auto; UDP kept > 5001
     -> 203.0.113.9:6000 by out0, chosen by routing
        02:00:00:00:00:02 > next hop 10.0.2.254; IPv4 10.0.2.2 > 203.0.113.9, DSCP kept, TTL auto; UDP kept > 6000";
     assert_eq!(rules, expected);
