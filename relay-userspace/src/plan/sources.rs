@@ -29,7 +29,8 @@ pub(super) fn own(flows: &List<FlowId, Flow>, host_facts: &HostFacts) -> BTreeSe
 }
 
 /// How such copies go round.
-const LOOPS: &str = "Where a router leads them back to an input, only `ttl = \"decrement\"` ends that for certain.";
+const LOOPS: &str =
+    "Where a router leads them back to an input, only `ttl = \"decrement\"` ends that for certain.";
 
 /// Adds notes about copies whose source is not an address of this host.
 pub(super) fn notes(flows: &List<FlowId, Flow>, own: &BTreeSet<IpAddr>, notes: &mut Vec<String>) {
