@@ -132,6 +132,11 @@ impl Running {
         self.memberships.sockets()
     }
 
+    /// The UDP ports that the relay holds.
+    pub fn held_ports(&self) -> impl Iterator<Item = (IpAddr, u16)> {
+        self.sinks.held()
+    }
+
     /// The interface of the worker that could not be set up, once.
     pub fn take_culprit(&mut self) -> Option<String> {
         self.culprit.take()

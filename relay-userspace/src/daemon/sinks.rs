@@ -52,6 +52,11 @@ impl Sinks {
         self.refused.retain(|sink| wanted.contains(sink));
     }
 
+    /// Address and port of each that is held.
+    pub fn held(&self) -> impl Iterator<Item = (IpAddr, u16)> {
+        self.held.keys().map(|sink| (sink.address, sink.port))
+    }
+
     fn say(&mut self, sink: Sink, error: &io::Error) {
         let is_new = self.refused.insert(sink);
         match error.raw_os_error() {

@@ -181,3 +181,31 @@ fn on_io_uring_few_ports_are_held_that_no_program_may_want() {
     assert_eq!(held(Backend::IoUring), expected);
     assert_eq!(held(Backend::Xdp), []);
 }
+
+#[test]
+fn a_program_that_listens_and_gets_nothing_on_xdp_is_noted() {
+    const LISTENS: &str = "a program of this host listens on a port of the rule";
+    let host = HostFacts {
+        bystanders: Bystanders::default()
+            .with_listening([10, 0, 1, 1], 5001)
+            .with_listening([0, 0, 0, 0], 5002)
+            .with_listening([10, 0, 2, 1], 5003),
+        ..host()
+    };
+    for (input, backend, expected) in [
+        ("port = 5001", Backend::Xdp, true),
+        ("port = \"5002-5009\"", Backend::Xdp, true),
+        ("port = 5003", Backend::Xdp, false),
+        ("port = 5001, local = true", Backend::Xdp, false),
+        ("port = 5001", Backend::IoUring, false),
+    ] {
+        let document = rules(&[&format!("address = \"10.0.1.1\", {input}")]);
+        let constraints = Constraints {
+            forced: Some(backend),
+            ..Constraints::default()
+        };
+        let plan = build(&document, &host, &constraints).unwrap();
+        let told = plan.notes.iter().any(|note| note.contains(LISTENS));
+        assert_eq!(told, expected, "{input}: {:?}", plan.notes);
+    }
+}
