@@ -12,6 +12,7 @@ mod matches;
 mod ports;
 mod rule_file;
 mod unicast;
+mod unicast_inputs;
 mod upgrade;
 mod vlan_offloads;
 
