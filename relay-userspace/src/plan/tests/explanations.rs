@@ -117,7 +117,7 @@ fn where_none_takes_it_the_nearest_misses_are_named() {
             },
             &[
                 "no rule has the address 10.0.0.1",
-                "counted as not_multicast",
+                "it goes on to the host's own stack, and is counted as not_multicast",
             ],
         ),
         (
