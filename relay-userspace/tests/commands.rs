@@ -123,8 +123,6 @@ fn output(port: u16, state: State) -> OutputStatus {
         group: [239, 2, 2, 2].into(),
         port: PortMatch::One(port),
         vlan: OutputVlan::Untagged,
-        leaves_by: if pending { "" } else { "out0" }.into(),
-        next_hop: None,
         headers: HEADERS.into(),
         state,
         reason: reason.into(),
