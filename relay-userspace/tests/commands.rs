@@ -123,7 +123,6 @@ fn output(port: u16, state: State) -> OutputStatus {
         group: [239, 2, 2, 2].into(),
         port: PortMatch::One(port),
         vlan: OutputVlan::Untagged,
-        leaves_by: if pending { "" } else { "out0" }.into(),
         headers: HEADERS.into(),
         state,
         next_hop: None,

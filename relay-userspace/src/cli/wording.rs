@@ -49,10 +49,9 @@ pub fn to(output: &OutputStatus) -> String {
 
 /// The interface that they leave by.
 pub fn by(output: &OutputStatus) -> String {
-    match (&output.interface[..], &output.leaves_by[..]) {
-        ("", "") => "routing".into(),
-        ("", interface) => format!("{} (routing)", quoted(interface)),
-        (interface, _) => quoted(interface),
+    match &output.interface[..] {
+        "" => "routing".into(),
+        interface => quoted(interface),
     }
 }
 

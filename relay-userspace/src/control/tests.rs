@@ -179,7 +179,6 @@ fn snapshot(rules: usize) -> Snapshot {
         group: [239, 2, 2, 2].into(),
         port: PortMatch::One(5002),
         vlan: OutputVlan::Tag(200),
-        leaves_by: String::new(),
         headers: "headers".into(),
         state: State::Pending,
         reason: "out0 is down; bring it up".into(),

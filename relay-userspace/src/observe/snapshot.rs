@@ -228,9 +228,6 @@ pub struct OutputStatus {
     /// The tags.
     #[serde(default, skip_serializing_if = "OutputVlan::is_untagged")]
     pub vlan: OutputVlan,
-    /// The interface that copies leave by now; empty if they do not leave.
-    #[serde(default)]
-    pub leaves_by: String,
     /// The headers of the copies; of an output that waits without what only its interface says.
     #[serde(default)]
     pub headers: String,

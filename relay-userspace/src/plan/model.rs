@@ -304,17 +304,6 @@ impl Plan {
     }
 }
 
-impl LinkDestination {
-    /// The host on the link that copies are sent to, if they go to one.
-    #[must_use]
-    pub fn next_hop(self) -> Option<IpAddr> {
-        match self {
-            Self::Group(_) => None,
-            Self::NextHop(host) => Some(host),
-        }
-    }
-}
-
 impl Output {
     /// The interface that the file names; `None` where the kernel's routing has chosen it.
     #[must_use]

@@ -208,13 +208,11 @@ fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> 
                     Some(planned) => HeaderText::planned(plan, planned, arrived),
                     None => HeaderText::wanted(output, arrived),
                 };
-                let interface = planned.and_then(|planned| plan.interfaces.get(planned.interface));
                 OutputStatus {
                     interface: output.interface.clone().unwrap_or_default(),
                     group: output.group,
                     port: output.port,
                     vlan: output.header.vlan,
-                    leaves_by: interface.map_or_else(String::new, |one| one.name.clone()),
                     headers: headers.to_string(),
                     state: match waits {
                         Some(_) if rule.enabled => snapshot::State::Pending,
