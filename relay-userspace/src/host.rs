@@ -14,11 +14,13 @@ mod gso_limits;
 mod ipv6_address;
 mod membership_versions;
 pub mod namespace;
+pub mod neighbours;
 mod netlink;
 mod netlink_dump;
 mod netlink_socket;
 mod other_receivers;
 pub mod packet_socket;
+pub mod routes;
 pub mod rx_missed;
 pub mod socket_options;
 pub mod tap;
@@ -31,7 +33,10 @@ pub mod watch;
 pub(crate) use self::facts::facts;
 pub use self::{
     bell::Bell,
-    facts::{HostError, HostFacts, InterfaceFacts, XdpFeatures, facts_for, with_carrier},
+    facts::{
+        Destination, HostError, HostFacts, InterfaceFacts, RouteAnswer, XdpFeatures, facts_for,
+        with_carrier,
+    },
     gso_limits::GsoLimits,
     ipv6_address::Ipv6Address,
     membership_versions::MembershipVersions,

@@ -6,15 +6,17 @@
 //! detectably damaged.
 
 mod checksum;
-mod offset;
+mod headers;
+mod kept;
 mod received;
+mod tags;
 mod template;
 #[cfg(test)]
 mod tests;
 mod ttl;
 
 pub use self::{
-    offset::{Keeps, Offset, Span, first_port},
+    kept::{Keeping, Keeps, Kept, Offset},
     received::{Known, Received},
     template::{HEADERS_ROOM, Target, Template},
 };

@@ -17,6 +17,7 @@ mod explain;
 mod finding;
 mod flow_key;
 mod group_notes;
+mod header_text;
 mod ids;
 mod interface_checks;
 mod io_uring_workers;
@@ -32,9 +33,11 @@ mod own_addresses;
 mod print;
 mod queues;
 mod received_checksums;
+mod routes;
 mod shapes;
 mod sinks;
 mod source_address;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod tx_methods;
@@ -51,14 +54,16 @@ pub use self::{
     diff::{Difference, diff},
     explain::{Datagram, Explanation, Verdict, explain},
     flow_key::FlowKey,
+    header_text::HeaderText,
     ids::{FlowId, Id, InterfaceId, List, OutputId},
     mac::{Mac, of_group},
     memberships::Membership,
     model::{
         Flow, Interface, LinkDestination, Mode, Output, PendingOutput, Plan, Port, TxMethod,
-        WorkerPlan,
+        WaitsFor, WorkerPlan,
     },
     received_checksums::Checksums,
+    routes::destinations,
     sinks::Sink,
     worker_key::{PortKey, WorkerKey, worker_keys},
 };

@@ -32,11 +32,11 @@ use frames::{
 };
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use relay::{
-    config::rules::Ttl,
+    config::rules::{Header, Match, PortMatch, Ttl, Vlan},
     datapath::flow_table::Flows,
     packet::{HEADERS_ROOM, Known, Received, Target, Template},
 };
-use relay_common::wire::{Addresses, Datagram, IPV4_HEADERS_LEN, Skip};
+use relay_common::wire::{Datagram, IPV4_HEADERS_LEN, Skip};
 use worker::{FRAMES, Worker, for_a_ring, queued, received, sent, sorted};
 
 #[library_benchmark]
@@ -138,13 +138,25 @@ type Outputs = (
 fn outputs(version: Version, count: u8) -> Outputs {
     let template = |output: u8| {
         let (group, source) = version.output(output);
+        let header = Header {
+            ttl: Ttl::Decrement,
+            ..Header::default()
+        };
         Template::new(&Target {
             source_mac: [2, 0, 0, 0, 0, 9],
             destination_mac: relay::plan::of_group(group),
-            addresses: Addresses::between(source, group).unwrap(),
-            port: 5002,
-            ttl: Ttl::Decrement,
+            source: Some(source),
+            group: group.into(),
+            port: PortMatch::One(5002),
+            header: &header,
+            input: &Match {
+                group: version.group(0).into(),
+                ports: PortMatch::One(5001),
+                sources: Vec::new(),
+                vlan: Vlan::Untagged,
+            },
         })
+        .unwrap()
     };
     let templates: Vec<Template> = (0..count).map(template).collect();
     let (received, _) = read_complete(version, 1000);

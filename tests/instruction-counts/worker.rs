@@ -111,6 +111,7 @@ fn plan(tx_method: TxMethod, version: Version, flows: u32, outputs: u8) -> Plan 
         ]
         .into(),
         flows: (0..flows).map(flow).collect(),
+        own_sources: std::collections::BTreeSet::new(),
         workers: vec![plan::WorkerPlan {
             backend: Backend::Xdp,
             cpu: None,

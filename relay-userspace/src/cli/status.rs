@@ -12,10 +12,10 @@ use super::{
     output::{print, print_while_read},
     table::Table,
     target::Target,
-    wording::{dropped, duration, numbers, or_dash, over_outputs, rate, state, sum},
+    wording::{by, dropped, duration, numbers, or_dash, over_outputs, rate, state, sum, to},
 };
 use crate::{
-    config::{quoted, rules::GroupPort},
+    config::quoted,
     observe::snapshot::{Health, InterfaceStatus, Snapshot},
 };
 
@@ -171,14 +171,15 @@ fn rules(snapshot: &Snapshot) -> String {
                 .saturating_add(rule.local_failed)
                 .to_string(),
         ];
-        let waiting = rule.outputs.iter().filter(|o| !o.reason.is_empty());
-        let outputs = waiting.map(|output| {
-            format!(
-                "{} by {}: {}",
-                GroupPort(output.group, output.port),
-                quoted(&output.interface),
-                output.reason
-            )
+        let outputs = rule.outputs.iter().filter_map(|output| {
+            let to = to(output);
+            match &output.next_hop {
+                _ if !output.reason.is_empty() => {
+                    Some(format!("{to} by {}: {}", by(output), output.reason))
+                }
+                Some(next_hop) => Some(format!("{to}: next hop {next_hop}")),
+                None => None,
+            }
         });
         table.add(cells, [rule.reason.clone()].into_iter().chain(outputs));
     }

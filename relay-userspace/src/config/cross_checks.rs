@@ -127,9 +127,9 @@ fn outputs(draft: &Draft, fed_rules: &FedRules<'_>, found: &mut Collector<'_>) {
     for (at, rule) in draft.rules.iter().enumerate() {
         let mut seen: HashMap<Destination<'_>, Place> = HashMap::new();
         for (position, (output, _)) in rule.outputs.iter().enumerate() {
-            let destination = output.value.destination();
+            let mut destination = output.value.destination();
             let own = rule.input.as_ref().map(|(input, _)| &input.value);
-            if let Some(own) = own.filter(|own| fed_rules.feeds_itself(&destination, at, own)) {
+            if let Some(own) = own.filter(|own| fed_rules.feeds_itself(&output.value, at, own)) {
                 found.add(
                     output.place,
                     format!(
@@ -137,8 +137,11 @@ fn outputs(draft: &Draft, fed_rules: &FedRules<'_>, found: &mut Collector<'_>) {
                         rule.label,
                         position + 1
                     ),
-                    "give the output another group, port or interface",
+                    "give the output another group, port, VLAN or interface",
                 );
+            }
+            if let Some(own) = own {
+                destination.vlan = destination.vlan.of_copy(own.matches.vlan).into();
             }
             match seen.get(&destination) {
                 Some(first) => found.add(
@@ -147,7 +150,7 @@ fn outputs(draft: &Draft, fed_rules: &FedRules<'_>, found: &mut Collector<'_>) {
                         "{}: two outputs go to {destination}; the first is at {first}",
                         rule.label
                     ),
-                    "remove one, or give it another group, port or interface",
+                    "remove one, or give it another group, port, VLAN or interface",
                 ),
                 None => {
                     seen.insert(destination, output.place);
@@ -161,10 +164,15 @@ fn outputs(draft: &Draft, fed_rules: &FedRules<'_>, found: &mut Collector<'_>) {
 fn cycles(draft: &Draft, fed_rules: &FedRules<'_>, found: &mut Collector<'_>) {
     let fed = |rule: usize| {
         let mut edges: Vec<Edge> = Vec::new();
-        let outputs = draft.rules.get(rule).map(|rule| &rule.outputs);
-        for (position, (output, _)) in (0..).zip(outputs.into_iter().flatten()) {
-            let destination = output.value.destination();
-            fed_rules.of(&destination, |fed| edges.push((position, fed as u32)));
+        let rule = draft.rules.get(rule);
+        let ends = rule.and_then(|rule| Some((&rule.input.as_ref()?.0.value, &rule.outputs)));
+        let Some((input, outputs)) = ends else {
+            return edges;
+        };
+        for (position, (output, _)) in (0..).zip(outputs) {
+            fed_rules.of(&output.value, input, |fed| {
+                edges.push((position, fed as u32));
+            });
         }
         edges
     };
@@ -177,7 +185,7 @@ fn cycles(draft: &Draft, fed_rules: &FedRules<'_>, found: &mut Collector<'_>) {
             let circle = circle(rules.map(|rule| rule.label.as_str()).collect());
             let cause =
                 format!("rules feed one another in a circle: {circle}; this output closes it");
-            let remedy = "give one of these outputs another group, port or interface";
+            let remedy = "give one of these outputs another group, port, VLAN or interface";
             found.add(output.place, cause, remedy);
         }
         !found.has_enough()
@@ -189,6 +197,9 @@ const MEASURED: usize = 256;
 
 fn interfaces(draft: &Draft, found: &mut Collector<'_>) {
     let used = &draft.used;
+    // A route may lead through any interface.
+    let mut outputs = draft.rules.iter().flat_map(|rule| &rule.outputs);
+    let any_routed = outputs.any(|(output, _)| output.value.interface.is_none());
     let mut seen: HashMap<&str, Place> = HashMap::new();
     for At { place, value } in draft
         .interfaces
@@ -206,7 +217,7 @@ fn interfaces(draft: &Draft, found: &mut Collector<'_>) {
             continue;
         }
         seen.insert(value, *place);
-        if used.contains(value.as_str()) || draft.used_incomplete {
+        if used.contains(value.as_str()) || draft.used_incomplete || any_routed {
             continue;
         }
         if found.has_enough() {

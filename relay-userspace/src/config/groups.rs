@@ -309,10 +309,7 @@ fn ipv4(prefix: Prefix, side: Side) -> Result<(), Wrong> {
             "has other addresses than multicast groups in it",
             "give a longer prefix, such as \"239.1.1.0/24\"",
         )),
-        Side::Output if !is_multicast => Err(wrong(
-            "is not a multicast group; unicast destinations are not supported yet",
-            "give a group from 224.0.0.0 to 239.255.255.255, such as \"239.2.2.2\"",
-        )),
+        Side::Output if !is_multicast => Err(no_group(prefix)),
         Side::Input if !is_multicast => Err(wrong(
             "is not a multicast group",
             "give a group from 224.0.1.0 to 239.255.255.255, such as \"239.1.1.1\"; an address of this \
@@ -369,15 +366,21 @@ fn ipv6(prefix: Prefix, side: Side) -> Result<(), Wrong> {
             "give a multicast group, such as \"239.1.1.1\" or \"ff3e::8000:1\"; an address of this host \
              goes into `address`",
         )),
-        (_, _, Side::Output) => Err(wrong(
-            "is not a multicast group; unicast destinations are not supported yet",
-            A_GROUP,
-        )),
+        (_, _, Side::Output) => Err(no_group(prefix)),
     }
 }
 
+/// What is wrong with unicast addresses as the groups of an output.
+fn no_group(prefix: Prefix) -> Wrong {
+    let remedy = match prefix.one() {
+        Some(host) => format!("for copies to one host write `address = \"{host}\"` instead"),
+        None => format!("{A_GROUP}; for copies to one host write `address` instead"),
+    };
+    ("is not a multicast group".to_owned(), remedy)
+}
+
 /// Whether a host can send from it.
-fn is_host(source: IpAddr) -> bool {
+pub(super) fn is_host(source: IpAddr) -> bool {
     let is_broadcast = matches!(source, IpAddr::V4(source) if source.is_broadcast());
     let special = source.is_unspecified() || source.is_loopback() || source.is_multicast();
     !(special || is_broadcast)

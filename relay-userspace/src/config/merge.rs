@@ -139,10 +139,13 @@ fn circles(
     let fed_rules = FedRules::new(inputs);
     let fed = |rule: usize| {
         let mut edges: Vec<Edge> = Vec::new();
-        let outputs = rules.get(rule).map(|(rule, _)| &rule.outputs);
-        for (position, output) in (0..).zip(outputs.into_iter().flatten()) {
-            let destination = output.destination();
-            fed_rules.of(&destination, |fed| edges.push((position, fed as u32)));
+        let Some((rule, _)) = rules.get(rule) else {
+            return edges;
+        };
+        for (position, output) in (0..).zip(&rule.outputs) {
+            fed_rules.of(output, &rule.input, |fed| {
+                edges.push((position, fed as u32));
+            });
         }
         edges
     };
@@ -165,7 +168,7 @@ fn circles(
                     "rules would feed one another in a circle: {}; this output is part of it",
                     circle(labels.iter().map(String::as_str).collect())
                 ),
-                "give one of these outputs another group, port or interface",
+                "give one of these outputs another group, port, VLAN or interface",
             );
         }
         mistakes.len() < ENOUGH

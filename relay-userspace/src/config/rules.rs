@@ -130,7 +130,19 @@ pub struct Header {
 }
 
 /// The tags that copies leave with.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum OutputVlan {
     /// None.
@@ -153,6 +165,38 @@ impl OutputVlan {
     pub fn is_untagged(&self) -> bool {
         *self == Self::Untagged
     }
+
+    /// The tags of the copy of a datagram that arrived with these.
+    #[must_use]
+    pub fn of_copy(self, arrived: Vlan) -> Vlan {
+        match self {
+            Self::Untagged => Vlan::Untagged,
+            Self::Keep => arrived,
+            Self::Tag(vlan) => Vlan::Tag(vlan),
+            Self::Double(outer, inner) => Vlan::Double(outer, inner),
+        }
+    }
+}
+
+/// Always these tags.
+impl From<Vlan> for OutputVlan {
+    fn from(vlan: Vlan) -> Self {
+        match vlan {
+            Vlan::Untagged => Self::Untagged,
+            Vlan::Tag(vlan) => Self::Tag(vlan),
+            Vlan::Double(outer, inner) => Self::Double(outer, inner),
+        }
+    }
+}
+
+/// "no tag", "VLAN kept", "VLAN 100" or "VLAN [100, 200]"
+impl fmt::Display for OutputVlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Keep => f.write_str("VLAN kept"),
+            others => others.of_copy(Vlan::Untagged).fmt(f),
+        }
+    }
 }
 
 impl Output {
@@ -169,6 +213,7 @@ impl Output {
             interface: self.interface.as_deref(),
             group: self.group,
             port: self.port,
+            vlan: self.header.vlan,
         }
     }
 }
@@ -182,15 +227,31 @@ pub struct Destination<'a> {
     pub group: Prefix,
     /// Their ports.
     pub port: PortMatch,
+    /// Their tags.
+    pub vlan: OutputVlan,
 }
 
-/// "239.2.2.2:5002 on out0", or "203.0.113.9:6000" where routing chooses the interface.
+/// "239.2.2.2:5002 on out0, VLAN 200", or "203.0.113.9:6000" where routing chooses the interface.
 impl fmt::Display for Destination<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         GroupPort(self.group, self.port).fmt(f)?;
-        match self.interface {
-            Some(interface) => write!(f, " on {interface}"),
-            None => Ok(()),
+        if let Some(interface) = self.interface {
+            write!(f, " on {interface}")?;
+        }
+        match self.vlan {
+            OutputVlan::Untagged => Ok(()),
+            vlan => write!(f, ", {vlan}"),
+        }
+    }
+}
+
+/// As a rule file has it, without quotes.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interface => f.write_str("interface"),
+            Self::Keep => f.write_str("keep"),
+            Self::Address(address) => address.fmt(f),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Every mistake with its place, and the rules that a correct file becomes.
 
+mod fed;
 mod matched;
 mod merged;
+mod outputs;
 mod own_address;
 mod written;
 
@@ -159,11 +161,10 @@ fn each_mistake_is_reported_with_place_cause_and_remedy() {
         ("\"239.1.1.1\"", "\"10.0.0.0/8\"", "3:38", "is not a multicast group", "224.0.1.0 to 239.255.255.255"),
         ("\"239.1.1.1\"", "\"239.0.0.0/16\"", "3:38", "239.0.0.0/16 has 65536 groups, and a rule joins at most 1024", "`join = false`"),
         ("\"239.1.1.1\"", "\"239.1.1\"", "3:38", "is not an IP address", "239.1.1.1"),
-        ("\"239.2.2.2\"", "\"ff3e::1\"", "5:33", "output 1: `group` \"ff3e::1\" is an IPv6 group and the input has IPv4; relay does not translate one into the other", "give an IPv4 group"),
         ("\"239.2.2.2\"", "\"239.2.2.0/24\"", "5:33", "`group` \"239.2.2.0/24\" is a prefix, and the input has one group", "give one group"),
         ("port = 5002", "port = \"5000-5001\"", "5:53", "output 1: `port` \"5000-5001\" is a range, and the input's port is 5001", "give one port"),
         ("port = 5002", "port = \"any\"", "5:53", "`port` \"any\" does not go with the input's port 5001", "leave `port` out"),
-        ("\"239.2.2.2\"", "\"10.0.0.1\"", "5:33", "unicast destinations are not supported yet", "239.2.2.2"),
+        ("\"239.2.2.2\"", "\"10.0.0.1\"", "5:33", "`group` \"10.0.0.1\" is not a multicast group", "write `address = \"10.0.0.1\"` instead"),
         ("ttl = 8", "ttl = 0", "6:67", "rule `feed-a`, output 2: `ttl` 0 is out of range", "from 1 to 255"),
         ("ttl = 8", "ttl = 256", "6:67", "`ttl` 256 is out of range", "from 1 to 255"),
         ("ttl = 8", "ttl = \"inherit\"", "6:67", "`ttl` \"inherit\" is unknown", "\"decrement\""),

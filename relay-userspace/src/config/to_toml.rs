@@ -3,8 +3,8 @@
 use std::fmt::{self, Write as _};
 
 use super::rules::{
-    Header, Input, InterfaceOptions, Limit, Match, Offloads, Output, PortMatch, Rule, Rules,
-    Transmit, Ttl, Vlan,
+    Header, Input, InterfaceOptions, Limit, Match, Offloads, Output, OutputVlan, PortMatch, Rule,
+    Rules, Source, Transmit, Ttl, Vlan,
 };
 
 /// The text of a rule file with these rules; defaults are left out. [`super::parse`] makes the same
@@ -95,26 +95,69 @@ impl fmt::Display for RuleTable<'_> {
         }
         writeln!(f, " }}\noutputs = [")?;
         for output in outputs {
-            let Output {
-                interface,
-                group,
-                port,
-                header: Header { ttl, .. },
-                ..
-            } = output;
-            f.write_str("  { ")?;
-            if let Some(interface) = interface {
-                write!(f, "interface = {}, ", Text(interface))?;
-            }
-            write!(f, "group = \"{group}\", port = {}", Port(*port))?;
-            match ttl {
-                Ttl::Auto => {}
-                Ttl::Decrement => write!(f, ", ttl = \"{ttl}\"")?,
-                Ttl::Set(_) => write!(f, ", ttl = {ttl}")?,
-            }
-            writeln!(f, " }},")?;
+            writeln!(f, "  {{ {} }},", OutputTable(output))?;
         }
         writeln!(f, "]")
+    }
+}
+
+/// The inside of an output's inline table.
+struct OutputTable<'r>(&'r Output);
+
+impl fmt::Display for OutputTable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Output {
+            interface,
+            group,
+            port,
+            source,
+            header,
+            mark,
+        } = self.0;
+        let Header {
+            ttl,
+            source_port,
+            dscp,
+            vlan,
+            pcp,
+        } = header;
+        if let Some(interface) = interface {
+            write!(f, "interface = {}, ", Text(interface))?;
+        }
+        let to = if self.0.is_unicast() {
+            "address"
+        } else {
+            "group"
+        };
+        write!(f, "{to} = \"{group}\", port = {}", Port(*port))?;
+        match ttl {
+            Ttl::Auto => {}
+            Ttl::Decrement => write!(f, ", ttl = \"{ttl}\"")?,
+            Ttl::Set(_) => write!(f, ", ttl = {ttl}")?,
+        }
+        if let Some(dscp) = dscp {
+            write!(f, ", dscp = {dscp}")?;
+        }
+        match vlan {
+            OutputVlan::Untagged => {}
+            OutputVlan::Keep => f.write_str(", vlan = \"keep\"")?,
+            OutputVlan::Tag(vlan) => write!(f, ", vlan = {vlan}")?,
+            OutputVlan::Double(outer, inner) => write!(f, ", vlan = [{outer}, {inner}]")?,
+        }
+        if let Some(pcp) = pcp {
+            write!(f, ", pcp = {pcp}")?;
+        }
+        match source {
+            Source::Interface => {}
+            Source::Keep | Source::Address(_) => write!(f, ", source = \"{source}\"")?,
+        }
+        if let Some(port) = source_port {
+            write!(f, ", source_port = {port}")?;
+        }
+        if let Some(mark) = mark {
+            write!(f, ", mark = {mark}")?;
+        }
+        Ok(())
     }
 }
 

@@ -343,9 +343,11 @@ pub(super) fn close<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
 /// The remedy for a key that other programs have.
 fn hint(name: &str) -> Option<&'static str> {
     match name {
-        "tos" | "dscp" | "ecn" => {
-            Some("leave it out: a copy keeps the DSCP and ECN bits that its datagram arrived with")
-        }
+        "dscp" => Some("leave it out: an input takes any, and an output sets it"),
+        "tos" | "ecn" => Some(
+            "leave it out: `dscp` of an output sets the DSCP, and a copy always keeps the ECN bits that \
+             its datagram arrived with",
+        ),
         _ => None,
     }
 }

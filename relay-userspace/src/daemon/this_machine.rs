@@ -8,11 +8,13 @@ use crate::{
     plan::{self, Backend, Constraints, Plan},
 };
 
-/// Asks the kernel about every interface that `document` names. `in_use` has the names and indices
+/// Asks the kernel about every interface that `document` names, and every route to its unicast
+/// outputs. `in_use` has the names and indices
 /// of those that are in use: one that was renamed goes on under its old name.
 #[must_use]
 pub fn host_facts(document: &Document, in_use: &BTreeSet<(String, u32)>) -> HostFacts {
-    let mut facts = host::facts_for(document.rules.interfaces_used(), in_use);
+    let destinations = plan::destinations(document);
+    let mut facts = host::facts_for(document.rules.interfaces_used(), in_use, destinations);
     let mut rules = document.rules.rules.iter();
     if rules.any(|rule| rule.enabled && rule.input.local) {
         facts.no_tap = host::tap::hindrance();

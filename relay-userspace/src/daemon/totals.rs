@@ -43,7 +43,9 @@ impl Copies {
         for output in &remote.stats().outputs {
             output.add_to(&mut self.sent, &mut self.dropped);
         }
-        self.dropped[Dropped::Pending as usize] += remote.missed();
+        for (reason, missed) in remote.missed() {
+            self.dropped[reason as usize] += missed;
+        }
     }
 
     /// Adds frames that did not leave.

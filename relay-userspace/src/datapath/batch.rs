@@ -12,7 +12,7 @@ use super::{
     open_runs::{Entry, OpenRuns},
     stats::WorkerStats,
 };
-use crate::packet::{HEADERS_ROOM, Offset, Received};
+use crate::packet::{HEADERS_ROOM, Kept, Received};
 
 /// The most datagrams in a run: more saves nothing measurable, and this many of 1000 bytes still
 /// fit into the second-level cache.
@@ -44,8 +44,8 @@ pub struct Batch<P> {
     /// Its capacity is the largest batch: in the worst case every frame is a run of its own.
     runs: Vec<Run>,
     open: OpenRuns,
-    /// By position of the frame, for flows whose copies keep part of it.
-    offsets: Box<[Offset]>,
+    /// By position of the frame, for flows some of whose copies keep it.
+    kept: Box<[Kept]>,
 }
 
 /// One datagram.
@@ -129,7 +129,7 @@ impl<P> Batch<P> {
             frames: Vec::with_capacity(size),
             runs: Vec::with_capacity(size),
             open,
-            offsets: vec![Offset::default(); size].into(),
+            kept: vec![Kept::default(); size].into(),
         }
     }
 
@@ -144,55 +144,60 @@ impl<P> Batch<P> {
         self.frames.len() == self.frames.capacity()
     }
 
-    /// Adds a frame. `offset` is where in its flow it was sent to, if copies keep that. The batch
-    /// must not be full.
+    /// Notes what some copies keep of the next frame, if any keeps something, and returns whether one
+    /// does.
+    #[inline(never)]
+    pub fn keep(&mut self, kept: Option<Kept>) -> bool {
+        match (kept, self.kept.get_mut(self.frames.len())) {
+            (Some(kept), Some(of_frame)) => {
+                *of_frame = kept;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Adds a frame. `keeps` is whether [`Self::keep`] has noted something for it. The batch must not
+    /// be full.
     #[inline]
     pub fn add<M: Memory<Place = P>>(
         &mut self,
         frame: Frame<P>,
-        offset: Option<&Offset>,
+        keeps: bool,
         memory: &M,
         flows: &Flows,
         stats: &WorkerStats,
     ) {
         let flow = frame.flow;
         let at = self.push(frame, stats);
-        if let Some(offset) = offset {
-            self.join_at_offset(at, flow, *offset, memory, flows);
+        if keeps {
+            self.join_kept(at, flow, memory, flows);
         } else if !flows.socket_outputs(flow).is_empty() {
             self.join(at, Entry::of_flow(flow), memory);
         }
     }
 
-    /// Notes the offset of the frame at `at`, and puts the frame into a run. Out of line: few rule
+    /// Puts the frame at `at`, of which some copies keep something, into a run. Out of line: few rule
     /// files have such flows.
     #[inline(never)]
-    fn join_at_offset<M: Memory<Place = P>>(
-        &mut self,
-        at: u32,
-        flow: u32,
-        offset: Offset,
-        memory: &M,
-        flows: &Flows,
-    ) {
-        if let Some(of_frame) = self.offsets.get_mut(at as usize) {
-            *of_frame = offset;
-        }
+    fn join_kept<M: Memory<Place = P>>(&mut self, at: u32, flow: u32, memory: &M, flows: &Flows) {
+        let kept = KeptOf(&self.kept).frame(at);
         if flows.socket_outputs(flow).is_empty() {
             return;
         }
-        let (runs, offsets) = (&self.runs, Offsets(&self.offsets));
-        let is_mine = |run: usize| {
-            let run = runs.get(run);
-            run.is_some_and(|run| run.flow == flow && offsets.of(run.first) == offset)
+        let (runs, all) = (&self.runs, KeptOf(&self.kept));
+        let of_run = |run: usize| {
+            let run = runs.get(run).filter(|run| run.flow == flow);
+            run.map(|run| all.frame(run.first))
         };
         let entry = if flows.keeps_apart(flow) {
-            self.open.entry_at_offset(flow, offset, is_mine)
+            let is_there = |run| of_run(run).is_some_and(|other| other.offset == kept.offset);
+            self.open.entry_at_offset(flow, kept.offset, is_there)
         } else {
             Entry::of_flow(flow)
         };
         let run = self.open.get(entry);
-        if !is_mine(run)
+        if of_run(run) != Some(kept)
             && let Some(run) = self.runs.get_mut(run)
         {
             run.open = false;
@@ -256,19 +261,19 @@ impl<P> Batch<P> {
     pub fn runs(&mut self) -> (&mut [Run], Frames<'_, P>) {
         let frames = Frames {
             frames: &self.frames,
-            offsets: Offsets(&self.offsets),
+            kept: KeptOf(&self.kept),
         };
         (&mut self.runs, frames)
     }
 
-    /// Ends the batch: hands out its frames in the order of their arrival, and their offsets by
-    /// their positions in this order.
+    /// Ends the batch: hands out its frames in the order of their arrival, and what is kept of them
+    /// by their positions in this order.
     #[inline]
-    pub fn end(&mut self) -> (impl Iterator<Item = Frame<P>> + '_, Offsets<'_>) {
+    pub fn end(&mut self) -> (impl Iterator<Item = Frame<P>> + '_, KeptOf<'_>) {
         for run in self.runs.drain(..) {
             self.open.clear(run.entry);
         }
-        (self.frames.drain(..), Offsets(&self.offsets))
+        (self.frames.drain(..), KeptOf(&self.kept))
     }
 }
 
@@ -315,10 +320,10 @@ impl Run {
         })
     }
 
-    /// The offset of its frames in their flow. Of a flow whose copies keep nothing, any.
+    /// What is kept of its frames. Of a flow whose copies keep nothing, any.
     #[inline]
-    pub fn offset<P>(&self, frames: Frames<'_, P>) -> Offset {
-        frames.offsets.of(self.first)
+    pub fn kept<P>(&self, frames: Frames<'_, P>) -> Kept {
+        frames.kept.frame(self.first)
     }
 }
 
@@ -326,7 +331,7 @@ impl Run {
 #[derive(Debug)]
 pub struct Frames<'a, P> {
     frames: &'a [Frame<P>],
-    offsets: Offsets<'a>,
+    kept: KeptOf<'a>,
 }
 
 // Not derived: a place need not be `Copy`.
@@ -338,16 +343,16 @@ impl<P> Clone for Frames<'_, P> {
 
 impl<P> Copy for Frames<'_, P> {}
 
-/// Where in the prefix and range of its flow each frame of a batch was sent to, by the frame's
-/// position. Of a flow whose copies keep nothing of that, any.
+/// What some copies keep of each frame of a batch, by the frame's position. Of a flow whose copies
+/// keep nothing, any.
 #[derive(Debug, Clone, Copy)]
-pub struct Offsets<'a>(&'a [Offset]);
+pub struct KeptOf<'a>(&'a [Kept]);
 
-impl Offsets<'_> {
-    /// The offset of a frame.
+impl KeptOf<'_> {
+    /// That of a frame.
     #[inline]
     #[must_use]
-    pub fn of(self, frame: u32) -> Offset {
+    pub fn frame(self, frame: u32) -> Kept {
         self.0.get(frame as usize).copied().unwrap_or_default()
     }
 }

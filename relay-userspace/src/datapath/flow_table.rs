@@ -8,10 +8,13 @@
 //! A flow's number is the slot of its counters, so it stays the same when another table replaces
 //! this one.
 
-use std::{ops::Range, sync::Arc};
+mod followed_hops;
 
-use relay_common::wire::{Addresses, Datagram};
+use std::{net::IpAddr, ops::Range, sync::Arc};
 
+use relay_common::wire::{Datagram, IPV4_HEADERS_LEN, IPV6_HEADERS_LEN, Tag, VLAN_LEN};
+
+use self::followed_hops::FollowedHops;
 use super::{
     output_link::{Link, Links, State},
     slots::Slots,
@@ -20,8 +23,10 @@ use super::{
     xdp::local_frames::LocalFrames,
 };
 use crate::{
+    config::rules::Match,
+    host::neighbours::OnLink,
     matching::Table,
-    packet::{Keeps, Offset, Span, Target, Template, first_port},
+    packet::{Keeping, Keeps, Kept, Target, Template},
     plan::{self, InterfaceId, LinkDestination, Plan, TxMethod},
 };
 
@@ -38,8 +43,12 @@ pub struct Flows {
     ring_outputs: Box<[RingOutput]>,
     socket_outputs: Box<[SocketOutput]>,
     followed: Box<[Followed]>,
-    /// There are flows whose copies keep their places.
-    keeps_places: bool,
+    /// The next hops of unicast outputs, if there are any.
+    next_hops: Option<Box<FollowedHops>>,
+    /// There are flows some of whose copies keep what others do not.
+    any_keeps: bool,
+    /// Bytes that a frame may have in a chunk.
+    frame_room: usize,
     waiting: Arc<Waiting>,
     /// Gives frames of flows with `local` back to the Linux stack.
     pub(super) local: Option<Box<LocalFrames>>,
@@ -63,9 +72,9 @@ struct Followed {
 struct Flow {
     ring_copies: Range<usize>,
     socket_outputs: Range<usize>,
-    /// Its prefix and range, if copies keep their place in them.
-    span: Option<Span>,
-    /// All copies of two places in them go to two destinations.
+    /// What some copies keep that others do not.
+    keeping: Option<Keeping>,
+    /// All copies of two places in its prefix and range go to two destinations.
     keeps_apart: bool,
 }
 
@@ -95,7 +104,8 @@ pub struct SocketOutput {
     pub template: Template,
     /// Position of its TX socket in the worker.
     pub tx_socket: usize,
-    /// Whether its interface takes GSO packets; otherwise every frame leaves on its own.
+    /// Whether its interface takes its copies in GSO packets; otherwise every frame leaves on its
+    /// own.
     pub joins: bool,
     /// The slot of its counters in [`crate::datapath::stats::WorkerStats::outputs`].
     pub output: u32,
@@ -104,10 +114,10 @@ pub struct SocketOutput {
 }
 
 impl SocketOutput {
-    /// The same for copies of datagrams that were sent to `offset`.
-    pub(super) fn moved_to(&self, offset: Offset) -> Self {
+    /// The same for copies of datagrams that have `kept` in common.
+    pub(super) fn keeping(&self, kept: &Kept) -> Self {
         Self {
-            template: self.template.moved_to(offset),
+            template: self.template.keeping(kept),
             ..self.clone()
         }
     }
@@ -124,10 +134,13 @@ impl Flows {
         links: &Links,
         ports: &Ports,
     ) -> Self {
+        let room = worker.frame_room(plan) as usize;
+        let frame_room = |template: &Template| most_in(room, template);
         let (mut keys, mut inputs) = (Vec::new(), Vec::new());
         let mut flows = vec![Flow::default(); slots.flows_end()];
         let mut ring_copies = Vec::new();
         let (mut ring_outputs, mut socket_outputs) = (Vec::new(), Vec::new());
+        let mut hops = FollowedHops::new(&links.next_hops);
         let planned = worker.flows.iter().filter_map(|&at| plan.flows.get(at));
         for (flow, of_flow) in planned.zip(slots.iter()) {
             for key in plan.keys(flow) {
@@ -139,60 +152,75 @@ impl Flows {
                 keys.extend(u8::try_from(at).map(|slot| (key.at(slot), of_flow.flow)));
             }
             let (first_copies, first_socket_output) = (ring_copies.len(), socket_outputs.len());
-            let mut span = None;
+            let mut keeps = Keeps::default();
             let mut keeps_apart = true;
-            let mut by_template: Vec<(Template, Vec<RingOutput>)> = Vec::new();
+            let mut by_template: Vec<(Template, Option<OnLink>, Vec<RingOutput>)> = Vec::new();
             for (output, &number) in flow.outputs.iter().zip(&of_flow.outputs) {
-                let (Some(interface), Some(source), LinkDestination::Group(destination_mac)) = (
-                    plan.interfaces.get(output.interface),
-                    output.source,
-                    output.to,
-                ) else {
+                let Some(interface) = plan.interfaces.get(output.interface) else {
                     continue;
                 };
-                let Some(addresses) = Addresses::between(source, output.group.address()) else {
-                    continue;
+                let (destination_mac, next_hop) = match output.to {
+                    LinkDestination::Group(mac) => (mac, None),
+                    LinkDestination::NextHop(address) => {
+                        let interface = interface.index;
+                        ([0; 6], Some(OnLink { interface, address }))
+                    }
                 };
-                let template = Template::new(&Target {
+                let Some(mut template) = Template::new(&Target {
                     source_mac: interface.mac,
                     destination_mac,
-                    addresses,
-                    port: first_port(output.port),
-                    ttl: output.header.ttl,
-                });
-                let keeps = Keeps::new(&output.group, output.port);
-                if !keeps.nothing() {
-                    span = Some(Span::new(&flow.matches));
+                    source: output.source,
+                    group: output.group,
+                    port: output.port,
+                    header: &output.header,
+                    input: &flow.matches,
+                }) else {
+                    continue;
+                };
+                if let Some(host) = next_hop {
+                    template.set_destination_mac(hops.mac(host));
                 }
-                keeps_apart &= keeps.all_of(&flow.matches);
-                let template = template.keeping(keeps);
+                keeps = keeps.or(template.keeps());
+                keeps_apart &= template.keeps().all_places_of(&flow.matches);
                 let max_payload = template.max_payload(interface.mtu);
                 match leaves_by(plan, worker, output.interface, ports) {
                     Some(LeavesBy::TxSocket { tx_socket, joins }) => {
-                        socket_outputs.push(SocketOutput {
+                        let state = State::planned(interface);
+                        let socket_output = SocketOutput {
+                            joins: joins && state.joins(template.tags()),
                             template,
                             tx_socket,
-                            joins,
                             output: number,
                             max_payload,
-                        });
+                        };
+                        socket_outputs.push((socket_output, next_hop));
                     }
                     Some(LeavesBy::Port(port)) => {
                         let ring_output = RingOutput {
                             port,
                             output: number,
-                            max_payload,
+                            max_payload: max_payload.min(frame_room(&template)),
                         };
-                        match by_template.iter_mut().find(|(other, _)| *other == template) {
-                            Some((_, ring_outputs)) => ring_outputs.push(ring_output),
-                            None => by_template.push((template, vec![ring_output])),
+                        let same = |(other, hop, _): &&mut (Template, Option<OnLink>, _)| {
+                            *hop == next_hop && *other == template
+                        };
+                        match by_template.iter_mut().find(same) {
+                            Some((.., ring_outputs)) => ring_outputs.push(ring_output),
+                            None => by_template.push((template, next_hop, vec![ring_output])),
                         }
                     }
                     None => {}
                 }
             }
-            for (template, outputs) in by_template {
+            // The last one takes the received chunk, and need not move its payload if its headers are
+            // as long as those that the datagram came with.
+            let came = headers_len(&flow.matches);
+            by_template.sort_by_key(|(template, ..)| template.headers_len() == came);
+            for (template, next_hop, outputs) in by_template {
                 let first_output = ring_outputs.len();
+                if let Some(host) = next_hop {
+                    hops.add_ring_copies(ring_copies.len(), host);
+                }
                 ring_outputs.extend(outputs);
                 ring_copies.push(RingCopies {
                     template,
@@ -200,28 +228,36 @@ impl Flows {
                 });
             }
             if let Some(of_flow) = socket_outputs.get_mut(first_socket_output..) {
-                of_flow.sort_by_key(|socket_output| socket_output.tx_socket);
+                of_flow.sort_by_key(|(socket_output, _)| socket_output.tx_socket);
             }
             if let Some(place) = flows.get_mut(of_flow.flow as usize) {
                 *place = Flow {
                     ring_copies: first_copies..ring_copies.len(),
                     socket_outputs: first_socket_output..socket_outputs.len(),
-                    span,
+                    keeping: (!keeps.nothing()).then(|| Keeping::new(&flow.matches, keeps)),
                     keeps_apart,
                 };
             }
         }
+        for (at, (_, next_hop)) in socket_outputs.iter().enumerate() {
+            if let Some(host) = *next_hop {
+                hops.add_socket_output(at, host);
+            }
+        }
+        let socket_outputs = socket_outputs.into_iter().map(|(output, _)| output);
         Self {
             // The plan has no more shapes than a table takes.
             table: Table::new(keys).unwrap_or_default(),
             inputs: inputs.into(),
             waiting: Arc::default(),
             local: None,
-            keeps_places: flows.iter().any(|flow| flow.span.is_some()),
+            any_keeps: flows.iter().any(|flow| flow.keeping.is_some()),
+            frame_room: room,
             flows: flows.into(),
             ring_copies: ring_copies.into(),
             ring_outputs: ring_outputs.into(),
-            socket_outputs: socket_outputs.into(),
+            socket_outputs: socket_outputs.collect(),
+            next_hops: hops.into_any(),
             followed: followed(plan, worker, links, ports),
         }
     }
@@ -259,6 +295,14 @@ impl Flows {
         }
     }
 
+    /// Takes over changes of the next hops. Called once per round.
+    #[inline]
+    pub fn follow_next_hops(&mut self) {
+        if let Some(hops) = &mut self.next_hops {
+            hops.follow(&mut self.ring_copies, &mut self.socket_outputs);
+        }
+    }
+
     #[cold]
     fn follow(&mut self, at: usize, state: State) {
         let Some(followed) = self.followed.get_mut(at) else {
@@ -267,6 +311,7 @@ impl Flows {
         followed.seen = state;
         for copies in &self.ring_copies {
             let max_payload = copies.template.max_payload(state.mtu);
+            let max_payload = max_payload.min(most_in(self.frame_room, &copies.template));
             let ring_outputs = self.ring_outputs.get_mut(copies.ring_outputs.clone());
             let mine = |ring_output: &&mut RingOutput| followed.ports.contains(&ring_output.port);
             for ring_output in ring_outputs.into_iter().flatten().filter(mine) {
@@ -279,8 +324,9 @@ impl Flows {
                 .iter_mut()
                 .filter(|socket_output| socket_output.tx_socket == tx_socket)
             {
-                socket_output.max_payload = socket_output.template.max_payload(state.mtu);
-                socket_output.joins = joins && state.joins();
+                let template = &socket_output.template;
+                socket_output.max_payload = template.max_payload(state.mtu);
+                socket_output.joins = joins && state.joins(template.tags());
             }
         }
     }
@@ -308,23 +354,26 @@ impl Flows {
         self.table.look_up(input, datagram)
     }
 
-    /// Where in the prefix and range of `flow` the destination of `datagram` is; `None` where no
-    /// copy keeps that.
+    /// Whether some copies of any flow keep what others do not.
     #[inline]
     #[must_use]
-    pub fn offset(&self, flow: u32, datagram: &Datagram) -> Option<Offset> {
-        if self.keeps_places {
-            self.offset_in(flow, *datagram)
-        } else {
-            None
-        }
+    pub const fn keep_any(&self) -> bool {
+        self.any_keeps
     }
 
-    /// Out of line: few rule files have such flows. By value, so that a datagram need not lie in
-    /// memory for it.
-    #[inline(never)]
-    fn offset_in(&self, flow: u32, datagram: Datagram) -> Option<Offset> {
-        Some(self.flows.get(flow as usize)?.span?.offset(&datagram))
+    /// What some copies of `datagram`, which `flow` takes, keep of it; `None` where none keeps
+    /// anything. `frame` is what it was decoded from, whose outermost tag may be `beside` it. To be
+    /// asked only where [`Self::keep_any`].
+    #[must_use]
+    pub fn kept(
+        &self,
+        flow: u32,
+        datagram: &Datagram,
+        frame: &[u8],
+        beside: Option<Tag>,
+    ) -> Option<Kept> {
+        let keeping = self.flows.get(flow as usize)?.keeping?;
+        Some(keeping.kept(datagram, frame, beside))
     }
 
     /// Whether all copies of two places in a flow go to two destinations, so that their order is
@@ -366,6 +415,23 @@ impl Flows {
             .get(copies.ring_outputs.clone())
             .unwrap_or(&[])
     }
+}
+
+/// The longest payload of a copy that a chunk with `room` for a frame holds.
+fn most_in(room: usize, template: &Template) -> u16 {
+    let most = room.saturating_sub(template.headers_len());
+    u16::try_from(most).unwrap_or(u16::MAX)
+}
+
+/// Length of the headers that datagrams of `matches` arrive with.
+fn headers_len(matches: &Match) -> usize {
+    let (outer, inner) = matches.vlan.tags();
+    let tags = [outer, inner].into_iter().flatten().count();
+    let untagged = match matches.group.address() {
+        IpAddr::V4(_) => IPV4_HEADERS_LEN,
+        IpAddr::V6(_) => IPV6_HEADERS_LEN,
+    };
+    untagged + tags * VLAN_LEN
 }
 
 /// The links of all interfaces that copies of `worker` leave through.

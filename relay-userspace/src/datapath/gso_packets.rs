@@ -3,6 +3,8 @@
 //! The messages of one interface follow each other, whichever flows they are of, and nothing is
 //! kept for the next batch. No system call is made here: an [`Outbox`] takes the messages.
 
+use std::borrow::Borrow;
+
 use super::{
     batch::{Batch, Frame, Frames, Memory, Run},
     expired,
@@ -10,7 +12,10 @@ use super::{
     stats::{Dropped, WorkerStats},
     vnet_header::VnetHeader,
 };
-use crate::host::GsoLimits;
+use crate::{
+    host::GsoLimits,
+    packet::{Received, Template},
+};
 
 /// One message for a packet socket: a frame, or a GSO packet of several.
 #[derive(Debug)]
@@ -82,10 +87,10 @@ pub fn make<M: Memory>(
             memory,
         };
         for socket_output in socket_outputs.iter().take(mine) {
-            if socket_output.template.keeps_place() {
-                copies.post_moved(socket_output, outbox, stats);
+            if socket_output.template.is_plain() {
+                copies.post(socket_output, AsReceived, outbox, stats);
             } else {
-                copies.post(socket_output, outbox, stats);
+                copies.post_adapted(socket_output, outbox, stats);
             }
         }
     }
@@ -103,10 +108,58 @@ struct Copies<'a, M: Memory> {
     memory: &'a M,
 }
 
-impl<M: Memory> Copies<'_, M> {
+/// The header fields that copies are made from: those that the datagram came with, or what an output
+/// makes of them.
+trait Fields<'a>: Copy {
+    type Received: Borrow<Received> + Copy;
+
+    fn received(self, received: &'a Received) -> Self::Received;
+
+    /// [`Received::udp_sum`] of those, where `sum` is that of `received`.
+    fn udp_sum(self, received: &Received, payload: &[u8], sum: Option<u32>) -> Option<u32>;
+}
+
+/// As they came.
+#[derive(Clone, Copy)]
+struct AsReceived;
+
+impl<'a> Fields<'a> for AsReceived {
+    type Received = &'a Received;
+
+    #[inline(always)]
+    fn received(self, received: &'a Received) -> &'a Received {
+        received
+    }
+
+    #[inline(always)]
+    fn udp_sum(self, _: &Received, _: &[u8], sum: Option<u32>) -> Option<u32> {
+        sum
+    }
+}
+
+/// As an output changes them.
+impl<'a> Fields<'a> for &Template {
+    type Received = Received;
+
+    fn received(self, received: &'a Received) -> Received {
+        Template::received(self, received)
+    }
+
+    fn udp_sum(self, received: &Received, payload: &[u8], sum: Option<u32>) -> Option<u32> {
+        Template::udp_sum(self, received, payload, sum)
+    }
+}
+
+impl<'a, M: Memory> Copies<'a, M> {
     /// Posts the run's copy for one socket output, or counts it as dropped.
     #[inline]
-    fn post(&self, socket_output: &SocketOutput, outbox: &mut impl Outbox<M>, stats: &WorkerStats) {
+    fn post<F: Fields<'a>>(
+        &self,
+        socket_output: &SocketOutput,
+        fields: F,
+        outbox: &mut impl Outbox<M>,
+        stats: &WorkerStats,
+    ) {
         let (run, received) = (self.run, &self.first.received);
         let Some(ttl) = socket_output.template.ttl(received) else {
             self.expire(socket_output, stats);
@@ -114,23 +167,24 @@ impl<M: Memory> Copies<'_, M> {
         };
         let too_big = self.first.payload_len() > socket_output.max_payload;
         if too_big || (run.count > 1 && !socket_output.joins) {
-            self.post_apart(socket_output, ttl, outbox, stats);
+            self.post_apart(socket_output, fields, ttl, outbox, stats);
             return;
         }
         if run.count == 1 {
-            self.post_one(self.first, self.udp_sum, socket_output, ttl, outbox);
+            self.post_one(self.first, self.udp_sum, socket_output, fields, ttl, outbox);
             return;
         }
         let template = &socket_output.template;
         let len = template.headers_len() + usize::from(run.payload_len);
         if !self.limits.take(run.count, len) {
-            self.post_in_parts(socket_output, ttl, outbox);
+            self.post_in_parts(socket_output, fields, ttl, outbox);
             return;
         }
         let (each, all) = (self.first.payload_len(), run.payload_len);
+        let received = fields.received(received);
         let write = move |vnet_header: &mut VnetHeader| {
             vnet_header.joined(each, |headers| {
-                template.write_joined(headers, received, ttl, all)
+                template.write_joined(headers, received.borrow(), ttl, all)
             })
         };
         let frames = run.frames(self.frames);
@@ -149,17 +203,22 @@ impl<M: Memory> Copies<'_, M> {
         };
     }
 
-    /// [`Self::post`] where copies keep the place that they were sent to, which all frames of a run
-    /// have in common.
+    /// [`Self::post`] where the template is not plain. What it keeps, all frames of a run have in
+    /// common.
     #[inline(never)]
-    fn post_moved(
+    fn post_adapted(
         &self,
         socket_output: &SocketOutput,
         outbox: &mut impl Outbox<M>,
         stats: &WorkerStats,
     ) {
-        let moved = socket_output.moved_to(self.run.offset(self.frames));
-        self.post(&moved, outbox, stats);
+        let fields = &socket_output.template;
+        if fields.keeps().nothing() {
+            self.post(socket_output, fields, outbox, stats);
+        } else {
+            let adapted = socket_output.keeping(&self.run.kept(self.frames));
+            self.post(&adapted, fields, outbox, stats);
+        }
     }
 
     /// Counts the run's copy as dropped because its TTL is used up, and notes who sent it. A call, so
@@ -168,22 +227,30 @@ impl<M: Memory> Copies<'_, M> {
     #[inline(never)]
     fn expire(&self, socket_output: &SocketOutput, stats: &WorkerStats) {
         let run = self.run;
+        if !socket_output.template.is_resolved() {
+            count(socket_output, Dropped::NoNeighbour, run.count, stats);
+            return;
+        }
         expired::note(run.flow, &self.first.place, self.memory, stats);
         count(socket_output, Dropped::TtlExpired, run.count, stats);
     }
 
+    /// Posts one frame, whose UDP sum, as it came, is `udp_sum`.
     #[inline]
-    fn post_one(
+    fn post_one<F: Fields<'a>>(
         &self,
-        frame: &Frame<M::Place>,
+        frame: &'a Frame<M::Place>,
         udp_sum: Option<u32>,
         socket_output: &SocketOutput,
+        fields: F,
         ttl: u8,
         outbox: &mut impl Outbox<M>,
     ) {
-        let (template, received) = (&socket_output.template, &frame.received);
+        let template = &socket_output.template;
+        let udp_sum = fields.udp_sum(&frame.received, frame.payload(self.memory), udp_sum);
+        let received = fields.received(&frame.received);
         let write = move |vnet_header: &mut VnetHeader| {
-            vnet_header.single(|headers| template.write(headers, received, ttl, udp_sum))
+            vnet_header.single(|headers| template.write(headers, received.borrow(), ttl, udp_sum))
         };
         // SAFETY: as above.
         unsafe {
@@ -201,7 +268,13 @@ impl<M: Memory> Copies<'_, M> {
 
     /// Posts the run as several messages, each with as many frames as the device takes in one.
     #[cold]
-    fn post_in_parts(&self, socket_output: &SocketOutput, ttl: u8, outbox: &mut impl Outbox<M>) {
+    fn post_in_parts<F: Fields<'a>>(
+        &self,
+        socket_output: &SocketOutput,
+        fields: F,
+        ttl: u8,
+        outbox: &mut impl Outbox<M>,
+    ) {
         let template = &socket_output.template;
         let size = usize::from(self.first.payload_len());
         let most = self.limits.frames_of(template.headers_len(), size);
@@ -213,11 +286,12 @@ impl<M: Memory> Copies<'_, M> {
             let payload_len = left.min(count.saturating_mul(size as u16));
             if count == 1 {
                 let udp_sum = first.received.udp_sum(first.payload(self.memory));
-                self.post_one(first, udp_sum, socket_output, ttl, outbox);
+                self.post_one(first, udp_sum, socket_output, fields, ttl, outbox);
             } else {
+                let received = fields.received(&first.received);
                 let write = |vnet_header: &mut VnetHeader| {
                     vnet_header.joined(first.payload_len(), |headers| {
-                        template.write_joined(headers, &first.received, ttl, payload_len)
+                        template.write_joined(headers, received.borrow(), ttl, payload_len)
                     })
                 };
                 // SAFETY: as above.
@@ -240,9 +314,10 @@ impl<M: Memory> Copies<'_, M> {
 
     /// Posts the frames one by one: for a socket output that takes no GSO packets, and for a run
     /// whose first datagram is too big for the socket output; only the last one may be shorter.
-    fn post_apart(
+    fn post_apart<F: Fields<'a>>(
         &self,
         socket_output: &SocketOutput,
+        fields: F,
         ttl: u8,
         outbox: &mut impl Outbox<M>,
         stats: &WorkerStats,
@@ -252,7 +327,7 @@ impl<M: Memory> Copies<'_, M> {
                 count(socket_output, Dropped::TooBig, 1, stats);
             } else {
                 let udp_sum = frame.received.udp_sum(frame.payload(self.memory));
-                self.post_one(frame, udp_sum, socket_output, ttl, outbox);
+                self.post_one(frame, udp_sum, socket_output, fields, ttl, outbox);
             }
         }
     }

@@ -16,6 +16,7 @@ use std::{
 
 use self::gso_limits::SharedLimits;
 
+use super::next_hops::NextHops;
 use crate::{host::GsoLimits, plan};
 
 /// What a worker must know about a device before it sends.
@@ -26,6 +27,8 @@ pub struct State {
     /// It takes GSO packets whole (`tx-udp-segmentation`); otherwise the kernel cuts them right
     /// before the driver.
     pub takes_gso: bool,
+    /// It takes those with one VLAN tag as well. The kernel does not tell (`vlan_features`).
+    pub takes_tagged_gso: bool,
     /// It has no queueing discipline: a packet that the kernel gives it is sent or dropped at once.
     pub queueless: bool,
     /// It is up and has a carrier, as far as the kernel has noticed (`IFF_RUNNING`).
@@ -36,6 +39,7 @@ impl State {
     const TAKES_GSO: u64 = 1 << 32;
     const QUEUELESS: u64 = 1 << 33;
     const CARRIES: u64 = 1 << 34;
+    const TAKES_TAGGED_GSO: u64 = 1 << 35;
 
     /// The state that the plan has.
     #[must_use]
@@ -43,16 +47,25 @@ impl State {
         Self {
             mtu: interface.mtu,
             takes_gso: interface.segments_udp,
+            takes_tagged_gso: takes_tagged_gso(&interface.driver),
             queueless: interface.queueless,
             carries: true,
         }
     }
 
-    /// Whether GSO packets can leave. Behind a queueing discipline the kernel would cut them apart
-    /// without reporting what became of the parts.
+    /// Whether GSO packets with as many VLAN `tags` can leave. Behind a queueing discipline the kernel
+    /// would cut them apart without reporting what became of the parts; in front of a device that
+    /// takes GSO packets, but not with these tags, it would drop them (`__dev_direct_xmit` in
+    /// net/core/dev.c). No device takes them with two (`vlan_features_check` in
+    /// include/linux/if_vlan.h).
     #[must_use]
-    pub fn joins(self) -> bool {
-        self.takes_gso || self.queueless
+    pub fn joins(self, tags: usize) -> bool {
+        match tags {
+            _ if self.is_cut() => true,
+            0 => self.takes_gso,
+            1 => self.takes_gso && self.takes_tagged_gso,
+            _ => false,
+        }
     }
 
     /// Whether the kernel cuts GSO packets apart in front of the device.
@@ -65,6 +78,7 @@ impl State {
         let flag = |is: bool, bit: u64| if is { bit } else { 0 };
         u64::from(self.mtu)
             | flag(self.takes_gso, Self::TAKES_GSO)
+            | flag(self.takes_tagged_gso, Self::TAKES_TAGGED_GSO)
             | flag(self.queueless, Self::QUEUELESS)
             | flag(self.carries, Self::CARRIES)
     }
@@ -73,10 +87,18 @@ impl State {
         Self {
             mtu: bits as u32,
             takes_gso: bits & Self::TAKES_GSO != 0,
+            takes_tagged_gso: bits & Self::TAKES_TAGGED_GSO != 0,
             queueless: bits & Self::QUEUELESS != 0,
             carries: bits & Self::CARRIES != 0,
         }
     }
+}
+
+/// Whether the devices of `driver` take GSO packets of UDP with a VLAN tag wherever they take them
+/// without: what their `vlan_features` have.
+fn takes_tagged_gso(driver: &str) -> bool {
+    // Those that this was tried with.
+    driver == "veth"
 }
 
 /// A link, for one worker.
@@ -158,11 +180,25 @@ impl Link {
     }
 }
 
-/// The links that copies of one worker leave through, by the kernel's index of the interface.
+/// The links that copies of one worker leave through, by the kernel's index of the interface, and the
+/// next hops behind them.
 #[derive(Debug, Clone, Default)]
-pub struct Links(BTreeMap<u32, Arc<Link>>);
+pub struct Links {
+    all: BTreeMap<u32, Arc<Link>>,
+    /// Those of all workers.
+    pub next_hops: Arc<NextHops>,
+}
 
 impl Links {
+    /// No link yet.
+    #[must_use]
+    pub fn with(next_hops: &Arc<NextHops>) -> Self {
+        Self {
+            all: BTreeMap::new(),
+            next_hops: Arc::clone(next_hops),
+        }
+    }
+
     /// Those of `worker`: each as it is in `before`, or else in the state that the plan has.
     #[must_use]
     pub fn of(plan: &plan::Plan, worker: &plan::WorkerPlan, before: &Self) -> Self {
@@ -173,18 +209,21 @@ impl Links {
             let link = known.unwrap_or_else(|| Arc::new(Link::new(interface)));
             (interface.index, link)
         };
-        Self(used.map(link).collect())
+        Self {
+            all: used.map(link).collect(),
+            next_hops: Arc::clone(&before.next_hops),
+        }
     }
 
     /// The link of the interface with this index.
     #[must_use]
     pub fn get(&self, index: u32) -> Option<Arc<Link>> {
-        self.0.get(&index).cloned()
+        self.all.get(&index).cloned()
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Link>> {
-        self.0.values()
+        self.all.values()
     }
 }
 
@@ -199,11 +238,12 @@ mod tests {
                 let state = State {
                     mtu,
                     takes_gso: bits & 1 != 0,
+                    takes_tagged_gso: bits & 4 != 0,
                     queueless: bits & 2 != 0,
                     carries: bits & 4 != 0,
                 };
                 assert_eq!(State::from_bits(state.to_bits()), state);
-                assert_eq!(state.joins(), state.takes_gso || state.queueless);
+                assert_eq!(state.joins(0), state.takes_gso || state.queueless);
             }
         }
     }
@@ -213,6 +253,7 @@ mod tests {
         let state = |mtu| State {
             mtu,
             takes_gso: true,
+            takes_tagged_gso: true,
             queueless: true,
             carries: true,
         };

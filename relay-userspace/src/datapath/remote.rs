@@ -19,6 +19,7 @@ use super::{
     change::{Change, Exchange, Inbox, NewTxSockets},
     error::SetupError,
     flow_table::{Flows, Ports},
+    next_hops::NextHops,
     open_runs::OpenRuns,
     output_link::{Link, Links},
     slots::{Assigned, Book, Entry, Leaving, OutputIdentity},
@@ -32,7 +33,7 @@ use super::{
         sockets,
     },
 };
-use crate::plan::{self, Backend, Plan};
+use crate::plan::{self, Backend, Plan, WaitsFor};
 
 /// When every frame that was in a worker's rings or socket has been dealt with.
 #[derive(Debug, Clone, Copy)]
@@ -120,6 +121,7 @@ impl Remote {
         holds: Holds,
         sockets: Option<Sockets>,
         local_device: Option<u32>,
+        next_hops: &Arc<NextHops>,
     ) -> Result<(Self, First), SetupError> {
         let stats = WorkerStats::new(0, 0).map_err(SetupError::Counters)?;
         let exchange = Exchange::new().map_err(SetupError::Bell)?;
@@ -130,7 +132,7 @@ impl Remote {
             backend: worker.backend,
             sockets,
             book: Book::default(),
-            links: Links::default(),
+            links: Links::with(next_hops),
             waiting: Arc::default(),
             tx_sockets: Vec::new(),
             local_device,
@@ -217,7 +219,7 @@ impl Remote {
         }
         let waiting = assigned.slots.iter().flat_map(|slots| {
             let outputs = slots.waiting.iter();
-            outputs.map(|&output| (slots.flow, output))
+            outputs.map(|&(output, waits_for)| (slots.flow, output, reason(waits_for)))
         });
         let waiting = Arc::new(Waiting::new(waiting, &self.stats));
         let ports = self.sockets.as_ref();
@@ -426,8 +428,10 @@ impl Remote {
         let counters = |(output, slot): &(OutputIdentity, u32)| {
             let stats = self.stats.outputs.get(*slot as usize);
             let mut drops = stats.map_or([0; Dropped::COUNT], OutputStats::drops_by_reason);
-            if !self.waiting.is_empty() {
-                drops[Dropped::Pending as usize] += self.waiting.missed(*slot, &self.stats);
+            if !self.waiting.is_empty()
+                && let Some((reason, missed)) = self.waiting.missed(*slot, &self.stats)
+            {
+                drops[reason as usize] += missed;
             }
             OutputCounters {
                 output: output.clone(),
@@ -443,9 +447,8 @@ impl Remote {
         self.book.iter()
     }
 
-    /// Frames that outputs which wait miss so far, beyond what is counted.
-    #[must_use]
-    pub fn missed(&self) -> u64 {
+    /// Frames that outputs which wait miss so far, beyond what is counted, one by one.
+    pub fn missed(&self) -> impl Iterator<Item = (Dropped, u64)> {
         self.waiting.all_missed(&self.stats)
     }
 
@@ -459,6 +462,14 @@ impl Remote {
     /// stays the same over changes for as long as an output uses it.
     pub fn links(&self) -> impl Iterator<Item = Arc<Link>> + '_ {
         self.links.iter().cloned()
+    }
+}
+
+/// Under what frames count that an output misses.
+fn reason(waits_for: WaitsFor) -> Dropped {
+    match waits_for {
+        WaitsFor::Interface => Dropped::Pending,
+        WaitsFor::Route => Dropped::NoRoute,
     }
 }
 

@@ -8,8 +8,8 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::{
-    config::rules::{PortMatch, Prefix, Rule},
-    plan::{self, Plan},
+    config::rules::{OutputVlan, PortMatch, Prefix, Rule},
+    plan::{self, Plan, WaitsFor},
 };
 
 /// What an output of a rule is known by.
@@ -18,10 +18,12 @@ pub struct OutputIdentity {
     /// The interface's name; empty where the kernel's routing chooses it, so that it stays the same
     /// output when its route moves.
     pub interface: String,
-    /// The destination group.
+    /// The destination group or address.
     pub group: Prefix,
     /// The destination port.
     pub port: PortMatch,
+    /// The tags.
+    pub vlan: OutputVlan,
     /// How many outputs of the rule that are the same in all this come before it.
     pub repeat: u32,
 }
@@ -33,13 +35,12 @@ impl OutputIdentity {
         let mut repeats = HashMap::new();
         let mut all = Vec::with_capacity(rule.outputs.len());
         for output in &rule.outputs {
-            let repeat = repeats
-                .entry((output.interface.as_deref(), output.group, output.port))
-                .or_insert(0);
+            let repeat = repeats.entry(output.destination()).or_insert(0);
             all.push(Self {
                 interface: output.interface.clone().unwrap_or_default(),
                 group: output.group,
                 port: output.port,
+                vlan: output.header.vlan,
                 repeat: *repeat,
             });
             *repeat += 1;
@@ -51,37 +52,41 @@ impl OutputIdentity {
 /// The identities of the outputs of a flow of `plan`, in order, those that wait last.
 #[must_use]
 pub fn identities(plan: &Plan, flow: &plan::Flow) -> Vec<OutputIdentity> {
-    let mut repeats = HashMap::new();
-    let identity = |output: &plan::Output| {
-        let repeat = repeats
-            .entry((output.configured(), output.group, output.port))
-            .or_insert(0);
+    let running = flow.outputs.iter().map(|output| {
         let interface = output.configured().and_then(|at| plan.interfaces.get(at));
-        let identity = OutputIdentity {
-            interface: interface.map_or_else(String::new, |interface| interface.name.clone()),
-            group: output.group,
-            port: output.port,
-            repeat: *repeat,
-        };
-        *repeat += 1;
-        identity
-    };
-    let mut all: Vec<OutputIdentity> = flow.outputs.iter().map(identity).collect();
-    for output in &flow.pending {
-        // Outputs that are the same in all this wait together.
-        let same = |one: &&OutputIdentity| {
-            one.interface == output.interface.as_deref().unwrap_or_default()
-                && (one.group, one.port) == (output.group, output.port)
-        };
-        let repeat = all.iter().filter(same).count() as u32;
-        all.push(OutputIdentity {
-            interface: output.interface.clone().unwrap_or_default(),
-            group: output.group,
-            port: output.port,
-            repeat,
-        });
+        let interface = interface.map_or("", |interface| interface.name.as_str());
+        let vlan = output.header.vlan;
+        let key = (interface, output.group, output.port, vlan);
+        (output.position, key)
+    });
+    let waiting = flow.pending.iter().map(|output| {
+        let interface = output.interface.as_deref().unwrap_or_default();
+        let key = (interface, output.group, output.port, output.vlan);
+        (output.position, key)
+    });
+    let all: Vec<_> = running.chain(waiting).collect();
+    let mut in_order: Vec<usize> = (0..all.len()).collect();
+    in_order.sort_by_key(|&at| all.get(at).map(|(position, _)| *position));
+    let mut before = HashMap::new();
+    let mut repeats = vec![0; all.len()];
+    for at in in_order {
+        if let (Some((_, same)), Some(repeat)) = (all.get(at), repeats.get_mut(at)) {
+            let count = before.entry(*same).or_insert(0);
+            *repeat = *count;
+            *count += 1;
+        }
     }
-    all
+    let identity = |((_, (interface, group, port, vlan)), repeat): (_, u32)| {
+        let interface: &str = interface;
+        OutputIdentity {
+            interface: interface.to_owned(),
+            group,
+            port,
+            vlan,
+            repeat,
+        }
+    };
+    all.into_iter().zip(repeats).map(identity).collect()
 }
 
 /// The slots of one flow of a table.
@@ -91,8 +96,8 @@ pub struct FlowSlots {
     pub flow: u32,
     /// Those of its outputs, in order.
     pub outputs: Vec<u32>,
-    /// Those of its outputs that wait for their interfaces.
-    pub waiting: Vec<u32>,
+    /// Those of its outputs that wait, each with what it waits for.
+    pub waiting: Vec<(u32, WaitsFor)>,
 }
 
 /// The slots of all flows of a worker, in the order of [`plan::WorkerPlan::flows`].
@@ -254,10 +259,11 @@ impl Book {
             };
             let mut of_outputs: Vec<u32> = entry.outputs.iter().map(|&(_, slot)| slot).collect();
             let waiting = of_outputs.split_off(flow.outputs.len().min(of_outputs.len()));
+            let waits_for = flow.pending.iter().map(|one| one.waits_for);
             slots.push(FlowSlots {
                 flow: entry.flow,
                 outputs: of_outputs,
-                waiting,
+                waiting: waiting.into_iter().zip(waits_for).collect(),
             });
             rules.insert(flow.rule.clone(), entry);
         }

@@ -43,6 +43,10 @@ pub enum Dropped {
     UnsentAtExit,
     /// The output's interface is missing, or cannot be used now.
     Pending,
+    /// The kernel has no route to the output's unicast destination.
+    NoRoute,
+    /// The Ethernet address of the output's next hop is not known: nobody answers for it.
+    NoNeighbour,
     /// The kernel matched the frame, and no rule of this worker does. Counted once per frame, not
     /// per output.
     NoRule,
@@ -53,7 +57,7 @@ pub enum Dropped {
 
 impl Dropped {
     /// How many reasons there are.
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 11;
 
     /// All reasons, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -64,6 +68,8 @@ impl Dropped {
         Self::DeviceRefused,
         Self::UnsentAtExit,
         Self::Pending,
+        Self::NoRoute,
+        Self::NoNeighbour,
         Self::NoRule,
         Self::Malformed,
     ];
@@ -79,6 +85,8 @@ impl Dropped {
             Self::DeviceRefused => "device_refused",
             Self::UnsentAtExit => "unsent_at_exit",
             Self::Pending => "pending",
+            Self::NoRoute => "no_route",
+            Self::NoNeighbour => "no_neighbour",
             Self::NoRule => "no_rule",
             Self::Malformed => "malformed",
         }

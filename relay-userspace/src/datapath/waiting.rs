@@ -1,4 +1,5 @@
-//! Outputs of running rules that wait for their interface: what they miss is counted.
+//! Outputs of running rules that wait for their interface, or for a route: what they miss is
+//! counted.
 //!
 //! Each frame of the rule misses such an output. That costs nothing per frame: the frames are those
 //! that the rule matched since the table with the waiting output was taken, so their number is the
@@ -14,6 +15,8 @@ struct One {
     flow: u32,
     /// Its own slot.
     output: u32,
+    /// Why it misses them.
+    reason: Dropped,
     /// Frames that the flow had matched when the output began to wait.
     since: Count,
 }
@@ -30,14 +33,16 @@ impl One {
 pub struct Waiting(Box<[One]>);
 
 impl Waiting {
-    /// Outputs that wait from now on: the slots of the flow and of the output of each.
-    pub fn new(outputs: impl Iterator<Item = (u32, u32)>, stats: &WorkerStats) -> Self {
-        let one = |(flow, output): (u32, u32)| {
+    /// Outputs that wait from now on: the slots of the flow and of the output of each, and under
+    /// what its frames count.
+    pub fn new(outputs: impl Iterator<Item = (u32, u32, Dropped)>, stats: &WorkerStats) -> Self {
+        let one = |(flow, output, reason): (u32, u32, Dropped)| {
             let since = Count::default();
             since.set(stats.flows.get(flow as usize).map_or(0, Count::get));
             One {
                 flow,
                 output,
+                reason,
                 since,
             }
         };
@@ -59,23 +64,24 @@ impl Waiting {
         for one in &self.0 {
             let missed = one.missed(stats);
             if let Some(output) = stats.outputs.get(one.output as usize) {
-                output.drops.add(Dropped::Pending, missed);
+                output.drops.add(one.reason, missed);
             }
             // What follows is counted by the next table.
             one.since.add(missed);
         }
     }
 
-    /// What the output with this slot misses so far, beyond what is counted.
-    pub fn missed(&self, output: u32, stats: &WorkerStats) -> u64 {
+    /// What the output with this slot misses so far, beyond what is counted, and under what it
+    /// counts; `None` if it does not wait.
+    pub fn missed(&self, output: u32, stats: &WorkerStats) -> Option<(Dropped, u64)> {
         let found = self.0.binary_search_by_key(&output, |one| one.output);
-        let one = found.ok().and_then(|at| self.0.get(at));
-        one.map_or(0, |one| one.missed(stats))
+        let one = found.ok().and_then(|at| self.0.get(at))?;
+        Some((one.reason, one.missed(stats)))
     }
 
-    /// What all of them miss so far, beyond what is counted.
-    pub fn all_missed(&self, stats: &WorkerStats) -> u64 {
-        self.0.iter().map(|one| one.missed(stats)).sum()
+    /// What all of them miss so far, beyond what is counted, one by one.
+    pub fn all_missed(&self, stats: &WorkerStats) -> impl Iterator<Item = (Dropped, u64)> {
+        self.0.iter().map(|one| (one.reason, one.missed(stats)))
     }
 
     /// Whether none waits.
@@ -92,20 +98,22 @@ mod tests {
     fn what_a_waiting_output_misses_is_counted_once_over_changes_of_the_table() {
         let stats = WorkerStats::new(2, 3).unwrap();
         let matches = |frames| stats.flows.get(1).unwrap().add(frames);
-        let counted = || stats.outputs.get(2).unwrap().drops_by_reason()[Dropped::Pending as usize];
+        let counted = || stats.outputs.get(2).unwrap().drops_by_reason()[Dropped::NoRoute as usize];
+        let missed = |waiting: &Waiting| waiting.missed(2, &stats).unwrap();
+        let waiting = (1, 2, Dropped::NoRoute);
         matches(5);
-        let first = Waiting::new([(1, 2)].into_iter(), &stats);
+        let first = Waiting::new([waiting].into_iter(), &stats);
         matches(7);
         first.begin(&stats);
         matches(10);
-        assert_eq!((first.missed(2, &stats), counted()), (10, 0));
-        assert_eq!(first.missed(1, &stats), 0, "that one does not wait");
-        let second = Waiting::new([(1, 2)].into_iter(), &stats);
+        assert_eq!((missed(&first), counted()), ((Dropped::NoRoute, 10), 0));
+        assert_eq!(first.missed(1, &stats), None, "that one does not wait");
+        let second = Waiting::new([waiting].into_iter(), &stats);
         matches(3);
         first.end(&stats);
         second.begin(&stats);
         matches(4);
-        assert_eq!((second.missed(2, &stats), counted()), (4, 13));
+        assert_eq!((missed(&second), counted()), ((Dropped::NoRoute, 4), 13));
         second.end(&stats);
         matches(100);
         assert_eq!(counted(), 17);

@@ -9,8 +9,13 @@ use std::{
 };
 
 use super::{
-    Ipv6Address, ethtool, gso_limits::GsoLimits, membership_versions::MembershipVersions, netlink,
-    other_receivers::Bystanders, vlan_offloads::VlanOffloads,
+    Ipv6Address, ethtool,
+    gso_limits::GsoLimits,
+    membership_versions::MembershipVersions,
+    netlink,
+    other_receivers::Bystanders,
+    routes::{NoRoute, Route, RouteQuery, Routing},
+    vlan_offloads::VlanOffloads,
 };
 
 /// One interface as the kernel describes it now.
@@ -167,6 +172,27 @@ pub struct HostFacts {
     pub no_tap: Option<String>,
     /// What the interfaces speak to join groups.
     pub versions: MembershipVersions,
+    /// Where the kernel's routing leads, for each destination that the caller named. A route leads
+    /// through one of [`Self::interfaces`].
+    pub routes: HashMap<Destination, RouteAnswer>,
+}
+
+/// What the kernel's routing decides on, with an interface as rules know it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Destination {
+    /// The name of the interface, if that is given.
+    pub interface: Option<String>,
+    /// The rest; it has no interface.
+    pub query: RouteQuery,
+}
+
+/// What the kernel was asked, and its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteAnswer {
+    /// With the index of the interface, if that is given.
+    pub query: RouteQuery,
+    /// The way, or why there is none.
+    pub answer: Result<Route, NoRoute>,
 }
 
 /// The facts about one interface.
@@ -176,7 +202,7 @@ pub struct HostFacts {
 /// There is no such interface, or the kernel refused a request.
 #[cfg(test)]
 pub fn facts(name: &str) -> Result<InterfaceFacts, HostError> {
-    let mut host_facts = facts_for([name], &BTreeSet::new());
+    let mut host_facts = facts_for([name], &BTreeSet::new(), Vec::new());
     match (
         host_facts.interfaces.remove(name),
         host_facts.failures.pop(),
@@ -199,12 +225,14 @@ pub fn with_carrier() -> Result<HashSet<u32>, String> {
     netlink::all_with_carrier().map_err(|(what, error)| format!("{what}: {error}"))
 }
 
-/// The facts about the host and all interfaces in `names`, each once, and the errors. `known` has
-/// the indices of interfaces that had some of the names before: where no interface has such a name
-/// any more, the one with the index goes on under it.
+/// The facts about the host and all interfaces in `names`, each once, and the errors; and the routes
+/// to `destinations`, with the interfaces that they lead through. `known` has the indices of
+/// interfaces that had some of the names before: where no interface has such a name any more, the
+/// one with the index goes on under it.
 pub fn facts_for<'a>(
     names: impl IntoIterator<Item = &'a str>,
     known: &BTreeSet<(String, u32)>,
+    destinations: Vec<Destination>,
 ) -> HostFacts {
     let mut host_facts = HostFacts {
         cpus: configured_cpus(),
@@ -236,10 +264,64 @@ pub fn facts_for<'a>(
         }
     }
     host_facts.addresses = addresses(&dump);
+    routes(&mut host_facts, known, &dump, destinations);
     let links = dump.links.iter();
     host_facts.versions =
         MembershipVersions::now(links.map(|link| (link.index, link.name.as_str())));
     host_facts
+}
+
+/// Adds the routes to `destinations`, and the interfaces that they lead through. An interface that
+/// is in use goes on under its old name here, too.
+fn routes(
+    host_facts: &mut HostFacts,
+    known: &BTreeSet<(String, u32)>,
+    dump: &netlink::Dump,
+    destinations: Vec<Destination>,
+) {
+    if destinations.is_empty() {
+        return;
+    }
+    let mut routing = Routing::open();
+    let mut names: HashMap<u32, String> = HashMap::new();
+    names.extend(known.iter().map(|(name, index)| (*index, name.clone())));
+    let interfaces = host_facts.interfaces.values();
+    names.extend(interfaces.map(|facts| (facts.index, facts.name.clone())));
+    for destination in destinations {
+        let mut query = destination.query;
+        if let Some(name) = &destination.interface {
+            // One that is missing is no question of routes.
+            let Some(facts) = host_facts.interfaces.get(name) else {
+                continue;
+            };
+            query.interface = Some(facts.index);
+        }
+        let answer = match &mut routing {
+            Ok(routing) => routing.look_up(&query),
+            Err(error) => Err(NoRoute::Refused(error.to_string())),
+        };
+        let answer = answer.and_then(|route| {
+            let index = route.interface;
+            let found = dump.links.iter().find(|link| link.index == index);
+            // It came after the list was made; the watcher reports it.
+            let link = found.ok_or(NoRoute::Missing)?;
+            let name = names.entry(index).or_insert_with(|| link.name.clone());
+            if !host_facts.interfaces.contains_key(name) {
+                match one(&link.name, dump) {
+                    Ok(facts) => {
+                        let name = name.clone();
+                        let facts = InterfaceFacts { name, ..facts };
+                        host_facts.interfaces.insert(facts.name.clone(), facts);
+                    }
+                    Err(error) => return Err(NoRoute::Refused(error.to_string())),
+                }
+            }
+            Ok(route)
+        });
+        host_facts
+            .routes
+            .insert(destination, RouteAnswer { query, answer });
+    }
 }
 
 /// The facts about the interface that was called `name`, as far as it is known.

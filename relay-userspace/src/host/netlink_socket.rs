@@ -33,6 +33,7 @@ const DONE: u16 = libc::NLMSG_DONE as u16;
 const REQUEST: u16 = libc::NLM_F_REQUEST as u16;
 const ACK: u16 = libc::NLM_F_ACK as u16;
 const DUMP: u16 = libc::NLM_F_DUMP as u16;
+const CREATE: u16 = libc::NLM_F_CREATE as u16;
 const DUMP_INTR: u16 = 0x10;
 
 /// A netlink socket.
@@ -74,6 +75,16 @@ impl Socket {
         take: impl FnMut(u16, &[u8]),
     ) -> io::Result<()> {
         self.transact(kind, ACK, payload, take).map(drop)
+    }
+
+    /// Makes an object, or changes the one that there is.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or EAGAIN if no answer arrived in time.
+    pub(super) fn create(&mut self, kind: u16, payload: &[u8]) -> io::Result<()> {
+        self.transact(kind, ACK | CREATE, payload, |_, _| {})
+            .map(drop)
     }
 
     /// Requests a list. False if it changed meanwhile, so that it must be requested again.

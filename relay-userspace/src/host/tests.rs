@@ -1,5 +1,7 @@
 //! Tests against the kernel: each makes a network namespace of its own and needs root.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::testing::{in_namespace, run};
 
@@ -147,7 +149,7 @@ fn loopback_and_bridge_interfaces_have_no_native_xdp() {
     in_namespace(|| {
         run("ip link add name br0 type bridge");
         run("ip link set br0 up");
-        let host_facts = facts_for(["lo", "br0", "lo"], &std::collections::BTreeSet::new());
+        let host_facts = facts_for(["lo", "br0", "lo"], &BTreeSet::new(), Vec::new());
         assert_eq!(host_facts.failures, []);
         assert_eq!(host_facts.interfaces.len(), 2);
         let (lo, bridge) = (&host_facts.interfaces["lo"], &host_facts.interfaces["br0"]);
@@ -323,4 +325,212 @@ mod watched {
             assert!(!news.read().lost, "told once");
         });
     }
+}
+
+/// Routes and neighbours, in a namespace with two wires: `va` to `vb` and `wa` to `wb`, whose other
+/// ends are in a second namespace.
+mod routed {
+    use std::{
+        net::IpAddr,
+        time::{Duration, Instant},
+    };
+
+    use super::{
+        neighbours::{Neighbours, OnLink},
+        routes::{NoRoute, Route, RouteQuery, Routing},
+        *,
+    };
+    use crate::far_namespace::Far;
+
+    /// A query with words behind the destination as `ip route get` has them.
+    fn query(words: &str) -> RouteQuery {
+        let mut words = words.split(' ');
+        let mut query = RouteQuery {
+            destination: words.next().unwrap().parse().unwrap(),
+            port: Some(5000),
+            interface: None,
+            mark: None,
+            source: None,
+        };
+        while let Some(word) = words.next() {
+            let value = words.next().unwrap();
+            match word {
+                "oif" => query.interface = Some(facts(value).unwrap().index),
+                "mark" => query.mark = Some(value.parse().unwrap()),
+                "from" => query.source = Some(value.parse().unwrap()),
+                "dport" => query.port = Some(value.parse().unwrap()),
+                _ => panic!("{word}"),
+            }
+        }
+        query
+    }
+
+    /// Two interfaces with addresses whose far ends are in this namespace as well, without any.
+    fn make_wires() {
+        for (name, far, number) in [("va", "vb", 7), ("wa", "wb", 8)] {
+            run(&format!(
+                "ip link add name {name} type veth peer name {far}"
+            ));
+            run(&format!("ip link set {far} up"));
+            run(&format!("ip link set {name} up"));
+            run(&format!("ip address add 10.{number}.0.1/24 dev {name}"));
+            run(&format!(
+                "ip -6 address add 2001:db8:{number}::1/64 dev {name} nodad"
+            ));
+        }
+    }
+
+    #[test]
+    fn a_look_up_says_interface_gateway_and_source_or_why_there_is_no_way() {
+        in_namespace(|| {
+            make_wires();
+            run("ip link set lo up");
+            for route in [
+                "10.20.0.0/24 via 10.7.0.9",
+                "10.21.0.0/24 via 10.8.0.9 src 10.7.0.1",
+                "10.22.0.0/24 via inet6 fe80::9 dev wa",
+                "10.23.0.0/24 nhid 5",
+                "10.24.0.0/24 dev wa",
+                "10.20.0.0/24 via 10.8.0.7 table 100",
+                "unreachable 10.30.0.0/24",
+                "prohibit 10.31.0.0/24",
+                "blackhole 10.32.0.0/24",
+            ] {
+                if route.contains("nhid") {
+                    run("ip nexthop add id 5 via 10.8.0.5 dev wa");
+                }
+                run(&format!("ip route add {route}"));
+            }
+            run("ip rule add fwmark 9 table 100");
+            run("ip rule add ipproto udp dport 6000 table 100");
+            for route in [
+                "2001:db8:20::/64 via 2001:db8:7::9",
+                "2001:db8:21::/64 via fe80::9 dev wa",
+                "unreachable 2001:db8:30::/64",
+                "prohibit 2001:db8:31::/64",
+                "blackhole 2001:db8:32::/64",
+            ] {
+                run(&format!("ip -6 route add {route}"));
+            }
+            let mut routing = Routing::open().unwrap();
+            for (words, right) in [
+                ("10.7.0.9", "va - 10.7.0.1"),
+                ("10.20.0.1", "va 10.7.0.9 10.7.0.1"),
+                ("10.20.0.1 mark 9", "wa 10.8.0.7 10.8.0.1"),
+                ("10.20.0.1 dport 6000", "wa 10.8.0.7 10.8.0.1"),
+                ("10.20.0.1 from 10.8.0.1", "va 10.7.0.9 10.8.0.1"),
+                ("10.20.0.1 from 192.0.2.1", "va 10.7.0.9 10.7.0.1"),
+                ("10.20.0.1 oif wa", "wa - 10.8.0.1"),
+                ("10.21.0.1", "wa 10.8.0.9 10.7.0.1"),
+                ("10.22.0.1", "wa fe80::9 10.8.0.1"),
+                ("10.23.0.1", "wa 10.8.0.5 10.8.0.1"),
+                ("10.24.0.1", "wa - 10.8.0.1"),
+                ("2001:db8:7::9", "va - 2001:db8:7::1"),
+                ("2001:db8:20::1", "va 2001:db8:7::9 2001:db8:7::1"),
+                ("2001:db8:21::1", "wa fe80::9 2001:db8:8::1"),
+            ] {
+                let route = routing.look_up(&query(words));
+                let mut right = right.split(' ');
+                let mut next = || right.next().unwrap();
+                let expected = Route {
+                    interface: facts(next()).unwrap().index,
+                    gateway: next().parse().ok(),
+                    source: next().parse().ok(),
+                };
+                assert_eq!(route, Ok(expected), "{words}");
+            }
+            for (words, right) in [
+                ("10.99.0.1", NoRoute::Missing),
+                ("2001:db8:99::1", NoRoute::Missing),
+                ("10.30.0.1", NoRoute::Unreachable),
+                ("10.31.0.1", NoRoute::Prohibited),
+                ("10.32.0.1", NoRoute::Blackhole),
+                ("2001:db8:30::1", NoRoute::Unreachable),
+                ("2001:db8:31::1", NoRoute::Prohibited),
+                ("2001:db8:32::1", NoRoute::Blackhole),
+                ("10.7.0.1", NoRoute::Local),
+                ("127.0.0.1", NoRoute::Local),
+                ("2001:db8:7::1", NoRoute::Local),
+                ("10.7.0.255", NoRoute::Broadcast),
+            ] {
+                assert_eq!(routing.look_up(&query(words)), Err(right), "{words}");
+            }
+        });
+    }
+
+    /// Waits until the neighbour is as `right` says.
+    fn await_mac(neighbours: &mut Neighbours, host: OnLink, right: Option<[u8; 6]>) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let known = neighbours.get(host).unwrap();
+            let mac = known.and_then(|known| known.usable_mac());
+            if mac == right && known.is_some_and(|known| right.is_some() || known.has_failed()) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{host:?}: {known:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    #[test]
+    fn the_kernel_resolves_what_it_shall_keep_fresh_and_fixed_entries_are_known() {
+        in_namespace(|| {
+            make_wires();
+            let index = facts("va").unwrap().index;
+            let on_link = |address: &str| OnLink {
+                interface: index,
+                address: address.parse::<IpAddr>().unwrap(),
+            };
+            let far = Far::new();
+            let mac = "02:00:00:00:00:99";
+            far.take("vb", mac, &["10.7.0.9/24", "2001:db8:7::9/64"]);
+            let mut neighbours = Neighbours::open().unwrap();
+            let mac = Some([2, 0, 0, 0, 0, 0x99]);
+            for address in ["10.7.0.9", "2001:db8:7::9"] {
+                let host = on_link(address);
+                assert_eq!(neighbours.get(host).unwrap(), None);
+                neighbours.keep_fresh(host, None).unwrap();
+                await_mac(&mut neighbours, host, mac);
+                let known = neighbours.get(host).unwrap().unwrap();
+                assert!(known.is_managed() && !known.is_fixed());
+                neighbours.use_once(host, Some(known)).unwrap();
+                let known = neighbours.get(host).unwrap().unwrap();
+                assert!(!known.is_managed() && known.usable_mac() == mac);
+            }
+            let nobody = on_link("10.7.0.77");
+            neighbours.keep_fresh(nobody, None).unwrap();
+            await_mac(&mut neighbours, nobody, None);
+            run("ip neigh add 10.7.0.50 lladdr 02:00:00:00:00:50 dev va");
+            let known = neighbours.get(on_link("10.7.0.50")).unwrap().unwrap();
+            assert!(known.is_fixed() && known.usable_mac() == Some([2, 0, 0, 0, 0, 0x50]));
+            run("ip link set va arp off");
+            let noarp = on_link("10.7.0.60");
+            neighbours.keep_fresh(noarp, None).unwrap();
+            let known = neighbours.get(noarp).unwrap().unwrap();
+            let own = facts("va").unwrap().mac;
+            assert!(known.is_fixed() && known.usable_mac() == own, "{known:?}");
+        });
+    }
+}
+
+#[test]
+fn the_addresses_of_all_interfaces_are_known() {
+    in_namespace(|| {
+        make_pair();
+        run("ip link set lo up");
+        run("ip address add 10.9.0.1/32 dev lo");
+        run("ip address add 10.0.0.1/24 dev vb");
+        run("ip address add 2001:db8::1/64 dev vb nodad");
+        let host_facts = facts_for(["va"], &BTreeSet::new(), Vec::new());
+        let mut addresses: Vec<String> = host_facts
+            .addresses
+            .keys()
+            .map(ToString::to_string)
+            .collect();
+        addresses.sort_unstable();
+        assert_eq!(
+            addresses,
+            ["10.0.0.1", "10.9.0.1", "127.0.0.1", "2001:db8::1", "::1"]
+        );
+    });
 }

@@ -1,5 +1,8 @@
-//! The sources that the relay's copies leave with. A frame that arrives with one of them is a copy
-//! that came back, and the kernel programs do not match it.
+//! The sources that the relay's copies leave with, as far as they are this host's own. A frame that
+//! arrives with one of them is a copy that came back, and the kernel programs do not match it.
+//!
+//! Copies may leave with the source of their datagram, or with an explicit one that another host
+//! has. Datagrams of that host must be taken, so such a copy is known by its Ethernet source alone.
 
 use std::{
     collections::BTreeSet,
@@ -19,9 +22,9 @@ use crate::plan::{Mac, Plan};
 pub enum OwnSource {
     /// The Ethernet address of an output interface.
     Mac([u8; 6]),
-    /// The IPv4 address of an output interface.
+    /// An IPv4 address of this host.
     Address(Ipv4Addr),
-    /// The IPv6 address of an output interface.
+    /// An IPv6 address of this host.
     Address6(Ipv6Addr),
 }
 
@@ -30,14 +33,12 @@ impl OwnSource {
     #[must_use]
     pub fn of(plan: &Plan) -> BTreeSet<Self> {
         let outputs = plan.interfaces.iter().filter(|facts| facts.is_output);
-        let copies = plan.flows.iter().flat_map(|flow| &flow.outputs);
+        let addresses = plan.own_sources.iter();
         outputs
             .map(|interface| Self::Mac(interface.mac))
-            .chain(copies.filter_map(|output| {
-                Some(match output.source? {
-                    IpAddr::V4(source) => Self::Address(source),
-                    IpAddr::V6(source) => Self::Address6(source),
-                })
+            .chain(addresses.map(|source| match *source {
+                IpAddr::V4(source) => Self::Address(source),
+                IpAddr::V6(source) => Self::Address6(source),
             }))
             .collect()
     }
@@ -70,5 +71,36 @@ impl fmt::Display for OwnSource {
             Self::Address(address) => address.fmt(f),
             Self::Address6(address) => address.fmt(f),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config,
+        host::fixture::in0_and_out0,
+        plan::{self, Constraints},
+    };
+
+    #[test]
+    fn a_source_that_another_host_has_is_not_the_relays_own() {
+        let of = |keys: &str| {
+            let text = format!(
+                "[[rules]]\nname = \"r\"\ninput = {{ interface = \"in0\", group = \"239.1.1.1\", \
+                 port = 1 }}\noutputs = [{{ interface = \"out0\", group = \"239.2.2.2\"{keys} }}]\n"
+            );
+            let document = config::parse("relay.toml", &text).unwrap();
+            let host_facts = in0_and_out0(0);
+            let plan = plan::build(&document, &host_facts, &Constraints::default()).unwrap();
+            let own = OwnSource::of(&plan).into_iter();
+            own.filter(|own| !matches!(own, OwnSource::Mac(_)))
+                .collect::<Vec<_>>()
+        };
+        let address = |last| OwnSource::Address([10, 0, 0, last].into());
+        assert_eq!(of(""), [address(1)]);
+        assert_eq!(of(", source = \"10.0.0.1\""), [address(1)]);
+        assert_eq!(of(", source = \"10.0.0.7\""), []);
+        assert_eq!(of(", source = \"keep\""), []);
     }
 }

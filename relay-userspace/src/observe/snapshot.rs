@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{
     quoted,
-    rules::{GroupPort, PortMatch, Prefix},
+    rules::{GroupPort, OutputVlan, PortMatch, Prefix},
 };
 
 /// Numbers by name.
@@ -219,22 +219,51 @@ pub struct RuleStatus {
 /// One output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OutputStatus {
-    /// The interface.
+    /// The interface that the rule names; empty where the kernel's routing chooses it.
     pub interface: String,
-    /// The destination group.
+    /// The destination group or address.
     pub group: Prefix,
     /// The destination port.
     pub port: PortMatch,
+    /// The tags.
+    #[serde(default, skip_serializing_if = "OutputVlan::is_untagged")]
+    pub vlan: OutputVlan,
+    /// The headers of the copies; of an output that waits without what only its interface says.
+    #[serde(default)]
+    pub headers: String,
     /// Whether copies leave.
     pub state: State,
     /// Why it waits; empty if it does not.
     pub reason: String,
+    /// Where copies to a unicast address leave to; `None` if it waits, or sends to groups.
+    #[serde(default)]
+    pub next_hop: Option<NextHopStatus>,
     /// Copies that left.
     pub packets_sent: u64,
     /// Copies per second that left, over the last second.
     pub rate: f64,
     /// Copies that did not leave, by reason; only reasons that occurred.
     pub dropped: Numbers,
+}
+
+/// The host on a link that copies are sent to: their destination, or a router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextHopStatus {
+    /// The interface that copies leave through now.
+    pub interface: String,
+    /// The host's address.
+    pub address: IpAddr,
+    /// Its Ethernet address; `None` if it does not answer: then copies do not leave.
+    #[serde(default)]
+    pub mac: Option<String>,
+}
+
+/// "10.2.1.2 on out1 (02:00:0a:02:01:02)"
+impl fmt::Display for NextHopStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mac = self.mac.as_deref().unwrap_or("unresolved");
+        write!(f, "{} on {} ({mac})", self.address, quoted(&self.interface))
+    }
 }
 
 /// Sums since the relay was ready.

@@ -16,6 +16,13 @@ use super::checksum::{fold, sum_payload, sum_words, word};
 pub(super) const PROTOCOL_UDP: u16 = ipv4::PROTOCOL_UDP as u16;
 /// The flag of datagrams that no router may fragment (RFC 791).
 const DONT_FRAGMENT: u16 = 0x4000;
+/// The version in the first word of an IPv6 header.
+const IPV6_VERSION: u16 = 6;
+/// Bits for congestion notification in the type of service (RFC 3168).
+const ECN_BITS: u32 = 2;
+const ECN_MASK: u8 = (1 << ECN_BITS) - 1;
+/// The part of the flow label in the first word of an IPv6 header.
+const LABEL_MASK: u16 = 0xf;
 /// At least the sum of both addresses and a port, and a multiple of 65535, so that subtracting from
 /// it is subtracting as checksums do.
 const MORE_THAN_ALL: u32 = 0xffff * (ipv6::ADDRESSES.end - ipv6::ADDRESSES.start + 2) as u32 / 2;
@@ -117,6 +124,11 @@ fn ip_sum(tos: u8, words: [u16; 2]) -> u32 {
     word(u16::from(tos)) + id + flags
 }
 
+/// What a sum of words grows by where `new` takes the place of `old`.
+fn swapped(old: u16, new: u16) -> u32 {
+    u32::from(!old) + u32::from(new)
+}
+
 /// The 16 bits of `field`, as they lie in memory.
 #[inline(always)]
 fn at<const LEN: usize>(header: &[u8; LEN], field: Field) -> u16 {
@@ -151,6 +163,25 @@ enum Checksum {
     Complete,
     /// Complete, and verified by the kernel or the NIC.
     Right,
+}
+
+/// What an output changes in the fields that other copies keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// The source port.
+    pub source_port: Option<u16>,
+    /// The differentiated services code point.
+    pub dscp: Option<u8>,
+    /// Its copies leave over the other version of IP.
+    pub translates: bool,
+}
+
+impl Changes {
+    /// Whether there are none.
+    #[must_use]
+    pub const fn nothing(&self) -> bool {
+        self.source_port.is_none() && self.dscp.is_none() && !self.translates
+    }
 }
 
 impl Received {
@@ -223,6 +254,71 @@ impl Received {
             payload_len,
             ip_sum: ip_sum(self.tos, words),
             ..*self
+        }
+    }
+
+    /// The same with other values.
+    ///
+    /// A header of the other version of IP has no flow label, or no identification and the flag that
+    /// no router may fragment it: such datagrams need none (RFC 6864, section 4.1; RFC 7915, section
+    /// 5.1).
+    pub(super) fn changed(&self, changes: &Changes) -> Self {
+        let mut changed = *self;
+        if let Some(port) = changes.source_port {
+            changed.source_port = port.to_be();
+            changed.kept = self.kept + swapped(self.source_port, changed.source_port);
+        }
+        if changes.dscp.is_none() && !changes.translates {
+            return changed;
+        }
+        let class = match changes.dscp {
+            Some(dscp) => dscp << ECN_BITS | self.class() & ECN_MASK,
+            None => self.class(),
+        };
+        changed.is_ipv6 = self.is_ipv6 != changes.translates;
+        if changed.is_ipv6 {
+            let [first, second] = self.words;
+            let label = if self.is_ipv6 { first } else { 0 };
+            let version = IPV6_VERSION << 12 | u16::from(class) << 4;
+            let first = (version | u16::from_be(label) & LABEL_MASK).to_be();
+            changed.words = [first, if self.is_ipv6 { second } else { 0 }];
+            changed.tos = 0;
+            changed.ip_sum = 0;
+        } else {
+            changed.tos = class;
+            if self.is_ipv6 {
+                changed.words = [0, DONT_FRAGMENT.to_be()];
+            }
+            changed.ip_sum = ip_sum(changed.tos, changed.words);
+        }
+        // Over IPv6 there must be one (RFC 8200, section 8.1).
+        if changed.is_ipv6 && changed.checksum == Checksum::Absent {
+            changed.checksum = Checksum::Partial;
+        }
+        changed
+    }
+
+    /// [`Self::udp_sum`] of what [`Self::changed`] returns, where `sum` is that of this datagram.
+    pub(super) fn changed_udp_sum(
+        &self,
+        changes: &Changes,
+        payload: &[u8],
+        sum: Option<u32>,
+    ) -> Option<u32> {
+        match (sum, changes.source_port) {
+            (Some(sum), Some(port)) => Some(sum + swapped(self.source_port, port.to_be())),
+            (Some(sum), None) => Some(sum),
+            (None, _) => self.changed(changes).udp_sum(payload),
+        }
+    }
+
+    /// The type of service, or the traffic class.
+    fn class(&self) -> u8 {
+        let [first, _] = self.words;
+        if self.is_ipv6 {
+            (u16::from_be(first) >> 4) as u8
+        } else {
+            self.tos
         }
     }
 

@@ -1,163 +1,224 @@
 //! Header templates: the headers of an output, and how they are completed for one datagram.
 //!
+//! Most outputs set all that differs from the received headers once and for all: their copies are
+//! written by [`Template::write`] alone. Where a copy keeps something that other copies do not, or
+//! changes a field that the others keep, the template is not [plain](Template::is_plain), and is
+//! adapted to the datagram first: [`Template::keeping`] gives a plain template for all datagrams
+//! that have the same [`Kept`], and [`Template::received`] the fields as this output has them. So
+//! what few outputs need costs the others nothing.
+//!
 //! Datagrams that differ only in payload and identification may also leave as one GSO packet: one
 //! large packet that the kernel or the NIC cuts into datagrams, whose checksums it computes
 //! ([`Template::write_joined`]). That would hide damage, so only payloads whose checksum is right
 //! may be joined ([`Received::checksum_ok`]).
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use relay_common::wire::{
-    Addresses, ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, IPV6_HEADERS_LEN, UDP_LEN, VLAN_LEN,
-    ethernet::{ethertype, field as ethernet},
-    ipv4::field as ipv4,
-    ipv6::field as ipv6,
-    udp::field as udp,
+    ETHERNET_LEN, IPV6_HEADERS_LEN, UDP_LEN, VLAN_LEN, ethernet::field as ethernet,
 };
 
 use super::{
-    checksum::{fold, nonzero, sum_words, word},
-    offset::{Keeps, Offset},
-    received::{PROTOCOL_UDP, Received},
+    checksum::{fold, nonzero, word},
+    headers::{Completed, Macs, V4, V6},
+    kept::{Keeps, Kept, first_port},
+    received::{Changes, PROTOCOL_UDP, Received},
+    tags::Tags,
     ttl::TtlRule,
 };
-use crate::config::rules::Ttl;
+use crate::config::rules::{Header, Match, PortMatch, Prefix};
 
 /// Room for the longest headers: IPv6 behind two tags, in whole words of 64 bits.
 pub const HEADERS_ROOM: usize = (IPV6_HEADERS_LEN + 2 * VLAN_LEN).next_multiple_of(8);
-
-/// Version 4, and a header of 5 words: without options.
-const VERSION_AND_LEN: u8 = 0x45;
-/// Where the IP header starts in a frame that leaves.
-const IP: usize = ETHERNET_LEN;
-/// Where the UDP header starts in a frame that leaves.
-const UDP_V4: usize = IPV4_HEADERS_LEN - UDP_LEN;
-const UDP_V6: usize = IPV6_HEADERS_LEN - UDP_LEN;
+/// Where the Ethernet addresses end.
+const MACS_END: usize = ethernet::SOURCE.end;
 
 /// The headers of one output, complete except for the fields that change from frame to frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     headers: Headers,
+    tags: Tags,
+    len: u8,
+    is_plain: bool,
     ttl_rule: TtlRule,
     keeps: Keeps,
+    changes: Changes,
     /// Sum of the words that the UDP checksum covers and that this output rewrites: both addresses
     /// and the destination port.
     udp_sum: u32,
     port: u16,
+    header: Header,
+    is_resolved: bool,
 }
 
-/// The bytes that are the same in every frame.
+/// The bytes that are the same in every frame, but for the tags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Headers {
-    V4 {
-        bytes: [u8; IPV4_HEADERS_LEN],
-        /// Sum of the words of the IPv4 header that are the same in every frame.
-        ip_sum: u32,
-    },
-    V6 {
-        bytes: [u8; IPV6_HEADERS_LEN],
-    },
+    V4(V4),
+    V6(V6),
 }
 
-/// The header fields that an output sets.
+/// What an output sends, and what it makes that of.
 #[derive(Debug, Clone, Copy)]
-pub struct Target {
+pub struct Target<'a> {
     /// Ethernet source.
     pub source_mac: [u8; 6],
     /// Ethernet destination.
     pub destination_mac: [u8; 6],
-    /// IP source and destination.
-    pub addresses: Addresses,
-    /// UDP destination port.
-    pub port: u16,
-    /// Time to live, or hop limit.
-    pub ttl: Ttl,
+    /// IP source; `None` keeps the datagram's.
+    pub source: Option<IpAddr>,
+    /// IP destination, or the prefix that its host part is kept on.
+    pub group: Prefix,
+    /// UDP destination port, or ports as many as the input's.
+    pub port: PortMatch,
+    /// The other fields.
+    pub header: &'a Header,
+    /// What datagrams it gets.
+    pub input: &'a Match,
 }
 
 impl Template {
-    /// The template for `target`.
+    /// The template for `target`; `None` if its addresses are of different versions of IP.
     #[must_use]
-    pub fn new(target: &Target) -> Self {
-        let port = word(target.port);
-        let (headers, addresses) = match target.addresses {
-            Addresses::V4 { source, group } => {
-                let mut bytes = [0; IPV4_HEADERS_LEN];
-                let ip = outside(&mut bytes, target, ethertype::IPV4, UDP_V4);
-                ip[ipv4::VERSION_AND_LEN] = VERSION_AND_LEN;
-                ip[ipv4::PROTOCOL] = PROTOCOL_UDP as u8;
-                ip[ipv4::SOURCE].copy_from_slice(&source.to_ne_bytes());
-                ip[ipv4::DESTINATION].copy_from_slice(&group.to_ne_bytes());
-                let addresses = sum_words(&ip[ipv4::ADDRESSES]);
-                let ip_sum = addresses + word(u16::from(VERSION_AND_LEN) << 8) + word(PROTOCOL_UDP);
-                (Headers::V4 { bytes, ip_sum }, addresses)
+    pub fn new(target: &Target<'_>) -> Option<Self> {
+        let macs = Macs {
+            source: target.source_mac,
+            destination: target.destination_mac,
+        };
+        let port = first_port(target.port);
+        let tags = Tags::new(target.header, target.input.vlan);
+        let came_as_v4 = target.input.group.address().is_ipv4();
+        let (headers, addresses, translates) = match target.group.address() {
+            IpAddr::V4(group) => {
+                let source = match target.source {
+                    Some(IpAddr::V4(source)) => source,
+                    None if came_as_v4 => Ipv4Addr::UNSPECIFIED,
+                    _ => return None,
+                };
+                let v4 = V4::new(macs, source, group, port);
+                let addresses = v4.addresses();
+                (Headers::V4(v4), addresses, !came_as_v4)
             }
-            Addresses::V6 { source, group } => {
-                let mut bytes = [0; IPV6_HEADERS_LEN];
-                let ip = outside(&mut bytes, target, ethertype::IPV6, UDP_V6);
-                ip[ipv6::NEXT_HEADER] = PROTOCOL_UDP as u8;
-                let both = [source, group].concat();
-                let both = both.into_iter().flat_map(u64::to_ne_bytes);
-                for (to, from) in ip[ipv6::ADDRESSES].iter_mut().zip(both) {
-                    *to = from;
-                }
-                let addresses = sum_words(&ip[ipv6::ADDRESSES]);
-                (Headers::V6 { bytes }, addresses)
+            IpAddr::V6(group) => {
+                let source = match target.source {
+                    Some(IpAddr::V6(source)) => source,
+                    None if !came_as_v4 => Ipv6Addr::UNSPECIFIED,
+                    _ => return None,
+                };
+                let v6 = V6::new(macs, source, group, port);
+                let addresses = v6.addresses();
+                (Headers::V6(v6), addresses, came_as_v4)
             }
         };
-        Self {
+        let keeps = Keeps {
+            source: target.source.is_none(),
+            tags: tags.keeps_any(),
+            ..Keeps::places(&target.group, target.port)
+        };
+        let changes = Changes {
+            source_port: target.header.source_port,
+            dscp: target.header.dscp,
+            translates,
+        };
+        let len = tags.len()
+            + match headers {
+                Headers::V4(_) => V4::LEN,
+                Headers::V6(_) => V6::LEN,
+            };
+        Some(Self {
+            len: len as u8,
             headers,
-            ttl_rule: TtlRule::new(target.ttl),
-            keeps: Keeps::default(),
-            udp_sum: addresses + port,
-            port: target.port,
-        }
+            tags,
+            is_plain: keeps.nothing() && changes.nothing(),
+            ttl_rule: TtlRule::new(target.header.ttl),
+            keeps,
+            changes,
+            udp_sum: addresses + word(port),
+            port,
+            header: *target.header,
+            is_resolved: true,
+        })
     }
 
-    /// The same for copies that keep part of their place: its target is the first group and the
-    /// first port of the output. [`Self::moved_to`] writes them.
+    /// What its copies keep that others do not.
     #[must_use]
-    pub fn keeping(self, keeps: Keeps) -> Self {
-        Self { keeps, ..self }
+    pub const fn keeps(&self) -> Keeps {
+        self.keeps
     }
 
-    /// Whether the destination of its copies depends on that of the datagram.
+    /// Whether [`Self::write`] alone writes its copies, from what the datagram came with. Otherwise
+    /// [`Self::keeping`] and [`Self::received`] come first.
     #[inline]
     #[must_use]
-    pub const fn keeps_place(&self) -> bool {
-        !self.keeps.nothing()
+    pub const fn is_plain(&self) -> bool {
+        self.is_plain
     }
 
-    /// The template for the copies of datagrams that were sent to `offset`.
-    ///
-    /// Out of line, so that copies that keep nothing keep the registers.
-    #[inline(never)]
+    /// The template for the copies of datagrams that have `kept` in common: it keeps nothing.
     #[must_use]
-    pub fn moved_to(&self, offset: Offset) -> Self {
-        let Offset { host, port } = self.keeps.of(offset);
-        let mut moved = self.clone();
-        moved.keeps = Keeps::default();
-        moved.port += port;
-        // The first group has zeros where the others have the host part.
-        let sum = sum_words(&host.to_be_bytes());
-        moved.udp_sum = self.addresses() + sum + word(moved.port);
-        match &mut moved.headers {
-            Headers::V4 { bytes, ip_sum } => {
-                *ip_sum += sum;
-                join_v4(bytes, host);
-                put(
-                    bytes,
-                    UDP_V4 + udp::DESTINATION_PORT.start,
-                    moved.port.to_be_bytes(),
-                );
+    pub fn keeping(&self, kept: &Kept) -> Self {
+        let mut adapted = self.clone();
+        adapted.keeps = Keeps::default();
+        if self.keeps.nothing() {
+            return adapted;
+        }
+        let place = self.keeps.places_of(kept.offset);
+        adapted.port = self.port.wrapping_add(place.port);
+        match &mut adapted.headers {
+            Headers::V4(v4) => {
+                if self.keeps.source {
+                    v4.set_source(kept.source);
+                }
+                v4.join_host(place.host);
+                v4.set_port(adapted.port);
+                adapted.udp_sum = v4.addresses() + word(adapted.port);
             }
-            Headers::V6 { bytes } => {
-                join_v6(bytes, host);
-                put(
-                    bytes,
-                    UDP_V6 + udp::DESTINATION_PORT.start,
-                    moved.port.to_be_bytes(),
-                );
+            Headers::V6(v6) => {
+                if self.keeps.source {
+                    v6.set_source(kept.source);
+                }
+                v6.join_host(place.host);
+                v6.set_port(adapted.port);
+                adapted.udp_sum = v6.addresses() + word(adapted.port);
             }
         }
-        moved
+        if self.keeps.tags {
+            adapted.tags = self.tags.with(kept.tags);
+        }
+        adapted
+    }
+
+    /// The fields of a datagram as copies of this output have them.
+    #[must_use]
+    pub fn received(&self, received: &Received) -> Received {
+        received.changed(&self.changes)
+    }
+
+    /// [`Received::udp_sum`] of what [`Self::received`] returns, where `sum` is that of `received`.
+    #[must_use]
+    pub fn udp_sum(&self, received: &Received, payload: &[u8], sum: Option<u32>) -> Option<u32> {
+        received.changed_udp_sum(&self.changes, payload, sum)
+    }
+
+    /// Sets the Ethernet destination. Without one, nothing leaves: [`Self::ttl`] is `None` for every
+    /// datagram.
+    pub fn set_destination_mac(&mut self, mac: Option<[u8; 6]>) {
+        self.is_resolved = mac.is_some();
+        self.ttl_rule = match mac {
+            Some(_) => TtlRule::new(self.header.ttl),
+            None => TtlRule::NOTHING_LEAVES,
+        };
+        let mac = mac.unwrap_or_default();
+        match &mut self.headers {
+            Headers::V4(v4) => v4.set_destination_mac(mac),
+            Headers::V6(v6) => v6.set_destination_mac(mac),
+        }
+    }
+
+    /// Whether it has an Ethernet destination.
+    #[must_use]
+    pub const fn is_resolved(&self) -> bool {
+        self.is_resolved
     }
 
     /// The part of [`Self::udp_sum`] that is not the port.
@@ -170,16 +231,20 @@ impl Template {
     #[inline]
     #[must_use]
     pub const fn headers_len(&self) -> usize {
-        match self.headers {
-            Headers::V4 { .. } => IPV4_HEADERS_LEN,
-            Headers::V6 { .. } => IPV6_HEADERS_LEN,
-        }
+        self.len as usize
+    }
+
+    /// How many tags it writes.
+    #[must_use]
+    pub fn tags(&self) -> usize {
+        self.tags.len() / VLAN_LEN
     }
 
     /// The longest payload of a copy, in bytes, that an interface with this MTU takes.
     #[must_use]
     pub fn max_payload(&self, mtu: u32) -> u16 {
-        let headers = (self.headers_len() - ETHERNET_LEN) as u32;
+        let beside_mtu = self.tags.len() - self.tags.len_in_mtu();
+        let headers = (self.headers_len() - ETHERNET_LEN - beside_mtu) as u32;
         u16::try_from(mtu.saturating_sub(headers)).unwrap_or(u16::MAX)
     }
 
@@ -206,7 +271,12 @@ impl Template {
             Some(kept) => nonzero(!fold(kept + self.udp_sum)),
             None => 0,
         };
-        self.write_with(to, received, ttl, received.udp_len(), checksum)
+        let completed = Completed {
+            ttl,
+            udp_len: received.udp_len(),
+            checksum,
+        };
+        self.write_with(to, received, completed)
     }
 
     /// Writes the headers of a GSO packet of this output's copies of `received` and the datagrams
@@ -225,141 +295,51 @@ impl Template {
     ) -> usize {
         let udp_len = payload_len + UDP_LEN as u16;
         let checksum = fold(self.addresses() + word(PROTOCOL_UDP) + word(udp_len));
-        self.write_with(to, received, ttl, udp_len, checksum)
+        let completed = Completed {
+            ttl,
+            udp_len,
+            checksum,
+        };
+        self.write_with(to, received, completed)
     }
 
-    /// `checksum` as it lies in memory.
-    #[inline]
-    fn write_with(
-        &self,
-        to: &mut [u8],
-        received: &Received,
-        ttl: u8,
-        udp_len: u16,
-        checksum: u16,
-    ) -> usize {
+    #[inline(always)]
+    fn write_with(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
         match &self.headers {
-            Headers::V4 { bytes, ip_sum } => {
-                let Some(headers) = to.first_chunk_mut() else {
-                    return 0;
-                };
-                *headers = *bytes;
-                complete_v4(headers, *ip_sum, received, ttl, udp_len, checksum);
-                bytes.len()
-            }
-            Headers::V6 { bytes } => {
-                let Some(headers) = to.first_chunk_mut() else {
-                    return 0;
-                };
-                write_v6(headers, bytes, received, ttl, udp_len, checksum);
-                bytes.len()
-            }
+            Headers::V4(v4) if self.tags.is_empty() => v4.write(to, received, completed),
+            _ => self.write_other(to, received, completed),
         }
     }
-}
 
-#[inline]
-fn complete_v4(
-    headers: &mut [u8; IPV4_HEADERS_LEN],
-    ip_sum: u32,
-    received: &Received,
-    ttl: u8,
-    udp_len: u16,
-    checksum: u16,
-) {
-    let total_len = udp_len + IPV4_LEN as u16;
-    let [id, flags] = received.words;
-    let ip_sum = ip_sum + received.ip_sum + word(total_len) + word(u16::from(ttl) << 8);
-    headers[IP + ipv4::TOS] = received.tos;
-    put(headers, IP + ipv4::TOTAL_LEN.start, total_len.to_be_bytes());
-    put(headers, IP + ipv4::ID.start, id.to_ne_bytes());
-    put(headers, IP + ipv4::FRAGMENT.start, flags.to_ne_bytes());
-    headers[IP + ipv4::TTL] = ttl;
-    put(
-        headers,
-        IP + ipv4::CHECKSUM.start,
-        (!fold(ip_sum)).to_ne_bytes(),
-    );
-    complete_udp(headers, UDP_V4, received, udp_len, checksum);
-}
-
-/// Out of line, so that copies over IPv4 keep the registers.
-#[inline(never)]
-fn write_v6(
-    headers: &mut [u8; IPV6_HEADERS_LEN],
-    bytes: &[u8; IPV6_HEADERS_LEN],
-    received: &Received,
-    ttl: u8,
-    udp_len: u16,
-    checksum: u16,
-) {
-    *headers = *bytes;
-    let [first, second] = received.words;
-    let at = IP + ipv6::VERSION_CLASS_AND_LABEL.start;
-    put(headers, at, first.to_ne_bytes());
-    put(headers, at + 2, second.to_ne_bytes());
-    put(headers, IP + ipv6::PAYLOAD_LEN.start, udp_len.to_be_bytes());
-    headers[IP + ipv6::HOP_LIMIT] = ttl;
-    complete_udp(headers, UDP_V6, received, udp_len, checksum);
-}
-
-/// Completes the UDP header that starts at `at`.
-#[inline(always)]
-fn complete_udp<const LEN: usize>(
-    headers: &mut [u8; LEN],
-    at: usize,
-    received: &Received,
-    udp_len: u16,
-    checksum: u16,
-) {
-    put(
-        headers,
-        at + udp::SOURCE_PORT.start,
-        received.source_port.to_ne_bytes(),
-    );
-    put(headers, at + udp::LEN.start, udp_len.to_be_bytes());
-    put(headers, at + udp::CHECKSUM.start, checksum.to_ne_bytes());
-}
-
-/// Writes the Ethernet header and the destination port, where the UDP header starts at `udp_at`.
-/// Returns what is from the IP header on.
-fn outside<'h>(
-    headers: &'h mut [u8],
-    target: &Target,
-    ethertype: u16,
-    udp_at: usize,
-) -> &'h mut [u8] {
-    headers[ethernet::DESTINATION].copy_from_slice(&target.destination_mac);
-    headers[ethernet::SOURCE].copy_from_slice(&target.source_mac);
-    headers[ethernet::TYPE].copy_from_slice(&ethertype.to_be_bytes());
-    headers[udp_at..][udp::DESTINATION_PORT].copy_from_slice(&target.port.to_be_bytes());
-    &mut headers[IP..]
-}
-
-/// Puts a host part into the group and the Ethernet address of an IPv4 header (RFC 1112, section
-/// 6.4).
-fn join_v4(headers: &mut [u8; IPV4_HEADERS_LEN], host: u128) {
-    const IN_MAC: u128 = 0x007f_ffff;
-    join(&mut headers[ethernet::DESTINATION], host & IN_MAC);
-    join(&mut headers[IP..][ipv4::DESTINATION], host);
-}
-
-/// The same for IPv6 (RFC 2464, section 7).
-fn join_v6(headers: &mut [u8; IPV6_HEADERS_LEN], host: u128) {
-    const IN_MAC: u128 = 0xffff_ffff;
-    join(&mut headers[ethernet::DESTINATION], host & IN_MAC);
-    join(&mut headers[IP..][ipv6::DESTINATION], host);
-}
-
-/// Sets the bits of `host` in the last bytes of `address`.
-fn join(address: &mut [u8], host: u128) {
-    for (to, from) in address.iter_mut().rev().zip(host.to_le_bytes()) {
-        *to |= from;
+    /// Writes what is not IPv4 without a tag. Out of line, so that those copies keep the registers.
+    #[inline(never)]
+    fn write_other(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
+        match &self.headers {
+            Headers::V6(v6) if self.tags.is_empty() => v6.write(to, received, completed),
+            _ => self.write_tagged(to, received, completed),
+        }
     }
-}
 
-/// Writes the field that starts at `at`.
-#[inline(always)]
-fn put<const N: usize, const LEN: usize>(headers: &mut [u8; LEN], at: usize, value: [u8; N]) {
-    headers[at..at + N].copy_from_slice(&value);
+    /// Writes headers with tags: those without them where they end, then the Ethernet addresses once
+    /// more in front, and the tags between.
+    #[cold]
+    #[inline(never)]
+    fn write_tagged(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
+        let len = self.tags.len();
+        let Some(untagged) = to.get_mut(len..) else {
+            return 0;
+        };
+        let written = match &self.headers {
+            Headers::V4(v4) => v4.write(untagged, received, completed),
+            Headers::V6(v6) => v6.write(untagged, received, completed),
+        };
+        if written < ETHERNET_LEN {
+            return 0;
+        }
+        to.copy_within(len..len + MACS_END, 0);
+        if let Some(place) = to.get_mut(MACS_END..MACS_END + len) {
+            place.copy_from_slice(self.tags.bytes());
+        }
+        len + written
+    }
 }

@@ -5,8 +5,9 @@ use relay_common::wire;
 
 use std::{net::IpAddr, ops::Range};
 
-use relay_common::wire::{Addresses, IPV4_HEADERS_LEN};
+use relay_common::wire::IPV4_HEADERS_LEN;
 
+mod adapted;
 mod ipv6;
 mod mapped;
 
@@ -14,7 +15,7 @@ use super::{
     checksum::{fold, sum_words, word},
     *,
 };
-use crate::config::rules::Ttl;
+use crate::config::rules::{Header, Match, PortMatch, Ttl, Vlan};
 
 /// Where fields lie in a frame without a tag and without IPv4 options.
 const IP_ID: Range<usize> = 18..20;
@@ -30,19 +31,37 @@ fn put_sum(frame: &mut [u8], field: Range<usize>, sum: u16) {
     frame[field].copy_from_slice(&sum.to_ne_bytes());
 }
 
-/// The target of an output that sends to `group`:`port` from `source`.
-fn target_of(source: IpAddr, group: IpAddr, port: u16, ttl: Ttl) -> Target {
-    Target {
-        source_mac: [2, 0, 0, 0, 0, 9],
-        destination_mac: crate::plan::of_group(group),
-        addresses: Addresses::between(source, group).unwrap(),
-        port,
-        ttl,
+/// What datagrams to groups of this version of IP match.
+fn input(is_ipv4: bool) -> Match {
+    let groups = if is_ipv4 { "224.0.0.0/4" } else { "ff00::/8" };
+    Match {
+        group: groups.parse().unwrap(),
+        ports: PortMatch::Any,
+        sources: Vec::new(),
+        vlan: Vlan::Untagged,
     }
 }
 
-fn target(ttl: Ttl) -> Target {
-    target_of([10, 2, 0, 1].into(), [239, 130, 2, 2].into(), 5002, ttl)
+/// The template of an output that sends to `group`:`port` from `source`, of the same version of IP.
+fn template_of(source: IpAddr, group: IpAddr, port: u16, ttl: Ttl) -> Template {
+    let header = Header {
+        ttl,
+        ..Header::default()
+    };
+    Template::new(&Target {
+        source_mac: [2, 0, 0, 0, 0, 9],
+        destination_mac: crate::plan::of_group(group),
+        source: Some(source),
+        group: group.into(),
+        port: PortMatch::One(port),
+        header: &header,
+        input: &input(group.is_ipv4()),
+    })
+    .unwrap()
+}
+
+fn template(ttl: Ttl) -> Template {
+    template_of([10, 2, 0, 1].into(), [239, 130, 2, 2].into(), 5002, ttl)
 }
 
 /// A frame with a complete checksum, as a NIC delivers it.
@@ -63,7 +82,7 @@ fn rewrite(frame: &mut [u8], ttl: Ttl) -> Option<()> {
 
 /// The same, with what the kernel says about the frame's checksum.
 fn rewrite_known(frame: &mut [u8], ttl: Ttl, known: Known) -> Option<()> {
-    rewrite_by(&Template::new(&target(ttl)), frame, known)
+    rewrite_by(&template(ttl), frame, known)
 }
 
 /// The same, by another template.
@@ -139,7 +158,7 @@ fn each_datagram_of_a_gso_packet_leaves_as_if_it_had_come_alone() {
     put_sum(&mut whole, IP_CHECKSUM, !fold(ip_sum));
     let datagram = wire::decode(&whole[..]).unwrap();
     let gso_packet = Received::read(&whole, &datagram, Known::Partial).unwrap();
-    let template = Template::new(&target(Ttl::Decrement));
+    let template = template(Ttl::Decrement);
     let mut last: Option<Received> = None;
     for (number, payload) in (0u16..).zip(payload.chunks(700)) {
         let part = gso_packet.part(number, payload.len() as u16);
@@ -315,7 +334,7 @@ fn a_datagram_follows_the_one_before_it_and_no_other() {
 #[test]
 fn a_gso_packet_has_the_length_of_all_and_the_sum_of_its_pseudo_header() {
     let received = received(&frame(b"payload", 1));
-    let template = Template::new(&target(Ttl::Auto));
+    let template = template(Ttl::Auto);
     let mut header = [0; IPV4_HEADERS_LEN];
     template.write_joined(&mut header, &received, 64, 3000);
     let (ip, rest) = etherparse::Ipv4Header::from_slice(&header[14..]).unwrap();

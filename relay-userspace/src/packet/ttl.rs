@@ -11,7 +11,15 @@ pub(super) struct TtlRule {
     fixed: u8,
 }
 
+static NOTHING: [u8; 256] = [0; 256];
+
 impl TtlRule {
+    /// No copy leaves.
+    pub(super) const NOTHING_LEAVES: Self = Self {
+        left: &NOTHING,
+        fixed: 0,
+    };
+
     pub(super) const fn new(ttl: Ttl) -> Self {
         static AUTO: [u8; 256] = {
             let mut left = [Ttl::FRESH; 256];
@@ -32,7 +40,6 @@ impl TtlRule {
             }
             left
         };
-        static NOTHING: [u8; 256] = [0; 256];
         let (left, fixed) = match ttl {
             Ttl::Auto => (&AUTO, 0),
             Ttl::Decrement => (&DECREMENT, 0),

@@ -4,8 +4,10 @@
 //! without it instead: the interface is taken out of the rules, as input, or as output of a version
 //! of IP, and with it whatever needs it, which is then pending with the reason. The rest is checked
 //! anew, because connected interfaces share a backend: without one of them the others may be on
-//! another. Every such pass takes at least one interface out of one of its three roles, so there
-//! are few.
+//! another. Every such pass takes at least one interface out of one of its roles, so there are few.
+//!
+//! A unicast output that has no route waits as well, but its rule runs, even without any other
+//! output: routes come and go, and what the rule misses meanwhile is counted.
 
 use std::{borrow::Cow, collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -14,12 +16,17 @@ use super::{
     constraints::Constraints,
     finding::{self, Finding, Hindrance, Role},
     ids::InterfaceId,
-    model::{PendingOutput, Plan},
+    model::{PendingOutput, Plan, WaitsFor},
     named_interfaces::Named,
-    own_addresses, shapes,
+    own_addresses,
+    routes::Routed,
+    shapes,
 };
 use crate::{
-    config::{Document, Mistakes, RulePlaces, rules::Rule},
+    config::{
+        Document, Mistakes, RulePlaces, quoted,
+        rules::{Output, Rule, Source},
+    },
     host::HostFacts,
 };
 
@@ -57,12 +64,13 @@ pub fn arrange(
 ) -> Result<Arrangement, Mistakes> {
     let document = document.enabled();
     shapes::check(&document)?;
+    let routed = Routed::new(&document, host_facts);
     let mut hindered = Hindered {
         interfaces: HashMap::new(),
         addresses: own_addresses::missing(&document, host_facts),
     };
     let plan = loop {
-        let rest = hindered.leave_out(&document);
+        let rest = hindered.leave_out(&routed);
         let mut checked = build::check(&rest, host_facts, constraints);
         let findings = std::mem::take(&mut checked.findings).into_iter();
         let (wrong, found): (Vec<Finding>, Vec<Finding>) =
@@ -78,13 +86,34 @@ pub fn arrange(
         // A mistake in the options of an interface hinders a role that it may not even have.
         hindrances.retain(|hindrance| concerns(&checked, hindrance));
         if hindrances.is_empty() {
-            break build::finish(&rest, host_facts, checked);
+            break build::finish(&rest, host_facts, checked, &routed);
         }
         for hindrance in hindrances {
             hindered.add(hindrance);
         }
     };
-    Ok(hindered.arrangement(&document, plan))
+    Ok(hindered.arrangement(&document, &routed, plan))
+}
+
+/// Completes a strict plan with the outputs that have no route, and notes them.
+pub(super) fn without_routes(plan: &mut Plan, document: &Document, routed: &Routed<'_>) {
+    /// The most outputs that are noted one by one.
+    const NOTED: usize = 10;
+    let whole = std::mem::take(plan);
+    let arrangement = Hindered::default().arrangement(document, routed, whole);
+    *plan = Arc::unwrap_or_clone(arrangement.plan);
+    let waiting = arrangement.pending_outputs;
+    let notes = waiting.iter().take(NOTED).map(|(rule, position, reason)| {
+        format!(
+            "output {} of rule {} waits: {reason}",
+            position + 1,
+            quoted(rule)
+        )
+    });
+    plan.notes.extend(notes);
+    if let more @ 1.. = waiting.len().saturating_sub(NOTED) {
+        plan.notes.push(format!("and {more} more outputs wait"));
+    }
 }
 
 /// Whether the rules that are left use the interface in a role that it cannot have.
@@ -96,6 +125,8 @@ fn concerns(checked: &Checked<'_>, hindrance: &Hindrance) -> bool {
             Role::Input => named.input.is_some(),
             Role::Ipv4Output => named.ipv4_output.is_some(),
             Role::Ipv6Output => named.ipv6_output.is_some(),
+            Role::Ipv4Source => named.ipv4_source.is_some(),
+            Role::Ipv6Source => named.ipv6_source.is_some(),
         })
     })
 }
@@ -140,6 +171,8 @@ struct Reasons {
     input: Option<Arc<str>>,
     ipv4_output: Option<Arc<str>>,
     ipv6_output: Option<Arc<str>>,
+    ipv4_source: Option<Arc<str>>,
+    ipv6_source: Option<Arc<str>>,
 }
 
 impl Reasons {
@@ -148,11 +181,14 @@ impl Reasons {
             Role::Input => &mut self.input,
             Role::Ipv4Output => &mut self.ipv4_output,
             Role::Ipv6Output => &mut self.ipv6_output,
+            Role::Ipv4Source => &mut self.ipv4_source,
+            Role::Ipv6Source => &mut self.ipv6_source,
         }
     }
 }
 
 /// The interfaces that cannot be used, and the addresses that this host does not have.
+#[derive(Default)]
 struct Hindered {
     interfaces: HashMap<String, Reasons>,
     addresses: HashMap<IpAddr, Arc<str>>,
@@ -183,31 +219,38 @@ impl Hindered {
         of_interface.or_else(|| self.addresses.get(&rule.input.matches.group.address()))
     }
 
-    fn output(&self, output: &crate::config::rules::Output) -> Option<&Arc<str>> {
+    fn output(&self, output: &Output) -> Option<&Arc<str>> {
         let reasons = self.interfaces.get(output.interface.as_ref()?)?;
-        match output.group.address() {
-            IpAddr::V4(_) => reasons.ipv4_output.as_ref(),
-            IpAddr::V6(_) => reasons.ipv6_output.as_ref(),
-        }
+        let (all, own_source) = match output.group.address() {
+            IpAddr::V4(_) => (&reasons.ipv4_output, &reasons.ipv4_source),
+            IpAddr::V6(_) => (&reasons.ipv6_output, &reasons.ipv6_source),
+        };
+        let own_source = own_source.as_ref();
+        let own_source = own_source.filter(|_| output.source == Source::Interface);
+        all.as_ref().or(own_source)
     }
 
-    /// The positions of the outputs that can run; empty if the rule cannot.
-    fn outputs_left(&self, rule: &Rule) -> Vec<usize> {
+    /// The positions of the outputs of `rule` that can run; `None` if the rule cannot run,
+    /// which waiting for a route alone does not keep it from.
+    fn left(&self, rule: &Rule) -> Option<Vec<usize>> {
         if self.input(rule).is_some() {
-            return Vec::new();
+            return None;
         }
         let outputs = rule.outputs.iter().enumerate();
-        let left = outputs.filter(|(_, output)| self.output(output).is_none());
-        left.map(|(position, _)| position).collect()
+        let left = outputs.filter(|(_, output)| has_way(output) && self.output(output).is_none());
+        let left: Vec<usize> = left.map(|(position, _)| position).collect();
+        let runs = !left.is_empty() || !rule.outputs.iter().all(has_way);
+        runs.then_some(left)
     }
 
     /// The rules and outputs of `document` that need none of these interfaces.
-    fn leave_out<'d>(&self, document: &'d Document) -> Cow<'d, Document> {
+    fn leave_out<'r>(&self, routed: &'r Routed<'_>) -> Cow<'r, Document> {
+        let document = &*routed.document;
         if self.is_empty() {
             return Cow::Borrowed(document);
         }
         let left = document.with_places().filter_map(|(rule, places)| {
-            let left = self.outputs_left(rule);
+            let left = self.left(rule)?;
             let outputs = left.iter().filter_map(|&at| rule.outputs.get(at).cloned());
             let rule = Rule {
                 outputs: outputs.collect(),
@@ -221,16 +264,16 @@ impl Hindered {
                 file: Arc::clone(&places.file),
                 ..*places
             };
-            (!left.is_empty()).then_some((rule, places))
+            Some((rule, places))
         });
         Cow::Owned(document.with_rules(left))
     }
 
     /// The plan of the rules that are left, and the reasons for the others.
-    fn arrangement(&self, document: &Document, mut plan: Plan) -> Arrangement {
+    fn arrangement(&self, document: &Document, routed: &Routed<'_>, mut plan: Plan) -> Arrangement {
         let mut pending_rules = Vec::new();
         let mut pending_outputs = Vec::new();
-        if self.is_empty() {
+        if self.is_empty() && routed.all_have_ways() {
             return Arrangement {
                 plan: Arc::new(plan),
                 pending_rules,
@@ -238,38 +281,53 @@ impl Hindered {
             };
         }
         let mut flows = plan.flows.iter_mut();
-        for rule in &document.rules.rules {
-            let mut reasons: Vec<Arc<str>> = Vec::new();
-            for (position, output) in rule.outputs.iter().enumerate() {
-                if let Some(reason) = self.output(output) {
-                    pending_outputs.push((rule.name.clone(), position, Arc::clone(reason)));
-                    reasons.push(Arc::clone(reason));
-                }
+        let rules = document
+            .rules
+            .rules
+            .iter()
+            .zip(routed.document.with_places());
+        for (wanted, (rule, places)) in rules {
+            let mut pending = Vec::new();
+            let outputs = rule.outputs.iter().zip(&places.outputs);
+            for (position, (wanted, (output, at))) in wanted.outputs.iter().zip(outputs).enumerate()
+            {
+                let without = routed.without(&rule.name, at.output);
+                let (reason, waits_for) = match (without, self.output(output)) {
+                    (Some(reason), _) => (reason, WaitsFor::Route),
+                    (None, Some(reason)) => (Arc::clone(reason), WaitsFor::Interface),
+                    (None, None) => continue,
+                };
+                let one = PendingOutput {
+                    position,
+                    interface: wanted.interface.clone(),
+                    group: output.group,
+                    port: output.port,
+                    waits_for,
+                    vlan: output.header.vlan,
+                };
+                pending.push((one, reason));
             }
+            let reasons = pending.iter();
+            let reasons = reasons.map(|(one, reason)| {
+                let reason = Arc::clone(reason);
+                (rule.name.clone(), one.position, reason)
+            });
+            pending_outputs.extend(reasons);
             if let Some(reason) = self.input(rule) {
                 pending_rules.push((rule.name.clone(), Arc::clone(reason)));
                 continue;
             }
-            if reasons.len() == rule.outputs.len() {
-                pending_rules.push((rule.name.clone(), together(reasons)));
+            let Some(left) = self.left(rule) else {
+                let reasons = pending.into_iter().map(|(_, reason)| reason);
+                pending_rules.push((rule.name.clone(), together(reasons.collect())));
                 continue;
-            }
+            };
             // The plan has one flow for each rule that is left, in the same order.
             let Some(flow) = flows.next() else { continue };
-            for (output, position) in flow.outputs.iter_mut().zip(self.outputs_left(rule)) {
+            for (output, position) in flow.outputs.iter_mut().zip(left) {
                 output.position = position;
             }
-            let waiting = rule
-                .outputs
-                .iter()
-                .filter(|output| self.output(output).is_some());
-            flow.pending = waiting
-                .map(|output| PendingOutput {
-                    interface: output.interface.clone(),
-                    group: output.group,
-                    port: output.port,
-                })
-                .collect();
+            flow.pending = pending.into_iter().map(|(one, _)| one).collect();
         }
         Arrangement {
             plan: Arc::new(plan),
@@ -277,6 +335,11 @@ impl Hindered {
             pending_outputs,
         }
     }
+}
+
+/// Whether the kernel's routing knows where to send the copies, if it is asked.
+fn has_way(output: &Output) -> bool {
+    !output.is_unicast() || output.interface.is_some()
 }
 
 fn rule_without_outputs(rule: &Rule) -> Rule {

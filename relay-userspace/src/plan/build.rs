@@ -11,6 +11,7 @@ use std::{
 use relay_common::abi::MAX_INTERFACES;
 
 use super::{
+    arrange,
     backend::Backend,
     backend_choice,
     connected_interfaces::{self, Connected},
@@ -23,13 +24,14 @@ use super::{
     named_interfaces::{self, Named, options_of},
     notes, own_addresses, queues,
     received_checksums::Checksums,
-    shapes, source_address, tx_methods,
+    routes::Routed,
+    shapes, source_address, sources, tx_methods,
     used_interface::Use,
     vlan_offloads,
 };
 use crate::{
     config::{
-        self, Document, Mistakes,
+        self, Document, Mistakes, RulePlaces,
         rules::{Rule, Source},
     },
     host::HostFacts,
@@ -48,11 +50,14 @@ pub fn build(
 ) -> Result<Plan, Mistakes> {
     let document = document.enabled();
     shapes::check(&document)?;
-    let checked = check(&document, host_facts, constraints);
+    let routed = Routed::new(&document, host_facts);
+    let checked = check(&routed.document, host_facts, constraints);
     if !checked.findings.is_empty() {
         return Err(finding::mistakes(checked.findings));
     }
-    Ok(finish(&document, host_facts, checked))
+    let mut plan = finish(&routed.document, host_facts, checked, &routed);
+    arrange::without_routes(&mut plan, &document, &routed);
+    Ok(plan)
 }
 
 /// A document whose interfaces are checked.
@@ -124,7 +129,12 @@ pub(super) fn check<'d>(
 }
 
 /// The plan for a document whose interfaces can all be used as it uses them.
-pub(super) fn finish(document: &Document, host_facts: &HostFacts, checked: Checked<'_>) -> Plan {
+pub(super) fn finish(
+    document: &Document,
+    host_facts: &HostFacts,
+    checked: Checked<'_>,
+    routed: &Routed<'_>,
+) -> Plan {
     let Checked {
         ids,
         connected,
@@ -144,10 +154,8 @@ pub(super) fn finish(document: &Document, host_facts: &HostFacts, checked: Check
     }
 
     let flows: List<FlowId, Flow> = document
-        .rules
-        .rules
-        .iter()
-        .filter_map(|rule| flow(rule, &ids, &uses))
+        .with_places()
+        .filter_map(|(rule, places)| flow(rule, places, routed, &ids, &uses))
         .collect();
     notes::about_mtus(&flows, &uses, &mut said);
     group_notes::add(&flows, &uses, host_facts, &mut said);
@@ -166,9 +174,12 @@ pub(super) fn finish(document: &Document, host_facts: &HostFacts, checked: Check
         })
         .collect();
     loops::notes(&flows, &mut said);
+    let own_sources = sources::own(&flows, host_facts);
+    sources::notes(&flows, &own_sources, &mut said);
     Plan {
         interfaces,
         flows,
+        own_sources,
         workers,
         notes: said,
     }
@@ -176,6 +187,8 @@ pub(super) fn finish(document: &Document, host_facts: &HostFacts, checked: Check
 
 fn flow(
     rule: &Rule,
+    places: &RulePlaces,
+    routed: &Routed<'_>,
     ids: &HashMap<&str, InterfaceId>,
     uses: &List<InterfaceId, Use<'_>>,
 ) -> Option<Flow> {
@@ -189,15 +202,20 @@ fn flow(
             Source::Keep => None,
             Source::Address(source) => Some(source),
         };
+        let place = places.outputs.get(position)?.output;
+        let way = routed.way(&rule.name, place);
         Some(Output {
             position,
             interface,
-            is_routed: false,
+            is_routed: way.is_some_and(|way| way.is_routed),
             group: output.group,
             port: output.port,
             source,
             header: output.header,
-            to: LinkDestination::Group(mac::of_group(output.group.address())),
+            to: match way {
+                Some(way) => LinkDestination::NextHop(way.next_hop),
+                None => LinkDestination::Group(mac::of_group(output.group.address())),
+            },
         })
     };
     Some(Flow {
@@ -229,12 +247,19 @@ fn ipv6_sources(flows: &List<FlowId, Flow>) -> HashMap<InterfaceId, Vec<Ipv6Addr
 fn interface(
     used: Use<'_>,
     mode: Mode,
-    ipv6_sources: Vec<Ipv6Addr>,
+    mut ipv6_sources: Vec<Ipv6Addr>,
     host_facts: &HostFacts,
 ) -> Option<Interface> {
     let (facts, gso_packets) = (used.facts, host_facts.gso_packets);
     let igmp = host_facts.versions.igmp(facts.index);
     let has_sockets = used.has_sockets();
+    let has = |source: &Ipv6Addr| {
+        facts
+            .ipv6_addresses
+            .iter()
+            .any(|one| one.address == *source)
+    };
+    ipv6_sources.retain(has);
     Some(Interface {
         name: facts.name.clone(),
         index: facts.index,

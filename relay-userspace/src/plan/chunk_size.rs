@@ -1,17 +1,22 @@
 //! How large the chunks of a worker's UMEM are.
 
+use relay_common::wire::{IPV4_LEN, IPV6_LEN};
+
 use super::{
     model::{Mode, Plan, WorkerPlan},
     tx_methods::max_zero_copy_mtu,
 };
+use crate::config::rules::Prefix;
 
+/// What the kernel leaves free in front of a frame (`XDP_PACKET_HEADROOM`, include/uapi/linux/bpf.h).
+const XDP_HEADROOM: u32 = 256;
 /// XDP headroom, and an Ethernet header with two tags in front of the IP packet of a received frame.
-pub(super) const FRAME_OVERHEAD: u32 = 256 + 14 + 2 * 4;
+pub(super) const FRAME_OVERHEAD: u32 = XDP_HEADROOM + 14 + 2 * 4;
 
 impl WorkerPlan {
-    /// Bytes per chunk, if its AF_XDP sockets are in `mode`: 2048 or 4096. No frame leaves longer
-    /// than it arrived, so only ports that receive count; but in zero copy every device checks that
-    /// a chunk holds a frame of its MTU.
+    /// Bytes per chunk, if its AF_XDP sockets are in `mode`: 2048 or 4096. A frame leaves as long as
+    /// it arrived, but for what its headers grow by, so only ports that receive count; but in zero
+    /// copy every device checks that a chunk holds a frame of its MTU.
     #[must_use]
     pub fn chunk_size(&self, plan: &Plan, mode: Mode) -> u32 {
         let ports = self.ports.iter();
@@ -22,7 +27,34 @@ impl WorkerPlan {
             Mode::ZeroCopy => mtu <= max_zero_copy_mtu(2048),
             Mode::Copy => mtu + FRAME_OVERHEAD <= 2048,
         };
-        if small { 2048 } else { 4096 }
+        let grown = mtu + FRAME_OVERHEAD + self.growth(plan) <= 2048;
+        if small && grown { 2048 } else { 4096 }
+    }
+
+    /// How much longer an IP header is that copies leave with than the one they came with, in bytes.
+    fn growth(&self, plan: &Plan) -> u32 {
+        let mut flows = self.flows.iter().filter_map(|&at| plan.flows.get(at));
+        let grows = flows.any(|flow| {
+            let mut outputs = flow.outputs.iter();
+            let is_ipv4 = |prefix: &Prefix| prefix.address().is_ipv4();
+            is_ipv4(&flow.matches.group) && outputs.any(|output| !is_ipv4(&output.group))
+        });
+        if grows {
+            (IPV6_LEN - IPV4_LEN) as u32
+        } else {
+            0
+        }
+    }
+
+    /// Bytes that a frame may have in any of its chunks, whichever mode they are in.
+    #[must_use]
+    pub fn frame_room(&self, plan: &Plan) -> u32 {
+        let sizes = [Mode::ZeroCopy, Mode::Copy].map(|mode| self.chunk_size(plan, mode));
+        sizes
+            .into_iter()
+            .min()
+            .unwrap_or(0)
+            .saturating_sub(XDP_HEADROOM)
     }
 }
 
@@ -91,9 +123,7 @@ mod tests {
         let size = |input, output, mode| {
             let plan = Plan {
                 interfaces: vec![interface(input), interface(output)].into(),
-                flows: Vec::new().into(),
-                workers: Vec::new(),
-                notes: Vec::new(),
+                ..Plan::default()
             };
             worker().chunk_size(&plan, mode)
         };

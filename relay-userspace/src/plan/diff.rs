@@ -12,7 +12,9 @@ use serde::Serialize;
 
 use crate::config::{
     Document, quoted,
-    rules::{Destination, Input, InterfaceOptions, Limit, Offloads, Output, Rule, Transmit},
+    rules::{
+        Destination, Header, Input, InterfaceOptions, Limit, Offloads, Output, Rule, Transmit,
+    },
 };
 
 /// The most rules of one kind, and the most changes of one rule, that are printed.
@@ -112,18 +114,40 @@ fn of_outputs(old: &[Output], new: &[Output], changes: &mut Vec<String>) {
         .collect();
     for output in new {
         let destination = output.destination();
-        match gone.remove(&destination) {
-            None => changes.push(format!("output {destination} added")),
-            Some(old) if old.header.ttl != output.header.ttl => {
-                let (old, new) = (old.header.ttl, output.header.ttl);
-                changes.push(format!("output {destination}: ttl {old} -> {new}"));
-            }
-            Some(_) => {}
+        let Some(old) = gone.remove(&destination) else {
+            changes.push(format!("output {destination} added"));
+            continue;
+        };
+        let changed = set_by(old).into_iter().zip(set_by(output));
+        for ((key, old), (_, new)) in changed.filter(|(old, new)| old != new) {
+            changes.push(format!("output {destination}: {key} {old} -> {new}"));
         }
     }
     let old = old.iter().map(Output::destination);
     let removed = old.filter(|output| gone.contains_key(output));
     changes.extend(removed.map(|output| format!("output {output} removed")));
+}
+
+/// What an output sets, beside where its copies go: key and value.
+fn set_by(output: &Output) -> [(&'static str, String); 6] {
+    let Header {
+        ttl,
+        source_port,
+        dscp,
+        vlan: _,
+        pcp,
+    } = output.header;
+    let or = |number: Option<u32>, default: &str| {
+        number.map_or_else(|| default.to_owned(), |number| number.to_string())
+    };
+    [
+        ("ttl", ttl.to_string()),
+        ("dscp", or(dscp.map(Into::into), "keep")),
+        ("pcp", or(pcp.map(Into::into), "kept")),
+        ("source", output.source.to_string()),
+        ("source_port", or(source_port.map(Into::into), "keep")),
+        ("mark", or(output.mark, "none")),
+    ]
 }
 
 fn limit(limit: Option<Limit>) -> String {

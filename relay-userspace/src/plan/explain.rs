@@ -5,7 +5,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use super::arrange::Arrangement;
+use super::{arrange::Arrangement, header_text::HeaderText, model::Plan};
 use crate::config::{
     Document, quoted,
     rules::{Input, PortMatch, Prefix, Rule, Vlan},
@@ -142,9 +142,19 @@ fn verdict(
         let mut destination = output.destination();
         destination.group = Prefix::from(output.group.map(&matches.group, datagram.group));
         destination.port = PortMatch::One(output.port.map(matches.ports, datagram.port));
+        destination.vlan = output.header.vlan.of_copy(datagram.vlan).into();
         why.push(match waiting(position) {
             Some(reason) => format!("it does not leave for {destination}: {reason}"),
-            None => format!("it leaves for {destination}, ttl {}", output.header.ttl),
+            None => {
+                let plan = arrangement.map(|arrangement| &*arrangement.plan);
+                let planned = plan.and_then(|plan| planned(plan, &name, position, datagram.vlan));
+                let (headers, by) = planned.unwrap_or_else(|| {
+                    let wanted = HeaderText::wanted(output, datagram.vlan);
+                    (wanted, String::new())
+                });
+                let headers = headers.of_copy(destination, datagram.source);
+                format!("it leaves for {destination}{by}: {headers}")
+            }
         });
     }
     if let Some(limit) = rule.limit {
@@ -162,6 +172,22 @@ fn verdict(
         },
         None => Verdict::Taken { rule: name },
     }
+}
+
+/// The headers of an output of a rule that runs, and " by out0" where routing has chosen that.
+fn planned(
+    plan: &Plan,
+    rule: &str,
+    position: usize,
+    arrived: Vlan,
+) -> Option<(HeaderText, String)> {
+    let flow = plan.flows.iter().find(|flow| flow.rule == rule)?;
+    let mut outputs = flow.outputs.iter();
+    let output = outputs.find(|output| output.position == position)?;
+    let interface = plan.interfaces.get(output.interface);
+    let by = interface.filter(|_| output.is_routed);
+    let by = by.map_or_else(String::new, |interface| format!(" by {}", interface.name));
+    Some((HeaderText::planned(plan, output, arrived), by))
 }
 
 /// Names the other rules that match a datagram: those that are more specific than the one at

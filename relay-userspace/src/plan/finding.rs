@@ -9,10 +9,14 @@ use crate::config::{Mistake, Mistakes};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Input,
-    /// Copies to IPv4 groups.
+    /// Copies over IPv4.
     Ipv4Output,
-    /// Copies to IPv6 groups.
+    /// Copies over IPv6.
     Ipv6Output,
+    /// Copies over IPv4 that leave with an address of the interface.
+    Ipv4Source,
+    /// Copies over IPv6 that leave with an address of the interface.
+    Ipv6Source,
 }
 
 impl Role {

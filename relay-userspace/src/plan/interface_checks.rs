@@ -42,16 +42,16 @@ pub(super) fn suitable(named: &Named<'_>, facts: &InterfaceFacts, findings: &mut
         );
         findings.push(Finding::about(name, &Role::ALL, mistake));
     }
-    if let Some(spot) = named.ipv4_output
+    if let Some(spot) = named.ipv4_source
         && facts.addresses.is_empty()
     {
         let mistake = spot.mistake(
             format!("the output interface `{name}` has no IPv4 address to send from"),
             format!("give it one: `ip address add ADDRESS/LENGTH dev {name}`"),
         );
-        findings.push(Finding::about(name, &[Role::Ipv4Output], mistake));
+        findings.push(Finding::about(name, &[Role::Ipv4Source], mistake));
     }
-    if let Some(spot) = named.ipv6_output
+    if let Some(spot) = named.ipv6_source
         && facts.ipv6_addresses.is_empty()
     {
         let mistake = spot.mistake(
@@ -62,7 +62,7 @@ pub(super) fn suitable(named: &Named<'_>, facts: &InterfaceFacts, findings: &mut
                  unique"
             ),
         );
-        findings.push(Finding::about(name, &[Role::Ipv6Output], mistake));
+        findings.push(Finding::about(name, &[Role::Ipv6Source], mistake));
     }
 }
 

@@ -9,11 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::{
     ids::{FlowId, InterfaceId, List},
     model::{Flow, Output},
+    wording::rules_named,
 };
-use crate::config::rules::{Match, Prefix, Ttl};
-
-/// The most rule names that a note shows.
-const NAMED: usize = 6;
+use crate::config::rules::{Match, Prefix, Ttl, Vlan};
 
 /// Adds the notes about `flows`.
 pub(super) fn notes(flows: &List<FlowId, Flow>, notes: &mut Vec<String>) {
@@ -21,24 +19,26 @@ pub(super) fn notes(flows: &List<FlowId, Flow>, notes: &mut Vec<String>) {
         let mut outputs = flow.outputs.iter();
         outputs.any(|output| matches!(output.header.ttl, Ttl::Set(_)))
     };
-    if let Some(names) = named(flows.iter().filter(fixed)) {
+    if let Some(names) = rules_named(flows.iter().filter(fixed)) {
         notes.push(format!(
             "A fixed `ttl` ({names}) starts every copy anew: if another relay sends such a copy back to an input of this \
              one, it circulates for ever. Leave `ttl` out where that is possible."
         ));
     }
-    let mut inputs: HashMap<InterfaceId, Inputs<'_>> = HashMap::new();
+    let mut inputs: HashMap<(InterfaceId, Vlan), Inputs<'_>> = HashMap::new();
     for flow in flows {
-        inputs.entry(flow.interface).or_default().add(flow);
+        let wire = (flow.interface, flow.matches.vlan);
+        inputs.entry(wire).or_default().add(flow);
     }
     let feeds = |flow: &&Flow| {
         let mut outputs = flow.outputs.iter();
         outputs.any(|output| {
-            let inputs = inputs.get(&output.interface);
-            inputs.is_some_and(|inputs| inputs.take_any_of(output))
+            let vlan = output.header.vlan.of_copy(flow.matches.vlan);
+            let inputs = inputs.get(&(output.interface, vlan));
+            inputs.is_some_and(|inputs| inputs.take_any_of(flow, output))
         })
     };
-    if let Some(names) = named(flows.iter().filter(feeds)) {
+    if let Some(names) = rules_named(flows.iter().filter(feeds)) {
         notes.push(format!(
             "Datagrams that other rules take are sent by {names}, but the relay does not take its own copies where they \
              come back to it: they are counted as own_frame. Put the outputs of both rules into one rule."
@@ -46,7 +46,7 @@ pub(super) fn notes(flows: &List<FlowId, Flow>, notes: &mut Vec<String>) {
     }
 }
 
-/// The inputs of one interface that take untagged datagrams, by group: copies leave untagged.
+/// The inputs of one interface and VLAN, by group.
 #[derive(Default)]
 struct Inputs<'a> {
     by_group: BTreeMap<Prefix, Vec<&'a Match>>,
@@ -60,17 +60,13 @@ const COMPARED: usize = 1_000;
 impl<'a> Inputs<'a> {
     fn add(&mut self, flow: &'a Flow) {
         let matches = &flow.matches;
-        if matches.vlan.is_untagged() {
-            self.by_group
-                .entry(matches.group)
-                .or_default()
-                .push(matches);
-            self.lengths.insert(matches.group.length());
-        }
+        let of_group = self.by_group.entry(matches.group).or_default();
+        of_group.push(matches);
+        self.lengths.insert(matches.group.length());
     }
 
-    /// Whether one of them takes some of the copies of `output`.
-    fn take_any_of(&self, output: &Output) -> bool {
+    /// Whether one of them takes some of the copies of `output`, which is one of `flow`.
+    fn take_any_of(&self, flow: &Flow, output: &Output) -> bool {
         let shorter = self.lengths.range(..output.group.length());
         let around = shorter.filter_map(|&length| {
             let prefix = Prefix::around(output.group.address(), length)?;
@@ -81,40 +77,24 @@ impl<'a> Inputs<'a> {
         let candidates = around.chain(within.map(|(_, inputs)| inputs));
         let mut candidates = candidates.flatten().take(COMPARED);
         candidates.any(|input| {
-            let takes_source = output.source.is_none() || input.takes_source(output.source);
+            let kept = flow.matches.sources.iter();
+            let takes_source = match output.source {
+                Some(source) => input.takes_source(Some(source)),
+                None if flow.matches.sources.is_empty() => true,
+                None => kept.copied().any(|source| input.takes_source(Some(source))),
+            };
             input.ports.overlaps(output.port) && takes_source
         })
     }
 }
 
-/// The names of the rules, `None` if there are none.
-fn named<'a>(flows: impl Iterator<Item = &'a Flow>) -> Option<String> {
-    let names: Vec<&str> = flows.map(|flow| flow.rule.as_str()).collect();
-    let (plural, more) = match names.len() {
-        0 => return None,
-        1 => ("", 0),
-        count => ("s", count.saturating_sub(NAMED)),
-    };
-    let shown: Vec<String> = names
-        .iter()
-        .take(NAMED)
-        .map(|name| format!("`{}`", name.escape_debug()))
-        .collect();
-    let more = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
-    };
-    Some(format!("rule{plural} {}{more}", shown.join(", ")))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
     use crate::{
-        config::rules::{Header, PortMatch, Vlan},
+        config::rules::{Header, OutputVlan, PortMatch},
         plan::model::LinkDestination,
     };
 
@@ -179,5 +159,81 @@ mod tests {
         assert!(found[0].contains("sent by rule `r1`, but"), "{found:?}");
         flows[0].outputs[0].port = PortMatch::One(5002);
         assert_eq!(of(&flows), [""; 0]);
+    }
+
+    #[test]
+    fn an_output_feeds_inputs_of_its_vlan_that_take_its_source() {
+        let source = |last| IpAddr::from([10, 1, 1, last]);
+        // Of the input that is fed and of the rule that feeds it: tags and sources; what its copies
+        // have; whether they feed it.
+        let cases = [
+            (
+                (Vlan::Tag(7), None),
+                (Vlan::Untagged, None),
+                (OutputVlan::Tag(7), None),
+                true,
+            ),
+            (
+                (Vlan::Tag(7), None),
+                (Vlan::Tag(7), None),
+                (OutputVlan::Keep, None),
+                true,
+            ),
+            (
+                (Vlan::Tag(7), None),
+                (Vlan::Tag(8), None),
+                (OutputVlan::Keep, None),
+                false,
+            ),
+            (
+                (Vlan::Tag(7), None),
+                (Vlan::Tag(7), None),
+                (OutputVlan::Untagged, None),
+                false,
+            ),
+            (
+                (Vlan::Untagged, Some(1)),
+                (Vlan::Untagged, None),
+                (OutputVlan::Untagged, None),
+                true,
+            ),
+            (
+                (Vlan::Untagged, Some(1)),
+                (Vlan::Untagged, Some(1)),
+                (OutputVlan::Untagged, None),
+                true,
+            ),
+            (
+                (Vlan::Untagged, Some(1)),
+                (Vlan::Untagged, Some(2)),
+                (OutputVlan::Untagged, None),
+                false,
+            ),
+            (
+                (Vlan::Untagged, Some(1)),
+                (Vlan::Untagged, Some(2)),
+                (OutputVlan::Untagged, Some(1)),
+                true,
+            ),
+            (
+                (Vlan::Untagged, Some(1)),
+                (Vlan::Untagged, Some(1)),
+                (OutputVlan::Untagged, Some(2)),
+                false,
+            ),
+        ];
+        for (fed, feeds, copies, expected) in cases {
+            let mut flows = List::from(vec![flow(1, Ttl::Auto), flow(2, Ttl::Auto)]);
+            for (at, (vlan, sources)) in [(0, feeds), (1, fed)] {
+                flows[at].matches.vlan = vlan;
+                flows[at].matches.sources = sources.map(source).into_iter().collect();
+            }
+            let group = flows[1].matches.group;
+            let output = &mut flows[0].outputs[0];
+            (output.group, output.header.vlan) = (group, copies.0);
+            output.source = copies.1.map(source);
+            let found = of(&flows);
+            assert_eq!(!found.is_empty(), expected, "{fed:?} {feeds:?} {copies:?}");
+        }
     }
 }

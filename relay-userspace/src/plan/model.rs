@@ -14,7 +14,7 @@ use super::{
     received_checksums::Checksums,
 };
 use crate::{
-    config::rules::{Header, Limit, Match, PortMatch, Prefix, Transmit},
+    config::rules::{Header, Limit, Match, OutputVlan, PortMatch, Prefix, Transmit},
     host::{GsoLimits, VlanOffload},
 };
 
@@ -25,6 +25,9 @@ pub struct Plan {
     pub interfaces: List<InterfaceId, Interface>,
     /// One per rule that runs, in the file's order. Workers refer to it by id.
     pub flows: List<FlowId, Flow>,
+    /// The addresses of this host that copies leave with.
+    #[serde(skip)]
+    pub own_sources: BTreeSet<IpAddr>,
     /// The threads that will run.
     pub workers: Vec<WorkerPlan>,
     /// What the user should know about this plan, one text per note.
@@ -141,20 +144,35 @@ pub struct Flow {
     pub limit: Option<Limit>,
     /// The copies that leave.
     pub outputs: Vec<Output>,
-    /// The outputs of the rule that wait for their interfaces.
+    /// The outputs of the rule that wait for their interfaces, or for routes.
     #[serde(skip)]
     pub pending: Vec<PendingOutput>,
 }
 
-/// An output of a running rule that waits for its interface.
+/// An output of a running rule that waits for its interface, or for a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingOutput {
+    /// Which output of the rule it is, from 0.
+    pub position: usize,
     /// The interface's name; `None` where the kernel's routing chooses it.
     pub interface: Option<String>,
-    /// The destination group, or the prefix that the input's host part is kept on.
+    /// The destination group, the prefix that the input's host part is kept on, or a unicast address.
     pub group: Prefix,
     /// The destination port, or ports as many as the input's.
     pub port: PortMatch,
+    /// The tags.
+    pub vlan: OutputVlan,
+    /// What it waits for.
+    pub waits_for: WaitsFor,
+}
+
+/// What keeps copies of an output from leaving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WaitsFor {
+    /// Its interface is missing, or cannot be used now.
+    Interface,
+    /// The kernel has no route to its unicast destination.
+    Route,
 }
 
 /// One copy, resolved to the header it leaves with.
@@ -169,6 +187,7 @@ pub struct Output {
     #[serde(skip)]
     pub is_routed: bool,
     /// The destination group, the prefix that the input's host part is kept on, or a unicast address.
+    #[serde(flatten, serialize_with = "to")]
     pub group: Prefix,
     /// The destination port, or ports as many as the input's.
     pub port: PortMatch,
@@ -192,6 +211,21 @@ pub enum LinkDestination {
     Group([u8; 6]),
     /// That of this host on the link, which the kernel resolves: the destination itself, or a gateway.
     NextHop(IpAddr),
+}
+
+/// Under the key that a rule file has.
+fn to<S: serde::Serializer>(group: &Prefix, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "lowercase")]
+    enum To<'a> {
+        Group(&'a Prefix),
+        Address(&'a Prefix),
+    }
+    let to = match group.address().is_multicast() {
+        true => To::Group(group),
+        false => To::Address(group),
+    };
+    to.serialize(serializer)
 }
 
 fn or_keep<S: serde::Serializer>(

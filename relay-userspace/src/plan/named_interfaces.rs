@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::ids::{InterfaceId, List};
 use crate::config::{
     Document, InterfacePlaces, Spot,
-    rules::{Input, InterfaceOptions, Offloads, Prefix, Vlan},
+    rules::{Input, InterfaceOptions, Offloads, Output, Prefix, Source, Vlan},
 };
 
 /// One name, with the first place where it is an input, and those where it is an output of each
@@ -17,6 +17,10 @@ pub(super) struct Named<'a> {
     pub(super) input: Option<Spot<'a>>,
     pub(super) ipv4_output: Option<Spot<'a>>,
     pub(super) ipv6_output: Option<Spot<'a>>,
+    /// The first place of an output over IPv4 whose copies leave with an address of the interface.
+    pub(super) ipv4_source: Option<Spot<'a>>,
+    /// The same over IPv6.
+    pub(super) ipv6_source: Option<Spot<'a>>,
     /// Datagrams to IPv4 groups arrive here.
     pub(super) takes_ipv4: bool,
     /// A rule receives datagrams of a VLAN there.
@@ -33,11 +37,21 @@ impl Named<'_> {
     }
 }
 
+/// One of the ends of a rule.
+enum End<'a> {
+    Input(&'a Input),
+    Output(&'a Output),
+}
+
 /// Every interface that a rule names, in the order of first appearance.
 pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> {
     let mut named: Vec<Named<'d>> = Vec::new();
     let mut positions: HashMap<&str, usize> = HashMap::new();
-    let mut name_at = |name, input: Option<&Input>, group: Prefix, spot: Spot<'d>| {
+    let mut name_at = |name, end: End<'_>, group: Prefix, spot: Spot<'d>| {
+        let (input, own_source) = match end {
+            End::Input(input) => (Some(input), false),
+            End::Output(output) => (None, output.source == Source::Interface),
+        };
         let is_input = input.is_some();
         let is_ipv4 = group.address().is_ipv4();
         let position = *positions.entry(name).or_insert(named.len());
@@ -48,6 +62,8 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
                 input: None,
                 ipv4_output: None,
                 ipv6_output: None,
+                ipv4_source: None,
+                ipv6_source: None,
                 takes_ipv4: false,
                 has_vlan_rule: false,
                 has_local_rule: false,
@@ -63,6 +79,13 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
                 (false, false) => &mut named.ipv6_output,
             };
             slot.get_or_insert(spot);
+            if own_source {
+                let slot = match is_ipv4 {
+                    true => &mut named.ipv4_source,
+                    false => &mut named.ipv6_source,
+                };
+                slot.get_or_insert(spot);
+            }
             named.has_vlan_rule |= input.is_some_and(|one| one.matches.vlan != Vlan::Untagged);
             named.has_local_rule |= input.is_some_and(|one| one.local);
             if spot.place < named.first.place && spot.file == named.first.file {
@@ -73,11 +96,11 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
     for (rule, places) in document.with_places() {
         let input = places.spot(places.input_interface);
         let group = rule.input.matches.group;
-        name_at(&rule.input.interface, Some(&rule.input), group, input);
+        name_at(&rule.input.interface, End::Input(&rule.input), group, input);
         for (output, at) in rule.outputs.iter().zip(&places.outputs) {
             let spot = places.spot(at.interface);
             if let Some(interface) = &output.interface {
-                name_at(interface, None, output.group, spot);
+                name_at(interface, End::Output(output), output.group, spot);
             }
         }
     }

@@ -4,12 +4,13 @@ use std::fmt;
 
 use super::{
     backend::Backend,
+    header_text::HeaderText,
     ids::InterfaceId,
     mac::Mac,
-    model::{LinkDestination, Mode, Output, Plan, Port, TxMethod, WorkerPlan},
+    model::{Flow, Mode, Output, Plan, Port, TxMethod, WorkerPlan},
     wording::spans,
 };
-use crate::config::rules::{GroupPort, Ttl};
+use crate::config::rules::{GroupPort, Vlan};
 
 /// The most rule names that one worker's line shows.
 const NAMED_FLOWS: usize = 6;
@@ -271,31 +272,33 @@ impl Plan {
                 if count == 1 { "" } else { "s" }
             )?;
             for output in &flow.outputs {
-                self.print_output(output, f)?;
+                self.print_output(flow, output, f)?;
             }
         }
         Ok(())
     }
 
-    fn print_output(&self, output: &Output, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ttl = match output.header.ttl {
-            Ttl::Auto => "TTL auto".to_owned(),
-            Ttl::Set(ttl) => format!("TTL {ttl}"),
-            Ttl::Decrement => "TTL less 1".to_owned(),
+    fn print_output(
+        &self,
+        flow: &Flow,
+        output: &Output,
+        f: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
+        let routed = if output.is_routed {
+            ", chosen by routing"
+        } else {
+            ""
         };
-        let source = match output.source {
-            Some(source) => source.to_string(),
-            None => "the sender".to_owned(),
-        };
-        let to = match output.to {
-            LinkDestination::Group(mac) => Mac(mac).to_string(),
-            LinkDestination::NextHop(host) => format!("next hop {host}"),
+        let tags = match output.header.vlan.of_copy(flow.matches.vlan) {
+            Vlan::Untagged => String::new(),
+            tags => format!(", {tags}"),
         };
         writeln!(
             f,
-            "    -> {:<21} by {:<15} from {source:<15} to {to}, {ttl}",
+            "    -> {} by {}{routed}{tags}\n       {}",
             GroupPort(output.group, output.port),
             self.name(output.interface),
+            HeaderText::planned(self, output, flow.matches.vlan),
         )
     }
 }

@@ -5,11 +5,14 @@ mod arrangements;
 mod backends;
 mod differences;
 mod explanations;
+mod headers;
 mod keys;
 mod local;
 mod matched;
 mod modes;
 mod own_addresses;
+mod sources;
+mod unicast;
 mod vlan_offloads;
 
 use std::{
@@ -543,8 +546,10 @@ workers
 
 rules
   r1: 239.129.1.1:5001 on in0, 2 outputs
-    -> 239.2.1.1:5002        by out0            from 10.0.2.1        to 01:00:5e:02:01:01, TTL auto
-    -> 239.2.1.2:5002        by out0            from 10.0.2.1        to 01:00:5e:02:01:02, TTL auto
+    -> 239.2.1.1:5002 by out0
+       02:00:00:00:00:02 > 01:00:5e:02:01:01; IPv4 10.0.2.1 > 239.2.1.1, DSCP kept, TTL auto; UDP kept > 5002
+    -> 239.2.1.2:5002 by out0
+       02:00:00:00:00:02 > 01:00:5e:02:01:02; IPv4 10.0.2.1 > 239.2.1.2, DSCP kept, TTL auto; UDP kept > 5002
 
 notes
   - in0 names 1 CPU for 2 workers; the last is not pinned.

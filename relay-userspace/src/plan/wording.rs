@@ -2,8 +2,12 @@
 
 use super::{
     ids::{InterfaceId, List},
+    model::Flow,
     used_interface::Use,
 };
+
+/// The most rule names that a note shows.
+const NAMED: usize = 6;
 
 /// "1 worker" or "2 workers".
 pub(super) fn counted(count: usize, what: &str) -> String {
@@ -53,4 +57,25 @@ pub(super) fn names(ids: &[InterfaceId], uses: &List<InterfaceId, Use<'_>>) -> S
         .map(|used| used.facts.name.as_str())
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+/// "rule `a`", or "rules `a`, `b` and 7 more": the rules of flows; `None` if there are none.
+pub(super) fn rules_named<'a>(flows: impl Iterator<Item = &'a Flow>) -> Option<String> {
+    let names: Vec<&str> = flows.map(|flow| flow.rule.as_str()).collect();
+    let (plural, more) = match names.len() {
+        0 => return None,
+        1 => ("", 0),
+        count => ("s", count.saturating_sub(NAMED)),
+    };
+    let shown: Vec<String> = names
+        .iter()
+        .take(NAMED)
+        .map(|name| format!("`{}`", name.escape_debug()))
+        .collect();
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    Some(format!("rule{plural} {}{more}", shown.join(", ")))
 }

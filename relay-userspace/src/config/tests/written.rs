@@ -8,7 +8,7 @@ use std::{
 use proptest::{collection, prelude::*, sample::subsequence, string::string_regex};
 
 use super::*;
-use crate::config::rules::{Header, Input, Limit, Output, Prefix, Rule, Rules, Source};
+use crate::config::rules::{Header, Input, Limit, Output, OutputVlan, Prefix, Rule, Rules, Source};
 
 const INTERFACES: [&str; 5] = ["in0", "out0", "wlan-1.5", "a\"b", "é\\"];
 
@@ -64,26 +64,87 @@ fn own_address(number: u8, is_ipv6: bool) -> Prefix {
     }
 }
 
+/// An output by numbers, which fit any input.
+#[derive(Debug, Clone)]
+struct Numbers {
+    interface: String,
+    number: u8,
+    port: Option<u16>,
+    /// All copies go to one group and port.
+    merges: bool,
+    is_ipv6: bool,
+    /// `Some(true)` where the kernel's routing chooses the interface.
+    unicast: Option<bool>,
+    /// 0 is the interface's, 1 that of the datagram, the others are addresses.
+    source: u8,
+    header: Header,
+    mark: Option<u32>,
+}
+
+fn header() -> impl Strategy<Value = Header> {
+    let vlan = prop_oneof![
+        Just(OutputVlan::Untagged),
+        Just(OutputVlan::Keep),
+        (1..=4094_u16).prop_map(OutputVlan::Tag),
+        (1..=4094_u16, 1..=4094_u16).prop_map(|(outer, inner)| OutputVlan::Double(outer, inner)),
+    ];
+    let option = proptest::option::of::<std::ops::RangeInclusive<u8>>;
+    let source_port = proptest::option::of(1..=u16::MAX);
+    (ttl(), source_port, option(0..=63), vlan, option(0..=7)).prop_map(
+        |(ttl, source_port, dscp, vlan, pcp)| Header {
+            ttl,
+            source_port,
+            dscp,
+            vlan,
+            pcp,
+        },
+    )
+}
+
 /// The outputs of a rule, by numbers. Their groups are never those of inputs, so that no rule feeds
 /// another.
-fn outputs() -> impl Strategy<Value = Vec<(String, u8, Option<u16>, bool, Ttl)>> {
-    let port = proptest::option::of(1..=60_000_u16);
-    let output = (interface(), 0..4_u8, port, any::<bool>(), ttl());
+fn outputs() -> impl Strategy<Value = Vec<Numbers>> {
+    let to = (
+        interface(),
+        0..4_u8,
+        proptest::option::of(1..=60_000_u16),
+        any::<[bool; 2]>(),
+        proptest::option::of(any::<bool>()),
+    );
+    let output = (to, 0..4_u8, header(), proptest::option::of(any::<u32>()));
+    let output = output.prop_map(|(to, source, header, mark)| {
+        let (interface, number, port, [merges, is_ipv6], unicast) = to;
+        Numbers {
+            interface,
+            number,
+            port,
+            merges,
+            is_ipv6,
+            unicast,
+            source,
+            header,
+            mark,
+        }
+    });
     collection::vec(output, 1..6)
 }
 
 /// The output with these numbers, of a rule with this input.
-fn output(
-    input: &Input,
-    (interface, number, port, merges, ttl): (String, u8, Option<u16>, bool, Ttl),
-) -> Output {
+fn output(input: &Input, numbers: Numbers) -> Output {
+    let Numbers {
+        number,
+        merges,
+        is_ipv6,
+        unicast,
+        mut header,
+        ..
+    } = numbers;
     let from = input.matches.group;
-    let is_ipv6 = from.address().is_ipv6();
     let host = match merges {
         true => 0,
-        false => Prefix::from(from.address()).length() - from.length(),
+        false => from.host_bits(),
     };
-    let port = match (port, input.matches.ports) {
+    let port = match (numbers.port, input.matches.ports) {
         (Some(first), PortMatch::Range(from, to)) if !merges => {
             PortMatch::Range(first, first.saturating_add(to - from))
         }
@@ -91,16 +152,31 @@ fn output(
         (Some(port), _) if merges => PortMatch::One(port),
         (_, ports) => ports,
     };
+    let host_address = |last: u8| match is_ipv6 {
+        true => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 2, last.into()]),
+        false => IpAddr::from([10, 2, 0, last]),
+    };
+    let routed = unicast == Some(true);
+    if routed {
+        header.vlan = OutputVlan::Untagged;
+    }
+    if header.vlan.of_copy(input.matches.vlan).is_untagged() {
+        header.pcp = None;
+    }
     Output {
-        interface: Some(interface),
-        group: groups(2, number, host, is_ipv6),
-        port,
-        source: Source::default(),
-        header: Header {
-            ttl,
-            ..Header::default()
+        interface: (!routed).then_some(numbers.interface),
+        group: match unicast {
+            Some(_) => host_address(number + 1).into(),
+            None => groups(2, number, host, is_ipv6),
         },
-        mark: None,
+        port,
+        source: match numbers.source {
+            1 if is_ipv6 == from.address().is_ipv6() => Source::Keep,
+            0 | 1 => Source::Interface,
+            last => Source::Address(host_address(last + 100)),
+        },
+        header,
+        mark: numbers.mark.filter(|_| unicast.is_some()),
     }
 }
 
@@ -163,7 +239,10 @@ fn rules() -> impl Strategy<Value = Rules> {
                 let mut seen = HashSet::new();
                 let outputs = outputs.into_iter().map(|numbers| output(&input, numbers));
                 let outputs: Vec<Output> = outputs
-                    .filter(|o| seen.insert((o.interface.clone(), o.group, o.port)))
+                    .filter(|o| {
+                        let vlan = o.header.vlan.of_copy(input.matches.vlan);
+                        seen.insert((o.interface.clone(), o.group, o.port, vlan))
+                    })
                     .collect();
                 Rule {
                     name: format!("{name}{number}"),
@@ -219,13 +298,21 @@ fn the_file_is_written_as_people_write_it() {
          burst = 2 }, source = [\"10.1.1.8\", \"10.1.1.7\"] }",
     );
     let text = text.replace(", port = 5_004", "");
+    let text = text.replace(
+        "5002 },",
+        "5002, source = \"keep\", vlan = \"keep\", dscp = \"keep\" },\n\
+         { mark = 7, port = 6000, source_port = 7000, address = \"2001:db8::9\", dscp = 46 },\n\
+         { interface = \"out1\", vlan = [100, 200], source = \"10.9.0.1\", pcp = 5 },",
+    );
     let document = parse("relay.toml", &text).unwrap();
     let expected = r#"[[rules]]
 name = "a \"b\""
 enabled = false
 input = { interface = "in0", group = "239.1.1.1", port = 5001, source = ["10.1.1.7", "10.1.1.8"], vlan = [7, 8], join = false, local = true, limit = { packets_per_second = 10, burst = 2 } }
 outputs = [
-  { interface = "out0", group = "239.2.2.2", port = 5002 },
+  { interface = "out0", group = "239.2.2.2", port = 5002, vlan = "keep", source = "keep" },
+  { address = "2001:db8::9", port = 6000, dscp = 46, source_port = 7000, mark = 7 },
+  { interface = "out1", group = "239.1.1.1", port = 5001, vlan = [100, 200], pcp = 5, source = "10.9.0.1" },
   { interface = "out0", group = "239.3.3.3", port = 5003, ttl = 8 },
   { interface = "in0", group = "239.3.3.3", port = 5001, ttl = "decrement" },
 ]

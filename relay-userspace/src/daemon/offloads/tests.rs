@@ -72,7 +72,7 @@ fn planned(offloads: &mut Offloads, manage: bool) -> Plan {
          outputs = [{{ interface = \"out0\" }}]\n\
          [[interfaces]]\nname = \"in0\"\noffloads = \"{manage}\"\n"
     );
-    let mut facts = facts_for(["in0", "out0"], &BTreeSet::new());
+    let mut facts = facts_for(["in0", "out0"], &BTreeSet::new(), Vec::new());
     let offloads_stay = offloads.leave_out_of(&mut facts);
     let constraints = Constraints {
         offloads_stay,

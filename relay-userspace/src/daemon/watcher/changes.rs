@@ -46,12 +46,7 @@ impl Seen {
             addresses: None,
             strips_tags: interface.strips_tags,
             program,
-            state: State {
-                mtu: interface.mtu,
-                takes_gso: interface.segments_udp,
-                queueless: interface.queueless,
-                carries: true,
-            },
+            state: State::planned(interface),
         }
     }
 }
@@ -233,7 +228,7 @@ fn sending(interface: &Interface, before: &Seen, now: &Seen, lines: &mut Lines) 
     if (was.takes_gso, was.queueless) == (is.takes_gso, is.queueless) {
         return;
     }
-    let text = match [was.joins(), is.joins()] {
+    let text = match [was.joins(0), is.joins(0)] {
         [false, true] if interface.gso_packets => format!(
             "{name} takes GSO packets again; copies leave in GSO packets where the plan says so"
         ),

@@ -11,7 +11,7 @@ use crate::{
         stats::WorkerStats,
     },
     host::{XdpFeatures, fixture::in0_and_out0},
-    packet::Known,
+    packet::{Known, Offset},
     plan::{self, Constraints},
 };
 
@@ -88,9 +88,9 @@ fn add_all(batch: &mut Batch<usize>, memory: &Frames, flows: &mut Flows) {
         let datagram = wire::decode(&frame[..]).unwrap();
         let flow = flows.look_up(0, &datagram).unwrap();
         let received = Received::read(frame, &datagram, Known::Complete).unwrap();
-        let offset = flows.offset(flow, &datagram);
+        let keeps = flows.keep_any() && batch.keep(flows.kept(flow, &datagram, frame, None));
         let frame = Frame::new(at, received, flow, datagram.payload());
-        batch.add(frame, offset.as_ref(), memory, flows, &stats);
+        batch.add(frame, keeps, memory, flows, &stats);
     }
 }
 
@@ -172,16 +172,14 @@ fn copies_that_all_go_to_one_group_and_port_leave_together_whatever_they_were_se
 }
 
 #[test]
-fn a_run_knows_the_offset_of_its_frames() {
+fn a_run_knows_what_is_kept_of_its_frames() {
     let memory = frames(&[(3, 5002), (200, 5009)]);
     let mut batch = Batch::new(2, OpenRuns::new(1));
     add_all(&mut batch, &memory, &mut flows(KEEPS_ALL));
     let (runs, frames) = batch.runs();
-    let offsets: Vec<Offset> = runs.iter().map(|run| run.offset(frames)).collect();
-    assert_eq!(offsets, [Offset::at(3, 2), Offset::at(200, 9)]);
-    let (_, offsets) = batch.end();
-    assert_eq!(
-        [0, 1].map(|at| offsets.of(at)),
-        [Offset::at(3, 2), Offset::at(200, 9)]
-    );
+    let of_runs: Vec<Kept> = runs.iter().map(|run| run.kept(frames)).collect();
+    let places = [Offset::at(3, 2), Offset::at(200, 9)].map(Kept::at);
+    assert_eq!(of_runs, places);
+    let (_, kept) = batch.end();
+    assert_eq!([0, 1].map(|at| kept.frame(at)), places);
 }

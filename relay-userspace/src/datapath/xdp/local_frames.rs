@@ -13,13 +13,12 @@ use std::{
 use nix::errno::Errno;
 
 use super::{
-    ring_sizes::BATCH,
     sendmmsg::{Messages, Queue},
     umem::{Chunk, Chunks},
 };
 use crate::{
     datapath::{
-        batch::{Batch, Frame, Memory as _},
+        batch::{Frame, Memory as _},
         error::SetupError,
         flow_table::Flows,
         gso_packets::Message,
@@ -28,7 +27,6 @@ use crate::{
         vnet_header::VnetHeader,
     },
     host::{packet_socket, socket_options},
-    packet::HEADERS_ROOM,
     plan::{self, Interface, Plan},
 };
 
@@ -143,24 +141,6 @@ impl LocalSockets {
     }
 }
 
-/// The headers of a frame that arrived with tags.
-#[derive(Debug, Clone, Copy)]
-struct Tagged {
-    len: u8,
-    bytes: [u8; HEADERS_ROOM],
-}
-
-impl Tagged {
-    const NONE: Self = Self {
-        len: 0,
-        bytes: [0; HEADERS_ROOM],
-    };
-
-    fn headers(&self) -> &[u8] {
-        self.bytes.get(..self.len.into()).unwrap_or(&[])
-    }
-}
-
 /// What a table needs to give frames back. Only tables with `local` flows have it.
 #[derive(Debug)]
 pub struct LocalFrames {
@@ -168,9 +148,6 @@ pub struct LocalFrames {
     is_local: Box<[bool]>,
     sockets: LocalSockets,
     queue: Queue,
-    /// By the frame's position in the batch: its headers, where they do not lie in front of its payload
-    /// any more.
-    tagged: Box<[Tagged]>,
 }
 
 impl LocalFrames {
@@ -195,28 +172,12 @@ impl LocalFrames {
             is_local: is_local.into(),
             sockets,
             queue: Queue::default(),
-            tagged: vec![Tagged::NONE; BATCH].into(),
         }))
     }
 
-    /// Keeps the headers, tags included, of a frame of `flow` that will be at `position` in the batch,
-    /// before its payload moves.
-    fn keep_headers(&mut self, flow: u32, position: usize, headers: Option<&[u8]>) {
-        let is_local = self.is_local.get(flow as usize) == Some(&true);
-        let (Some(tagged), Some(headers), true) =
-            (self.tagged.get_mut(position), headers, is_local)
-        else {
-            return;
-        };
-        if let Some(bytes) = tagged.bytes.get_mut(..headers.len()) {
-            bytes.copy_from_slice(headers);
-            tagged.len = headers.len() as u8;
-        }
-    }
-
     /// Gives the frames of a batch back that are of flows with `local`. They arrived on the interface
-    /// with this index, and nothing has been written into them but tagged ones. When this returns, the
-    /// kernel has copied or refused all of them.
+    /// with this index, and nothing has been written into them. When this returns, the kernel has
+    /// copied or refused all of them.
     pub fn give_back(
         &mut self,
         interface: u32,
@@ -228,22 +189,18 @@ impl LocalFrames {
             is_local,
             sockets,
             queue,
-            tagged,
         } = self;
         let Some(socket) = sockets.0.iter().find(|one| one.input == interface) else {
             return;
         };
-        for (frame, tagged) in frames.iter().zip(tagged) {
+        for frame in frames {
             if is_local.get(frame.flow as usize) != Some(&true) {
                 continue;
             }
             if queue.is_full() {
                 queue.hand_over(|messages| socket.send(messages, stats));
             }
-            let headers = match tagged.headers() {
-                [] => chunks.bytes(&frame.place, 0..frame.payload_at()),
-                tagged => tagged,
-            };
+            let headers = chunks.bytes(&frame.place, 0..frame.payload_at());
             let message = Message {
                 output: frame.flow,
                 count: 1,
@@ -255,7 +212,6 @@ impl LocalFrames {
             // SAFETY: the batch is borrowed, and nothing writes into its chunks, until the queue has
             // been handed over below.
             unsafe { queue.push(message, chunks) };
-            tagged.len = 0;
         }
         queue.hand_over(|messages| socket.send(messages, stats));
     }
@@ -273,23 +229,5 @@ impl Flows {
     #[inline]
     pub(super) fn local(&mut self) -> Option<&mut LocalFrames> {
         self.local.as_deref_mut()
-    }
-
-    /// Keeps the first `len` bytes of the frame in `chunk`, the next one of `batch`, where they are
-    /// needed after its payload has moved.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn keep_headers(
-        &mut self,
-        flow: u32,
-        batch: &Batch<Chunk>,
-        chunk: &Chunk,
-        len: usize,
-        chunks: &Chunks,
-    ) {
-        if let Some(local) = &mut self.local {
-            let headers = chunks.frame(chunk).get(..len);
-            local.keep_headers(flow, batch.frames().len(), headers);
-        }
     }
 }

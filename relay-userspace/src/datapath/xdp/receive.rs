@@ -1,8 +1,6 @@
 //! From the chunks of an RX ring to a batch: decode, look up, count.
 
-use std::ops::Range;
-
-use relay_common::wire::{self, ETHERNET_LEN, Kind};
+use relay_common::wire::{self, Kind};
 
 use super::umem::{Chunk, Chunks};
 use crate::{
@@ -116,32 +114,24 @@ fn add(
         chunks.give_back(chunk);
         return;
     };
-    let offset = flows.offset(flow, &datagram);
-    let mut payload = datagram.payload()..datagram.end();
-    let tags = usize::from(datagram.network) - ETHERNET_LEN;
-    if tags != 0 {
-        flows.keep_headers(flow, batch, &chunk, payload.start, chunks);
-        (chunk, payload) = untag(chunk, payload, tags, chunks);
-    }
-    chunks.truncate(&mut chunk, payload.end);
-    let frame = Frame::new(chunk, received, flow, payload.start);
-    batch.add(frame, offset.as_ref(), chunks, flows, stats);
+    let keeps = flows.keep_any() && keep(flow, &chunk, batch, chunks, flows);
+    let payload = datagram.payload();
+    chunks.truncate(&mut chunk, datagram.end());
+    let frame = Frame::new(chunk, received, flow, payload);
+    batch.add(frame, keeps, chunks, flows, stats);
 }
 
-/// Moves `payload`, which arrived behind `tags` bytes of tags, to where an untagged frame has it:
-/// copies leave untagged, and their headers are written in front of it. Returns its new range, and
-/// the chunk, which comes and goes by value so that no other has to lie in memory.
+/// Notes what some copies of the frame in `chunk`, the next one of `batch`, keep of it. Decodes it
+/// once more, so that others need not carry along what few rule files need.
 #[inline(never)]
-fn untag(
-    mut chunk: Chunk,
-    payload: Range<usize>,
-    tags: usize,
-    chunks: &mut Chunks,
-) -> (Chunk, Range<usize>) {
-    let moved = payload.start - tags..payload.end - tags;
-    let mut frame = chunks.frame_mut(&mut chunk);
-    if payload.end <= frame.len() {
-        frame.copy_within(payload, moved.start);
-    }
-    (chunk, moved)
+fn keep(
+    flow: u32,
+    chunk: &Chunk,
+    batch: &mut Batch<Chunk>,
+    chunks: &Chunks,
+    flows: &Flows,
+) -> bool {
+    let frame = chunks.frame(chunk);
+    let datagram = wire::decode(frame).ok();
+    batch.keep(datagram.and_then(|datagram| flows.kept(flow, &datagram, frame, None)))
 }

@@ -11,12 +11,12 @@ use super::{
 };
 use crate::{
     datapath::{
-        batch::{Batch, Frame, Offsets},
+        batch::{Batch, Frame, KeptOf},
         expired,
         flow_table::{Flows, RingCopies, RingOutput},
         stats::{Dropped, OutputStats, WorkerStats},
     },
-    packet::{Offset, Received, Template},
+    packet::{Kept, Received, Template},
 };
 
 /// Ends `batch`: queues one copy of each of its frames for each ring output of the frame's flow.
@@ -28,7 +28,7 @@ pub fn forward_all(
     ports: &mut [impl Egress],
     stats: &WorkerStats,
 ) {
-    let (frames, offsets) = batch.end();
+    let (frames, kept) = batch.end();
     if !flows.have_ring_outputs() {
         for frame in frames {
             chunks.give_back(frame.place);
@@ -43,15 +43,7 @@ pub fn forward_all(
     for frame in frames {
         match flows.ring_copies(frame.flow).split_last() {
             Some(ring_copies) => {
-                queue_copies(
-                    frame,
-                    (offsets, at),
-                    ring_copies,
-                    flows,
-                    chunks,
-                    ports,
-                    stats,
-                );
+                queue_copies(frame, (kept, at), ring_copies, flows, chunks, ports, stats);
             }
             None => chunks.give_back(frame.place),
         }
@@ -66,7 +58,7 @@ pub fn forward_all(
 #[inline(never)]
 fn queue_copies(
     frame: Frame<Chunk>,
-    (offsets, at): (Offsets<'_>, u32),
+    (kept, at): (KeptOf<'_>, u32),
     (last, others): (&RingCopies, &[RingCopies]),
     flows: &Flows,
     chunks: &mut Chunks,
@@ -74,13 +66,9 @@ fn queue_copies(
     stats: &WorkerStats,
 ) {
     let udp_sum = frame.received.udp_sum(frame.payload(chunks));
-    // Copies have the headers of an untagged frame of the same version of IP, and so their length.
-    let len = Len {
-        frame: frame.end(),
-        payload: frame.payload_len(),
-    };
-    let (received, flow) = (frame.received, frame.flow);
-    let chunk = frame.place;
+    let (received, flow, len) = (frame.received, frame.flow, frame.payload_len());
+    let payload = frame.payload_at()..frame.end();
+    let mut chunk = frame.place;
     for copies in others {
         let ring_outputs = flows.ring_outputs(copies);
         make_room(ring_outputs, chunks, ports, stats);
@@ -92,28 +80,45 @@ fn queue_copies(
             count_all(ring_outputs, Dropped::BufferExhaustion, stats);
             continue;
         };
-        chunks.copy(&chunk, &mut copy, len.frame);
-        let moved = moved(copies, || offsets.of(at));
+        let template = &copies.template;
+        if template.headers_len() == payload.start {
+            chunks.copy(&chunk, &mut copy, payload.end);
+        } else {
+            chunks.copy_range(&chunk, payload.clone(), &mut copy, template.headers_len());
+        }
         let header = Header {
-            template: moved.as_ref().unwrap_or(&copies.template),
+            template,
             received,
             ttl,
             udp_sum,
         };
-        transmit(&header, ring_outputs, copy, len, chunks, ports, stats);
+        if template.is_plain() {
+            transmit(&header, ring_outputs, copy, len, chunks, ports, stats);
+        } else {
+            let kept = kept.frame(at);
+            transmit_adapted(header, &kept, ring_outputs, copy, chunks, ports, stats);
+        }
     }
     let ring_outputs = flows.ring_outputs(last);
     make_room(ring_outputs, chunks, ports, stats);
     match admit(last, ring_outputs, &received, len, ports, stats) {
         Some(ttl) => {
-            let moved = moved(last, || offsets.of(at));
+            let template = &last.template;
+            if payload.start != template.headers_len() {
+                chunks.move_within(&mut chunk, payload, template.headers_len());
+            }
             let header = Header {
-                template: moved.as_ref().unwrap_or(&last.template),
+                template,
                 received,
                 ttl,
                 udp_sum,
             };
-            transmit(&header, ring_outputs, chunk, len, chunks, ports, stats);
+            if template.is_plain() {
+                transmit(&header, ring_outputs, chunk, len, chunks, ports, stats);
+            } else {
+                let kept = kept.frame(at);
+                transmit_adapted(header, &kept, ring_outputs, chunk, chunks, ports, stats);
+            }
         }
         None => {
             note_if_expired(last, &received, flow, &chunk, chunks, stats);
@@ -122,11 +127,34 @@ fn queue_copies(
     }
 }
 
-/// The template of copies that keep the place which their datagram was sent to.
-#[inline]
-fn moved(copies: &RingCopies, offset: impl FnOnce() -> Offset) -> Option<Template> {
-    let template = &copies.template;
-    template.keeps_place().then(|| template.moved_to(offset()))
+/// [`transmit`] where the template is not plain: the payload is in its place in `chunk` already.
+#[inline(never)]
+fn transmit_adapted(
+    header: Header<'_>,
+    kept: &Kept,
+    ring_outputs: &[RingOutput],
+    chunk: Chunk,
+    chunks: &mut Chunks,
+    ports: &mut [impl Egress],
+    stats: &WorkerStats,
+) {
+    let Header {
+        template,
+        received,
+        ttl,
+        udp_sum,
+    } = header;
+    let payload = chunks.frame(&chunk).get(template.headers_len()..);
+    let udp_sum = template.udp_sum(&received, payload.unwrap_or_default(), udp_sum);
+    let adapted = template.keeping(kept);
+    let header = Header {
+        template: &adapted,
+        received: template.received(&received),
+        ttl,
+        udp_sum,
+    };
+    let len = received.payload_len();
+    transmit(&header, ring_outputs, chunk, len, chunks, ports, stats);
 }
 
 /// Notes who sent the datagram in `chunk`, of which `copies` do not leave, if that is for its TTL.
@@ -140,7 +168,7 @@ fn note_if_expired(
     chunks: &Chunks,
     stats: &WorkerStats,
 ) {
-    if copies.template.ttl(received).is_none() {
+    if copies.template.is_resolved() && copies.template.ttl(received).is_none() {
         expired::note(flow, chunk, chunks, stats);
     }
 }
@@ -161,14 +189,6 @@ fn make_room(
     }
 }
 
-/// Lengths in bytes.
-#[derive(Debug, Clone, Copy)]
-struct Len {
-    /// Of the frame, from the Ethernet header on.
-    frame: usize,
-    payload: u16,
-}
-
 /// What the headers of one copy are made of.
 struct Header<'a> {
     template: &'a Template,
@@ -177,19 +197,23 @@ struct Header<'a> {
     udp_sum: Option<u32>,
 }
 
-/// The TTL that `copies` leave with if at least one ring output can take a frame of this length;
+/// The TTL that `copies` leave with if at least one ring output can take a payload of this length;
 /// otherwise counts for each output why it cannot.
 #[inline]
 fn admit(
     copies: &RingCopies,
     ring_outputs: &[RingOutput],
     received: &Received,
-    len: Len,
+    len: u16,
     ports: &[impl Egress],
     stats: &WorkerStats,
 ) -> Option<u8> {
     let Some(ttl) = copies.template.ttl(received) else {
-        count_all(ring_outputs, Dropped::TtlExpired, stats);
+        let reason = match copies.template.is_resolved() {
+            true => Dropped::TtlExpired,
+            false => Dropped::NoNeighbour,
+        };
+        count_all(ring_outputs, reason, stats);
         return None;
     };
     if ring_outputs
@@ -212,7 +236,7 @@ fn transmit(
     header: &Header<'_>,
     ring_outputs: &[RingOutput],
     mut chunk: Chunk,
-    len: Len,
+    len: u16,
     chunks: &mut Chunks,
     ports: &mut [impl Egress],
     stats: &WorkerStats,
@@ -241,10 +265,10 @@ fn transmit(
     }
 }
 
-/// Why `ring_output` cannot take a frame of this length now; `None` if it can.
+/// Why `ring_output` cannot take a payload of this length now; `None` if it can.
 #[inline]
-fn refusal(ring_output: &RingOutput, len: Len, ports: &[impl Egress]) -> Option<Dropped> {
-    if len.payload > ring_output.max_payload {
+fn refusal(ring_output: &RingOutput, len: u16, ports: &[impl Egress]) -> Option<Dropped> {
+    if len > ring_output.max_payload {
         return Some(Dropped::TooBig);
     }
     match ports.get(ring_output.port) {

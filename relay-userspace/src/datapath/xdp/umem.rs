@@ -299,6 +299,38 @@ impl Chunks {
         target[..len].copy_from_slice(&source.contents()[..len]);
     }
 
+    /// Copies the bytes in `range` of the frame in `from` to position `at` of the frame in `to`, which
+    /// ends behind them. Where a chunk is too short for that, nothing is copied.
+    #[inline(never)]
+    pub fn copy_range(&mut self, from: &Chunk, range: Range<usize>, to: &mut Chunk, at: usize) {
+        // SAFETY: both are of this UMEM and in the worker's hands; two `Chunk`s never name the same
+        // memory.
+        let (source, mut target) =
+            unsafe { (self.umem.data(&from.0), self.umem.data_mut(&mut to.0)) };
+        target.cursor().set_pos(at + range.len());
+        if let (Some(source), Some(target)) = (
+            source.contents().get(range),
+            target.contents_mut().get_mut(at..),
+        ) && source.len() == target.len()
+        {
+            target.copy_from_slice(source);
+        }
+    }
+
+    /// Moves the bytes in `range` of the frame in `chunk` to position `at`, and ends the frame behind
+    /// them. Where the chunk is too short for that, nothing is moved.
+    #[inline(never)]
+    pub fn move_within(&mut self, chunk: &mut Chunk, range: Range<usize>, at: usize) {
+        let end = at + range.len();
+        let mut frame = self.frame_mut(chunk);
+        frame.cursor().set_pos(end.max(range.end));
+        let bytes = frame.contents_mut();
+        if range.end <= bytes.len() && end <= bytes.len() {
+            bytes.copy_within(range, at);
+        }
+        frame.cursor().set_pos(end);
+    }
+
     /// Cuts the frame in `chunk` to `len` bytes, so that Ethernet padding does not leave.
     #[inline]
     pub fn truncate(&mut self, chunk: &mut Chunk, len: usize) {

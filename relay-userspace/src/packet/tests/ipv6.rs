@@ -18,9 +18,9 @@ const CHECKSUM: Range<usize> = UDP + 6..UDP + 8;
 /// Both addresses in the frame.
 const ADDRESSES: Range<usize> = ETHERNET_LEN + 8..ETHERNET_LEN + 40;
 
-fn target(ttl: Ttl) -> Target {
+fn template(ttl: Ttl) -> Template {
     let (source, group) = (OUR_SOURCE.parse().unwrap(), OUR_GROUP.parse().unwrap());
-    target_of(source, group, 5002, ttl)
+    template_of(source, group, 5002, ttl)
 }
 
 /// A frame with a complete checksum, as a NIC delivers it.
@@ -42,7 +42,7 @@ fn rewrite(frame: &mut [u8], ttl: Ttl) -> Option<()> {
 
 /// Rewrites a frame in place, as the forwarding loop does.
 fn rewrite_known(frame: &mut [u8], ttl: Ttl, known: Known) -> Option<()> {
-    rewrite_by(&Template::new(&target(ttl)), frame, known)
+    rewrite_by(&template(ttl), frame, known)
 }
 
 /// The checksum that the frame must have, by an independent implementation, and the one it has.
@@ -171,7 +171,7 @@ fn each_datagram_of_a_gso_packet_leaves_as_if_it_had_come_alone() {
     let whole = frame(&payload, 9);
     let datagram = wire::decode(&whole[..]).unwrap();
     let gso_packet = Received::read(&whole, &datagram, Known::Partial).unwrap();
-    let template = Template::new(&target(Ttl::Decrement));
+    let template = template(Ttl::Decrement);
     let mut last: Option<Received> = None;
     for (number, payload) in (0u16..).zip(payload.chunks(700)) {
         let part = gso_packet.part(number, payload.len() as u16);
@@ -211,7 +211,7 @@ fn a_datagram_follows_one_with_the_same_headers_and_no_other() {
 #[test]
 fn a_gso_packet_has_the_length_of_all_and_the_sum_of_its_pseudo_header() {
     let received = received(&frame(b"payload", 1));
-    let template = Template::new(&target(Ttl::Auto));
+    let template = template(Ttl::Auto);
     let mut header = [0; HEADERS_ROOM];
     template.write_joined(&mut header, &received, 64, 3000);
     let (ip, rest) = etherparse::Ipv6Header::from_slice(&header[ETHERNET_LEN..]).unwrap();
@@ -225,8 +225,8 @@ fn a_gso_packet_has_the_length_of_all_and_the_sum_of_its_pseudo_header() {
 
 #[test]
 fn the_longest_payload_is_what_the_mtu_leaves_it() {
-    assert_eq!(Template::new(&target(Ttl::Auto)).max_payload(1500), 1452);
-    let ipv4 = Template::new(&super::target(Ttl::Auto));
+    assert_eq!(template(Ttl::Auto).max_payload(1500), 1452);
+    let ipv4 = super::template(Ttl::Auto);
     assert_eq!(ipv4.max_payload(1500), 1472);
     assert_eq!(ipv4.max_payload(20), 0);
     assert_eq!(ipv4.max_payload(u32::MAX), u16::MAX);

@@ -6,10 +6,7 @@ use std::net::IpAddr;
 use relay_common::wire::Datagram;
 
 use super::*;
-use crate::{
-    config::rules::{Match, PortMatch, Prefix},
-    plan::of_group,
-};
+use crate::{config::rules::Prefix, plan::of_group};
 
 fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
@@ -75,21 +72,29 @@ fn a_copy_that_keeps_its_place_is_that_of_an_output_with_its_group_and_port() {
                 group: from,
                 ports,
                 sources: Vec::new(),
-                vlan: crate::config::rules::Vlan::Untagged,
+                vlan: Vlan::Untagged,
             };
-            let offset = Span::new(&matches).offset(&datagram);
-            let keeps = Keeps::new(&to, out);
-            let keeping = Template::new(&target_of(
-                source,
-                to.address(),
-                first_port(out),
-                Ttl::Decrement,
-            ))
-            .keeping(keeps);
-            assert_eq!(keeping.keeps_place(), !keeps.nothing());
-            let mapped = keeping.moved_to(offset);
+            let header = Header {
+                ttl: Ttl::Decrement,
+                ..Header::default()
+            };
+            let keeping = Template::new(&Target {
+                source_mac: [2, 0, 0, 0, 0, 9],
+                destination_mac: of_group(to.address()),
+                source: Some(source),
+                group: to,
+                port: out,
+                header: &header,
+                input: &matches,
+            })
+            .unwrap();
+            let keeps = Keeps::places(&to, out);
+            assert_eq!(keeping.keeps(), keeps);
+            assert_eq!(keeping.is_plain(), keeps.nothing());
+            let kept = Keeping::new(&matches, keeps).kept(&datagram, &[], None);
+            let mapped = keeping.keeping(&kept);
             let goes = (to.map(&from, group), out.map(ports, port));
-            let exact = Template::new(&target_of(source, goes.0, goes.1, Ttl::Decrement));
+            let exact = template_of(source, goes.0, goes.1, Ttl::Decrement);
             let bytes = |write: &dyn Fn(&mut [u8]) -> usize| {
                 let mut bytes = [0; HEADERS_ROOM];
                 let len = write(&mut bytes);

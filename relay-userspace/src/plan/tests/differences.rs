@@ -84,6 +84,24 @@ fn each_change_of_a_rule_is_named() {
             "output 239.2.1.2:5002 on out0: ttl 8 -> decrement",
         ),
         (
+            ", ttl = 8",
+            ", ttl = 8, dscp = 46, source = \"keep\", source_port = 7000",
+            "output 239.2.1.2:5002 on out0: dscp keep -> 46\n      \
+             output 239.2.1.2:5002 on out0: source interface -> keep\n      \
+             output 239.2.1.2:5002 on out0: source_port keep -> 7000",
+        ),
+        (
+            ", ttl = 8",
+            ", ttl = 8, vlan = 200, pcp = 5",
+            "output 239.2.1.2:5002 on out0, VLAN 200 added\n      \
+             output 239.2.1.2:5002 on out0 removed",
+        ),
+        (
+            ", ttl = 8 },",
+            ", ttl = 8 }, { address = \"10.0.0.9\", mark = 7 }",
+            "output 10.0.0.9:5001 added",
+        ),
+        (
             "\"239.2.1.1\"",
             "\"239.2.1.3\"",
             "output 239.2.1.3:5002 on out0 added\n      output 239.2.1.1:5002 on out0 removed",
@@ -155,4 +173,23 @@ fn a_large_difference_fits_a_screen() {
     );
     assert!(shown.ends_with("\n  - r20\n  - 180 more"), "{shown}");
     assert_eq!(shown.lines().count(), 43);
+}
+
+#[test]
+fn what_changes_of_an_output_that_stays_is_named() {
+    let with = |keys: &str| {
+        let to = format!(
+            ", ttl = 8 }}, {{ interface = \"out0\", address = \"10.0.0.9\", vlan = 200{keys} }}"
+        );
+        of(&OLD.replacen(", ttl = 8 },", &to, 1))
+    };
+    let old = with(", pcp = 5, mark = 7, source = \"10.0.0.1\"");
+    let changes = diff(&old, &with(", source = \"10.0.0.2\"")).changed;
+    let output = "output 10.0.0.9:5001 on out0, VLAN 200";
+    let expected = [
+        format!("{output}: pcp 5 -> kept"),
+        format!("{output}: source 10.0.0.1 -> 10.0.0.2"),
+        format!("{output}: mark 7 -> none"),
+    ];
+    assert_eq!(changes[0].1, expected);
 }

@@ -44,7 +44,8 @@ fn said(datagram: Datagram<'_>) -> String {
 fn the_rule_that_takes_it_is_named_first_and_then_where_it_leaves() {
     let expected = "rule `r1` takes it\n  \
         its input is 239.129.1.1:5001 on in0\n  \
-        it leaves for 239.2.1.1:5002 on out0, ttl auto\n  \
+        it leaves for 239.2.1.1:5002 on out0: 02:00:00:00:00:03 > 01:00:5e:02:01:01; \
+        IPv4 10.0.3.1 > 239.2.1.1, DSCP kept, TTL auto; UDP kept > 5002\n  \
         it does not leave for 239.2.1.2:5002 on gone: waiting for interface gone: there is none of that name";
     assert_eq!(said(datagram("in0", 1, 5001)), expected);
     let priority = Datagram {
@@ -222,8 +223,16 @@ fn the_most_specific_rule_takes_it_and_its_rivals_are_named() {
             Verdict::Taken { rule: rule.into() },
             "{found}"
         );
-        let leaves = format!("it leaves for {destination} on out0, ttl auto");
-        assert!(found.why.contains(&leaves), "{found}");
+        let leaves = format!("it leaves for {destination} on out0: ");
+        let leaves = found.why.iter().find(|line| line.starts_with(&leaves));
+        let (group, port) = destination.rsplit_once(':').unwrap();
+        let group = group.trim_matches(['[', ']']);
+        let headers = leaves.unwrap();
+        assert!(headers.contains(&format!(" > {group}, DSCP")), "{found}");
+        assert!(
+            headers.ends_with(&format!("; UDP kept > {port}")),
+            "{found}"
+        );
         let mut why = found.why.iter();
         let joins = !why.any(|line| line.starts_with("the relay does not join its groups"));
         assert_eq!(joins, !["wide", "one"].contains(&rule), "{found}");
@@ -231,7 +240,8 @@ fn the_most_specific_rule_takes_it_and_its_rivals_are_named() {
     let found = explain(&specific(), None, &of_group("239.1.1.1", 5001, None));
     let expected = "rule `exact` takes it\n  \
         its input is 239.1.1.1:5001 on in0\n  \
-        it leaves for 239.7.7.7:9 on out0, ttl auto\n  \
+        it leaves for 239.7.7.7:9 on out0: its interface's MAC > 01:00:5e:07:07:07; \
+        IPv4 its interface's address > 239.7.7.7, DSCP kept, TTL auto; UDP kept > 9\n  \
         rule `prefix` does not get it: it matches as well, and is less specific\n  \
         rule `wide` does not get it: it matches as well, and is less specific\n  \
         rule `one` takes it from 10.1.1.7, 10.1.1.8";
@@ -293,4 +303,43 @@ fn a_miss_by_source_or_tag_or_out_of_a_prefix_or_range_is_named() {
     );
     let found = explain(&narrow.unwrap(), None, &of_group("239.1.1.1", 5100, None));
     assert_eq!(found.why[0], "rule `a` takes ports 5000-5099, not 5100");
+}
+
+#[test]
+fn the_headers_of_each_copy_are_told_as_they_will_be() {
+    let text = "[[rules]]\nname = \"r\"\n\
+        input = { interface = \"in0\", group = \"239.1.1.0/24\", port = \"any\", vlan = 7 }\n\
+        outputs = [\n\
+        { interface = \"out0\", group = \"239.7.7.0/24\", source = \"keep\", vlan = \"keep\" },\n\
+        { interface = \"out0\", group = \"ff3e::700/120\", vlan = 200, pcp = 5, dscp = 46, ttl = 8, \
+          source_port = 7000 },\n\
+        ]\n";
+    let document = config::parse("relay.toml", text).unwrap();
+    let facts = host_facts([nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)]);
+    let arranged = arrange(&document, &facts, &Constraints::default()).unwrap();
+    let datagram = |source| Datagram {
+        vlan: Vlan::Tag(7),
+        ..of_group("239.1.1.9", 5001, source)
+    };
+    let leaves = |source| {
+        let found = explain(&document, Some(&arranged), &datagram(source));
+        let why = found.why.into_iter();
+        why.filter(|line| line.starts_with("it leaves"))
+            .collect::<Vec<_>>()
+    };
+    let second = "it leaves for [ff3e::709]:5001 on out0, VLAN 200: \
+        02:00:00:00:00:02 > 33:33:00:00:07:09; 802.1Q (0x8100) VLAN 200, PCP 5; \
+        IPv6 2001:db8:0:2::1 > ff3e::709, DSCP 46, hop limit 8; UDP 7000 > 5001";
+    let first = |source| {
+        format!(
+            "it leaves for 239.7.7.9:5001 on out0, VLAN 7: \
+             02:00:00:00:00:02 > 01:00:5e:07:07:09; VLAN 7, TPID kept, PCP kept; \
+             IPv4 {source} > 239.7.7.9, DSCP kept, TTL auto; UDP kept > 5001"
+        )
+    };
+    assert_eq!(leaves(None), [first("kept"), second.to_owned()]);
+    assert_eq!(
+        leaves(Some("10.1.1.7")),
+        [first("10.1.1.7"), second.to_owned()]
+    );
 }

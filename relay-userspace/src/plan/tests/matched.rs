@@ -32,7 +32,12 @@ fn facts() -> HostFacts {
 fn planned(document: &Document, facts: &HostFacts) -> Plan {
     let checked = build::check(document, facts, &Constraints::default());
     assert!(checked.findings.is_empty());
-    build::finish(document, facts, checked)
+    build::finish(
+        document,
+        facts,
+        checked,
+        &routes::Routed::new(document, facts),
+    )
 }
 
 #[test]
