@@ -17,7 +17,8 @@
 //!   for flows with a source and one for flows without, for each IP version. Where it is empty,
 //!   there is nothing to pay.
 //!
-//! A number per interface tells which of its lists have shapes.
+//! A number per interface tells which of its lists have shapes, and whether a flow names the address
+//! of a host instead of a group.
 //!
 //! Ranges of ports that overlap cut the ports into **classes**: the ports of one class are in the
 //! same ranges. A flow with a range has an entry for each of its classes.
@@ -103,6 +104,13 @@ pub fn find<T: Tables>(tables: T, slot: u8, datagram: &Datagram) -> FlowValue {
     }
 }
 
+/// Whether a flow of the interface with this slot names the address of a host. Where none does,
+/// datagrams to hosts need not be looked up.
+#[inline(always)]
+pub fn takes_unicast<T: Tables>(tables: T, slot: u8) -> bool {
+    tables.shapes(List::bits(slot)) & List::UNICAST != 0
+}
+
 /// What a flow is looked for by, but the port.
 trait Wanted {
     const EXACT: Shape;
@@ -120,7 +128,7 @@ fn lists_beyond<T: Tables>(tables: T, slot: u8, exact: FlowValue) -> Option<u64>
     if exact.is_final() {
         return None;
     }
-    let lists = tables.shapes(List::bits(slot));
+    let lists = tables.shapes(List::bits(slot)) & List::ALL_BITS;
     (lists != 0 || exact.bits() != 0).then_some(lists)
 }
 

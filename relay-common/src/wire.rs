@@ -10,7 +10,8 @@
 //! - [`decode`] looks at the headers alone; [`decode_stripped`] does so where the kernel keeps the
 //!   VLAN tag beside the frame.
 //! - [`judge`] also looks at the addresses that the frame came with. The kernel programs do that
-//!   for every frame, and user space need not repeat it.
+//!   for every frame, and user space need not repeat it. They take datagrams to hosts only on
+//!   interfaces where a rule names one: nearly all other traffic of a host is of that kind.
 //!
 //! Each protocol has a file and a module of its own, and each of those a module `field` of named
 //! ranges, in bytes from the start of its header:
@@ -92,7 +93,7 @@ pub use self::{
     ethernet::{HEADER_LEN as ETHERNET_LEN, Mac, ethertype, mac},
     ipv4::HEADER_LEN as IPV4_LEN,
     ipv6::HEADER_LEN as IPV6_LEN,
-    judge::{Verdict, judge, judge_for},
+    judge::{Verdict, judge, judge_all_for, judge_for},
     layout::Field,
     skip::Skip,
     udp::HEADER_LEN as UDP_LEN,

@@ -22,7 +22,7 @@ use relay_common::{
     wire::{self, Bytes, Datagram, Mac, Tag, Verdict},
 };
 
-use crate::shared::{admit, came_back, count, interface_value};
+use crate::shared::{admit, came_back, count, interface_value, takes_unicast};
 
 /// How many bytes of the frame the socket gets: none, or all.
 const REFUSE: i64 = 0;
@@ -64,16 +64,44 @@ pub fn relay_filter(ctx: SkBuffContext) -> i64 {
     let Some(value) = interface_value(skb.ifindex) else {
         return REFUSE;
     };
-    let judged = wire::judge_for(
-        &Packet(&ctx),
-        stripped_tag(skb),
-        value.mac,
-        &Admission {
-            skb,
-            interface: value,
-        },
-    );
-    let (verdict, counter, frames) = judged.unwrap_or_else(|skip| (REFUSE, skip.into(), 1));
+    let admission = Admission {
+        skb,
+        interface: value,
+    };
+    let judged = wire::judge_for(&Packet(&ctx), stripped_tag(skb), value.mac, &admission);
+    let judged = judged.unwrap_or_else(|skip| (REFUSE, skip.into(), 1));
+    if matches!(judged.1, Counter::PassNotMulticast) && takes_unicast(value) {
+        return to_host(ctx.skb.skb);
+    }
+    finish(&ctx, value, judged)
+}
+
+/// Does the same with a frame to the address of a host. A call, which takes nothing but the context,
+/// so that frames to groups keep nothing for it.
+#[inline(never)]
+fn to_host(skb: *mut __sk_buff) -> i64 {
+    let ctx = SkBuffContext::new(skb);
+    // SAFETY: as in `relay_filter`.
+    let skb = unsafe { &*skb };
+    let Some(value) = interface_value(skb.ifindex) else {
+        return REFUSE;
+    };
+    let admission = Admission {
+        skb,
+        interface: value,
+    };
+    let judged = wire::judge_all_for(&Packet(&ctx), stripped_tag(skb), value.mac, &admission);
+    let judged = judged.unwrap_or_else(|skip| (REFUSE, skip.into(), 1));
+    finish(&ctx, value, judged)
+}
+
+/// Counts a frame, and returns how much of it the socket gets.
+#[inline(always)]
+fn finish(
+    ctx: &SkBuffContext,
+    value: InterfaceValue,
+    (verdict, counter, frames): (i64, Counter, u64),
+) -> i64 {
     if matches!(counter, Counter::OwnFrame) {
         own_frame(ctx.skb.skb);
     }

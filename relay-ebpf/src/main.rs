@@ -28,7 +28,7 @@ use relay_common::{
     wire::{self, Bytes, Datagram, Mac, Verdict},
 };
 
-use crate::shared::{admit, came_back, count, interface_value};
+use crate::shared::{admit, came_back, count, interface_value, takes_unicast};
 
 #[map]
 static SOCKETS: XskMap = XskMap::with_max_entries(MAX_INTERFACES * MAX_QUEUES, 0);
@@ -56,6 +56,14 @@ struct Word(u32);
 struct Long(u64);
 
 impl Packet {
+    #[inline(always)]
+    fn of(ctx: &XdpContext) -> Self {
+        Self {
+            start: ctx.data(),
+            end: ctx.data_end(),
+        }
+    }
+
     /// The `T` at `offset`, or `None` where the frame ends before.
     #[inline(always)]
     fn read<T: Copy>(&self, offset: usize) -> Option<T> {
@@ -128,13 +136,22 @@ pub fn relay_xdp(ctx: XdpContext) -> u32 {
 fn own_frame(ctx: *mut xdp_md) {
     let ctx = XdpContext::new(ctx);
     let interface = ctx.ingress_ifindex() as u32;
-    let packet = Packet {
-        start: ctx.data(),
-        end: ctx.data_end(),
-    };
     if let Some(value) = interface_value(interface) {
-        came_back::note(value, &packet, None);
+        came_back::note(value, &Packet::of(&ctx), None);
     }
+}
+
+/// Whether the relay takes a frame to the address of a host. A call, which takes nothing but the
+/// context, so that frames to groups keep nothing for it.
+#[inline(never)]
+fn admit_to_host(ctx: *mut xdp_md) -> Result<(), Counter> {
+    let ctx = XdpContext::new(ctx);
+    let Some(value) = interface_value(ctx.ingress_ifindex() as u32) else {
+        return Err(Counter::PassNotMulticast);
+    };
+    let admission = Admission { interface: value };
+    wire::judge_all_for(&Packet::of(&ctx), None, value.mac, &admission)
+        .unwrap_or_else(|skip| Err(skip.into()))
 }
 
 /// Counts a frame whose queue no socket serves, and logs that once per CPU and interface, however
@@ -169,12 +186,12 @@ impl Verdict for Admission {
 
 #[inline(always)]
 fn decide(ctx: &XdpContext, value: InterfaceValue) -> (u32, Counter) {
-    let packet = Packet {
-        start: ctx.data(),
-        end: ctx.data_end(),
-    };
-    let admitted = wire::judge_for(&packet, None, value.mac, &Admission { interface: value })
+    let packet = Packet::of(ctx);
+    let mut admitted = wire::judge_for(&packet, None, value.mac, &Admission { interface: value })
         .unwrap_or_else(|skip| Err(skip.into()));
+    if admitted == Err(Counter::PassNotMulticast) && takes_unicast(value) {
+        admitted = admit_to_host(ctx.ctx);
+    }
     match admitted {
         Ok(()) => {}
         // The Linux stack would spend more on the frame than the relay does.

@@ -63,6 +63,12 @@ pub fn interface_value(interface: u32) -> Option<InterfaceValue> {
     unsafe { INTERFACES.get(interface) }.copied()
 }
 
+/// Whether a rule names the address of a host on this interface.
+#[inline(always)]
+pub fn takes_unicast(interface: InterfaceValue) -> bool {
+    matching::takes_unicast(Maps, interface.slot())
+}
+
 /// Whether the relay takes a frame that arrived on the interface with this value from `from`, and
 /// holds as many datagrams as `datagrams` returns: a rule names it, it is not a copy of this relay,
 /// and it is not above the rule's limit.

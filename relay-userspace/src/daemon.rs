@@ -25,6 +25,7 @@ mod running;
 mod service;
 mod service_manager;
 mod signals;
+mod sinks;
 mod status;
 pub mod this_machine;
 mod totals;

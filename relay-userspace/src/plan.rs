@@ -29,11 +29,13 @@ mod missing_interfaces;
 mod model;
 mod named_interfaces;
 mod notes;
+mod own_addresses;
 mod print;
 mod queues;
 mod received_checksums;
 mod routes;
 mod shapes;
+mod sinks;
 mod source_address;
 mod sources;
 #[cfg(test)]
@@ -62,5 +64,6 @@ pub use self::{
     },
     received_checksums::Checksums,
     routes::destinations,
+    sinks::Sink,
     worker_key::{PortKey, WorkerKey, worker_keys},
 };

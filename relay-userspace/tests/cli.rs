@@ -89,13 +89,17 @@ fn interfaces() {
 #[test]
 fn check_accepts_the_examples() {
     for (name, summary) in [
+        ("cloud-unicast.toml", "ok, 2 rules with 4 outputs\n"),
+        ("ipv4-to-ipv6.toml", "ok, 3 rules with 3 outputs\n"),
         ("ipv6.toml", "ok, 2 rules with 2 outputs\n"),
         ("line-up.toml", "ok, 3 rules with 3 outputs\n"),
         ("minimal.toml", "ok, 1 rule with 1 output\n"),
         ("multi-queue.toml", "ok, 2 rules with 3 outputs\n"),
         ("one-to-four.toml", "ok, 1 rule with 4 outputs\n"),
         ("several-interfaces.toml", "ok, 2 rules with 5 outputs\n"),
+        ("source-translation.toml", "ok, 2 rules with 2 outputs\n"),
         ("ssm.toml", "ok, 2 rules with 2 outputs\n"),
+        ("vlan-translation.toml", "ok, 3 rules with 4 outputs\n"),
         ("vlan-trunk.toml", "ok, 4 rules with 4 outputs\n"),
     ] {
         let file = example(name);
@@ -107,7 +111,7 @@ fn check_accepts_the_examples() {
     let shipped = std::fs::read_dir(repository().join("examples"))
         .unwrap()
         .count();
-    assert_eq!(shipped, 8, "an example that no test loads");
+    assert_eq!(shipped, 12, "an example that no test loads");
 }
 
 #[test]
@@ -128,8 +132,8 @@ fn check_and_plan_and_run_report_all_mistakes_in_one_go_and_exit_78() {
         "\
 {path}:2:8: rule 1: `name` is an integer; it must be a string
     write for example `name = \"feed-a\"`
-{path}:3:38: rule 1, input: `group` \"10.0.0.1\" is not a multicast group, and only multicast is relayed
-    give a group from 224.0.1.0 to 239.255.255.255, such as \"239.1.1.1\"
+{path}:3:38: rule 1, input: `group` \"10.0.0.1\" is not a multicast group
+    give a group from 224.0.1.0 to 239.255.255.255, such as \"239.1.1.1\"; an address of this host goes into `address`
 {path}:3:57: rule 1, input: `port` 0 is out of range
     give a number from 1 to 65535
 {path}:4:11: rule 1 has no outputs
@@ -190,7 +194,8 @@ fn plan_shows_this_machine() {
             "receives from  in0 queue 0\n    transmits by   out0 in GSO packets\n",
             "receives from  in0 queue 2\n    transmits by   out0 in GSO packets\n",
             "feed-a: 239.1.1.1:5001 on in0, 4 outputs",
-            "-> 239.2.2.4:5005        by out0            from 10.2.0.1        to 01:00:5e:02:02:04, TTL auto",
+            "-> 239.2.2.4:5005 by out0\n",
+            " > 01:00:5e:02:02:04; IPv4 10.2.0.1 > 239.2.2.4, DSCP kept, TTL auto; UDP kept > 5005\n",
         ] {
             assert!(shown.contains(part), "{part}\nis not in\n{shown}");
         }
@@ -224,8 +229,10 @@ fn plan_takes_the_examples_with_several_interfaces_and_several_queues() {
         let several = [
             "studio: 239.1.1.1:5001 on in0, 3 outputs",
             "remote: 239.1.1.2:5001 on in1, 2 outputs",
-            "-> 239.3.3.1:5001        by in0             from 10.1.0.1        to 01:00:5e:03:03:01, TTL auto",
-            "-> 239.2.2.2:5002        by out1            from 10.4.0.1        to 01:00:5e:02:02:02, TTL less 1",
+            "-> 239.3.3.1:5001 by in0\n",
+            " > 01:00:5e:03:03:01; IPv4 10.1.0.1 > 239.3.3.1, DSCP kept, TTL auto; UDP kept > 5001\n",
+            "-> 239.2.2.2:5002 by out1\n",
+            " > 01:00:5e:02:02:02; IPv4 10.4.0.1 > 239.2.2.2, DSCP kept, TTL less 1; UDP kept > 5002\n",
             "output, AF_XDP copy expected",
         ];
         let queues = [
@@ -244,6 +251,31 @@ fn plan_takes_the_examples_with_several_interfaces_and_several_queues() {
                 assert!(shown.contains(part), "{part}\nis not in\n{shown}");
             }
         }
+    });
+}
+
+#[test]
+fn plan_shows_other_sources_and_whether_this_host_has_them() {
+    in_namespace(|| {
+        interfaces();
+        let plan = || {
+            let output = relay(&["plan", &example("source-translation.toml")]);
+            exits(&output, 0);
+            text(&output.stdout)
+        };
+        let foreign = "leave with a source that no interface of this host has: 10.9.0.1.";
+        let shown = plan();
+        for part in [
+            foreign,
+            "Copies of rule `transparent` keep the source of their datagrams",
+            "; IPv4 10.9.0.1 > 232.2.2.1, DSCP kept, TTL auto; UDP 7000 > 5001\n",
+            "; IPv4 kept > 239.1.1.2, DSCP kept, TTL less 1; UDP kept > 5001\n",
+        ] {
+            assert!(shown.contains(part), "{part}\nis not in\n{shown}");
+        }
+        run("ip address add 10.9.0.1/32 dev lo");
+        let shown = plan();
+        assert!(!shown.contains(foreign), "{shown}");
     });
 }
 

@@ -17,7 +17,7 @@ use std::{
 };
 
 use relay::{
-    config::rules::{PortMatch, Vlan},
+    config::rules::{OutputVlan, PortMatch, Vlan},
     control::{Server, SocketOptions},
     daemon::requests::{self, Answer, Change, Mailbox, Refusal, Request},
     observe::snapshot::{
@@ -109,6 +109,8 @@ fn ended(output: Output) -> (i32, String, String) {
     (code, text(output.stdout), text(output.stderr))
 }
 
+const HEADERS: &str = "02:00:00:00:00:02 > 01:00:5e:02:02:02";
+
 fn output(port: u16, state: State) -> OutputStatus {
     let pending = state == State::Pending;
     let reason = if pending {
@@ -120,6 +122,8 @@ fn output(port: u16, state: State) -> OutputStatus {
         interface: if pending { "out1" } else { "out0" }.into(),
         group: [239, 2, 2, 2].into(),
         port: PortMatch::One(port),
+        vlan: OutputVlan::Untagged,
+        headers: HEADERS.into(),
         state,
         next_hop: None,
         reason: reason.into(),
@@ -282,8 +286,10 @@ feed-a: active, 239.1.1.1:5001 on in0, from the file
   100000 frames per second, 123456789 in total, 0 over the limit; the last frame came 0 s ago
   OUTPUT          BY    STATE    SENT/S       SENT  DROPPED
   239.2.2.2:5002  out0  active   100000  123456789        3
+      02:00:00:00:00:02 > 01:00:5e:02:02:02
       tx_full 3
   239.2.2.2:5003  out1  pending  100000  123456789        3
+      02:00:00:00:00:02 > 01:00:5e:02:02:02
       out1 is down; `ip link set out1 up` brings it up
       tx_full 3
 "

@@ -31,7 +31,7 @@ pub enum Counter {
     PassFragment = 8,
     /// [`Skip::NotUdp`].
     PassNotUdp = 9,
-    /// [`Skip::NotMulticast`].
+    /// UDP to a unicast or broadcast address that no rule takes, or [`Skip::NotMulticast`].
     PassNotMulticast = 10,
     /// [`Skip::Malformed`].
     PassMalformed = 11,
@@ -78,7 +78,9 @@ impl Counter {
     #[inline(always)]
     #[must_use]
     pub const fn unmatched(datagram: &Datagram) -> Self {
-        if datagram.vlan.bits() == Vlan::UNTAGGED.bits() {
+        if !datagram.addresses.is_to_group() {
+            Self::PassNotMulticast
+        } else if datagram.vlan.bits() == Vlan::UNTAGGED.bits() {
             Self::PassNoRule
         } else {
             Self::PassVlan

@@ -85,8 +85,14 @@ impl List {
     pub const PER_WORD: u32 = 4;
     /// Shapes per list.
     pub const LEN: usize = (Self::WORDS * Self::PER_WORD) as usize;
-    /// Numbers per interface: its lists, and one with a [bit](Self::bit) per list with shapes.
+    /// Numbers per interface: its lists, and one with a [bit](Self::bit) per list with shapes, and
+    /// with [`Self::UNICAST`].
     pub const STRIDE: u32 = 4 * Self::WORDS + 1;
+
+    /// The bit that says that a flow of the interface names the address of a host.
+    pub const UNICAST: u64 = 1 << 4;
+    /// The bits of all lists.
+    pub(super) const ALL_BITS: u64 = Self::UNICAST - 1;
 
     /// Where an interface has the number with the bits of its lists.
     #[inline(always)]

@@ -28,14 +28,14 @@ pub enum Addresses {
     V4 {
         /// Source.
         source: ipv4::Address,
-        /// Destination group.
+        /// Destination: a group, or the address of a host.
         group: ipv4::Address,
     },
     /// IPv6.
     V6 {
         /// Source.
         source: ipv6::Address,
-        /// Destination group.
+        /// Destination: a group, or the address of a host.
         group: ipv6::Address,
     },
 }
@@ -66,7 +66,7 @@ impl Addresses {
         }
     }
 
-    /// The destination group.
+    /// The destination: a group, or the address of a host.
     #[must_use]
     pub const fn group(&self) -> IpAddr {
         match *self {
@@ -75,12 +75,25 @@ impl Addresses {
         }
     }
 
-    /// Whether no host can have sent from this source to this group.
+    /// Whether the destination is a group, and not an address of a host.
     #[inline(always)]
-    pub(super) const fn is_martian(&self) -> bool {
+    #[must_use]
+    pub const fn is_to_group(&self) -> bool {
+        match *self {
+            Self::V4 { group, .. } => ipv4::is_group(group),
+            Self::V6 { group, .. } => ipv6::is_group(group),
+        }
+    }
+
+    /// Whether no host can have sent from this source to this destination, which is a group where
+    /// `is_to_group` says so.
+    #[inline(always)]
+    pub(super) const fn is_martian(&self, is_to_group: bool) -> bool {
         match *self {
             Self::V4 { source, .. } => ipv4::is_martian(source),
-            Self::V6 { source, group } => ipv6::is_martian(source, group),
+            Self::V6 { source, group } => {
+                ipv6::is_martian(source) || is_to_group && ipv6::stays_on_its_host(group)
+            }
         }
     }
 }
@@ -116,7 +129,7 @@ impl Datagram {
         self.payload() + self.payload_len as usize
     }
 
-    /// The destination group.
+    /// The destination: a group, or the address of a host.
     #[must_use]
     pub const fn group(&self) -> IpAddr {
         self.addresses.group()

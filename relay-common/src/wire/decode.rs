@@ -54,8 +54,8 @@ pub fn kind<B: Bytes + ?Sized>(frame: &B) -> Kind {
 #[inline(always)]
 pub fn decode_as<B: Bytes + ?Sized>(kind: Kind, frame: &B) -> Result<Datagram, Skip> {
     match kind {
-        Kind::Ipv4 => decode_ipv4::<UNTAGGED, B>(frame, Vlan::UNTAGGED),
-        Kind::Ipv6 => decode_ipv6::<UNTAGGED, B>(frame, Vlan::UNTAGGED),
+        Kind::Ipv4 => decode_ipv4::<UNTAGGED, B>(frame, Vlan::UNTAGGED, true),
+        Kind::Ipv6 => decode_ipv6::<UNTAGGED, B>(frame, Vlan::UNTAGGED, true),
         Kind::Other => decode(frame),
     }
 }
@@ -82,6 +82,8 @@ pub fn decode_stripped<B: Bytes + ?Sized>(
 /// What is done with a datagram.
 pub(super) trait Step {
     type Output;
+    /// Whether it takes datagrams to hosts as well as those to groups.
+    const HOSTS: bool;
     fn take(&self, datagram: Datagram) -> Result<Self::Output, Skip>;
 }
 
@@ -90,6 +92,7 @@ struct Datagrams;
 
 impl Step for Datagrams {
     type Output = Datagram;
+    const HOSTS: bool = true;
 
     #[inline(always)]
     fn take(&self, datagram: Datagram) -> Result<Datagram, Skip> {
@@ -109,15 +112,15 @@ pub(super) fn decode_for<B: Bytes + ?Sized, S: Step>(
         return Err(Skip::NotIp);
     };
     if first == ethertype::IPV4.to_be() && beside.is_none() {
-        return step.take(decode_ipv4::<UNTAGGED, B>(frame, Vlan::UNTAGGED)?);
+        return step.take(decode_ipv4::<UNTAGGED, B>(frame, Vlan::UNTAGGED, S::HOSTS)?);
     }
     let vlan = match beside {
         None => Vlan::UNTAGGED,
         Some(tag) => Vlan::of_one(tag),
     };
     match u16::from_be(first) {
-        ethertype::IPV4 => return step.take(decode_ipv4::<UNTAGGED, B>(frame, vlan)?),
-        ethertype::IPV6 => return step.take(decode_ipv6::<UNTAGGED, B>(frame, vlan)?),
+        ethertype::IPV4 => return step.take(decode_ipv4::<UNTAGGED, B>(frame, vlan, S::HOSTS)?),
+        ethertype::IPV6 => return step.take(decode_ipv6::<UNTAGGED, B>(frame, vlan, S::HOSTS)?),
         ethertype::VLAN | ethertype::QINQ => {}
         _ => return Err(Skip::NotIp),
     }
@@ -129,8 +132,8 @@ pub(super) fn decode_for<B: Bytes + ?Sized, S: Step>(
         Some(tag) => Vlan::of_two(tag, outer),
     };
     match u16::from_be(second) {
-        ethertype::IPV4 => return step.take(decode_ipv4::<TAGGED, B>(frame, vlan)?),
-        ethertype::IPV6 => return step.take(decode_ipv6::<TAGGED, B>(frame, vlan)?),
+        ethertype::IPV4 => return step.take(decode_ipv4::<TAGGED, B>(frame, vlan, S::HOSTS)?),
+        ethertype::IPV6 => return step.take(decode_ipv6::<TAGGED, B>(frame, vlan, S::HOSTS)?),
         ethertype::VLAN | ethertype::QINQ if beside.is_none() => {}
         ethertype::VLAN | ethertype::QINQ => return Err(Skip::Tags),
         _ => return Err(Skip::NotIp),
@@ -140,8 +143,8 @@ pub(super) fn decode_for<B: Bytes + ?Sized, S: Step>(
     };
     let vlan = Vlan::of_two(outer, inner);
     match u16::from_be(third) {
-        ethertype::IPV4 => step.take(decode_ipv4::<TWICE_TAGGED, B>(frame, vlan)?),
-        ethertype::IPV6 => step.take(decode_ipv6::<TWICE_TAGGED, B>(frame, vlan)?),
+        ethertype::IPV4 => step.take(decode_ipv4::<TWICE_TAGGED, B>(frame, vlan, S::HOSTS)?),
+        ethertype::IPV6 => step.take(decode_ipv6::<TWICE_TAGGED, B>(frame, vlan, S::HOSTS)?),
         ethertype::VLAN | ethertype::QINQ => Err(Skip::Tags),
         _ => Err(Skip::NotIp),
     }
@@ -160,11 +163,13 @@ fn tag_at<const AT: usize, B: Bytes + ?Sized>(frame: &B, tpid: u16) -> Option<(T
     Some((tag, ethertype))
 }
 
-/// Decodes from the IPv4 header on, which starts at `NETWORK`.
+/// Decodes from the IPv4 header on, which starts at `NETWORK`: a datagram to a group, and with
+/// `hosts` one to any address.
 #[inline(always)]
 fn decode_ipv4<const NETWORK: usize, B: Bytes + ?Sized>(
     frame: &B,
     vlan: Vlan,
+    hosts: bool,
 ) -> Result<Datagram, Skip> {
     /// Length of both headers, IPv4 and UDP, in words.
     const WORDS: usize = (ipv4::HEADER_LEN + udp::HEADER_LEN) / WORD;
@@ -174,10 +179,10 @@ fn decode_ipv4<const NETWORK: usize, B: Bytes + ?Sized>(
     let Some(header) = frame.words(NETWORK) else {
         return Err(Skip::Malformed);
     };
-    if !ipv4::is_of_multicast_udp(header) {
+    if !ipv4::is_of_udp(header, hosts) {
         return Err(frame
             .words_anew(NETWORK)
-            .map_or(Skip::Malformed, ipv4::skip_of));
+            .map_or(Skip::Malformed, |header| ipv4::skip_of(header, hosts)));
     }
     // Both headers, which makes the UDP header two loads of its own.
     let Some([.., ports, len_and_checksum]) = frame.words::<WORDS>(NETWORK) else {
@@ -202,11 +207,12 @@ fn decode_ipv4<const NETWORK: usize, B: Bytes + ?Sized>(
     })
 }
 
-/// Decodes from the IPv6 header on, which starts at `NETWORK`.
+/// Decodes from the IPv6 header on, which starts at `NETWORK`, as [`decode_ipv4`] does.
 #[inline(always)]
 fn decode_ipv6<const NETWORK: usize, B: Bytes + ?Sized>(
     frame: &B,
     vlan: Vlan,
+    hosts: bool,
 ) -> Result<Datagram, Skip> {
     if !vlan.has_name() {
         return Err(Skip::Tags);
@@ -223,7 +229,7 @@ fn decode_ipv6<const NETWORK: usize, B: Bytes + ?Sized>(
     if let Some(skip) = ipv6::skip_of(header) {
         return Err(skip);
     }
-    if !ipv6::is_group(group) {
+    if !hosts && !ipv6::is_group(group) {
         return Err(Skip::NotMulticast);
     }
     let Some([ports, len_and_checksum]) = frame.words(NETWORK + ipv6::HEADER_LEN) else {

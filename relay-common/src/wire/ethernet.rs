@@ -104,6 +104,12 @@ impl AddressWords {
         self.rest & !Self::DESTINATION
     }
 
+    /// Whether the destination is a group, or everybody.
+    #[inline(always)]
+    pub const fn is_to_many(self) -> bool {
+        self.start.to_ne_bytes()[0] & 1 != 0
+    }
+
     /// Whether `mac` is the destination.
     #[inline(always)]
     pub const fn is_to(self, [a, b, c, d, e, f]: [u8; 6]) -> bool {

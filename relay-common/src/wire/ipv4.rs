@@ -60,21 +60,32 @@ const UDP: u32 = in_word(field::PROTOCOL, [PROTOCOL_UDP]);
 const GROUP_BITS: u32 = in_word(field::DESTINATION.start, [0xf0, 0, 0, 0]);
 const MULTICAST: u32 = in_word(field::DESTINATION.start, [0xe0, 0, 0, 0]);
 
-/// Whether the header is sound and that of a whole UDP datagram to a group, without options.
+/// Whether the header is sound and that of a whole UDP datagram, without options: to a group, or
+/// with `hosts` to any address.
 #[inline(always)]
-pub(super) const fn is_of_multicast_udp(words: Words) -> bool {
+pub(super) const fn is_of_udp(words: Words, hosts: bool) -> bool {
     let [first, second, third, _, group] = words;
     // All at once, since nearly every frame passes: one jump.
     let odd = (first & VERSION_AND_LEN ^ OPTIONLESS)
         | (second & FRAGMENT)
         | (third & PROTOCOL ^ UDP)
-        | (group & GROUP_BITS ^ MULTICAST);
+        | if hosts {
+            0
+        } else {
+            group & GROUP_BITS ^ MULTICAST
+        };
     odd == 0 && is_complete(words)
 }
 
-/// What is wrong with a header that is not [`is_of_multicast_udp`].
+/// Whether an address is that of a group.
 #[inline(always)]
-pub(super) const fn skip_of([first, second, third, _, group]: Words) -> Skip {
+pub(super) const fn is_group(address: Address) -> bool {
+    address & GROUP_BITS == MULTICAST
+}
+
+/// What is wrong with a header that is not [`is_of_udp`].
+#[inline(always)]
+pub(super) const fn skip_of([first, second, third, _, group]: Words, hosts: bool) -> Skip {
     let [version_and_len, ..] = first.to_ne_bytes();
     if version_and_len >> 4 != 4 || version_and_len & 0x0f < 5 {
         Skip::Malformed
@@ -84,7 +95,7 @@ pub(super) const fn skip_of([first, second, third, _, group]: Words) -> Skip {
         Skip::Fragment
     } else if third & PROTOCOL != UDP {
         Skip::NotUdp
-    } else if group & GROUP_BITS != MULTICAST {
+    } else if !hosts && !is_group(group) {
         Skip::NotMulticast
     } else {
         // The checksum.

@@ -124,13 +124,19 @@ pub(super) const fn is_group([first, _]: Address) -> bool {
     first & GROUP_BITS == GROUP_BITS
 }
 
-/// Whether no host can have this source, or no wire this group: the source is `::`, `::1`, a group
-/// or an IPv4 address in IPv6 form (`::ffff:0:0/96`), or the scope of the group is 0 or that of one
-/// host (RFC 4291, section 2.7). What `ip6_rcv_core` (net/ipv6/ip6_input.c) refuses, and `::`, which
-/// must never be forwarded (RFC 4291, section 2.5.2).
+/// Whether no host can have this source: `::`, `::1`, a group or an IPv4 address in IPv6 form
+/// (`::ffff:0:0/96`). What `ip6_rcv_core` (net/ipv6/ip6_input.c) refuses, and `::`, which must never
+/// be forwarded (RFC 4291, section 2.5.2).
 #[inline(always)]
-pub(super) const fn is_martian(source: Address, group: Address) -> bool {
-    let scope = group[0] & SCOPE;
+pub(super) const fn is_martian(source: Address) -> bool {
     let special = source[1] == 0 || source[1] == LOOPBACK || source[1] & MAPPED_BITS == MAPPED;
-    is_group(source) || source[0] == 0 && special || scope == 0 || scope == INTERFACE_LOCAL
+    is_group(source) || source[0] == 0 && special
+}
+
+/// Whether no wire can have this group: its scope is 0 or that of one host (RFC 4291, section 2.7),
+/// which `ip6_rcv_core` refuses as well.
+#[inline(always)]
+pub(super) const fn stays_on_its_host(group: Address) -> bool {
+    let scope = group[0] & SCOPE;
+    scope == 0 || scope == INTERFACE_LOCAL
 }

@@ -21,7 +21,7 @@ pub enum Skip {
     Fragment,
     /// IP, but not UDP.
     NotUdp,
-    /// UDP to a unicast or broadcast address.
+    /// UDP to a unicast or broadcast address, where no rule names one.
     NotMulticast,
     /// UDP over IPv6 without a checksum. A host drops it, unless a program has asked for such
     /// datagrams on its port (RFC 8200, section 8.1; RFC 6935).
@@ -32,6 +32,6 @@ pub enum Skip {
     /// stack drops such datagrams as martian, too.
     Martian,
     /// Sent neither to the Ethernet address of its group nor to that of the interface: a host that
-    /// listens to the group would not take it.
+    /// listens to the group, or has the address, would not take it.
     OtherMac,
 }

@@ -18,7 +18,7 @@ static CAME_BACK: LruHashMap<CameBackKey, CameBack> =
 pub fn note<B: Bytes>(interface: InterfaceValue, frame: &B, beside: Option<Tag>) {
     let note = Note(interface.slot());
     // What is no datagram was no own frame.
-    let _ = wire::judge_for(frame, beside, interface.mac, &note);
+    let _ = wire::judge_all_for(frame, beside, interface.mac, &note);
 }
 
 /// Notes a datagram that arrived on the interface with this slot.

@@ -16,7 +16,7 @@ pub struct Datagram {
     /// The interface that it arrives on
     #[arg(long)]
     pub interface: String,
-    /// Its destination group
+    /// Its destination: a group, or an address of the relay's host
     #[arg(long)]
     pub group: IpAddr,
     /// Its destination UDP port

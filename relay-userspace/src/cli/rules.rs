@@ -6,7 +6,7 @@ use super::{
     output::print,
     table::Table,
     target::Target,
-    wording::{dropped, duration, numbers, rate, state},
+    wording::{by, dropped, duration, numbers, rate, state, to},
 };
 use crate::{
     config::{quoted, rules::GroupPort},
@@ -44,14 +44,19 @@ fn shown(rule: &RuleStatus) -> String {
     let mut table = Table::new(["OUTPUT", "BY", "STATE", "SENT/S", "SENT", "DROPPED"], 3);
     for output in &rule.outputs {
         let cells = [
-            GroupPort(output.group, output.port).to_string(),
-            quoted(&output.interface),
+            to(output),
+            by(output),
             state(output.state),
             rate(output.rate),
             output.packets_sent.to_string(),
             dropped(output).to_string(),
         ];
-        table.add(cells, [output.reason.clone(), numbers(&output.dropped)]);
+        let notes = [
+            output.headers.clone(),
+            output.reason.clone(),
+            numbers(&output.dropped),
+        ];
+        table.add(cells, notes);
     }
     let failed = match rule.local_failed {
         0 => String::new(),

@@ -12,10 +12,10 @@ use super::{
     output::{print, print_while_read},
     table::Table,
     target::Target,
-    wording::{dropped, duration, numbers, or_dash, over_outputs, rate, state, sum},
+    wording::{by, dropped, duration, numbers, or_dash, over_outputs, rate, state, sum, to},
 };
 use crate::{
-    config::{quoted, rules::GroupPort},
+    config::quoted,
     observe::snapshot::{Health, InterfaceStatus, Snapshot},
 };
 
@@ -172,13 +172,11 @@ fn rules(snapshot: &Snapshot) -> String {
                 .to_string(),
         ];
         let outputs = rule.outputs.iter().filter_map(|output| {
-            let to = GroupPort(output.group, output.port);
-            let by = match output.interface.as_str() {
-                "" => String::new(),
-                interface => format!(" by {}", quoted(interface)),
-            };
+            let to = to(output);
             match &output.next_hop {
-                _ if !output.reason.is_empty() => Some(format!("{to}{by}: {}", output.reason)),
+                _ if !output.reason.is_empty() => {
+                    Some(format!("{to} by {}: {}", by(output), output.reason))
+                }
                 Some(next_hop) => Some(format!("{to}: next hop {next_hop}")),
                 None => None,
             }

@@ -1,7 +1,10 @@
 //! How numbers and states read in the tables of `relay status` and `relay rules`.
 
 use crate::{
-    config::quoted,
+    config::{
+        quoted,
+        rules::{GroupPort, OutputVlan},
+    },
     observe::snapshot::{Numbers, OutputStatus, RuleStatus, State},
 };
 
@@ -33,6 +36,23 @@ pub fn numbers(numbers: &Numbers) -> String {
         .map(|(name, number)| format!("{} {number}", quoted(name)))
         .collect();
     texts.join(", ")
+}
+
+/// Where the copies of an output go: "239.2.2.2:5002", or "239.2.2.2:5002, VLAN 200".
+pub fn to(output: &OutputStatus) -> String {
+    let to = GroupPort(output.group, output.port);
+    match output.vlan {
+        OutputVlan::Untagged => to.to_string(),
+        vlan => format!("{to}, {vlan}"),
+    }
+}
+
+/// The interface that they leave by.
+pub fn by(output: &OutputStatus) -> String {
+    match &output.interface[..] {
+        "" => "routing".into(),
+        interface => quoted(interface),
+    }
 }
 
 /// The copies of an output that did not leave.

@@ -171,7 +171,7 @@ fn cycles(draft: &Draft, fed_rules: &FedRules<'_>, found: &mut Collector<'_>) {
         };
         for (position, (output, _)) in (0..).zip(outputs) {
             fed_rules.of(&output.value, input, |fed| {
-                edges.push((position, fed as u32))
+                edges.push((position, fed as u32));
             });
         }
         edges

@@ -88,7 +88,7 @@ impl Reader<'_, '_> {
         None
     }
 
-    /// The sources of an input, ascending; `like` is one of its groups, if that could be read.
+    /// The sources of an input, ascending; `like` is one of its groups, or its address, if that could be read.
     pub(super) fn sources(
         &mut self,
         value: &Value<'_>,
@@ -170,6 +170,10 @@ impl Reader<'_, '_> {
                 "give the address that the sender has, or leave `source` out to take any",
             ),
             Ok(source) => match like {
+                Some(like) if like.is_ipv4() != source.is_ipv4() && !like.is_multicast() => (
+                    "is not of the IP version of `address`",
+                    "give an IPv4 source for an IPv4 address, and an IPv6 source for an IPv6 address",
+                ),
                 Some(like) if like.is_ipv4() != source.is_ipv4() => (
                     "is not of the IP version of `group`",
                     "give an IPv4 source for an IPv4 group, and an IPv6 source for an IPv6 group",
@@ -307,8 +311,9 @@ fn ipv4(prefix: Prefix, side: Side) -> Result<(), Wrong> {
         )),
         Side::Output if !is_multicast => Err(no_group(prefix)),
         Side::Input if !is_multicast => Err(wrong(
-            "is not a multicast group, and only multicast is relayed",
-            "give a group from 224.0.1.0 to 239.255.255.255, such as \"239.1.1.1\"",
+            "is not a multicast group",
+            "give a group from 224.0.1.0 to 239.255.255.255, such as \"239.1.1.1\"; an address of this \
+             host goes into `address`",
         )),
         // RFC 5771, section 4.
         Side::Input if link_local.is_some_and(|local| local.covers(&prefix)) => Err(wrong(
@@ -357,8 +362,9 @@ fn ipv6(prefix: Prefix, side: Side) -> Result<(), Wrong> {
         )),
         (0xff, ..) => Ok(()),
         (_, _, Side::Input) => Err(wrong(
-            "is not a multicast group, and only multicast is relayed",
-            A_GROUP,
+            "is not a multicast group",
+            "give a multicast group, such as \"239.1.1.1\" or \"ff3e::8000:1\"; an address of this host \
+             goes into `address`",
         )),
         (_, _, Side::Output) => Err(no_group(prefix)),
     }

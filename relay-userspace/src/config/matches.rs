@@ -71,7 +71,7 @@ impl fmt::Display for Vlan {
 /// The datagrams that a rule takes off its interface: UDP over the IP version of `group`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Match {
-    /// The destination: multicast groups.
+    /// The destination: multicast groups, or one address of this host.
     pub group: Prefix,
     /// The destination ports.
     #[serde(rename = "port")]
@@ -94,6 +94,12 @@ pub struct Specificity {
 }
 
 impl Match {
+    /// Whether it is about one address of this host, and not about groups.
+    #[must_use]
+    pub fn is_unicast(&self) -> bool {
+        !self.group.address().is_multicast()
+    }
+
     /// How specific it is.
     #[must_use]
     pub fn specificity(&self) -> Specificity {

@@ -144,7 +144,7 @@ fn circles(
         };
         for (position, output) in (0..).zip(&rule.outputs) {
             fed_rules.of(output, &rule.input, |fed| {
-                edges.push((position, fed as u32))
+                edges.push((position, fed as u32));
             });
         }
         edges

@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     MAX_OUTPUTS, Place,
     draft::At,
-    endpoint::Kept,
+    input::Kept,
     reader::Reader,
     rules::{Header, Output, OutputVlan, PortMatch, Prefix, Source, Ttl, Vlan},
     values::{Side, Value},

@@ -43,7 +43,8 @@ pub struct Input {
     pub interface: String,
     /// Which datagrams of those that arrive there.
     pub matches: Match,
-    /// Whether the relay joins the groups. Without, the network has to deliver them by itself.
+    /// Whether the relay joins the groups. Without, the network has to deliver them by itself. Never
+    /// for an address of this host.
     pub join: bool,
     /// Whether programs and routes of this host get the datagrams as well.
     pub local: bool,
@@ -129,7 +130,19 @@ pub struct Header {
 }
 
 /// The tags that copies leave with.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum OutputVlan {
     /// None.

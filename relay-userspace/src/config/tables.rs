@@ -8,7 +8,7 @@ use toml::de::DeTable;
 use super::{
     MAX_NAME_BYTES, MAX_RULES, Place,
     draft::{At, Draft, InterfaceDraft, RuleDraft},
-    endpoint::Kept,
+    input::Kept,
     mistake::{Collector, quoted},
     reader::{Reader, SyntaxErrors},
     sections::{Kind, MAX_PART_BYTES, Part, Parts},

@@ -4,6 +4,7 @@ mod fed;
 mod matched;
 mod merged;
 mod outputs;
+mod own_address;
 mod written;
 
 use std::{fmt::Write as _, net::Ipv4Addr};
@@ -123,7 +124,7 @@ fn each_mistake_is_reported_with_place_cause_and_remedy() {
         ("port = 5001", "port = \"ayn\"", "3:58", "`port` \"ayn\" is unknown", "did you mean \"any\"?"),
         (", port = 5001", "", "3:9", "rule `feed-a`, input has no `port`", "add `port`"),
         ("port = 5001", "prot = 1, port = 5001", "3:51", "unknown key `prot`", "did you mean `port`?"),
-        ("port = 5001", "tag = 1, port = 5001", "3:51", "unknown key `tag`", "`interface`, `group`, `port`, `source`, `vlan`, `join`, `local`, `limit`"),
+        ("port = 5001", "tag = 1, port = 5001", "3:51", "unknown key `tag`", "`interface`, `group`, `address`, `port`, `source`, `vlan`, `join`, `local`, `limit`"),
         ("port = 5001", "sources = 1, port = 5001", "3:51", "unknown key `sources`", "did you mean `source`?"),
         ("port = 5001", "vlan = 0, port = 5001", "3:58", "`vlan` 0 is a priority tag", "leave `vlan` out"),
         ("port = 5001", "vlan = 4095, port = 5001", "3:58", "`vlan` 4095 is out of range", "from 1 to 4094"),
@@ -148,7 +149,7 @@ fn each_mistake_is_reported_with_place_cause_and_remedy() {
         ("\"239.1.1.1\"", "\"ff02::1\"", "3:38", "link-local control group (ff02::/16)", "ff3e::8000:1"),
         ("\"239.1.1.1\"", "\"ff01::1\"", "3:38", "does not leave its own host", "ff3e::8000:1"),
         ("\"239.1.1.1\"", "\"ff00::/8\"", "3:38", "has groups of several scopes in it", "at least 16 bits"),
-        ("\"239.1.1.1\"", "\"2001:db8::1\"", "3:38", "is not a multicast group, and only multicast", "ff3e::8000:1"),
+        ("\"239.1.1.1\"", "\"2001:db8::1\"", "3:38", "is not a multicast group", "goes into `address`"),
         ("\"239.1.1.1\"", "\"239.1.1.1:5001\"", "3:38", "has a port in it", "`port`"),
         ("\"239.1.1.1\"", "\"239.1.1.1-239.1.1.9\"", "3:38", "is a range that is written with its ends", "\"239.1.1.0/24\""),
         ("\"239.1.1.1\"", "\"239.1.1.7/24\"", "3:38", "has bits behind its first 24", "write \"239.1.1.0/24\" for the prefix, or \"239.1.1.7\" for the one group"),

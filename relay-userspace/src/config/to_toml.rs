@@ -55,9 +55,11 @@ impl fmt::Display for RuleTable<'_> {
         }
         let interface = Text(interface);
         let port = Port(*ports);
+        let is_unicast = matches.is_unicast();
+        let to = if is_unicast { "address" } else { "group" };
         write!(
             f,
-            "input = {{ interface = {interface}, group = \"{group}\", port = {port}"
+            "input = {{ interface = {interface}, {to} = \"{group}\", port = {port}"
         )?;
         match sources.as_slice() {
             [] => {}
@@ -75,7 +77,7 @@ impl fmt::Display for RuleTable<'_> {
             Vlan::Tag(vlan) => write!(f, ", vlan = {vlan}")?,
             Vlan::Double(outer, inner) => write!(f, ", vlan = [{outer}, {inner}]")?,
         }
-        if !join {
+        if !join && !is_unicast {
             f.write_str(", join = false")?;
         }
         if *local {

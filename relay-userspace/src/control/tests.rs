@@ -23,7 +23,7 @@ use super::{
     server::{Server, SocketOptions},
 };
 use crate::{
-    config::rules::{PortMatch, Vlan},
+    config::rules::{OutputVlan, PortMatch, Vlan},
     daemon::requests::{self, Answer, Change, Handle, Mailbox, Refusal, Request},
     observe::snapshot::{
         Health, InterfaceStatus, LastChange, NextHopStatus, Numbers, Origin, OutputStatus, Rates,
@@ -178,6 +178,8 @@ fn snapshot(rules: usize) -> Snapshot {
         interface: "out0".into(),
         group: [239, 2, 2, 2].into(),
         port: PortMatch::One(5002),
+        vlan: OutputVlan::Tag(200),
+        headers: "headers".into(),
         state: State::Pending,
         reason: "out0 is down; bring it up".into(),
         next_hop: Some(NextHopStatus {
@@ -890,4 +892,21 @@ fn the_page_has_the_description() {
         block == served,
         "copy relay-userspace/src/control/io.github.relay.Control.varlink"
     );
+}
+
+#[test]
+fn the_vlan_of_an_output_is_written_as_a_rule_file_has_it() {
+    let mut output = snapshot(1).rules.remove(0).outputs.remove(0);
+    for (vlan, expected) in [
+        (OutputVlan::Untagged, None),
+        (OutputVlan::Keep, Some(json!("keep"))),
+        (OutputVlan::Tag(200), Some(json!(200))),
+        (OutputVlan::Double(100, 200), Some(json!([100, 200]))),
+    ] {
+        output.vlan = vlan;
+        let value = serde_json::to_value(&output).unwrap();
+        assert_eq!(value.get("vlan"), expected.as_ref());
+        let read: OutputStatus = serde_json::from_value(value).unwrap();
+        assert_eq!(read, output);
+    }
 }

@@ -83,7 +83,8 @@ pub fn needed(plan: &Plan) -> u64 {
         .sum();
     let programs = plan.interfaces.iter().filter(|i| i.needs_program()).count();
     let joined = memberships::sockets_for(plan) as u64;
-    WHATEVER_THE_PLAN + claims as u64 + workers + programs as u64 + joined
+    let held = plan.sinks().len() as u64;
+    WHATEVER_THE_PLAN + claims as u64 + workers + programs as u64 + joined + held
 }
 
 /// The number of open files: the limit if none is left to read `/proc`, 3 if `/proc` is unreadable.

@@ -3,7 +3,10 @@
 //! Every change makes a new value and leaves the old one alone, so a change that is refused costs
 //! nothing, and undoing one is putting the old value back.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use crate::config::{self, Document, Mistakes, rules::Rule};
 
@@ -40,6 +43,15 @@ impl Desired {
             .into_iter()
             .map(str::to_owned)
             .collect()
+    }
+
+    /// The addresses of this host that a rule has as input.
+    #[must_use]
+    pub fn own_addresses(&self) -> BTreeSet<IpAddr> {
+        let rules = self.rules.rules.rules.iter();
+        let matches = rules.map(|rule| &rule.input.matches);
+        let unicast = matches.filter(|matches| matches.is_unicast());
+        unicast.map(|matches| matches.group.address()).collect()
     }
 
     /// The names of the rules that were added by command.

@@ -81,6 +81,7 @@ impl State {
     pub fn refresh(&mut self) {
         let mut facts = this_machine::host_facts(self.desired.rules(), &self.running.in_use());
         facts.bystanders.leave_out(self.running.joined());
+        facts.bystanders.leave_out_ports(self.running.held_ports());
         self.keep_followed(&mut facts);
         let stay = self.running.offloads.leave_out_of(&mut facts);
         let both = |refusal: &Refusal| {

@@ -28,6 +28,7 @@ use super::{
     memberships::{self, Memberships},
     next_hops::Resolution,
     offloads::Offloads,
+    sinks::Sinks,
     totals::Totals,
     watcher,
 };
@@ -51,6 +52,8 @@ pub struct Running {
     pub kernel: Kernel,
     memberships: Memberships,
     pub next_hops: Resolution,
+    /// UDP ports that the kernel must not answer for.
+    sinks: Sinks,
     /// Groups that nobody wants any more are still to be left.
     leaves: bool,
     claims: Claims,
@@ -105,6 +108,7 @@ impl Running {
             kernel: Kernel::new(),
             memberships: Memberships::default(),
             next_hops: Resolution::default(),
+            sinks: Sinks::default(),
             leaves: false,
             claims: Claims::default(),
             offloads: Offloads::default(),
@@ -129,6 +133,11 @@ impl Running {
     /// The interface index and the group of each socket that has joined one for the relay.
     pub fn joined(&self) -> impl Iterator<Item = (u32, IpAddr)> {
         self.memberships.sockets()
+    }
+
+    /// The UDP ports that the relay holds.
+    pub fn held_ports(&self) -> impl Iterator<Item = (IpAddr, u16)> {
+        self.sinks.held()
     }
 
     /// The interface of the worker that could not be set up, once.

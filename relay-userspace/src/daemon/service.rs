@@ -416,12 +416,13 @@ impl Service {
 
     /// Tells the watcher which interfaces are in use, and which are wanted.
     fn follow(&mut self) {
-        let (interfaces, names) = (
-            self.state.running.followed(),
-            self.state.desired.interfaces(),
+        let (running, desired) = (&self.state.running, &self.state.desired);
+        self.watcher.follow(
+            running.followed(),
+            desired.interfaces(),
+            desired.own_addresses(),
+            self.state.facts.routes.values().cloned().collect(),
         );
-        let routes = self.state.facts.routes.values().cloned().collect();
-        self.watcher.follow(interfaces, names, routes);
     }
 
     fn end(mut self) -> Ended {

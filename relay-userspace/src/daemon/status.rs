@@ -264,6 +264,7 @@ fn rule_report(rule: &Rule, numbers: &RuleNumbers) -> RuleReport {
                     interface: output.interface.clone().unwrap_or_default(),
                     group: output.group,
                     port: output.port,
+                    vlan: output.header.vlan,
                     packets_sent: numbers.sent,
                     dropped,
                 }

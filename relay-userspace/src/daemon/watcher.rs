@@ -27,6 +27,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::sync_channel},
     thread::{self, JoinHandle},
     time::Duration,
@@ -161,14 +162,16 @@ impl Watcher {
         Ok(())
     }
 
-    /// Replaces what is watched: `interfaces` are those that workers use, and `names` are all
-    /// interface names that rules mention, also those of no interface; `routes` are those of unicast
-    /// outputs, with the answers that control acted upon. Returns once all of them have been looked
-    /// at, or after a second. Counters of an interface that is followed again go on.
+    /// Replaces what is watched: `interfaces` are those that workers use, `names` are all interface
+    /// names that rules mention, also those of no interface, and `addresses` all addresses of this
+    /// host that they mention; `routes` are those of unicast outputs, with the answers that control
+    /// acted upon. Returns once all of them have been looked at, or after a second. Counters of an
+    /// interface that is followed again go on.
     pub fn follow(
         &self,
         interfaces: Vec<Followed>,
         names: BTreeSet<String>,
+        addresses: BTreeSet<IpAddr>,
         routes: Vec<RouteAnswer>,
     ) {
         let (done, wait) = sync_channel(1);
@@ -182,6 +185,14 @@ impl Watcher {
             table.followed = interfaces.iter().map(|one| one.facts.index).collect();
             table.names.clone_from(&names);
             table.follows_routes = !routes.is_empty();
+            // One that came before it was listened for would be missed.
+            if table.addresses != addresses {
+                self.mailbox.put(Events {
+                    changed: true,
+                    ..Events::default()
+                });
+            }
+            table.addresses = addresses;
         }
         self.post.put(|inbox| {
             inbox.follow = Some(Following {

@@ -354,9 +354,16 @@ impl Flows {
         self.table.look_up(input, datagram)
     }
 
-    /// What some copies of `datagram`, which `flow` takes, keep of it; `None` where none keeps
-    /// anything. `frame` is what it was decoded from, whose outermost tag may be `beside` it.
+    /// Whether some copies of any flow keep what others do not.
     #[inline]
+    #[must_use]
+    pub const fn keep_any(&self) -> bool {
+        self.any_keeps
+    }
+
+    /// What some copies of `datagram`, which `flow` takes, keep of it; `None` where none keeps
+    /// anything. `frame` is what it was decoded from, whose outermost tag may be `beside` it. To be
+    /// asked only where [`Self::keep_any`].
     #[must_use]
     pub fn kept(
         &self,
@@ -365,25 +372,8 @@ impl Flows {
         frame: &[u8],
         beside: Option<Tag>,
     ) -> Option<Kept> {
-        if self.any_keeps {
-            self.kept_in(flow, *datagram, frame, beside)
-        } else {
-            None
-        }
-    }
-
-    /// Out of line: few rule files have such flows. By value, so that a datagram need not lie in
-    /// memory for it.
-    #[inline(never)]
-    fn kept_in(
-        &self,
-        flow: u32,
-        datagram: Datagram,
-        frame: &[u8],
-        beside: Option<Tag>,
-    ) -> Option<Kept> {
         let keeping = self.flows.get(flow as usize)?.keeping?;
-        Some(keeping.kept(&datagram, frame, beside))
+        Some(keeping.kept(datagram, frame, beside))
     }
 
     /// Whether all copies of two places in a flow go to two destinations, so that their order is

@@ -283,7 +283,9 @@ impl UringWorker {
                 Datagrams::read(&arrival, *input, ring.message(), buffers, flows, stats);
             if let Some(mut datagrams) = datagrams {
                 while let Some(frame) = datagrams.next(&arrival.held, buffers) {
-                    batch.add(frame, datagrams.kept.as_ref(), buffers, flows, stats);
+                    let keeps = flows.keep_any()
+                        && batch.keep(datagrams.kept(&arrival, ring.message(), buffers, flows));
+                    batch.add(frame, keeps, buffers, flows, stats);
                     if batch.is_full() {
                         post(ring, buffers, flows, batch, stats);
                     }

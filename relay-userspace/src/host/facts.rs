@@ -164,9 +164,8 @@ pub struct HostFacts {
     /// Packet sockets take UDP GSO packets (`VIRTIO_NET_HDR_GSO_UDP_L4`), which the kernel or the
     /// NIC cuts into datagrams.
     pub gso_packets: bool,
-    /// The addresses of all interfaces of this host, loopback included, as far as it may send from
-    /// them.
-    pub addresses: HashSet<IpAddr>,
+    /// Every address that this host can be sent to by, with the names of the interfaces that have it.
+    pub addresses: HashMap<IpAddr, Vec<String>>,
     /// Other receivers of multicast on this host.
     pub bystanders: Bystanders,
     /// Why no TAP device can be made here, with what to do. Only known if a rule needs one.
@@ -264,10 +263,7 @@ pub fn facts_for<'a>(
             Err(error) => host_facts.failures.push(error),
         }
     }
-    let ipv4 = dump.addresses.iter().map(|&(_, one)| IpAddr::V4(one));
-    let ipv6 = dump.ipv6_addresses.iter();
-    let ipv6 = ipv6.map(|(_, one)| IpAddr::V6(one.address));
-    host_facts.addresses = ipv4.chain(ipv6).collect();
+    host_facts.addresses = addresses(&dump);
     routes(&mut host_facts, known, &dump, destinations);
     let links = dump.links.iter();
     host_facts.versions =
@@ -386,6 +382,19 @@ fn one(name: &str, dump: &netlink::Dump) -> Result<InterfaceFacts, HostError> {
             .get(&link.index)
             .map(|bits| XdpFeatures(*bits)),
     })
+}
+
+/// The interfaces that have each address.
+fn addresses(dump: &netlink::Dump) -> HashMap<IpAddr, Vec<String>> {
+    let mut all: HashMap<IpAddr, Vec<String>> = HashMap::new();
+    for link in &dump.links {
+        let ipv4 = of_link(&dump.addresses, link).into_iter().map(IpAddr::V4);
+        let ipv6 = of_link(&dump.ipv6_addresses, link).into_iter();
+        for address in ipv4.chain(ipv6.map(|one| IpAddr::V6(one.address))) {
+            all.entry(address).or_default().push(link.name.clone());
+        }
+    }
+    all
 }
 
 /// What a list has for a link.

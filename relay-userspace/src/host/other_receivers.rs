@@ -1,4 +1,4 @@
-//! Other receivers of multicast on this host: sockets that joined a group, and the kernel's
+//! Other receivers on this host: sockets that joined a group or listen on a port, and the kernel's
 //! multicast routes. A frame that the XDP program redirects to the relay reaches none of them.
 
 use std::{
@@ -14,6 +14,8 @@ pub struct Bystanders {
     joined: HashMap<(u32, IpAddr), u32>,
     /// Input interface and group of each multicast route.
     routed: HashSet<(String, IpAddr)>,
+    /// Address and port of each UDP socket that takes datagrams of anybody.
+    listening: HashSet<(IpAddr, u16)>,
 }
 
 impl Bystanders {
@@ -26,6 +28,10 @@ impl Bystanders {
         let mut all = Self {
             joined: joined(&list("igmp")),
             routed: routed(&list("ip_mr_vif"), &list("ip_mr_cache"), group),
+            listening: ["udp", "udp6"]
+                .iter()
+                .flat_map(|name| listening(&list(name)))
+                .collect(),
         };
         all.joined.extend(joined_ipv6(&list("igmp6")));
         let routed6 = routed(&list("ip6_mr_vif"), &list("ip6_mr_cache"), |group| {
@@ -43,6 +49,26 @@ impl Bystanders {
             }
         }
         self.joined.retain(|_, sockets| *sockets > 0);
+    }
+
+    /// Leaves out UDP ports that the relay holds itself.
+    pub fn leave_out_ports(&mut self, own: impl IntoIterator<Item = (IpAddr, u16)>) {
+        for place in own {
+            self.listening.remove(&place);
+        }
+    }
+
+    /// The ports on which a socket takes datagrams to `address`.
+    pub fn ports(&self, address: IpAddr) -> impl Iterator<Item = u16> {
+        let takes = move |bound: IpAddr| {
+            // A socket of any IPv6 address usually takes IPv4 as well.
+            bound == address || bound.is_unspecified() && (bound.is_ipv6() || address.is_ipv4())
+        };
+        let listening = self
+            .listening
+            .iter()
+            .filter(move |(bound, _)| takes(*bound));
+        listening.map(|&(_, port)| port)
     }
 
     /// The groups that sockets have joined on the interface with `index`.
@@ -64,6 +90,13 @@ impl Bystanders {
     #[cfg(test)]
     pub(crate) fn with_joined(mut self, index: u32, group: impl Into<IpAddr>) -> Self {
         *self.joined.entry((index, group.into())).or_default() += 1;
+        self
+    }
+
+    /// Adds a socket that listens.
+    #[cfg(test)]
+    pub(crate) fn with_listening(mut self, address: impl Into<IpAddr>, port: u16) -> Self {
+        self.listening.insert((address.into(), port));
         self
     }
 
@@ -111,6 +144,33 @@ fn joined_ipv6(list: &str) -> impl Iterator<Item = ((u32, IpAddr), u32)> {
         let users = words.next()?.parse().ok()?;
         Some(((index, Ipv6Addr::from_bits(group).into()), users))
     })
+}
+
+/// Reads `/proc/net/udp` or `/proc/net/udp6` (net/ipv4/udp.c): one line per socket, with its own
+/// address and port, those of its peer, and its state. The address is in words of 32 bits in native
+/// byte order.
+fn listening(list: &str) -> Vec<(IpAddr, u16)> {
+    /// `TCP_CLOSE` (net/tcp_states.h): not connected.
+    const UNCONNECTED: &str = "07";
+    let one = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let (address, port) = words.next()?.split_once(':')?;
+        if words.nth(1)? != UNCONNECTED {
+            return None;
+        }
+        let word = |at: usize| u32::from_str_radix(address.get(8 * at..8 * at + 8)?, 16).ok();
+        let first = word(0)?.to_ne_bytes();
+        let address = match address.len() {
+            8 => IpAddr::from(first),
+            _ => {
+                let rest = [word(1)?, word(2)?, word(3)?].map(u32::to_ne_bytes);
+                let octets = [first, rest[0], rest[1], rest[2]].concat();
+                IpAddr::from(<[u8; 16]>::try_from(octets).ok()?)
+            }
+        };
+        Some((address, u16::from_str_radix(port, 16).ok()?))
+    };
+    list.lines().skip(1).filter_map(one).collect()
 }
 
 /// Reads the multicast routes: `/proc/net/ip_mr_vif` numbers the interfaces, and
@@ -178,6 +238,41 @@ mod tests {
             assert_eq!(seen(2), (false, false));
             drop(both);
             assert_eq!(seen(0), (false, false));
+        });
+    }
+
+    #[test]
+    fn a_socket_listens_on_its_port_until_it_is_connected_or_closed() {
+        in_namespace(|| {
+            run("ip link set lo up");
+            let (ipv4, ipv6): (IpAddr, IpAddr) =
+                (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+            let ports = |address| {
+                let mut ports: Vec<u16> = Bystanders::now().ports(address).collect();
+                ports.sort_unstable();
+                ports
+            };
+            assert_eq!((ports(ipv4), ports(ipv6)), (vec![], vec![]));
+            let sockets = [
+                UdpSocket::bind((ipv4, 5001)).unwrap(),
+                UdpSocket::bind((ipv6, 5002)).unwrap(),
+                UdpSocket::bind(("0.0.0.0", 5003)).unwrap(),
+                UdpSocket::bind(("::", 5004)).unwrap(),
+            ];
+            assert_eq!(ports(ipv4), [5001, 5003, 5004]);
+            assert_eq!(ports(ipv6), [5002, 5004]);
+            let mut all = Bystanders::now();
+            all.leave_out_ports([(ipv4, 5001), (ipv4, 5003)]);
+            assert_eq!(
+                all.ports(ipv4)
+                    .filter(|&port| port < 5004)
+                    .collect::<Vec<_>>(),
+                [5003]
+            );
+            sockets[0].connect((ipv4, 9)).unwrap();
+            assert_eq!(ports(ipv4), [5003, 5004]);
+            drop(sockets);
+            assert_eq!((ports(ipv4), ports(ipv6)), (vec![], vec![]));
         });
     }
 

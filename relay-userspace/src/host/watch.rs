@@ -9,7 +9,11 @@ pub(super) mod ethtool_messages;
 mod news;
 mod route_news;
 
-use std::{io, net::Ipv4Addr, os::fd::AsRawFd as _};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsRawFd as _,
+};
 
 use nix::{errno::Errno, sys::socket::SockProtocol};
 
@@ -255,12 +259,24 @@ fn local_address(message: &[u8]) -> Option<Ipv4Addr> {
 
 fn local_ipv6_address(message: &[u8]) -> Option<Ipv6Address> {
     let flags = *message.get(2)?;
+    Ipv6Address::usable(any_ipv6_address(message)?, flags)
+}
+
+fn any_ipv6_address(message: &[u8]) -> Option<Ipv6Addr> {
     let of = |wanted: u16| {
         let mut all = attributes(message.get(8..)?);
         all.find(|(kind, _)| *kind == wanted)
     };
     // IFA_LOCAL is there only if the other end's address is known, and IFA_ADDRESS has that.
     let (_, local) = of(libc::IFA_LOCAL).or_else(|| of(libc::IFA_ADDRESS))?;
-    let octets = <[u8; 16]>::try_from(local).ok()?;
-    Ipv6Address::usable(octets.into(), flags)
+    <[u8; 16]>::try_from(local).ok().map(Ipv6Addr::from)
+}
+
+/// The address that a notification of one is about.
+fn address_of(message: &[u8]) -> Option<IpAddr> {
+    match i32::from(*message.first()?) {
+        libc::AF_INET => local_address(message).map(IpAddr::V4),
+        libc::AF_INET6 => any_ipv6_address(message).map(IpAddr::V6),
+        _ => None,
+    }
 }

@@ -85,6 +85,9 @@ impl Index {
                 self.exacts.count_named(&key, true, &mut writes);
             }
         }
+        if !key.group.address().is_multicast() {
+            self.shapes.count_unicast(key.slot, true, &mut writes);
+        }
         self.open.insert(key, value);
         Ok(writes)
     }
@@ -95,6 +98,9 @@ impl Index {
         let mut writes = Vec::new();
         if self.open.remove(key).is_none() {
             return writes;
+        }
+        if !key.group.address().is_multicast() {
+            self.shapes.count_unicast(key.slot, false, &mut writes);
         }
         if let Some(port) = exact_port(key) {
             let none = FlowValue::NONE;

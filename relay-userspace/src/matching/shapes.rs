@@ -20,12 +20,16 @@ pub struct TooManyShapes;
 
 /// How many flows have which shape.
 #[derive(Debug, Default)]
-pub struct Shapes(HashMap<(u8, List), BTreeMap<Reverse<Shape>, usize>>);
+pub struct Shapes {
+    lists: HashMap<(u8, List), BTreeMap<Reverse<Shape>, usize>>,
+    /// How many flows name the address of a host, by slot.
+    unicast: HashMap<u8, usize>,
+}
 
 impl Shapes {
     /// Whether there is room for the shape of one more flow.
     pub fn check(&self, slot: u8, list: List, shape: Shape) -> Result<(), TooManyShapes> {
-        let full = self.0.get(&(slot, list)).is_some_and(|shapes| {
+        let full = self.lists.get(&(slot, list)).is_some_and(|shapes| {
             shapes.len() >= List::LEN && !shapes.contains_key(&Reverse(shape))
         });
         if full { Err(TooManyShapes) } else { Ok(()) }
@@ -33,7 +37,7 @@ impl Shapes {
 
     /// Counts one more flow of a shape.
     pub fn add(&mut self, slot: u8, list: List, shape: Shape, writes: &mut Vec<Write>) {
-        let shapes = self.0.entry((slot, list)).or_default();
+        let shapes = self.lists.entry((slot, list)).or_default();
         let count = shapes.entry(Reverse(shape)).or_default();
         *count += 1;
         if *count == 1 {
@@ -45,7 +49,7 @@ impl Shapes {
 
     /// Counts one flow less.
     pub fn remove(&mut self, slot: u8, list: List, shape: Shape, writes: &mut Vec<Write>) {
-        let Some(shapes) = self.0.get_mut(&(slot, list)) else {
+        let Some(shapes) = self.lists.get_mut(&(slot, list)) else {
             return;
         };
         let Some(count) = shapes.get_mut(&Reverse(shape)) else {
@@ -60,11 +64,30 @@ impl Shapes {
         }
     }
 
-    /// Writes the number that says which lists of an interface have shapes.
+    /// Counts a flow that names the address of a host, one more or one less.
+    pub fn count_unicast(&mut self, slot: u8, is_more: bool, writes: &mut Vec<Write>) {
+        let count = self.unicast.entry(slot).or_default();
+        let before = *count;
+        *count = if is_more {
+            before + 1
+        } else {
+            before.saturating_sub(1)
+        };
+        if (before == 0) != (*count == 0) {
+            self.write_bits(slot, writes);
+        }
+    }
+
+    /// Writes the number that says which lists of an interface have shapes, and whether a flow names
+    /// the address of a host.
     fn write_bits(&self, slot: u8, writes: &mut Vec<Write>) {
-        let of_slot = self.0.iter().filter(|((of, _), _)| *of == slot);
+        let of_slot = self.lists.iter().filter(|((of, _), _)| *of == slot);
         let with_shapes = of_slot.filter(|(_, shapes)| !shapes.is_empty());
-        let bits = with_shapes.fold(0, |bits, ((_, list), _)| bits | list.bit());
+        let unicast = match self.unicast.get(&slot) {
+            None | Some(0) => 0,
+            Some(_) => List::UNICAST,
+        };
+        let bits = with_shapes.fold(unicast, |bits, ((_, list), _)| bits | list.bit());
         writes.push(Write::Shapes(List::bits(slot), bits));
     }
 }

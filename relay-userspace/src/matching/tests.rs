@@ -363,3 +363,50 @@ fn more_shapes_than_a_list_holds_are_refused_and_nothing_is_changed() {
     assert_eq!(refused, 86 - 32);
     assert!(Shape::new(32, PortForm::One) > Shape::new(32, PortForm::Class));
 }
+
+#[test]
+fn an_interface_says_whether_a_flow_names_the_address_of_a_host() {
+    use relay_common::matching::{List, takes_unicast};
+    let flow = |slot: u8, group: IpAddr, port: u16| MatchKey {
+        slot,
+        vlan: Vlan::UNTAGGED,
+        group: group.into(),
+        ports: PortMatch::One(port),
+        source: None,
+    };
+    let host = IpAddr::from([10, 1, 0, 1]);
+    let (mut index, mut table) = (Index::default(), Table::default());
+    let mut number = 0;
+    let mut change = |key: MatchKey, opens: bool| {
+        number += 1;
+        let writes = match opens {
+            true => index.open(key, FlowValue::new(number, None)).unwrap(),
+            false => index.close(&key),
+        };
+        writes.into_iter().for_each(|write| table.write(write));
+        [3, 4].map(|slot| takes_unicast(&table, slot))
+    };
+    let range = MatchKey {
+        ports: PortMatch::Range(1, 9),
+        ..flow(3, host, 0)
+    };
+    assert_eq!(
+        change(flow(3, [239, 1, 1, 1].into(), 1), true),
+        [false, false]
+    );
+    assert_eq!(change(flow(3, host, 1), true), [true, false]);
+    // Opened again with another value, it is still one.
+    assert_eq!(change(flow(3, host, 1), true), [true, false]);
+    assert_eq!(change(range, true), [true, false]);
+    assert_eq!(change(flow(3, host, 1), false), [true, false]);
+    assert_eq!(change(flow(3, host, 1), false), [true, false]);
+    assert_eq!(change(range, false), [false, false]);
+    assert_eq!(
+        List::UNICAST
+            & [List::Any4, List::Named4, List::Any6, List::Named6]
+                .map(List::bit)
+                .into_iter()
+                .sum::<u64>(),
+        0
+    );
+}

@@ -8,7 +8,7 @@ use relay_common::abi::Counter;
 use serde::Serialize;
 
 use crate::{
-    config::rules::{GroupPort, PortMatch, Prefix},
+    config::rules::{GroupPort, OutputVlan, PortMatch, Prefix},
     plan::{self, Backend, Mode, TxMethod},
 };
 
@@ -124,12 +124,15 @@ pub struct RuleReport {
 /// One output.
 #[derive(Debug, Clone, Serialize)]
 pub struct OutputReport {
-    /// The interface's name.
+    /// The interface's name; empty where the kernel's routing chooses it.
     pub interface: String,
-    /// The destination group.
+    /// The destination group or address.
     pub group: Prefix,
     /// The destination port.
     pub port: PortMatch,
+    /// The tags.
+    #[serde(skip_serializing_if = "OutputVlan::is_untagged")]
+    pub vlan: OutputVlan,
     /// Copies that left.
     pub packets_sent: u64,
     /// Copies that did not leave, by reason; only reasons that occurred.
@@ -224,13 +227,16 @@ impl fmt::Display for Report {
                 failed => writeln!(f, ", not given to this host {failed}")?,
             }
             for output in &rule.outputs {
-                write!(
-                    f,
-                    "  {} {}: sent {}",
-                    output.interface,
-                    GroupPort(output.group, output.port),
-                    output.packets_sent
-                )?;
+                let interface = match &output.interface[..] {
+                    "" => "by routing",
+                    interface => interface,
+                };
+                let to = GroupPort(output.group, output.port);
+                write!(f, "  {interface} {to}")?;
+                if !output.vlan.is_untagged() {
+                    write!(f, ", {}", output.vlan)?;
+                }
+                write!(f, ": sent {}", output.packets_sent)?;
                 let dropped = occurred(&output.dropped);
                 if dropped.is_empty() {
                     writeln!(f)?;

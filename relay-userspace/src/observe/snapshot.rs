@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{
     quoted,
-    rules::{GroupPort, PortMatch, Prefix},
+    rules::{GroupPort, OutputVlan, PortMatch, Prefix},
 };
 
 /// Numbers by name.
@@ -219,12 +219,18 @@ pub struct RuleStatus {
 /// One output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OutputStatus {
-    /// The interface.
+    /// The interface that the rule names; empty where the kernel's routing chooses it.
     pub interface: String,
-    /// The destination group.
+    /// The destination group or address.
     pub group: Prefix,
     /// The destination port.
     pub port: PortMatch,
+    /// The tags.
+    #[serde(default, skip_serializing_if = "OutputVlan::is_untagged")]
+    pub vlan: OutputVlan,
+    /// The headers of the copies; of an output that waits without what only its interface says.
+    #[serde(default)]
+    pub headers: String,
     /// Whether copies leave.
     pub state: State,
     /// Why it waits; empty if it does not.

@@ -18,6 +18,7 @@ use super::{
     ids::InterfaceId,
     model::{PendingOutput, Plan, WaitsFor},
     named_interfaces::Named,
+    own_addresses,
     routes::Routed,
     shapes,
 };
@@ -49,7 +50,7 @@ pub struct Arrangement {
 /// Plans as much of the enabled rules of `document` as can run on this host now.
 ///
 /// An interface that cannot be used makes the rules pending whose input it is, and the outputs that
-/// leave through it. A rule with such outputs runs with its others; without any other it is pending.
+/// leave through it. A rule whose input is an address that this host does not have is pending as well. A rule with such outputs runs with its others; without any other it is pending.
 /// An interface that is down is among them unless [`Constraints::in_use`] has it.
 ///
 /// # Errors
@@ -64,7 +65,10 @@ pub fn arrange(
     let document = document.enabled();
     shapes::check(&document)?;
     let routed = Routed::new(&document, host_facts);
-    let mut hindered = Hindered::default();
+    let mut hindered = Hindered {
+        interfaces: HashMap::new(),
+        addresses: own_addresses::missing(&document, host_facts),
+    };
     let plan = loop {
         let rest = hindered.leave_out(&routed);
         let mut checked = build::check(&rest, host_facts, constraints);
@@ -183,14 +187,17 @@ impl Reasons {
     }
 }
 
-/// The interfaces that cannot be used.
+/// The interfaces that cannot be used, and the addresses that this host does not have.
 #[derive(Default)]
-struct Hindered(HashMap<String, Reasons>);
+struct Hindered {
+    interfaces: HashMap<String, Reasons>,
+    addresses: HashMap<IpAddr, Arc<str>>,
+}
 
 impl Hindered {
     /// Adds a reason to those that the interface has already.
     fn add(&mut self, hindrance: Hindrance) {
-        let reasons = self.0.entry(hindrance.interface).or_default();
+        let reasons = self.interfaces.entry(hindrance.interface).or_default();
         for role in hindrance.roles {
             let slot = reasons.of(*role);
             let all = match slot.take() {
@@ -202,12 +209,18 @@ impl Hindered {
         }
     }
 
+    fn is_empty(&self) -> bool {
+        self.interfaces.is_empty() && self.addresses.is_empty()
+    }
+
     fn input(&self, rule: &Rule) -> Option<&Arc<str>> {
-        self.0.get(&rule.input.interface)?.input.as_ref()
+        let interface = self.interfaces.get(&rule.input.interface);
+        let of_interface = interface.and_then(|reasons| reasons.input.as_ref());
+        of_interface.or_else(|| self.addresses.get(&rule.input.matches.group.address()))
     }
 
     fn output(&self, output: &Output) -> Option<&Arc<str>> {
-        let reasons = self.0.get(output.interface.as_ref()?)?;
+        let reasons = self.interfaces.get(output.interface.as_ref()?)?;
         let (all, own_source) = match output.group.address() {
             IpAddr::V4(_) => (&reasons.ipv4_output, &reasons.ipv4_source),
             IpAddr::V6(_) => (&reasons.ipv6_output, &reasons.ipv6_source),
@@ -233,7 +246,7 @@ impl Hindered {
     /// The rules and outputs of `document` that need none of these interfaces.
     fn leave_out<'r>(&self, routed: &'r Routed<'_>) -> Cow<'r, Document> {
         let document = &*routed.document;
-        if self.0.is_empty() {
+        if self.is_empty() {
             return Cow::Borrowed(document);
         }
         let left = document.with_places().filter_map(|(rule, places)| {
@@ -260,7 +273,7 @@ impl Hindered {
     fn arrangement(&self, document: &Document, routed: &Routed<'_>, mut plan: Plan) -> Arrangement {
         let mut pending_rules = Vec::new();
         let mut pending_outputs = Vec::new();
-        if self.0.is_empty() && routed.all_have_ways() {
+        if self.is_empty() && routed.all_have_ways() {
             return Arrangement {
                 plan: Arc::new(plan),
                 pending_rules,

@@ -22,7 +22,7 @@ use super::{
     interface_checks, local_notes, loops, mac, missing_interfaces,
     model::{Flow, Interface, LinkDestination, Mode, Output, Plan},
     named_interfaces::{self, Named, options_of},
-    notes, queues,
+    notes, own_addresses, queues,
     received_checksums::Checksums,
     routes::Routed,
     shapes, source_address, sources, tx_methods,
@@ -160,6 +160,7 @@ pub(super) fn finish(
     notes::about_mtus(&flows, &uses, &mut said);
     group_notes::add(&flows, &uses, host_facts, &mut said);
     local_notes::add(&flows, &uses, host_facts, &mut said);
+    own_addresses::notes(&flows, &uses, host_facts, &mut said);
     let modes = tx_methods::choose(&connected, &mut uses, host_facts.gso_packets, &mut said);
     let workers = queues::workers(document, &connected, &flows, &uses, &mut said);
     let sent_from = ipv6_sources(&flows);

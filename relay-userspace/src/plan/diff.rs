@@ -95,8 +95,10 @@ fn of_input(old: &Input, new: &Input, changes: &mut Vec<String>) {
         let removed = old.iter().filter(|source| !new.contains(source));
         changes.extend(removed.map(|source| format!("source {source} removed")));
     }
+    // An address of this host is never joined.
+    let both_join = !old.matches.is_unicast() && !new.matches.is_unicast();
     for (key, old, new) in [
-        ("join", old.join, new.join),
+        ("join", old.join || !both_join, new.join || !both_join),
         ("local", old.local, new.local),
     ] {
         if old != new {

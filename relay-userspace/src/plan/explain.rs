@@ -125,7 +125,7 @@ fn verdict(
         why.push(reason.to_string());
     }
     why.push(format!("its input is {}", rule.input));
-    if !rule.input.join {
+    if !rule.input.join && !rule.input.matches.is_unicast() {
         why.push(
             "the relay does not join its groups (`join = false`): the network has to deliver them \
              by itself"
@@ -229,12 +229,6 @@ fn misses(rules: &[Rule], datagram: &Datagram<'_>, why: &mut Vec<String>) {
         port,
         ..
     } = *datagram;
-    if !group.is_multicast() {
-        why.push(format!(
-            "{group} is no multicast group, and only multicast is relayed"
-        ));
-        return;
-    }
     // RFC 5771, section 4, and RFC 4291, section 2.7.1.
     let control = match group {
         IpAddr::V4(group) => matches!(group.octets(), [224, 0, 0, _]).then_some("224.0.0.0/24"),
@@ -268,7 +262,7 @@ fn misses(rules: &[Rule], datagram: &Datagram<'_>, why: &mut Vec<String>) {
             listed(inputs)
         ));
     } else if !rules.iter().any(|rule| has_group(&rule)) {
-        why.push(format!("no rule has the group {group}"));
+        why.push(format!("no rule has the {} {group}", noun(group)));
     }
     let sends = |rule: &&Rule| {
         let mut outputs = rule.outputs.iter();
@@ -286,6 +280,7 @@ fn misses(rules: &[Rule], datagram: &Datagram<'_>, why: &mut Vec<String>) {
         ));
     }
     let counted = match datagram.vlan {
+        _ if !group.is_multicast() => "not_multicast",
         Vlan::Untagged => "no_rule",
         Vlan::Tag(_) | Vlan::Double(..) => "vlan",
     };
@@ -306,6 +301,14 @@ fn near(
     why.extend(first.map(|rule| format!("{} takes {}", label(rule), takes(&rule.input))));
     if let Some(more @ 1..) = all().count().checked_sub(NAMED) {
         why.push(format!("and {more} more"));
+    }
+}
+
+/// What rules call a destination.
+fn noun(destination: IpAddr) -> &'static str {
+    match destination.is_multicast() {
+        true => "group",
+        false => "address",
     }
 }
 
@@ -354,7 +357,8 @@ impl Datagram<'_> {
     /// By what an input misses it; `None` if it takes it.
     fn misses(&self, input: &Input) -> Option<Miss> {
         let matches = &input.matches;
-        if matches.group.address().is_ipv4() != self.group.is_ipv4() {
+        let kind = |address: IpAddr| (address.is_ipv4(), address.is_multicast());
+        if kind(matches.group.address()) != kind(self.group) {
             return Some(Miss::Several);
         }
         let wrong = [
@@ -408,7 +412,7 @@ impl Miss {
             Self::Interface => format!("it on {}, not on {interface}", input.interface),
             Self::Group => {
                 let plural = if matches.group.is_one() { "" } else { "s" };
-                format!("group{plural} {}, not {group}", matches.group)
+                format!("{}{plural} {}, not {group}", noun(*group), matches.group)
             }
             Self::Several => format!("{input}"),
         }

@@ -109,7 +109,11 @@ impl HeaderText {
         };
         match self.header.vlan {
             OutputVlan::Keep if !self.arrived.is_untagged() => {
-                write!(f, "; {} kept, PCP {pcp}", self.arrived)
+                let types = match self.arrived {
+                    Vlan::Double(..) => "TPIDs",
+                    _ => "TPID",
+                };
+                write!(f, "; {}, {types} kept, PCP {pcp}", self.arrived)
             }
             OutputVlan::Untagged | OutputVlan::Keep => Ok(()),
             OutputVlan::Tag(vlan) => write!(f, "; {CUSTOMER} VLAN {vlan}, PCP {pcp}"),
@@ -221,7 +225,7 @@ mod tests {
             (
                 TAGGED,
                 ", vlan = \"keep\", source = \"10.9.0.1\"",
-                "02:00:00:00:00:02 > 01:00:5e:01:01:01; VLAN 100 kept, PCP kept; \
+                "02:00:00:00:00:02 > 01:00:5e:01:01:01; VLAN 100, TPID kept, PCP kept; \
                  IPv4 10.9.0.1 > 239.1.1.1, DSCP kept, TTL auto; UDP kept > 5001",
             ),
             (

@@ -10,7 +10,7 @@ use super::{
     model::Flow,
     used_interface::Use,
 };
-use crate::host::HostFacts;
+use crate::{config::rules::PortMatch, host::HostFacts};
 
 /// Adds the notes, at most one of each kind per input.
 pub(super) fn add(
@@ -43,6 +43,21 @@ pub(super) fn add(
             notes.push(format!(
                 "{name}: {groups}: another program of this host has joined as well; while the relay runs on XDP, that \
                  program gets nothing that a rule matches; with `local = true` in the rule's input, or with \
+                 `--backend io-uring`, it gets all."
+            ));
+        }
+        let listens = |flow: &Flow| {
+            let (matches, address) = (&flow.matches, flow.matches.group.address());
+            let is_named = matches.is_unicast() && matches.ports != PortMatch::Any && !flow.local;
+            is_named
+                && bystanders
+                    .ports(address)
+                    .any(|port| matches.ports.contains(port))
+        };
+        if let Some(addresses) = of_flows(flows, at, &listens) {
+            notes.push(format!(
+                "{name}: {addresses}: a program of this host listens on a port of the rule; while the relay runs on XDP, \
+                 that program gets nothing that a rule matches; with `local = true` in the rule's input, or with \
                  `--backend io-uring`, it gets all."
             ));
         }

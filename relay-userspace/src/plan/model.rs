@@ -187,6 +187,7 @@ pub struct Output {
     #[serde(skip)]
     pub is_routed: bool,
     /// The destination group, the prefix that the input's host part is kept on, or a unicast address.
+    #[serde(flatten, serialize_with = "to")]
     pub group: Prefix,
     /// The destination port, or ports as many as the input's.
     pub port: PortMatch,
@@ -210,6 +211,21 @@ pub enum LinkDestination {
     Group([u8; 6]),
     /// That of this host on the link, which the kernel resolves: the destination itself, or a gateway.
     NextHop(IpAddr),
+}
+
+/// Under the key that a rule file has.
+fn to<S: serde::Serializer>(group: &Prefix, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "lowercase")]
+    enum To<'a> {
+        Group(&'a Prefix),
+        Address(&'a Prefix),
+    }
+    let to = match group.address().is_multicast() {
+        true => To::Group(group),
+        false => To::Address(group),
+    };
+    to.serialize(serializer)
 }
 
 fn or_keep<S: serde::Serializer>(

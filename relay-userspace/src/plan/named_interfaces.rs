@@ -72,7 +72,7 @@ pub(super) fn names<'d>(document: &'d Document) -> List<InterfaceId, Named<'d>> 
             });
         }
         if let Some(named) = named.get_mut(position) {
-            named.takes_ipv4 |= is_input && is_ipv4;
+            named.takes_ipv4 |= is_input && is_ipv4 && group.address().is_multicast();
             let slot = match (is_input, is_ipv4) {
                 (true, _) => &mut named.input,
                 (false, true) => &mut named.ipv4_output,

@@ -17,7 +17,7 @@ use crate::host::HostFacts;
 /// An explicit source that another host has is none of them: the relay must not take that host's
 /// datagrams for copies of its own.
 pub(super) fn own(flows: &List<FlowId, Flow>, host_facts: &HostFacts) -> BTreeSet<IpAddr> {
-    let mut own: HashSet<IpAddr> = host_facts.addresses.clone();
+    let mut own: HashSet<IpAddr> = host_facts.addresses.keys().copied().collect();
     for facts in host_facts.interfaces.values() {
         own.extend(facts.addresses.iter().copied().map(IpAddr::V4));
         let ipv6 = facts.ipv6_addresses.iter();
@@ -27,6 +27,10 @@ pub(super) fn own(flows: &List<FlowId, Flow>, host_facts: &HostFacts) -> BTreeSe
     let sources = outputs.filter_map(|output| output.source);
     sources.filter(|source| own.contains(source)).collect()
 }
+
+/// How such copies go round.
+const LOOPS: &str =
+    "Where a router leads them back to an input, only `ttl = \"decrement\"` ends that for certain.";
 
 /// Adds notes about copies whose source is not an address of this host.
 pub(super) fn notes(flows: &List<FlowId, Flow>, own: &BTreeSet<IpAddr>, notes: &mut Vec<String>) {
@@ -44,14 +48,14 @@ pub(super) fn notes(flows: &List<FlowId, Flow>, own: &BTreeSet<IpAddr>, notes: &
         };
         notes.push(format!(
             "Copies of {rules} leave with {no} that no interface of this host {has}: {}. Routers and hosts that check \
-             the way back to a source (reverse path filtering) drop them, unless that way leads here.",
+             the way back to a source (reverse path filtering) drop them, unless that way leads here. {LOOPS}",
             abridged(addresses.iter().map(ToString::to_string))
         ));
     }
     if let Some(rules) = with(&|output| output.source.is_none()) {
         notes.push(format!(
             "Copies of {rules} keep the source of their datagrams (`source = \"keep\"`). Routers and hosts that check \
-             the way back to a source (reverse path filtering) drop them, unless that way leads here."
+             the way back to a source (reverse path filtering) drop them, unless that way leads here. {LOOPS}"
         ));
     }
 }

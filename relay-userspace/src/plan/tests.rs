@@ -5,15 +5,20 @@ mod arrangements;
 mod backends;
 mod differences;
 mod explanations;
+mod headers;
 mod keys;
 mod local;
 mod matched;
 mod modes;
+mod own_addresses;
 mod sources;
 mod unicast;
 mod vlan_offloads;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use super::*;
 use crate::{
@@ -58,11 +63,23 @@ fn nic(name: &str, index: u8, rx: u32, tx: u32) -> InterfaceFacts {
 
 /// Facts of a host whose kernel has no GSO packets: all copies leave through TX rings.
 fn host_facts(facts: impl IntoIterator<Item = InterfaceFacts>) -> HostFacts {
-    let interfaces = facts
+    let interfaces: HashMap<String, InterfaceFacts> = facts
         .into_iter()
         .map(|facts| (facts.name.clone(), facts))
         .collect();
+    let mut addresses: HashMap<IpAddr, Vec<String>> = HashMap::new();
+    for facts in interfaces.values() {
+        let ipv4 = facts.addresses.iter().map(|&one| IpAddr::V4(one));
+        let ipv6 = facts.ipv6_addresses.iter();
+        for address in ipv4.chain(ipv6.map(|one| IpAddr::V6(one.address))) {
+            addresses
+                .entry(address)
+                .or_default()
+                .push(facts.name.clone());
+        }
+    }
     HostFacts {
+        addresses,
         interfaces,
         failures: Vec::new(),
         cpus: 8,

@@ -40,7 +40,7 @@ pub enum Checksum {
     LikePartial,
 }
 
-/// A UDP datagram to a multicast group as one frame, with everything that a test may want odd.
+/// A UDP datagram as one frame, with everything that a test may want odd.
 #[derive(Debug, Clone)]
 pub struct UdpFrame {
     /// Ethernet source.
@@ -49,8 +49,10 @@ pub struct UdpFrame {
     pub tags: Vec<Tag>,
     /// IP source, of the version of the destination.
     pub source: IpAddr,
-    /// IP destination; the Ethernet destination follows from it, see [`group_mac`].
+    /// IP destination.
     pub group: IpAddr,
+    /// Ethernet destination, where it does not follow from a group by [`group_mac`].
+    pub to_mac: Option<[u8; 6]>,
     /// UDP source port.
     pub source_port: u16,
     /// UDP destination port.
@@ -104,6 +106,7 @@ impl UdpFrame {
             tags: Vec::new(),
             source: from.address_for(group),
             group,
+            to_mac: None,
             source_port: 40_000,
             port,
             ttl: 8,
@@ -180,7 +183,7 @@ impl UdpFrame {
             Checksum::LikePartial => udp.checksum = sum(&pseudo, 17 + u32::from(udp_length)),
         }
         let mut frame = Vec::with_capacity(self.udp_start() + usize::from(udp_length));
-        frame.extend(group_mac(self.group));
+        frame.extend(self.to_mac.unwrap_or_else(|| group_mac(self.group)));
         frame.extend(self.source_mac);
         for (ether_type, id) in &self.tags {
             frame.extend(ether_type.to_be_bytes());

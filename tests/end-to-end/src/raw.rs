@@ -15,6 +15,9 @@ use crate::veth::Endpoint;
 /// Frames that a receiver keeps; later ones are counted only.
 const FRAMES_KEPT: usize = 50_000;
 
+/// Bytes of both Ethernet addresses.
+const MACS: usize = 12;
+
 /// Bytes of the longest GSO packet, with a vnet header in front.
 pub(crate) const LONGEST: usize = 66_000;
 
@@ -54,6 +57,8 @@ pub struct Frame {
     pub bytes: Vec<u8>,
     /// The tag that the frame had.
     pub vlan: Option<u16>,
+    /// Its EtherType.
+    pub tpid: u16,
     /// The checksum is still to be completed: only its pseudo-header is in it.
     pub partial_checksum: bool,
     /// Bytes of payload in each datagram of a GSO packet.
@@ -61,6 +66,18 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// Its bytes as they were on the wire, with the tag in its place.
+    pub fn on_the_wire(&self) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        if let Some(vlan) = self.vlan
+            && bytes.len() >= MACS
+        {
+            let tag = [self.tpid.to_be_bytes(), vlan.to_be_bytes()];
+            bytes.splice(MACS..MACS, tag.into_iter().flatten());
+        }
+        bytes
+    }
+
     /// The untagged, whole UDP datagrams in it: several if it is a GSO packet.
     pub fn datagrams(&self) -> Vec<Datagram> {
         match self.vlan {
@@ -119,6 +136,7 @@ impl RawReceiver {
                         frames.kept.push(Frame {
                             bytes: bytes.to_vec(),
                             vlan: message.vlan,
+                            tpid: message.tpid,
                             partial_checksum: message.partial_checksum,
                             segment,
                         });

@@ -48,6 +48,11 @@ impl TaggedSender {
         })
     }
 
+    /// The next datagram is the one with this number: IPv4 datagrams have it as identification.
+    pub fn start_at(&self, number: usize) {
+        self.sent.store(number, Ordering::Relaxed);
+    }
+
     /// From now on the kernel or the device cuts what is sent into datagrams of `size` bytes; 0
     /// ends that.
     pub fn cut_into(&self, size: usize) {

@@ -19,8 +19,8 @@ use relay_tests::topology::Testbed;
 const SOON: Duration = Duration::from_secs(20);
 /// A capability set without any capability, as in /proc.
 const NONE: &str = "0000000000000000";
-/// CAP_NET_ADMIN, CAP_NET_RAW, CAP_IPC_LOCK, CAP_PERFMON and CAP_BPF.
-const KEPT: &str = "000000c000007000";
+/// CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW, CAP_IPC_LOCK, CAP_PERFMON and CAP_BPF.
+const KEPT: &str = "000000c000007400";
 
 fn a_relay_that_forwards_keeps_what_binding_again_takes_and_on_its_main_thread_alone(
     backend: Backend,

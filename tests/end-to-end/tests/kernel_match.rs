@@ -59,7 +59,8 @@ fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-const GROUPS: [&str; 10] = [
+/// Groups, and addresses of the host.
+const GROUPS: [&str; 13] = [
     "239.1.1.0",
     "239.1.1.1",
     "239.1.1.2",
@@ -70,6 +71,9 @@ const GROUPS: [&str; 10] = [
     "ff3e::1:1",
     "ff3e:0:0:1::1",
     "ff15::1",
+    "10.1.0.1",
+    "10.1.0.2",
+    "2a01:db8::1",
 ];
 const PORTS: [u16; 8] = [1, 2, 3, 4, 5, 9, 65534, 65535];
 
@@ -94,6 +98,8 @@ fn key(random: &mut Random) -> MatchKey {
     let group = address(random.one_of(&GROUPS));
     let (a, b) = (random.one_of(&PORTS), random.one_of(&PORTS));
     let lengths: &[u8] = match group {
+        IpAddr::V4(_) if !group.is_multicast() => &[32],
+        IpAddr::V6(_) if !group.is_multicast() => &[128],
         IpAddr::V4(_) => &[4, 8, 24, 30, 31, 32, 32],
         IpAddr::V6(_) => &[4, 8, 32, 64, 127, 128, 128],
     };
@@ -150,6 +156,7 @@ impl Probe {
 
     fn frame(&self) -> Vec<u8> {
         let mac = match self.group {
+            host if !host.is_multicast() => MAC,
             IpAddr::V4(group) => {
                 let [_, b, c, d] = group.octets();
                 [1, 0, 0x5e, b & 0x7f, c, d]
@@ -303,6 +310,10 @@ impl Loaded {
         };
         let (map, at) = match expected {
             Some(flow) => (&self.over, flow),
+            None if !probe.group.is_multicast() => {
+                let counter = interface().counter(Counter::PassNotMulticast);
+                (&self.counters, counter)
+            }
             None if probe.vlan == Vlan::UNTAGGED => {
                 (&self.counters, interface().counter(Counter::PassNoRule))
             }
@@ -449,8 +460,8 @@ fn a_flow_is_found_as_long_as_it_is_open_also_when_one_that_shares_its_presence_
 fn every_address_of_the_test_is_one_that_a_frame_can_have() {
     for group in GROUPS.map(address) {
         match group {
-            IpAddr::V4(group) => assert!(Ipv4Addr::is_multicast(&group)),
-            IpAddr::V6(group) => assert!(Ipv6Addr::is_multicast(&group)),
+            IpAddr::V4(group) => assert!(group.is_multicast() || group.is_private()),
+            IpAddr::V6(group) => assert!(group.is_multicast() || !group.is_loopback()),
         }
     }
 }

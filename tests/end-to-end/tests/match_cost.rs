@@ -21,7 +21,7 @@ use relay::matching::MatchKey;
 use relay_common::{
     abi::{self, InterfaceValue},
     matching::FlowValue,
-    wire::{ETHERNET_LEN, Vlan, ipv4::field as ipv4},
+    wire::{ETHERNET_LEN, Vlan, ethernet::field as ethernet, ipv4::field as ipv4},
 };
 
 /// `BPF_PROG_TEST_RUN` says that frames came in by the loopback device of the namespace.
@@ -125,6 +125,7 @@ fn group(number: u32) -> Ipv4Addr {
 }
 
 const SOURCE: [u8; 4] = [10, 1, 1, 7];
+const HOST: [u8; 4] = [10, 1, 0, 1];
 const GROUP6: u128 = 0xff3e_u128 << 112;
 
 /// How many times the price of one rule's frame a frame may cost where there are 10,000 flows.
@@ -154,6 +155,19 @@ fn ten_thousand_flows_cost_little_more_than_one() -> Result<()> {
     let group6 = Ipv6Addr::from_bits(GROUP6 + 1).into();
     one.open(key(group6, 128, PortMatch::One(5001), None))?;
     row("1 exact over IPv6: its frame", &one, &v6(GROUP6 + 1, 5001))?;
+
+    // To a host, by the address of the input.
+    let to_host = |port| {
+        let mut frame = v4(u32::from_be_bytes(HOST), SOURCE, port);
+        frame[ethernet::DESTINATION].copy_from_slice(&MAC);
+        frame
+    };
+    row("1 exact: to a host, passed", &one, &to_host(5001))?;
+    one.open(key(IpAddr::from(HOST), 32, PortMatch::One(5001), None))?;
+    row("1 to a host: its frame", &one, &to_host(5001))?;
+    row("1 to a host: another port, passed", &one, &to_host(7))?;
+    row("1 to a host: not UDP, passed", &one, &tcp)?;
+    row("1 to a host: the frame of a group", &one, &frame)?;
 
     let mut many = Loaded::new(true)?;
     (0..FLOWS).try_for_each(|number| many.open(exact(number)))?;

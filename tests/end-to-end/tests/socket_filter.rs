@@ -28,6 +28,7 @@ use relay_tests::sender::{Traffic, UdpSender, Window};
 use relay_tests::sys::{Batch, Receives};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
+use relay_tests::veth::format_mac;
 
 type Counts = [u64; Counter::COUNT as usize];
 
@@ -112,6 +113,11 @@ impl Filtered {
 /// and the counters.
 fn through_the_filter(frames: &[Vec<u8>]) -> Result<(Vec<Vec<u8>>, Counts)> {
     let bed = Testbed::new()?;
+    // The host answers some of the frames, and must not ask for the sender's Ethernet address first:
+    // the answer to that would be counted.
+    let (address, mac) = (bed.sources[0].address, format_mac(bed.sources[0].mac));
+    let neighbour = format!("neighbour replace {address} lladdr {mac} dev in0");
+    bed.relay.ip(&neighbour)?;
     let filtered = Filtered::new(&bed)?;
     let sender = RawSender::open(&bed.sources[0])?;
     for frame in frames {

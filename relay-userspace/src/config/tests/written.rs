@@ -56,6 +56,14 @@ fn groups(block: u8, number: u8, host: u8, is_ipv6: bool) -> Prefix {
     Prefix::around(group, Prefix::from(group).length() - host).unwrap()
 }
 
+/// The address of this host that the input with this number names.
+fn own_address(number: u8, is_ipv6: bool) -> Prefix {
+    match is_ipv6 {
+        true => IpAddr::from([0x2001, 0xdb8, 1, 0, 0, 0, 0, number.into()]).into(),
+        false => IpAddr::from([10, 2, 2, number]).into(),
+    }
+}
+
 /// An output by numbers, which fit any input.
 #[derive(Debug, Clone)]
 struct Numbers {
@@ -198,7 +206,7 @@ fn rules() -> impl Strategy<Value = Rules> {
     let input = (
         interface(),
         matches(),
-        any::<[bool; 3]>(),
+        any::<[bool; 4]>(),
         proptest::option::of(limit()),
     );
     let rule = (name(), any::<bool>(), input, outputs());
@@ -208,7 +216,11 @@ fn rules() -> impl Strategy<Value = Rules> {
         let rules = rules.into_iter().zip(1..).map(
             |((name, enabled, (interface, matches, flags, limit), outputs), number)| {
                 let (host, ports, sources, vlan) = matches;
-                let [is_ipv6, join, local] = flags;
+                let [is_ipv6, join, local, is_unicast] = flags;
+                let group = match is_unicast {
+                    true => own_address(number, is_ipv6),
+                    false => groups(1, number, host, is_ipv6),
+                };
                 let source = |last: u8| match is_ipv6 {
                     true => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()]),
                     false => IpAddr::from([10, 1, 1, last]),
@@ -216,12 +228,12 @@ fn rules() -> impl Strategy<Value = Rules> {
                 let input = Input {
                     interface,
                     matches: Match {
-                        group: groups(1, number, host, is_ipv6),
+                        group,
                         ports,
                         sources: sources.into_iter().map(source).collect(),
                         vlan,
                     },
-                    join,
+                    join: join && !is_unicast,
                     local,
                 };
                 let mut seen = HashSet::new();

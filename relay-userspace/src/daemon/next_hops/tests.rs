@@ -161,6 +161,7 @@ impl Control {
         watcher.follow(
             Vec::new(),
             BTreeSet::new(),
+            BTreeSet::new(),
             facts.routes.values().cloned().collect(),
         );
         resolution.want(plan);

@@ -9,7 +9,7 @@ use std::io;
 
 use log::warn;
 
-use super::{Capability, FOR_XDP, NET_ADMIN, SYS_ADMIN};
+use super::{Capability, KEPT, NET_ADMIN, SYS_ADMIN};
 
 /// Something that a running relay asks the kernel for, and that some kernels grant only with a
 /// capability.
@@ -34,7 +34,7 @@ impl<'a> Asked<'a> {
 /// Gives up the capabilities that neither a reload nor an interface that comes back needs. A refusal
 /// is only logged.
 pub fn keep_for_running() {
-    if let Err(error) = keep(FOR_XDP) {
+    if let Err(error) = keep(KEPT) {
         warn!(
             "cannot give up capabilities that running does not need: {error}; a sandbox must allow \
              capset() and prctl()"

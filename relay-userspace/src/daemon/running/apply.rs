@@ -81,6 +81,8 @@ impl Running {
         let now: BTreeSet<Membership> = now.copied().collect();
         self.memberships
             .join_missing(&now, |index| name_of(next, index))?;
+        let sinks = next.sinks();
+        self.sinks.hold(&sinks);
         self.open_local_device(next)?;
         self.next_hops.want(next);
         let (losing_first, losing_last) = self.losing(&matched, &keys);
@@ -123,6 +125,7 @@ impl Running {
         self.kernel.set_own_sources(&OwnSource::of(next))?;
         self.leave_groups(&groups);
         self.next_hops.release(next);
+        self.sinks.release_others(&sinks);
         self.offloads.give_back_others(next, &self.claims);
         self.release_claims(next);
         if local_input(next).is_none() {

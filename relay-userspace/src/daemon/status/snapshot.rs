@@ -18,7 +18,7 @@ use crate::{
             OutputStatus, RuleStatus, Snapshot, Totals,
         },
     },
-    plan::{LinkDestination, Mac},
+    plan::{Flow, HeaderText, LinkDestination, Mac},
 };
 
 /// The most problems that a status names.
@@ -176,6 +176,9 @@ pub fn problems(observer: &Observer, state: &State, watcher: &Watcher) -> Vec<St
 fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> Vec<RuleStatus> {
     let added = state.desired.added();
     let next_hops = next_hops(state);
+    let plan = &state.running.plan;
+    let flows = plan.flows.iter().map(|flow| (flow.rule.as_str(), flow));
+    let flows: HashMap<&str, &Flow> = flows.collect();
     // Those that are enabled, in the same order.
     let mut reports = report.rules.iter();
     let rules = state.desired.rules().rules.rules.iter();
@@ -194,10 +197,23 @@ fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> 
             let output = |(position, output): (usize, &crate::config::rules::Output)| {
                 let report = report.and_then(|report| report.outputs.get(position));
                 let waits = waits.outputs.get(&(name, position)).copied();
+                let arrived = rule.input.matches.vlan;
+                let planned = flows.get(name).and_then(|flow| {
+                    let at = flow
+                        .outputs
+                        .binary_search_by_key(&position, |one| one.position);
+                    flow.outputs.get(at.ok()?)
+                });
+                let headers = match planned {
+                    Some(planned) => HeaderText::planned(plan, planned, arrived),
+                    None => HeaderText::wanted(output, arrived),
+                };
                 OutputStatus {
                     interface: output.interface.clone().unwrap_or_default(),
                     group: output.group,
                     port: output.port,
+                    vlan: output.header.vlan,
+                    headers: headers.to_string(),
                     state: match waits {
                         Some(_) if rule.enabled => snapshot::State::Pending,
                         _ => rule_state,

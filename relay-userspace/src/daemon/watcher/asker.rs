@@ -143,6 +143,14 @@ impl Asker {
         if inbox.lost {
             debug!("news of the interfaces were lost; asking for all of them");
         }
+        for (address, is_there) in &inbox.addresses {
+            let text = match is_there {
+                true => format!("this host has the address {address} now"),
+                false => format!("an interface has lost the address {address}"),
+            };
+            debug!("{text}");
+            events.add(&text);
+        }
         self.former.retain(|index, _| !inbox.gone.contains(index));
         for (index, watched) in &mut self.watched {
             if inbox.gone.contains(index) {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -34,6 +35,8 @@ pub struct Table {
     pub names: BTreeSet<String>,
     /// There are unicast outputs, whose routes matter.
     pub follows_routes: bool,
+    /// The addresses of this host that rules mention.
+    pub addresses: BTreeSet<IpAddr>,
     /// Other interfaces that have such a name, by index.
     pub named: BTreeSet<u32>,
 }
@@ -155,7 +158,9 @@ fn pass_on(heard: Heard, table: &mut Table, post: &Post) {
         // Any address and any link may have taken routes along.
         post.put(|inbox| inbox.routes = true);
     }
-    if touched.is_empty() && named.is_empty() && !heard.lost {
+    let mut addresses = heard.addresses;
+    addresses.retain(|(address, _)| table.addresses.contains(address));
+    if touched.is_empty() && named.is_empty() && addresses.is_empty() && !heard.lost {
         return;
     }
     post.put(|inbox| {
@@ -163,6 +168,7 @@ fn pass_on(heard: Heard, table: &mut Table, post: &Post) {
         inbox.gone.extend(gone);
         inbox.queues.extend(queues);
         inbox.named.extend(named);
+        inbox.addresses.extend(addresses);
         inbox.lost |= heard.lost;
     });
 }

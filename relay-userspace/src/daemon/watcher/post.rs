@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc::SyncSender},
     time::Instant,
 };
@@ -26,6 +27,8 @@ pub struct Inbox {
     pub routes: bool,
     /// Next hops have changed.
     pub hops: bool,
+    /// Addresses that rules mention, which an interface got (true) or lost.
+    pub addresses: BTreeMap<IpAddr, bool>,
     /// The kernel dropped news: everything may have changed.
     pub lost: bool,
     /// Look once more, and end.
@@ -57,7 +60,8 @@ impl Inbox {
 
     fn has_more_than_routes(&self) -> bool {
         // Queues and those that have gone are among the touched.
-        let news = !self.touched.is_empty() || !self.named.is_empty() || self.lost;
+        let of_interfaces = !self.touched.is_empty() || !self.named.is_empty();
+        let news = of_interfaces || !self.addresses.is_empty() || self.lost;
         news || self.hops || self.follow.is_some() || self.stop
     }
 }

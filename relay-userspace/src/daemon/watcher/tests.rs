@@ -85,7 +85,8 @@ impl Control {
         let links = followed.iter().flat_map(|one| one.links.clone()).collect();
         let names = interfaces.iter().chain(names);
         let names = names.map(|name| (*name).to_owned());
-        self.watcher.follow(followed, names.collect(), Vec::new());
+        self.watcher
+            .follow(followed, names.collect(), BTreeSet::new(), Vec::new());
         links
     }
 

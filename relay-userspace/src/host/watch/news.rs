@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeSet,
     io,
+    net::IpAddr,
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
 use nix::sys::socket::{SockProtocol, setsockopt, sockopt::RcvBuf};
 
 use super::{
-    Now,
+    Now, address_of,
     ethtool_messages::{ETHTOOL, channels, family, features},
     link,
 };
@@ -47,6 +48,8 @@ pub struct Heard {
     pub gone: BTreeSet<u32>,
     /// The states of links that were reported, in order. They may have changed again.
     pub links: Vec<(u32, Now)>,
+    /// The addresses that an interface got (true) or lost, in order.
+    pub addresses: Vec<(IpAddr, bool)>,
     /// By index, the reports whether an interface takes UDP GSO packets whole, in order.
     pub takes_gso: Vec<(u32, bool)>,
     /// By index, the numbers of queues that were reported, in order.
@@ -116,6 +119,11 @@ impl News {
             };
             heard.touched.insert(index);
             match kind {
+                libc::RTM_NEWADDR | libc::RTM_DELADDR => {
+                    let address = address_of(payload);
+                    let is_there = kind == libc::RTM_NEWADDR;
+                    heard.addresses.extend(address.map(|one| (one, is_there)));
+                }
                 libc::RTM_NEWLINK => heard.links.extend(link(payload).map(|now| (index, now))),
                 // A bridge reports so that an interface is none of its ports any more, with its own
                 // family.

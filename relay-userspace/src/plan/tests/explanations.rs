@@ -116,7 +116,7 @@ fn where_none_takes_it_the_nearest_misses_are_named() {
                 group: [10, 0, 0, 1].into(),
                 ..datagram("in0", 1, 5001)
             },
-            &["10.0.0.1 is no multicast group"],
+            &["no rule has the address 10.0.0.1", "it goes on to"],
         ),
         (
             Datagram {
@@ -333,7 +333,7 @@ fn the_headers_of_each_copy_are_told_as_they_will_be() {
     let first = |source| {
         format!(
             "it leaves for 239.7.7.9:5001 on out0, VLAN 7: \
-             02:00:00:00:00:02 > 01:00:5e:07:07:09; VLAN 7 kept, PCP kept; \
+             02:00:00:00:00:02 > 01:00:5e:07:07:09; VLAN 7, TPID kept, PCP kept; \
              IPv4 {source} > 239.7.7.9, DSCP kept, TTL auto; UDP kept > 5001"
         )
     };

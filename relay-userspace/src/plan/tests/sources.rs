@@ -21,7 +21,7 @@ fn with(outputs: &[&str]) -> Document {
 fn facts() -> HostFacts {
     HostFacts {
         // One that no interface of the rules has.
-        addresses: [[10, 0, 9, 1].into()].into(),
+        addresses: [([10, 0, 9, 1].into(), vec!["lo".to_owned()])].into(),
         ..host_facts([nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)])
     }
 }

@@ -20,8 +20,11 @@ pub struct Message<'a> {
     pub source: Option<SocketAddr>,
     /// The checksum is still to be completed, on packet sockets (`TP_STATUS_CSUMNOTREADY`).
     pub partial_checksum: bool,
-    /// The VLAN tag that the kernel keeps beside the frame, on packet sockets.
+    /// The VLAN tag that the kernel keeps beside the frame, on packet sockets: its tag control
+    /// information.
     pub vlan: Option<u16>,
+    /// The EtherType of that tag.
+    pub tpid: u16,
 }
 
 /// Space for the auxiliary data of a packet socket.
@@ -115,13 +118,14 @@ impl Batch {
             .enumerate()
             .map(|(i, &(length, control_length))| {
                 let start = i * self.buffer_size;
-                let (partial_checksum, vlan) = auxiliary(&self.controls[i], control_length);
+                let (partial_checksum, vlan, tpid) = auxiliary(&self.controls[i], control_length);
                 Message {
                     bytes: &self.bytes[start..start + length.min(self.buffer_size)],
                     full_length: length,
                     source: source(&self.names[i]),
                     partial_checksum,
                     vlan,
+                    tpid,
                 }
             })
     }
@@ -147,16 +151,16 @@ fn source(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     }
 }
 
-/// Partial checksum and VLAN tag from a `PACKET_AUXDATA` control message.
-fn auxiliary(control: &Control, length: usize) -> (bool, Option<u16>) {
+/// Partial checksum, VLAN tag and its EtherType from a `PACKET_AUXDATA` control message.
+fn auxiliary(control: &Control, length: usize) -> (bool, Option<u16>, u16) {
     let header = size_of::<libc::cmsghdr>();
     if length < header + size_of::<libc::tpacket_auxdata>() {
-        return (false, None);
+        return (false, None, 0);
     }
     // SAFETY: `control` is aligned to 8 and holds a whole `cmsghdr`, valid for any bytes.
     let head = unsafe { ptr::read(control.0.as_ptr().cast::<libc::cmsghdr>()) };
     if head.cmsg_level != libc::SOL_PACKET || head.cmsg_type != libc::PACKET_AUXDATA {
-        return (false, None);
+        return (false, None, 0);
     }
     // SAFETY: the length was checked above; `tpacket_auxdata` is integers only.
     let data = unsafe {
@@ -169,5 +173,9 @@ fn auxiliary(control: &Control, length: usize) -> (bool, Option<u16>) {
         )
     };
     let vlan = (data.tp_status & libc::TP_STATUS_VLAN_VALID != 0).then_some(data.tp_vlan_tci);
-    (data.tp_status & libc::TP_STATUS_CSUMNOTREADY != 0, vlan)
+    (
+        data.tp_status & libc::TP_STATUS_CSUMNOTREADY != 0,
+        vlan,
+        data.tp_vlan_tpid,
+    )
 }

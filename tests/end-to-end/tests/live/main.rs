@@ -2,6 +2,7 @@
 
 mod changes;
 mod clients;
+mod headers;
 mod interfaces;
 mod ipv6;
 mod local;
@@ -11,6 +12,7 @@ mod matches;
 mod ports;
 mod rule_file;
 mod unicast;
+mod unicast_inputs;
 mod upgrade;
 mod vlan_offloads;
 

@@ -7,6 +7,7 @@
 #![expect(clippy::expect_used, reason = "a table of frames in memory, in tests")]
 
 mod combinations;
+mod hosts;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -35,6 +36,9 @@ pub const GROUP: [u8; 4] = [239, 1, 1, 1];
 pub const PORT: u16 = 5001;
 /// ff3e::8000:1, and 2001:db8::7.
 pub const GROUP6: [u8; 16] = [0xff, 0x3e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0, 0, 1];
+/// Addresses of the relay's host: that of `in0` of a testbed, and 2a01:db8::1.
+pub const HOST: [u8; 4] = [10, 1, 0, 1];
+pub const HOST6: [u8; 16] = [0x2a, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 /// The VLANs of the rules: none, one tag, two tags.
 pub const RULE_VLAN: u16 = 100;
 pub const RULE_DOUBLE: [u16; 2] = [100, 200];
@@ -46,9 +50,14 @@ pub const OUTPUT_MAC: [u8; 6] = [2, 0, 10, 2, 0, 1];
 pub const OUTPUT_ADDRESS: [u8; 4] = [10, 2, 0, 1];
 
 /// What the rules of the table match on an interface, given by its index: one IPv4 and one IPv6
-/// group, each untagged, with one tag and with two.
+/// group, and one address of the host of each version, each untagged, with one tag and with two.
 pub fn rules(interface: u32) -> Vec<FlowKey> {
-    let groups: [IpAddr; 2] = [Ipv4Addr::from(GROUP).into(), Ipv6Addr::from(GROUP6).into()];
+    let groups: [IpAddr; 4] = [
+        Ipv4Addr::from(GROUP).into(),
+        Ipv6Addr::from(GROUP6).into(),
+        Ipv4Addr::from(HOST).into(),
+        Ipv6Addr::from(HOST6).into(),
+    ];
     let [outer, inner] = RULE_DOUBLE;
     let vlans = [
         Vlan::UNTAGGED,
@@ -513,5 +522,6 @@ pub fn table() -> Vec<Case> {
         ));
     }
     table.extend(combinations::combinations());
+    table.extend(hosts::hosts());
     table
 }

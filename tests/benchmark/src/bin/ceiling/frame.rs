@@ -25,6 +25,7 @@ pub fn build(output: &Output, payload: usize) -> Result<Vec<u8>> {
         tags: Vec::new(),
         source: peer::address_of(&output.interface)?.into(),
         group: output.group.into(),
+        to_mac: None,
         source_port: 40_000,
         port: output.port,
         ttl: 64,

@@ -7,12 +7,13 @@ use super::{
     draft::At,
     reader::Reader,
     rules::{Input, Match, PortMatch, Prefix, Vlan},
-    values::{Side, Value},
+    values::Value,
 };
 
 const INPUT_KEYS: &[&str] = &[
     "interface",
     "group",
+    "address",
     "port",
     "source",
     "vlan",
@@ -45,8 +46,7 @@ impl Reader<'_, '_> {
         self.known_keys(table, label, INPUT_KEYS);
         let interface = self.required(table, place, "interface", label);
         let interface = self.used_interface(interface, label);
-        let group = self.required(table, place, "group", label);
-        let group = group.and_then(|value| self.group(value, label, Side::Input));
+        let group = self.taken(table, place, label);
         let ports = self.required(table, place, "port", label);
         let ports = ports.and_then(|value| self.ports(value, label));
         let mut kept = Kept {
@@ -64,11 +64,11 @@ impl Reader<'_, '_> {
             Some(value) => self.vlan(value, label),
         };
         kept.vlan = vlan;
-        let mut flag = |key, default| match table.get(key) {
-            None => Some(default),
-            Some(value) => self.boolean(value, key, label),
+        let join = self.join(table, label);
+        let local = match table.get("local") {
+            None => Some(false),
+            Some(value) => self.boolean(value, "local", label),
         };
-        let (join, local) = (flag("join", true), flag("local", false));
         if let (Some(group), Some(true)) = (&group, join) {
             self.joins(group, sources.as_deref().unwrap_or_default(), label);
         }

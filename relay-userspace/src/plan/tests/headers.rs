@@ -1,0 +1,89 @@
+//! What a plan shows of the headers of copies: as text, and as JSON.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::host::{
+    Destination, RouteAnswer,
+    routes::{Route, RouteQuery},
+};
+
+const RULE: &str = r#"
+[[rules]]
+name = "r"
+input = { interface = "in0", group = "239.1.1.1", port = 5001, vlan = [7, 8] }
+outputs = [
+  { interface = "out0" },
+  { interface = "out0", group = "239.2.2.2", ttl = 8, dscp = 46, vlan = 200, pcp = 5, source = "keep", source_port = 7000 },
+  { interface = "out0", group = "ff0e::8000:7", vlan = "keep" },
+  { address = "203.0.113.9", port = 6000 },
+]
+"#;
+
+/// A plan whose unicast output is routed over out0 and a gateway.
+fn plan() -> Plan {
+    let query = RouteQuery {
+        destination: [203, 0, 113, 9].into(),
+        port: Some(6000),
+        interface: None,
+        mark: None,
+        source: None,
+    };
+    let to = Destination {
+        interface: None,
+        query,
+    };
+    let answer = Ok(Route {
+        interface: 2,
+        gateway: Some([10, 0, 2, 254].into()),
+        source: Some([10, 0, 2, 2].into()),
+    });
+    let host_facts = HostFacts {
+        routes: [(to, RouteAnswer { query, answer })].into(),
+        ..host_facts([nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)])
+    };
+    auto(&config::parse("relay.toml", RULE).unwrap(), &host_facts).unwrap()
+}
+
+#[test]
+fn the_printed_plan_has_every_field() {
+    let printed = plan().to_string();
+    let (_, rules) = printed.split_once("\nrules\n").unwrap();
+    let (rules, _) = rules.split_once("\n\n").unwrap();
+    let expected = "  r: 239.1.1.1:5001 on in0, VLAN [7, 8], 4 outputs
+    -> 239.1.1.1:5001 by out0
+       02:00:00:00:00:02 > 01:00:5e:01:01:01; IPv4 10.0.2.1 > 239.1.1.1, DSCP kept, TTL auto; UDP kept > 5001
+    -> 239.2.2.2:5001 by out0, VLAN 200
+       02:00:00:00:00:02 > 01:00:5e:02:02:02; 802.1Q (0x8100) VLAN 200, PCP 5; IPv4 kept > 239.2.2.2, DSCP 46, TTL 8; UDP 7000 > 5001
+    -> [ff0e::8000:7]:5001 by out0, VLAN [7, 8]
+       02:00:00:00:00:02 > 33:33:80:00:00:07; VLAN [7, 8], TPIDs kept, PCP kept; IPv6 2001:db8:0:2::1 > ff0e::8000:7, DSCP kept, hop limit auto; UDP kept > 5001
+    -> 203.0.113.9:6000 by out0, chosen by routing
+       02:00:00:00:00:02 > next hop 10.0.2.254; IPv4 10.0.2.2 > 203.0.113.9, DSCP kept, TTL auto; UDP kept > 6000";
+    assert_eq!(rules, expected);
+}
+
+#[test]
+fn a_plan_as_json_has_every_field_that_is_set() {
+    let value = serde_json::to_value(plan()).unwrap();
+    let outputs: &Value = &value["flows"][0]["outputs"];
+    let expected = json!([
+        {
+            "interface": 1, "group": "239.1.1.1", "port": 5001, "source": "10.0.2.1", "ttl": "auto",
+            "destination_mac": "01:00:5e:01:01:01",
+        },
+        {
+            "interface": 1, "group": "239.2.2.2", "port": 5001, "source": "keep",
+            "ttl": { "set": 8 }, "source_port": 7000, "dscp": 46, "vlan": 200, "pcp": 5,
+            "destination_mac": "01:00:5e:02:02:02",
+        },
+        {
+            "interface": 1, "group": "ff0e::8000:7", "port": 5001, "source": "2001:db8:0:2::1",
+            "ttl": "auto", "vlan": "keep", "destination_mac": "33:33:80:00:00:07",
+        },
+        {
+            "interface": 1, "address": "203.0.113.9", "port": 6000, "source": "10.0.2.2",
+            "ttl": "auto", "next_hop": "10.0.2.254",
+        },
+    ]);
+    assert_eq!(outputs, &expected, "{outputs:#}");
+}
