@@ -15,6 +15,7 @@ mod desired;
 mod error;
 mod file_watch;
 pub mod memberships;
+mod next_hops;
 mod offloads;
 pub mod privileges;
 mod reconcile;

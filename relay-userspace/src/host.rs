@@ -34,7 +34,7 @@ pub(crate) use self::facts::facts;
 pub use self::{
     bell::Bell,
     facts::{
-        Destination, HostError, HostFacts, InterfaceFacts, Routed, XdpFeatures, facts_for,
+        Destination, HostError, HostFacts, InterfaceFacts, RouteAnswer, XdpFeatures, facts_for,
         with_carrier,
     },
     gso_limits::GsoLimits,

@@ -70,6 +70,8 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod datapath;
+#[cfg(test)]
+mod far_namespace;
 pub mod host;
 pub mod kernel;
 pub mod matching;

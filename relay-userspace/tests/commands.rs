@@ -125,6 +125,7 @@ fn output(port: u16, state: State) -> OutputStatus {
         vlan: OutputVlan::Untagged,
         headers: HEADERS.into(),
         state,
+        next_hop: None,
         reason: reason.into(),
         packets_sent: 123_456_789,
         rate: 100_000.4,

@@ -120,7 +120,9 @@ impl Worker {
             let datagrams = Datagrams::read(&arrival, INPUT, message, buffers, flows, stats);
             if let Some(mut datagrams) = datagrams {
                 while let Some(frame) = datagrams.next(&arrival.held, buffers) {
-                    batch.add(frame, datagrams.kept.as_ref(), buffers, flows, stats);
+                    let keeps = flows.keep_any()
+                        && batch.keep(datagrams.kept(&arrival, message, buffers, flows));
+                    batch.add(frame, keeps, buffers, flows, stats);
                 }
             }
             buffers.release(arrival.held);

@@ -171,9 +171,16 @@ fn rules(snapshot: &Snapshot) -> String {
                 .saturating_add(rule.local_failed)
                 .to_string(),
         ];
-        let waiting = rule.outputs.iter().filter(|o| !o.reason.is_empty());
-        let outputs =
-            waiting.map(|output| format!("{} by {}: {}", to(output), by(output), output.reason));
+        let outputs = rule.outputs.iter().filter_map(|output| {
+            let to = to(output);
+            match &output.next_hop {
+                _ if !output.reason.is_empty() => {
+                    Some(format!("{to} by {}: {}", by(output), output.reason))
+                }
+                Some(next_hop) => Some(format!("{to}: next hop {next_hop}")),
+                None => None,
+            }
+        });
         table.add(cells, [rule.reason.clone()].into_iter().chain(outputs));
     }
     table.to_text("")

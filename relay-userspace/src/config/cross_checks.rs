@@ -197,6 +197,9 @@ const MEASURED: usize = 256;
 
 fn interfaces(draft: &Draft, found: &mut Collector<'_>) {
     let used = &draft.used;
+    // A route may lead through any interface.
+    let mut outputs = draft.rules.iter().flat_map(|rule| &rule.outputs);
+    let any_routed = outputs.any(|(output, _)| output.value.interface.is_none());
     let mut seen: HashMap<&str, Place> = HashMap::new();
     for At { place, value } in draft
         .interfaces
@@ -214,7 +217,7 @@ fn interfaces(draft: &Draft, found: &mut Collector<'_>) {
             continue;
         }
         seen.insert(value, *place);
-        if used.contains(value.as_str()) || draft.used_incomplete {
+        if used.contains(value.as_str()) || draft.used_incomplete || any_routed {
             continue;
         }
         if found.has_enough() {

@@ -128,9 +128,12 @@ impl Document {
         let others = self.with_places().filter(|(rule, _)| rule.name != name);
         let mut left = self.with_rules(others.map(|(rule, places)| (rule.clone(), places.clone())));
         let used: HashSet<&str> = left.rules.interfaces_used().collect();
+        // A route may lead through any interface.
+        let mut outputs = left.rules.rules.iter().flat_map(|rule| &rule.outputs);
+        let any_routed = outputs.any(|output| output.interface.is_none());
         let tables = self.rules.interfaces.iter().zip(&self.places.interfaces);
         (left.rules.interfaces, left.places.interfaces) = tables
-            .filter(|(options, _)| used.contains(options.name.as_str()))
+            .filter(|(options, _)| any_routed || used.contains(options.name.as_str()))
             .map(|(options, places)| (options.clone(), places.clone()))
             .unzip();
         Some(left)

@@ -26,6 +26,7 @@ use self::worker::RunningWorker;
 use super::{
     claim::Claims,
     memberships::{self, Memberships},
+    next_hops::Resolution,
     offloads::Offloads,
     sinks::Sinks,
     totals::Totals,
@@ -50,6 +51,7 @@ pub struct Running {
     pub workers: Vec<RunningWorker>,
     pub kernel: Kernel,
     memberships: Memberships,
+    pub next_hops: Resolution,
     /// UDP ports that the kernel must not answer for.
     sinks: Sinks,
     /// Groups that nobody wants any more are still to be left.
@@ -105,6 +107,7 @@ impl Running {
             workers: Vec::new(),
             kernel: Kernel::new(),
             memberships: Memberships::default(),
+            next_hops: Resolution::default(),
             sinks: Sinks::default(),
             leaves: false,
             claims: Claims::default(),

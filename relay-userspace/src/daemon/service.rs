@@ -113,8 +113,8 @@ impl Service {
         let mut signals = Signals::handle().map_err(system("handle signals"))?;
         let news = Bell::new().map_err(system("open an eventfd"))?;
         // Before the first look at the interfaces, so that no change is missed.
-        let watcher =
-            Watcher::start(news.clone()).map_err(system("start watching the interfaces"))?;
+        let watcher = Watcher::start(news.clone(), &state.running.next_hops.table)
+            .map_err(system("start watching the interfaces"))?;
         let manager = ServiceManager::from_environment();
         signals.ping_while_waiting(manager.pings());
         let mut service = Self {
@@ -283,6 +283,7 @@ impl Service {
             self.refresh_at.get_or_insert(Instant::now());
         }
         running.settle();
+        running.next_hops.tend(Instant::now());
         if let Some(line) = self.observer.tick(&mut self.state, &self.watcher) {
             info!("{line}");
         }
@@ -313,6 +314,13 @@ impl Service {
         self.news.silence();
         let events = self.watcher.take_events();
         self.state.running.forget_interfaces(&events.gone);
+        let next_hops = &mut self.state.running.next_hops;
+        if events.doubt_next_hops {
+            next_hops.doubt_all();
+        }
+        if events.unresolved || events.doubt_next_hops {
+            next_hops.tend(Instant::now());
+        }
         if events.changed {
             self.refresh_at.get_or_insert(Instant::now() + SETTLE);
         }
@@ -413,6 +421,7 @@ impl Service {
             running.followed(),
             desired.interfaces(),
             desired.own_addresses(),
+            self.state.facts.routes.values().cloned().collect(),
         );
     }
 

@@ -15,10 +15,12 @@ mod asker;
 mod budget;
 mod changes;
 mod ears;
+mod hops;
 mod interface;
 mod mailbox;
 mod names;
 mod post;
+mod routes;
 #[cfg(test)]
 mod tests;
 
@@ -31,19 +33,23 @@ use std::{
     time::Duration,
 };
 
-use log::debug;
+use log::{debug, warn};
 
 pub use self::mailbox::Events;
 use self::{
-    asker::Asker, ears::SharedTable, interface::Counters, mailbox::Mailbox, post::Following,
+    asker::Asker,
+    ears::{Ears, SharedTable},
+    interface::Counters,
+    mailbox::Mailbox,
+    post::Following,
     post::Post,
 };
 use super::privileges;
 use crate::{
-    datapath::output_link::Link,
+    datapath::{next_hops::NextHops, output_link::Link},
     host::{
-        Bell,
-        watch::{News, Questions},
+        Bell, RouteAnswer,
+        watch::{News, Questions, RouteGroups, RouteNews},
     },
     plan,
 };
@@ -99,19 +105,22 @@ pub struct Watcher {
     post: Arc<Post>,
     stop: Bell,
     threads: Vec<JoinHandle<()>>,
+    route_groups: RouteGroups,
 }
 
 impl Watcher {
     /// Subscribes to news in the calling thread's network namespace, and starts both threads, which
-    /// follow nothing yet. `bell` rings when there are events to take; others may ring it as well.
+    /// follow nothing yet but `next_hops`. `bell` rings when there are events to take; others may
+    /// ring it as well.
     ///
     /// # Errors
     ///
     /// The kernel refuses a netlink socket, an eventfd or a thread.
-    pub fn start(bell: Bell) -> io::Result<Self> {
+    pub fn start(bell: Bell, next_hops: &Arc<NextHops>) -> io::Result<Self> {
         // First of all, so that no change is missed.
         let news = News::subscribe()?;
         let questions = Questions::open()?;
+        let (route_news, route_groups) = RouteNews::open()?;
         let mut watcher = Self {
             table: Arc::default(),
             numbers: Arc::default(),
@@ -119,6 +128,7 @@ impl Watcher {
             post: Arc::default(),
             stop: Bell::new()?,
             threads: Vec::new(),
+            route_groups,
         };
         let asker = Asker::new(
             questions,
@@ -126,12 +136,18 @@ impl Watcher {
             Arc::clone(&watcher.post),
             Arc::clone(&watcher.mailbox),
             Arc::clone(&watcher.numbers),
+            Arc::clone(next_hops),
         );
-        let (table, post) = (Arc::clone(&watcher.table), Arc::clone(&watcher.post));
+        let ears = Ears {
+            news,
+            route_news,
+            table: Arc::clone(&watcher.table),
+            post: Arc::clone(&watcher.post),
+            mailbox: Arc::clone(&watcher.mailbox),
+            next_hops: Arc::clone(next_hops),
+        };
         let stop = watcher.stop.clone();
-        watcher.spawn("relay-hears", move || {
-            ears::hear(news, &table, &stop, &post);
-        })?;
+        watcher.spawn("relay-hears", move || ears.hear(&stop))?;
         watcher.spawn("relay-asks", move || asker.run())?;
         Ok(watcher)
     }
@@ -148,22 +164,27 @@ impl Watcher {
 
     /// Replaces what is watched: `interfaces` are those that workers use, `names` are all interface
     /// names that rules mention, also those of no interface, and `addresses` all addresses of this
-    /// host that they mention. Returns once all of them
-    /// have been looked at, or after a second. Counters of an interface that is followed again go
-    /// on.
+    /// host that they mention; `routes` are those of unicast outputs, with the answers that control
+    /// acted upon. Returns once all of them have been looked at, or after a second. Counters of an
+    /// interface that is followed again go on.
     pub fn follow(
         &self,
         interfaces: Vec<Followed>,
         names: BTreeSet<String>,
         addresses: BTreeSet<IpAddr>,
+        routes: Vec<RouteAnswer>,
     ) {
         let (done, wait) = sync_channel(1);
+        if let Err(error) = self.route_groups.receive(!routes.is_empty()) {
+            warn!("cannot receive news of routes and neighbours: {error}; the relay asks instead");
+        }
         {
             let mut table = self.table.lock();
             let links = interfaces.iter().flat_map(|one| &one.links);
             table.links = links.cloned().collect();
             table.followed = interfaces.iter().map(|one| one.facts.index).collect();
             table.names.clone_from(&names);
+            table.follows_routes = !routes.is_empty();
             // One that came before it was listened for would be missed.
             if table.addresses != addresses {
                 self.mailbox.put(Events {
@@ -177,6 +198,7 @@ impl Watcher {
             inbox.follow = Some(Following {
                 interfaces,
                 names,
+                routes,
                 done,
             });
         });

@@ -144,40 +144,44 @@ impl<P> Batch<P> {
         self.frames.len() == self.frames.capacity()
     }
 
-    /// Adds a frame. `kept` is what some copies keep of it, if any does. The batch must not be
-    /// full.
+    /// Notes what some copies keep of the next frame, if any keeps something, and returns whether one
+    /// does.
+    #[inline(never)]
+    pub fn keep(&mut self, kept: Option<Kept>) -> bool {
+        match (kept, self.kept.get_mut(self.frames.len())) {
+            (Some(kept), Some(of_frame)) => {
+                *of_frame = kept;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Adds a frame. `keeps` is whether [`Self::keep`] has noted something for it. The batch must not
+    /// be full.
     #[inline]
     pub fn add<M: Memory<Place = P>>(
         &mut self,
         frame: Frame<P>,
-        kept: Option<&Kept>,
+        keeps: bool,
         memory: &M,
         flows: &Flows,
         stats: &WorkerStats,
     ) {
         let flow = frame.flow;
         let at = self.push(frame, stats);
-        if let Some(kept) = kept {
-            self.join_kept(at, flow, *kept, memory, flows);
+        if keeps {
+            self.join_kept(at, flow, memory, flows);
         } else if !flows.socket_outputs(flow).is_empty() {
             self.join(at, Entry::of_flow(flow), memory);
         }
     }
 
-    /// Notes what is kept of the frame at `at`, and puts the frame into a run. Out of line: few rule
+    /// Puts the frame at `at`, of which some copies keep something, into a run. Out of line: few rule
     /// files have such flows.
     #[inline(never)]
-    fn join_kept<M: Memory<Place = P>>(
-        &mut self,
-        at: u32,
-        flow: u32,
-        kept: Kept,
-        memory: &M,
-        flows: &Flows,
-    ) {
-        if let Some(of_frame) = self.kept.get_mut(at as usize) {
-            *of_frame = kept;
-        }
+    fn join_kept<M: Memory<Place = P>>(&mut self, at: u32, flow: u32, memory: &M, flows: &Flows) {
+        let kept = KeptOf(&self.kept).frame(at);
         if flows.socket_outputs(flow).is_empty() {
             return;
         }

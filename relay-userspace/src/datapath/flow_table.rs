@@ -8,10 +8,13 @@
 //! A flow's number is the slot of its counters, so it stays the same when another table replaces
 //! this one.
 
+mod followed_hops;
+
 use std::{net::IpAddr, ops::Range, sync::Arc};
 
 use relay_common::wire::{Datagram, IPV4_HEADERS_LEN, IPV6_HEADERS_LEN, Tag, VLAN_LEN};
 
+use self::followed_hops::FollowedHops;
 use super::{
     output_link::{Link, Links, State},
     slots::Slots,
@@ -21,6 +24,7 @@ use super::{
 };
 use crate::{
     config::rules::Match,
+    host::neighbours::OnLink,
     matching::Table,
     packet::{Keeping, Keeps, Kept, Target, Template},
     plan::{self, InterfaceId, LinkDestination, Plan, TxMethod},
@@ -39,6 +43,8 @@ pub struct Flows {
     ring_outputs: Box<[RingOutput]>,
     socket_outputs: Box<[SocketOutput]>,
     followed: Box<[Followed]>,
+    /// The next hops of unicast outputs, if there are any.
+    next_hops: Option<Box<FollowedHops>>,
     /// There are flows some of whose copies keep what others do not.
     any_keeps: bool,
     /// Bytes that a frame may have in a chunk.
@@ -134,6 +140,7 @@ impl Flows {
         let mut flows = vec![Flow::default(); slots.flows_end()];
         let mut ring_copies = Vec::new();
         let (mut ring_outputs, mut socket_outputs) = (Vec::new(), Vec::new());
+        let mut hops = FollowedHops::new(&links.next_hops);
         let planned = worker.flows.iter().filter_map(|&at| plan.flows.get(at));
         for (flow, of_flow) in planned.zip(slots.iter()) {
             for key in plan.keys(flow) {
@@ -147,15 +154,19 @@ impl Flows {
             let (first_copies, first_socket_output) = (ring_copies.len(), socket_outputs.len());
             let mut keeps = Keeps::default();
             let mut keeps_apart = true;
-            let mut by_template: Vec<(Template, Vec<RingOutput>)> = Vec::new();
+            let mut by_template: Vec<(Template, Option<OnLink>, Vec<RingOutput>)> = Vec::new();
             for (output, &number) in flow.outputs.iter().zip(&of_flow.outputs) {
                 let Some(interface) = plan.interfaces.get(output.interface) else {
                     continue;
                 };
-                let LinkDestination::Group(destination_mac) = output.to else {
-                    continue;
+                let (destination_mac, next_hop) = match output.to {
+                    LinkDestination::Group(mac) => (mac, None),
+                    LinkDestination::NextHop(address) => {
+                        let interface = interface.index;
+                        ([0; 6], Some(OnLink { interface, address }))
+                    }
                 };
-                let Some(template) = Template::new(&Target {
+                let Some(mut template) = Template::new(&Target {
                     source_mac: interface.mac,
                     destination_mac,
                     source: output.source,
@@ -166,19 +177,23 @@ impl Flows {
                 }) else {
                     continue;
                 };
+                if let Some(host) = next_hop {
+                    template.set_destination_mac(hops.mac(host));
+                }
                 keeps = keeps.or(template.keeps());
                 keeps_apart &= template.keeps().all_places_of(&flow.matches);
                 let max_payload = template.max_payload(interface.mtu);
                 match leaves_by(plan, worker, output.interface, ports) {
                     Some(LeavesBy::TxSocket { tx_socket, joins }) => {
                         let state = State::planned(interface);
-                        socket_outputs.push(SocketOutput {
+                        let socket_output = SocketOutput {
                             joins: joins && state.joins(template.tags()),
                             template,
                             tx_socket,
                             output: number,
                             max_payload,
-                        });
+                        };
+                        socket_outputs.push((socket_output, next_hop));
                     }
                     Some(LeavesBy::Port(port)) => {
                         let ring_output = RingOutput {
@@ -186,9 +201,12 @@ impl Flows {
                             output: number,
                             max_payload: max_payload.min(frame_room(&template)),
                         };
-                        match by_template.iter_mut().find(|(other, _)| *other == template) {
-                            Some((_, ring_outputs)) => ring_outputs.push(ring_output),
-                            None => by_template.push((template, vec![ring_output])),
+                        let same = |(other, hop, _): &&mut (Template, Option<OnLink>, _)| {
+                            *hop == next_hop && *other == template
+                        };
+                        match by_template.iter_mut().find(same) {
+                            Some((.., ring_outputs)) => ring_outputs.push(ring_output),
+                            None => by_template.push((template, next_hop, vec![ring_output])),
                         }
                     }
                     None => {}
@@ -197,9 +215,12 @@ impl Flows {
             // The last one takes the received chunk, and need not move its payload if its headers are
             // as long as those that the datagram came with.
             let came = headers_len(&flow.matches);
-            by_template.sort_by_key(|(template, _)| template.headers_len() == came);
-            for (template, outputs) in by_template {
+            by_template.sort_by_key(|(template, ..)| template.headers_len() == came);
+            for (template, next_hop, outputs) in by_template {
                 let first_output = ring_outputs.len();
+                if let Some(host) = next_hop {
+                    hops.add_ring_copies(ring_copies.len(), host);
+                }
                 ring_outputs.extend(outputs);
                 ring_copies.push(RingCopies {
                     template,
@@ -207,7 +228,7 @@ impl Flows {
                 });
             }
             if let Some(of_flow) = socket_outputs.get_mut(first_socket_output..) {
-                of_flow.sort_by_key(|socket_output| socket_output.tx_socket);
+                of_flow.sort_by_key(|(socket_output, _)| socket_output.tx_socket);
             }
             if let Some(place) = flows.get_mut(of_flow.flow as usize) {
                 *place = Flow {
@@ -218,6 +239,12 @@ impl Flows {
                 };
             }
         }
+        for (at, (_, next_hop)) in socket_outputs.iter().enumerate() {
+            if let Some(host) = *next_hop {
+                hops.add_socket_output(at, host);
+            }
+        }
+        let socket_outputs = socket_outputs.into_iter().map(|(output, _)| output);
         Self {
             // The plan has no more shapes than a table takes.
             table: Table::new(keys).unwrap_or_default(),
@@ -229,7 +256,8 @@ impl Flows {
             flows: flows.into(),
             ring_copies: ring_copies.into(),
             ring_outputs: ring_outputs.into(),
-            socket_outputs: socket_outputs.into(),
+            socket_outputs: socket_outputs.collect(),
+            next_hops: hops.into_any(),
             followed: followed(plan, worker, links, ports),
         }
     }
@@ -264,6 +292,14 @@ impl Flows {
             if let Some(state) = changed {
                 self.follow(at, state);
             }
+        }
+    }
+
+    /// Takes over changes of the next hops. Called once per round.
+    #[inline]
+    pub fn follow_next_hops(&mut self) {
+        if let Some(hops) = &mut self.next_hops {
+            hops.follow(&mut self.ring_copies, &mut self.socket_outputs);
         }
     }
 
@@ -318,9 +354,16 @@ impl Flows {
         self.table.look_up(input, datagram)
     }
 
-    /// What some copies of `datagram`, which `flow` takes, keep of it; `None` where none keeps
-    /// anything. `frame` is what it was decoded from, whose outermost tag may be `beside` it.
+    /// Whether some copies of any flow keep what others do not.
     #[inline]
+    #[must_use]
+    pub const fn keep_any(&self) -> bool {
+        self.any_keeps
+    }
+
+    /// What some copies of `datagram`, which `flow` takes, keep of it; `None` where none keeps
+    /// anything. `frame` is what it was decoded from, whose outermost tag may be `beside` it. To be
+    /// asked only where [`Self::keep_any`].
     #[must_use]
     pub fn kept(
         &self,
@@ -329,25 +372,8 @@ impl Flows {
         frame: &[u8],
         beside: Option<Tag>,
     ) -> Option<Kept> {
-        if self.any_keeps {
-            self.kept_in(flow, *datagram, frame, beside)
-        } else {
-            None
-        }
-    }
-
-    /// Out of line: few rule files have such flows. By value, so that a datagram need not lie in
-    /// memory for it.
-    #[inline(never)]
-    fn kept_in(
-        &self,
-        flow: u32,
-        datagram: Datagram,
-        frame: &[u8],
-        beside: Option<Tag>,
-    ) -> Option<Kept> {
         let keeping = self.flows.get(flow as usize)?.keeping?;
-        Some(keeping.kept(&datagram, frame, beside))
+        Some(keeping.kept(datagram, frame, beside))
     }
 
     /// Whether all copies of two places in a flow go to two destinations, so that their order is

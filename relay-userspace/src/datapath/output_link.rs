@@ -16,6 +16,7 @@ use std::{
 
 use self::gso_limits::SharedLimits;
 
+use super::next_hops::NextHops;
 use crate::{host::GsoLimits, plan};
 
 /// What a worker must know about a device before it sends.
@@ -179,11 +180,25 @@ impl Link {
     }
 }
 
-/// The links that copies of one worker leave through, by the kernel's index of the interface.
+/// The links that copies of one worker leave through, by the kernel's index of the interface, and the
+/// next hops behind them.
 #[derive(Debug, Clone, Default)]
-pub struct Links(BTreeMap<u32, Arc<Link>>);
+pub struct Links {
+    all: BTreeMap<u32, Arc<Link>>,
+    /// Those of all workers.
+    pub next_hops: Arc<NextHops>,
+}
 
 impl Links {
+    /// No link yet.
+    #[must_use]
+    pub fn with(next_hops: &Arc<NextHops>) -> Self {
+        Self {
+            all: BTreeMap::new(),
+            next_hops: Arc::clone(next_hops),
+        }
+    }
+
     /// Those of `worker`: each as it is in `before`, or else in the state that the plan has.
     #[must_use]
     pub fn of(plan: &plan::Plan, worker: &plan::WorkerPlan, before: &Self) -> Self {
@@ -194,18 +209,21 @@ impl Links {
             let link = known.unwrap_or_else(|| Arc::new(Link::new(interface)));
             (interface.index, link)
         };
-        Self(used.map(link).collect())
+        Self {
+            all: used.map(link).collect(),
+            next_hops: Arc::clone(&before.next_hops),
+        }
     }
 
     /// The link of the interface with this index.
     #[must_use]
     pub fn get(&self, index: u32) -> Option<Arc<Link>> {
-        self.0.get(&index).cloned()
+        self.all.get(&index).cloned()
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Link>> {
-        self.0.values()
+        self.all.values()
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     change::{Change, Exchange, Inbox, NewTxSockets},
     error::SetupError,
     flow_table::{Flows, Ports},
+    next_hops::NextHops,
     open_runs::OpenRuns,
     output_link::{Link, Links},
     slots::{Assigned, Book, Entry, Leaving, OutputIdentity},
@@ -120,6 +121,7 @@ impl Remote {
         holds: Holds,
         sockets: Option<Sockets>,
         local_device: Option<u32>,
+        next_hops: &Arc<NextHops>,
     ) -> Result<(Self, First), SetupError> {
         let stats = WorkerStats::new(0, 0).map_err(SetupError::Counters)?;
         let exchange = Exchange::new().map_err(SetupError::Bell)?;
@@ -130,7 +132,7 @@ impl Remote {
             backend: worker.backend,
             sockets,
             book: Book::default(),
-            links: Links::default(),
+            links: Links::with(next_hops),
             waiting: Arc::default(),
             tx_sockets: Vec::new(),
             local_device,

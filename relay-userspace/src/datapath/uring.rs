@@ -44,6 +44,7 @@ use super::{
     error::SetupError,
     flow_table::Flows,
     gso_packets,
+    next_hops::NextHops,
     output_link::Link,
     remote::{Holds, Remote},
     stats::WorkerStats,
@@ -106,9 +107,10 @@ impl UringWorker {
         worker: &plan::WorkerPlan,
         buffers: u16,
         attach: &dyn Fn(BorrowedFd<'_>) -> Result<(), KernelError>,
+        next_hops: &Arc<NextHops>,
     ) -> Result<(Self, Remote), SetupError> {
         let completions = completions(worker, buffers);
-        Self::with_ring(completions, plan, worker, buffers, attach)
+        Self::with_ring(completions, plan, worker, buffers, attach, next_hops)
     }
 
     /// The same, with `completions` entries in the completion queue.
@@ -118,8 +120,10 @@ impl UringWorker {
         worker: &plan::WorkerPlan,
         buffers: u16,
         attach: &dyn Fn(BorrowedFd<'_>) -> Result<(), KernelError>,
+        next_hops: &Arc<NextHops>,
     ) -> Result<(Self, Remote), SetupError> {
-        let (remote, first) = Remote::new(plan, worker, Holds::Frames(SOCKET_HOLDS), None, None)?;
+        let holds = Holds::Frames(SOCKET_HOLDS);
+        let (remote, first) = Remote::new(plan, worker, holds, None, None, next_hops)?;
         let Some(input) = worker.input.and_then(|at| plan.interfaces.get(at)) else {
             return Err(SetupError::NoInput);
         };
@@ -262,6 +266,7 @@ impl UringWorker {
     /// Posts the copies of the frames that have arrived.
     fn forward(&mut self) {
         self.flows.follow_links();
+        self.flows.follow_next_hops();
         std::mem::swap(&mut self.ring.arrivals, &mut self.reading);
         let Self {
             ring,
@@ -278,7 +283,9 @@ impl UringWorker {
                 Datagrams::read(&arrival, *input, ring.message(), buffers, flows, stats);
             if let Some(mut datagrams) = datagrams {
                 while let Some(frame) = datagrams.next(&arrival.held, buffers) {
-                    batch.add(frame, datagrams.kept.as_ref(), buffers, flows, stats);
+                    let keeps = flows.keep_any()
+                        && batch.keep(datagrams.kept(&arrival, ring.message(), buffers, flows));
+                    batch.add(frame, keeps, buffers, flows, stats);
                     if batch.is_full() {
                         post(ring, buffers, flows, batch, stats);
                     }

@@ -9,7 +9,10 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use super::{error::SetupError, output_link::Link, remote::Remote, stats::WorkerStats, uring, xdp};
+use super::{
+    error::SetupError, next_hops::NextHops, output_link::Link, remote::Remote, stats::WorkerStats,
+    uring, xdp,
+};
 use crate::{
     kernel::Kernel,
     plan::{self, Backend, InterfaceId, Mode, Plan},
@@ -105,7 +108,8 @@ impl Fanouts {
     }
 }
 
-/// Binds a worker's sockets. `fanouts` is the same for all workers of a plan.
+/// Binds a worker's sockets. `fanouts` is the same for all workers of a plan, and `next_hops` for all
+/// of a relay.
 ///
 /// # Errors
 ///
@@ -115,13 +119,15 @@ pub fn bind(
     worker: &plan::WorkerPlan,
     kernel: &Kernel,
     fanouts: &mut Fanouts,
+    next_hops: &Arc<NextHops>,
 ) -> Result<Bound, SetupError> {
     match worker.backend {
         Backend::Xdp => {
             let mode = worker.mode(plan);
             let chunks = xdp::chunk_count(worker, mode);
+            let local = kernel.local_device();
             let (bound, remote) =
-                xdp::XdpWorker::bind(plan, worker, mode, chunks, kernel.local_device())?;
+                xdp::XdpWorker::bind(plan, worker, mode, chunks, local, next_hops)?;
             Ok(Bound {
                 // The kernel may have chosen another mode than the one asked for.
                 mode: Some(bound.mode().unwrap_or(mode)),
@@ -131,7 +137,8 @@ pub fn bind(
         }
         Backend::IoUring => {
             let attach = |socket: BorrowedFd<'_>| kernel.attach_filter(socket);
-            let (bound, remote) = uring::UringWorker::bind(plan, worker, uring::BUFFERS, &attach)?;
+            let (bound, remote) =
+                uring::UringWorker::bind(plan, worker, uring::BUFFERS, &attach, next_hops)?;
             fanouts.join(plan, worker, &bound)?;
             Ok(Bound {
                 worker: Worker::IoUring(Box::new(bound)),

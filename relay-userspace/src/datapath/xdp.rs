@@ -57,6 +57,7 @@ use super::{
     change::Inbox,
     error::SetupError,
     flow_table::Flows,
+    next_hops::NextHops,
     output_link::Link,
     remote::{Holds, Remote},
     stats::WorkerStats,
@@ -106,6 +107,7 @@ impl XdpWorker {
         mode: Mode,
         chunk_count: u32,
         local_device: Option<u32>,
+        next_hops: &Arc<NextHops>,
     ) -> Result<(Self, Remote), SetupError> {
         let chunks = Chunks::new(worker.chunk_size(plan, mode), chunk_count)?;
         let (sockets, all, inputs) = Sockets::bind(&chunks, plan, worker, mode)?;
@@ -115,6 +117,7 @@ impl XdpWorker {
             Holds::Rounds(DRAINED),
             Some(sockets),
             local_device,
+            next_hops,
         )?;
         first.stats.chunks.total.set(chunks.total());
         let worker = Self {
@@ -203,6 +206,7 @@ impl XdpWorker {
             self.attend();
         }
         self.flows.follow_links();
+        self.flows.follow_next_hops();
         for port in &mut self.ports.all {
             port.begin_round(&mut self.chunks);
         }

@@ -174,7 +174,7 @@ pub struct HostFacts {
     pub versions: MembershipVersions,
     /// Where the kernel's routing leads, for each destination that the caller named. A route leads
     /// through one of [`Self::interfaces`].
-    pub routes: HashMap<Destination, Routed>,
+    pub routes: HashMap<Destination, RouteAnswer>,
 }
 
 /// What the kernel's routing decides on, with an interface as rules know it.
@@ -188,7 +188,7 @@ pub struct Destination {
 
 /// What the kernel was asked, and its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Routed {
+pub struct RouteAnswer {
     /// With the index of the interface, if that is given.
     pub query: RouteQuery,
     /// The way, or why there is none.
@@ -320,7 +320,7 @@ fn routes(
         });
         host_facts
             .routes
-            .insert(destination, Routed { query, answer });
+            .insert(destination, RouteAnswer { query, answer });
     }
 }
 

@@ -17,6 +17,7 @@ const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NDA_FLAGS_EXT: u16 = 15;
 const NTF_USE: u8 = 0x01;
+const NTF_PROXY: u8 = 0x08;
 const NTF_EXT_LEARNED: u8 = 0x10;
 const NTF_EXT_MANAGED: u32 = 1 << 0;
 const NUD_REACHABLE: u16 = 0x02;
@@ -75,6 +76,19 @@ impl Neighbour {
     #[must_use]
     pub fn is_managed(&self) -> bool {
         self.is_managed
+    }
+}
+
+#[cfg(test)]
+impl Neighbour {
+    /// A neighbour as the kernel could report it.
+    pub(crate) fn fixture(state: u16, mac: Option<[u8; 6]>) -> Self {
+        Self {
+            mac,
+            state,
+            flags: 0,
+            is_managed: true,
+        }
     }
 }
 
@@ -164,8 +178,14 @@ fn request(host: OnLink, flags: u8, ext: Option<u32>) -> Vec<u8> {
     payload
 }
 
-/// The neighbour that a message is about.
+/// The neighbour that a message is about; `None` where it is about something else that the kernel
+/// reports so: what a bridge has learned, or what it answers for on behalf of others.
 pub(super) fn neighbour(message: &[u8]) -> Option<(OnLink, Neighbour)> {
+    let family = libc::c_int::from(*message.first()?);
+    let flags = *message.get(10)?;
+    if !matches!(family, libc::AF_INET | libc::AF_INET6) || flags & NTF_PROXY != 0 {
+        return None;
+    }
     let (mut address, mut mac, mut ext) = (None, None, 0);
     for (kind, value) in attributes(message.get(HEADER..)?) {
         match kind {
@@ -182,7 +202,7 @@ pub(super) fn neighbour(message: &[u8]) -> Option<(OnLink, Neighbour)> {
     let neighbour = Neighbour {
         mac,
         state: u16_at(message, 8)?,
-        flags: *message.get(10)?,
+        flags,
         is_managed: ext & NTF_EXT_MANAGED != 0,
     };
     Some((host, neighbour))

@@ -340,6 +340,7 @@ mod routed {
         routes::{NoRoute, Route, RouteQuery, Routing},
         *,
     };
+    use crate::far_namespace::Far;
 
     /// A query with words behind the destination as `ip route get` has them.
     fn query(words: &str) -> RouteQuery {
@@ -480,17 +481,9 @@ mod routed {
                 interface: index,
                 address: address.parse::<IpAddr>().unwrap(),
             };
-            // The far end answers for an address of its own in a namespace of its own.
-            let far = std::process::Command::new("unshare")
-                .args(["-n", "sleep", "1000"])
-                .spawn();
-            let mut far = far.unwrap();
-            std::thread::sleep(Duration::from_millis(200));
-            run(&format!("ip link set vb netns {}", far.id()));
-            let there = |command: &str| run(&format!("nsenter -t {} -n {command}", far.id()));
-            there("ip link set vb address 02:00:00:00:00:99 up");
-            there("ip address add 10.7.0.9/24 dev vb");
-            there("ip -6 address add 2001:db8:7::9/64 dev vb nodad");
+            let far = Far::new();
+            let mac = "02:00:00:00:00:99";
+            far.take("vb", mac, &["10.7.0.9/24", "2001:db8:7::9/64"]);
             let mut neighbours = Neighbours::open().unwrap();
             let mac = Some([2, 0, 0, 0, 0, 0x99]);
             for address in ["10.7.0.9", "2001:db8:7::9"] {
@@ -516,8 +509,6 @@ mod routed {
             let known = neighbours.get(noarp).unwrap().unwrap();
             let own = facts("va").unwrap().mac;
             assert!(known.is_fixed() && known.usable_mac() == own, "{known:?}");
-            far.kill().unwrap();
-            far.wait().unwrap();
         });
     }
 }

@@ -7,6 +7,7 @@
 
 pub(super) mod ethtool_messages;
 mod news;
+mod route_news;
 
 use std::{
     io,
@@ -17,7 +18,10 @@ use std::{
 use nix::{errno::Errno, sys::socket::SockProtocol};
 
 use self::ethtool_messages::{ETHTOOL, active_features, family, features, features_request};
-pub use self::news::{Heard, News, Queues};
+pub use self::{
+    news::{Heard, News, Queues},
+    route_news::{HeardOfRoutes, RouteGroups, RouteNews},
+};
 use super::{
     GsoLimits, Ipv6Address,
     netlink_socket::{Socket, attributes, push, text, u32_at},

@@ -235,12 +235,35 @@ pub struct OutputStatus {
     pub state: State,
     /// Why it waits; empty if it does not.
     pub reason: String,
+    /// Where copies to a unicast address leave to; `None` if it waits, or sends to groups.
+    #[serde(default)]
+    pub next_hop: Option<NextHopStatus>,
     /// Copies that left.
     pub packets_sent: u64,
     /// Copies per second that left, over the last second.
     pub rate: f64,
     /// Copies that did not leave, by reason; only reasons that occurred.
     pub dropped: Numbers,
+}
+
+/// The host on a link that copies are sent to: their destination, or a router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextHopStatus {
+    /// The interface that copies leave through now.
+    pub interface: String,
+    /// The host's address.
+    pub address: IpAddr,
+    /// Its Ethernet address; `None` if it does not answer: then copies do not leave.
+    #[serde(default)]
+    pub mac: Option<String>,
+}
+
+/// "10.2.1.2 on out1 (02:00:0a:02:01:02)"
+impl fmt::Display for NextHopStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mac = self.mac.as_deref().unwrap_or("unresolved");
+        write!(f, "{} on {} ({mac})", self.address, quoted(&self.interface))
+    }
 }
 
 /// Sums since the relay was ready.

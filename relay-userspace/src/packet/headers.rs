@@ -173,7 +173,9 @@ impl V6 {
     }
 
     /// Writes them to the first bytes of `to`. Returns how many, 0 where `to` is shorter.
-    #[inline]
+    ///
+    /// Out of line, so that copies over IPv4 keep the registers.
+    #[inline(never)]
     pub(super) fn write(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
         let Some(headers) = to.first_chunk_mut() else {
             return 0;

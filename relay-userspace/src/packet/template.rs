@@ -37,6 +37,7 @@ const MACS_END: usize = ethernet::SOURCE.end;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     headers: Headers,
+    tags: Tags,
     len: u8,
     is_plain: bool,
     ttl_rule: TtlRule,
@@ -50,13 +51,11 @@ pub struct Template {
     is_resolved: bool,
 }
 
-/// The bytes that are the same in every frame.
+/// The bytes that are the same in every frame, but for the tags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Headers {
     V4(V4),
     V6(V6),
-    TaggedV4(Tags, V4),
-    TaggedV6(Tags, V6),
 }
 
 /// What an output sends, and what it makes that of.
@@ -98,11 +97,7 @@ impl Template {
                 };
                 let v4 = V4::new(macs, source, group, port);
                 let addresses = v4.addresses();
-                let headers = match tags.is_empty() {
-                    true => Headers::V4(v4),
-                    false => Headers::TaggedV4(tags, v4),
-                };
-                (headers, addresses, !came_as_v4)
+                (Headers::V4(v4), addresses, !came_as_v4)
             }
             IpAddr::V6(group) => {
                 let source = match target.source {
@@ -112,11 +107,7 @@ impl Template {
                 };
                 let v6 = V6::new(macs, source, group, port);
                 let addresses = v6.addresses();
-                let headers = match tags.is_empty() {
-                    true => Headers::V6(v6),
-                    false => Headers::TaggedV6(tags, v6),
-                };
-                (headers, addresses, came_as_v4)
+                (Headers::V6(v6), addresses, came_as_v4)
             }
         };
         let keeps = Keeps {
@@ -131,12 +122,13 @@ impl Template {
         };
         let len = tags.len()
             + match headers {
-                Headers::V4(_) | Headers::TaggedV4(..) => V4::LEN,
-                Headers::V6(_) | Headers::TaggedV6(..) => V6::LEN,
+                Headers::V4(_) => V4::LEN,
+                Headers::V6(_) => V6::LEN,
             };
         Some(Self {
             len: len as u8,
             headers,
+            tags,
             is_plain: keeps.nothing() && changes.nothing(),
             ttl_rule: TtlRule::new(target.header.ttl),
             keeps,
@@ -173,7 +165,7 @@ impl Template {
         let place = self.keeps.places_of(kept.offset);
         adapted.port = self.port.wrapping_add(place.port);
         match &mut adapted.headers {
-            Headers::V4(v4) | Headers::TaggedV4(_, v4) => {
+            Headers::V4(v4) => {
                 if self.keeps.source {
                     v4.set_source(kept.source);
                 }
@@ -181,7 +173,7 @@ impl Template {
                 v4.set_port(adapted.port);
                 adapted.udp_sum = v4.addresses() + word(adapted.port);
             }
-            Headers::V6(v6) | Headers::TaggedV6(_, v6) => {
+            Headers::V6(v6) => {
                 if self.keeps.source {
                     v6.set_source(kept.source);
                 }
@@ -190,10 +182,8 @@ impl Template {
                 adapted.udp_sum = v6.addresses() + word(adapted.port);
             }
         }
-        if let Headers::TaggedV4(tags, _) | Headers::TaggedV6(tags, _) = &mut adapted.headers
-            && self.keeps.tags
-        {
-            *tags = tags.with(kept.tags);
+        if self.keeps.tags {
+            adapted.tags = self.tags.with(kept.tags);
         }
         adapted
     }
@@ -220,8 +210,8 @@ impl Template {
         };
         let mac = mac.unwrap_or_default();
         match &mut self.headers {
-            Headers::V4(v4) | Headers::TaggedV4(_, v4) => v4.set_destination_mac(mac),
-            Headers::V6(v6) | Headers::TaggedV6(_, v6) => v6.set_destination_mac(mac),
+            Headers::V4(v4) => v4.set_destination_mac(mac),
+            Headers::V6(v6) => v6.set_destination_mac(mac),
         }
     }
 
@@ -247,21 +237,13 @@ impl Template {
     /// How many tags it writes.
     #[must_use]
     pub fn tags(&self) -> usize {
-        self.tag_bytes().map_or(0, Tags::len) / VLAN_LEN
-    }
-
-    fn tag_bytes(&self) -> Option<&Tags> {
-        match &self.headers {
-            Headers::V4(_) | Headers::V6(_) => None,
-            Headers::TaggedV4(tags, _) | Headers::TaggedV6(tags, _) => Some(tags),
-        }
+        self.tags.len() / VLAN_LEN
     }
 
     /// The longest payload of a copy, in bytes, that an interface with this MTU takes.
     #[must_use]
     pub fn max_payload(&self, mtu: u32) -> u16 {
-        let tags = self.tag_bytes();
-        let beside_mtu = tags.map_or(0, |tags| tags.len() - tags.len_in_mtu());
+        let beside_mtu = self.tags.len() - self.tags.len_in_mtu();
         let headers = (self.headers_len() - ETHERNET_LEN - beside_mtu) as u32;
         u16::try_from(mtu.saturating_sub(headers)).unwrap_or(u16::MAX)
     }
@@ -323,45 +305,36 @@ impl Template {
 
     #[inline(always)]
     fn write_with(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
+        if !self.tags.is_empty() {
+            return self.write_tagged(to, received, completed);
+        }
         match &self.headers {
             Headers::V4(v4) => v4.write(to, received, completed),
-            others => others.write(to, received, completed),
+            Headers::V6(v6) => v6.write(to, received, completed),
         }
     }
-}
 
-impl Headers {
-    /// Writes any. Out of line, so that copies over IPv4 without a tag keep the registers.
+    /// Writes headers with tags: those without them where they end, then the Ethernet addresses once
+    /// more in front, and the tags between.
+    ///
+    /// Out of line, so that copies without a tag keep the registers.
     #[inline(never)]
-    fn write(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
-        match self {
-            Self::V4(v4) => v4.write(to, received, completed),
-            Self::V6(v6) => v6.write(to, received, completed),
-            Self::TaggedV4(tags, v4) => {
-                write_tagged(tags, to, |to| v4.write(to, received, completed))
-            }
-            Self::TaggedV6(tags, v6) => {
-                write_tagged(tags, to, |to| v6.write(to, received, completed))
-            }
+    fn write_tagged(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
+        let len = self.tags.len();
+        let Some(untagged) = to.get_mut(len..) else {
+            return 0;
+        };
+        let written = match &self.headers {
+            Headers::V4(v4) => v4.write(untagged, received, completed),
+            Headers::V6(v6) => v6.write(untagged, received, completed),
+        };
+        if written < ETHERNET_LEN {
+            return 0;
         }
+        to.copy_within(len..len + MACS_END, 0);
+        if let Some(place) = to.get_mut(MACS_END..MACS_END + len) {
+            place.copy_from_slice(self.tags.bytes());
+        }
+        len + written
     }
-}
-
-/// Writes headers with `tags`: those without them where they end, then the Ethernet addresses once
-/// more in front, and the tags between.
-#[inline(never)]
-fn write_tagged(tags: &Tags, to: &mut [u8], write: impl FnOnce(&mut [u8]) -> usize) -> usize {
-    let len = tags.len();
-    let Some(untagged) = to.get_mut(len..) else {
-        return 0;
-    };
-    let written = write(untagged);
-    if written < ETHERNET_LEN {
-        return 0;
-    }
-    to.copy_within(len..len + MACS_END, 0);
-    if let Some(place) = to.get_mut(MACS_END..MACS_END + len) {
-        place.copy_from_slice(tags.bytes());
-    }
-    len + written
 }

@@ -142,7 +142,7 @@ impl<'d> Routed<'d> {
 fn route(output: &Output, host_facts: &HostFacts) -> Option<Result<Route, String>> {
     let destination = destination(output)?;
     let answer = host_facts.routes.get(&destination);
-    let answer = answer.map(|routed| routed.answer.clone());
+    let answer = answer.map(|known| known.answer.clone());
     if let Some(name) = &output.interface {
         let facts = host_facts.interfaces.get(name)?;
         if answer != Some(Err(NoRoute::Local)) && !facts.is_up {

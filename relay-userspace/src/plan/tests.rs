@@ -12,6 +12,7 @@ mod matched;
 mod modes;
 mod own_addresses;
 mod sources;
+mod unicast;
 mod vlan_offloads;
 
 use std::{

@@ -24,10 +24,10 @@ const IPV6_MULTICAST_ALL: libc::c_int = 29;
 /// After the last expected datagram a receiver listens for this long, to catch more than expected.
 pub const QUIET: Duration = Duration::from_millis(150);
 
-/// One group and port to listen to, and the flow whose payloads should arrive there.
+/// One group or address and port to listen to, and the flow whose payloads should arrive there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listen {
-    /// The group to join.
+    /// The group to join, or an address of the host.
     pub group: IpAddr,
     /// The port to bind.
     pub port: u16,
@@ -167,7 +167,9 @@ fn open(endpoint: &Endpoint, listen: &Listen) -> Result<OwnedFd> {
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
         let address = SockaddrStorage::from(SocketAddr::new(listen.group, listen.port));
         bind(socket.as_raw_fd(), &address)?;
-        join(socket.as_fd(), endpoint, listen.group).context("joining the group")?;
+        if listen.group.is_multicast() {
+            join(socket.as_fd(), endpoint, listen.group).context("joining the group")?;
+        }
         Ok(socket)
     };
     opened().with_context(what)

@@ -14,7 +14,7 @@ pub const PORT_IN: u16 = 5001;
 /// One output of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// The relay's interface.
+    /// The relay's interface; empty where the kernel's routing chooses it.
     pub interface: String,
     /// The destination group.
     pub group: IpAddr,
@@ -100,6 +100,17 @@ impl Rule {
         self = self.output(interface, Ipv4Addr::UNSPECIFIED, 0);
         if let Some(output) = self.outputs.last_mut() {
             output.goes = Some(keys.to_owned());
+        }
+        self
+    }
+
+    /// Adds an output to one host, by the way that the kernel's routing chooses.
+    #[must_use]
+    pub fn output_to(mut self, host: impl Into<IpAddr>, port: u16) -> Self {
+        let host = host.into();
+        self = self.output_that_goes("", &format!("address = \"{host}\", port = {port}"));
+        if let Some(output) = self.outputs.last_mut() {
+            (output.group, output.port) = (host, port);
         }
         self
     }
@@ -192,7 +203,8 @@ pub fn on_one_worker() -> [Rule; 2] {
 /// `segmented`.
 pub fn transmit_by(rules: &[Rule], transmit: &str) -> String {
     let outputs = rules.iter().flat_map(|rule| &rule.outputs);
-    let names: BTreeSet<&str> = outputs.map(|output| output.interface.as_str()).collect();
+    let names = outputs.map(|output| output.interface.as_str());
+    let names: BTreeSet<&str> = names.filter(|name| !name.is_empty()).collect();
     let table = |name| format!("[[interfaces]]\nname = \"{name}\"\ntransmit = \"{transmit}\"\n\n");
     names.into_iter().map(table).collect()
 }
@@ -222,8 +234,11 @@ pub fn to_toml(rules: &[Rule]) -> String {
                 .goes
                 .clone()
                 .unwrap_or_else(|| format!("group = \"{}\", port = {}", output.group, output.port));
-            let interface = &output.interface;
-            let _ = writeln!(text, "  {{ interface = \"{interface}\", {goes}{ttl} }},");
+            let interface = match output.interface.as_str() {
+                "" => String::new(),
+                name => format!("interface = \"{name}\", "),
+            };
+            let _ = writeln!(text, "  {{ {interface}{goes}{ttl} }},");
         }
         text += "]\n\n";
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -201,7 +202,8 @@ fn a_socket_gets_frames_from_when_it_is_set_until_it_is_cleared() -> Result<()> 
     let (worker, remote) = on.bed.relay.run(|| {
         let planned = on.plan.workers.first().context("a worker")?;
         let chunks = xdp::chunk_count(planned, Mode::Copy);
-        let (mut worker, remote) = XdpWorker::bind(&on.plan, planned, Mode::Copy, chunks, None)?;
+        let (mut worker, remote) =
+            XdpWorker::bind(&on.plan, planned, Mode::Copy, chunks, None, &Arc::default())?;
         worker.fill()?;
         Ok((worker, remote))
     })?;

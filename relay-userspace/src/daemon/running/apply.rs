@@ -82,6 +82,7 @@ impl Running {
         let sinks = next.sinks();
         self.sinks.hold(&sinks);
         self.open_local_device(next)?;
+        self.next_hops.want(next);
         let mut prepared = self.prepare(next, &matched, &keys)?;
 
         let mut applied = Applied {
@@ -119,6 +120,7 @@ impl Running {
 
         self.kernel.set_own_sources(&OwnSource::of(next))?;
         self.leave_groups(&groups);
+        self.next_hops.release(next);
         self.sinks.release_others(&sinks);
         self.offloads.give_back_others(next, &self.claims);
         self.release_claims(next);
@@ -246,6 +248,7 @@ impl Running {
     /// Binds the sockets of new workers, by their positions.
     fn bind(&mut self, next: &Plan, matched: &Matched) -> Result<Vec<(usize, Bound)>, RunError> {
         let mut fanouts = Fanouts::default();
+        let next_hops = &self.next_hops.table;
         let mut all = Vec::new();
         for (position, planned) in next.workers.iter().enumerate() {
             if matched.kept.get(position).is_some_and(Option::is_some) {
@@ -255,7 +258,7 @@ impl Running {
             let interface = planned.input.or(ports.into_iter().next());
             let interface = interface.and_then(|id| next.interfaces.get(id));
             self.culprit = interface.map(|interface| interface.name.clone());
-            let mut bound = datapath::bind(next, planned, &self.kernel, &mut fanouts)?;
+            let mut bound = datapath::bind(next, planned, &self.kernel, &mut fanouts, next_hops)?;
             if let Worker::Xdp(worker) = &mut bound.worker {
                 worker.fill().map_err(|error| RunError::System {
                     what: "fill the FILL rings",
@@ -331,6 +334,7 @@ impl Running {
         let stats = workers.map(|worker| Arc::clone(worker.remote.stats()));
         self.last.extend(stats);
         self.end_workers(&ended);
+        self.next_hops.release(&Plan::default());
         hanging
     }
 }

@@ -9,14 +9,16 @@ use super::{Observer, meters::Meters};
 use crate::{
     config::quoted,
     daemon::{reconcile::State, watcher::Watcher},
+    datapath::next_hops::Known,
+    host::neighbours::OnLink,
     observe::{
         report::{InterfaceReport, Named, Report, occurred},
         snapshot::{
-            self, Health, InterfaceStatus, LastChange, LoopStatus, Numbers, Origin, OutputStatus,
-            RuleStatus, Snapshot, Totals,
+            self, Health, InterfaceStatus, LastChange, LoopStatus, NextHopStatus, Numbers, Origin,
+            OutputStatus, RuleStatus, Snapshot, Totals,
         },
     },
-    plan::{Flow, HeaderText},
+    plan::{Flow, HeaderText, LinkDestination, Mac},
 };
 
 /// The most problems that a status names.
@@ -150,6 +152,16 @@ pub fn problems(observer: &Observer, state: &State, watcher: &Watcher) -> Vec<St
     for interface in used.filter(|one| watcher.carries(one.index) == Some(false)) {
         others.push(format!("{} is down or has no carrier", interface.name));
     }
+    let next_hops = state.running.next_hops.table.all();
+    let unresolved = next_hops.iter().filter(|(_, known)| known.mac().is_none());
+    for (host, _) in unresolved.take(MOST_PROBLEMS) {
+        let interfaces = &state.running.plan.interfaces;
+        let mut on = interfaces.iter().filter(|one| one.index == host.interface);
+        let on = on
+            .next()
+            .map_or_else(String::new, |one| format!(" on {}", one.name));
+        others.push(format!("next hop {}{on} does not answer", host.address));
+    }
     let all = observer.waiting.len() + others.len();
     others.truncate(MOST_PROBLEMS);
     let waiting = observer.waiting.iter().take(MOST_PROBLEMS - others.len());
@@ -163,6 +175,7 @@ pub fn problems(observer: &Observer, state: &State, watcher: &Watcher) -> Vec<St
 
 fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> Vec<RuleStatus> {
     let added = state.desired.added();
+    let next_hops = next_hops(state);
     let plan = &state.running.plan;
     let flows = plan.flows.iter().map(|flow| (flow.rule.as_str(), flow));
     let flows: HashMap<&str, &Flow> = flows.collect();
@@ -206,6 +219,7 @@ fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> 
                         _ => rule_state,
                     },
                     reason: waits.unwrap_or_default().to_owned(),
+                    next_hop: next_hops.get(&(name, position)).cloned(),
                     packets_sent: report.map_or(0, |report| report.packets_sent),
                     rate: seen.output(position),
                     dropped: report
@@ -234,6 +248,35 @@ fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> 
             }
         })
         .collect()
+}
+
+/// The next hops of unicast outputs that run, by rule and position.
+fn next_hops(state: &State) -> HashMap<(&str, usize), NextHopStatus> {
+    let running = &state.running;
+    let known: HashMap<OnLink, Known> = running.next_hops.table.all().into_iter().collect();
+    if known.is_empty() {
+        return HashMap::new();
+    }
+    let mut all = HashMap::new();
+    for flow in &running.plan.flows {
+        for output in &flow.outputs {
+            let interface = running.plan.interfaces.get(output.interface);
+            if let (LinkDestination::NextHop(address), Some(interface)) = (output.to, interface) {
+                let host = OnLink {
+                    interface: interface.index,
+                    address,
+                };
+                let mac = known.get(&host).and_then(|known| known.mac());
+                let status = NextHopStatus {
+                    interface: interface.name.clone(),
+                    address,
+                    mac: mac.map(|mac| Mac(mac).to_string()),
+                };
+                all.insert((flow.rule.as_str(), output.position), status);
+            }
+        }
+    }
+    all
 }
 
 fn interfaces(state: &State, waits: &Waits<'_>, report: &Report) -> Vec<InterfaceStatus> {

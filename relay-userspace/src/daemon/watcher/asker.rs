@@ -12,12 +12,14 @@ use log::debug;
 use super::{
     Numbers, SharedNumbers,
     ears::SharedTable,
+    hops::Hops,
     interface::{Counters, Watched},
     mailbox::{Events, Mailbox},
     names::{Names, Which},
     post::{Following, Inbox, Post},
+    routes::Routes,
 };
-use crate::host::watch::Questions;
+use crate::{datapath::next_hops::NextHops, host::watch::Questions};
 
 /// How often it asks without news.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -36,6 +38,8 @@ pub struct Asker {
     /// The counters of those that were followed and are still there, by index.
     former: BTreeMap<u32, Counters>,
     names: Names,
+    routes: Routes,
+    hops: Hops,
 }
 
 impl Asker {
@@ -46,6 +50,7 @@ impl Asker {
         post: Arc<Post>,
         mailbox: Arc<Mailbox>,
         numbers: Arc<SharedNumbers>,
+        next_hops: Arc<NextHops>,
     ) -> Self {
         Self {
             questions,
@@ -56,6 +61,8 @@ impl Asker {
             watched: BTreeMap::new(),
             former: BTreeMap::new(),
             names: Names::default(),
+            routes: Routes::new(),
+            hops: Hops::new(next_hops),
         }
     }
 
@@ -64,7 +71,15 @@ impl Asker {
         let mut next = Instant::now() + LOOK_EVERY;
         loop {
             let post = Arc::clone(&self.post);
-            let mut inbox = post.take(next);
+            let due = self.routes.due();
+            let mut inbox = post.take(due.map_or(next, |due| due.min(next)));
+            let now = Instant::now();
+            if inbox.is_of_routes_alone() {
+                self.routes.doubt(now);
+                if self.routes.due().is_some_and(|due| due > now) && now < next {
+                    continue;
+                }
+            }
             let stop = inbox.stop;
             let done = inbox.follow.take().map(|following| self.follow(following));
             let all = inbox.lost || stop || Instant::now() >= next;
@@ -111,6 +126,7 @@ impl Asker {
             self.former.pop_first();
         }
         self.names.want(following.names);
+        self.routes.follow(following.routes);
         self.look_at_names(&Which::New, &mut events);
         self.publish();
         self.mailbox.put(events);
@@ -158,6 +174,14 @@ impl Asker {
         };
         self.look_at_names(&which, &mut events);
         self.names.tick();
+        if inbox.routes || inbox.lost {
+            self.routes.doubt(Instant::now());
+        }
+        self.routes.look(&mut self.questions, &mut events);
+        if inbox.hops || all {
+            let name = |index: &u32| self.watched.get(index).map(Watched::name);
+            self.hops.look(|index| name(&index));
+        }
         self.publish();
         self.mailbox.put(events);
     }

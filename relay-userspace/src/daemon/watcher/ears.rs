@@ -1,5 +1,5 @@
-//! The thread that receives the kernel's news: it updates what workers know of links at once, and
-//! passes the rest on to the thread that asks.
+//! The thread that receives the kernel's news: it updates what workers know of links and next hops at
+//! once, and passes the rest on to the thread that asks.
 
 use std::{
     collections::BTreeSet,
@@ -7,13 +7,20 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{interface::linked, post::Post};
+use super::{
+    interface::linked,
+    mailbox::{Events, Mailbox},
+    post::Post,
+};
 use crate::{
     daemon::wait::wait_for_ever,
-    datapath::output_link::{Link, State},
+    datapath::{
+        next_hops::NextHops,
+        output_link::{Link, State},
+    },
     host::{
         Bell,
-        watch::{Heard, News},
+        watch::{Heard, HeardOfRoutes, News, RouteNews},
     },
 };
 
@@ -26,6 +33,8 @@ pub struct Table {
     pub followed: BTreeSet<u32>,
     /// The names that rules mention.
     pub names: BTreeSet<String>,
+    /// There are unicast outputs, whose routes matter.
+    pub follows_routes: bool,
     /// The addresses of this host that rules mention.
     pub addresses: BTreeSet<IpAddr>,
     /// Other interfaces that have such a name, by index.
@@ -43,16 +52,78 @@ impl SharedTable {
     }
 }
 
-/// Receives news until `stop` rings.
-pub fn hear(mut news: News, table: &SharedTable, stop: &Bell, post: &Post) {
-    loop {
-        if wait_for_ever(std::iter::once(stop.fd()).chain(news.fds())) {
+/// Where news come from, and where they go.
+pub struct Ears {
+    pub news: News,
+    pub route_news: RouteNews,
+    pub table: Arc<SharedTable>,
+    pub post: Arc<Post>,
+    pub mailbox: Arc<Mailbox>,
+    pub next_hops: Arc<NextHops>,
+}
+
+impl Ears {
+    /// Receives news until `stop` rings.
+    pub fn hear(mut self, stop: &Bell) {
+        loop {
+            let fds = self.news.fds().chain([self.route_news.fd()]);
+            if wait_for_ever(std::iter::once(stop.fd()).chain(fds)) {
+                return;
+            }
+            let heard = self.news.read();
+            if heard != Heard::default() {
+                self.take_back_to_work(&heard);
+                pass_on(heard, &mut self.table.lock(), &self.post);
+            }
+            let heard = self.route_news.read();
+            if heard != HeardOfRoutes::default() {
+                self.pass_on_routes(&heard);
+            }
+        }
+    }
+
+    /// The next hops on links that carry again are asked for at once.
+    fn take_back_to_work(&self, heard: &Heard) {
+        let links = heard.links.iter().filter(|(_, now)| now.carries);
+        let carry: BTreeSet<u32> = links.map(|(index, _)| *index).collect();
+        if carry.is_empty() {
             return;
         }
-        let heard = news.read();
-        if heard != Heard::default() {
-            pass_on(heard, &mut table.lock(), post);
+        let all = self.next_hops.all();
+        let mut unresolved = all.iter().filter(|(_, known)| known.needs_resolution());
+        if unresolved.any(|(host, _)| carry.contains(&host.interface)) {
+            self.tell(true, false);
         }
+    }
+
+    fn pass_on_routes(&self, heard: &HeardOfRoutes) {
+        let mut changed = false;
+        let mut unresolved = false;
+        for (host, news) in &heard.neighbours {
+            if let Some([before, now]) = self.next_hops.hear(*host, news.as_ref()) {
+                changed |= before.mac() != now.mac();
+                // One that has failed is asked for again in time.
+                unresolved |= news.is_none();
+            }
+        }
+        if unresolved || heard.lost {
+            self.tell(unresolved, heard.lost);
+        }
+        let routes = heard.routes || heard.lost;
+        if changed || routes {
+            self.post.put(|inbox| {
+                inbox.routes |= routes;
+                inbox.hops |= changed;
+            });
+        }
+    }
+
+    fn tell(&self, unresolved: bool, doubt_next_hops: bool) {
+        self.mailbox.put(Events {
+            unresolved,
+            doubt_next_hops,
+            ..Events::default()
+        });
     }
 }
 
@@ -83,6 +154,10 @@ fn pass_on(heard: Heard, table: &mut Table, post: &Post) {
         .retain(|index| !gone.contains(index) || renamed(index));
     let mut queues = heard.queues;
     queues.retain(|(index, _)| touched.contains(index));
+    if table.follows_routes {
+        // Any address and any link may have taken routes along.
+        post.put(|inbox| inbox.routes = true);
+    }
     let mut addresses = heard.addresses;
     addresses.retain(|(address, _)| table.addresses.contains(address));
     if touched.is_empty() && named.is_empty() && addresses.is_empty() && !heard.lost {

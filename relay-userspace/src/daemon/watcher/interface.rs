@@ -80,6 +80,11 @@ impl Watched {
         self.followed = followed;
     }
 
+    /// Its name.
+    pub fn name(&self) -> String {
+        self.followed.facts.name.clone()
+    }
+
     /// It has not gone.
     pub fn is_there(&self) -> bool {
         self.seen.is_some()

@@ -24,6 +24,10 @@ pub struct Events {
     /// The followed interfaces that have gone, by index. One that is there again, with the same
     /// index, is among them: its sockets, its XDP program and its memberships went with it.
     pub gone: BTreeSet<u32>,
+    /// Next hops are to be resolved, or resolved anew.
+    pub unresolved: bool,
+    /// News of next hops may be missing.
+    pub doubt_next_hops: bool,
     /// The kernel dropped notifications. The watcher has asked for everything anew, and told here
     /// what it found; only what came and went meanwhile may be missing.
     pub lost: bool,
@@ -41,6 +45,8 @@ impl Events {
     fn append(&mut self, newer: Self) {
         self.changed |= newer.changed;
         self.lost |= newer.lost;
+        self.unresolved |= newer.unresolved;
+        self.doubt_next_hops |= newer.doubt_next_hops;
         self.gone.extend(newer.gone);
         for why in &newer.why {
             self.add(why);

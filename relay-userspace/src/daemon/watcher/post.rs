@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::Followed;
-use crate::host::watch::Queues;
+use crate::host::{RouteAnswer, watch::Queues};
 
 /// What there is to do.
 #[derive(Debug, Default)]
@@ -23,6 +23,10 @@ pub struct Inbox {
     pub queues: BTreeMap<u32, Queues>,
     /// Names that interfaces were given, of those that rules mention.
     pub named: BTreeSet<String>,
+    /// Routes have changed, or something that they may depend on.
+    pub routes: bool,
+    /// Next hops have changed.
+    pub hops: bool,
     /// Addresses that rules mention, which an interface got (true) or lost.
     pub addresses: BTreeMap<IpAddr, bool>,
     /// The kernel dropped news: everything may have changed.
@@ -38,16 +42,27 @@ pub struct Following {
     pub interfaces: Vec<Followed>,
     /// The names that rules mention.
     pub names: BTreeSet<String>,
+    /// The routes of unicast outputs.
+    pub routes: Vec<RouteAnswer>,
     /// Gets a message once all of them have been looked at.
     pub done: SyncSender<()>,
 }
 
 impl Inbox {
+    /// Whether there is nothing to do but to look routes up, which has its own time.
+    pub fn is_of_routes_alone(&self) -> bool {
+        self.routes && !self.has_more_than_routes()
+    }
+
     fn is_empty(&self) -> bool {
+        !self.routes && !self.has_more_than_routes()
+    }
+
+    fn has_more_than_routes(&self) -> bool {
         // Queues and those that have gone are among the touched.
         let of_interfaces = !self.touched.is_empty() || !self.named.is_empty();
         let news = of_interfaces || !self.addresses.is_empty() || self.lost;
-        !news && self.follow.is_none() && !self.stop
+        news || self.hops || self.follow.is_some() || self.stop
     }
 }
 

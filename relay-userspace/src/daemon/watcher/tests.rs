@@ -64,7 +64,7 @@ struct Control {
 impl Control {
     fn start() -> Self {
         let bell = Bell::new().unwrap();
-        let watcher = Watcher::start(bell.clone()).unwrap();
+        let watcher = Watcher::start(bell.clone(), &Arc::default()).unwrap();
         Self { bell, watcher }
     }
 
@@ -86,7 +86,7 @@ impl Control {
         let names = interfaces.iter().chain(names);
         let names = names.map(|name| (*name).to_owned());
         self.watcher
-            .follow(followed, names.collect(), BTreeSet::new());
+            .follow(followed, names.collect(), BTreeSet::new(), Vec::new());
         links
     }
 

@@ -88,9 +88,9 @@ fn add_all(batch: &mut Batch<usize>, memory: &Frames, flows: &mut Flows) {
         let datagram = wire::decode(&frame[..]).unwrap();
         let flow = flows.look_up(0, &datagram).unwrap();
         let received = Received::read(frame, &datagram, Known::Complete).unwrap();
-        let kept = flows.kept(flow, &datagram, frame, None);
+        let keeps = flows.keep_any() && batch.keep(flows.kept(flow, &datagram, frame, None));
         let frame = Frame::new(at, received, flow, datagram.payload());
-        batch.add(frame, kept.as_ref(), memory, flows, &stats);
+        batch.add(frame, keeps, memory, flows, &stats);
     }
 }
 

@@ -41,8 +41,15 @@ struct Worker {
 impl Worker {
     fn new(rules: &[Rule]) -> Self {
         let plan = plan(rules);
-        let (remote, first) =
-            Remote::new(&plan, &plan.workers[0], Holds::Rounds(16), None, None).unwrap();
+        let (remote, first) = Remote::new(
+            &plan,
+            &plan.workers[0],
+            Holds::Rounds(16),
+            None,
+            None,
+            &Arc::default(),
+        )
+        .unwrap();
         Self {
             remote,
             inbox: first.inbox,

@@ -67,8 +67,6 @@ pub struct Arrival {
 pub struct Datagrams {
     flow: u32,
     received: Received,
-    /// What some copies keep of them, if any does.
-    pub kept: Option<Kept>,
     /// Where the first payload starts, in bytes from the start of the buffer; the others follow it.
     payload: usize,
     payload_len: usize,
@@ -131,12 +129,29 @@ impl Datagrams {
         Ok(Self {
             flow,
             received,
-            kept: flows.kept(flow, &datagram, frame, tag),
             payload: at + datagram.payload(),
             payload_len,
             size,
             next: 0,
         })
+    }
+
+    /// What some copies keep of them, if any does. Only where [`Flows::keep_any`]: it decodes the frame
+    /// of `arrival` once more, so that others need not carry along what few rule files need.
+    #[inline(never)]
+    pub fn kept(
+        &self,
+        arrival: &Arrival,
+        message: &libc::msghdr,
+        buffers: &Buffers,
+        flows: &Flows,
+    ) -> Option<Kept> {
+        let bytes = buffers.bytes(&arrival.held, 0..arrival.len as usize);
+        let out = RecvMsgOut::parse(bytes, message).ok()?;
+        let (_, frame) = vnet_header::ReceivedVnetHeader::split(out.payload_data())?;
+        let tag = stripped_tag(out.control_data());
+        let datagram = wire::decode_stripped(frame, tag).ok()?;
+        flows.kept(self.flow, &datagram, frame, tag)
     }
 
     /// The number of datagrams, at least one.

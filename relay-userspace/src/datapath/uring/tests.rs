@@ -44,8 +44,15 @@ impl Bench {
         let worker = &plan.workers[0];
         let completions = completions.unwrap_or_else(|| super::completions(worker, buffers));
         let attach = |_: BorrowedFd<'_>| Ok(());
-        let (worker, remote) =
-            UringWorker::with_ring(completions, &plan, worker, buffers, &attach).unwrap();
+        let (worker, remote) = UringWorker::with_ring(
+            completions,
+            &plan,
+            worker,
+            buffers,
+            &attach,
+            &Arc::default(),
+        )
+        .unwrap();
         let memberships = Memberships::join(&plan).unwrap();
         let sender = UdpSocket::bind("10.1.0.2:40000").unwrap();
         sender.set_multicast_ttl_v4(4).unwrap();

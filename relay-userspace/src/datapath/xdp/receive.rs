@@ -114,9 +114,24 @@ fn add(
         chunks.give_back(chunk);
         return;
     };
-    let kept = flows.kept(flow, &datagram, frame, None);
+    let keeps = flows.keep_any() && keep(flow, &chunk, batch, chunks, flows);
     let payload = datagram.payload();
     chunks.truncate(&mut chunk, datagram.end());
     let frame = Frame::new(chunk, received, flow, payload);
-    batch.add(frame, kept.as_ref(), chunks, flows, stats);
+    batch.add(frame, keeps, chunks, flows, stats);
+}
+
+/// Notes what some copies of the frame in `chunk`, the next one of `batch`, keep of it. Decodes it
+/// once more, so that others need not carry along what few rule files need.
+#[inline(never)]
+fn keep(
+    flow: u32,
+    chunk: &Chunk,
+    batch: &mut Batch<Chunk>,
+    chunks: &Chunks,
+    flows: &Flows,
+) -> bool {
+    let frame = chunks.frame(chunk);
+    let datagram = wire::decode(frame).ok();
+    batch.keep(datagram.and_then(|datagram| flows.kept(flow, &datagram, frame, None)))
 }

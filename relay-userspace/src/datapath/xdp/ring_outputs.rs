@@ -81,7 +81,11 @@ fn queue_copies(
             continue;
         };
         let template = &copies.template;
-        chunks.copy(&chunk, payload.clone(), &mut copy, template.headers_len());
+        if template.headers_len() == payload.start {
+            chunks.copy(&chunk, &mut copy, payload.end);
+        } else {
+            chunks.copy_range(&chunk, payload.clone(), &mut copy, template.headers_len());
+        }
         let header = Header {
             template,
             received,

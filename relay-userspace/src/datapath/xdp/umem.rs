@@ -286,10 +286,23 @@ impl Chunks {
         unsafe { self.umem.data_mut(&mut chunk.0) }
     }
 
+    /// Copies the first `len` bytes of the frame in `from` into the chunk `to`.
+    #[inline]
+    pub fn copy(&mut self, from: &Chunk, to: &mut Chunk, len: usize) {
+        // SAFETY: both are of this UMEM and in the worker's hands; two `Chunk`s never name the same
+        // memory.
+        let (source, mut target) =
+            unsafe { (self.umem.data(&from.0), self.umem.data_mut(&mut to.0)) };
+        target.cursor().set_pos(len);
+        let target = target.contents_mut();
+        let len = len.min(source.contents().len()).min(target.len());
+        target[..len].copy_from_slice(&source.contents()[..len]);
+    }
+
     /// Copies the bytes in `range` of the frame in `from` to position `at` of the frame in `to`, which
     /// ends behind them. Where a chunk is too short for that, nothing is copied.
-    #[inline]
-    pub fn copy(&mut self, from: &Chunk, range: Range<usize>, to: &mut Chunk, at: usize) {
+    #[inline(never)]
+    pub fn copy_range(&mut self, from: &Chunk, range: Range<usize>, to: &mut Chunk, at: usize) {
         // SAFETY: both are of this UMEM and in the worker's hands; two `Chunk`s never name the same
         // memory.
         let (source, mut target) =

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::host::{
-    Destination, Routed,
+    Destination, RouteAnswer,
     routes::{Route, RouteQuery},
 };
 
@@ -39,7 +39,7 @@ fn plan() -> Plan {
         source: Some([10, 0, 2, 2].into()),
     });
     let host_facts = HostFacts {
-        routes: [(to, Routed { query, answer })].into(),
+        routes: [(to, RouteAnswer { query, answer })].into(),
         ..host_facts([nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)])
     };
     auto(&config::parse("relay.toml", RULE).unwrap(), &host_facts).unwrap()

@@ -116,7 +116,14 @@ fn by_xdp(plan: &Plan, kernel: &mut Kernel, chunks: Option<u32>) -> Result<(Work
         true => None,
         false => Some(kernel.open_local_device("an input")?),
     };
-    let bound = xdp::XdpWorker::bind(plan, planned, Mode::Copy, chunks, local_device);
+    let bound = xdp::XdpWorker::bind(
+        plan,
+        planned,
+        Mode::Copy,
+        chunks,
+        local_device,
+        &std::sync::Arc::default(),
+    );
     let (mut worker, remote) = bound?;
     worker.fill()?;
     for socket in remote.receiving_sockets() {
@@ -129,6 +136,7 @@ fn by_io_uring(plan: &Plan, kernel: &Kernel, buffers: Option<u32>) -> Result<(Wo
     let planned = plan.workers.first().context("a worker")?;
     let buffers = buffers.map_or(Ok(uring::BUFFERS), u16::try_from)?;
     let attach = |socket: std::os::fd::BorrowedFd<'_>| kernel.attach_filter(socket);
-    let (worker, remote) = uring::UringWorker::bind(plan, planned, buffers, &attach)?;
+    let (worker, remote) =
+        uring::UringWorker::bind(plan, planned, buffers, &attach, &std::sync::Arc::default())?;
     Ok((Worker::IoUring(Box::new(worker)), remote))
 }

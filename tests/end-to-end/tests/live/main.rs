@@ -11,6 +11,7 @@ mod mappings;
 mod matches;
 mod ports;
 mod rule_file;
+mod unicast;
 mod unicast_inputs;
 mod upgrade;
 mod vlan_offloads;
