@@ -173,9 +173,7 @@ impl V6 {
     }
 
     /// Writes them to the first bytes of `to`. Returns how many, 0 where `to` is shorter.
-    ///
-    /// Out of line, so that copies over IPv4 keep the registers.
-    #[inline(never)]
+    #[inline(always)]
     pub(super) fn write(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
         let Some(headers) = to.first_chunk_mut() else {
             return 0;

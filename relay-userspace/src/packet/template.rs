@@ -305,19 +305,24 @@ impl Template {
 
     #[inline(always)]
     fn write_with(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
-        if !self.tags.is_empty() {
-            return self.write_tagged(to, received, completed);
-        }
         match &self.headers {
-            Headers::V4(v4) => v4.write(to, received, completed),
-            Headers::V6(v6) => v6.write(to, received, completed),
+            Headers::V4(v4) if self.tags.is_empty() => v4.write(to, received, completed),
+            _ => self.write_other(to, received, completed),
+        }
+    }
+
+    /// Writes what is not IPv4 without a tag. Out of line, so that those copies keep the registers.
+    #[inline(never)]
+    fn write_other(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
+        match &self.headers {
+            Headers::V6(v6) if self.tags.is_empty() => v6.write(to, received, completed),
+            _ => self.write_tagged(to, received, completed),
         }
     }
 
     /// Writes headers with tags: those without them where they end, then the Ethernet addresses once
     /// more in front, and the tags between.
-    ///
-    /// Out of line, so that copies without a tag keep the registers.
+    #[cold]
     #[inline(never)]
     fn write_tagged(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
         let len = self.tags.len();
