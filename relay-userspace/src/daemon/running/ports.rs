@@ -107,7 +107,7 @@ impl Running {
             let was = std::mem::replace(&mut worker.key, key.clone());
             let lost = losing.get(&worker.number).map_or(&[][..], Vec::as_slice);
             let still = was.ports.iter().filter(|port| lost.contains(&port.queue()));
-            worker.key.ports.extend(still.cloned());
+            worker.key.ports.extend(still.copied());
             worker.count_drops();
             for socket in worker.remote.receiving_sockets() {
                 if !was.receives_from((socket.interface, socket.queue)) {
