@@ -39,7 +39,8 @@ pub struct Template {
     headers: Headers,
     tags: Tags,
     len: u8,
-    is_plain: bool,
+    /// The same if it is plain, else [`Self::NOT_PLAIN`].
+    plain_len: u8,
     ttl_rule: TtlRule,
     keeps: Keeps,
     changes: Changes,
@@ -78,6 +79,9 @@ pub struct Target<'a> {
 }
 
 impl Template {
+    /// More than any headers have.
+    const NOT_PLAIN: u8 = u8::MAX;
+
     /// The template for `target`; `None` if its addresses are of different versions of IP.
     #[must_use]
     pub fn new(target: &Target<'_>) -> Option<Self> {
@@ -129,7 +133,10 @@ impl Template {
             len: len as u8,
             headers,
             tags,
-            is_plain: keeps.nothing() && changes.nothing(),
+            plain_len: match keeps.nothing() && changes.nothing() {
+                true => len as u8,
+                false => Self::NOT_PLAIN,
+            },
             ttl_rule: TtlRule::new(target.header.ttl),
             keeps,
             changes,
@@ -151,7 +158,14 @@ impl Template {
     #[inline]
     #[must_use]
     pub const fn is_plain(&self) -> bool {
-        self.is_plain
+        self.plain_len != Self::NOT_PLAIN
+    }
+
+    /// Whether it is plain, and its headers end where the received ones did.
+    #[inline]
+    #[must_use]
+    pub const fn ends_at(&self, payload: usize) -> bool {
+        self.plain_len as usize == payload
     }
 
     /// The template for the copies of datagrams that have `kept` in common: it keeps nothing.
@@ -305,18 +319,12 @@ impl Template {
 
     #[inline(always)]
     fn write_with(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
-        match &self.headers {
-            Headers::V4(v4) if self.tags.is_empty() => v4.write(to, received, completed),
-            _ => self.write_other(to, received, completed),
+        if !self.tags.is_empty() {
+            return self.write_tagged(to, received, completed);
         }
-    }
-
-    /// Writes what is not IPv4 without a tag. Out of line, so that those copies keep the registers.
-    #[inline(never)]
-    fn write_other(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
         match &self.headers {
-            Headers::V6(v6) if self.tags.is_empty() => v6.write(to, received, completed),
-            _ => self.write_tagged(to, received, completed),
+            Headers::V4(v4) => v4.write(to, received, completed),
+            Headers::V6(v6) => v6.write(to, received, completed),
         }
     }
 
