@@ -273,7 +273,8 @@ impl Template {
     /// to the first bytes of `to`, and returns how many these are: [`Self::headers_len`], or 0 where
     /// `to` is shorter. The payload must follow them, and `udp_sum` must be [`Received::udp_sum`] of
     /// that payload.
-    #[inline]
+    // Always inlined: a call costs 16 instructions per copy on a TX ring.
+    #[inline(always)]
     pub fn write(
         &self,
         to: &mut [u8],
