@@ -250,8 +250,7 @@ impl<'a, M: Memory> Copies<'a, M> {
         let udp_sum = fields.udp_sum(&frame.received, frame.payload(self.memory), udp_sum);
         let received = fields.received(&frame.received);
         let write = move |vnet_header: &mut VnetHeader| {
-            vnet_header
-                .single(|headers| template.write_apart(headers, received.borrow(), ttl, udp_sum))
+            vnet_header.single(|headers| template.write(headers, received.borrow(), ttl, udp_sum))
         };
         // SAFETY: as above.
         unsafe {

@@ -273,9 +273,21 @@ impl Template {
     /// to the first bytes of `to`, and returns how many these are: [`Self::headers_len`], or 0 where
     /// `to` is shorter. The payload must follow them, and `udp_sum` must be [`Received::udp_sum`] of
     /// that payload.
-    // Always inlined: a call costs 16 instructions per copy on a TX ring.
-    #[inline(always)]
+    #[inline]
     pub fn write(
+        &self,
+        to: &mut [u8],
+        received: &Received,
+        ttl: u8,
+        udp_sum: Option<u32>,
+    ) -> usize {
+        self.write_in_place(to, received, ttl, udp_sum)
+    }
+
+    /// [`Self::write`], always inlined: the compiler makes a call of it on the way to a TX ring, which
+    /// costs 16 instructions per copy.
+    #[inline(always)]
+    pub fn write_in_place(
         &self,
         to: &mut [u8],
         received: &Received,
@@ -292,19 +304,6 @@ impl Template {
             checksum,
         };
         self.write_with(to, received, completed)
-    }
-
-    /// [`Self::write`] by a call, which saves 11 instructions per copy where the caller needs many
-    /// registers.
-    #[inline(never)]
-    pub fn write_apart(
-        &self,
-        to: &mut [u8],
-        received: &Received,
-        ttl: u8,
-        udp_sum: Option<u32>,
-    ) -> usize {
-        self.write(to, received, ttl, udp_sum)
     }
 
     /// Writes the headers of a GSO packet of this output's copies of `received` and the datagrams

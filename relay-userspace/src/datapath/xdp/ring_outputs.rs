@@ -243,7 +243,7 @@ fn transmit(
         udp_sum,
     } = header;
     let mut frame = chunks.frame_mut(&mut chunk);
-    template.write(&mut frame, received, *ttl, *udp_sum);
+    template.write_in_place(&mut frame, received, *ttl, *udp_sum);
     let mut descriptors = 0;
     for ring_output in ring_outputs {
         if let Some(reason) = refusal(ring_output, len, ports) {
