@@ -281,7 +281,7 @@ impl Template {
         ttl: u8,
         udp_sum: Option<u32>,
     ) -> usize {
-        self.write_in_place(to, received, ttl, udp_sum)
+        self.write_with(to, received, self.completed(received, ttl, udp_sum))
     }
 
     /// [`Self::write`], always inlined: the compiler makes a call of it on the way to a TX ring, which
@@ -294,16 +294,20 @@ impl Template {
         ttl: u8,
         udp_sum: Option<u32>,
     ) -> usize {
+        self.write_with(to, received, self.completed(received, ttl, udp_sum))
+    }
+
+    #[inline(always)]
+    fn completed(&self, received: &Received, ttl: u8, udp_sum: Option<u32>) -> Completed {
         let checksum = match udp_sum {
             Some(kept) => nonzero(!fold(kept + self.udp_sum)),
             None => 0,
         };
-        let completed = Completed {
+        Completed {
             ttl,
             udp_len: received.udp_len(),
             checksum,
-        };
-        self.write_with(to, received, completed)
+        }
     }
 
     /// Writes the headers of a GSO packet of this output's copies of `received` and the datagrams
