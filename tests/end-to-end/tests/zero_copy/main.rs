@@ -9,6 +9,7 @@ mod changes;
 mod chunks;
 mod faults;
 mod forwarding;
+mod gso_tags;
 mod headers;
 mod hot_plug;
 mod local;

@@ -158,7 +158,7 @@ fn is_next_hop(relay: &RelayProcess, hosts: &[IpAddr], mac: &str) -> Result<bool
     let outputs = status["rules"][0]["outputs"].as_array();
     let outputs = outputs.context("outputs")?;
     let is_there = |host: &IpAddr| {
-        let to = |output: &&serde_json::Value| output["address"] == host.to_string();
+        let to = |output: &&serde_json::Value| output["group"] == host.to_string();
         let output = outputs.iter().find(to);
         output.is_some_and(|output| output["next_hop"]["mac"] == mac)
     };
