@@ -182,7 +182,8 @@ fn end(mut system: System, mut model: Model, mut probe: Probe) -> Result<()> {
     if probe.repeated > 0 {
         println!("{} rounds of datagrams were sent again", probe.repeated);
     }
-    system.stop()
+    let report = system.stop()?;
+    probe.check(&report)
 }
 
 relay_tests::on_both_backends! {
