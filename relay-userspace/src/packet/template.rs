@@ -284,8 +284,8 @@ impl Template {
         self.write_with(to, received, self.completed(received, ttl, udp_sum))
     }
 
-    /// [`Self::write`], always inlined: the compiler makes a call of it on the way to a TX ring, which
-    /// costs 16 instructions per copy.
+    /// [`Self::write`], always inlined. The compiler would make a call of it on the way to a TX ring,
+    /// which costs 16 instructions per copy; forced elsewhere it costs 11.
     #[inline(always)]
     pub fn write_in_place(
         &self,

@@ -51,8 +51,8 @@ pub fn forward_all(
     }
 }
 
-/// Queues one copy of `frame`, which has the position `at_in_batch` in its batch, for each ring output, and
-/// ends the frame's use of its chunk.
+/// Queues one copy of `frame`, which has the position `at_in_batch` in its batch, for each ring
+/// output, and ends the frame's use of its chunk.
 ///
 /// Out of line: where all copies leave through TX sockets, no frame gets here.
 #[inline(never)]
