@@ -129,7 +129,12 @@ fn those_with_one_tag_reach_the_nic_whole_and_no_others_igb() -> Result<()> {
         let arrived = packets(group(at), tags, &frames)?;
         assert!(arrived.concat() == sent.concat(), "to {}", group(at));
         if *whole {
-            assert!(arrived.len() < sent.len(), "{} packets", arrived.len());
+            assert!(
+                arrived.len() < sent.len(),
+                "{} packets to {}",
+                arrived.len(),
+                group(at)
+            );
         } else {
             assert!(arrived == sent, "to {}", group(at));
         }
