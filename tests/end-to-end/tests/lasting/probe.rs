@@ -221,7 +221,10 @@ impl Probe {
             tos: TOS,
             ttl: TTL,
         };
-        if input.to.is_ipv4() && input.to.is_multicast() && number % 2 == 0 && input.tags.is_empty()
+        if input.to.is_ipv4()
+            && input.to.is_multicast()
+            && number.is_multiple_of(2)
+            && input.tags.is_empty()
         {
             open.sender.send_one(input.to, input.port, &payload)?;
             sent.source_port = open.sender.address()?.port();
