@@ -32,7 +32,7 @@ pub struct Shape {
 /// Hosts on the link of every wire of outputs, beside the sink's own address.
 const HOSTS: usize = 250;
 
-/// One of the hosts on the link of the wire of outputs with this number; after [`HOSTS`] it is the
+/// One of the hosts on the link of the wire of outputs with this number; after `HOSTS` it is the
 /// first one again. The sink answers for all of them.
 ///
 /// There are not more, because Linux keeps no more than 1024 neighbours of all its namespaces, and

@@ -75,6 +75,22 @@ impl Testbed {
         }
     }
 
+    /// The same with IPv6 beside IPv4 on all hosts, see [`End::ipv6`].
+    pub fn with_ipv6(self) -> Result<Self> {
+        let all = |ends: Vec<Endpoint>| {
+            ends.into_iter()
+                .map(Endpoint::with_ipv6)
+                .collect::<Result<Vec<_>>>()
+        };
+        Ok(Self {
+            inputs: all(self.inputs)?,
+            outputs: all(self.outputs)?,
+            sources: all(self.sources)?,
+            receivers: all(self.receivers)?,
+            ..self
+        })
+    }
+
     /// One input and one output.
     pub fn new() -> Result<Self> {
         Self::builder().build()

@@ -225,6 +225,13 @@ impl Endpoint {
         }
     }
 
+    /// The same end with IPv6 beside IPv4, see [`End::ipv6`].
+    pub fn with_ipv6(self) -> Result<Self> {
+        with_ipv6(&self.namespace, &self.interface, self.address)?;
+        let ipv6 = Some(ipv6_of(self.address));
+        Ok(Self { ipv6, ..self })
+    }
+
     /// Switches IPv6 on, with these addresses and no other, which are usable at once.
     pub fn switch_on_ipv6(&self, addresses: &[&str]) -> Result<()> {
         switch_on_ipv6(&self.namespace, &self.interface, addresses)

@@ -27,7 +27,8 @@ use relay_tests::rules::{Rule, to_toml};
 use relay_tests::scenario::ARRIVAL;
 use relay_tests::tally::{Stream, Tally};
 use relay_tests::topology::Testbed;
-use relay_tests::veth::{End, Endpoint, connect, format_mac, plug_set_up};
+use relay_tests::unicast::{behind, both, route};
+use relay_tests::veth::{Endpoint, format_mac, plug_set_up};
 
 use super::SetOnDrop;
 
@@ -62,33 +63,11 @@ impl Hosts {
             method.set_up(near)?;
         }
         let host = Arc::new(Namespace::new("host")?);
-        let behind = |number: u8| -> Result<(Endpoint, Endpoint)> {
-            let router = &bed.receivers[usize::from(number) + 1].namespace;
-            let subnet = 5 + number;
-            let end = |namespace: &Arc<Namespace>, name: &str, last: u8| End {
-                namespace: Arc::clone(namespace),
-                interface: format!("{name}{number}"),
-                mac: [0x02, 0, 10, subnet, 0, last],
-                address: Some(Ipv4Addr::new(10, subnet, 0, last)),
-                ipv6: true,
-                mtu: 1500,
-                queues: 1,
-            };
-            let ends = connect(end(router, "fwd", 1), end(&host, "hst", 2))?;
-            router.sysctl("ipv4/ip_forward", "1")?;
-            router.sysctl("ipv6/conf/all/forwarding", "1")?;
-            Ok(ends)
-        };
-        let behind = [behind(0)?, behind(1)?];
+        let routers = [&bed.receivers[1], &bed.receivers[2]];
+        let behind = [behind(routers[0], &host, 5)?, behind(routers[1], &host, 6)?];
         // The second router reaches the host by its other wire.
         let other = Ipv4Addr::new(10, 6, 0, 2);
-        let second = &bed.receivers[2].namespace;
-        second.ip(&format!("route add {FAR}/32 via {other}"))?;
-        second.ip(&format!(
-            "-6 route add {}/128 via {}",
-            ipv6_of(FAR),
-            ipv6_of(other)
-        ))?;
+        route(&routers[1].namespace, "add", FAR, other)?;
         let hosts = Self {
             bed,
             behind,
@@ -100,15 +79,7 @@ impl Hosts {
 
     /// Adds or replaces the routes to the far host: through the first or the second router.
     fn lead_through(&self, router: usize, verb: &str) -> Result<()> {
-        let gateway = ROUTERS[router];
-        self.bed
-            .relay
-            .ip(&format!("route {verb} {FAR}/32 via {gateway}"))?;
-        let (to, gateway) = (ipv6_of(FAR), ipv6_of(gateway));
-        self.bed
-            .relay
-            .ip(&format!("-6 route {verb} {to}/128 via {gateway}"))?;
-        Ok(())
+        route(&self.bed.relay, verb, FAR, ROUTERS[router])
     }
 
     fn far(&self) -> &Endpoint {
@@ -186,7 +157,7 @@ fn near() -> Vec<(IpAddr, u16)> {
     vec![(GROUP.into(), PORT), (NEAR.into(), PORT)]
 }
 fn far() -> Vec<(IpAddr, u16)> {
-    vec![(FAR.into(), PORT), (ipv6_of(FAR).into(), PORT)]
+    both(FAR).map(|host| (host, PORT)).to_vec()
 }
 
 /// Waits for `sent` datagrams at every socket, and fails unless each has had exactly those.
@@ -475,7 +446,8 @@ fn x4_a_host_that_nobody_answers_for_is_counted_and_costs_the_others_nothing(
     let lost = dropped(&outputs[4], "no_neighbour");
     assert!(lost > 0 && lost < sent, "{outputs:#?}");
     assert_eq!(outputs[4].packets_sent + lost, sent, "{outputs:#?}");
-    assert!(stopped.log.contains("does not answer"), "{}", stopped.log);
+    let told = format!("next hop {nobody} on out0 does not answer");
+    assert!(stopped.log.contains(&told), "{}", stopped.log);
     Ok(())
 }
 

@@ -9,7 +9,6 @@ use etherparse::PacketBuilder;
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
 use relay_tests::encapsulation::{Encapsulation, ipv6_of};
-use relay_tests::frames::UdpFrame;
 use relay_tests::methods::{Method, TxMethod};
 use relay_tests::payload::payload;
 use relay_tests::raw::{RawReceiver, RawSender};
@@ -18,45 +17,14 @@ use relay_tests::rules::{Rule, to_toml};
 use relay_tests::scenario::Receivers;
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
+use relay_tests::unicast::{HOST, PORT, datagram_to_the_host, icmp_errors, to_the_host};
 use relay_tests::veth::Endpoint;
 
 use super::under_traffic;
 
-/// The address of `in0`, and a port that a rule takes there.
-const HOST: [u8; 4] = [10, 1, 0, 1];
-const PORT: u16 = 5001;
 const SIZE: usize = 700;
 /// How long the relay may take to act on what changes.
 const SOON: Duration = Duration::from_secs(5);
-
-/// From the host's address to two groups.
-fn rule(name: &str) -> Rule {
-    Rule::new(name, "in0", HOST, PORT)
-        .takes(&format!("address = \"10.1.0.1\", port = {PORT}"))
-        .output("out0", [239, 5, 5, 1], 6001)
-        .output("out0", [239, 5, 5, 2], 6002)
-}
-
-/// Whether a frame is an error message of ICMP or ICMPv6.
-fn is_icmp_error(frame: &[u8]) -> bool {
-    const IP: usize = 14;
-    match (frame.get(12..14), frame.get(IP..)) {
-        // Destination unreachable is type 3, and over IPv6 type 1.
-        (Some([0x08, 0x00]), Some(ip)) => ip.get(9) == Some(&1) && ip.get(20) == Some(&3),
-        (Some([0x86, 0xdd]), Some(ip)) => ip.get(6) == Some(&58) && ip.get(40) == Some(&1),
-        _ => false,
-    }
-}
-
-/// Error messages that have arrived.
-fn icmp_errors(at: &RawReceiver) -> usize {
-    at.settle();
-    let frames = at.frames();
-    frames
-        .iter()
-        .filter(|frame| is_icmp_error(&frame.bytes))
-        .count()
-}
 
 /// Datagrams to the host arrive at the groups, once and in order, with all headers right; in every
 /// encapsulation at the same time. The kernel answers none of them.
@@ -64,9 +32,9 @@ fn m6_unicast_becomes_multicast(method: Method) -> Result<()> {
     const ROUNDS: u64 = 12;
     const BURST: u64 = 8;
     let bed = Testbed::builder().ipv6().without_capture().build()?;
-    let rules = Encapsulation::ALL.map(|one| rule("unicast").over(one));
+    let rules = Encapsulation::ALL.map(|one| to_the_host("unicast").over(one));
     let receivers = Receivers::with_headers(&bed, &rules)?;
-    let (source, input) = (&bed.sources[0], &bed.inputs[0]);
+    let source = &bed.sources[0];
     let answers = RawReceiver::start(source)?;
     let relay = method.start(&bed, &rules)?;
     let sender = RawSender::open(source)?;
@@ -74,9 +42,7 @@ fn m6_unicast_becomes_multicast(method: Method) -> Result<()> {
         let paused = relay.pause()?;
         let send = |flow: usize, number: u64| -> Result<()> {
             let bytes = payload(flow as u32, number, SIZE);
-            let mut frame = UdpFrame::new(source, rules[flow].group, PORT, bytes);
-            frame.to_mac = Some(input.mac);
-            frame.tags.clone_from(&rules[flow].tags);
+            let mut frame = datagram_to_the_host(&bed, &rules[flow], bytes);
             frame.identification = number as u16;
             if method.tx == TxMethod::Frames {
                 // The relay never joins datagrams of two sockets that take turns.
@@ -165,11 +131,12 @@ fn m6_the_host_keeps_what_no_rule_names(backend: Backend) -> Result<()> {
     const COUNT: u64 = 50;
     let bed = Testbed::builder().ipv6().without_capture().build()?;
     let (source, input) = (&bed.sources[0], &bed.inputs[0]);
-    let rules = [Encapsulation::Ipv4, Encapsulation::Ipv6].map(|one| rule("unicast").over(one));
+    let rules =
+        [Encapsulation::Ipv4, Encapsulation::Ipv6].map(|one| to_the_host("unicast").over(one));
     let receivers = Receivers::start(&bed, &rules)?;
     let answers = RawReceiver::start(source)?;
     let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
-    let hosts: [IpAddr; 2] = [HOST.into(), ipv6_of(HOST.into()).into()];
+    let hosts: [IpAddr; 2] = [HOST.into(), ipv6_of(HOST).into()];
     let programs = hosts.map(|host| program(input, host, PORT + 1));
     source.namespace.ip("neighbour flush all")?;
     bed.relay.ip("neighbour flush all")?;
@@ -219,7 +186,7 @@ fn m6_a_program_on_the_same_port_gets_them_as_well(backend: Backend) -> Result<(
         let bed = Testbed::builder().without_capture().build()?;
         let source = &bed.sources[0];
         let keys = format!("address = \"10.1.0.1\", port = {PORT}, local = {is_local}");
-        let rules = [rule("unicast").takes(&keys)];
+        let rules = [to_the_host("unicast").takes(&keys)];
         let receivers = Receivers::start(&bed, &rules)?;
         let listening = program(&bed.inputs[0], HOST.into(), PORT)?;
         let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
@@ -232,6 +199,12 @@ fn m6_a_program_on_the_same_port_gets_them_as_well(backend: Backend) -> Result<(
         let gets_all = is_local || backend == Backend::IoUring;
         let expected = if gets_all { COUNT } else { 0 };
         assert_eq!(received(&listening), expected, "local = {is_local}");
+        // Once the program has ended, the relay holds the port, if anybody must.
+        drop(listening);
+        if !is_local && backend == Backend::IoUring {
+            let is_held = || program(&bed.inputs[0], HOST.into(), PORT).is_err();
+            assert!(eventually(SOON, is_held).is_some(), "the port is free");
+        }
         relay.stop()?.report.assert_exact(&[COUNT]);
     }
     Ok(())
@@ -249,8 +222,7 @@ fn assert_relays(bed: &Testbed, rule: &Rule, count: u64) -> Result<()> {
     let source = &bed.sources[0];
     let sender = RawSender::open(source)?;
     for number in 0..count {
-        let mut frame = UdpFrame::new(source, rule.group, rule.port, payload(0, number, SIZE));
-        frame.to_mac = Some(bed.inputs[0].mac);
+        let frame = datagram_to_the_host(bed, rule, payload(0, number, SIZE));
         sender.send(&frame.build()?)?;
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -285,7 +257,8 @@ fn steady_beside(
 }
 
 fn o1_unicast_rules_come_and_go_and_the_other_loses_nothing(backend: Backend) -> Result<()> {
-    let versions = [Encapsulation::Ipv4, Encapsulation::Ipv6].map(|one| rule("unicast").over(one));
+    let versions =
+        [Encapsulation::Ipv4, Encapsulation::Ipv6].map(|one| to_the_host("unicast").over(one));
     steady_beside(backend, &[steady()], |bed, relay| {
         let host: IpAddr = HOST.into();
         for round in 0..3 {
@@ -308,10 +281,11 @@ fn o1_unicast_rules_come_and_go_and_the_other_loses_nothing(backend: Backend) ->
 }
 
 fn m6_a_rule_waits_while_no_interface_has_its_address(backend: Backend) -> Result<()> {
-    let versions = [Encapsulation::Ipv4, Encapsulation::Ipv6].map(|one| rule("unicast").over(one));
+    let versions =
+        [Encapsulation::Ipv4, Encapsulation::Ipv6].map(|one| to_the_host("unicast").over(one));
     let rules = [&[steady()], &versions[..]].concat();
     steady_beside(backend, &rules, |bed, relay| {
-        let (ipv4, ipv6) = (IpAddr::from(HOST), IpAddr::from(ipv6_of(HOST.into())));
+        let (ipv4, ipv6) = (IpAddr::from(HOST), IpAddr::from(ipv6_of(HOST)));
         let state = |wanted: [&str; 2]| {
             let is = || {
                 let states = relay.rule_states().unwrap_or_default();

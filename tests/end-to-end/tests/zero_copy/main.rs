@@ -9,12 +9,15 @@ mod changes;
 mod chunks;
 mod faults;
 mod forwarding;
+mod gso_tags;
+mod headers;
 mod hot_plug;
 mod local;
 mod matching;
 mod modes;
 mod tags;
 mod traffic;
+mod unicast;
 
 use anyhow::Result;
 use relay_tests::backend::Backend;
@@ -150,6 +153,9 @@ on_all_nics! {
         local::a_program_of_the_relays_host_gets_what_the_outputs_get,
         matching::m2_of_two_sources_only_the_one_in_the_rule_passes_and_is_joined,
         matching::m4_ipv6_copies_have_right_headers_in_every_byte,
+        headers::m3_m5_m9_m11_m12_copies_have_the_headers_that_their_output_says,
+        unicast::m6_copies_to_hosts_follow_a_gateway_that_changes_its_address,
+        unicast::m6_unicast_becomes_multicast_and_the_host_keeps_the_rest,
         hot_plug::x2_nics_that_are_unplugged_and_plugged_in_again_are_served_again,
         modes::the_plan_expects_the_mode_that_the_drivers_have,
     ]
