@@ -393,8 +393,8 @@ impl System {
             .extend(parts.map(|(what, seen)| (what.to_owned(), seen)));
     }
 
-    /// Ends the relay, and returns its report. Fails unless its counters balance, no chunk is missing, and nothing stays
-    /// behind.
+    /// Ends the relay, and returns its report. Fails unless its counters balance, no chunk is
+    /// missing, and nothing stays behind.
     pub fn stop(self) -> Result<Report> {
         let stopped = self.relay.stop()?;
         ensure!(stopped.status.success(), "{}", stopped.log);
