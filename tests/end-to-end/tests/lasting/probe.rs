@@ -330,7 +330,7 @@ fn copy(out: &Out, interface: &'static str, wire: &Wire, input: &Input, sent: Se
     }
 }
 
-/// The copy in a frame that arrived; `None` if it is none. One whose checksums are wrong has port 0.
+/// The copy in a frame that arrived; `None` if it is none. One with wrong checksums has port 0.
 fn read(interface: &'static str, message: &Message<'_>) -> Option<Copy> {
     const MACS: usize = 12;
     let mut tags = Vec::from_iter(message.vlan.map(|tci| (message.tpid, tci)));

@@ -127,10 +127,10 @@ impl System {
         let is_there = before.link(name) != Link::Absent;
         match step {
             Step::Down(_) if is_there => host.ip(&format!("link set {name} down"))?,
-            Step::Up(_) if is_there => host.ip(&format!("link set {name} up"))?,
+            Step::Up(_) if is_there => self.up(at)?,
             Step::Flap(_) if is_there => {
                 host.ip(&format!("link set {name} down"))?;
-                host.ip(&format!("link set {name} up"))?
+                self.up(at)?
             }
             Step::Delete(_) if is_there => host.ip(&format!("link delete {name}"))?,
             Step::Replug(_) if before.all_up() => {
@@ -145,6 +145,18 @@ impl System {
             _ => String::new(),
         };
         Ok(())
+    }
+
+    /// Sets an interface up, with a link-local address, as it comes up elsewhere by itself: without
+    /// one, the kernel asks for no neighbour over IPv6 that nothing is sent to.
+    fn up(&self, at: usize) -> Result<String> {
+        let near = &self.wires.get(at).context("a wire")?.near;
+        let name = &near.interface;
+        near.namespace.ip(&format!("link set {name} up"))?;
+        let [_, b, c, d] = near.address.octets();
+        near.namespace.ip(&format!(
+            "-6 address replace fe80::{b}:{c}:{d}/64 dev {name} nodad"
+        ))
     }
 
     fn change_route(&self, step: &Step, before: &Model) -> Result<()> {
@@ -381,8 +393,8 @@ impl System {
             .extend(parts.map(|(what, seen)| (what.to_owned(), seen)));
     }
 
-    /// Ends the relay, and returns its report. Fails unless its counters balance, no chunk is missing, and nothing stays
-    /// behind.
+    /// Ends the relay, and returns its report. Fails unless its counters balance, no chunk is
+    /// missing, and nothing stays behind.
     pub fn stop(self) -> Result<Report> {
         let stopped = self.relay.stop()?;
         ensure!(stopped.status.success(), "{}", stopped.log);
