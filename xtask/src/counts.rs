@@ -1,5 +1,9 @@
 //! Counts tests by reading what libtest prints, so that "all passed" also means "all ran".
 
+/// The most lines, and the most characters of each, that are kept of what a failed test said.
+const LINES: usize = 4;
+const CHARACTERS: usize = 400;
+
 /// What the test binaries of a step reported.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -11,12 +15,33 @@ pub struct Counts {
     pub ignored: usize,
     /// Tests that the filter leaves out.
     pub filtered: usize,
-    /// The names of those that failed.
-    pub failures: Vec<String>,
+    /// Those that failed.
+    pub failures: Vec<Failure>,
+    /// The failed test, by its position, whose output is being read.
+    pub speaking: Option<usize>,
     /// Whether a filter was given: only then may tests be left out.
     pub filter_given: bool,
     /// What else went wrong, such as a test binary that crashed.
     pub other: Option<String>,
+}
+
+/// A test that failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failure {
+    /// Its name.
+    pub name: String,
+    /// The first lines that it said.
+    pub said: Vec<String>,
+}
+
+impl Failure {
+    /// One that says nothing beside its name.
+    pub fn of(name: String) -> Self {
+        Self {
+            name,
+            said: Vec::new(),
+        }
+    }
 }
 
 impl Counts {
@@ -27,8 +52,18 @@ impl Counts {
             self.failed += result.failed;
             self.ignored += result.ignored;
             self.filtered += result.filtered;
+            self.speaking = None;
         } else if let Some(name) = failed_test(line) {
-            self.failures.push(name.to_owned());
+            self.failures.push(Failure::of(name.to_owned()));
+        } else if let Some(name) = speaker(line) {
+            let mut failures = self.failures.iter();
+            self.speaking = failures.rposition(|failure| failure.name == name);
+        } else if let Some(at) = self.speaking
+            && let Some(failure) = self.failures.get_mut(at)
+            && failure.said.len() < LINES
+            && !line.trim().is_empty()
+        {
+            failure.said.push(line.chars().take(CHARACTERS).collect());
         }
     }
 
@@ -39,7 +74,13 @@ impl Counts {
 
     /// All that keeps a step from passing.
     pub fn problems(&self) -> Vec<String> {
-        let mut problems: Vec<String> = self.failures.clone();
+        let failures = self.failures.iter();
+        let mut problems: Vec<String> = failures
+            .map(|failure| {
+                let said = failure.said.iter().map(|line| format!("\n    {line}"));
+                failure.name.clone() + &said.collect::<String>()
+            })
+            .collect();
         if self.failed > self.failures.len() {
             problems.push(format!("{} tests failed", self.failed));
         }
@@ -90,6 +131,11 @@ fn failed_test(line: &str) -> Option<&str> {
     (result.trim() == "FAILED").then_some(name)
 }
 
+/// `---- forwarding::one_to_four stdout ----`: what follows is what it said.
+fn speaker(line: &str) -> Option<&str> {
+    line.strip_prefix("---- ")?.strip_suffix(" stdout ----")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,8 +179,34 @@ mod tests {
             "test c - d (line 3) ... FAILED",
             BAD,
         ]);
-        assert_eq!(counts.failures, ["a::b", "c - d (line 3)"]);
+        let names: Vec<&str> = counts.failures.iter().map(|one| &one.name[..]).collect();
+        assert_eq!(names, ["a::b", "c - d (line 3)"]);
         assert!(counts.problems().contains(&"a::b".to_owned()));
+    }
+
+    #[test]
+    fn a_failed_test_is_quoted() {
+        let counts = read(&[
+            "test a ... FAILED",
+            "test b ... FAILED",
+            "failures:",
+            "---- a stdout ----",
+            "",
+            "thread 'a' panicked at a.rs:1:2:",
+            "3 of 4 arrived",
+            "---- b stdout ----",
+            "Error: no such file",
+            BAD,
+            "not of any test",
+        ]);
+        assert_eq!(
+            counts.problems(),
+            [
+                "a\n    thread 'a' panicked at a.rs:1:2:\n    3 of 4 arrived",
+                "b\n    Error: no such file",
+                "1 tests are ignored"
+            ]
+        );
     }
 
     #[test]

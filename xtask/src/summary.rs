@@ -94,8 +94,7 @@ impl Run {
         }
         for step in &self.steps {
             for problem in &step.problems {
-                let first = problem.lines().next().unwrap_or_default();
-                text += &format!("failed: {}: {first}\n", step.name);
+                text += &format!("failed: {}: {problem}\n", step.name);
             }
         }
         text

@@ -49,9 +49,10 @@ pub fn to(output: &OutputStatus) -> String {
 
 /// The interface that they leave by.
 pub fn by(output: &OutputStatus) -> String {
-    match &output.interface[..] {
-        "" => "routing".into(),
-        interface => quoted(interface),
+    match (&output.interface[..], &output.next_hop) {
+        ("", None) => "routing".into(),
+        ("", Some(next_hop)) => format!("{} (routing)", quoted(&next_hop.interface)),
+        (interface, _) => quoted(interface),
     }
 }
 

@@ -123,8 +123,8 @@ pub struct Header {
     /// The tags.
     #[serde(skip_serializing_if = "OutputVlan::is_untagged")]
     pub vlan: OutputVlan,
-    /// The priority in the tags, 0 to 7. `None` keeps the datagram's, which is 0 where it arrived
-    /// untagged.
+    /// The priority in the tags, 0 to 7. `None` keeps the datagram's, which counts as 0 where the
+    /// input has no VLAN.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pcp: Option<u8>,
 }

@@ -17,7 +17,7 @@ use log::{debug, warn};
 
 use crate::{
     datapath::next_hops::NextHops,
-    host::neighbours::{Neighbours, OnLink},
+    host::neighbours::{Neighbour, Neighbours, OnLink},
     plan::{LinkDestination, Plan},
 };
 
@@ -175,12 +175,12 @@ impl Resolution {
         let answer = neighbours.get(host)?;
         self.table.answer(host, before, answer.as_ref());
         let known = answer.as_ref();
-        let is_managed = known.is_some_and(|known| known.is_managed());
-        if known.is_some_and(|known| known.is_fixed()) {
+        let is_managed = known.is_some_and(Neighbour::is_managed);
+        if known.is_some_and(Neighbour::is_fixed) {
             *keeper = Keeper::Others;
             return Ok(());
         }
-        let has_failed = known.is_some_and(|known| known.has_failed());
+        let has_failed = known.is_some_and(Neighbour::has_failed);
         if is_managed && *keeper != Keeper::Kernel {
             *keeper = Keeper::Others;
         }

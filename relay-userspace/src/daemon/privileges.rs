@@ -63,7 +63,7 @@ const BPF: Capability = Capability {
 /// The capabilities for a plan with an interface on XDP.
 pub const FOR_XDP: &[Capability] = &[NET_ADMIN, NET_RAW, IPC_LOCK, PERFMON, BPF];
 /// The capabilities that a relay keeps, as far as it has them: those for any plan, and the one for
-/// ports below 1024 that it holds ([`super::sinks`]), without which it goes on.
+/// ports below 1024 that it holds (see `daemon/sinks.rs`), without which it goes on.
 pub const KEPT: &[Capability] = &[NET_BIND_SERVICE, NET_ADMIN, NET_RAW, IPC_LOCK, PERFMON, BPF];
 /// The capabilities for a plan whose interfaces are all on io_uring.
 pub const FOR_IO_URING: &[Capability] = &[NET_RAW, BPF];

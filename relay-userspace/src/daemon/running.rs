@@ -206,8 +206,10 @@ impl Running {
         self.offloads.give_back_all(&self.claims);
     }
 
-    /// Takes the last numbers of what workers no longer have, and goes on to leave groups.
+    /// Takes the last numbers of what workers no longer have, goes on to leave groups, and tries again
+    /// to hold UDP ports.
     pub fn settle(&mut self) {
+        self.sinks.try_again();
         if self.leaves {
             self.leave_groups(&memberships::wanted(&self.plan));
         }

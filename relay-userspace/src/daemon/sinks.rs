@@ -24,7 +24,7 @@ const ACCEPT_NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
 #[derive(Debug, Default)]
 pub struct Sinks {
     held: BTreeMap<Sink, Socket>,
-    /// Those that could not be held, which the log has said.
+    /// Those that could not be held, of which the log has said what matters.
     refused: BTreeSet<Sink>,
 }
 
@@ -43,6 +43,14 @@ impl Sinks {
                 }
                 Err(error) => self.say(sink, &error),
             }
+        }
+    }
+
+    /// Tries again to hold those that could not be held: a program that listened may have ended.
+    pub fn try_again(&mut self) {
+        if !self.refused.is_empty() {
+            let refused = self.refused.clone();
+            self.hold(&refused);
         }
     }
 

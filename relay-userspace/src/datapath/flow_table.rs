@@ -488,6 +488,16 @@ impl Ports {
     }
 }
 
+/// Whether copies of a worker of a plan can leave through an interface, with the ports that it has.
+pub(super) fn can_leave(
+    plan: &Plan,
+    worker: &plan::WorkerPlan,
+    interface: InterfaceId,
+    places: &Ports,
+) -> bool {
+    leaves_by(plan, worker, interface, places).is_some()
+}
+
 /// How a worker's copies leave through an interface.
 enum LeavesBy {
     Port(usize),

@@ -18,7 +18,7 @@ pub use self::counters::{FlowCounters, OutputCounters, Retired};
 use super::{
     change::{Change, Exchange, Inbox, NewTxSockets},
     error::SetupError,
-    flow_table::{Flows, Ports},
+    flow_table::{Flows, Ports, can_leave},
     next_hops::NextHops,
     open_runs::OpenRuns,
     output_link::{Link, Links},
@@ -217,11 +217,6 @@ impl Remote {
             });
             tx_places.push(Some(tx_socket));
         }
-        let waiting = assigned.slots.iter().flat_map(|slots| {
-            let outputs = slots.waiting.iter();
-            outputs.map(|&(output, waits_for)| (slots.flow, output, reason(waits_for)))
-        });
-        let waiting = Arc::new(Waiting::new(waiting, &self.stats));
         let ports = self.sockets.as_ref();
         let (ports, port_change) = ports
             .map(|sockets| sockets.prepare(plan, worker, lost))
@@ -230,6 +225,21 @@ impl Remote {
             Some(ports) => Ports::of(ports.keys()),
             None => Ports::planned(plan, worker),
         };
+        let waiting = assigned.slots.iter().flat_map(|slots| {
+            let outputs = slots.waiting.iter();
+            outputs.map(|&(output, waits_for)| (slots.flow, output, reason(waits_for)))
+        });
+        // Until the next table, where its port is not bound yet.
+        let planned = worker.flows.iter().filter_map(|&at| plan.flows.get(at));
+        let held_up = planned
+            .zip(assigned.slots.iter())
+            .flat_map(|(flow, slots)| {
+                let outputs = flow.outputs.iter().zip(&slots.outputs);
+                let held_up =
+                    outputs.filter(|(one, _)| !can_leave(plan, worker, one.interface, &places));
+                held_up.map(|(_, &output)| (slots.flow, output, Dropped::Pending))
+            });
+        let waiting = Arc::new(Waiting::new(waiting.chain(held_up), &self.stats));
         let flows = Flows::new(plan, worker, &assigned.slots, &links, &places);
         let local = self.local.for_worker(plan, worker, self.local_device)?;
         let local_frames = LocalFrames::new(plan, worker, &assigned.slots, local.clone());

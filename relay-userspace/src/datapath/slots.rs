@@ -317,3 +317,53 @@ impl Book {
         self.rules.iter().map(|(rule, entry)| (&rule[..], entry))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config,
+        host::fixture::in0_and_out0,
+        plan::{Constraints, arrange},
+    };
+
+    /// Both VLANs of a trunk, and an interface that is missing.
+    const RULE: &str = r#"
+[[rules]]
+name = "r"
+input = { interface = "in0", group = "239.1.1.1", port = 1, vlan = 7 }
+outputs = [
+  { interface = "out0", vlan = 100 },
+  { interface = "gone", vlan = 100 },
+  { interface = "out0", vlan = 200 },
+  { interface = "out0", vlan = "keep" },
+  { interface = "gone", vlan = 200 },
+  { interface = "out0" },
+]
+"#;
+
+    #[test]
+    fn outputs_that_differ_in_their_vlan_are_counted_apart() {
+        let document = config::parse("relay.toml", RULE).unwrap();
+        let rule = &document.rules.rules[0];
+        let of_rule = OutputIdentity::of_rule(rule);
+        let arranged = arrange(&document, &in0_and_out0(0), &Constraints::default()).unwrap();
+        let plan = &arranged.plan;
+        let flow = plan.flows.iter().next().unwrap();
+        let of_plan = identities(plan, flow);
+        // Those that wait are last.
+        let in_order = [0, 2, 3, 5, 1, 4].map(|at: usize| of_rule[at].clone());
+        assert_eq!(of_plan, in_order);
+        for (at, one) in of_rule.iter().enumerate() {
+            assert_eq!(one.repeat, 0);
+            assert!(!of_rule[..at].contains(one), "{one:?}");
+        }
+        let worker = &plan.workers[0];
+        let slots = Book::default().assign(plan, worker).slots;
+        let slots = slots.iter().next().unwrap();
+        let waiting = slots.waiting.iter().map(|(slot, _)| slot);
+        let all = slots.outputs.iter().chain(waiting);
+        let distinct: std::collections::HashSet<_> = all.collect();
+        assert_eq!(distinct.len(), rule.outputs.len());
+    }
+}

@@ -104,7 +104,7 @@ impl Table {
     }
 
     /// The same for IPv6, with the exact `key` of `datagram`.
-    #[inline]
+    #[inline(always)]
     fn look_up6(&mut self, key: ExactKey6, slot: u8, datagram: &Datagram) -> Option<u32> {
         if let Some((last, flow)) = self.last6
             && last == key

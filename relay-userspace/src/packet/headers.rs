@@ -173,19 +173,32 @@ impl V6 {
     }
 
     /// Writes them to the first bytes of `to`. Returns how many, 0 where `to` is shorter.
-    ///
-    /// Out of line, so that copies over IPv4 keep the registers.
-    #[inline(never)]
+    #[inline(always)]
     pub(super) fn write(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
         let Some(headers) = to.first_chunk_mut() else {
             return 0;
         };
-        *headers = self.bytes;
         let Completed {
             ttl,
             udp_len,
             checksum,
         } = completed;
+        self.complete(headers, received, ttl, udp_len, checksum);
+        headers.len()
+    }
+
+    /// Out of line, so that copies over IPv4 keep the registers; each argument in a register of its
+    /// own, so that they are not put together for it there.
+    #[inline(never)]
+    fn complete(
+        &self,
+        headers: &mut [u8; IPV6_HEADERS_LEN],
+        received: &Received,
+        ttl: u8,
+        udp_len: u16,
+        checksum: u16,
+    ) {
+        *headers = self.bytes;
         let [first, second] = received.words;
         let at = IP + ipv6::VERSION_CLASS_AND_LABEL.start;
         put(headers, at, first.to_ne_bytes());
@@ -193,7 +206,6 @@ impl V6 {
         put(headers, IP + ipv6::PAYLOAD_LEN.start, udp_len.to_be_bytes());
         headers[IP + ipv6::HOP_LIMIT] = ttl;
         complete_udp(headers, UDP_V6, received, udp_len, checksum);
-        headers.len()
     }
 }
 

@@ -270,6 +270,7 @@ fn misses(rules: &[Rule], datagram: &Datagram<'_>, why: &mut Vec<String>) {
             o.interface.as_deref() == Some(interface)
                 && o.group.contains(group)
                 && o.port.contains(port)
+                && o.header.vlan.of_copy(rule.input.matches.vlan) == datagram.vlan
         })
     };
     if let Some(rule) = rules.iter().find(sends) {

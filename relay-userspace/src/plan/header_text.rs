@@ -27,6 +27,8 @@ pub struct HeaderText {
     pub source_mac: Option<[u8; 6]>,
     /// The Ethernet destination, if it is known.
     pub to: Option<LinkDestination>,
+    /// The Ethernet address of the next hop, if that is known.
+    pub next_hop_mac: Option<[u8; 6]>,
     /// The tags that datagrams arrive with.
     pub arrived: Vlan,
     /// The source address.
@@ -48,6 +50,7 @@ impl HeaderText {
         Self {
             source_mac: interface.map(|interface| interface.mac),
             to: Some(output.to),
+            next_hop_mac: None,
             arrived,
             source: output.source.map_or(Source::Keep, Source::Address),
             group: output.group,
@@ -63,12 +66,20 @@ impl HeaderText {
         Self {
             source_mac: None,
             to: (!output.is_unicast()).then(|| LinkDestination::Group(mac::of_group(group))),
+            next_hop_mac: None,
             arrived,
             source: output.source,
             group: output.group,
             port: output.port,
             header: output.header,
         }
+    }
+
+    /// The same, where the Ethernet address of the next hop is known.
+    #[must_use]
+    pub fn resolved(mut self, mac: Option<[u8; 6]>) -> Self {
+        self.next_hop_mac = mac;
+        self
     }
 
     /// Those of the copy to `destination` of one datagram, which has this source, if it is known.
@@ -95,7 +106,10 @@ impl HeaderText {
             // The host part of a prefix is in the address too.
             Some(LinkDestination::Group(mac)) if self.group.is_one() => write!(f, "{}", Mac(mac)),
             Some(LinkDestination::Group(mac)) => write!(f, "{} and on", Mac(mac)),
-            Some(LinkDestination::NextHop(host)) => write!(f, "next hop {host}"),
+            Some(LinkDestination::NextHop(host)) => match self.next_hop_mac {
+                Some(mac) => write!(f, "{} (next hop {host})", Mac(mac)),
+                None => write!(f, "next hop {host}"),
+            },
             None => f.write_str("next hop by routing"),
         }
     }
@@ -243,5 +257,27 @@ mod tests {
         ] {
             assert_eq!(text(input, &format!("{OUT}{output}")), expected);
         }
+    }
+
+    #[test]
+    fn the_address_of_the_next_hop_is_named_once_it_is_known() {
+        let text = "[[rules]]\nname = \"r\"\n\
+            input = { interface = \"in0\", group = \"239.1.1.1\", port = 1 }\n\
+            outputs = [{ address = \"10.0.0.9\" }]\n";
+        let document = config::parse("relay.toml", text).unwrap();
+        let wanted = HeaderText::wanted(&document.rules.rules[0].outputs[0], Vlan::Untagged);
+        let begins = |headers: HeaderText, text: &str| {
+            let shown = headers.to_string();
+            assert!(shown.starts_with(text), "{shown}");
+        };
+        begins(wanted, "its interface's MAC > next hop by routing; IPv4 ");
+        let planned = HeaderText {
+            to: Some(LinkDestination::NextHop([10, 0, 0, 254].into())),
+            ..wanted
+        };
+        begins(planned, "its interface's MAC > next hop 10.0.0.254; IPv4 ");
+        let resolved = planned.resolved(Some([2, 0, 0, 0, 0, 7]));
+        let mac = "02:00:00:00:00:07 (next hop 10.0.0.254)";
+        begins(resolved, &format!("its interface's MAC > {mac}; IPv4 "));
     }
 }

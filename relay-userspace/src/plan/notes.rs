@@ -97,7 +97,10 @@ pub(super) fn about_io_uring(document: &Document, used: &Use<'_>, notes: &mut Ve
     }
 }
 
-/// Notes about outputs whose MTU is smaller than that of their input.
+/// How much longer the header of IPv6 is than that of IPv4 without options.
+const LONGER_HEADER: u32 = 20;
+
+/// Notes about outputs whose MTU is smaller than what arrives at their input may need there.
 pub(super) fn about_mtus(
     flows: &List<FlowId, Flow>,
     uses: &List<InterfaceId, Use<'_>>,
@@ -111,13 +114,24 @@ pub(super) fn about_mtus(
                 continue;
             };
             let (from, to) = (from.facts, to.facts);
-            if to.mtu < from.mtu && said.insert((flow.interface, output.interface)) {
-                notes.push(format!(
-                    "{} has MTU {} and {} has MTU {}; larger datagrams from {} do not leave by {} and \
-                     are counted there as too_big.",
-                    from.name, from.mtu, to.name, to.mtu, from.name, to.name
-                ));
+            let arrives = flow.matches.group.address();
+            let grows = arrives.is_ipv4() && output.group.address().is_ipv6();
+            let more = if grows { LONGER_HEADER } else { 0 };
+            if to.mtu >= from.mtu.saturating_add(more)
+                || !said.insert((flow.interface, output.interface, grows))
+            {
+                continue;
             }
+            let longer = if grows {
+                ", and over IPv6 a copy is 20 bytes longer"
+            } else {
+                ""
+            };
+            notes.push(format!(
+                "{} has MTU {} and {} has MTU {}{longer}; larger datagrams from {} do not leave by {} and \
+                 are counted there as too_big.",
+                from.name, from.mtu, to.name, to.mtu, from.name, to.name
+            ));
         }
     }
 }

@@ -113,7 +113,7 @@ mod tests {
             scenario: scenario::named("1-1")[0],
             contenders: contenders.collect(),
             pairs: None,
-            beside_plain: None,
+            beside_plain: Vec::new(),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::{
     machine::Machine,
     measure::{Measures, Outcome, measure},
     pairs,
-    results::{ContenderResult, Results, ScenarioResult, Spread, Summary},
+    results::{BesidePlain, ContenderResult, Results, ScenarioResult, Spread, Summary},
     scenario::Scenario,
     unmatched::{self, Kind},
 };
@@ -200,7 +200,7 @@ fn rounds(
         scenario: *scenario,
         contenders: results,
         pairs: None,
-        beside_plain: None,
+        beside_plain: Vec::new(),
     }
 }
 
@@ -218,23 +218,37 @@ fn pairs(
     ratio.map_err(|error| failed(&what, &error, failures)).ok()
 }
 
-/// The ratio of the relay in a scenario to itself in the plain one.
+/// The ratios of the relay in a scenario to itself in the plain one, for each way that it is asked
+/// to run.
 fn beside_plain(
     comparison: &Comparison,
     scenario: &Scenario,
     contenders: &[&Contender],
     failures: &mut Vec<String>,
-) -> Option<Spread> {
-    let plain = scenario.plain()?;
-    let mut all = contenders.iter();
-    let relay = all.find(|one| one.name() == before::RELAY)?;
-    let what = format!("{} beside {}, in turns", scenario.name, plain.name);
-    let ratio = pairs::ratio((scenario, relay), (&plain, relay), &comparison.programs);
-    let ratio = ratio
-        .map_err(|error| failed(&what, &error, failures))
-        .ok()?;
-    println!("{what}: {}", cell::ratios(Some(ratio)));
-    Some(ratio)
+) -> Vec<BesidePlain> {
+    let Some(plain) = scenario.plain() else {
+        return Vec::new();
+    };
+    let mut all = Vec::new();
+    for relay in contenders {
+        if !matches!(relay, Contender::Relay { .. }) {
+            continue;
+        }
+        let contender = relay.name();
+        let what = format!(
+            "{} beside {}, in turns, {contender}",
+            scenario.name, plain.name
+        );
+        let programs = &comparison.programs;
+        match pairs::ratio((scenario, relay), (&plain, relay), programs) {
+            Ok(ratio) => {
+                println!("{what}: {}", cell::ratios(Some(ratio)));
+                all.push(BesidePlain { contender, ratio });
+            }
+            Err(error) => failed(&what, &error, failures),
+        }
+    }
+    all
 }
 
 fn unaccounted(measures: &Measures) -> Option<anyhow::Error> {

@@ -127,7 +127,7 @@ impl Contender {
             Self::Relay { options, .. } if options.transmit.is_none() => cast != Cast::RelayAlone,
             Self::Relay { .. } => cast == Cast::EveryTxMethod,
             Self::RelayBefore { .. } => true,
-            _ => cast != Cast::RelayAlone,
+            _ => !cast.is_relay(),
         }
     }
 

@@ -44,7 +44,7 @@ pub struct Flow {
 pub struct Output {
     /// The interface that it leaves through.
     pub interface: String,
-    /// The group that it is sent to; a contender that cannot rewrite keeps the flow's.
+    /// The group or the host that it is sent to; a contender that cannot rewrite keeps the flow's.
     pub group: Ipv4Addr,
     /// The destination port that it is sent to; a contender that cannot rewrite keeps the flow's.
     pub port: u16,

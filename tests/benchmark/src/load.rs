@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     framing::Framing,
     job::{Flow, Job, Output},
-    wire::Wires,
+    wire::{Wires, host},
 };
 
 /// The destination port of every flow.
@@ -29,6 +29,20 @@ pub struct Load {
     /// What the rules match.
     #[serde(default)]
     pub matches: Matches,
+    /// Where copies go.
+    #[serde(default)]
+    pub to: To,
+}
+
+/// Where the copies of a job go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum To {
+    /// To groups, each to one of its own.
+    #[default]
+    Groups,
+    /// To the hosts on the link of the wire, each to a port of its own.
+    Hosts,
 }
 
 /// What the rules of a job match.
@@ -110,8 +124,13 @@ impl Load {
         let (mut flows, mut next) = (Vec::new(), 0);
         for rule in 0..self.rules {
             let copies = if rule < self.flows { self.outputs } else { 1 };
-            let outputs = wires.outputs.iter().cycle().take(copies).map(|wire| {
+            let outputs = wires.outputs.iter().enumerate().cycle().take(copies);
+            let outputs = outputs.map(|(number, wire)| {
                 let (group, port) = output_destination(next);
+                let group = match self.to {
+                    To::Groups => group,
+                    To::Hosts => host(number, next),
+                };
                 next += 1;
                 Output {
                     interface: wire.interface.clone(),

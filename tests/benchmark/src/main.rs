@@ -14,7 +14,7 @@ use relay_bench::{
     compare::{self, Comparison},
     contender::Contender,
     framing::Framing,
-    load::{Load, Matches},
+    load::{Load, Matches, To},
     markdown,
     relay::Options,
     results::Results,
@@ -113,6 +113,9 @@ struct TrialArgs {
     /// The rules have `local = true`
     #[arg(long)]
     local: bool,
+    /// Copies go to hosts and not to groups
+    #[arg(long)]
+    unicast: bool,
     /// Frames per second, all flows together
     #[arg(long)]
     rate: u64,
@@ -212,6 +215,7 @@ fn trial(args: TrialArgs) -> Result<bool> {
             } else {
                 Matches::Exact
             },
+            to: if args.unicast { To::Hosts } else { To::Groups },
         },
         interfaces: args.interfaces,
         payload: args.payload,

@@ -101,6 +101,10 @@ fn rule(job: &Job, n: usize, flow: &crate::job::Flow) -> Rule {
     flow.outputs.iter().fold(rule, |rule, output| {
         let (group, port) = (output.group, output.port);
         match job.framing {
+            Framing::Ipv4 | Framing::Tagged if !group.is_multicast() => {
+                let host = format!("address = \"{group}\", port = {port}");
+                rule.output_that_goes(&output.interface, &host)
+            }
             Framing::Ipv4 | Framing::Tagged => rule.output(&output.interface, group, port),
             Framing::Ipv6 => rule.output_that_goes(&output.interface, &six(group, port)),
         }

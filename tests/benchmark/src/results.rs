@@ -71,10 +71,18 @@ pub struct ScenarioResult {
     /// one ([`crate::pairs`]).
     #[serde(default)]
     pub pairs: Option<Spread>,
-    /// Copies out under overload of the relay divided by those in the
-    /// [plain scenario](Scenario::plain), where there is one, measured the same way.
+    /// What the scenario costs beside the [plain one](Scenario::plain), where there is one.
     #[serde(default)]
-    pub beside_plain: Option<Spread>,
+    pub beside_plain: Vec<BesidePlain>,
+}
+
+/// A scenario beside the plain one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BesidePlain {
+    /// How the relay was asked to run, on both sides.
+    pub contender: String,
+    /// Copies out under overload divided by those in the plain scenario ([`crate::pairs`]).
+    pub ratio: Spread,
 }
 
 /// One contender in one scenario.

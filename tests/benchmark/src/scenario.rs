@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{
     framing::Framing,
-    load::{Load, Matches},
+    load::{Load, Matches, To},
     sink::NextHop,
 };
 
@@ -46,6 +46,17 @@ pub enum Cast {
     EveryTxMethod,
     /// Only the relay, which is compared with itself, see [`Scenario::plain`].
     RelayAlone,
+    /// The same on either backend. The plain scenario may have no other contender either: with a
+    /// thousand outputs, the others lose frames at every rate that is tried.
+    RelayOnBoth,
+}
+
+impl Cast {
+    /// Whether nothing but the relay takes part.
+    #[must_use]
+    pub fn is_relay(self) -> bool {
+        matches!(self, Self::RelayAlone | Self::RelayOnBoth)
+    }
 }
 
 /// A scenario's name from a file. A scenario of an older benchmark that this one does not have is
@@ -66,6 +77,7 @@ const fn usual(name: &'static str, outputs: usize) -> Scenario {
             flows: 1,
             rules: 1,
             matches: Matches::Exact,
+            to: To::Groups,
         },
         interfaces: 1,
         payload: 1000,
@@ -76,15 +88,13 @@ const fn usual(name: &'static str, outputs: usize) -> Scenario {
 }
 
 impl Scenario {
-    /// The scenario with one IPv4 group that arrives untagged, from which a scenario with the relay
-    /// alone differs in nothing else.
+    /// The scenario with one IPv4 group that arrives untagged, and copies to groups, from which a
+    /// scenario with the relay alone differs in nothing else.
     #[must_use]
     pub fn plain(&self) -> Option<Self> {
-        let plain = |other: &&Self| {
-            other.cast != Cast::RelayAlone
-                && **other == usual(other.name, self.load.outputs).cast(other.cast)
-        };
-        let all = (self.cast == Cast::RelayAlone).then_some(&ALL);
+        let plain =
+            |other: &&Self| **other == usual(other.name, self.load.outputs).cast(other.cast);
+        let all = (self.cast.is_relay() && !plain(&self)).then_some(&ALL);
         all.into_iter().flatten().find(plain).copied()
     }
 
@@ -105,6 +115,11 @@ impl Scenario {
 
     const fn matches(mut self, matches: Matches) -> Self {
         self.load.matches = matches;
+        self
+    }
+
+    const fn to(mut self, to: To) -> Self {
+        self.load.to = to;
         self
     }
 
@@ -130,7 +145,7 @@ impl Scenario {
 }
 
 /// All scenarios.
-pub const ALL: [Scenario; 21] = [
+pub const ALL: [Scenario; 23] = [
     usual("1-1", 1).cast(Cast::EveryTxMethod),
     usual("1-4", 4),
     usual("1-16", 16).cast(Cast::EveryTxMethod),
@@ -164,6 +179,10 @@ pub const ALL: [Scenario; 21] = [
     usual("1-16-local", 16)
         .matches(Matches::Local)
         .cast(Cast::RelayAlone),
+    usual("1-1000", 1000).cast(Cast::RelayOnBoth),
+    usual("1-1000-unicast", 1000)
+        .to(To::Hosts)
+        .cast(Cast::RelayOnBoth),
     usual("rules-100", 1).rules(100).cast(Cast::RelayAlone),
     usual("rules-10000", 1).rules(10_000).cast(Cast::RelayAlone),
     usual("rules-10000-mixed", 1)
@@ -264,6 +283,7 @@ mod tests {
             let expected = match (scenario.cast, scenario.load.outputs) {
                 (Cast::RelayAlone, 1) => Some("1-1"),
                 (Cast::RelayAlone, 16) => Some("1-16"),
+                _ if scenario.name == "1-1000-unicast" => Some("1-1000"),
                 _ => None,
             };
             assert_eq!(plain, expected, "{}", scenario.name);

@@ -49,7 +49,7 @@ pub enum NextHop {
 pub struct Expected {
     /// The position of the wire among the sinks.
     pub wire: usize,
-    /// The destination group.
+    /// The destination: a group, or a host.
     pub group: Ipv4Addr,
     /// The destination port.
     pub port: u16,

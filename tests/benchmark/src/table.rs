@@ -55,16 +55,24 @@ pub fn of(results: &Results) -> String {
 /// Copies out under overload beside the plain scenario, `None` where there was nothing to compare.
 pub fn beside_plain(results: &Results) -> Option<Vec<Vec<String>>> {
     let row = |result: &ScenarioResult| {
-        let ratio = result.beside_plain?;
-        let plain = result.scenario.plain()?;
-        let names = [result.scenario.name, plain.name].map(str::to_owned);
-        Some([&names[..], &[ratios(Some(ratio))]].concat())
+        let name = result.scenario.name;
+        let plain = result.scenario.plain().map_or("", |plain| plain.name);
+        let rows = result.beside_plain.iter().map(move |one| {
+            let names = [name, plain, &one.contender].map(str::to_owned);
+            [&names[..], &[ratios(Some(one.ratio))]].concat()
+        });
+        rows.collect::<Vec<_>>()
     };
-    let mut rows: Vec<_> = results.scenarios.iter().filter_map(row).collect();
+    let mut rows: Vec<_> = results.scenarios.iter().flat_map(row).collect();
     if rows.is_empty() {
         return None;
     }
-    let head = ["scenario", "plain", "copies out under overload"];
+    let head = [
+        "scenario",
+        "plain",
+        "contender",
+        "copies out under overload",
+    ];
     rows.insert(0, head.map(str::to_owned).to_vec());
     Some(rows)
 }

@@ -22,7 +22,7 @@ use crate::{
     framing::Framing,
     generator::{Generator, Traffic},
     job::Job,
-    load::{Load, Matches},
+    load::{Load, Matches, To},
     pairs, programs,
     relay::{Options, Relay},
     results::{UnmatchedPair, UnmatchedResult},
@@ -153,6 +153,7 @@ impl Input {
             flows: 1,
             rules: kind.rules,
             matches: kind.matches,
+            to: To::Groups,
         };
         let job = Job {
             framing: kind.framing,

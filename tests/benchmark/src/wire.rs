@@ -29,6 +29,18 @@ pub struct Shape {
     pub ipv6: bool,
 }
 
+/// Hosts on the link of every wire of outputs, beside the sink's own address.
+const HOSTS: usize = 250;
+
+/// One of the hosts on the link of the wire of outputs with this number; after `HOSTS` it is the
+/// first one again. The sink answers for all of them.
+///
+/// There are not more, because Linux keeps no more than 1024 neighbours of all its namespaces, and
+/// begins to forget some at 512 (`gc_thresh2`, `gc_thresh3`).
+pub fn host(wire: usize, number: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 64, wire as u8, (number % HOSTS) as u8 + 1)
+}
+
 /// The hosts and wires of a trial.
 #[derive(Debug)]
 pub struct Wires {
@@ -80,6 +92,11 @@ impl Wires {
                 end(&wires.relay, format!("out{i}"), net, 1),
                 end(&sink, format!("sink{i}"), net, 2),
             )?;
+            let hosts = Ipv4Addr::new(10, 64, net[1], 0);
+            let at = |end: &Endpoint| format!("{hosts}/24 dev {}", end.interface);
+            output.namespace.ip(&format!("route add {}", at(&output)))?;
+            sink.namespace
+                .ip(&format!("route add local {}", at(&sink)))?;
             wires.outputs.push(output);
             wires.sinks.push(sink);
         }

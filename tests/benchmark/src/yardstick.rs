@@ -94,7 +94,7 @@ mod tests {
             scenario: scenario::named(name)[0],
             contenders: vec![one(true, 2.0), one(false, rate)],
             pairs: None,
-            beside_plain: None,
+            beside_plain: Vec::new(),
         }
     }
 

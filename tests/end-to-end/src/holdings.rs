@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -121,7 +121,8 @@ fn kind(link: &Path) -> Option<String> {
 }
 
 impl Namespace {
-    /// The groups of 239.0.0.0/8 that programs of this host have joined, by interface.
+    /// The groups of 239.0.0.0/8 and of ff3e::/16 that programs of this host have joined, by
+    /// interface.
     pub fn joined_groups(&self) -> Result<BTreeSet<(String, IpAddr)>> {
         let text = self.proc_net("igmp")?;
         let mut interface = "";
@@ -138,6 +139,16 @@ impl Namespace {
             let group = Ipv4Addr::from(bits.to_ne_bytes());
             if group.octets()[0] == 239 {
                 groups.insert((interface.to_owned(), group.into()));
+            }
+        }
+        for line in self.proc_net("igmp6")?.lines() {
+            let mut words = line.split_whitespace().skip(1);
+            let found = words.next().zip(words.next());
+            let (interface, group) = found.with_context(|| format!("reading {line}"))?;
+            let bits =
+                u128::from_str_radix(group, 16).with_context(|| format!("reading {line}"))?;
+            if bits >> 112 == 0xff3e {
+                groups.insert((interface.to_owned(), Ipv6Addr::from_bits(bits).into()));
             }
         }
         Ok(groups)

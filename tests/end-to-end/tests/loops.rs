@@ -49,7 +49,7 @@ fn sum(reports: &[Report], of: impl Fn(&Report) -> u64) -> u64 {
     reports.iter().map(of).sum()
 }
 
-/// Copies leave untagged, so a loop brings no tagged ones back.
+/// These copies leave untagged, so a loop brings no tagged ones back.
 const VERSIONS: [Encapsulation; 2] = [Encapsulation::Ipv4, Encapsulation::Ipv6];
 
 fn l1_in_a_ring_of_two_relays_a_datagram_passes_at_most_32_relays(backend: Backend) -> Result<()> {
@@ -112,6 +112,43 @@ fn l1_a_bridge_from_an_output_back_to_the_input_gives_no_second_copy(
         let report = running.stop()?.report;
         report.assert_exact(&[COUNT; 2]);
         assert_eq!(report.filter("in0", "own_frame"), 2 * COUNT, "{report:#?}");
+    }
+    Ok(())
+}
+
+/// A source that the host does not have is no sign of an own frame: the host that has it is the
+/// sender here. The Ethernet source alone tells the copies.
+fn l1_copies_with_a_source_of_another_host_are_not_taken_and_that_host_is(
+    backend: Backend,
+) -> Result<()> {
+    const COUNT: u64 = 50;
+    let with = |version: Encapsulation, keeps: bool| {
+        let sender = version.input(Ipv4Addr::new(10, 9, 0, 77));
+        let source = match keeps {
+            true => "keep".to_owned(),
+            false => sender.to_string(),
+        };
+        let group = version.input(GROUP_IN);
+        let keys = format!("group = \"{group}\", port = {PORT_IN}, source = \"{source}\"");
+        let rule = Rule::feed().over(version);
+        rule.output_that_goes("out0", &keys)
+    };
+    for keeps in [true, false] {
+        let rules: Vec<Rule> = VERSIONS.map(|version| with(version, keeps)).into();
+        for (tables, _) in tx_methods(backend, &rules) {
+            let on = Bridged::new()?;
+            let running = RelayProcess::start_with(&on.relay, backend, &rules, &tables)?;
+            let sender = RawSender::open(&on.port)?;
+            for number in 0..COUNT {
+                for version in VERSIONS {
+                    sender.send(&foreign(&on.port, version, number, 1).build()?)?;
+                }
+            }
+            come_to_rest(&[&on.input, &on.back])?;
+            let report = running.stop()?.report;
+            report.assert_exact(&[COUNT; 2]);
+            assert_eq!(report.filter("in0", "own_frame"), 2 * COUNT, "{report:#?}");
+        }
     }
     Ok(())
 }
@@ -297,6 +334,7 @@ fn l1_the_plan_says_where_a_fixed_ttl_makes_a_ring_possible_and_where_rules_cann
 relay_tests::on_both_backends! {
     l1_in_a_ring_of_two_relays_a_datagram_passes_at_most_32_relays,
     l1_a_bridge_from_an_output_back_to_the_input_gives_no_second_copy,
+    l1_copies_with_a_source_of_another_host_are_not_taken_and_that_host_is,
     l1_an_interface_that_hears_its_own_multicast_takes_none_of_it,
     only_frames_that_a_host_would_take_are_relayed,
 }

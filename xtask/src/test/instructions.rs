@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use self::baseline::{Baseline, Instructions};
 use crate::{
-    counts::Counts,
+    counts::{Counts, Failure},
     process,
     setup::{self, Purpose},
     workspace::Workspace,
@@ -31,7 +31,7 @@ pub fn compare(ws: &Workspace) -> Result<Counts> {
     Ok(Counts {
         passed: comparison.passed,
         failed: comparison.failures.len(),
-        failures: comparison.failures,
+        failures: comparison.failures.into_iter().map(Failure::of).collect(),
         other: comparison.advice,
         ..Counts::default()
     })

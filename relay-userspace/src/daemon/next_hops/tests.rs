@@ -145,6 +145,32 @@ fn what_another_program_keeps_fresh_is_left_to_it() {
     });
 }
 
+/// A kernel before 5.16 resolves what it is asked for, once.
+#[test]
+fn where_the_kernel_keeps_nothing_fresh_the_relay_asks_again() {
+    in_namespace(|| {
+        let _far = make_wires();
+        let (plan, _) = plan(&["10.7.0.9"]);
+        let mut resolution = Resolution::default();
+        resolution.want(&plan);
+        for (host, keeper) in std::mem::take(&mut resolution.kept) {
+            assert_eq!(keeper, Keeper::Kernel);
+            resolution.give_back(host);
+            resolution.kept.insert(host, Keeper::Relay);
+        }
+        run("ip neigh flush dev out0 nud all");
+        assert_eq!(shown("10.7.0.9"), "");
+        resolution.doubt_all();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !shown("10.7.0.9").contains("REACHABLE") {
+            assert!(Instant::now() < deadline, "{}", shown("10.7.0.9"));
+            resolution.tend(Instant::now());
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert!(!shown("10.7.0.9").contains("managed"));
+    });
+}
+
 /// What the watcher and control do together.
 struct Control {
     bell: Bell,

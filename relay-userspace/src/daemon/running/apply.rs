@@ -17,7 +17,9 @@ use std::{
 
 use log::error;
 
-use super::{Applied, Running, drain, ending, matched::Matched, worker::RunningWorker};
+use super::{
+    Applied, Running, drain, ending, matched::Matched, ports::Losing, worker::RunningWorker,
+};
 use crate::{
     daemon::{
         affinity,
@@ -83,7 +85,8 @@ impl Running {
         self.sinks.hold(&sinks);
         self.open_local_device(next)?;
         self.next_hops.want(next);
-        let mut prepared = self.prepare(next, &matched, &keys)?;
+        let (losing_first, losing_last) = self.losing(&matched, &keys);
+        let mut prepared = self.prepare(next, &matched, &losing_first)?;
 
         let mut applied = Applied {
             changed: true,
@@ -94,7 +97,7 @@ impl Running {
         let pause_began = Instant::now();
         self.close_flows(next, &pausing, &matched.ended);
         applied.ended = self.end_workers(&matched.ended);
-        self.take_ports(next, &matched, &keys)?;
+        self.take_ports(next, &matched, &losing_first)?;
         let carriers = self.attach(next)?;
         carriers.wait(signals);
         self.serve(next)?;
@@ -108,9 +111,10 @@ impl Running {
         applied.started = bound.len();
         self.start(next, &keys, bound)?;
         self.hand_over(prepared)?;
-        self.use_ports(&matched, &keys)?;
+        self.use_ports(&matched, &keys, &losing_last)?;
         self.open_flows(next)?;
         self.close_rest(next);
+        self.take_ports(next, &matched, &losing_last)?;
         for &index in &pausing {
             applied.paused.insert(name_of(&self.plan, index));
         }
@@ -177,12 +181,12 @@ impl Running {
         &mut self,
         next: &Plan,
         matched: &Matched,
-        keys: &[WorkerKey],
+        losing: &Losing,
     ) -> Result<BTreeMap<usize, Prepared>, RunError> {
         let mut prepared = BTreeMap::new();
         for (place, worker) in matched.kept_workers(&mut self.workers) {
-            if let (Some(planned), Some(key)) = (next.workers.get(place), keys.get(place))
-                && worker.loses(key).is_empty()
+            if let Some(planned) = next.workers.get(place)
+                && !losing.contains_key(&worker.number)
             {
                 prepared.insert(worker.number, worker.remote.prepare(next, planned)?);
             }

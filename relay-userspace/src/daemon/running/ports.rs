@@ -1,4 +1,9 @@
 //! Ports that kept workers lose and get in a change.
+//!
+//! A port that only sends and that no worker of the next plan has is taken at the end: meanwhile
+//! copies leave through it, until the next table has them leave elsewhere. So a route that moves to
+//! another interface costs no copy. Others are taken first, since their queues may go to other
+//! workers, and their programs may go.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -9,29 +14,48 @@ use crate::{
     plan::{Plan, WorkerKey},
 };
 
+/// The ports that kept workers lose, by the worker's number: the kernel's index of the interface,
+/// and the queue.
+pub(super) type Losing = BTreeMap<usize, Vec<(u32, u32)>>;
+
 impl Running {
-    /// Takes away the ports that kept workers must lose, and closes them.
+    /// The ports that kept workers must lose before they get others, and those that they lose after
+    /// that.
+    pub(super) fn losing(&mut self, matched: &Matched, keys: &[WorkerKey]) -> (Losing, Losing) {
+        let (mut first, mut last) = (Losing::new(), Losing::new());
+        for (place, worker) in matched.kept_workers(&mut self.workers) {
+            let Some(key) = keys.get(place) else { continue };
+            let lost = worker.loses(key);
+            let of_others = |port: &(u32, u32)| keys.iter().any(|key| key.has(*port));
+            let can_wait = |port: &(u32, u32)| worker.only_sends(*port) && !of_others(port);
+            if lost.is_empty() {
+                continue;
+            }
+            match lost.iter().all(can_wait) {
+                true => last.insert(worker.number, lost),
+                false => first.insert(worker.number, lost),
+            };
+        }
+        (first, last)
+    }
+
+    /// Takes away the ports that kept workers lose, and closes them.
     pub(super) fn take_ports(
         &mut self,
         next: &Plan,
         matched: &Matched,
-        keys: &[WorkerKey],
+        losing: &Losing,
     ) -> Result<(), RunError> {
-        let mut losing = BTreeMap::new();
         for (place, worker) in matched.kept_workers(&mut self.workers) {
-            let (Some(planned), Some(key)) = (next.workers.get(place), keys.get(place)) else {
+            let lost = losing.get(&worker.number);
+            let (Some(planned), Some(lost)) = (next.workers.get(place), lost) else {
                 continue;
             };
-            let lost = worker.loses(key);
-            if lost.is_empty() {
-                continue;
-            }
             for (interface, queue) in lost.iter().filter(|port| !worker.gone.contains(&port.0)) {
                 self.kernel.clear_socket(*interface, *queue);
             }
-            let prepared = worker.remote.prepare_without(next, planned, &lost)?;
+            let prepared = worker.remote.prepare_without(next, planned, lost)?;
             worker.remote.send(prepared);
-            losing.insert(worker.number, lost);
         }
         if losing.is_empty() {
             return Ok(());
@@ -68,17 +92,22 @@ impl Running {
         Ok(())
     }
 
-    /// Sends matching frames to the sockets that kept workers have got.
+    /// Sends matching frames to the sockets that kept workers have got. They still have those that
+    /// they are `losing`.
     pub(super) fn use_ports(
         &mut self,
         matched: &Matched,
         keys: &[WorkerKey],
+        losing: &Losing,
     ) -> Result<(), RunError> {
         for (place, worker) in matched.kept_workers(&mut self.workers) {
             let Some(key) = keys.get(place) else {
                 continue;
             };
             let was = std::mem::replace(&mut worker.key, key.clone());
+            let lost = losing.get(&worker.number).map_or(&[][..], Vec::as_slice);
+            let still = was.ports.iter().filter(|port| lost.contains(&port.queue()));
+            worker.key.ports.extend(still.copied());
             worker.count_drops();
             for socket in worker.remote.receiving_sockets() {
                 if !was.receives_from((socket.interface, socket.queue)) {

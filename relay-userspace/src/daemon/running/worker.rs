@@ -111,6 +111,15 @@ impl RunningWorker {
         lost.collect()
     }
 
+    /// Whether it only sends through one of its ports, and the interface needs no program for that.
+    pub fn only_sends(&self, queue: (u32, u32)) -> bool {
+        let mut ports = self.key.ports.iter();
+        let port = ports.find(|port| port.queue() == queue);
+        self.mode == Some(Mode::Copy)
+            && !self.gone.contains(&queue.0)
+            && port.is_some_and(|port| !port.receives)
+    }
+
     /// It has taken a table without these ports, which it still has to hand back.
     pub fn has_lost(&mut self, lost: &[(u32, u32)]) {
         self.key.ports.retain(|port| !lost.contains(&port.queue()));

@@ -18,7 +18,7 @@ use crate::{
             OutputStatus, RuleStatus, Snapshot, Totals,
         },
     },
-    plan::{Flow, HeaderText, LinkDestination, Mac},
+    plan::{self, Flow, HeaderText, LinkDestination, Mac, Plan},
 };
 
 /// The most problems that a status names.
@@ -175,7 +175,8 @@ pub fn problems(observer: &Observer, state: &State, watcher: &Watcher) -> Vec<St
 
 fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> Vec<RuleStatus> {
     let added = state.desired.added();
-    let next_hops = next_hops(state);
+    let known = state.running.next_hops.table.all();
+    let known: HashMap<OnLink, Known> = known.into_iter().collect();
     let plan = &state.running.plan;
     let flows = plan.flows.iter().map(|flow| (flow.rule.as_str(), flow));
     let flows: HashMap<&str, &Flow> = flows.collect();
@@ -204,8 +205,12 @@ fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> 
                         .binary_search_by_key(&position, |one| one.position);
                     flow.outputs.get(at.ok()?)
                 });
+                let next_hop = planned.and_then(|output| next_hop(plan, output, &known));
+                let (next_hop, mac) = next_hop.unzip();
                 let headers = match planned {
-                    Some(planned) => HeaderText::planned(plan, planned, arrived),
+                    Some(planned) => {
+                        HeaderText::planned(plan, planned, arrived).resolved(mac.flatten())
+                    }
                     None => HeaderText::wanted(output, arrived),
                 };
                 OutputStatus {
@@ -219,7 +224,7 @@ fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> 
                         _ => rule_state,
                     },
                     reason: waits.unwrap_or_default().to_owned(),
-                    next_hop: next_hops.get(&(name, position)).cloned(),
+                    next_hop,
                     packets_sent: report.map_or(0, |report| report.packets_sent),
                     rate: seen.output(position),
                     dropped: report
@@ -250,33 +255,28 @@ fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> 
         .collect()
 }
 
-/// The next hops of unicast outputs that run, by rule and position.
-fn next_hops(state: &State) -> HashMap<(&str, usize), NextHopStatus> {
-    let running = &state.running;
-    let known: HashMap<OnLink, Known> = running.next_hops.table.all().into_iter().collect();
-    if known.is_empty() {
-        return HashMap::new();
-    }
-    let mut all = HashMap::new();
-    for flow in &running.plan.flows {
-        for output in &flow.outputs {
-            let interface = running.plan.interfaces.get(output.interface);
-            if let (LinkDestination::NextHop(address), Some(interface)) = (output.to, interface) {
-                let host = OnLink {
-                    interface: interface.index,
-                    address,
-                };
-                let mac = known.get(&host).and_then(|known| known.mac());
-                let status = NextHopStatus {
-                    interface: interface.name.clone(),
-                    address,
-                    mac: mac.map(|mac| Mac(mac).to_string()),
-                };
-                all.insert((flow.rule.as_str(), output.position), status);
-            }
-        }
-    }
-    all
+/// Where the copies of an output leave to, if that is one host, and the host's Ethernet address, if
+/// it answers.
+fn next_hop(
+    plan: &Plan,
+    output: &plan::Output,
+    known: &HashMap<OnLink, Known>,
+) -> Option<(NextHopStatus, Option<[u8; 6]>)> {
+    let LinkDestination::NextHop(address) = output.to else {
+        return None;
+    };
+    let interface = plan.interfaces.get(output.interface)?;
+    let host = OnLink {
+        interface: interface.index,
+        address,
+    };
+    let mac = known.get(&host).and_then(|known| known.mac());
+    let status = NextHopStatus {
+        interface: interface.name.clone(),
+        address,
+        mac: mac.map(|mac| Mac(mac).to_string()),
+    };
+    Some((status, mac))
 }
 
 fn interfaces(state: &State, waits: &Waits<'_>, report: &Report) -> Vec<InterfaceStatus> {

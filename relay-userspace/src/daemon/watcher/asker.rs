@@ -179,8 +179,11 @@ impl Asker {
         }
         self.routes.look(&mut self.questions, &mut events);
         if inbox.hops || all {
-            let name = |index: &u32| self.watched.get(index).map(Watched::name);
-            self.hops.look(|index| name(&index));
+            let (watched, questions) = (&self.watched, &mut self.questions);
+            self.hops.look(|index| match watched.get(&index) {
+                Some(watched) => Some(watched.name()),
+                None => questions.link(index).ok().flatten().map(|link| link.name),
+            });
         }
         self.publish();
         self.mailbox.put(events);

@@ -1,17 +1,33 @@
 //! What the log says of next hops: found, lost, or at another Ethernet address.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use log::Level::{Debug, Info, Warn};
 
 use super::budget::{Budget, Line};
 use crate::{datapath::next_hops::NextHops, host::neighbours::OnLink, plan::Mac};
 
+/// How long a new next hop has to answer until the log says that it does not.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The next hops as the log has them.
 pub struct Hops {
     table: Arc<NextHops>,
-    said: BTreeMap<OnLink, Option<[u8; 6]>>,
+    said: BTreeMap<OnLink, Said>,
     lines: Budget,
+}
+
+/// What the log has of one.
+#[derive(Debug, Clone, Copy)]
+struct Said {
+    mac: Option<[u8; 6]>,
+    /// It has anything at all.
+    is_told: bool,
+    since: Instant,
 }
 
 impl Hops {
@@ -25,19 +41,26 @@ impl Hops {
     }
 
     /// Says what has changed. `name` has the names of interfaces by index.
-    pub fn look(&mut self, name: impl Fn(u32) -> Option<String>) {
+    pub fn look(&mut self, mut name: impl FnMut(u32) -> Option<String>) {
         let now = Instant::now();
         self.lines.tick(now, "next hops");
-        let all = self.table.all();
         let mut said = BTreeMap::new();
-        for (host, known) in all {
-            let before = self.said.get(&host).copied();
-            said.insert(host, known.mac());
-            if before != Some(known.mac()) {
+        for (host, known) in self.table.all() {
+            let new = Said {
+                mac: None,
+                is_told: false,
+                since: now,
+            };
+            let mut of_host = self.said.get(&host).copied().unwrap_or(new);
+            let (before, mac) = (of_host, known.mac());
+            let is_late = !before.is_told && now.duration_since(before.since) >= PATIENCE;
+            if mac != before.mac || mac.is_none() && is_late {
                 let on = name(host.interface).unwrap_or_else(|| host.interface.to_string());
-                let line = line(host, &on, before, known.mac());
-                self.lines.say(now, &on, &line);
+                let before = before.is_told.then_some(before.mac);
+                self.lines.say(now, &on, &line(host, &on, before, mac));
+                (of_host.mac, of_host.is_told) = (mac, true);
             }
+            said.insert(host, of_host);
         }
         self.said = said;
     }

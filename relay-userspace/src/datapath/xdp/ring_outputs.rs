@@ -51,14 +51,14 @@ pub fn forward_all(
     }
 }
 
-/// Queues one copy of `frame`, which has the position `at` in its batch, for each ring output, and
-/// ends the frame's use of its chunk.
+/// Queues one copy of `frame`, which has the position `at_in_batch` in its batch, for each ring
+/// output, and ends the frame's use of its chunk.
 ///
 /// Out of line: where all copies leave through TX sockets, no frame gets here.
 #[inline(never)]
 fn queue_copies(
     frame: Frame<Chunk>,
-    (kept, at): (KeptOf<'_>, u32),
+    (kept, at_in_batch): (KeptOf<'_>, u32),
     (last, others): (&RingCopies, &[RingCopies]),
     flows: &Flows,
     chunks: &mut Chunks,
@@ -80,22 +80,19 @@ fn queue_copies(
             count_all(ring_outputs, Dropped::BufferExhaustion, stats);
             continue;
         };
-        let template = &copies.template;
-        if template.headers_len() == payload.start {
-            chunks.copy(&chunk, &mut copy, payload.end);
-        } else {
-            chunks.copy_range(&chunk, payload.clone(), &mut copy, template.headers_len());
-        }
         let header = Header {
-            template,
+            template: &copies.template,
             received,
             ttl,
             udp_sum,
         };
-        if template.is_plain() {
+        if header.template.ends_at(payload.start) {
+            chunks.copy(&chunk, &mut copy, payload.end);
             transmit(&header, ring_outputs, copy, len, chunks, ports, stats);
         } else {
-            let kept = kept.frame(at);
+            let at = header.template.headers_len();
+            chunks.copy_range(&chunk, payload.clone(), &mut copy, at);
+            let kept = kept.frame(at_in_batch);
             transmit_adapted(header, &kept, ring_outputs, copy, chunks, ports, stats);
         }
     }
@@ -103,20 +100,17 @@ fn queue_copies(
     make_room(ring_outputs, chunks, ports, stats);
     match admit(last, ring_outputs, &received, len, ports, stats) {
         Some(ttl) => {
-            let template = &last.template;
-            if payload.start != template.headers_len() {
-                chunks.move_within(&mut chunk, payload, template.headers_len());
-            }
             let header = Header {
-                template,
+                template: &last.template,
                 received,
                 ttl,
                 udp_sum,
             };
-            if template.is_plain() {
+            if header.template.ends_at(payload.start) {
                 transmit(&header, ring_outputs, chunk, len, chunks, ports, stats);
             } else {
-                let kept = kept.frame(at);
+                chunks.move_within(&mut chunk, payload, header.template.headers_len());
+                let kept = kept.frame(at_in_batch);
                 transmit_adapted(header, &kept, ring_outputs, chunk, chunks, ports, stats);
             }
         }
@@ -127,7 +121,8 @@ fn queue_copies(
     }
 }
 
-/// [`transmit`] where the template is not plain: the payload is in its place in `chunk` already.
+/// [`transmit`] where the template is not plain, or its headers are not as long as the received ones.
+/// The payload is in its place in `chunk` already.
 #[inline(never)]
 fn transmit_adapted(
     header: Header<'_>,
@@ -146,9 +141,9 @@ fn transmit_adapted(
     } = header;
     let payload = chunks.frame(&chunk).get(template.headers_len()..);
     let udp_sum = template.udp_sum(&received, payload.unwrap_or_default(), udp_sum);
-    let adapted = template.keeping(kept);
+    let adapted = (!template.is_plain()).then(|| template.keeping(kept));
     let header = Header {
-        template: &adapted,
+        template: adapted.as_ref().unwrap_or(template),
         received: template.received(&received),
         ttl,
         udp_sum,
@@ -248,7 +243,7 @@ fn transmit(
         udp_sum,
     } = header;
     let mut frame = chunks.frame_mut(&mut chunk);
-    template.write(&mut frame, received, *ttl, *udp_sum);
+    template.write_in_place(&mut frame, received, *ttl, *udp_sum);
     let mut descriptors = 0;
     for ring_output in ring_outputs {
         if let Some(reason) = refusal(ring_output, len, ports) {

@@ -322,6 +322,9 @@ impl Chunks {
     #[inline(never)]
     pub fn move_within(&mut self, chunk: &mut Chunk, range: Range<usize>, at: usize) {
         let end = at + range.len();
+        if range.start == at {
+            return;
+        }
         let mut frame = self.frame_mut(chunk);
         frame.cursor().set_pos(end.max(range.end));
         let bytes = frame.contents_mut();

@@ -128,6 +128,14 @@ fn where_none_takes_it_the_nearest_misses_are_named() {
         (
             Datagram {
                 group: [239, 2, 1, 1].into(),
+                vlan: Vlan::Tag(7),
+                ..datagram("out0", 1, 5002)
+            },
+            &["no rule has out0 as input", "it goes on to"],
+        ),
+        (
+            Datagram {
+                group: [239, 2, 1, 1].into(),
                 ..datagram("out0", 1, 5002)
             },
             &[

@@ -87,3 +87,31 @@ fn a_plan_as_json_has_every_field_that_is_set() {
     ]);
     assert_eq!(outputs, &expected, "{outputs:#}");
 }
+
+#[test]
+fn a_copy_that_grows_beyond_the_mtu_is_noted() {
+    let notes = |output: &str, mtu: u32| {
+        let text = format!(
+            "[[rules]]\nname = \"r\"\n\
+             input = {{ interface = \"in0\", group = \"239.1.1.1\", port = 1 }}\n\
+             outputs = [{{ interface = \"out0\", group = \"{output}\" }}]\n"
+        );
+        let mut facts = host_facts([nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)]);
+        facts.interfaces.get_mut("out0").unwrap().mtu = mtu;
+        let plan = auto(&config::parse("relay.toml", &text).unwrap(), &facts).unwrap();
+        let notes = plan.notes.into_iter();
+        let found: Vec<String> = notes.filter(|note| note.contains("too_big")).collect();
+        found.concat()
+    };
+    assert_eq!(notes("239.2.2.2", 1500), "");
+    assert_eq!(notes("ff3e::1", 1520), "");
+    let found = notes("ff3e::1", 1519);
+    let expected =
+        "in0 has MTU 1500 and out0 has MTU 1519, and over IPv6 a copy is 20 bytes longer; ";
+    assert!(found.starts_with(expected), "{found}");
+    let found = notes("239.2.2.2", 1499);
+    assert!(
+        found.starts_with("in0 has MTU 1500 and out0 has MTU 1499; "),
+        "{found}"
+    );
+}

@@ -162,7 +162,7 @@ fn endures(backend: Backend, rounds: Rounds, steps: &[Step]) -> Result<()> {
         kib_now < kib + GROWTH,
         "{kib} KiB before, {kib_now} KiB after"
     );
-    system.stop()
+    system.stop().map(drop)
 }
 
 relay_tests::on_both_backends! {

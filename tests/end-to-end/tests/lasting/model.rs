@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use relay_tests::rules::Rule;
 
-use super::universe::{self, Form, INTERFACES, RULES};
+use super::universe::{self, FAR, Form, INTERFACES, Input, Out, RULES};
+
+/// The interfaces that the route to [`FAR`] may lead through.
+pub const LEAD: [&str; 2] = ["out1", "out2"];
 
 /// One change.
 #[derive(Debug, Clone)]
@@ -35,6 +37,10 @@ pub enum Step {
     /// The interface is deleted and made again at once, if all are up: the relay may see that as
     /// one change or as two, and what is down and of no use in between would differ.
     Replug(usize),
+    /// The route to [`FAR`] leads through this one of [`LEAD`] now, if that is up.
+    Lead(usize),
+    /// There is no route to [`FAR`] any more.
+    Unlead,
 }
 
 /// Any step.
@@ -61,6 +67,8 @@ pub fn step() -> impl Strategy<Value = Step> {
         2 => interface().prop_map(Step::Delete),
         3 => interface().prop_map(Step::Create),
         1 => interface().prop_map(Step::Replug),
+        3 => (0..LEAD.len()).prop_map(Step::Lead),
+        1 => Just(Step::Unlead),
     ]
 }
 
@@ -87,9 +95,53 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The rule.
-    pub fn rule(&self) -> Rule {
-        universe::rule(self.number, self.form)
+    /// What the rule takes.
+    pub fn input(&self) -> Input {
+        universe::input(self.number)
+    }
+
+    /// Where its copies go.
+    pub fn outputs(&self) -> Vec<Out> {
+        universe::outputs(self.number, self.form)
+    }
+}
+
+/// How the copies of an output leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Through this interface.
+    Through(&'static str),
+    /// Not at all: there is no route. The rule runs all the same.
+    NoRoute,
+    /// Not at all: the interface cannot be used.
+    Unusable,
+}
+
+/// A rule that runs.
+#[derive(Debug, Clone)]
+pub struct Active {
+    /// Which.
+    pub entry: Entry,
+    /// What it takes.
+    pub input: Input,
+    /// Its outputs, and how their copies leave.
+    pub outputs: Vec<(Out, Way)>,
+}
+
+impl Active {
+    /// The outputs that run, and the interfaces that they leave through.
+    pub fn running(&self) -> impl Iterator<Item = (&Out, &'static str)> {
+        let outputs = self.outputs.iter();
+        outputs.filter_map(|(out, way)| match way {
+            Way::Through(interface) => Some((out, *interface)),
+            Way::NoRoute | Way::Unusable => None,
+        })
+    }
+
+    /// The interfaces that it uses.
+    pub fn interfaces(&self) -> impl Iterator<Item = &'static str> {
+        let outputs = self.running().map(|(_, interface)| interface);
+        outputs.chain([self.input.interface])
     }
 }
 
@@ -103,7 +155,9 @@ pub struct Model {
     /// The state of each of [`INTERFACES`].
     pub links: Vec<Link>,
     /// The interfaces that rules use now: they stay in use if they go down.
-    in_use: BTreeSet<String>,
+    in_use: BTreeSet<&'static str>,
+    /// The interface that the route to [`FAR`] leads through, if there is one.
+    pub led: Option<&'static str>,
 }
 
 /// A rule or an output in the status.
@@ -126,6 +180,7 @@ impl Model {
             former: None,
             links: vec![Link::Up; INTERFACES.len()],
             in_use: BTreeSet::new(),
+            led: None,
         };
         model.adapt();
         model
@@ -188,12 +243,31 @@ impl Model {
             Step::Up(number) | Step::Flap(number) => (number, &[Link::Down], Link::Up),
             Step::Delete(number) => (number, &[Link::Up, Link::Down], Link::Absent),
             Step::Create(number) => (number, &[Link::Absent], Link::Up),
-            _ => return,
+            _ => return self.change_route(step),
         };
         if let Some(link) = self.links.get_mut(*number)
             && from.contains(link)
         {
             *link = to;
+        }
+        self.change_route(step);
+    }
+
+    /// A route through a router goes with the interface, and does not come back with it.
+    fn change_route(&mut self, step: &Step) {
+        let gone = match step {
+            Step::Lead(which) => {
+                let by = LEAD.get(*which).filter(|name| self.link(name) == Link::Up);
+                self.led = by.copied().or(self.led);
+                return;
+            }
+            Step::Unlead => self.led,
+            Step::Down(at) | Step::Flap(at) | Step::Delete(at) => INTERFACES.get(*at).copied(),
+            Step::Replug(at) if self.all_up() => INTERFACES.get(*at).copied(),
+            _ => None,
+        };
+        if gone == self.led {
+            self.led = None;
         }
     }
 
@@ -217,51 +291,80 @@ impl Model {
         }
     }
 
-    /// The states of a rule: it runs if its input and at least one output can be used.
-    pub fn states(&self, entry: &Entry) -> States {
-        let rule = entry.rule();
-        let usable = |output: &relay_tests::rules::Output| self.is_usable(&output.interface);
-        let input = self.is_usable(&rule.interface);
-        let state = match entry.enabled {
-            false => "disabled",
-            true if input && rule.outputs.iter().any(usable) => "active",
-            true => "pending",
+    /// How the copies of an output leave, if its rule runs.
+    fn way(&self, out: &Out) -> Way {
+        if out.to.is_multicast() {
+            return match self.is_usable(out.interface) {
+                true => Way::Through(out.interface),
+                false => Way::Unusable,
+            };
+        }
+        if !out.interface.is_empty() && self.link(out.interface) == Link::Absent {
+            return Way::Unusable;
+        }
+        let by = match out.to == FAR {
+            true => self.led,
+            false => universe::link_of(out.to),
         };
-        let outputs = rule.outputs.iter().map(|output| match state {
-            "active" if !usable(output) => "pending",
-            _ => state,
+        // The kernel takes the routes of an interface away that goes down.
+        let by = by.filter(|by| self.link(by) == Link::Up);
+        by.map_or(Way::NoRoute, Way::Through)
+    }
+
+    /// An enabled rule, if it runs: its input can be used, and at least one output, or one waits
+    /// for a route.
+    fn run(&self, entry: &Entry) -> Option<Active> {
+        let input = entry.input();
+        let is_there = |owner: &str| self.link(owner) != Link::Absent;
+        if !entry.enabled || !self.is_usable(input.interface) || !input.owner.is_none_or(is_there) {
+            return None;
+        }
+        let outputs = entry.outputs().into_iter();
+        let outputs: Vec<_> = outputs.map(|out| (out, self.way(&out))).collect();
+        let runs = outputs.iter().any(|(_, way)| *way != Way::Unusable);
+        runs.then_some(Active {
+            entry: *entry,
+            input,
+            outputs,
+        })
+    }
+
+    /// The states of a rule.
+    pub fn states(&self, entry: &Entry) -> States {
+        let all = |state| States {
+            rule: state,
+            outputs: vec![state; entry.outputs().len()],
+        };
+        if !entry.enabled {
+            return all("disabled");
+        }
+        let Some(active) = self.run(entry) else {
+            return all("pending");
+        };
+        let outputs = active.outputs.iter().map(|(_, way)| match way {
+            Way::Through(_) => "active",
+            Way::NoRoute | Way::Unusable => "pending",
         });
         States {
-            rule: state,
+            rule: "active",
             outputs: outputs.collect(),
         }
     }
 
-    /// The rules that run, each with its outputs that do.
-    pub fn active(&self) -> Vec<(Entry, Rule)> {
-        let running = self.desired.iter().filter_map(|entry| {
-            let states = self.states(entry);
-            let mut rule = entry.rule();
-            let outputs = rule.outputs.into_iter().zip(&states.outputs);
-            let outputs = outputs.filter(|(_, state)| **state == "active");
-            rule.outputs = outputs.map(|(output, _)| output).collect();
-            (states.rule == "active").then_some((*entry, rule))
-        });
+    /// The rules that run.
+    pub fn active(&self) -> Vec<Active> {
+        let running = self.desired.iter().filter_map(|entry| self.run(entry));
         running.collect()
     }
 
     /// Takes note of what is in use now.
     fn adapt(&mut self) {
         let active = self.active();
-        let names = active.iter().flat_map(|(_, rule)| {
-            let outputs = rule.outputs.iter().map(|output| &output.interface);
-            outputs.chain([&rule.interface]).cloned()
-        });
-        self.in_use = names.collect();
+        self.in_use = active.iter().flat_map(Active::interfaces).collect();
     }
 
     /// The interfaces that rules use now.
-    pub fn in_use(&self) -> &BTreeSet<String> {
+    pub fn in_use(&self) -> &BTreeSet<&'static str> {
         &self.in_use
     }
 }

@@ -2,6 +2,7 @@
 //! looked at from outside.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,12 +10,13 @@ use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
 use relay_tests::holdings::CLAIM;
 use relay_tests::relay::{RelayProcess, RuleFile};
+use relay_tests::report::Report;
 use relay_tests::topology::Testbed;
-use relay_tests::veth::{Endpoint, plug};
+use relay_tests::veth::{Endpoint, format_mac, plug};
 
 use super::kernel_maps::{self, KernelMaps};
-use super::model::{Entry, Link, Model, Step};
-use super::universe::{self, INPUTS, INTERFACES};
+use super::model::{Active, Entry, LEAD, Link, Model, Step};
+use super::universe::{self, FAR, INPUTS, INTERFACES, NOBODY, Source};
 
 /// How long the relay may take until all is as it must be. What the kernel refused for a moment it
 /// tries again after a second.
@@ -60,6 +62,7 @@ impl System {
         let bed = Testbed::builder()
             .inputs(INPUTS)
             .outputs(INTERFACES.len() - INPUTS)
+            .ipv6()
             .without_capture()
             .build()?;
         let near = bed.inputs.iter().chain(&bed.outputs);
@@ -102,6 +105,10 @@ impl System {
                 self.change_link(step, *at, before)?;
                 return Ok(true);
             }
+            Step::Lead(_) | Step::Unlead => {
+                self.change_route(step, before)?;
+                return Ok(true);
+            }
         };
         match answer.code {
             Some(0) => Ok(true),
@@ -120,10 +127,10 @@ impl System {
         let is_there = before.link(name) != Link::Absent;
         match step {
             Step::Down(_) if is_there => host.ip(&format!("link set {name} down"))?,
-            Step::Up(_) if is_there => host.ip(&format!("link set {name} up"))?,
+            Step::Up(_) if is_there => self.up(at)?,
             Step::Flap(_) if is_there => {
                 host.ip(&format!("link set {name} down"))?;
-                host.ip(&format!("link set {name} up"))?
+                self.up(at)?
             }
             Step::Delete(_) if is_there => host.ip(&format!("link delete {name}"))?,
             Step::Replug(_) if before.all_up() => {
@@ -137,6 +144,34 @@ impl System {
             }
             _ => String::new(),
         };
+        Ok(())
+    }
+
+    /// Sets an interface up, with a link-local address, as it comes up elsewhere by itself: without
+    /// one, the kernel asks for no neighbour over IPv6 that nothing is sent to.
+    fn up(&self, at: usize) -> Result<String> {
+        let near = &self.wires.get(at).context("a wire")?.near;
+        let name = &near.interface;
+        near.namespace.ip(&format!("link set {name} up"))?;
+        let [_, b, c, d] = near.address.octets();
+        near.namespace.ip(&format!(
+            "-6 address replace fe80::{b}:{c}:{d}/64 dev {name} nodad"
+        ))
+    }
+
+    fn change_route(&self, step: &Step, before: &Model) -> Result<()> {
+        let host = &self.bed.relay;
+        match step {
+            Step::Lead(which) => {
+                let by = LEAD.get(*which).context("an interface")?;
+                if before.link(by) == Link::Up {
+                    let via = self.wire(by)?.far.address;
+                    host.ip(&format!("route replace {FAR}/32 via {via}"))?;
+                }
+            }
+            _ if before.led.is_some() => _ = host.ip(&format!("route del {FAR}/32"))?,
+            _ => {}
+        }
         Ok(())
     }
 
@@ -166,21 +201,37 @@ impl System {
         let (mut groups, mut attached) = (BTreeSet::new(), BTreeSet::new());
         let mut packet_sockets = Vec::new();
         let mut senders = BTreeSet::new();
-        for (entry, rule) in &active {
-            let input = self.index(&rule.interface)?;
+        let mut picture = Picture::default();
+        for rule in &active {
+            let (entry, takes) = (rule.entry, rule.input);
+            let input = self.index(takes.interface)?;
             let limited = universe::has_limit(entry.number, entry.form);
-            let flow = (
-                input,
-                rule.group,
-                universe::matched(entry.number, entry.form),
-            );
-            maps.flows.insert(flow, limited);
+            let words = universe::matched(entry.number, entry.form);
+            maps.flows.insert((input, takes.to, words), limited);
             maps.interfaces.insert(input);
-            groups.insert((rule.interface.clone(), rule.group));
-            for output in &rule.outputs {
-                let near = &self.wire(&output.interface)?.near;
-                maps.own.extend(kernel_maps::own(near.mac, near.address));
-                senders.insert((part(&active, &rule.interface, self.backend), near.index));
+            if takes.to.is_multicast() {
+                groups.insert((takes.interface.to_owned(), takes.to));
+            }
+            for (out, interface) in rule.running() {
+                let wire = self.wire(interface)?;
+                maps.own.insert(kernel_maps::own_mac(wire.near.mac));
+                if out.source == Source::Interface {
+                    let source = wire.near.address_for(out.to);
+                    maps.own.insert(kernel_maps::own_address(source));
+                }
+                senders.insert((
+                    part(&active, takes.interface, self.backend),
+                    wire.near.index,
+                ));
+                if !out.to.is_multicast() {
+                    let what = next_hop_of(&universe::name(entry.number), out.to, out.port);
+                    let host = match out.to == FAR {
+                        true => wire.far.address.into(),
+                        false => out.to,
+                    };
+                    let mac = (out.to != NOBODY).then(|| format_mac(wire.far.mac));
+                    picture.insert(what, format!("{host} on {interface} is {mac:?}"));
+                }
             }
         }
         for &input in &maps.interfaces {
@@ -194,24 +245,24 @@ impl System {
         let senders = senders.into_iter();
         packet_sockets.extend(senders.flat_map(|(_, index)| [(index, Kind::Sends); 2]));
         packet_sockets.sort_unstable();
-        let inputs = active.iter().map(|(_, rule)| rule.interface.as_str());
+        let inputs = active.iter().map(|rule| rule.input.interface);
         let parts: BTreeSet<_> = inputs
             .map(|input| part(&active, input, self.backend))
             .collect();
-        let mut picture = Picture::default();
         for entry in &model.desired {
             let states = model.states(entry);
             let what = format!("status: rule {}", universe::name(entry.number));
             picture.insert(what, format!("{} {:?}", states.rule, states.outputs));
-            let rule = entry.rule();
-            let outputs = rule.outputs.iter().map(|output| &output.interface);
-            for interface in outputs.chain([&rule.interface]) {
-                let seen = match model.in_use().contains(interface) {
-                    true => format!("active {} {}", self.index(interface)?, self.backend.name()),
-                    false => "pending".to_owned(),
-                };
-                picture.insert(format!("status: interface {interface}"), seen);
+            let outputs = entry.outputs().into_iter().map(|out| out.interface);
+            let named = outputs.filter(|interface| !interface.is_empty());
+            for interface in named.chain([entry.input().interface]) {
+                let what = format!("status: interface {interface}");
+                picture.insert(what, "pending".to_owned());
             }
+        }
+        for interface in model.in_use() {
+            let seen = format!("active {} {}", self.index(interface)?, self.backend.name());
+            picture.insert(format!("status: interface {interface}"), seen);
         }
         let names = model.desired.iter().map(|one| universe::name(one.number));
         picture.insert(
@@ -247,10 +298,21 @@ impl System {
         };
         let mut names = Vec::new();
         for rule in list(&status, "rules")? {
+            let name = text(&rule, "name")?;
             let outputs = list(&rule, "outputs")?;
+            for output in &outputs {
+                let hop = &output["next_hop"];
+                if hop.is_null() {
+                    continue;
+                }
+                let port = output["port"].to_string();
+                let what = next_hop_of(&name, text(output, "group")?, port);
+                let (host, interface) = (text(hop, "address")?, text(hop, "interface")?);
+                let mac = hop["mac"].as_str();
+                picture.insert(what, format!("{host} on {interface} is {mac:?}"));
+            }
             let outputs = outputs.iter().map(|output| text(output, "state"));
             let outputs = outputs.collect::<Result<Vec<_>>>()?;
-            let name = text(&rule, "name")?;
             let states = format!("{} {outputs:?}", text(&rule, "state")?);
             picture.insert(format!("status: rule {name}"), states);
             names.push(name);
@@ -331,9 +393,9 @@ impl System {
             .extend(parts.map(|(what, seen)| (what.to_owned(), seen)));
     }
 
-    /// Ends the relay. Fails unless its counters balance, no chunk is missing, and nothing stays
-    /// behind.
-    pub fn stop(self) -> Result<()> {
+    /// Ends the relay, and returns its report. Fails unless its counters balance, no chunk is
+    /// missing, and nothing stays behind.
+    pub fn stop(self) -> Result<Report> {
         let stopped = self.relay.stop()?;
         ensure!(stopped.status.success(), "{}", stopped.log);
         // A change of the relay's own is not taken for one of another process.
@@ -354,7 +416,7 @@ impl System {
             let shown = self.bed.relay.ip("-details link show")?;
             ensure!(!shown.contains("xdp"), "{} {shown}", wire.near.interface);
         }
-        Ok(())
+        Ok(report)
     }
 }
 
@@ -368,21 +430,25 @@ enum Kind {
 
 /// The worker that receives from `input`: on io_uring each input has its own, on XDP inputs that
 /// rules connect share one. Its name is that of its first interface.
-fn part(active: &[(Entry, relay_tests::rules::Rule)], input: &str, backend: Backend) -> String {
-    let mut part = BTreeSet::from([input.to_owned()]);
+fn part(active: &[Active], input: &str, backend: Backend) -> String {
+    let mut part = BTreeSet::from([input]);
     if backend == Backend::Xdp {
         // Every round adds an interface, or is the last.
         for _ in INTERFACES {
-            for (_, rule) in active {
-                let outputs = rule.outputs.iter().map(|output| &output.interface);
-                let all: BTreeSet<_> = outputs.chain([&rule.interface]).cloned().collect();
+            for rule in active {
+                let all: BTreeSet<_> = rule.interfaces().collect();
                 if !part.is_disjoint(&all) {
                     part.extend(all);
                 }
             }
         }
     }
-    part.pop_first().unwrap_or_default()
+    part.pop_first().unwrap_or_default().to_owned()
+}
+
+/// The line of a [`Picture`] that has the next hop of an output.
+fn next_hop_of(rule: &str, to: impl Display, port: impl Display) -> String {
+    format!("status: next hop of {rule} to {to}, port {port}")
 }
 
 /// The rules as the text of a file.

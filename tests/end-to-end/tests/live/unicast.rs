@@ -446,7 +446,8 @@ fn x4_a_host_that_nobody_answers_for_is_counted_and_costs_the_others_nothing(
     let lost = dropped(&outputs[4], "no_neighbour");
     assert!(lost > 0 && lost < sent, "{outputs:#?}");
     assert_eq!(outputs[4].packets_sent + lost, sent, "{outputs:#?}");
-    assert!(stopped.log.contains("does not answer"), "{}", stopped.log);
+    let told = format!("next hop {nobody} on out0 does not answer");
+    assert!(stopped.log.contains(&told), "{}", stopped.log);
     Ok(())
 }
 

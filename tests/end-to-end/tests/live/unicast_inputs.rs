@@ -199,6 +199,12 @@ fn m6_a_program_on_the_same_port_gets_them_as_well(backend: Backend) -> Result<(
         let gets_all = is_local || backend == Backend::IoUring;
         let expected = if gets_all { COUNT } else { 0 };
         assert_eq!(received(&listening), expected, "local = {is_local}");
+        // Once the program has ended, the relay holds the port, if anybody must.
+        drop(listening);
+        if !is_local && backend == Backend::IoUring {
+            let is_held = || program(&bed.inputs[0], HOST.into(), PORT).is_err();
+            assert!(eventually(SOON, is_held).is_some(), "the port is free");
+        }
         relay.stop()?.report.assert_exact(&[COUNT]);
     }
     Ok(())
