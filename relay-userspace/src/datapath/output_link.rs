@@ -97,9 +97,9 @@ impl State {
 /// Whether the devices of `driver` take GSO packets of UDP with a VLAN tag wherever they take them
 /// without: what their `vlan_features` have.
 fn takes_tagged_gso(driver: &str) -> bool {
-    // Those that were seen to (docs/operations.md), on every kernel. Not virtio_net: where its driver
-    // leaves `tx-udp-segmentation` off at first, as in Linux 6.12, it sets `vlan_features` without it
-    // for good.
+    // Those that were seen to (docs/operations.md), on every kernel. Not virtio_net: where its
+    // driver leaves `tx-udp-segmentation` off at first, as in Linux 6.12, it sets `vlan_features`
+    // without it for good.
     matches!(driver, "veth" | "igb")
 }
 

@@ -1,7 +1,7 @@
 //! Feeds whose outputs each set something else in the headers of their copies: tags, priority,
 //! source, source port, DSCP, TTL, the other version of IP. What is sent for them, over IPv4 and
-//! IPv6, untagged, tagged and tagged twice, with every kind of checksum; and what each copy must be at
-//! the receiver, in every byte.
+//! IPv6, untagged, tagged and tagged twice, with every kind of checksum; and what each copy must be
+//! at the receiver, in every byte.
 
 mod copies;
 
@@ -346,7 +346,8 @@ impl Feeds<'_> {
     }
 
     /// Waits for every copy of a burst and for quiet, and fails unless every output has sent each
-    /// datagram once, in order, with the headers that its keys say. `log` is what the relay has to say.
+    /// datagram once, in order, with the headers that its keys say. `log` is what the relay has to
+    /// say.
     #[track_caller]
     pub fn assert_copies(
         &self,

@@ -1,9 +1,9 @@
 //! GSO packets with VLAN tags through a NIC that cuts GSO packets of UDP itself
 //! (`tx-udp-segmentation`).
 //!
-//! QEMU's igb makes no datagrams of such a packet, but the fragments of one datagram with all of its
-//! payload. So what arrives in fragments has reached the NIC whole, and what arrives as datagrams the
-//! relay sent frame by frame.
+//! QEMU's igb makes no datagrams of such a packet, but the fragments of one datagram with all of
+//! its payload. So what arrives in fragments has reached the NIC whole, and what arrives as
+//! datagrams the relay sent frame by frame.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

@@ -10,8 +10,8 @@ use relay_tests::raw::RawReceiver;
 
 use super::Nics;
 
-/// Between two datagrams, each of which has a copy by every output: the emulated wires keep the order
-/// of short bursts only.
+/// Between two datagrams, each of which has a copy by every output: the emulated wires keep the
+/// order of short bursts only.
 const GAP: Duration = Duration::from_millis(5);
 
 pub fn m3_m5_m9_m11_m12_copies_have_the_headers_that_their_output_says(nics: Nics) -> Result<()> {

@@ -257,8 +257,8 @@ fn program(at: &Endpoint, address: IpAddr, port: u16) -> Result<UdpSocket> {
 }
 
 /// Datagrams to the relay's host become multicast, in every encapsulation at the same time, and the
-/// kernel does not answer them. Programs on other ports get what is theirs, from senders that ask for
-/// the host's Ethernet address.
+/// kernel does not answer them. Programs on other ports get what is theirs, from senders that ask
+/// for the host's Ethernet address.
 pub fn m6_unicast_becomes_multicast_and_the_host_keeps_the_rest(nics: Nics) -> Result<()> {
     let bed = nics.testbed(1)?.with_ipv6()?;
     // A NIC drops frames of VLANs that no interface above it has.
