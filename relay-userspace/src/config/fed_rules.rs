@@ -6,6 +6,7 @@
 //! Where the kernel's routing chooses the interface, unicast inputs of any interface may be fed.
 
 use std::{
+    borrow::Borrow,
     cell::Cell,
     collections::{BTreeSet, HashMap},
     net::IpAddr,
@@ -32,19 +33,43 @@ pub(super) struct FedRules<'a> {
 struct OfWire {
     /// Those that take any source.
     any: Inputs,
-    /// Those that name sources, by each of them.
-    by_source: HashMap<IpAddr, Inputs>,
+    /// Those that name sources, once for each of them: by source, then as the others. A file may
+    /// name a million sources, so they lie in one piece.
+    by_source: Vec<Sourced>,
     /// Those that name sources, once each.
     named: Inputs,
 }
 
-/// Inputs that are alike in interface, VLAN and source.
+/// Inputs that are alike in interface and VLAN.
 #[derive(Default)]
 struct Inputs {
     /// By prefix and first port.
     sorted: Vec<Entry>,
-    /// The lengths of all prefixes, and whether they are of IPv4.
-    lengths: BTreeSet<(bool, u8)>,
+    lengths: Lengths,
+}
+
+/// The lengths of all prefixes of some inputs, and whether they are of IPv4.
+type Lengths = BTreeSet<(bool, u8)>;
+
+/// Inputs that are alike in interface, VLAN and source.
+struct Alike<'i, E> {
+    /// By prefix and first port.
+    sorted: &'i [E],
+    /// Theirs, and perhaps more.
+    lengths: &'i Lengths,
+}
+
+/// An entry of one source.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Sourced {
+    source: IpAddr,
+    entry: Entry,
+}
+
+impl Borrow<Entry> for Sourced {
+    fn borrow(&self) -> &Entry {
+        &self.entry
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,16 +134,15 @@ impl<'a> FedRules<'a> {
                     continue;
                 }
                 of_wire.named.add(entry);
-                for source in &matches.sources {
-                    of_wire.by_source.entry(*source).or_default().add(entry);
-                }
+                let sources = matches.sources.iter();
+                let sourced = sources.map(|&source| Sourced { source, entry });
+                of_wire.by_source.extend(sourced);
             }
         }
         for of_wire in by_wire.values_mut() {
-            let by_source = of_wire.by_source.values_mut();
-            for inputs in by_source.chain([&mut of_wire.any, &mut of_wire.named]) {
-                inputs.sorted.sort_unstable();
-            }
+            of_wire.by_source.sort_unstable();
+            of_wire.any.sorted.sort_unstable();
+            of_wire.named.sorted.sort_unstable();
         }
         Self {
             by_wire,
@@ -138,28 +162,31 @@ impl<'a> FedRules<'a> {
         let (group, port) = (destination.group, destination.port);
         let left = &self.left;
         let one = port.one().filter(|_| group.is_one());
-        let best = |inputs: &Inputs, port| inputs.most_specific(group.address(), port);
+        let takers_of_any = inputs.any.all();
         let any = |found: &mut dyn FnMut(usize)| match one {
-            Some(port) => best(&inputs.any, port).into_iter().for_each(found),
-            None => inputs.any.overlapping(group, port, left, found),
+            Some(port) => {
+                let best = takers_of_any.most_specific(group.address(), port);
+                best.into_iter().for_each(found);
+            }
+            None => takers_of_any.overlapping(group, port, left, found),
         };
         match Sources::of(output, input) {
             Sources::OfInterface => any(&mut found),
             Sources::Any => {
-                inputs.named.overlapping(group, port, left, &mut found);
+                let named = inputs.named.all();
+                named.overlapping(group, port, left, &mut found);
                 any(&mut found);
             }
             Sources::These(sources) => {
                 let mut all_taken = true;
                 for source in sources {
-                    let of_source = inputs.by_source.get(source);
-                    let taker = match (of_source, one) {
-                        (Some(inputs), Some(port)) => best(inputs, port),
-                        (Some(inputs), None) => {
-                            inputs.overlapping(group, port, left, &mut found);
+                    let of_source = inputs.of_source(*source);
+                    let taker = match one {
+                        Some(port) => of_source.most_specific(group.address(), port),
+                        None => {
+                            of_source.overlapping(group, port, left, &mut found);
                             None
                         }
-                        (None, _) => None,
                     };
                     all_taken &= taker.is_some();
                     taker.into_iter().for_each(&mut found);
@@ -198,6 +225,28 @@ impl Inputs {
         self.lengths.insert((is_ipv4, entry.group.length()));
     }
 
+    fn all(&self) -> Alike<'_, Entry> {
+        Alike {
+            sorted: &self.sorted,
+            lengths: &self.lengths,
+        }
+    }
+}
+
+impl OfWire {
+    /// Those that name this source.
+    fn of_source(&self, source: IpAddr) -> Alike<'_, Sourced> {
+        let begin = self.by_source.partition_point(|one| one.source < source);
+        let from = self.by_source.get(begin..).unwrap_or_default();
+        let end = from.partition_point(|one| one.source == source);
+        Alike {
+            sorted: from.get(..end).unwrap_or_default(),
+            lengths: &self.named.lengths,
+        }
+    }
+}
+
+impl<E: Borrow<Entry>> Alike<'_, E> {
     /// Every length of a prefix that can have `group` in it, the longest first.
     fn lengths(&self, group: IpAddr) -> impl Iterator<Item = u8> {
         let is_ipv4 = group.is_ipv4();
@@ -208,16 +257,17 @@ impl Inputs {
     /// The entries of `prefix` whose ports are at least `ports`.
     fn from(&self, group: Prefix, ports: PortMatch) -> impl Iterator<Item = &Entry> {
         let least = |entry: &Entry| (entry.group, entry.ports) < (group, ports);
-        let start = self.sorted.partition_point(least);
+        let start = self.sorted.partition_point(|one| least(one.borrow()));
         let entries = self.sorted.get(start..).unwrap_or_default();
-        entries.iter().take_while(move |entry| entry.group == group)
+        let entries = entries.iter().map(Borrow::borrow);
+        entries.take_while(move |entry: &&Entry| entry.group == group)
     }
 
     /// The last entry of `prefix` whose ports are at most `ports`.
     fn up_to(&self, group: Prefix, ports: PortMatch) -> Option<&Entry> {
         let most = |entry: &Entry| (entry.group, entry.ports) <= (group, ports);
-        let end = self.sorted.partition_point(most);
-        let entry = self.sorted.get(end.checked_sub(1)?)?;
+        let end = self.sorted.partition_point(|one| most(one.borrow()));
+        let entry: &Entry = self.sorted.get(end.checked_sub(1)?)?.borrow();
         (entry.group == group).then_some(entry)
     }
 
@@ -265,9 +315,11 @@ impl Inputs {
                 return;
             }
         }
-        let begin = self.sorted.partition_point(|entry| entry.group < group);
+        let before = |one: &E| one.borrow().group < group;
+        let begin = self.sorted.partition_point(before);
         let within = self.sorted.get(begin..).unwrap_or_default();
-        let within = within.iter().take_while(|entry| group.covers(&entry.group));
-        let _ = within.into_iter().all(look_at);
+        let within = within.iter().map(Borrow::borrow);
+        let mut within = within.take_while(|entry: &&Entry| group.covers(&entry.group));
+        let _ = within.all(look_at);
     }
 }
