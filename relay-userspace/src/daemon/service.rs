@@ -168,9 +168,10 @@ impl Service {
             plan.interfaces.len(),
             plan.workers.len(),
         );
-        info!("ready: {running}");
         self.observer.changed(&self.state);
+        // Who reads that it is ready may ask for its status.
         self.publish();
+        info!("ready: {running}");
         self.manager.ready(&running);
     }
 

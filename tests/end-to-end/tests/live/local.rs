@@ -70,13 +70,21 @@ const GROUP6_OUT: &str = "ff3e::8000:2";
 
 /// A socket at `at` that listens to `group`:`port`.
 fn listening(at: &Endpoint, group: &str, port: u16) -> Result<UdpSocket> {
-    at.namespace.run(|| {
-        let socket = UdpSocket::bind(("::", port))?;
-        setsockopt(&socket, sockopt::RcvBufForce, &sys::RECEIVE_BUFFER)?;
-        socket.join_multicast_v6(&parsed(group), at.index)?;
-        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
-        Ok(socket)
-    })
+    let socket = at.namespace.run(|| {
+        // A child of another test that is about to start its program may still have a socket of
+        // before.
+        let mut bound = None;
+        let is_free = eventually(ARRIVAL, || {
+            bound = UdpSocket::bind(("::", port)).ok();
+            bound.is_some()
+        });
+        ensure!(is_free.is_some(), "port {port} is in use");
+        bound.context("a socket")
+    })?;
+    setsockopt(&socket, sockopt::RcvBufForce, &sys::RECEIVE_BUFFER)?;
+    socket.join_multicast_v6(&parsed(group), at.index)?;
+    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    Ok(socket)
 }
 
 /// What a socket has received: it waits for `count` datagrams, and then until nothing has arrived for
