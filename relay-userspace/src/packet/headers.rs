@@ -1,10 +1,10 @@
 //! The headers of copies over each version of IP: the bytes that are the same in every frame, and
 //! how they are completed for one datagram.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use relay_common::wire::{
-    ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, IPV6_HEADERS_LEN, UDP_LEN,
+    ETHERNET_LEN, Field, IPV4_HEADERS_LEN, IPV4_LEN, IPV6_HEADERS_LEN, UDP_LEN,
     ethernet::{ethertype, field as ethernet},
     ipv4::field as ipv4,
     ipv6::field as ipv6,
@@ -40,7 +40,14 @@ pub(super) struct Completed {
     pub(super) checksum: u16,
 }
 
-/// Headers over IPv4 without tags.
+/// Headers without tags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Headers {
+    V4(V4),
+    V6(V6),
+}
+
+/// Headers over IPv4.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct V4 {
     bytes: [u8; IPV4_HEADERS_LEN],
@@ -48,64 +55,124 @@ pub(super) struct V4 {
     ip_sum: u32,
 }
 
-/// Headers over IPv6 without tags.
+/// Headers over IPv6.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct V6 {
     bytes: [u8; IPV6_HEADERS_LEN],
 }
 
-impl V4 {
-    pub(super) const LEN: usize = IPV4_HEADERS_LEN;
+/// Where the fields lie that an output sets, in bytes from the start of the frame.
+struct Fields {
+    source: Field,
+    destination: Field,
+    port: Field,
+    /// The bits of a group that are in its Ethernet address too.
+    in_mac: u128,
+}
 
-    pub(super) fn new(macs: Macs, source: Ipv4Addr, destination: Ipv4Addr, port: u16) -> Self {
-        let mut bytes = [0; IPV4_HEADERS_LEN];
-        outside(&mut bytes, macs, ethertype::IPV4, UDP_V4, port);
-        let ip = &mut bytes[IP..];
-        ip[ipv4::VERSION_AND_LEN] = VERSION_AND_LEN;
-        ip[ipv4::PROTOCOL] = PROTOCOL_UDP as u8;
-        ip[ipv4::SOURCE].copy_from_slice(&source.octets());
-        ip[ipv4::DESTINATION].copy_from_slice(&destination.octets());
-        let mut headers = Self { bytes, ip_sum: 0 };
-        headers.sum_up();
-        headers
+/// RFC 1112, section 6.4.
+const FIELDS_V4: Fields = Fields {
+    source: IP + ipv4::SOURCE.start..IP + ipv4::SOURCE.end,
+    destination: IP + ipv4::DESTINATION.start..IP + ipv4::DESTINATION.end,
+    port: UDP_V4 + udp::DESTINATION_PORT.start..UDP_V4 + udp::DESTINATION_PORT.end,
+    in_mac: 0x007f_ffff,
+};
+/// RFC 2464, section 7.
+const FIELDS_V6: Fields = Fields {
+    source: IP + ipv6::SOURCE.start..IP + ipv6::SOURCE.end,
+    destination: IP + ipv6::DESTINATION.start..IP + ipv6::DESTINATION.end,
+    port: UDP_V6 + udp::DESTINATION_PORT.start..UDP_V6 + udp::DESTINATION_PORT.end,
+    in_mac: 0xffff_ffff,
+};
+
+impl Headers {
+    /// Of datagrams from `source` to `destination`; `None` if they are of different versions of IP.
+    pub(super) fn new(macs: Macs, source: IpAddr, destination: IpAddr, port: u16) -> Option<Self> {
+        let mut headers = match (source, destination) {
+            (IpAddr::V4(_), IpAddr::V4(_)) => {
+                let mut bytes = [0; IPV4_HEADERS_LEN];
+                bytes[ethernet::TYPE].copy_from_slice(&ethertype::IPV4.to_be_bytes());
+                bytes[IP + ipv4::VERSION_AND_LEN] = VERSION_AND_LEN;
+                bytes[IP + ipv4::PROTOCOL] = PROTOCOL_UDP as u8;
+                Self::V4(V4 { bytes, ip_sum: 0 })
+            }
+            (IpAddr::V6(_), IpAddr::V6(_)) => {
+                let mut bytes = [0; IPV6_HEADERS_LEN];
+                bytes[ethernet::TYPE].copy_from_slice(&ethertype::IPV6.to_be_bytes());
+                bytes[IP + ipv6::NEXT_HEADER] = PROTOCOL_UDP as u8;
+                Self::V6(V6 { bytes })
+            }
+            _ => return None,
+        };
+        let (bytes, _) = headers.parts();
+        bytes[ethernet::DESTINATION].copy_from_slice(&macs.destination);
+        bytes[ethernet::SOURCE].copy_from_slice(&macs.source);
+        headers.add(number(source), number(destination), 0, port);
+        Some(headers)
     }
 
-    fn sum_up(&mut self) {
-        let version = word(u16::from(VERSION_AND_LEN) << 8);
-        self.ip_sum = self.addresses() + version + word(PROTOCOL_UDP);
+    /// The bytes, and where the fields lie in them.
+    fn parts(&mut self) -> (&mut [u8], &'static Fields) {
+        match self {
+            Self::V4(v4) => (&mut v4.bytes, &FIELDS_V4),
+            Self::V6(v6) => (&mut v6.bytes, &FIELDS_V6),
+        }
+    }
+
+    /// Moves a group by a host part, and its Ethernet address with it. Sets the source address, which
+    /// is 0 here unless `source` is, and the destination port.
+    pub(super) fn move_to(&mut self, source: u128, host: u128, port: u16) {
+        let in_mac = self.parts().1.in_mac;
+        self.add(source, host, host & in_mac, port);
+    }
+
+    /// Sets the bits of these numbers in the addresses, and the destination port.
+    fn add(&mut self, source: u128, destination: u128, mac: u128, port: u16) {
+        let (bytes, fields) = self.parts();
+        join(&mut bytes[ethernet::DESTINATION], mac);
+        join(&mut bytes[fields.source.clone()], source);
+        join(&mut bytes[fields.destination.clone()], destination);
+        bytes[fields.port.clone()].copy_from_slice(&port.to_be_bytes());
+        let addresses = self.addresses();
+        if let Self::V4(v4) = self {
+            let version = word(u16::from(VERSION_AND_LEN) << 8);
+            v4.ip_sum = addresses + version + word(PROTOCOL_UDP);
+        }
+    }
+
+    pub(super) fn set_destination_mac(&mut self, mac: [u8; 6]) {
+        let (bytes, _) = self.parts();
+        bytes[ethernet::DESTINATION].copy_from_slice(&mac);
     }
 
     /// The sum of both addresses.
     pub(super) fn addresses(&self) -> u32 {
-        sum_words(&self.bytes[IP..][ipv4::ADDRESSES])
+        match self {
+            Self::V4(v4) => sum_words(&v4.bytes[IP..][ipv4::ADDRESSES]),
+            Self::V6(v6) => sum_words(&v6.bytes[IP..][ipv6::ADDRESSES]),
+        }
     }
 
-    /// Moves a group by a host part, and its Ethernet address with it (RFC 1112, section 6.4).
-    pub(super) fn join_host(&mut self, host: u128) {
-        const IN_MAC: u128 = 0x007f_ffff;
-        join(&mut self.bytes[ethernet::DESTINATION], host & IN_MAC);
-        join(&mut self.bytes[IP..][ipv4::DESTINATION], host);
-        self.sum_up();
-    }
-
-    /// Sets a source address, which is 0 here.
-    pub(super) fn set_source(&mut self, source: u128) {
-        join(&mut self.bytes[IP..][ipv4::SOURCE], source);
-        self.sum_up();
-    }
-
-    pub(super) fn set_port(&mut self, port: u16) {
-        let at = UDP_V4 + udp::DESTINATION_PORT.start;
-        put(&mut self.bytes, at, port.to_be_bytes());
-    }
-
-    pub(super) fn set_destination_mac(&mut self, mac: [u8; 6]) {
-        put(&mut self.bytes, ethernet::DESTINATION.start, mac);
+    pub(super) const fn len(&self) -> usize {
+        match self {
+            Self::V4(v4) => v4.bytes.len(),
+            Self::V6(v6) => v6.bytes.len(),
+        }
     }
 
     /// Writes them to the first bytes of `to`. Returns how many, 0 where `to` is shorter.
     #[inline(always)]
     pub(super) fn write(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
+        match self {
+            Self::V4(v4) => v4.write(to, received, completed),
+            Self::V6(v6) => v6.write(to, received, completed),
+        }
+    }
+}
+
+impl V4 {
+    #[inline(always)]
+    fn write(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
         let Some(headers) = to.first_chunk_mut() else {
             return 0;
         };
@@ -134,47 +201,8 @@ impl V4 {
 }
 
 impl V6 {
-    pub(super) const LEN: usize = IPV6_HEADERS_LEN;
-
-    pub(super) fn new(macs: Macs, source: Ipv6Addr, destination: Ipv6Addr, port: u16) -> Self {
-        let mut bytes = [0; IPV6_HEADERS_LEN];
-        outside(&mut bytes, macs, ethertype::IPV6, UDP_V6, port);
-        let ip = &mut bytes[IP..];
-        ip[ipv6::NEXT_HEADER] = PROTOCOL_UDP as u8;
-        ip[ipv6::SOURCE].copy_from_slice(&source.octets());
-        ip[ipv6::DESTINATION].copy_from_slice(&destination.octets());
-        Self { bytes }
-    }
-
-    /// The sum of both addresses.
-    pub(super) fn addresses(&self) -> u32 {
-        sum_words(&self.bytes[IP..][ipv6::ADDRESSES])
-    }
-
-    /// Moves a group by a host part, and its Ethernet address with it (RFC 2464, section 7).
-    pub(super) fn join_host(&mut self, host: u128) {
-        const IN_MAC: u128 = 0xffff_ffff;
-        join(&mut self.bytes[ethernet::DESTINATION], host & IN_MAC);
-        join(&mut self.bytes[IP..][ipv6::DESTINATION], host);
-    }
-
-    /// Sets a source address, which is 0 here.
-    pub(super) fn set_source(&mut self, source: u128) {
-        join(&mut self.bytes[IP..][ipv6::SOURCE], source);
-    }
-
-    pub(super) fn set_port(&mut self, port: u16) {
-        let at = UDP_V6 + udp::DESTINATION_PORT.start;
-        put(&mut self.bytes, at, port.to_be_bytes());
-    }
-
-    pub(super) fn set_destination_mac(&mut self, mac: [u8; 6]) {
-        put(&mut self.bytes, ethernet::DESTINATION.start, mac);
-    }
-
-    /// Writes them to the first bytes of `to`. Returns how many, 0 where `to` is shorter.
     #[inline(always)]
-    pub(super) fn write(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
+    fn write(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {
         let Some(headers) = to.first_chunk_mut() else {
             return 0;
         };
@@ -209,12 +237,12 @@ impl V6 {
     }
 }
 
-/// Writes the Ethernet header and the destination port, where the UDP header starts at `udp_at`.
-fn outside(headers: &mut [u8], macs: Macs, ethertype: u16, udp_at: usize, port: u16) {
-    headers[ethernet::DESTINATION].copy_from_slice(&macs.destination);
-    headers[ethernet::SOURCE].copy_from_slice(&macs.source);
-    headers[ethernet::TYPE].copy_from_slice(&ethertype.to_be_bytes());
-    headers[udp_at..][udp::DESTINATION_PORT].copy_from_slice(&port.to_be_bytes());
+/// An address as a number.
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
 }
 
 /// Sets the bits of `number` in the last bytes of `address`.

@@ -3,8 +3,8 @@
 //! Most outputs set all that differs from the received headers once and for all: their copies are
 //! written by [`Template::write`] alone. Where a copy keeps something that other copies do not, or
 //! changes a field that the others keep, the template is not [plain](Template::is_plain), and is
-//! adapted to the datagram first: [`Template::keeping`] gives a plain template for all datagrams
-//! that have the same [`Kept`], and [`Template::received`] the fields as this output has them. So
+//! adapted to the datagram first: [`Template::keeping`] gives one template for all datagrams that
+//! have the same [`Kept`], and [`Template::received`] the fields as this output has them. So
 //! what few outputs need costs the others nothing.
 //!
 //! Datagrams that differ only in payload and identification may also leave as one GSO packet: one
@@ -20,13 +20,13 @@ use relay_common::wire::{
 
 use super::{
     checksum::{fold, nonzero, word},
-    headers::{Completed, Macs, V4, V6},
+    headers::{Completed, Headers, Macs},
     kept::{Keeps, Kept, first_port},
     received::{Changes, PROTOCOL_UDP, Received},
     tags::Tags,
     ttl::TtlRule,
 };
-use crate::config::rules::{Header, Match, PortMatch, Prefix};
+use crate::config::rules::{Header, Match, PortMatch, Prefix, Ttl};
 
 /// Room for the longest headers: IPv6 behind two tags, in whole words of 64 bits.
 pub const HEADERS_ROOM: usize = (IPV6_HEADERS_LEN + 2 * VLAN_LEN).next_multiple_of(8);
@@ -48,15 +48,8 @@ pub struct Template {
     /// and the destination port.
     udp_sum: u32,
     port: u16,
-    header: Header,
+    ttl: Ttl,
     is_resolved: bool,
-}
-
-/// The bytes that are the same in every frame, but for the tags.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Headers {
-    V4(V4),
-    V6(V6),
 }
 
 /// What an output sends, and what it makes that of.
@@ -91,29 +84,15 @@ impl Template {
         };
         let port = first_port(target.port);
         let tags = Tags::new(target.header, target.input.vlan);
-        let came_as_v4 = target.input.group.address().is_ipv4();
-        let (headers, addresses, translates) = match target.group.address() {
-            IpAddr::V4(group) => {
-                let source = match target.source {
-                    Some(IpAddr::V4(source)) => source,
-                    None if came_as_v4 => Ipv4Addr::UNSPECIFIED,
-                    _ => return None,
-                };
-                let v4 = V4::new(macs, source, group, port);
-                let addresses = v4.addresses();
-                (Headers::V4(v4), addresses, !came_as_v4)
-            }
-            IpAddr::V6(group) => {
-                let source = match target.source {
-                    Some(IpAddr::V6(source)) => source,
-                    None if !came_as_v4 => Ipv6Addr::UNSPECIFIED,
-                    _ => return None,
-                };
-                let v6 = V6::new(macs, source, group, port);
-                let addresses = v6.addresses();
-                (Headers::V6(v6), addresses, came_as_v4)
-            }
+        let group = target.group.address();
+        let translates = group.is_ipv4() != target.input.group.address().is_ipv4();
+        let source = match (target.source, group) {
+            (Some(source), _) => source,
+            (None, _) if translates => return None,
+            (None, IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
+            (None, IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
         };
+        let headers = Headers::new(macs, source, group, port)?;
         let keeps = Keeps {
             source: target.source.is_none(),
             tags: tags.keeps_any(),
@@ -124,12 +103,9 @@ impl Template {
             dscp: target.header.dscp,
             translates,
         };
-        let len = tags.len()
-            + match headers {
-                Headers::V4(_) => V4::LEN,
-                Headers::V6(_) => V6::LEN,
-            };
+        let len = tags.len() + headers.len();
         Some(Self {
+            udp_sum: headers.addresses() + word(port),
             len: len as u8,
             headers,
             tags,
@@ -140,9 +116,8 @@ impl Template {
             ttl_rule: TtlRule::new(target.header.ttl),
             keeps,
             changes,
-            udp_sum: addresses + word(port),
             port,
-            header: *target.header,
+            ttl: target.header.ttl,
             is_resolved: true,
         })
     }
@@ -178,24 +153,9 @@ impl Template {
         }
         let place = self.keeps.places_of(kept.offset);
         adapted.port = self.port.wrapping_add(place.port);
-        match &mut adapted.headers {
-            Headers::V4(v4) => {
-                if self.keeps.source {
-                    v4.set_source(kept.source);
-                }
-                v4.join_host(place.host);
-                v4.set_port(adapted.port);
-                adapted.udp_sum = v4.addresses() + word(adapted.port);
-            }
-            Headers::V6(v6) => {
-                if self.keeps.source {
-                    v6.set_source(kept.source);
-                }
-                v6.join_host(place.host);
-                v6.set_port(adapted.port);
-                adapted.udp_sum = v6.addresses() + word(adapted.port);
-            }
-        }
+        let source = if self.keeps.source { kept.source } else { 0 };
+        adapted.headers.move_to(source, place.host, adapted.port);
+        adapted.udp_sum = adapted.headers.addresses() + word(adapted.port);
         if self.keeps.tags {
             adapted.tags = self.tags.with(kept.tags);
         }
@@ -219,14 +179,10 @@ impl Template {
     pub fn set_destination_mac(&mut self, mac: Option<[u8; 6]>) {
         self.is_resolved = mac.is_some();
         self.ttl_rule = match mac {
-            Some(_) => TtlRule::new(self.header.ttl),
+            Some(_) => TtlRule::new(self.ttl),
             None => TtlRule::NOTHING_LEAVES,
         };
-        let mac = mac.unwrap_or_default();
-        match &mut self.headers {
-            Headers::V4(v4) => v4.set_destination_mac(mac),
-            Headers::V6(v6) => v6.set_destination_mac(mac),
-        }
+        self.headers.set_destination_mac(mac.unwrap_or_default());
     }
 
     /// Whether it has an Ethernet destination.
@@ -339,10 +295,7 @@ impl Template {
         if !self.tags.is_empty() {
             return self.write_tagged(to, received, completed);
         }
-        match &self.headers {
-            Headers::V4(v4) => v4.write(to, received, completed),
-            Headers::V6(v6) => v6.write(to, received, completed),
-        }
+        self.headers.write(to, received, completed)
     }
 
     /// Writes headers with tags: those without them where they end, then the Ethernet addresses once
@@ -354,10 +307,7 @@ impl Template {
         let Some(untagged) = to.get_mut(len..) else {
             return 0;
         };
-        let written = match &self.headers {
-            Headers::V4(v4) => v4.write(untagged, received, completed),
-            Headers::V6(v6) => v6.write(untagged, received, completed),
-        };
+        let written = self.headers.write(untagged, received, completed);
         if written < ETHERNET_LEN {
             return 0;
         }
