@@ -26,6 +26,7 @@ mod object;
 mod own_maps;
 mod own_sources;
 mod presence_bits;
+mod quiet;
 mod slots;
 mod whole_plan;
 mod xdp;

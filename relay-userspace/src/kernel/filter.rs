@@ -9,9 +9,9 @@ use aya::{Ebpf, programs::SocketFilter};
 use relay_common::abi;
 
 use super::{
-    error::{KernelError, chain, loading, os_error},
+    error::{KernelError, chain, os_error},
     maps::Maps,
-    object,
+    object, quiet,
 };
 
 /// The loaded filter and its maps.
@@ -26,9 +26,7 @@ impl Filter {
         let mut ebpf = object::load_socket_filter(limits)?;
         let maps = Maps::take_from(&mut ebpf)?;
         let program: &mut SocketFilter = object::program(&mut ebpf, abi::FILTER)?;
-        program
-            .load()
-            .map_err(|error| loading(object::FILTER, &error))?;
+        quiet::load(object::FILTER, || program.load())?;
         Ok(Self { maps, ebpf })
     }
 

@@ -12,8 +12,8 @@ use relay_common::abi;
 
 use super::{
     Kernel, XdpProgram,
-    error::{KernelError, chain, loading, os_error},
-    object,
+    error::{KernelError, chain, os_error},
+    object, quiet,
 };
 use crate::host::tap::{self, Refused, Tap};
 
@@ -48,9 +48,7 @@ impl LocalDevice {
     pub fn new(ebpf: &mut Ebpf, interface: &str) -> Result<Self, KernelError> {
         let program: &mut SchedClassifier = object::program(ebpf, abi::LOCAL)?;
         if program.fd().is_err() {
-            program
-                .load()
-                .map_err(|error| loading(object::LOCAL, &error))?;
+            quiet::load(object::LOCAL, || program.load())?;
         }
         let mut link = None;
         let made = Tap::new(|name| {

@@ -5,7 +5,10 @@
 use aya::{Ebpf, EbpfLoader, programs::Program};
 use relay_common::abi;
 
-use super::error::{KernelError, loading};
+use super::{
+    error::{KernelError, loading},
+    quiet,
+};
 
 /// The objects that `cargo xtask build-ebpf` built; empty if only `cargo build` ran.
 #[cfg(relay_ebpf_embedded)]
@@ -78,6 +81,7 @@ fn load_object(program: &'static str, object: &[u8], limits: u32) -> Result<Ebpf
     if object.is_empty() {
         return Err(KernelError::NotEmbedded);
     }
+    quiet::ask_the_kernel(program)?;
     EbpfLoader::new()
         .map_max_entries(abi::LIMITS, limits)
         .map_max_entries(abi::OVER_LIMIT, limits)

@@ -20,10 +20,10 @@ use relay_common::abi::{self, InterfaceValue};
 use super::{
     attached_program,
     bpf_link::Link,
-    error::{KernelError, chain, loading, map_write},
+    error::{KernelError, chain, map_write},
     local_device::LocalDevice,
     maps::{Maps, take},
-    object,
+    object, quiet,
 };
 use crate::plan::{Interface, Mode};
 
@@ -66,9 +66,7 @@ impl XdpProgram {
             .map_err(|_| KernelError::Map(abi::SOCKETS))?;
         let maps = Maps::take_from(&mut ebpf)?;
         let program: &mut Xdp = object::program(&mut ebpf, abi::PROGRAM)?;
-        program
-            .load()
-            .map_err(|error| loading(object::XDP, &error))?;
+        quiet::load(object::XDP, || program.load())?;
         Ok(Self {
             attached: BTreeMap::new(),
             id: program.info().ok().map(|info| info.id()),
