@@ -20,7 +20,11 @@ use relay_common::wire::{
     ipv6::{self, field as ipv6_field},
 };
 
-use super::{batch::Memory, stats::WorkerStats};
+use super::{
+    batch::Memory,
+    stats::{Dropped, WorkerStats},
+};
+use crate::packet::Template;
 
 /// Places for flows. One flow uses always the same.
 const PLACES: usize = 64;
@@ -135,6 +139,15 @@ fn sources(headers: &[u8]) -> Option<(u64, ipv6::Address)> {
         }
     }
     None
+}
+
+/// Why a copy does not leave for which [`Template::ttl`] has none.
+#[must_use]
+pub fn reason(template: &Template) -> Dropped {
+    match template.is_resolved() {
+        true => Dropped::TtlExpired,
+        false => Dropped::NoNeighbour,
+    }
 }
 
 /// Notes that the datagram at `place`, of the flow with this slot, has expired.
