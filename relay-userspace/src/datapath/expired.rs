@@ -1,8 +1,8 @@
 //! The last datagrams of a worker whose TTL or hop limit was used up, with who sent them: so that
 //! control can name the rule and the peer of a ring of relays.
 //!
-//! A worker writes here only when a datagram expires. Flows share places, so of flows that expire at
-//! the same time some may hide others.
+//! A worker writes here only when a datagram expires. Flows share places, so of flows that expire
+//! at the same time some may hide others.
 
 use std::{
     net::IpAddr,

@@ -52,7 +52,8 @@ pub trait Outbox<M: Memory> {
 }
 
 /// Makes the messages of all runs of `batch` for the socket outputs of one TX socket, at position
-/// `tx_socket`, and posts them to its `outbox`. Called once per batch and TX socket, in their order.
+/// `tx_socket`, and posts them to its `outbox`. Called once per batch and TX socket, in their
+/// order.
 #[inline]
 pub fn make<M: Memory>(
     tx_socket: usize,
@@ -108,8 +109,8 @@ struct Copies<'a, M: Memory> {
     memory: &'a M,
 }
 
-/// The header fields that copies are made from: those that the datagram came with, or what an output
-/// makes of them.
+/// The header fields that copies are made from: those that the datagram came with, or what an
+/// output makes of them.
 trait Fields<'a>: Copy {
     type Received: Borrow<Received> + Copy;
 
@@ -221,8 +222,8 @@ impl<'a, M: Memory> Copies<'a, M> {
         }
     }
 
-    /// Counts the run's copy as dropped because it has no TTL to leave with, and notes who sent it if
-    /// that was used up. A call, so that copies that leave pay nothing for it.
+    /// Counts the run's copy as dropped because it has no TTL to leave with, and notes who sent it
+    /// if that was used up. A call, so that copies that leave pay nothing for it.
     #[cold]
     #[inline(never)]
     fn expire(&self, socket_output: &SocketOutput, stats: &WorkerStats) {

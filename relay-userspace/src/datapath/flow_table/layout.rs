@@ -1,5 +1,6 @@
-//! From a plan to the flows of a worker: their outputs follow each other in the arrays of [`Flows`],
-//! flow by flow, ring outputs with identical frames together, socket outputs by TX socket.
+//! From a plan to the flows of a worker: their outputs follow each other in the arrays of
+//! [`Flows`], flow by flow, ring outputs with identical frames together, socket outputs by TX
+//! socket.
 //!
 //! Control does this for every new table; a worker only takes it over.
 
@@ -160,7 +161,8 @@ impl Layout<'_> {
         outputs
     }
 
-    /// The headers of an output's copies, and the next hop that they go to if it is a unicast output.
+    /// The headers of an output's copies, and the next hop that they go to if it is a unicast
+    /// output.
     fn template(
         &mut self,
         flow: &plan::Flow,

@@ -121,8 +121,8 @@ fn queue_copies(
     }
 }
 
-/// [`transmit`] where the template is not plain, or its headers are not as long as the received ones.
-/// The payload is in its place in `chunk` already.
+/// [`transmit`] where the template is not plain, or its headers are not as long as the received
+/// ones. The payload is in its place in `chunk` already.
 #[inline(never)]
 fn transmit_adapted(
     header: Header<'_>,

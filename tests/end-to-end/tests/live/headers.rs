@@ -1,6 +1,6 @@
 //! What an output sets in the headers of its copies, seen in every byte at the receiver: tags,
-//! priority, source, source port, DSCP, TTL, and the other version of IP; for feeds that arrive over
-//! IPv4 and IPv6, untagged, tagged and tagged twice, with every kind of checksum.
+//! priority, source, source port, DSCP, TTL, and the other version of IP; for feeds that arrive
+//! over IPv4 and IPv6, untagged, tagged and tagged twice, with every kind of checksum.
 
 use std::time::Duration;
 

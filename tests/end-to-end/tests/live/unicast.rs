@@ -43,8 +43,8 @@ const PORT: u16 = 6000;
 const RATE: u32 = 1000;
 /// Bytes of payload.
 const SIZE: usize = 500;
-/// How long copies may take to arrive again. The promise is a second; the rest is for a machine that
-/// is busy with other tests.
+/// How long copies may take to arrive again. The promise is a second; the rest is for a machine
+/// that is busy with other tests.
 const AGAIN: Duration = Duration::from_secs(3);
 
 /// The hosts and wires of a test.

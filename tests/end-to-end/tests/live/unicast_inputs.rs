@@ -125,8 +125,8 @@ fn is_echo_reply(frame: &[u8]) -> bool {
     }
 }
 
-/// From ordinary sockets, which find the host by ARP and neighbour discovery: what the rule names is
-/// relayed, and all else is the host's.
+/// From ordinary sockets, which find the host by ARP and neighbour discovery: what the rule names
+/// is relayed, and all else is the host's.
 fn m6_the_host_keeps_what_no_rule_names(backend: Backend) -> Result<()> {
     const COUNT: u64 = 50;
     let bed = Testbed::builder().ipv6().without_capture().build()?;
@@ -178,8 +178,8 @@ fn m6_the_host_keeps_what_no_rule_names(backend: Backend) -> Result<()> {
     Ok(())
 }
 
-/// A program that listens on the rule's own port gets all that the kernel gives it: with `local`, and
-/// on io_uring in any case.
+/// A program that listens on the rule's own port gets all that the kernel gives it: with `local`,
+/// and on io_uring in any case.
 fn m6_a_program_on_the_same_port_gets_them_as_well(backend: Backend) -> Result<()> {
     const COUNT: u64 = 50;
     for is_local in [true, false] {
