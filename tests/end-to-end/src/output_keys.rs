@@ -261,7 +261,8 @@ pub fn rules() -> Vec<Rule> {
 /// Datagrams of one kind, for one of the [`rules`].
 #[derive(Debug, Clone, Copy)]
 pub struct Burst {
-    feed: usize,
+    /// The position of its rule.
+    pub feed: usize,
     /// Their kind.
     pub kind: Kind,
     /// The number of the first one.
