@@ -46,7 +46,8 @@ pub const INTERFACES: &str = "INTERFACES";
 pub const NEAR_INTERFACES: &str = "NEAR_INTERFACES";
 /// Hash map whose keys are [`OwnKey`]s: the sources that the relay's copies leave with.
 pub const OWN: &str = "OWN";
-/// Hash map whose keys are [`ipv6::Address`]es: the IPv6 sources that the relay's copies leave with.
+/// Hash map whose keys are [`ipv6::Address`]es: the IPv6 sources that the relay's copies leave
+/// with.
 pub const OWN6: &str = "OWN6";
 /// Array of `u64`: the presence bits of the entries of both, see [`OwnPresence`].
 pub const OWN_PRESENCE: &str = "OWN_PRESENCE";

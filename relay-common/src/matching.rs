@@ -1,9 +1,10 @@
 //! The look-up: from a datagram to the flow that takes it, the most specific one. One algorithm for
 //! the kernel programs and for user space, over [`Tables`] of whatever kind.
 //!
-//! A flow names, or leaves open, the source, the group and the port. One that names the source comes
-//! before one that does not; a longer prefix before a shorter one; one port before a range, and
-//! that before any port. The interface and the VLAN are always exact: together they are the *place*.
+//! A flow names, or leaves open, the source, the group and the port. One that names the source
+//! comes before one that does not; a longer prefix before a shorter one; one port before a range,
+//! and that before any port. The interface and the VLAN are always exact: together they are the
+//! *place*.
 //!
 //! Three tables hold the flows:
 //!
@@ -17,8 +18,8 @@
 //!   for flows with a source and one for flows without, for each IP version. Where it is empty,
 //!   there is nothing to pay.
 //!
-//! A number per interface tells which of its lists have shapes, and whether a flow names the address
-//! of a host instead of a group.
+//! A number per interface tells which of its lists have shapes, and whether a flow names the
+//! address of a host instead of a group.
 //!
 //! Ranges of ports that overlap cut the ports into **classes**: the ports of one class are in the
 //! same ranges. A flow with a range has an entry for each of its classes.

@@ -76,8 +76,8 @@ pub fn relay_filter(ctx: SkBuffContext) -> i64 {
     finish(&ctx, value, judged)
 }
 
-/// Does the same with a frame to the address of a host. A call, which takes nothing but the context,
-/// so that frames to groups keep nothing for it.
+/// Does the same with a frame to the address of a host. A call, which takes nothing but the
+/// context, so that frames to groups keep nothing for it.
 #[inline(never)]
 fn to_host(skb: *mut __sk_buff) -> i64 {
     let ctx = SkBuffContext::new(skb);
@@ -109,8 +109,8 @@ fn finish(
     verdict
 }
 
-/// Notes who brought a copy of this relay back. A call, which takes nothing but the context, so that
-/// frames that the socket gets keep nothing for it.
+/// Notes who brought a copy of this relay back. A call, which takes nothing but the context, so
+/// that frames that the socket gets keep nothing for it.
 #[inline(never)]
 fn own_frame(skb: *mut __sk_buff) {
     let ctx = SkBuffContext::new(skb);

@@ -13,8 +13,8 @@ use aya_ebpf::{
 /// The entry point.
 #[classifier]
 pub fn relay_local(ctx: TcContext) -> i32 {
-    // SAFETY: the kernel's context, which exists while the program runs, and whose mark a tc program
-    // may read and write.
+    // SAFETY: the kernel's context, which exists while the program runs, and whose mark a tc
+    // program may read and write.
     let mark = unsafe { &raw mut (*ctx.skb.skb).mark };
     // SAFETY: as above.
     let input = unsafe { mark.read_volatile() };

@@ -130,8 +130,8 @@ pub fn relay_xdp(ctx: XdpContext) -> u32 {
     action
 }
 
-/// Notes who brought a copy of this relay back. A call, which takes nothing but the context, so that
-/// frames that the relay takes keep nothing for it.
+/// Notes who brought a copy of this relay back. A call, which takes nothing but the context, so
+/// that frames that the relay takes keep nothing for it.
 #[inline(never)]
 fn own_frame(ctx: *mut xdp_md) {
     let ctx = XdpContext::new(ctx);

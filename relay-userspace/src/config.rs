@@ -4,7 +4,8 @@
 //! not deserialise, because that stops at the first wrong type, and a user wants all mistakes at
 //! once. The file's size bounds the memory and the time that reading takes, whatever the file
 //! contains. A [`Document`] keeps the places, so that later findings about an interface point into
-//! the file too. [`merge()`] adds the rules of a second file, and [`to_toml()`] writes rules as a file.
+//! the file too. [`merge()`] adds the rules of a second file, and [`to_toml()`] writes rules as a
+//! file.
 
 mod cross_checks;
 mod cycles;

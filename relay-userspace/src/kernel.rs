@@ -379,8 +379,8 @@ impl Kernel {
         }
     }
 
-    /// Loads the program of a backend if it is not loaded. [`Self::attach`] and [`Self::serve`] do that
-    /// too; it takes some 20 ms, which are out of the way if this comes first.
+    /// Loads the program of a backend if it is not loaded. [`Self::attach`] and [`Self::serve`] do
+    /// that too; it takes some 20 ms, which are out of the way if this comes first.
     ///
     /// # Errors
     ///

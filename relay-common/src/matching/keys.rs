@@ -1,7 +1,8 @@
 //! The keys of the tables of flows, as the kernel's maps have them.
 //!
 //! User space hashes them in words of 64 bits. Its hash multiplies, which carries upwards only, so
-//! what differs most from key to key is in the low bits of a word: addresses are in host order there.
+//! what differs most from key to key is in the low bits of a word: addresses are in host order
+//! there.
 
 use core::hash::{Hash, Hasher};
 

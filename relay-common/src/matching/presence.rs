@@ -1,10 +1,10 @@
 //! Presence bits: whether a hash table may have an entry, told by one bit of an array.
 //!
-//! Most of what the kernel programs ask their hash tables for is not there: no rule takes the frame,
-//! or another shape does, and hardly any frame is the relay's own. To search a hash table is a call,
-//! and on CPUs that must guard every return, a call costs several times what reading an array does.
-//! So the programs read the bit first. Several keys share a bit: one that is set means "perhaps",
-//! one that is clear means "no".
+//! Most of what the kernel programs ask their hash tables for is not there: no rule takes the
+//! frame, or another shape does, and hardly any frame is the relay's own. To search a hash table is
+//! a call, and on CPUs that must guard every return, a call costs several times what reading an
+//! array does. So the programs read the bit first. Several keys share a bit: one that is set means
+//! "perhaps", one that is clear means "no".
 
 use super::keys::{ExactKey4, ExactKey6, ShapedKey4, ShapedKey6, both};
 use crate::wire::ipv6;

@@ -41,7 +41,8 @@ pub enum Addresses {
 }
 
 impl Addresses {
-    /// Those of a datagram from `source` to `group`; `None` if they are of different versions of IP.
+    /// Those of a datagram from `source` to `group`; `None` if they are of different versions of
+    /// IP.
     #[must_use]
     pub const fn between(source: IpAddr, group: IpAddr) -> Option<Self> {
         match (source, group) {

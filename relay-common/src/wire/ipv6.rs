@@ -125,8 +125,8 @@ pub(super) const fn is_group([first, _]: Address) -> bool {
 }
 
 /// Whether no host can have this source: `::`, `::1`, a group or an IPv4 address in IPv6 form
-/// (`::ffff:0:0/96`). What `ip6_rcv_core` (net/ipv6/ip6_input.c) refuses, and `::`, which must never
-/// be forwarded (RFC 4291, section 2.5.2).
+/// (`::ffff:0:0/96`). What `ip6_rcv_core` (net/ipv6/ip6_input.c) refuses, and `::`, which must
+/// never be forwarded (RFC 4291, section 2.5.2).
 #[inline(always)]
 pub(super) const fn is_martian(source: Address) -> bool {
     let special = source[1] == 0 || source[1] == LOOPBACK || source[1] & MAPPED_BITS == MAPPED;

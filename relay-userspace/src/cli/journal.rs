@@ -1,5 +1,5 @@
-//! The journal's own protocol (systemd, "Native Journal Protocol"): a datagram per line, with fields
-//! beside the message, so that `journalctl RULE=feed` and `INTERFACE=eth0` find it.
+//! The journal's own protocol (systemd, "Native Journal Protocol"): a datagram per line, with
+//! fields beside the message, so that `journalctl RULE=feed` and `INTERFACE=eth0` find it.
 
 use std::{
     env, io,

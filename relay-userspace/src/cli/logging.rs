@@ -58,7 +58,8 @@ pub fn start_queued(format: LogFormat) -> io::Result<()> {
     thread::Builder::new()
         .name("relay-log".into())
         .spawn(move || {
-            // This thread needs no capability. If the kernel refuses, the main thread reports it later.
+            // This thread needs no capability. If the kernel refuses, the main thread reports it
+            // later.
             let _ = privileges::give_up::give_up(&[]);
             queue.write_out(|line| match &journal {
                 Some(journal) => journal.send(line),

@@ -1,8 +1,8 @@
 //! Inputs that are equally specific and overlap: a frame that both take would have no rule.
 //!
 //! Equally specific inputs overlap only if they have the same interface, VLAN and prefix, a source
-//! in common or none, and ports of the same class. So it is enough to sort the inputs, once for each
-//! of their sources, and to compare neighbours.
+//! in common or none, and ports of the same class. So it is enough to sort the inputs, once for
+//! each of their sources, and to compare neighbours.
 
 use std::{collections::HashSet, net::IpAddr};
 

@@ -151,8 +151,8 @@ impl<'a> FedRules<'a> {
     }
 
     /// Calls `found` with the position of every rule that takes copies of `output`, which is one of
-    /// a rule with this input: of one group, port and source only the most specific one. It may name
-    /// a rule several times.
+    /// a rule with this input: of one group, port and source only the most specific one. It may
+    /// name a rule several times.
     pub(super) fn of(&self, output: &Output, input: &Input, mut found: impl FnMut(usize)) {
         let destination = output.destination();
         let vlan = destination.vlan.of_copy(input.matches.vlan);

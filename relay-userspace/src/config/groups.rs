@@ -88,7 +88,8 @@ impl Reader<'_, '_> {
         None
     }
 
-    /// The sources of an input, ascending; `like` is one of its groups, or its address, if that could be read.
+    /// The sources of an input, ascending; `like` is one of its groups, or its address, if that
+    /// could be read.
     pub(super) fn sources(
         &mut self,
         value: &Value<'_>,

@@ -20,7 +20,8 @@ use super::{
 
 /// The rules of `base`, and behind them those of `fragment`, with the `[[interfaces]]` tables of
 /// both. Names are unique across both, no inputs overlap that are equally specific, no rules feed
-/// one another in a circle, and an interface that both have a table for has the same options in both.
+/// one another in a circle, and an interface that both have a table for has the same options in
+/// both.
 ///
 /// # Errors
 ///
@@ -80,8 +81,8 @@ fn names(rules: &[(&Rule, &RulePlaces)], first_new: usize, mistakes: &mut Vec<Mi
     }
 }
 
-/// Refuses an input of the fragment that is as specific as one that a rule has already, and overlaps
-/// with it.
+/// Refuses an input of the fragment that is as specific as one that a rule has already, and
+/// overlaps with it.
 fn equal_inputs(
     rules: &[(&Rule, &RulePlaces)],
     first_new: usize,

@@ -1,8 +1,8 @@
 //! Reader of the outputs of a rule: where copies go, and what is in their headers. They keep of the
 //! input what they leave out.
 //!
-//! Here is what the keys of an output have to do with one another and with the input; the readers of
-//! single keys are in [`super::output_values`].
+//! Here is what the keys of an output have to do with one another and with the input; the readers
+//! of single keys are in [`super::output_values`].
 
 use std::net::IpAddr;
 

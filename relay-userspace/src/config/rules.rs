@@ -43,8 +43,8 @@ pub struct Input {
     pub interface: String,
     /// Which datagrams of those that arrive there.
     pub matches: Match,
-    /// Whether the relay joins the groups. Without, the network has to deliver them by itself. Never
-    /// for an address of this host.
+    /// Whether the relay joins the groups. Without, the network has to deliver them by itself.
+    /// Never for an address of this host.
     pub join: bool,
     /// Whether programs and routes of this host get the datagrams as well.
     pub local: bool,
@@ -78,8 +78,8 @@ impl Limit {
 /// The destination of one copy of the datagram, and what is in its headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// The interface's name; `None` where the kernel's routing chooses it, which it does for unicast
-    /// destinations only.
+    /// The interface's name; `None` where the kernel's routing chooses it, which it does for
+    /// unicast destinations only.
     pub interface: Option<String>,
     /// Where all copies go: one multicast group, one unicast address, or a prefix of groups with as
     /// many host bits as the input's, which the host part is kept on.
@@ -116,8 +116,8 @@ pub struct Header {
     /// The source port; `None` keeps the datagram's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_port: Option<u16>,
-    /// The differentiated services code point, 0 to 63; `None` keeps the datagram's. The two bits for
-    /// congestion notification (ECN) are kept in any case.
+    /// The differentiated services code point, 0 to 63; `None` keeps the datagram's. The two bits
+    /// for congestion notification (ECN) are kept in any case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dscp: Option<u8>,
     /// The tags.
@@ -263,8 +263,8 @@ pub enum Ttl {
     /// Lets relays follow one another, and no datagram goes round for ever. A datagram that arrives
     /// with 32 or less, or with more than 64, leaves with 64; one that arrives with 34 to 64 leaves
     /// with one less; one that arrives with 33 does not leave. So at most 32 relays in a row pass a
-    /// datagram on, whatever its sender set. A relay re-originates: a sender's usual TTL of 1 must not
-    /// end the copy at the first router.
+    /// datagram on, whatever its sender set. A relay re-originates: a sender's usual TTL of 1 must
+    /// not end the copy at the first router.
     #[default]
     Auto,
     /// One less than the datagram arrived with; one that arrived with 1 or 0 does not leave.

@@ -138,8 +138,8 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// Counts rules beyond [`super::MAX_RULES`]. Only the first of them is a mistake, which says how
-    /// many rules the file has.
+    /// Counts rules beyond [`super::MAX_RULES`]. Only the first of them is a mistake, which says
+    /// how many rules the file has.
     fn extra_rules(&mut self, more: usize, place: Place) {
         self.rules += more;
         self.draft.used_incomplete = true;

@@ -28,7 +28,8 @@ impl Permits {
         self.given.load(Relaxed) < self.most
     }
 
-    /// A permit; `None` if all are given. One thread only gives permits, so a look before is enough.
+    /// A permit; `None` if all are given. One thread only gives permits, so a look before is
+    /// enough.
     pub fn take(&self) -> Option<Permit> {
         if !self.are_left() {
             return None;

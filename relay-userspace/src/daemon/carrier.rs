@@ -42,8 +42,8 @@ impl Carriers {
         }
     }
 
-    /// Waits until all have their carrier again, until a signal ends the relay, or for [`PATIENCE`]:
-    /// waiting for ever for one wire would serve none of the others.
+    /// Waits until all have their carrier again, until a signal ends the relay, or for
+    /// [`PATIENCE`]: waiting for ever for one wire would serve none of the others.
     pub fn wait(&self, signals: &Signals) {
         let started = Instant::now();
         let mut missing = self.missing();

@@ -14,8 +14,8 @@ use crate::plan::{Backend, Plan};
 /// Descriptors that asking about interfaces takes at once, beside those that are open.
 pub const TO_ASK: u64 = 8;
 /// Descriptors that the relay holds, or opens for a moment, with any plan: signals, netlink,
-/// `/proc`, the programs, their maps and their links' info, the local device; and the control socket
-/// with its clients.
+/// `/proc`, the programs, their maps and their links' info, the local device; and the control
+/// socket with its clients.
 const WHATEVER_THE_PLAN: u64 = 42 + 70;
 /// An AF_XDP socket, and the socket that libxdp opens to ask about its device.
 const A_PORT: u64 = 2;

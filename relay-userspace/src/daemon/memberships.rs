@@ -1,13 +1,13 @@
 //! Multicast memberships: AF_XDP sockets cannot join groups, so UDP sockets join for them.
 //!
 //! A membership makes the kernel send and answer IGMP or MLD, and programs the NIC's filter. It
-//! lives as long as its socket has it. The sockets are never bound, so the kernel queues no datagram
-//! on them. Memberships are left newest first: any other order takes time that grows with the square
-//! of their number.
+//! lives as long as its socket has it. The sockets are never bound, so the kernel queues no
+//! datagram on them. Memberships are left newest first: any other order takes time that grows with
+//! the square of their number.
 //!
 //! A socket has a group of an interface either of any source or of some sources. Of one group, both
-//! kinds may be wanted, and more sources than one socket takes: then they are on several sockets, and
-//! the kernel asks the network for all that any of them wants.
+//! kinds may be wanted, and more sources than one socket takes: then they are on several sockets,
+//! and the kernel asks the network for all that any of them wants.
 
 mod error;
 mod holder;
@@ -275,7 +275,8 @@ pub fn sockets_for(plan: &Plan) -> usize {
         let limit = limit.and_then(|limit| limit.trim().parse().ok());
         limit.map_or(most, |limit: usize| limit.clamp(1, most))
     };
-    // One group has a place on a socket for each time that its sources fill one, and for any source.
+    // One group has a place on a socket for each time that its sources fill one, and for any
+    // source.
     let sources_each = limit("igmp_max_msf", SOURCES_PER_GROUP);
     let mut places: BTreeMap<IpVersion, usize> = BTreeMap::new();
     let mut most = BTreeMap::<Group, (usize, usize)>::new();

@@ -1,9 +1,9 @@
 //! Makes the kernel resolve the next hops of a plan, and keep them fresh.
 //!
 //! The kernel does both by itself where it can (`NTF_EXT_MANAGED`, Linux 5.16), and elsewhere each
-//! time it is asked. The watcher hears what becomes of it and tells workers; control only sees to it
-//! that the kernel goes on: an entry that somebody deletes is made anew. Entries that a person or a
-//! program has fixed, and those that another one keeps fresh, are left alone.
+//! time it is asked. The watcher hears what becomes of it and tells workers; control only sees to
+//! it that the kernel goes on: an entry that somebody deletes is made anew. Entries that a person
+//! or a program has fixed, and those that another one keeps fresh, are left alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -312,8 +312,8 @@ impl Offloads {
     }
 
     /// Makes `facts` say what interfaces would do if no relay had switched anything off, whichever
-    /// it was. Where another process has switched on again what this one had switched off, the relay
-    /// leaves it, and this returns that the interface's offloads stay.
+    /// it was. Where another process has switched on again what this one had switched off, the
+    /// relay leaves it, and this returns that the interface's offloads stay.
     pub fn leave_out_of(&mut self, facts: &mut HostFacts) -> Vec<Refusal> {
         let mut stay = Vec::new();
         if self.kernel_if_any().is_none() {

@@ -112,7 +112,8 @@ impl State {
         self.facts = facts;
     }
 
-    /// Gives back what relays that were killed have left switched off, unless the rules want it off.
+    /// Gives back what relays that were killed have left switched off, unless the rules want it
+    /// off.
     pub fn give_back_offloads_left(&mut self) {
         let rules = &self.desired.rules().rules;
         let managed = rules.interfaces.iter();
@@ -162,8 +163,8 @@ impl State {
     /// it.
     pub fn reconcile(&mut self, policy: OnRefusal, signals: &Signals) -> Result<Applied, RunError> {
         let former = Arc::clone(&self.running.plan);
-        // Every round takes something off one interface: zero copy, XDP, the way back to this host's
-        // stack, or the interface.
+        // Every round takes something off one interface: zero copy, XDP, the way back to this
+        // host's stack, or the interface.
         let rounds = 4 * MAX_INTERFACES as usize + 1;
         for _ in 0..rounds {
             self.constraints.in_use = self.running.in_use();
@@ -205,8 +206,8 @@ impl State {
         Err(RunError::Unsettled)
     }
 
-    /// Goes down the ladder on the interface where the kernel refused a rung. False if no lower rung
-    /// would help.
+    /// Goes down the ladder on the interface where the kernel refused a rung. False if no lower
+    /// rung would help.
     fn step_down(&mut self, refused: &RunError, plan: &Plan) -> bool {
         let Some((name, rung)) = refusals::rung(refused, plan) else {
             return false;

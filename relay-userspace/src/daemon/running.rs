@@ -2,9 +2,9 @@
 //!
 //! There is one way from any state to any plan ([`Running::apply`]), and the start, a reload, an
 //! interface that comes back and a command all take it. Workers that both plans have are kept: they
-//! get a new flow table between two batches and lose nothing, and ports come to them and go from them.
-//! Only what all their sockets share (mode, size of the chunks, CPU, all inputs) costs workers their
-//! lives.
+//! get a new flow table between two batches and lose nothing, and ports come to them and go from
+//! them. Only what all their sockets share (mode, size of the chunks, CPU, all inputs) costs
+//! workers their lives.
 
 mod apply;
 mod drain;
@@ -206,8 +206,8 @@ impl Running {
         self.offloads.give_back_all(&self.claims);
     }
 
-    /// Takes the last numbers of what workers no longer have, goes on to leave groups, and tries again
-    /// to hold UDP ports.
+    /// Takes the last numbers of what workers no longer have, goes on to leave groups, and tries
+    /// again to hold UDP ports.
     pub fn settle(&mut self) {
         self.sinks.try_again();
         if self.leaves {

@@ -50,8 +50,8 @@ struct Channel {
 }
 
 impl ServiceManager {
-    /// The one that the environment names: `NOTIFY_SOCKET`, and for the watchdog `WATCHDOG_USEC` and
-    /// `WATCHDOG_PID`. A socket that cannot be used is logged, and nothing is sent.
+    /// The one that the environment names: `NOTIFY_SOCKET`, and for the watchdog `WATCHDOG_USEC`
+    /// and `WATCHDOG_PID`. A socket that cannot be used is logged, and nothing is sent.
     #[must_use]
     pub fn from_environment() -> Self {
         let Some(address) = env::var_os("NOTIFY_SOCKET") else {

@@ -144,8 +144,8 @@ impl<P> Batch<P> {
         self.frames.len() == self.frames.capacity()
     }
 
-    /// Notes what some copies keep of the next frame, if any keeps something, and returns whether one
-    /// does.
+    /// Notes what some copies keep of the next frame, if any keeps something, and returns whether
+    /// one does.
     #[inline(never)]
     pub fn keep(&mut self, kept: Option<Kept>) -> bool {
         match (kept, self.kept.get_mut(self.frames.len())) {
@@ -157,8 +157,8 @@ impl<P> Batch<P> {
         }
     }
 
-    /// Adds a frame. `keeps` is whether [`Self::keep`] has noted something for it. The batch must not
-    /// be full.
+    /// Adds a frame. `keeps` is whether [`Self::keep`] has noted something for it. The batch must
+    /// not be full.
     #[inline]
     pub fn add<M: Memory<Place = P>>(
         &mut self,
@@ -177,8 +177,8 @@ impl<P> Batch<P> {
         }
     }
 
-    /// Puts the frame at `at`, of which some copies keep something, into a run. Out of line: few rule
-    /// files have such flows.
+    /// Puts the frame at `at`, of which some copies keep something, into a run. Out of line: few
+    /// rule files have such flows.
     #[inline(never)]
     fn join_kept<M: Memory<Place = P>>(&mut self, at: u32, flow: u32, memory: &M, flows: &Flows) {
         let kept = KeptOf(&self.kept).frame(at);

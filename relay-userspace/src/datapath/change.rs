@@ -5,10 +5,10 @@
 //! old one back, for control to free. So no batch ever sees two tables, and nothing ever sees half
 //! of one.
 //!
-//! Per round the worker looks at one flag. A worker that sleeps is woken by a [`Bell`]. It takes the
-//! lock behind the flag only when the flag is set, and only if it need not wait: control holds the
-//! lock for a few instructions, and not at all between handing a change over and getting the old
-//! table back.
+//! Per round the worker looks at one flag. A worker that sleeps is woken by a [`Bell`]. It takes
+//! the lock behind the flag only when the flag is set, and only if it need not wait: control holds
+//! the lock for a few instructions, and not at all between handing a change over and getting the
+//! old table back.
 //!
 //! Frames that left the batch before the swap still count for outputs of the old table: those that
 //! wait in a TX ring or a backlog. The worker reports a change as settled when all of these have
@@ -282,8 +282,8 @@ impl Inbox {
         self.exchange.taken.store(generation, Release);
     }
 
-    /// Hands back the ports that have `gone`, and frees what closed ones had. Whatever is left to do
-    /// calls the worker again.
+    /// Hands back the ports that have `gone`, and frees what closed ones had. Whatever is left to
+    /// do calls the worker again.
     #[cold]
     pub fn exchange_ports(&mut self, gone: &mut Vec<Port>, chunks: &mut Chunks) {
         let Some(mut mail) = self.exchange.try_lock() else {

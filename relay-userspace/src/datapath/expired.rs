@@ -1,8 +1,8 @@
 //! The last datagrams of a worker whose TTL or hop limit was used up, with who sent them: so that
 //! control can name the rule and the peer of a ring of relays.
 //!
-//! A worker writes here only when a datagram expires. Flows share places, so of flows that expire at
-//! the same time some may hide others.
+//! A worker writes here only when a datagram expires. Flows share places, so of flows that expire
+//! at the same time some may hide others.
 
 use std::{
     net::IpAddr,
@@ -20,7 +20,11 @@ use relay_common::wire::{
     ipv6::{self, field as ipv6_field},
 };
 
-use super::{batch::Memory, stats::WorkerStats};
+use super::{
+    batch::Memory,
+    stats::{Dropped, WorkerStats},
+};
+use crate::packet::Template;
 
 /// Places for flows. One flow uses always the same.
 const PLACES: usize = 64;
@@ -135,6 +139,15 @@ fn sources(headers: &[u8]) -> Option<(u64, ipv6::Address)> {
         }
     }
     None
+}
+
+/// Why a copy does not leave for which [`Template::ttl`] has none.
+#[must_use]
+pub fn reason(template: &Template) -> Dropped {
+    match template.is_resolved() {
+        true => Dropped::TtlExpired,
+        false => Dropped::NoNeighbour,
+    }
 }
 
 /// Notes that the datagram at `place`, of the flow with this slot, has expired.

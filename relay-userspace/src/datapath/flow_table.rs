@@ -1,4 +1,4 @@
-//! The flows of a worker, laid out flat, and the look-up.
+//! The flows of a worker, flat in memory, and the look-up. `layout` makes them from a plan.
 //!
 //! A flow's outputs are ring outputs or socket outputs. A [`RingOutput`] leaves through an AF_XDP
 //! TX ring; those with identical frames are one [`RingCopies`]. A [`SocketOutput`] leaves through a
@@ -9,25 +9,25 @@
 //! this one.
 
 mod followed_hops;
+mod layout;
+mod ports;
 
-use std::{net::IpAddr, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
-use relay_common::wire::{Datagram, IPV4_HEADERS_LEN, IPV6_HEADERS_LEN, Tag, VLAN_LEN};
+use relay_common::wire::{Datagram, Tag};
 
 use self::followed_hops::FollowedHops;
+pub(super) use self::layout::can_leave;
+pub use self::ports::Ports;
 use super::{
-    output_link::{Link, Links, State},
-    slots::Slots,
+    output_link::{Link, State},
     stats::WorkerStats,
     waiting::Waiting,
     xdp::local_frames::LocalFrames,
 };
 use crate::{
-    config::rules::Match,
-    host::neighbours::OnLink,
     matching::Table,
-    packet::{Keeping, Keeps, Kept, Target, Template},
-    plan::{self, InterfaceId, LinkDestination, Plan, TxMethod},
+    packet::{Keeping, Kept, Template},
 };
 
 /// The flows of one worker.
@@ -132,144 +132,6 @@ impl SocketOutput {
 }
 
 impl Flows {
-    /// Lays out the flows of a worker, for its ports and TX sockets in the worker's order. `slots`
-    /// has the slots of these flows, `links` the links that their copies leave through.
-    #[must_use]
-    pub fn new(
-        plan: &Plan,
-        worker: &plan::WorkerPlan,
-        slots: &Slots,
-        links: &Links,
-        ports: &Ports,
-    ) -> Self {
-        let room = worker.frame_room(plan) as usize;
-        let frame_room = |template: &Template| most_in(room, template);
-        let (mut keys, mut inputs) = (Vec::new(), Vec::new());
-        let mut flows = vec![Flow::default(); slots.flows_end()];
-        let mut ring_copies = Vec::new();
-        let (mut ring_outputs, mut socket_outputs) = (Vec::new(), Vec::new());
-        let mut hops = FollowedHops::new(&links.next_hops);
-        let planned = worker.flows.iter().filter_map(|&at| plan.flows.get(at));
-        for (flow, of_flow) in planned.zip(slots.iter()) {
-            for key in plan.keys(flow) {
-                let known = inputs.iter().position(|&input| input == key.interface);
-                let at = known.unwrap_or(inputs.len());
-                if known.is_none() {
-                    inputs.push(key.interface);
-                }
-                keys.extend(u8::try_from(at).map(|slot| (key.at(slot), of_flow.flow)));
-            }
-            let (first_copies, first_socket_output) = (ring_copies.len(), socket_outputs.len());
-            let mut keeps = Keeps::default();
-            let mut keeps_apart = true;
-            let mut by_template: Vec<(Template, Option<OnLink>, Vec<RingOutput>)> = Vec::new();
-            for (output, &number) in flow.outputs.iter().zip(&of_flow.outputs) {
-                let Some(interface) = plan.interfaces.get(output.interface) else {
-                    continue;
-                };
-                let (destination_mac, next_hop) = match output.to {
-                    LinkDestination::Group(mac) => (mac, None),
-                    LinkDestination::NextHop(address) => {
-                        let interface = interface.index;
-                        ([0; 6], Some(OnLink { interface, address }))
-                    }
-                };
-                let Some(mut template) = Template::new(&Target {
-                    source_mac: interface.mac,
-                    destination_mac,
-                    source: output.source,
-                    group: output.group,
-                    port: output.port,
-                    header: &output.header,
-                    input: &flow.matches,
-                }) else {
-                    continue;
-                };
-                if let Some(host) = next_hop {
-                    template.set_destination_mac(hops.mac(host));
-                }
-                keeps = keeps.or(template.keeps());
-                keeps_apart &= template.keeps().all_places_of(&flow.matches);
-                let max_payload = template.max_payload(interface.mtu);
-                match leaves_by(plan, worker, output.interface, ports) {
-                    Some(LeavesBy::TxSocket { tx_socket, joins }) => {
-                        let state = State::planned(interface);
-                        let socket_output = SocketOutput {
-                            joins: joins && state.joins(template.tags()),
-                            template,
-                            tx_socket,
-                            output: number,
-                            max_payload,
-                        };
-                        socket_outputs.push((socket_output, next_hop));
-                    }
-                    Some(LeavesBy::Port(port)) => {
-                        let ring_output = RingOutput {
-                            port,
-                            output: number,
-                            max_payload: max_payload.min(frame_room(&template)),
-                        };
-                        let same = |(other, hop, _): &&mut (Template, Option<OnLink>, _)| {
-                            *hop == next_hop && *other == template
-                        };
-                        match by_template.iter_mut().find(same) {
-                            Some((.., ring_outputs)) => ring_outputs.push(ring_output),
-                            None => by_template.push((template, next_hop, vec![ring_output])),
-                        }
-                    }
-                    None => {}
-                }
-            }
-            // The last one takes the received chunk, and need not move its payload if its headers are
-            // as long as those that the datagram came with.
-            let came = headers_len(&flow.matches);
-            by_template.sort_by_key(|(template, ..)| template.headers_len() == came);
-            for (template, next_hop, outputs) in by_template {
-                let first_output = ring_outputs.len();
-                if let Some(host) = next_hop {
-                    hops.add_ring_copies(ring_copies.len(), host);
-                }
-                ring_outputs.extend(outputs);
-                ring_copies.push(RingCopies {
-                    template,
-                    ring_outputs: first_output as u32..ring_outputs.len() as u32,
-                });
-            }
-            if let Some(of_flow) = socket_outputs.get_mut(first_socket_output..) {
-                of_flow.sort_by_key(|(socket_output, _)| socket_output.tx_socket);
-            }
-            if let Some(place) = flows.get_mut(of_flow.flow as usize) {
-                *place = Flow {
-                    ring_copies: first_copies..ring_copies.len(),
-                    socket_outputs: first_socket_output..socket_outputs.len(),
-                    keeping: (!keeps.nothing()).then(|| Keeping::new(&flow.matches, keeps)),
-                    keeps_apart,
-                };
-            }
-        }
-        for (at, (_, next_hop)) in socket_outputs.iter().enumerate() {
-            if let Some(host) = *next_hop {
-                hops.add_socket_output(at, host);
-            }
-        }
-        let socket_outputs = socket_outputs.into_iter().map(|(output, _)| output);
-        Self {
-            // The plan has no more shapes than a table takes.
-            table: Table::new(keys).unwrap_or_default(),
-            inputs: inputs.into(),
-            waiting: Arc::default(),
-            local: None,
-            any_keeps: flows.iter().any(|flow| flow.keeping.is_some()),
-            frame_room: room,
-            flows: flows.into(),
-            ring_copies: ring_copies.into(),
-            ring_outputs: ring_outputs.into(),
-            socket_outputs: socket_outputs.collect(),
-            next_hops: hops.into_any(),
-            followed: followed(plan, worker, links, ports),
-        }
-    }
-
     /// The table with outputs that wait.
     #[must_use]
     pub(super) fn with_waiting(mut self, waiting: Arc<Waiting>) -> Self {
@@ -427,103 +289,4 @@ impl Flows {
 fn most_in(room: usize, template: &Template) -> u16 {
     let most = room.saturating_sub(template.headers_len());
     u16::try_from(most).unwrap_or(u16::MAX)
-}
-
-/// Length of the headers that datagrams of `matches` arrive with.
-fn headers_len(matches: &Match) -> usize {
-    let (outer, inner) = matches.vlan.tags();
-    let tags = [outer, inner].into_iter().flatten().count();
-    let untagged = match matches.group.address() {
-        IpAddr::V4(_) => IPV4_HEADERS_LEN,
-        IpAddr::V6(_) => IPV6_HEADERS_LEN,
-    };
-    untagged + tags * VLAN_LEN
-}
-
-/// The links of all interfaces that copies of `worker` leave through.
-fn followed(
-    plan: &Plan,
-    worker: &plan::WorkerPlan,
-    links: &Links,
-    places: &Ports,
-) -> Box<[Followed]> {
-    let interfaces = plan.interfaces.with_ids();
-    let followed = interfaces.filter_map(|(at, interface)| {
-        let tx_method = worker.tx_method(plan, at)?;
-        let ports = worker.ports.iter();
-        let ports = ports.filter(|port| port.transmits && port.interface == at);
-        let mut tx_sockets = worker.tx_sockets.iter();
-        let tx_socket = tx_sockets.position(|&tx_socket| tx_socket == at);
-        Some(Followed {
-            // The outputs are made from the plan. Where the link knows better, they follow it in
-            // the first round.
-            seen: State::planned(interface),
-            link: links.get(interface.index)?,
-            ports: ports.filter_map(|port| places.place(plan, port)).collect(),
-            tx_socket: tx_socket.map(|tx_socket| (tx_socket, tx_method == TxMethod::Segmented)),
-        })
-    });
-    followed.collect()
-}
-
-/// The ports of a worker, in its order, which is not that of the plan.
-#[derive(Debug, Clone, Default)]
-pub struct Ports(Vec<(u32, u32)>);
-
-impl Ports {
-    /// With these ports: the kernel's index of the interface, and the queue.
-    #[must_use]
-    pub fn of(ports: impl IntoIterator<Item = (u32, u32)>) -> Self {
-        Self(ports.into_iter().collect())
-    }
-
-    /// The ports of `worker` of `plan` in the plan's order.
-    #[must_use]
-    pub fn planned(plan: &Plan, worker: &plan::WorkerPlan) -> Self {
-        let ports = worker.ports.iter();
-        let place =
-            |port: &plan::Port| Some((plan.interfaces.get(port.interface)?.index, port.queue));
-        Self(ports.filter_map(place).collect())
-    }
-
-    /// Where the worker has a port of another plan.
-    fn place(&self, plan: &Plan, port: &plan::Port) -> Option<usize> {
-        let index = plan.interfaces.get(port.interface)?.index;
-        let mut ports = self.0.iter();
-        ports.position(|one| *one == (index, port.queue))
-    }
-}
-
-/// Whether copies of a worker of a plan can leave through an interface, with the ports that it has.
-pub(super) fn can_leave(
-    plan: &Plan,
-    worker: &plan::WorkerPlan,
-    interface: InterfaceId,
-    places: &Ports,
-) -> bool {
-    leaves_by(plan, worker, interface, places).is_some()
-}
-
-/// How a worker's copies leave through an interface.
-enum LeavesBy {
-    Port(usize),
-    TxSocket { tx_socket: usize, joins: bool },
-}
-
-fn leaves_by(
-    plan: &Plan,
-    worker: &plan::WorkerPlan,
-    interface: InterfaceId,
-    places: &Ports,
-) -> Option<LeavesBy> {
-    let tx_method = worker.tx_method(plan, interface)?;
-    if tx_method == TxMethod::Xsk {
-        let mut ports = worker.ports.iter();
-        let port = ports.find(|port| port.transmits && port.interface == interface)?;
-        return places.place(plan, port).map(LeavesBy::Port);
-    }
-    let mut tx_sockets = worker.tx_sockets.iter();
-    let tx_socket = tx_sockets.position(|&at| at == interface)?;
-    let joins = tx_method == TxMethod::Segmented;
-    Some(LeavesBy::TxSocket { tx_socket, joins })
 }

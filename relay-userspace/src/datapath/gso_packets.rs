@@ -52,7 +52,8 @@ pub trait Outbox<M: Memory> {
 }
 
 /// Makes the messages of all runs of `batch` for the socket outputs of one TX socket, at position
-/// `tx_socket`, and posts them to its `outbox`. Called once per batch and TX socket, in their order.
+/// `tx_socket`, and posts them to its `outbox`. Called once per batch and TX socket, in their
+/// order.
 #[inline]
 pub fn make<M: Memory>(
     tx_socket: usize,
@@ -108,8 +109,8 @@ struct Copies<'a, M: Memory> {
     memory: &'a M,
 }
 
-/// The header fields that copies are made from: those that the datagram came with, or what an output
-/// makes of them.
+/// The header fields that copies are made from: those that the datagram came with, or what an
+/// output makes of them.
 trait Fields<'a>: Copy {
     type Received: Borrow<Received> + Copy;
 
@@ -221,18 +222,17 @@ impl<'a, M: Memory> Copies<'a, M> {
         }
     }
 
-    /// Counts the run's copy as dropped because its TTL is used up, and notes who sent it. A call, so
-    /// that copies that leave pay nothing for it.
+    /// Counts the run's copy as dropped because it has no TTL to leave with, and notes who sent it
+    /// if that was used up. A call, so that copies that leave pay nothing for it.
     #[cold]
     #[inline(never)]
     fn expire(&self, socket_output: &SocketOutput, stats: &WorkerStats) {
         let run = self.run;
-        if !socket_output.template.is_resolved() {
-            count(socket_output, Dropped::NoNeighbour, run.count, stats);
-            return;
+        let reason = expired::reason(&socket_output.template);
+        if reason == Dropped::TtlExpired {
+            expired::note(run.flow, &self.first.place, self.memory, stats);
         }
-        expired::note(run.flow, &self.first.place, self.memory, stats);
-        count(socket_output, Dropped::TtlExpired, run.count, stats);
+        count(socket_output, reason, run.count, stats);
     }
 
     /// Posts one frame, whose UDP sum, as it came, is `udp_sum`.

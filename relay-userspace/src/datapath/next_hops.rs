@@ -17,7 +17,8 @@ use crate::host::neighbours::{Neighbour, OnLink};
 #[derive(Debug, Default)]
 pub struct NextHop(AtomicU64);
 
-/// What is known of a next hop at one moment, as one number: the Ethernet address, and the two flags.
+/// What is known of a next hop at one moment, as one number: the Ethernet address, and the two
+/// flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known(u64);
 
@@ -40,8 +41,8 @@ impl Known {
 
     /// What it becomes when the kernel says `neighbour`; `None` if it has forgotten it.
     ///
-    /// What is forgotten, or resolved anew, keeps its address until the kernel has asked in vain: so
-    /// a table that somebody empties costs no copy, as long as the hosts are where they were.
+    /// What is forgotten, or resolved anew, keeps its address until the kernel has asked in vain:
+    /// so a table that somebody empties costs no copy, as long as the hosts are where they were.
     fn then(self, neighbour: Option<&Neighbour>) -> Self {
         let Some(neighbour) = neighbour else {
             return Self(self.0 | Self::FORGOTTEN);

@@ -4,8 +4,8 @@
 //! Frames of a line-up of groups arrive in turns. Copies that go to different groups can leave in
 //! any order, so each offset in such a flow has a run of its own; otherwise hardly two frames could
 //! leave together. Flows have an entry each. Offsets share a fixed number of entries, found by a
-//! hash: senders choose the offsets, so the search ends after a few entries, and an offset that finds
-//! none has no run that others join.
+//! hash: senders choose the offsets, so the search ends after a few entries, and an offset that
+//! finds none has no run that others join.
 
 use crate::packet::Offset;
 
@@ -46,8 +46,8 @@ impl OpenRuns {
         }
     }
 
-    /// The entry of an offset in a flow: that of its last run, which `is_mine` tells by its position,
-    /// or one that is free.
+    /// The entry of an offset in a flow: that of its last run, which `is_mine` tells by its
+    /// position, or one that is free.
     pub(super) fn entry_at_offset(
         &self,
         flow: u32,

@@ -53,9 +53,9 @@ impl State {
         }
     }
 
-    /// Whether GSO packets with as many VLAN `tags` can leave. Behind a queueing discipline the kernel
-    /// would cut them apart without reporting what became of the parts; in front of a device that
-    /// takes GSO packets, but not with these tags, it would drop them (`__dev_direct_xmit` in
+    /// Whether GSO packets with as many VLAN `tags` can leave. Behind a queueing discipline the
+    /// kernel would cut them apart without reporting what became of the parts; in front of a device
+    /// that takes GSO packets, but not with these tags, it would drop them (`__dev_direct_xmit` in
     /// net/core/dev.c). No device takes them with two (`vlan_features_check` in
     /// include/linux/if_vlan.h).
     #[must_use]
@@ -182,8 +182,8 @@ impl Link {
     }
 }
 
-/// The links that copies of one worker leave through, by the kernel's index of the interface, and the
-/// next hops behind them.
+/// The links that copies of one worker leave through, by the kernel's index of the interface, and
+/// the next hops behind them.
 #[derive(Debug, Clone, Default)]
 pub struct Links {
     all: BTreeMap<u32, Arc<Link>>,

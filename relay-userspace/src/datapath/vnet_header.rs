@@ -62,8 +62,8 @@ impl VnetHeader {
         ReceivedVnetHeader::LEN + write(&mut self.headers)
     }
 
-    /// Makes it the one of a frame as it arrived, with these headers, which end with a UDP header. If
-    /// the checksum `is_partial`, the kernel takes it for that, and for right. Returns as
+    /// Makes it the one of a frame as it arrived, with these headers, which end with a UDP header.
+    /// If the checksum `is_partial`, the kernel takes it for that, and for right. Returns as
     /// [`Self::single`].
     #[inline]
     pub fn as_received(&mut self, headers: &[u8], is_partial: bool) -> usize {

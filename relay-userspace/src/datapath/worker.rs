@@ -108,8 +108,8 @@ impl Fanouts {
     }
 }
 
-/// Binds a worker's sockets. `fanouts` is the same for all workers of a plan, and `next_hops` for all
-/// of a relay.
+/// Binds a worker's sockets. `fanouts` is the same for all workers of a plan, and `next_hops` for
+/// all of a relay.
 ///
 /// # Errors
 ///

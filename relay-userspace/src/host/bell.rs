@@ -1,4 +1,5 @@
-//! A bell: other threads ring it, and a thread waits for it together with its other file descriptors.
+//! A bell: other threads ring it, and a thread waits for it together with its other file
+//! descriptors.
 //!
 //! What there is to do is never in the bell itself. A thread leaves its message first and rings
 //! then; the one that waits silences the bell first and reads the messages then. So no message

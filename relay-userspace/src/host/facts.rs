@@ -164,7 +164,8 @@ pub struct HostFacts {
     /// Packet sockets take UDP GSO packets (`VIRTIO_NET_HDR_GSO_UDP_L4`), which the kernel or the
     /// NIC cuts into datagrams.
     pub gso_packets: bool,
-    /// Every address that this host can be sent to by, with the names of the interfaces that have it.
+    /// Every address that this host can be sent to by, with the names of the interfaces that have
+    /// it.
     pub addresses: HashMap<IpAddr, Vec<String>>,
     /// Other receivers of multicast on this host.
     pub bystanders: Bystanders,
@@ -225,8 +226,8 @@ pub fn with_carrier() -> Result<HashSet<u32>, String> {
     netlink::all_with_carrier().map_err(|(what, error)| format!("{what}: {error}"))
 }
 
-/// The facts about the host and all interfaces in `names`, each once, and the errors; and the routes
-/// to `destinations`, with the interfaces that they lead through. `known` has the indices of
+/// The facts about the host and all interfaces in `names`, each once, and the errors; and the
+/// routes to `destinations`, with the interfaces that they lead through. `known` has the indices of
 /// interfaces that had some of the names before: where no interface has such a name any more, the
 /// one with the index goes on under it.
 pub fn facts_for<'a>(

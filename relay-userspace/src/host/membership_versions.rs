@@ -51,8 +51,8 @@ impl MembershipVersions {
     }
 }
 
-/// Reads `/proc/net/igmp` (net/ipv4/igmp.c): the line of an interface begins with its index and ends
-/// with the version, such as `V3`.
+/// Reads `/proc/net/igmp` (net/ipv4/igmp.c): the line of an interface begins with its index and
+/// ends with the version, such as `V3`.
 fn igmp(list: &str) -> HashMap<u32, u8> {
     let lines = list.lines().skip(1).filter(|line| !line.starts_with('\t'));
     let versions = lines.filter_map(|line| {

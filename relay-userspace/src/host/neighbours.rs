@@ -53,7 +53,8 @@ pub struct Neighbour {
 }
 
 impl Neighbour {
-    /// The Ethernet address that the kernel sends to now; `None` where it has none, or sends nothing.
+    /// The Ethernet address that the kernel sends to now; `None` where it has none, or sends
+    /// nothing.
     #[must_use]
     pub fn usable_mac(&self) -> Option<[u8; 6]> {
         self.mac.filter(|_| self.state & NUD_VALID != 0)
@@ -141,8 +142,8 @@ impl Neighbours {
         self.set(host, before, Some(NTF_EXT_MANAGED))
     }
 
-    /// Makes the kernel resolve a host, or ask whether it is still there, once; and if it has kept it
-    /// fresh by itself, it does so no longer. `before` as for [`Self::keep_fresh`].
+    /// Makes the kernel resolve a host, or ask whether it is still there, once; and if it has kept
+    /// it fresh by itself, it does so no longer. `before` as for [`Self::keep_fresh`].
     ///
     /// # Errors
     ///

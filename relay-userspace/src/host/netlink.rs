@@ -191,7 +191,8 @@ fn ipv6_addresses(route: &NlSocketHandle) -> Result<Vec<(u32, Ipv6Address)>, Fai
         WHAT,
         |message: &Ifaddrmsg| {
             let attributes = message.rtattrs().get_attr_handle();
-            // IFA_LOCAL is there only if the other end's address is known, and IFA_ADDRESS has that.
+            // IFA_LOCAL is there only if the other end's address is known, and IFA_ADDRESS has
+            // that.
             let local = attributes.get_attribute(Ifa::Local);
             let local = local.or_else(|| attributes.get_attribute(Ifa::Address))?;
             // A kernel without IPv6 answers with the addresses of IPv4.

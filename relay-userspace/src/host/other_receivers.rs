@@ -175,8 +175,8 @@ fn listening(list: &str) -> Vec<(IpAddr, u16)> {
 
 /// Reads the multicast routes: `/proc/net/ip_mr_vif` numbers the interfaces, and
 /// `/proc/net/ip_mr_cache` has for each route the group, the origin and the number of the input
-/// (net/ipv4/ipmr.c). `ip6_mr_vif` and `ip6_mr_cache` have the same (net/ipv6/ip6mr.c), with another
-/// spelling of groups, which `group` reads.
+/// (net/ipv4/ipmr.c). `ip6_mr_vif` and `ip6_mr_cache` have the same (net/ipv6/ip6mr.c), with
+/// another spelling of groups, which `group` reads.
 fn routed(
     vifs: &str,
     cache: &str,

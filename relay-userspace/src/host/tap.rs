@@ -107,7 +107,8 @@ impl Tap {
     }
 }
 
-/// Why no TAP device can be made here, with what to do; `None` if nothing is known to be in the way.
+/// Why no TAP device can be made here, with what to do; `None` if nothing is known to be in the
+/// way.
 #[must_use]
 pub fn hindrance() -> Option<String> {
     let error = open().err()?;

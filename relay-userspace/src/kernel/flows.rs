@@ -90,7 +90,8 @@ impl Flows {
     }
 
     /// Makes a flow stop matching. With the last flow of its rule, returns how many datagrams were
-    /// above the rule's limits while it had flows, otherwise 0. A flow that is not open is no error.
+    /// above the rule's limits while it had flows, otherwise 0. A flow that is not open is no
+    /// error.
     pub fn close(&mut self, key: &MatchKey) -> u64 {
         self.maps.close(key);
         let open = self.open.remove(key);
@@ -151,8 +152,8 @@ impl Flows {
         Ok(position)
     }
 
-    /// Counts one flow of a rule less, and frees its bucket if no other flow has that. With the last
-    /// flow, returns how many datagrams were above the limits.
+    /// Counts one flow of a rule less, and frees its bucket if no other flow has that. With the
+    /// last flow, returns how many datagrams were above the limits.
     fn leave(&mut self, open: &Open) -> u64 {
         let Some(of_rule) = self.rules.get_mut(&open.rule) else {
             return 0;

@@ -1,5 +1,5 @@
-//! The maps of interfaces that a program serves: all in a hash table, and nearly all once more in an
-//! array, where the program looks first.
+//! The maps of interfaces that a program serves: all in a hash table, and nearly all once more in
+//! an array, where the program looks first.
 //!
 //! What an entry of the array is about changes only while it is free, so that no frame finds the
 //! value of another interface. Meanwhile the hash table answers.

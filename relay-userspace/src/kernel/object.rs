@@ -30,8 +30,8 @@ pub const LOCAL: &str = "the tc program";
 /// The socket filter's name in errors.
 pub const FILTER: &str = "the socket filter";
 
-/// Creates the maps of the XDP program in the kernel, with room for `limits` limits; the caller loads
-/// the program itself. For the tests that run packets through the program.
+/// Creates the maps of the XDP program in the kernel, with room for `limits` limits; the caller
+/// loads the program itself. For the tests that run packets through the program.
 ///
 /// # Errors
 ///

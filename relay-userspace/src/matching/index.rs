@@ -33,9 +33,9 @@ const fn ranged(key: &MatchKey) -> Ranged {
 }
 
 impl Index {
-    /// Makes a flow match, or gives one that does another value; `value` must be a flow. Returns the
-    /// entries to write, in this order. Of flows that are equally specific, the one that was opened
-    /// last takes the datagrams of both.
+    /// Makes a flow match, or gives one that does another value; `value` must be a flow. Returns
+    /// the entries to write, in this order. Of flows that are equally specific, the one that was
+    /// opened last takes the datagrams of both.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! Ranges of ports cut the ports into classes: the ports of one class are in the same ranges.
 //!
-//! A boundary stays when its last range goes, as long as there are other ranges: to join two classes
-//! takes an entry away that a look-up may just be about to read.
+//! A boundary stays when its last range goes, as long as there are other ranges: to join two
+//! classes takes an entry away that a look-up may just be about to read.
 
 use std::{
     collections::{BTreeMap, HashSet},

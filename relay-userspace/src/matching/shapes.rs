@@ -78,8 +78,8 @@ impl Shapes {
         }
     }
 
-    /// Writes the number that says which lists of an interface have shapes, and whether a flow names
-    /// the address of a host.
+    /// Writes the number that says which lists of an interface have shapes, and whether a flow
+    /// names the address of a host.
     fn write_bits(&self, slot: u8, writes: &mut Vec<Write>) {
         let of_slot = self.lists.iter().filter(|((of, _), _)| *of == slot);
         let with_shapes = of_slot.filter(|(_, shapes)| !shapes.is_empty());

@@ -119,8 +119,8 @@ impl Headers {
         }
     }
 
-    /// Moves a group by a host part, and its Ethernet address with it. Sets the source address, which
-    /// is 0 here unless `source` is, and the destination port.
+    /// Moves a group by a host part, and its Ethernet address with it. Sets the source address,
+    /// which is 0 here unless `source` is, and the destination port.
     pub(super) fn move_to(&mut self, source: u128, host: u128, port: u16) {
         let in_mac = self.parts().1.in_mac;
         self.add(source, host, host & in_mac, port);

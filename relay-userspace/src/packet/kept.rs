@@ -137,8 +137,8 @@ impl Keeping {
         }
     }
 
-    /// That of `datagram`, which the flow takes, from its `frame`, whose outermost tag may be `beside`
-    /// it.
+    /// That of `datagram`, which the flow takes, from its `frame`, whose outermost tag may be
+    /// `beside` it.
     #[must_use]
     pub fn kept(&self, datagram: &Datagram, frame: &[u8], beside: Option<Tag>) -> Kept {
         let (source, group) = numbers(&datagram.addresses);

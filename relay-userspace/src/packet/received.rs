@@ -259,9 +259,9 @@ impl Received {
 
     /// The same with other values.
     ///
-    /// A header of the other version of IP has no flow label, or no identification and the flag that
-    /// no router may fragment it: such datagrams need none (RFC 6864, section 4.1; RFC 7915, section
-    /// 5.1).
+    /// A header of the other version of IP has no flow label, or no identification and the flag
+    /// that no router may fragment it: such datagrams need none (RFC 6864, section 4.1; RFC 7915,
+    /// section 5.1).
     pub(super) fn changed(&self, changes: &Changes) -> Self {
         let mut changed = *self;
         if let Some(port) = changes.source_port {
@@ -371,10 +371,10 @@ impl Received {
     /// Whether `next` may leave directly after this datagram in one GSO packet. The caller checks
     /// the payload's length: it must be equal, or shorter and the last.
     ///
-    /// Over IPv4, the kernel or the NIC numbers the datagrams of a GSO packet upwards from the first.
-    /// So the identifications must be consecutive, unless the datagrams are atomic: then every
-    /// device must ignore them (RFC 6864, section 4.1). Over IPv6, all have the first one's traffic
-    /// class and flow label.
+    /// Over IPv4, the kernel or the NIC numbers the datagrams of a GSO packet upwards from the
+    /// first. So the identifications must be consecutive, unless the datagrams are atomic: then
+    /// every device must ignore them (RFC 6864, section 4.1). Over IPv6, all have the first one's
+    /// traffic class and flow label.
     #[inline]
     #[must_use]
     pub fn is_followed_by(&self, next: &Self) -> bool {

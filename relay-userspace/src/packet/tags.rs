@@ -176,7 +176,8 @@ impl Tags {
         tags
     }
 
-    /// As they lie in the frame, from the outer one's EtherType up to the EtherType of what is tagged.
+    /// As they lie in the frame, from the outer one's EtherType up to the EtherType of what is
+    /// tagged.
     #[inline]
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -197,8 +198,8 @@ impl Tags {
         self.len == 0
     }
 
-    /// How many of their bytes the MTU of an interface has to hold. One customer tag comes on top of
-    /// it; packet sockets allow that for no other (`packet_extra_vlan_len_allowed` in
+    /// How many of their bytes the MTU of an interface has to hold. One customer tag comes on top
+    /// of it; packet sockets allow that for no other (`packet_extra_vlan_len_allowed` in
     /// net/packet/af_packet.c).
     #[must_use]
     pub fn len_in_mtu(&self) -> usize {

@@ -174,8 +174,8 @@ impl Template {
         received.changed_udp_sum(&self.changes, payload, sum)
     }
 
-    /// Sets the Ethernet destination. Without one, nothing leaves: [`Self::ttl`] is `None` for every
-    /// datagram.
+    /// Sets the Ethernet destination. Without one, nothing leaves: [`Self::ttl`] is `None` for
+    /// every datagram.
     pub fn set_destination_mac(&mut self, mac: Option<[u8; 6]>) {
         self.is_resolved = mac.is_some();
         self.ttl_rule = match mac {
@@ -226,9 +226,9 @@ impl Template {
     }
 
     /// Writes the headers of this output's copy of `received`, which is of the same version of IP,
-    /// to the first bytes of `to`, and returns how many these are: [`Self::headers_len`], or 0 where
-    /// `to` is shorter. The payload must follow them, and `udp_sum` must be [`Received::udp_sum`] of
-    /// that payload.
+    /// to the first bytes of `to`, and returns how many these are: [`Self::headers_len`], or 0
+    /// where `to` is shorter. The payload must follow them, and `udp_sum` must be
+    /// [`Received::udp_sum`] of that payload.
     #[inline]
     pub fn write(
         &self,
@@ -240,8 +240,8 @@ impl Template {
         self.write_with(to, received, self.completed(received, ttl, udp_sum))
     }
 
-    /// [`Self::write`], always inlined. The compiler would make a call of it on the way to a TX ring,
-    /// which costs 16 instructions per copy; forced elsewhere it costs 11.
+    /// [`Self::write`], always inlined. The compiler would make a call of it on the way to a TX
+    /// ring, which costs 16 instructions per copy; forced elsewhere it costs 11.
     #[inline(always)]
     pub fn write_in_place(
         &self,
@@ -298,8 +298,8 @@ impl Template {
         self.headers.write(to, received, completed)
     }
 
-    /// Writes headers with tags: those without them where they end, then the Ethernet addresses once
-    /// more in front, and the tags between.
+    /// Writes headers with tags: those without them where they end, then the Ethernet addresses
+    /// once more in front, and the tags between.
     #[cold]
     #[inline(never)]
     fn write_tagged(&self, to: &mut [u8], received: &Received, completed: Completed) -> usize {

@@ -50,8 +50,9 @@ pub struct Arrangement {
 /// Plans as much of the enabled rules of `document` as can run on this host now.
 ///
 /// An interface that cannot be used makes the rules pending whose input it is, and the outputs that
-/// leave through it. A rule whose input is an address that this host does not have is pending as well. A rule with such outputs runs with its others; without any other it is pending.
-/// An interface that is down is among them unless [`Constraints::in_use`] has it.
+/// leave through it. A rule whose input is an address that this host does not have is pending as
+/// well. A rule with such outputs runs with its others; without any other it is pending. An
+/// interface that is down is among them unless [`Constraints::in_use`] has it.
 ///
 /// # Errors
 ///

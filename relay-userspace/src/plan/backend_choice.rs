@@ -19,8 +19,8 @@ use crate::{
     host::{HostFacts, InterfaceFacts},
 };
 
-/// The largest packet that a chunk of 4096 bytes holds with all that lies in front of it; more would
-/// need multi-buffer frames.
+/// The largest packet that a chunk of 4096 bytes holds with all that lies in front of it; more
+/// would need multi-buffer frames.
 const MAX_INPUT_MTU: u32 = 4096 - FRAME_OVERHEAD;
 
 /// The backend of an interface.

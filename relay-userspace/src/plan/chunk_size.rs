@@ -8,15 +8,17 @@ use super::{
 };
 use crate::config::rules::Prefix;
 
-/// What the kernel leaves free in front of a frame (`XDP_PACKET_HEADROOM`, include/uapi/linux/bpf.h).
+/// What the kernel leaves free in front of a frame (`XDP_PACKET_HEADROOM`,
+/// include/uapi/linux/bpf.h).
 const XDP_HEADROOM: u32 = 256;
-/// XDP headroom, and an Ethernet header with two tags in front of the IP packet of a received frame.
+/// XDP headroom, and an Ethernet header with two tags in front of the IP packet of a received
+/// frame.
 pub(super) const FRAME_OVERHEAD: u32 = XDP_HEADROOM + 14 + 2 * 4;
 
 impl WorkerPlan {
-    /// Bytes per chunk, if its AF_XDP sockets are in `mode`: 2048 or 4096. A frame leaves as long as
-    /// it arrived, but for what its headers grow by, so only ports that receive count; but in zero
-    /// copy every device checks that a chunk holds a frame of its MTU.
+    /// Bytes per chunk, if its AF_XDP sockets are in `mode`: 2048 or 4096. A frame leaves as long
+    /// as it arrived, but for what its headers grow by, so only ports that receive count; but in
+    /// zero copy every device checks that a chunk holds a frame of its MTU.
     #[must_use]
     pub fn chunk_size(&self, plan: &Plan, mode: Mode) -> u32 {
         let ports = self.ports.iter();
@@ -31,7 +33,8 @@ impl WorkerPlan {
         if small && grown { 2048 } else { 4096 }
     }
 
-    /// How much longer an IP header is that copies leave with than the one they came with, in bytes.
+    /// How much longer an IP header is that copies leave with than the one they came with, in
+    /// bytes.
     fn growth(&self, plan: &Plan) -> u32 {
         let mut flows = self.flows.iter().filter_map(|&at| plan.flows.get(at));
         let grows = flows.any(|flow| {

@@ -1,7 +1,8 @@
 //! Which rule takes a datagram, or why none does: the verdict first, then why.
 //!
 //! The usual question is "why does nothing arrive?", and the usual answer a rule that nearly takes
-//! it. So where none does, those that miss it by one of their values are named, each with the value.
+//! it. So where none does, those that miss it by one of their values are named, each with the
+//! value.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! The headers of copies as text, as they will be on the wire: the plan, explanations and the status
-//! all show this one.
+//! The headers of copies as text, as they will be on the wire: the plan, explanations and the
+//! status all show this one.
 
 use std::{fmt, net::IpAddr};
 

@@ -15,8 +15,8 @@ impl fmt::Display for Mac {
     }
 }
 
-/// The Ethernet address of a group: 01:00:5e and the low 23 bits of an IPv4 group (RFC 1112, section
-/// 6.4), 33:33 and the low 32 bits of an IPv6 group (RFC 2464, section 7).
+/// The Ethernet address of a group: 01:00:5e and the low 23 bits of an IPv4 group (RFC 1112,
+/// section 6.4), 33:33 and the low 32 bits of an IPv6 group (RFC 2464, section 7).
 #[must_use]
 pub fn of_group(group: impl Into<IpAddr>) -> [u8; 6] {
     match group.into() {

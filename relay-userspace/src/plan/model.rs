@@ -156,7 +156,8 @@ pub struct PendingOutput {
     pub position: usize,
     /// The interface's name; `None` where the kernel's routing chooses it.
     pub interface: Option<String>,
-    /// The destination group, the prefix that the input's host part is kept on, or a unicast address.
+    /// The destination group, the prefix that the input's host part is kept on, or a unicast
+    /// address.
     pub group: Prefix,
     /// The destination port, or ports as many as the input's.
     pub port: PortMatch,
@@ -186,7 +187,8 @@ pub struct Output {
     /// The interface was chosen by the kernel's routing, and not by the file.
     #[serde(skip)]
     pub is_routed: bool,
-    /// The destination group, the prefix that the input's host part is kept on, or a unicast address.
+    /// The destination group, the prefix that the input's host part is kept on, or a unicast
+    /// address.
     #[serde(flatten, serialize_with = "to")]
     pub group: Prefix,
     /// The destination port, or ports as many as the input's.
@@ -209,7 +211,8 @@ pub enum LinkDestination {
     /// The Ethernet address of the group (RFC 1112, section 6.4; RFC 2464, section 7).
     #[serde(rename = "destination_mac", serialize_with = "mac::serialize")]
     Group([u8; 6]),
-    /// That of this host on the link, which the kernel resolves: the destination itself, or a gateway.
+    /// That of this host on the link, which the kernel resolves: the destination itself, or a
+    /// gateway.
     NextHop(IpAddr),
 }
 

@@ -1,8 +1,8 @@
 //! Unicast outputs: the kernel's routing becomes part of the rules before they are planned.
 //!
 //! After this pass every unicast output has an interface, that of its route, and a source address
-//! where the route says one; so a route that moves is the same to a plan as a rule that was changed.
-//! An output that has no route has no interface, and waits.
+//! where the route says one; so a route that moves is the same to a plan as a rule that was
+//! changed. An output that has no route has no interface, and waits.
 
 use std::{borrow::Cow, collections::HashMap, fmt::Write as _, net::IpAddr, sync::Arc};
 
@@ -126,7 +126,8 @@ impl<'d> Routed<'d> {
         self.without.is_empty()
     }
 
-    /// How the copies of the output of `rule` with this place leave; `None` for an output to groups.
+    /// How the copies of the output of `rule` with this place leave; `None` for an output to
+    /// groups.
     pub(super) fn way(&self, rule: &str, output: Place) -> Option<Way> {
         self.ways.get(&(rule, output)).copied()
     }

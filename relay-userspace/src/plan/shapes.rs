@@ -7,8 +7,8 @@ use relay_common::matching::{List, Shape};
 use super::flow_key::FlowKey;
 use crate::config::{Document, Mistakes, quoted};
 
-/// Refuses the rules of `document`, whose rules are all enabled, with one more shape than the kernel
-/// programs look for on one interface.
+/// Refuses the rules of `document`, whose rules are all enabled, with one more shape than the
+/// kernel programs look for on one interface.
 ///
 /// # Errors
 ///

@@ -1,7 +1,8 @@
 //! Which UDP ports of this host the relay holds, so that the kernel does not answer what it relays.
 //!
-//! On io_uring the kernel's own stack gets every frame as well. Where no program listens on the port
-//! of a datagram to this host, it answers with ICMP (port unreachable), and the sender may stop.
+//! On io_uring the kernel's own stack gets every frame as well. Where no program listens on the
+//! port of a datagram to this host, it answers with ICMP (port unreachable), and the sender may
+//! stop.
 
 use std::{collections::BTreeSet, net::IpAddr};
 

@@ -8,8 +8,8 @@ use crate::host::{InterfaceFacts, Ipv6Address};
 /// the group's version of IP.
 ///
 /// Of several IPv4 addresses it is the first. Of several IPv6 addresses it is the one that the
-/// kernel would choose (RFC 6724, section 5; `ipv6_get_saddr_eval` in net/ipv6/addrconf.c), with one
-/// exception: temporary addresses come last whatever `net.ipv6.conf.*.use_tempaddr` says, since
+/// kernel would choose (RFC 6724, section 5; `ipv6_get_saddr_eval` in net/ipv6/addrconf.c), with
+/// one exception: temporary addresses come last whatever `net.ipv6.conf.*.use_tempaddr` says, since
 /// receivers that name a source would lose the feed when the next one takes its place.
 pub(super) fn choose(facts: &InterfaceFacts, group: IpAddr) -> Option<IpAddr> {
     match group {
@@ -24,8 +24,8 @@ pub(super) fn choose(facts: &InterfaceFacts, group: IpAddr) -> Option<IpAddr> {
     }
 }
 
-/// How an address suits a group of this scope: the lower the better. Rules 2, 3, 6 and 7 of RFC 6724
-/// in their order; the others do not tell addresses of one interface apart here.
+/// How an address suits a group of this scope: the lower the better. Rules 2, 3, 6 and 7 of RFC
+/// 6724 in their order; the others do not tell addresses of one interface apart here.
 fn rank(one: &Ipv6Address, group_scope: u8) -> (u8, bool, bool, bool) {
     let scope = scope(one.address);
     // The smallest scope that reaches as far as the group's, else the largest below it.

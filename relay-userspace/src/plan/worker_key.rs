@@ -1,7 +1,7 @@
 //! What a worker is set up with.
 //!
-//! Two workers of two plans with the same key are the same worker: it can go on with other flows and
-//! other TX sockets. And a worker with AF_XDP sockets can get and lose ports while it runs
+//! Two workers of two plans with the same key are the same worker: it can go on with other flows
+//! and other TX sockets. And a worker with AF_XDP sockets can get and lose ports while it runs
 //! ([`WorkerKey::can_become`]); the rest cannot change. Ids are positions in one plan, so a key has
 //! the kernel's interface indices.
 

@@ -65,8 +65,8 @@ struct CompareArgs {
     #[arg(long)]
     programs: PathBuf,
     /// Scenarios, or parts of their names, `ceilings` (what one core can do without a relay) or
-    /// `unmatched` (what the relay costs frames that no rule takes), separated by commas; everything
-    /// if absent
+    /// `unmatched` (what the relay costs frames that no rule takes), separated by commas;
+    /// everything if absent
     scenario: Option<String>,
     /// Another build of the relay, measured right after the relay in every round, and in turns with
     /// it in pairs of half a second under overload; ratios are printed

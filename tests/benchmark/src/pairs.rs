@@ -2,9 +2,9 @@
 //! trials: what a change, or what a scenario has more, costs under overload.
 //!
 //! The rounds of a comparison lie a minute apart, and the speed of a shared machine changes by more
-//! than most changes of the relay do within that time. Here both sides are up at once, each on wires
-//! of its own, and the same overload is offered to one and then to the other, half a second each.
-//! The side without traffic sleeps.
+//! than most changes of the relay do within that time. Here both sides are up at once, each on
+//! wires of its own, and the same overload is offered to one and then to the other, half a second
+//! each. The side without traffic sleeps.
 //!
 //! Two equal sides are not equally fast: what was started first sends a few per cent less, and so
 //! does what has been searched for its limit. So the search has a side of its own, both sides are

@@ -36,8 +36,8 @@ impl Relay {
         let file = RuleFile::new(&rule_file(job, options.transmit.as_deref()))?;
         let mut command = command::pinned(job, binary)?;
         command.args(["run", "--json"]);
-        // On a veth the relay takes a VLAN rule to io_uring, unless it is asked for XDP: there the tag
-        // may lie beside the bytes. The generator's frames have it in the bytes.
+        // On a veth the relay takes a VLAN rule to io_uring, unless it is asked for XDP: there the
+        // tag may lie beside the bytes. The generator's frames have it in the bytes.
         let tagged = (job.framing == Framing::Tagged).then_some("xdp");
         if let Some(backend) = options.backend.as_deref().or(tagged) {
             command.args(["--backend", backend]);

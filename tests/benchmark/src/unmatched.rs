@@ -3,8 +3,8 @@
 //!
 //! Both have the same wire in turns, half a second each, because a shared machine changes its speed
 //! by more than the relay costs. The input receives in a kernel thread on the contender's CPU: in a
-//! softirq it would share the generator's, and the time that a frame takes to make would hide a part
-//! of the difference. In each turn the stack must have got every frame that the wire took.
+//! softirq it would share the generator's, and the time that a frame takes to make would hide a
+//! part of the difference. In each turn the stack must have got every frame that the wire took.
 
 use std::{fs, net::Ipv4Addr, path::Path, time::Duration};
 

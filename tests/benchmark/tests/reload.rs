@@ -127,8 +127,8 @@ impl Bed {
         ))
     }
 
-    /// Sends the feed until `work` has ended. Returns how many frames were sent, and what arrived at
-    /// each output.
+    /// Sends the feed until `work` has ended. Returns how many frames were sent, and what arrived
+    /// at each output.
     fn feed_during(
         &mut self,
         rate: u32,

@@ -1,8 +1,8 @@
 //! The headers of all copies that arrive at a wire's far end, checked as they arrive: Ethernet, IP
 //! and UDP, in every datagram and in every GSO packet that the wire takes whole.
 //!
-//! What is not UDP over IP is not looked at: hosts with IPv6 have more to say. Nor are payloads: the
-//! kernel compares them with the checksum for every socket that receives them.
+//! What is not UDP over IP is not looked at: hosts with IPv6 have more to say. Nor are payloads:
+//! the kernel compares them with the checksum for every socket that receives them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -91,8 +91,8 @@ impl HeaderCheck {
             .wait_until(timeout, |checked| checked.datagrams >= count)
     }
 
-    /// Waits for quiet, then fails unless all headers were right. Returns how many datagrams arrived,
-    /// and in how many GSO packets some of them were.
+    /// Waits for quiet, then fails unless all headers were right. Returns how many datagrams
+    /// arrived, and in how many GSO packets some of them were.
     #[track_caller]
     pub fn assert_right(&self) -> (u64, u64) {
         self.background

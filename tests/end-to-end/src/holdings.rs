@@ -1,5 +1,5 @@
-//! What a running relay holds of the kernel, seen from outside: open files by kind, threads, memory,
-//! programs that are attached, groups that are joined, and packet sockets.
+//! What a running relay holds of the kernel, seen from outside: open files by kind, threads,
+//! memory, programs that are attached, groups that are joined, and packet sockets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -197,9 +197,9 @@ struct Packet<'a> {
 }
 
 /// Reads an untagged frame that holds an unfragmented UDP datagram, over IPv6 without extension
-/// headers; `None` if it holds anything else or its lengths do not fit. `partial` is what the packet
-/// socket said about the checksum: then it is still to be completed, and must be the sum of the
-/// pseudo-header.
+/// headers; `None` if it holds anything else or its lengths do not fit. `partial` is what the
+/// packet socket said about the checksum: then it is still to be completed, and must be the sum of
+/// the pseudo-header.
 pub fn datagram(frame: &[u8], partial: bool) -> Option<Datagram> {
     let ip = packet_v4(frame).or_else(|| packet_v6(frame))?;
     let mut datagram = read(frame, &ip, partial)?;

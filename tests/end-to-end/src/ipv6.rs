@@ -1,5 +1,5 @@
-//! The usual feed over IPv6: its frames, and what the copies of a rule for it must be on the wire, in
-//! every byte.
+//! The usual feed over IPv6: its frames, and what the copies of a rule for it must be on the wire,
+//! in every byte.
 
 use std::net::Ipv6Addr;
 
@@ -130,9 +130,9 @@ impl Copy {
         frames.map(|frame| payloads(frame, size).len() as u64).sum()
     }
 
-    /// Fails unless `frame`, which left through `near`, has the headers of this copy, in every byte,
-    /// and the checksum that fits its payload, or that of the pseudo-header where the kernel says
-    /// that the rest is to be added.
+    /// Fails unless `frame`, which left through `near`, has the headers of this copy, in every
+    /// byte, and the checksum that fits its payload, or that of the pseudo-header where the kernel
+    /// says that the rest is to be added.
     #[track_caller]
     pub fn assert_headers(&self, frame: &Frame, near: &Endpoint, source_port: u16) {
         let bytes = &frame.bytes;

@@ -1,5 +1,5 @@
-//! Networks that bring a relay's copies back to its input: a ring of two relays, and a bridge from an
-//! output.
+//! Networks that bring a relay's copies back to its input: a ring of two relays, and a bridge from
+//! an output.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

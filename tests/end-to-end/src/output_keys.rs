@@ -6,6 +6,7 @@
 mod copies;
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::thread;
 use std::time::Duration;
 
@@ -73,7 +74,10 @@ const USUAL: Out = Out {
     ttl: 64,
 };
 
-const OUTS: [Out; 11] = [
+/// How many outputs there are.
+pub const OUTPUTS: usize = 11;
+
+static OUTS: [Out; OUTPUTS] = [
     USUAL,
     Out {
         keys: "vlan = 200, pcp = 5, dscp = 10",
@@ -237,12 +241,23 @@ fn group(feed: usize, out: usize, is_ipv6: bool) -> IpAddr {
     text.parse().unwrap_or(IpAddr::from([0; 4]))
 }
 
-/// A rule for each encapsulation, in the order of [`Encapsulation::ALL`], from `in0` to outputs on
-/// `out0`.
+/// Outputs with their positions.
+fn numbered(outputs: &Range<usize>) -> impl Iterator<Item = (usize, &'static Out)> {
+    let numbered = OUTS.iter().enumerate();
+    numbered.skip(outputs.start).take(outputs.len())
+}
+
+/// A rule for each encapsulation, in the order of [`Encapsulation::ALL`], from `in0` to all outputs,
+/// on `out0`.
 pub fn rules() -> Vec<Rule> {
+    rules_with(0..OUTPUTS)
+}
+
+/// The same with these outputs only, by their positions.
+pub fn rules_with(outputs: Range<usize>) -> Vec<Rule> {
     let feed = |(feed, encapsulation): (usize, Encapsulation)| {
         let rule = Rule::feed().over(encapsulation);
-        OUTS.iter().enumerate().fold(rule, |rule, (at, out)| {
+        numbered(&outputs).fold(rule, |rule, (at, out)| {
             let is_ipv6 = encapsulation.is_ipv6() != out.translates;
             let group = group(feed, at, is_ipv6);
             let keys = out.keys.replace("OTHER", &other(is_ipv6).to_string());
@@ -261,7 +276,8 @@ pub fn rules() -> Vec<Rule> {
 /// Datagrams of one kind, for one of the [`rules`].
 #[derive(Debug, Clone, Copy)]
 pub struct Burst {
-    feed: usize,
+    /// The position of its rule.
+    pub feed: usize,
     /// Their kind.
     pub kind: Kind,
     /// The number of the first one.
@@ -355,10 +371,22 @@ impl Feeds<'_> {
         receiver: &RawReceiver,
         log: impl Fn() -> String,
     ) -> Result<()> {
-        wait_for(receiver, OUTS.len() as u64 * BURST, log)?;
+        self.assert_copies_with(0..OUTPUTS, burst, receiver, log)
+    }
+
+    /// The same of [`rules_with`] these outputs.
+    #[track_caller]
+    pub fn assert_copies_with(
+        &self,
+        outputs: Range<usize>,
+        burst: Burst,
+        receiver: &RawReceiver,
+        log: impl Fn() -> String,
+    ) -> Result<()> {
+        wait_for(receiver, outputs.len() as u64 * BURST, log)?;
         receiver.settle();
         let frames = receiver.frames();
-        for (at, out) in OUTS.iter().enumerate() {
+        for (at, out) in numbered(&outputs) {
             let encapsulation = burst.encapsulation();
             let copies = Copies {
                 encapsulation,

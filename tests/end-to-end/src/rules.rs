@@ -37,8 +37,8 @@ pub struct Rule {
     pub group: IpAddr,
     /// The port that is matched.
     pub port: u16,
-    /// The keys of the input that stand for group and port in the file, where the rule takes more or
-    /// less than those: `group = "239.1.1.0/24", port = "any"`.
+    /// The keys of the input that stand for group and port in the file, where the rule takes more
+    /// or less than those: `group = "239.1.1.0/24", port = "any"`.
     pub takes: Option<String>,
     /// The VLAN tags of the frames that are matched, the outer one first.
     pub tags: Vec<Tag>,
@@ -185,8 +185,8 @@ pub fn output_destination(n: usize) -> (Ipv4Addr, u16) {
     )
 }
 
-/// Two rules whose inputs share the output interface `out0`, and so a worker on XDP. The first one has
-/// an output interface of its own besides.
+/// Two rules whose inputs share the output interface `out0`, and so a worker on XDP. The first one
+/// has an output interface of its own besides.
 pub fn on_one_worker() -> [Rule; 2] {
     let shares = |name: &str, input: &str, last: u8, port: u16| {
         Rule::new(name, input, [239, 1, last, last], port).output(

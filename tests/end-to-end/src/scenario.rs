@@ -102,8 +102,8 @@ impl Receivers {
         })
     }
 
-    /// Fails unless all headers so far were right, and [`Self::with_headers`] looks at them. Returns
-    /// how many GSO packets arrived.
+    /// Fails unless all headers so far were right, and [`Self::with_headers`] looks at them.
+    /// Returns how many GSO packets arrived.
     #[track_caller]
     pub fn assert_headers(&self) -> u64 {
         assert!(!self.headers.is_empty(), "nothing looks at headers");

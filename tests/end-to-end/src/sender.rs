@@ -132,7 +132,8 @@ impl Traffic {
     }
 }
 
-/// A sender of multicast through one interface, over IPv4, and over IPv6 where the interface has it.
+/// A sender of multicast through one interface, over IPv4, and over IPv6 where the interface has
+/// it.
 #[derive(Debug)]
 pub struct UdpSender {
     by: By,

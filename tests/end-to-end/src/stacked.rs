@@ -27,8 +27,8 @@ pub fn bridge(wire: &Endpoint, name: &str) -> Result<Endpoint> {
 }
 
 /// The device of a VLAN on `below`, which may be such a device itself: what it sends leaves `below`
-/// with a tag of this protocol, `802.1Q` or `802.1ad`. It has the MAC of `below`, and its sockets use
-/// the address of `below`.
+/// with a tag of this protocol, `802.1Q` or `802.1ad`. It has the MAC of `below`, and its sockets
+/// use the address of `below`.
 pub fn vlan(below: &Endpoint, protocol: &str, id: u16) -> Result<Endpoint> {
     let Endpoint {
         namespace,
@@ -45,9 +45,10 @@ pub fn vlan(below: &Endpoint, protocol: &str, id: u16) -> Result<Endpoint> {
     finish(Arc::clone(namespace), name, *mac, *address)
 }
 
-/// A wire `name` into a bridge in the namespace of `wire`, whose only other port `wire` is. The kernel
-/// takes a VLAN tag out of a frame that the bridge receives, so it leaves `wire` with the tag beside
-/// its bytes, unless `tx-vlan-offload` is off there. Not configured with the addresses that it has.
+/// A wire `name` into a bridge in the namespace of `wire`, whose only other port `wire` is. The
+/// kernel takes a VLAN tag out of a frame that the bridge receives, so it leaves `wire` with the
+/// tag beside its bytes, unless `tx-vlan-offload` is off there. Not configured with the addresses
+/// that it has.
 pub fn behind_bridge(wire: &Endpoint, name: &str) -> Result<Endpoint> {
     let (namespace, interface) = (&wire.namespace, &wire.interface);
     let mut mac = wire.mac;

@@ -1,6 +1,6 @@
 //! A sender whose datagrams leave as frames with VLAN tags in their bytes, with partial checksums,
-//! or many in one GSO packet: as a host with a VLAN device on a NIC without VLAN offload sends them.
-//! The kernel of the testbed need not have VLAN devices.
+//! or many in one GSO packet: as a host with a VLAN device on a NIC without VLAN offload sends
+//! them. The kernel of the testbed need not have VLAN devices.
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,5 +1,5 @@
-//! Checksums and headers on the wire, in every encapsulation and by every TX method: right where the
-//! sender's were, and never repaired.
+//! Checksums and headers on the wire, in every encapsulation and by every TX method: right where
+//! the sender's were, and never repaired.
 
 use anyhow::Result;
 use relay_tests::backend::Backend;
@@ -78,8 +78,8 @@ fn of_output(frames: &[Frame], rule: &Rule, output: usize) -> Vec<Datagram> {
 }
 
 /// Runs a relay with the usual rule and three outputs in each encapsulation, lets `send` send
-/// [`COUNT`] datagrams of flow 0 for each, several of which the relay finds at once, and checks that
-/// three times as many arrive with right headers.
+/// [`COUNT`] datagrams of flow 0 for each, several of which the relay finds at once, and checks
+/// that three times as many arrive with right headers.
 fn relay_to_three(
     method: Method,
     encapsulations: &[Encapsulation],

@@ -19,8 +19,8 @@ const WIRES: u8 = 31;
 /// KiB that the process may have in memory at most. With 8192 chunks in every FILL ring it was a
 /// million.
 const MOST_MEMORY: u64 = 200 * 1024;
-/// Chunks of a worker that sends GSO packets, however many inputs it has: in FILL rings, in a batch,
-/// and to spare for inputs that come.
+/// Chunks of a worker that sends GSO packets, however many inputs it has: in FILL rings, in a
+/// batch, and to spare for inputs that come.
 const MOST_CHUNKS: u64 = 4 * 8192 + 1024 + 8192;
 
 /// The two ends of a wire.

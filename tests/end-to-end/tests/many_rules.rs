@@ -118,7 +118,8 @@ fn case(number: u32) -> Case {
     };
     let takes = probe(takes);
     let leaves = if number.is_multiple_of(3) {
-        // It differs in its VLAN: another one, the outer one alone, or one where there must be none.
+        // It differs in its VLAN: another one, the outer one alone, or one where there must be
+        // none.
         let tags = match tags.as_slice() {
             [] => vec![(CUSTOMER, vlan(number))],
             [(ether_type, id)] => vec![(*ether_type, id % 4094 + 1)],

@@ -251,8 +251,8 @@ fn f7_the_relays_host_answers_arp_ping_and_tcp_on_its_input_interface(
             .relay
             .run(|| TcpListener::bind(address).context("listening"))?;
         let mut client = source.namespace.run(|| {
-            // There may be no entry in the neighbour table, so the connection needs ARP or neighbour
-            // discovery too.
+            // There may be no entry in the neighbour table, so the connection needs ARP or
+            // neighbour discovery too.
             TcpStream::connect_timeout(&address.into(), ARRIVAL).context("connecting")
         })?;
         let (mut server, _) = listener.accept()?;

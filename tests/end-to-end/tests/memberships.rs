@@ -33,8 +33,8 @@ struct Joins {
 }
 
 impl Joins {
-    /// What a host says that joins, or leaves, all of this. Hosts of the older versions say nothing of
-    /// sources.
+    /// What a host says that joins, or leaves, all of this. Hosts of the older versions say nothing
+    /// of sources.
     fn said(&self, is_join: bool, with_sources: bool) -> Vec<Membership> {
         let group = self.group;
         let of_any = if is_join {

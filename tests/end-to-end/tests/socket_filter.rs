@@ -113,8 +113,8 @@ impl Filtered {
 /// and the counters.
 fn through_the_filter(frames: &[Vec<u8>]) -> Result<(Vec<Vec<u8>>, Counts)> {
     let bed = Testbed::new()?;
-    // The host answers some of the frames, and must not ask for the sender's Ethernet address first:
-    // the answer to that would be counted.
+    // The host answers some of the frames, and must not ask for the sender's Ethernet address
+    // first: the answer to that would be counted.
     let (address, mac) = (bed.sources[0].address, format_mac(bed.sources[0].mac));
     let neighbour = format!("neighbour replace {address} lladdr {mac} dev in0");
     bed.relay.ip(&neighbour)?;

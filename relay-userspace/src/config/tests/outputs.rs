@@ -121,7 +121,8 @@ fn an_output_may_be_of_the_other_version_of_ip_and_of_any_interface() {
     );
 }
 
-/// Each is the only mistake in its output, which is the fifth line, and stands behind the third text.
+/// Each is the only mistake in its output, which is the fifth line, and stands behind the third
+/// text.
 #[test]
 fn each_contradiction_is_reported_with_place_cause_and_remedy() {
     const OUT: &str = "interface = \"out0\", ";

@@ -1,5 +1,5 @@
-//! Clients that read the status: they get the last snapshot if it is fresh, or else the next one, which
-//! the main thread makes for all of them.
+//! Clients that read the status: they get the last snapshot if it is fresh, or else the next one,
+//! which the main thread makes for all of them.
 
 use std::{
     sync::Arc,

@@ -2,8 +2,8 @@
 //! behind what the next one needs to know.
 //!
 //! `/run/relay/offloads/NAMESPACE-INDEX.json`, in a folder that a boot empties, as it resets the
-//! interfaces. The number of the network namespace is never given twice until then. An index may be,
-//! so the file has the MAC address as well.
+//! interfaces. The number of the network namespace is never given twice until then. An index may
+//! be, so the file has the MAC address as well.
 
 use std::{
     fs,

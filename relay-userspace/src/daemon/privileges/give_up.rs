@@ -31,8 +31,8 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Gives up the capabilities that neither a reload nor an interface that comes back needs. A refusal
-/// is only logged.
+/// Gives up the capabilities that neither a reload nor an interface that comes back needs. A
+/// refusal is only logged.
 pub fn keep_for_running() {
     if let Err(error) = keep(KEPT) {
         warn!(

@@ -4,10 +4,10 @@
 //! and sockets opened first; then the kernel stops matching what no rule wants any more, and the
 //! workers deal with what had been matched; then kept workers lose the ports that they no longer
 //! need; then new workers and new ports are bound, and the kept workers get their new tables; and
-//! only then the kernel matches what is new ([`super::flows`]). Groups of an interface that gets the
-//! XDP program are joined when it has it, because that resets some NICs. A step that the kernel
-//! refuses ends the change with an error. What runs is then less than before, but whole, and the next
-//! call goes on from there, to the former plan or to another one.
+//! only then the kernel matches what is new ([`super::flows`]). Groups of an interface that gets
+//! the XDP program are joined when it has it, because that resets some NICs. A step that the kernel
+//! refuses ends the change with an error. What runs is then less than before, but whole, and the
+//! next call goes on from there, to the former plan or to another one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

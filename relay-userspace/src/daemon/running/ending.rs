@@ -8,8 +8,8 @@ use std::{
 
 use super::{drain, worker::RunningWorker};
 
-/// How long workers may take to end. They need 0.2 s at most for what is on its way; the rest is for
-/// a machine that is busy.
+/// How long workers may take to end. They need 0.2 s at most for what is on its way; the rest is
+/// for a machine that is busy.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Asks all `workers` to end, and waits for them. Returns the numbers of those that hang.

@@ -31,8 +31,8 @@ impl Matched {
 }
 
 impl Running {
-    /// Finds the workers that both plans have, and those that can become one of `next`. Workers that
-    /// share an input through a fanout are kept together or not at all.
+    /// Finds the workers that both plans have, and those that can become one of `next`. Workers
+    /// that share an input through a fanout are kept together or not at all.
     pub(super) fn matched(&self, next: &Plan, keys: &[WorkerKey]) -> Matched {
         let mut running: HashMap<WorkerKey, Vec<usize>> = HashMap::new();
         for worker in self.workers.iter().rev() {

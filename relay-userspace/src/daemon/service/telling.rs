@@ -1,5 +1,5 @@
-//! What the main loop tells others: a status to those who ask for one, and to the service manager how
-//! the relay does.
+//! What the main loop tells others: a status to those who ask for one, and to the service manager
+//! how the relay does.
 
 use super::Service;
 

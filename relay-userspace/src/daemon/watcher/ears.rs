@@ -1,5 +1,5 @@
-//! The thread that receives the kernel's news: it updates what workers know of links and next hops at
-//! once, and passes the rest on to the thread that asks.
+//! The thread that receives the kernel's news: it updates what workers know of links and next hops
+//! at once, and passes the rest on to the thread that asks.
 
 use std::{
     collections::BTreeSet,

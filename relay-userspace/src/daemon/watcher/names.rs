@@ -78,8 +78,8 @@ impl Names {
         }
     }
 
-    /// Looks at `which` names, and tells what has changed. `is_followed` says whether an index is an
-    /// interface's that is followed and there; `hear` is called with the index of every other
+    /// Looks at `which` names, and tells what has changed. `is_followed` says whether an index is
+    /// an interface's that is followed and there; `hear` is called with the index of every other
     /// interface before it is asked for, so that later changes of it are heard.
     pub fn look(
         &mut self,

@@ -1,5 +1,5 @@
-//! The next hops that a table has taken over: after a change of any, the templates of its outputs get
-//! the Ethernet addresses of now.
+//! The next hops that a table has taken over: after a change of any, the templates of its outputs
+//! get the Ethernet addresses of now.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -136,8 +136,8 @@ impl Datagrams {
         })
     }
 
-    /// What some copies keep of them, if any does. Only where [`Flows::keep_any`]: it decodes the frame
-    /// of `arrival` once more, so that others need not carry along what few rule files need.
+    /// What some copies keep of them, if any does. Only where [`Flows::keep_any`]: it decodes the
+    /// frame of `arrival` once more, so that others need not carry along what few rule files need.
     #[inline(never)]
     pub fn kept(
         &self,

@@ -1,9 +1,10 @@
 //! Frames of rules with `local`, given back to the Linux stack as they arrived.
 //!
 //! XDP has taken them from the stack, and the kernel cannot hand out a frame twice. So the worker
-//! sends each through the local device ([`crate::kernel::Kernel::open_local_device`]), whose program
-//! makes it arrive on its input interface again, behind XDP. Nothing waits: what the kernel does
-//! not take at once is counted as `local_failed` of its rule, and the copies leave in any case.
+//! sends each through the local device ([`crate::kernel::Kernel::open_local_device`]), whose
+//! program makes it arrive on its input interface again, behind XDP. Nothing waits: what the kernel
+//! does not take at once is counted as `local_failed` of its rule, and the copies leave in any
+//! case.
 
 use std::{
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
@@ -31,9 +32,9 @@ use crate::{
 };
 
 /// Bytes that the kernel may keep for frames that the stack has not looked at yet; the kernel takes
-/// twice the number. The smallest frame takes 768 of them, and 1000 frames have room in front of the
-/// stack (`net.core.netdev_max_backlog`): so this socket refuses a frame, which is counted, before
-/// the kernel drops one there without a word.
+/// twice the number. The smallest frame takes 768 of them, and 1000 frames have room in front of
+/// the stack (`net.core.netdev_max_backlog`): so this socket refuses a frame, which is counted,
+/// before the kernel drops one there without a word.
 const SEND_BUFFER: libc::c_int = 384 << 10;
 
 /// A packet socket whose frames arrive on one input interface.
@@ -175,9 +176,9 @@ impl LocalFrames {
         }))
     }
 
-    /// Gives the frames of a batch back that are of flows with `local`. They arrived on the interface
-    /// with this index, and nothing has been written into them. When this returns, the kernel has
-    /// copied or refused all of them.
+    /// Gives the frames of a batch back that are of flows with `local`. They arrived on the
+    /// interface with this index, and nothing has been written into them. When this returns, the
+    /// kernel has copied or refused all of them.
     pub fn give_back(
         &mut self,
         interface: u32,
@@ -209,8 +210,8 @@ impl LocalFrames {
                 },
                 frames: std::iter::once(frame),
             };
-            // SAFETY: the batch is borrowed, and nothing writes into its chunks, until the queue has
-            // been handed over below.
+            // SAFETY: the batch is borrowed, and nothing writes into its chunks, until the queue
+            // has been handed over below.
             unsafe { queue.push(message, chunks) };
         }
         queue.hand_over(|messages| socket.send(messages, stats));

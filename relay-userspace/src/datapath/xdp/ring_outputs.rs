@@ -121,8 +121,8 @@ fn queue_copies(
     }
 }
 
-/// [`transmit`] where the template is not plain, or its headers are not as long as the received ones.
-/// The payload is in its place in `chunk` already.
+/// [`transmit`] where the template is not plain, or its headers are not as long as the received
+/// ones. The payload is in its place in `chunk` already.
 #[inline(never)]
 fn transmit_adapted(
     header: Header<'_>,
@@ -163,7 +163,8 @@ fn note_if_expired(
     chunks: &Chunks,
     stats: &WorkerStats,
 ) {
-    if copies.template.is_resolved() && copies.template.ttl(received).is_none() {
+    let template = &copies.template;
+    if template.ttl(received).is_none() && expired::reason(template) == Dropped::TtlExpired {
         expired::note(flow, chunk, chunks, stats);
     }
 }
@@ -204,11 +205,7 @@ fn admit(
     stats: &WorkerStats,
 ) -> Option<u8> {
     let Some(ttl) = copies.template.ttl(received) else {
-        let reason = match copies.template.is_resolved() {
-            true => Dropped::TtlExpired,
-            false => Dropped::NoNeighbour,
-        };
-        count_all(ring_outputs, reason, stats);
+        count_all(ring_outputs, expired::reason(&copies.template), stats);
         return None;
     };
     if ring_outputs

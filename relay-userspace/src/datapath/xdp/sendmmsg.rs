@@ -195,7 +195,8 @@ impl Messages<'_> {
             )
         };
         match Errno::result(sent)? {
-            // The kernel never returns this; treated as a refusal, it cannot become an endless loop.
+            // The kernel never returns this; treated as a refusal, it cannot become an endless
+            // loop.
             0 => Err(Errno::EIO),
             sent => Ok(sent as usize),
         }

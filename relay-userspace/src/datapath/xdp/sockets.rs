@@ -8,8 +8,8 @@
 //! that closes the first socket, and the UMEM stays shared.
 //!
 //! In zero copy the device goes on to use the chunks of a closed socket until the kernel has taken
-//! the UMEM from its driver, in a work queue (`xp_put_pool`, net/xdp/xsk_buff_pool.c): 12-74 ms were
-//! seen. Until then the worker must not use them.
+//! the UMEM from its driver, in a work queue (`xp_put_pool`, net/xdp/xsk_buff_pool.c): 12-74 ms
+//! were seen. Until then the worker must not use them.
 
 use std::{os::fd::RawFd, time::Instant};
 

@@ -299,8 +299,8 @@ impl Chunks {
         target[..len].copy_from_slice(&source.contents()[..len]);
     }
 
-    /// Copies the bytes in `range` of the frame in `from` to position `at` of the frame in `to`, which
-    /// ends behind them. Where a chunk is too short for that, nothing is copied.
+    /// Copies the bytes in `range` of the frame in `from` to position `at` of the frame in `to`,
+    /// which ends behind them. Where a chunk is too short for that, nothing is copied.
     #[inline(never)]
     pub fn copy_range(&mut self, from: &Chunk, range: Range<usize>, to: &mut Chunk, at: usize) {
         // SAFETY: both are of this UMEM and in the worker's hands; two `Chunk`s never name the same
@@ -317,8 +317,8 @@ impl Chunks {
         }
     }
 
-    /// Moves the bytes in `range` of the frame in `chunk` to position `at`, and ends the frame behind
-    /// them. Where the chunk is too short for that, nothing is moved.
+    /// Moves the bytes in `range` of the frame in `chunk` to position `at`, and ends the frame
+    /// behind them. Where the chunk is too short for that, nothing is moved.
     #[inline(never)]
     pub fn move_within(&mut self, chunk: &mut Chunk, range: Range<usize>, at: usize) {
         let end = at + range.len();

@@ -16,12 +16,12 @@ const ALL_FILL: u32 = 4 * FILL_SIZE;
 /// Chunks that each FILL ring has at least: two of the largest bursts of one NAPI poll.
 const LEAST_FILL: u32 = 128;
 
-/// Chunks for ports that come while the worker runs: an input with a whole FILL ring, or two outputs
-/// in zero copy, four in copy mode. The UMEM cannot grow, so the ports that come after them take
-/// from the FILL rings.
+/// Chunks for ports that come while the worker runs: an input with a whole FILL ring, or two
+/// outputs in zero copy, four in copy mode. The UMEM cannot grow, so the ports that come after them
+/// take from the FILL rings.
 const SPARE: u32 = FILL_SIZE;
-/// Chunks that a FILL ring keeps when ports come, unless so many inputs share that it had fewer from
-/// the start: 2 ms at a million frames per second.
+/// Chunks that a FILL ring keeps when ports come, unless so many inputs share that it had fewer
+/// from the start: 2 ms at a million frames per second.
 const KEPT_FILL: u32 = 2048;
 
 /// The chunks that `worker` is given: enough so that full FILL rings and full TX rings never

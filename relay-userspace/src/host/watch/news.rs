@@ -43,8 +43,8 @@ pub struct News {
 pub struct Heard {
     /// The indices of interfaces that changed or have gone.
     pub touched: BTreeSet<u32>,
-    /// The indices of interfaces that have gone: deleted, or moved to another network namespace. One
-    /// that came back since, with the same index, is in [`Self::links`] as well.
+    /// The indices of interfaces that have gone: deleted, or moved to another network namespace.
+    /// One that came back since, with the same index, is in [`Self::links`] as well.
     pub gone: BTreeSet<u32>,
     /// The states of links that were reported, in order. They may have changed again.
     pub links: Vec<(u32, Now)>,

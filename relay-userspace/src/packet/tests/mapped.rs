@@ -1,5 +1,5 @@
-//! Copies that keep their place in a prefix or a range are those of an output with the one group and
-//! port that they go to.
+//! Copies that keep their place in a prefix or a range are those of an output with the one group
+//! and port that they go to.
 
 use std::net::IpAddr;
 

@@ -1,5 +1,5 @@
-//! The benchmark's kernel programs: the generator of frames, the counters at the sinks, and one that
-//! only passes frames.
+//! The benchmark's kernel programs: the generator of frames, the counters at the sinks, and one
+//! that only passes frames.
 #![no_std]
 #![no_main]
 #![allow(

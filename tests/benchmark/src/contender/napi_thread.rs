@@ -1,5 +1,5 @@
-//! Receiving in a kernel thread (threaded NAPI): the frames of a wire arrive in a softirq on the CPU
-//! that sends them, and what receiving costs shows only on a CPU of its own.
+//! Receiving in a kernel thread (threaded NAPI): the frames of a wire arrive in a softirq on the
+//! CPU that sends them, and what receiving costs shows only on a CPU of its own.
 
 use std::{collections::BTreeSet, fs, sync::Arc};
 

@@ -44,8 +44,8 @@ unsafe impl OptionValue for Route {}
 
 const _: () = assert!(size_of::<Interface>() == 16 && size_of::<Route>() == 60);
 
-/// Makes the kernel of this thread's network namespace route `group` from `source`, which arrives on
-/// the interface with the index `input`, to the one with the index `output`, until the returned
+/// Makes the kernel of this thread's network namespace route `group` from `source`, which arrives
+/// on the interface with the index `input`, to the one with the index `output`, until the returned
 /// socket is closed.
 pub fn multicast_route(
     source: Ipv4Addr,

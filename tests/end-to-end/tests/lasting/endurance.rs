@@ -1,5 +1,5 @@
-//! The same changes over and over, while datagrams flow: memory, files, threads, sockets, groups and
-//! map entries are then as before, and no chunk is missing.
+//! The same changes over and over, while datagrams flow: memory, files, threads, sockets, groups
+//! and map entries are then as before, and no chunk is missing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -40,8 +40,8 @@ fn rules(forms: &[(usize, Form)]) -> Step {
 
 const BASE: [(usize, Form); 3] = [(0, Form::A), (2, Form::A), (3, Form::A)];
 
-/// Rules are added, removed and changed; two of the four connect the inputs and separate them again,
-/// so on XDP workers end and begin.
+/// Rules are added, removed and changed; two of the four connect the inputs and separate them
+/// again, so on XDP workers end and begin.
 fn x8_reloads_leave_nothing_behind(backend: Backend) -> Result<()> {
     let steps = [
         rules(&[(0, Form::B), (1, Form::B), (2, Form::B), (4, Form::B)]),

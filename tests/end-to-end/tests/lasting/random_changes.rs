@@ -1,9 +1,9 @@
-//! Random sequences of changes. After each of them, what the relay holds of the kernel, what it says
-//! of itself and where datagrams arrive is what the model says.
+//! Random sequences of changes. After each of them, what the relay holds of the kernel, what it
+//! says of itself and where datagrams arrive is what the model says.
 //!
-//! What a change loses on its way is not judged here, only the state that it leaves. A sequence that
-//! fails is cut down, by leaving out steps as long as it still fails, and printed with its seed.
-//! `RELAY_TESTS_SEED=N` runs the sequence of one seed.
+//! What a change loses on its way is not judged here, only the state that it leaves. A sequence
+//! that fails is cut down, by leaving out steps as long as it still fails, and printed with its
+//! seed. `RELAY_TESTS_SEED=N` runs the sequence of one seed.
 
 use std::env;
 use std::thread;
@@ -91,7 +91,8 @@ fn check(backend: Backend, seed: u64) -> Result<()> {
     )))
 }
 
-/// Leaves out steps, half of them at first, then one at a time, as long as the sequence still fails.
+/// Leaves out steps, half of them at first, then one at a time, as long as the sequence still
+/// fails.
 fn cut_down(backend: Backend, mut steps: Vec<Step>, mut failed: Failed) -> (Vec<Step>, Failed) {
     let deadline = Instant::now() + CUTTING;
     steps.truncate(failed.at + 1);

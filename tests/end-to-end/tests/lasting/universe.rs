@@ -2,8 +2,9 @@
 //!
 //! The rules share groups, inputs and outputs in every way that the relay must keep apart: two with
 //! one group on one input, one group on two inputs, copies that leave through another rule's input,
-//! and rules that connect what would else be two separate parts. Their outputs set every header that
-//! an output can set, and send to hosts that answer, that do not answer, and that have no route.
+//! and rules that connect what would else be two separate parts. Their outputs set every header
+//! that an output can set, and send to hosts that answer, that do not answer, and that have no
+//! route.
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -214,8 +214,8 @@ fn an_output_is_added_to_a_running_rule_and_taken_away_again(backend: Backend) -
 }
 
 /// A plan numbers interfaces in the order in which the rules name them. In another order, a worker
-/// that is kept still sends through the ring of the interface that the rule names. On XDP only: there
-/// are the rings.
+/// that is kept still sends through the ring of the interface that the rule names. On XDP only:
+/// there are the rings.
 #[test]
 fn rules_in_another_order_leave_through_the_same_rings() -> Result<()> {
     let bed = Testbed::builder().outputs(2).without_capture().build()?;

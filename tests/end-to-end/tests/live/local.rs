@@ -87,8 +87,8 @@ fn listening(at: &Endpoint, group: &str, port: u16) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// What a socket has received: it waits for `count` datagrams, and then until nothing has arrived for
-/// a while.
+/// What a socket has received: it waits for `count` datagrams, and then until nothing has arrived
+/// for a while.
 fn received(socket: &UdpSocket, count: u64) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     let mut buffer = [0; 2048];

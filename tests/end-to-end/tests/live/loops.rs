@@ -36,8 +36,8 @@ fn tables(backend: Backend, first: Encapsulation) -> Vec<(String, Encapsulation)
     tables.map(|(tables, _)| tables).zip(versions).collect()
 }
 
-/// Waits until the status of `relay` has exactly the loops of these kinds; sends a datagram by `send`
-/// before each look. Returns the status.
+/// Waits until the status of `relay` has exactly the loops of these kinds; sends a datagram by
+/// `send` before each look. Returns the status.
 fn wait_for_loops(
     relay: &RelayProcess,
     kinds: &[&str],

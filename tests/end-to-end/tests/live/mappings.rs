@@ -6,18 +6,12 @@ use std::net::Ipv4Addr;
 use anyhow::Result;
 use relay_tests::encapsulation::Encapsulation;
 use relay_tests::frames::UdpFrame;
-use relay_tests::methods::{Method, TxMethod};
-use relay_tests::payload::payload;
-use relay_tests::raw::RawSender;
+use relay_tests::methods::Method;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule};
 use relay_tests::scenario::Receivers;
-use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 
-/// How often the relay finds a burst of each kind at once, and datagrams in each of these.
-const ROUNDS: u64 = 12;
-const BURST: u64 = 8;
-const SIZE: usize = 700;
+use super::rounds::send_in_rounds;
 
 /// A destination: group and port.
 type To = (Ipv4Addr, u16);
@@ -78,45 +72,13 @@ fn m7_copies_keep_their_place_in_a_prefix_and_a_range(method: Method) -> Result<
     let receivers = Receivers::with_headers(&bed, &expected)?;
     let relay = method.start(&bed, &rules)?;
     let source = &bed.sources[0];
-    let sender = RawSender::open(source)?;
-    for round in 0..ROUNDS {
-        let paused = relay.pause()?;
-        let send = |flow: usize, number: u64| -> Result<()> {
-            let kind = &expected[flow];
-            let payload = payload(flow as u32, number, SIZE);
-            let mut frame = UdpFrame::new(source, kind.group, kind.port, payload);
-            frame.tags.clone_from(&kind.tags);
-            frame.identification = number as u16;
-            if method.tx == TxMethod::Frames {
-                // The relay never joins datagrams of two sockets that take turns.
-                frame.source_port += (number % 2) as u16;
-            }
-            sender.send(&frame.build()?)
-        };
-        let numbers = round * BURST..(round + 1) * BURST;
-        let flows = 0..expected.len();
-        if round % 2 == 0 {
-            // One kind after the other, which the relay joins.
-            for flow in flows {
-                numbers.clone().try_for_each(|number| send(flow, number))?;
-            }
-        } else {
-            for number in numbers {
-                flows.clone().try_for_each(|flow| send(flow, number))?;
-            }
-        }
-        drop(paused);
-        // A TX ring has room for the copies of two rounds.
-        let sent = (round + 1) * BURST;
-        receivers.wait_until_each(|_, tally| tally.received >= sent);
-    }
-    let sent = ROUNDS * BURST;
-    let streams = (0..expected.len()).map(|flow| Stream::new(flow as u32, sent, SIZE));
-    receivers.assert_exact(&streams.collect::<Vec<_>>());
-    let gso_packets = receivers.assert_headers();
-    if method.tx == TxMethod::Whole {
-        assert!(gso_packets > 0, "nothing was joined");
-    }
+    let frame = |flow: usize, payload| {
+        let kind: &Rule = &expected[flow];
+        let mut frame = UdpFrame::new(source, kind.group, kind.port, payload);
+        frame.tags.clone_from(&kind.tags);
+        frame
+    };
+    let sent = send_in_rounds(method, source, &relay, &receivers, expected.len(), frame)?;
     let stopped = relay.stop()?;
     let of_rule = |rule| KINDS.iter().filter(|kind| kind.rule == rule).count() as u64;
     let counts = [sent * of_rule(0), sent * of_rule(1)];

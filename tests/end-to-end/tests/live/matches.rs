@@ -42,8 +42,8 @@ fn rule(number: u8, name: &str, input: &str) -> Rule {
         .output("out0", group(3), 6001)
 }
 
-/// Datagrams that are alike, and the rule that takes them, by its position. The tags are in front of
-/// those of the encapsulation.
+/// Datagrams that are alike, and the rule that takes them, by its position. The tags are in front
+/// of those of the encapsulation.
 #[derive(Debug, Clone, Copy)]
 struct Kind {
     taken_by: Option<usize>,
@@ -63,8 +63,8 @@ const USUAL: Kind = Kind {
     tags: &[],
 };
 
-/// Sends datagrams of all `kinds` in turns, and fails unless each arrived, once and in order, at the
-/// outputs of the rule that takes it, and nowhere else. Receivers get untagged frames only.
+/// Sends datagrams of all `kinds` in turns, and fails unless each arrived, once and in order, at
+/// the outputs of the rule that takes it, and nowhere else. Receivers get untagged frames only.
 ///
 /// The rules run in each of the encapsulations at the same time, and differ in nothing else.
 fn each_at_its_rule(

@@ -1,5 +1,5 @@
-//! A worker that runs gets queues of more interfaces and loses them again, and what else it forwards
-//! loses nothing.
+//! A worker that runs gets queues of more interfaces and loses them again, and what else it
+//! forwards loses nothing.
 
 use std::collections::BTreeSet;
 use std::thread;

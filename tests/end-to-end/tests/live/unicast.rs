@@ -43,8 +43,8 @@ const PORT: u16 = 6000;
 const RATE: u32 = 1000;
 /// Bytes of payload.
 const SIZE: usize = 500;
-/// How long copies may take to arrive again. The promise is a second; the rest is for a machine that
-/// is busy with other tests.
+/// How long copies may take to arrive again. The promise is a second; the rest is for a machine
+/// that is busy with other tests.
 const AGAIN: Duration = Duration::from_secs(3);
 
 /// The hosts and wires of a test.
@@ -101,6 +101,14 @@ impl Hosts {
     fn listen(&self, at: &Endpoint, to: &[(IpAddr, u16)]) -> Result<UdpReceiver> {
         let listen = to.iter().map(|&(host, port)| Listen::new(host, port, 0));
         UdpReceiver::start(at, &listen.collect::<Vec<_>>())
+    }
+
+    /// Listens for what [`rule`] sends, at the host on the link and at the far one.
+    fn receivers(&self) -> Result<[UdpReceiver; 2]> {
+        Ok([
+            self.listen(&self.bed.receivers[0], &near())?,
+            self.listen(self.far(), &far())?,
+        ])
     }
 
     /// Sends datagrams of flow 0 while `work` runs, and returns how many.
@@ -222,10 +230,7 @@ fn m6_copies_have_the_headers_that_the_route_says_also_behind_a_router(
     let hosts = Hosts::new(method)?;
     let bed = &hosts.bed;
     let rule = rule();
-    let receivers = [
-        hosts.listen(&bed.receivers[0], &near())?,
-        hosts.listen(hosts.far(), &far())?,
-    ];
+    let receivers = hosts.receivers()?;
     let raw = [
         RawReceiver::start(&bed.receivers[0])?,
         RawReceiver::start(hosts.far())?,
@@ -285,10 +290,7 @@ fn m6_a_neighbour_that_changes_its_address_is_followed_without_a_new_plan(
     let hosts = Hosts::new(method)?;
     let rule = rule();
     let near_host = &hosts.bed.receivers[0];
-    let receivers = [
-        hosts.listen(near_host, &near())?,
-        hosts.listen(hosts.far(), &far())?,
-    ];
+    let receivers = hosts.receivers()?;
     let relay = hosts.start(&rule)?;
     let host = &near_host.namespace;
     host.sysctl("ipv4/conf/rcv0/arp_notify", "1")?;
@@ -332,10 +334,7 @@ fn m6_a_neighbour_that_changes_its_address_is_followed_without_a_new_plan(
 fn m6_a_route_that_moves_moves_the_copies_and_nothing_is_lost(method: Method) -> Result<()> {
     let hosts = Hosts::new(method)?;
     let rule = rule();
-    let receivers = [
-        hosts.listen(&hosts.bed.receivers[0], &near())?,
-        hosts.listen(hosts.far(), &far())?,
-    ];
+    let receivers = hosts.receivers()?;
     let relay = hosts.start(&rule)?;
     let sent = hosts.under_traffic(&rule, || {
         // To an interface that no plan had before, and back.
@@ -408,10 +407,7 @@ fn x4_a_host_that_nobody_answers_for_is_counted_and_costs_the_others_nothing(
     let hosts = Hosts::new(method)?;
     let rule = rule().output_to(nobody, PORT);
     let host = &hosts.bed.receivers[0];
-    let receivers = [
-        hosts.listen(host, &near())?,
-        hosts.listen(hosts.far(), &far())?,
-    ];
+    let receivers = hosts.receivers()?;
     let told = format!("next hop {nobody} on out0 does not answer");
     let relay = hosts.start(&rule)?;
     let mut came = Duration::ZERO;
@@ -459,10 +455,7 @@ fn m6_what_has_no_route_is_counted_and_leaves_again_when_there_is_one(
     let hosts = Hosts::new(method)?;
     let relay_host = &hosts.bed.relay;
     let rule = rule();
-    let receivers = [
-        hosts.listen(&hosts.bed.receivers[0], &near())?,
-        hosts.listen(hosts.far(), &far())?,
-    ];
+    let receivers = hosts.receivers()?;
     let relay = hosts.start(&rule)?;
     let sent = hosts.under_traffic(&rule, || {
         for (change, back, why) in [

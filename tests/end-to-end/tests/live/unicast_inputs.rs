@@ -9,7 +9,7 @@ use etherparse::PacketBuilder;
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
 use relay_tests::encapsulation::{Encapsulation, ipv6_of};
-use relay_tests::methods::{Method, TxMethod};
+use relay_tests::methods::Method;
 use relay_tests::payload::payload;
 use relay_tests::raw::{RawReceiver, RawSender};
 use relay_tests::relay::RelayProcess;
@@ -20,6 +20,7 @@ use relay_tests::topology::Testbed;
 use relay_tests::unicast::{HOST, PORT, datagram_to_the_host, icmp_errors, to_the_host};
 use relay_tests::veth::Endpoint;
 
+use super::rounds::send_in_rounds;
 use super::under_traffic;
 
 const SIZE: usize = 700;
@@ -29,49 +30,14 @@ const SOON: Duration = Duration::from_secs(5);
 /// Datagrams to the host arrive at the groups, once and in order, with all headers right; in every
 /// encapsulation at the same time. The kernel answers none of them.
 fn m6_unicast_becomes_multicast(method: Method) -> Result<()> {
-    const ROUNDS: u64 = 12;
-    const BURST: u64 = 8;
     let bed = Testbed::builder().ipv6().without_capture().build()?;
     let rules = Encapsulation::ALL.map(|one| to_the_host("unicast").over(one));
     let receivers = Receivers::with_headers(&bed, &rules)?;
     let source = &bed.sources[0];
     let answers = RawReceiver::start(source)?;
     let relay = method.start(&bed, &rules)?;
-    let sender = RawSender::open(source)?;
-    for round in 0..ROUNDS {
-        let paused = relay.pause()?;
-        let send = |flow: usize, number: u64| -> Result<()> {
-            let bytes = payload(flow as u32, number, SIZE);
-            let mut frame = datagram_to_the_host(&bed, &rules[flow], bytes);
-            frame.identification = number as u16;
-            if method.tx == TxMethod::Frames {
-                // The relay never joins datagrams of two sockets that take turns.
-                frame.source_port += (number % 2) as u16;
-            }
-            sender.send(&frame.build()?)
-        };
-        let numbers = round * BURST..(round + 1) * BURST;
-        let flows = 0..rules.len();
-        if round % 2 == 0 {
-            for flow in flows {
-                numbers.clone().try_for_each(|number| send(flow, number))?;
-            }
-        } else {
-            for number in numbers {
-                flows.clone().try_for_each(|flow| send(flow, number))?;
-            }
-        }
-        drop(paused);
-        let sent = (round + 1) * BURST;
-        receivers.wait_until_each(|_, tally| tally.received >= sent);
-    }
-    let sent = ROUNDS * BURST;
-    let streams = (0..rules.len()).map(|flow| Stream::new(flow as u32, sent, SIZE));
-    receivers.assert_exact(&streams.collect::<Vec<_>>());
-    let gso_packets = receivers.assert_headers();
-    if method.tx == TxMethod::Whole {
-        assert!(gso_packets > 0, "nothing was joined");
-    }
+    let frame = |flow: usize, payload| datagram_to_the_host(&bed, &rules[flow], payload);
+    let sent = send_in_rounds(method, source, &relay, &receivers, rules.len(), frame)?;
     assert_eq!(icmp_errors(&answers), 0, "the host answers what is relayed");
     let stopped = relay.stop()?;
     stopped
@@ -125,8 +91,8 @@ fn is_echo_reply(frame: &[u8]) -> bool {
     }
 }
 
-/// From ordinary sockets, which find the host by ARP and neighbour discovery: what the rule names is
-/// relayed, and all else is the host's.
+/// From ordinary sockets, which find the host by ARP and neighbour discovery: what the rule names
+/// is relayed, and all else is the host's.
 fn m6_the_host_keeps_what_no_rule_names(backend: Backend) -> Result<()> {
     const COUNT: u64 = 50;
     let bed = Testbed::builder().ipv6().without_capture().build()?;
@@ -178,8 +144,8 @@ fn m6_the_host_keeps_what_no_rule_names(backend: Backend) -> Result<()> {
     Ok(())
 }
 
-/// A program that listens on the rule's own port gets all that the kernel gives it: with `local`, and
-/// on io_uring in any case.
+/// A program that listens on the rule's own port gets all that the kernel gives it: with `local`,
+/// and on io_uring in any case.
 fn m6_a_program_on_the_same_port_gets_them_as_well(backend: Backend) -> Result<()> {
     const COUNT: u64 = 50;
     for is_local in [true, false] {

@@ -1,5 +1,5 @@
-//! Another process takes over: it waits for the interfaces while the former one runs, and forwards as
-//! soon as that has ended.
+//! Another process takes over: it waits for the interfaces while the former one runs, and forwards
+//! as soon as that has ended.
 
 use std::time::{Duration, Instant};
 

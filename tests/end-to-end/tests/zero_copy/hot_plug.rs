@@ -1,6 +1,6 @@
 //! NICs that are unplugged and plugged in again while the relay runs: their driver is unbound and
-//! bound again, so the interface goes and another one comes. Rules wait for it and go on in the mode
-//! that they had, and what runs beside loses nothing.
+//! bound again, so the interface goes and another one comes. Rules wait for it and go on in the
+//! mode that they had, and what runs beside loses nothing.
 
 use std::fs;
 use std::thread;

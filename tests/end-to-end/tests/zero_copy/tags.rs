@@ -60,8 +60,8 @@ fn rules() -> [Rule; 3] {
 }
 
 /// Sends untagged datagrams and those of three VLAN devices to one group and port, in turns. Fails
-/// unless each has arrived at the outputs of its rule, once and in order, and that of a VLAN without
-/// a rule nowhere. `running` looks at the relay before that.
+/// unless each has arrived at the outputs of its rule, once and in order, and that of a VLAN
+/// without a rule nowhere. `running` looks at the relay before that.
 fn each_tag_at_its_rule(
     bed: &Testbed,
     tables: &str,
@@ -217,8 +217,8 @@ fn m3_tags_that_the_relay_keeps_the_nic_from_taking_out_choose_the_rule_on_xdp_i
     IGB.assert_mode(&stopped)
 }
 
-/// What the log asks for where the NIC drops frames of unknown VLANs: a VLAN device. The relay takes
-/// the frames from under it.
+/// What the log asks for where the NIC drops frames of unknown VLANs: a VLAN device. The relay
+/// takes the frames from under it.
 #[test]
 fn m3_a_vlan_device_above_the_input_makes_the_nic_let_its_vlan_through_igb() -> Result<()> {
     let bed = IGB.testbed(1)?;

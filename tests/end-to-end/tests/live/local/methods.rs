@@ -16,7 +16,8 @@ fn f1_a_program_of_the_relays_host_gets_each_datagram_once(method: Method) -> Re
     let rules = [local()];
     for (size, partial) in [(1472, false), (700, true), (4, true)] {
         let bed = Testbed::builder().without_capture().build()?;
-        // The kernel refuses what arrives elsewhere, or with the mark by which the relay says where.
+        // The kernel refuses what arrives elsewhere, or with the mark by which the relay says
+        // where.
         let mark = bed.inputs[0].index;
         for key in ["rp_filter", "src_valid_mark"] {
             bed.relay.sysctl(&format!("ipv4/conf/in0/{key}"), "1")?;
