@@ -2,8 +2,9 @@
 //!
 //! A [`Run`] may leave as one GSO packet: datagrams of one flow, in the order of their arrival,
 //! equal in length (the last may be shorter) and in every header field that no output sets. Runs of
-//! a flow follow each other in the order of their first datagrams. So sending the runs in order
-//! keeps the order of every flow, whichever flows came in between.
+//! a flow follow each other in the order of their first datagrams, and a datagram joins only the last
+//! run of its sender. So sending the runs in order keeps the order of every sender of every flow,
+//! whichever came in between.
 
 use std::ops::Range;
 
@@ -21,6 +22,11 @@ pub const MAX_JOINED: usize = 64;
 /// the most that devices promise to cut apart (`GSO_LEGACY_MAX_SIZE`,
 /// include/linux/netdevice.h).
 const MAX_PAYLOAD: u32 = 65_535 - HEADERS_ROOM as u32;
+/// How many senders of a flow, told apart by their source ports, may take turns: each has a run of its
+/// own. More would make every datagram of a flow with many senders look for its own among more runs.
+const SENDERS: usize = 4;
+/// Frames per flow that make runs long enough: more saves less than it costs to hold them.
+const ENOUGH: usize = MAX_JOINED / 2;
 /// No position.
 const NONE: u32 = u32::MAX;
 
@@ -44,6 +50,8 @@ pub struct Batch<P> {
     /// Its capacity is the largest batch: in the worst case every frame is a run of its own.
     runs: Vec<Run>,
     open: OpenRuns,
+    /// How many entries of [`Self::open`] have a run.
+    apart: usize,
     /// By position of the frame, for flows some of whose copies keep it.
     kept: Box<[Kept]>,
 }
@@ -116,6 +124,8 @@ pub struct Run {
     pub socket_output: usize,
     first: u32,
     last: u32,
+    /// The run of its entry before it, or `NONE`.
+    before: u32,
     /// Whether another frame may join it.
     open: bool,
     /// Whether its frames' checksums have been checked and are right.
@@ -129,6 +139,7 @@ impl<P> Batch<P> {
             frames: Vec::with_capacity(size),
             runs: Vec::with_capacity(size),
             open,
+            apart: 0,
             kept: vec![Kept::default(); size].into(),
         }
     }
@@ -142,6 +153,14 @@ impl<P> Batch<P> {
     #[inline]
     pub fn is_full(&self) -> bool {
         self.frames.len() == self.frames.capacity()
+    }
+
+    /// Whether runs would be longer, by enough to be worth it, if `more` frames were added, for which
+    /// there is room.
+    #[inline]
+    pub fn wants(&self, more: usize) -> bool {
+        self.frames.len() < self.apart * ENOUGH
+            && self.frames.len() + more <= self.frames.capacity()
     }
 
     /// Notes what some copies keep of the next frame, if any keeps something, and returns whether
@@ -173,7 +192,7 @@ impl<P> Batch<P> {
         if keeps {
             self.join_kept(at, flow, memory, flows);
         } else if !flows.socket_outputs(flow).is_empty() {
-            self.join(at, Entry::of_flow(flow), memory);
+            self.join::<SENDERS, _>(at, Entry::of_flow(flow), memory);
         }
     }
 
@@ -202,7 +221,8 @@ impl<P> Batch<P> {
         {
             run.open = false;
         }
-        self.join(at, entry, memory);
+        // Of another run, it is not known what its frames keep.
+        self.join::<1, _>(at, entry, memory);
     }
 
     /// Counts a frame and appends it. Returns its position.
@@ -217,26 +237,45 @@ impl<P> Batch<P> {
         at
     }
 
-    /// Puts the frame at `at` into the last run of `entry`, or into a new one.
+    /// Puts the frame at `at` into the last run of its sender, if that is among the last `LATEST` of
+    /// `entry`, or into a new one.
     #[inline]
-    fn join<M: Memory<Place = P>>(&mut self, at: u32, entry: Entry, memory: &M) {
+    fn join<const LATEST: usize, M: Memory<Place = P>>(
+        &mut self,
+        at: u32,
+        entry: Entry,
+        memory: &M,
+    ) {
         let Some(frame) = self.frames.get(at as usize) else {
             return;
         };
         let (flow, payload_len) = (frame.flow, frame.payload_len());
-        if let Some(run) = self.runs.get_mut(self.open.get(entry))
-            && run.open
-            && run.takes(frame, &self.frames, memory)
-        {
-            run.count += 1;
-            run.payload_len += payload_len;
-            let last = std::mem::replace(&mut run.last, at);
-            if let Some(last) = self.frames.get_mut(last as usize) {
-                last.next = at;
+        let newest = self.open.get(entry);
+        let mut next = newest;
+        for _ in 0..LATEST {
+            let Some(run) = self.runs.get_mut(next) else {
+                break;
+            };
+            let Some(first) = self.frames.get(run.first as usize) else {
+                break;
+            };
+            if LATEST > 1 && !first.received.has_port_of(&frame.received) {
+                next = run.before as usize;
+                continue;
             }
-            return;
+            if run.open && run.takes(frame, first, &self.frames, memory) {
+                run.count += 1;
+                run.payload_len += payload_len;
+                let last = std::mem::replace(&mut run.last, at);
+                if let Some(last) = self.frames.get_mut(last as usize) {
+                    last.next = at;
+                }
+                return;
+            }
+            break;
         }
         self.open.set(entry, self.runs.len());
+        self.apart += usize::from(newest >= self.runs.len());
         self.runs.push(Run {
             flow,
             entry,
@@ -245,6 +284,7 @@ impl<P> Batch<P> {
             socket_output: 0,
             first: at,
             last: at,
+            before: newest as u32,
             open: true,
             vouched: false,
         });
@@ -273,24 +313,23 @@ impl<P> Batch<P> {
         for run in self.runs.drain(..) {
             self.open.clear(run.entry);
         }
+        self.apart = 0;
         (self.frames.drain(..), KeptOf(&self.kept))
     }
 }
 
 impl Run {
-    /// Whether `frame` may leave right behind the last one. Closes the run if no frame can follow
-    /// any more.
+    /// Whether `frame` may leave right behind the last one; `first` is its first frame. Closes the run
+    /// if no frame can follow any more.
     #[inline]
     fn takes<P, M: Memory<Place = P>>(
         &mut self,
         frame: &Frame<P>,
+        first: &Frame<P>,
         frames: &[Frame<P>],
         memory: &M,
     ) -> bool {
-        let (Some(first), Some(last)) = (
-            frames.get(self.first as usize),
-            frames.get(self.last as usize),
-        ) else {
+        let Some(last) = frames.get(self.last as usize) else {
             return false;
         };
         let len = frame.payload_len();

@@ -48,7 +48,7 @@ pub use self::{
 };
 use self::{
     port_change::Ports,
-    ring_sizes::{BATCH, RX_SIZE},
+    ring_sizes::{BATCH, LARGEST_BATCH, RX_SIZE},
     transmitter::Device,
     tx_sockets::TxSockets,
 };
@@ -129,7 +129,7 @@ impl XdpWorker {
                 inputs,
                 leaving: Vec::new(),
             },
-            batch: Batch::new(BATCH, first.open),
+            batch: Batch::new(LARGEST_BATCH, first.open),
             flows: first.flows,
             tx_sockets: TxSockets::new(first.tx_sockets),
             received: Vec::with_capacity(BATCH),
@@ -220,15 +220,21 @@ impl XdpWorker {
                 ..
             } = self;
             let ports = &mut self.ports.all;
-            if let Some(port) = ports.get_mut(input.port) {
-                port.receive(chunks, &mut self.received);
-            }
-            busy |= !self.received.is_empty();
             let source = receive::Source {
                 interface: input.index,
                 known: input.known,
             };
-            receive::add_all(source, &mut self.received, batch, chunks, flows, stats);
+            loop {
+                if let Some(port) = ports.get_mut(input.port) {
+                    port.receive(chunks, &mut self.received);
+                }
+                let took_all_it_may = self.received.len() == BATCH;
+                busy |= !self.received.is_empty();
+                receive::add_all(source, &mut self.received, batch, chunks, flows, stats);
+                if !(took_all_it_may && batch.wants(BATCH)) {
+                    break;
+                }
+            }
             self.tx_sockets.send(batch, flows, chunks, stats);
             if let Some(local) = flows.local() {
                 local.give_back(input.index, batch.frames(), chunks, stats);

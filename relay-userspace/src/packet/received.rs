@@ -368,6 +368,13 @@ impl Received {
         }
     }
 
+    /// Whether it came from the same port.
+    #[inline]
+    #[must_use]
+    pub fn has_port_of(&self, other: &Self) -> bool {
+        self.source_port == other.source_port
+    }
+
     /// Whether `next` may leave directly after this datagram in one GSO packet. The caller checks
     /// the payload's length: it must be equal, or shorter and the last.
     ///

@@ -25,6 +25,10 @@ use crate::tally::Stream;
 use crate::topology::Testbed;
 use crate::veth::Endpoint;
 
+/// Senders of a flow that take turns, so many that the relay joins no two of their datagrams: it keeps
+/// the last four senders of a flow apart, and has no run for a fifth one.
+const NEVER_JOINED: u16 = 5;
+
 /// How copies leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TxMethod {
@@ -133,9 +137,18 @@ impl Method {
         }
     }
 
-    /// How many sockets of a sender take turns: the relay never joins datagrams of two of them.
+    /// How many sockets of a sender take turns.
     pub fn sockets(self) -> u16 {
-        if self.tx == TxMethod::Frames { 2 } else { 1 }
+        if self.tx == TxMethod::Frames {
+            NEVER_JOINED
+        } else {
+            1
+        }
+    }
+
+    /// The source port of datagram `number` of a flow, counted from that of its first one.
+    pub fn port(self, number: u64) -> u16 {
+        (number % u64::from(self.sockets())) as u16
     }
 
     /// Runs a relay with `rules`, sends every rule's stream, and fails unless every output is exact

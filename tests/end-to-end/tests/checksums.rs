@@ -162,10 +162,7 @@ impl Sender<'_> {
         let mut frame = UdpFrame::new(self.from, group, port, payload(0, n, size));
         frame.tags = self.tags.tags().to_vec();
         frame.identification = n as u16 + 7;
-        if self.method.tx == TxMethod::Frames {
-            // The relay never joins datagrams of two senders that take turns.
-            frame.source_port += (n % 2) as u16;
-        }
+        frame.source_port += self.method.port(n);
         frame
     }
 }

@@ -117,6 +117,21 @@ fn runs(flows: &mut Flows, sent: &[(u8, u16)]) -> Vec<Vec<usize>> {
     first
 }
 
+/// Which frames leave together where those of one place came from `ports`, one after the other.
+fn runs_from(ports: &[u16], keeps: &str) -> Vec<Vec<usize>> {
+    let mut memory = Frames(vec![frame(1, 5000); ports.len()]);
+    for (frame, port) in memory.0.iter_mut().zip(ports) {
+        // The UDP checksum is known to be right, so that it need not fit.
+        frame[34..36].copy_from_slice(&port.to_be_bytes());
+        frame[40..42].fill(0);
+    }
+    let mut batch = Batch::new(ports.len(), OpenRuns::new(1));
+    add_all(&mut batch, &memory, &mut flows(keeps));
+    let (runs, frames) = batch.runs();
+    let positions = |run: &Run| run.frames(frames).map(|frame| frame.place).collect();
+    runs.iter().map(positions).collect()
+}
+
 const KEEPS_ALL: &str = "{ interface = \"out0\", group = \"239.7.7.0/24\", port = \"6000-6009\" }";
 const IN_TURNS: [(u8, u16); 8] = [
     (1, 5000),
@@ -169,6 +184,27 @@ fn copies_that_all_go_to_one_group_and_port_leave_together_whatever_they_were_se
     let merges = "{ interface = \"out0\", group = \"239.9.9.9\", port = 7000 }";
     let all = [(0..IN_TURNS.len()).collect::<Vec<_>>()];
     assert_eq!(runs(&mut flows(merges), &IN_TURNS), all);
+}
+
+#[test]
+fn senders_of_a_flow_that_take_turns_have_runs_of_their_own() {
+    let exact = "{ interface = \"out0\", group = \"239.9.9.9\", port = 7000 }";
+    let two = [7, 8, 7, 8, 8, 7];
+    let apart = [vec![0, 2, 5], vec![1, 3, 4]];
+    assert_eq!(runs_from(&two, exact), apart);
+    let four = [1, 2, 3, 4, 1, 2, 3, 4];
+    let apart = [vec![0, 4], vec![1, 5], vec![2, 6], vec![3, 7]];
+    assert_eq!(runs_from(&four, exact), apart);
+    // Whoever is not among the last four begins anew, behind all others.
+    let five = [1, 2, 3, 4, 5, 1, 2, 3, 4, 5];
+    let alone: Vec<Vec<usize>> = (0..five.len()).map(|at| vec![at]).collect();
+    assert_eq!(runs_from(&five, exact), alone);
+    let comes_back = [1, 2, 3, 4, 5, 1, 1, 5];
+    let runs = [vec![0], vec![1], vec![2], vec![3], vec![4, 7], vec![5, 6]];
+    assert_eq!(runs_from(&comes_back, exact), runs);
+    // Copies that keep something of their datagram tell two senders apart by that alone.
+    let all_keep = "{ interface = \"out0\", source = \"keep\" }";
+    assert_eq!(runs_from(&[7, 8, 8], all_keep), [vec![0], vec![1, 2]]);
 }
 
 #[test]

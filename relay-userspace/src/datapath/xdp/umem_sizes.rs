@@ -6,7 +6,7 @@
 //! their number: 63 inputs with 8192 chunks each took 4.1 GB of the kernel's memory, 1 GB of their
 //! own, and 10 s to bind. Five and more inputs therefore share as many chunks as four have.
 
-use super::ring_sizes::{BATCH, FILL_SIZE, STACK_FILL, TX_SIZE};
+use super::ring_sizes::{FILL_SIZE, LARGEST_BATCH, STACK_FILL, TX_SIZE};
 use crate::plan::{self, Mode};
 
 /// Chunks in all FILL rings of a worker's inputs together, unless [`LEAST_FILL`] asks for more: as
@@ -31,7 +31,7 @@ const KEPT_FILL: u32 = 2048;
 pub fn chunk_count(worker: &plan::WorkerPlan, mode: Mode) -> u32 {
     let of_port =
         |port: &plan::Port| lends(worker, port, mode) + u32::from(port.transmits) * TX_SIZE;
-    worker.ports.iter().map(of_port).sum::<u32>() + BATCH as u32 + SPARE
+    worker.ports.iter().map(of_port).sum::<u32>() + LARGEST_BATCH as u32 + SPARE
 }
 
 /// How many chunks a port of `worker` lends to the kernel to receive into.
@@ -73,7 +73,7 @@ fn share(worker: &plan::WorkerPlan, mode: Mode, chunks: u32) -> u32 {
         };
         lends + u32::from(port.transmits) * TX_SIZE
     });
-    let taken = others.sum::<u32>() + BATCH as u32;
+    let taken = others.sum::<u32>() + LARGEST_BATCH as u32;
     power_of_two(chunks.saturating_sub(taken) / inputs(worker).max(1))
 }
 
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn in_zero_copy_a_queue_that_only_transmits_has_chunks_for_the_linux_stack() {
-        let batch = BATCH as u32;
+        let batch = LARGEST_BATCH as u32;
         let copy = FILL_SIZE + TX_SIZE + batch + SPARE;
         assert_eq!(chunk_count(&worker(), Mode::Copy), copy);
         let zero_copy = copy + STACK_FILL;
@@ -153,7 +153,7 @@ mod tests {
         for inputs in 1..=256 {
             let chunks = chunk_count(&of_inputs(inputs), Mode::Copy);
             assert!(
-                chunks <= ALL_FILL + BATCH as u32 + SPARE,
+                chunks <= ALL_FILL + LARGEST_BATCH as u32 + SPARE,
                 "{inputs} inputs: {chunks}"
             );
         }

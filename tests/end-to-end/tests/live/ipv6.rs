@@ -37,15 +37,6 @@ fn bed() -> Result<Testbed> {
     Ok(bed)
 }
 
-/// The source port of datagram `number`: the relay never joins datagrams of two senders that take
-/// turns.
-fn source_port(method: Method, number: u64) -> u16 {
-    match method.tx {
-        TxMethod::Frames => 40_000 + (number % 2) as u16,
-        _ => 40_000,
-    }
-}
-
 /// Waits until `count` datagrams of `size` bytes of each copy have arrived, and checks them all.
 fn assert_copies(
     bed: &Testbed,
@@ -59,7 +50,7 @@ fn assert_copies(
         }
         let (receiver, near) = (&receivers[copy.at], &bed.outputs[copy.at]);
         copy.assert_all(receiver, near, (size, count), |number| {
-            source_port(method, number)
+            40_000 + method.port(number)
         });
     }
 }
@@ -79,7 +70,7 @@ fn m4_copies_of_every_size_have_right_headers_and_too_big_ones_are_counted(
         for first in (0..COUNT).step_by(AT_ONCE as usize) {
             let paused = relay.pause()?;
             for number in first..first + AT_ONCE {
-                let port = source_port(method, number);
+                let port = 40_000 + method.port(number);
                 let bytes = payload(0, number, size);
                 sender.send(&frame(&bed.sources[0], SENDER, port, &bytes)?)?;
             }

@@ -99,10 +99,7 @@ fn each_at_its_rule(
                 let mut frame = UdpFrame::new(source, group, kind.port, bytes);
                 frame.source = encapsulation.input(kind.source.into());
                 frame.tags = [encapsulation.tags(), kind.tags].concat();
-                if method.tx == TxMethod::Frames {
-                    // The relay never joins datagrams of two sockets that take turns.
-                    frame.source_port += (*next % 2) as u16;
-                }
+                frame.source_port += method.port(*next);
                 *next += 1;
                 pacer.wait();
                 sender.send(&frame.build()?)?;

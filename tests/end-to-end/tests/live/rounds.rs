@@ -33,10 +33,7 @@ pub(super) fn send_in_rounds(
     let send = |flow: usize, number: u64| -> Result<()> {
         let mut frame = frame(flow, payload(flow as u32, number, SIZE));
         frame.identification = number as u16;
-        if method.tx == TxMethod::Frames {
-            // The relay never joins datagrams of two sockets that take turns.
-            frame.source_port += (number % 2) as u16;
-        }
+        frame.source_port += method.port(number);
         sender.send(&frame.build()?)
     };
     for round in 0..ROUNDS {
