@@ -18,6 +18,7 @@ pub mod neighbours;
 mod netlink;
 mod netlink_dump;
 mod netlink_socket;
+mod offloads;
 mod other_receivers;
 pub mod packet_socket;
 pub mod routes;
@@ -26,7 +27,6 @@ pub mod socket_options;
 pub mod tap;
 #[cfg(test)]
 mod tests;
-mod vlan_offloads;
 pub mod watch;
 
 #[cfg(test)]
@@ -40,6 +40,6 @@ pub use self::{
     gso_limits::GsoLimits,
     ipv6_address::Ipv6Address,
     membership_versions::MembershipVersions,
+    offloads::{Offload, OffloadFacts, OffloadSwitch, Switched},
     other_receivers::Bystanders,
-    vlan_offloads::{VlanOffload, VlanOffloads, VlanSwitch},
 };

@@ -21,7 +21,7 @@
 //! ```
 //! use relay::{
 //!     config,
-//!     host::{GsoLimits, HostFacts, InterfaceFacts, VlanOffloads, XdpFeatures},
+//!     host::{GsoLimits, HostFacts, InterfaceFacts, OffloadFacts, XdpFeatures},
 //!     plan::{self, Backend, Constraints},
 //! };
 //!
@@ -46,7 +46,7 @@
 //!     rx_queues: 1,
 //!     tx_queues: 1,
 //!     segments_udp: false,
-//!     vlan_offloads: VlanOffloads::default(),
+//!     offloads: OffloadFacts::default(),
 //!     queueless: false,
 //!     gso: GsoLimits::default(),
 //!     xdp: Some(XdpFeatures::from_bits(XdpFeatures::BASIC | XdpFeatures::REDIRECT)),

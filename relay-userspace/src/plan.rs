@@ -29,6 +29,7 @@ mod missing_interfaces;
 mod model;
 mod named_interfaces;
 mod notes;
+mod offloads;
 mod own_addresses;
 mod print;
 mod queues;
@@ -42,7 +43,6 @@ mod sources;
 mod tests;
 mod tx_methods;
 mod used_interface;
-mod vlan_offloads;
 mod wording;
 mod worker_key;
 

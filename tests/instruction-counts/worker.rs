@@ -161,7 +161,7 @@ fn interface(name: &str, index: u32, tx_method: Option<TxMethod>) -> plan::Inter
         expected_mode: None,
         transmit: Transmit::Auto,
         tx_method,
-        offloads_off: Vec::new(),
+        offloads: Default::default(),
         strips_tags: false,
         gso_packets: true,
         segments_udp: true,

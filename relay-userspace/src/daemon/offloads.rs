@@ -1,9 +1,9 @@
-//! Offloads that the relay switches off for as long as it runs, and switches on again.
+//! Offloads that the relay switches for as long as it runs, and switches back.
 //!
-//! What was on is written down before it is switched off (`record`), so a relay that was killed
+//! What was otherwise is written down before it is switched (`record`), so a relay that was killed
 //! leaves nothing that the next one could not give back. Only the relay that claims an interface
-//! touches its offloads and its record ([`super::claim`]). What another process has switched on
-//! again meanwhile is its own: it is left alone.
+//! touches its offloads and its record ([`super::claim`]). What another process has switched back
+//! meanwhile is its own: it is left alone.
 
 mod record;
 #[cfg(test)]
@@ -21,7 +21,7 @@ use thiserror::Error;
 use self::record::{Record, Records};
 use super::claim::{self, Claims};
 use crate::{
-    host::{HostFacts, VlanOffload, VlanSwitch, namespace, watch::Questions},
+    host::{HostFacts, Offload, OffloadSwitch, namespace, watch::Questions},
     plan::{Interface, Plan, Refusal},
 };
 
@@ -31,7 +31,7 @@ const FOLDER: &str = "/run/relay/offloads";
 /// An offload that stays as it is.
 #[derive(Debug, Error)]
 #[error(
-    "cannot switch {offloads} of {interface} off: {what}: {error}{}",
+    "cannot have {offloads} at {interface}: {what}: {error}{}",
     remedy(error)
 )]
 pub struct OffloadError {
@@ -50,12 +50,12 @@ fn remedy(error: &io::Error) -> &'static str {
         Some(libc::EROFS | libc::ENOENT) => {
             "; the sandbox that the relay runs in must show /run/relay and let it write there"
         }
-        Some(libc::EOPNOTSUPP) => "; the driver left it on",
+        Some(libc::EOPNOTSUPP) => "; the driver left it as it was",
         _ => "",
     }
 }
 
-/// What the relay has switched off.
+/// What the relay has switched.
 #[derive(Debug)]
 pub struct Offloads {
     /// Where the records are.
@@ -79,7 +79,7 @@ impl Default for Offloads {
 /// The ways to the kernel and to the records.
 #[derive(Debug)]
 struct Kernel {
-    switch: VlanSwitch,
+    switch: OffloadSwitch,
     questions: Questions,
     records: Records,
 }
@@ -87,44 +87,47 @@ struct Kernel {
 impl Kernel {
     fn open(folder: &Path) -> io::Result<Self> {
         Ok(Self {
-            switch: VlanSwitch::open()?,
+            switch: OffloadSwitch::open()?,
             questions: Questions::open()?,
             records: Records::new(folder, namespace::cookie()?),
         })
     }
 
-    /// The offloads of `record` that are off still; `None` if its interface has gone.
-    fn still_off(&mut self, record: &Record) -> Option<Vec<VlanOffload>> {
+    /// The offloads of `record` that are still as it switched them; `None` if its interface has gone.
+    fn still_switched(&mut self, record: &Record) -> Option<Vec<Offload>> {
         let now = self.questions.link(record.index).ok()??;
         if now.mac != Some(record.mac) {
             return None;
         }
-        let on = self.switch.on(record.index).ok()?;
-        let off = record.off.iter().filter(|one| !on.contains(one));
-        Some(off.copied().collect())
+        let unwanted = self.switch.unwanted(record.index).ok()?;
+        let still = record.switched.iter().filter(|one| !unwanted.contains(one));
+        Some(still.copied().collect())
     }
 
-    /// Switches on what `record` says, and removes it. Only for the relay that claims the
+    /// Switches back what `record` says, and removes it. Only for the relay that claims the
     /// interface.
     fn give_back(&mut self, record: &Record) {
         let name = &record.interface[..];
-        let off = self.still_off(record).unwrap_or_default();
-        let left: Vec<VlanOffload> = record
-            .off
+        let still = self.still_switched(record).unwrap_or_default();
+        let left: Vec<Offload> = record
+            .switched
             .iter()
-            .filter(|one| !off.contains(one))
+            .filter(|one| !still.contains(one))
             .copied()
             .collect();
-        if !off.is_empty() {
-            match self.switch.switch(record.index, &off, true) {
-                Ok(()) => info!(interface = name; "{name}: {} on again", names(&off)),
+        if !still.is_empty() {
+            match self.switch.switch(record.index, &still, true) {
+                Ok(()) => info!(interface = name; "{name}: {} again", states(&still, true)),
                 Err(error) => {
-                    let on: String = off.iter().map(|one| format!(" {one} on")).collect();
+                    let back: String = still
+                        .iter()
+                        .map(|one| format!(" {one} {}", state(!one.wanted_on())))
+                        .collect();
                     warn!(
                         interface = name;
-                        "cannot switch {} of {name} on again: {error}; `ethtool -K {name}{on}` does it, \
+                        "cannot switch {} of {name} back: {error}; `ethtool -K {name}{back}` does it, \
                          and so does the next relay that starts here and may",
-                        names(&off)
+                        names(&still)
                     );
                     return;
                 }
@@ -133,7 +136,7 @@ impl Kernel {
         if !left.is_empty() {
             info!(
                 interface = name;
-                "{name}: {} left alone: the interface has gone, or another process has switched it on",
+                "{name}: {} left alone: the interface has gone, or another process has switched it back",
                 names(&left)
             );
         }
@@ -142,8 +145,8 @@ impl Kernel {
 }
 
 impl Offloads {
-    /// Gives back what relays that were killed have left switched off, except on the interfaces
-    /// `wanted`, by name: there it stays off until [`Self::switch_off`] takes it over.
+    /// Gives back what relays that were killed have left switched, except on the interfaces
+    /// `wanted`, by name: there it stays so until [`Self::switch`] takes it over.
     pub fn give_back_left(&mut self, wanted: &BTreeSet<&str>) {
         let Some(kernel) = self.kernel_if_any() else {
             return;
@@ -155,13 +158,13 @@ impl Offloads {
         }
     }
 
-    /// The kernel, if a relay has switched anything off since the machine has booted.
+    /// The kernel, if a relay has switched anything since the machine has booted.
     fn kernel_if_any(&mut self) -> Option<&mut Kernel> {
         if !self.folder.is_dir() {
             return None;
         }
         self.open()
-            .inspect_err(|error| warn!("cannot ask for VLAN offloads: {error}"))
+            .inspect_err(|error| warn!("cannot ask for offloads: {error}"))
             .ok()
     }
 
@@ -172,36 +175,36 @@ impl Offloads {
         }
     }
 
-    /// Switches off what `plan` wants switched off. The relay claims its inputs.
+    /// Switches what `plan` wants switched. The relay claims its inputs.
     ///
     /// # Errors
     ///
-    /// The first interface where that failed; all is on there that was.
-    pub fn switch_off(&mut self, plan: &Plan) -> Result<(), OffloadError> {
+    /// The first interface where that failed; all is there as it was.
+    pub fn switch(&mut self, plan: &Plan) -> Result<(), OffloadError> {
         for interface in &plan.interfaces {
-            if !interface.offloads_off.is_empty() {
-                self.switch_off_at(interface)?;
+            if !interface.offloads.is_empty() {
+                self.switch_at(interface)?;
             }
         }
         Ok(())
     }
 
-    fn switch_off_at(&mut self, interface: &Interface) -> Result<(), OffloadError> {
-        let wanted = &interface.offloads_off;
+    fn switch_at(&mut self, interface: &Interface) -> Result<(), OffloadError> {
+        let wanted = &interface.offloads[..];
         let index = interface.index;
         let held = self.held.get(&index).cloned();
         let failed = |what: &str, error| OffloadError {
             interface: interface.name.clone(),
-            offloads: names(wanted),
+            offloads: states(wanted, false),
             what: what.to_owned(),
             error,
         };
         let kernel = self
             .open()
             .map_err(|error| failed("asking for its features", error))?;
-        let on = kernel
+        let unwanted = kernel
             .switch
-            .on(index)
+            .unwanted(index)
             .map_err(|error| failed("asking for its features", error))?;
         // Of a relay that was killed.
         let left = || {
@@ -211,31 +214,31 @@ impl Offloads {
                 .filter(|one| one.mac == interface.mac)
         };
         let before = held.or_else(left);
-        let new: Vec<VlanOffload> = wanted
+        let new: Vec<Offload> = wanted
             .iter()
-            .filter(|one| on.contains(one))
+            .filter(|one| unwanted.contains(one))
             .copied()
             .collect();
         if new.is_empty() {
             self.held.extend(before.map(|record| (index, record)));
             return Ok(());
         }
-        let mut off = before
+        let mut switched = before
             .as_ref()
-            .map_or_else(Vec::new, |record| record.off.clone());
-        off.extend(&new);
-        off.sort_unstable();
-        off.dedup();
+            .map_or_else(Vec::new, |record| record.switched.to_vec());
+        switched.extend(&new);
+        switched.sort_unstable();
+        switched.dedup();
         let record = Record {
             interface: interface.name.clone(),
             index,
             mac: interface.mac,
-            off,
+            switched: switched.into(),
         };
         kernel.records.write(&record).map_err(|error| {
             let path = kernel.records.path(index);
             failed(
-                &format!("writing down in {} what was on", path.display()),
+                &format!("writing down in {} what was otherwise", path.display()),
                 error,
             )
         })?;
@@ -249,21 +252,21 @@ impl Offloads {
         }
         info!(
             interface = &interface.name[..];
-            "{}: {} off for as long as the relay runs",
+            "{}: {} for as long as the relay runs",
             interface.name,
-            names(&new)
+            states(&new, false)
         );
         self.held.insert(index, record);
         Ok(())
     }
 
-    /// Switches on again what `plan` does not want switched off. Before the claims on interfaces
+    /// Switches back what `plan` does not want switched. Before the claims on interfaces
     /// that it does not have are released.
     pub fn give_back_others(&mut self, plan: &Plan, claims: &Claims) {
-        let wanted: BTreeMap<u32, &[VlanOffload]> = plan
+        let wanted: BTreeMap<u32, &[Offload]> = plan
             .interfaces
             .iter()
-            .map(|one| (one.index, &one.offloads_off[..]))
+            .map(|one| (one.index, &one.offloads[..]))
             .collect();
         let Some(kernel) = &mut self.kernel else {
             return;
@@ -278,27 +281,27 @@ impl Offloads {
         self.held.retain(|index, record| {
             let wanted = wanted.get(index).copied().unwrap_or_default();
             let (keep, back): (Vec<_>, Vec<_>) =
-                record.off.iter().partition(|one| wanted.contains(one));
+                record.switched.iter().partition(|one| wanted.contains(one));
             if back.is_empty() {
                 return true;
             }
             let back = Record {
-                off: back,
+                switched: back.into(),
                 ..record.clone()
             };
             match claims.holds(*index) {
                 true => kernel.give_back(&back),
                 false => give_back_if_free(kernel, &back),
             }
-            record.off = keep;
-            if !record.off.is_empty() {
+            record.switched = keep.into();
+            if !record.switched.is_empty() {
                 let _ = kernel.records.write(record);
             }
-            !record.off.is_empty()
+            !record.switched.is_empty()
         });
     }
 
-    /// Switches on again all that was switched off, by this relay and by those that were killed.
+    /// Switches back all that was switched, by this relay and by those that were killed.
     pub fn give_back_all(&mut self, claims: &Claims) {
         self.give_back_others(&Plan::default(), claims);
         self.give_back_left(&BTreeSet::new());
@@ -311,46 +314,52 @@ impl Offloads {
         }
     }
 
-    /// Makes `facts` say what interfaces would do if no relay had switched anything off, whichever
-    /// it was. Where another process has switched on again what this one had switched off, the
-    /// relay leaves it, and this returns that the interface's offloads stay.
+    /// Makes `facts` say what interfaces would do if no relay had switched anything, whichever it
+    /// was. Where another process has switched back what this one had switched, the relay leaves it,
+    /// and this returns that the interface's offloads stay.
     pub fn leave_out_of(&mut self, facts: &mut HostFacts) -> Vec<Refusal> {
         let mut stay = Vec::new();
         if self.kernel_if_any().is_none() {
             return stay;
         }
         for (name, facts) in &mut facts.interfaces {
-            let on = &mut facts.vlan_offloads.on;
-            let split = |record: &Record| -> (Vec<VlanOffload>, Vec<VlanOffload>) {
-                record.off.iter().partition(|one| on.contains(one))
+            let unwanted = &mut facts.offloads.unwanted;
+            let split = |record: &Record| -> (Vec<Offload>, Vec<Offload>) {
+                record
+                    .switched
+                    .iter()
+                    .partition(|one| unwanted.contains(one))
             };
             let Some(record) = self.held.get_mut(&facts.index) else {
                 let kernel = self.kernel.as_ref();
                 let record = kernel.and_then(|kernel| kernel.records.read(facts.index));
                 if let Some(record) = record.filter(|record| Some(record.mac) == facts.mac) {
-                    let (_, off) = split(&record);
-                    on.extend(off);
-                    on.sort_unstable();
+                    let (_, still) = split(&record);
+                    unwanted.extend(still);
+                    unwanted.sort_unstable();
                 }
                 continue;
             };
-            let (again, off) = split(record);
-            on.extend(&off);
-            on.sort_unstable();
+            let (again, still) = split(record);
+            unwanted.extend(&still);
+            unwanted.sort_unstable();
             if again.is_empty() {
                 continue;
             }
-            let reason = format!("another process has switched {} on again", names(&again));
+            let reason = format!(
+                "another process has switched {} again",
+                states(&again, true)
+            );
             warn!(
                 interface = &name[..];
-                "{name}: {reason} while the relay had it off; the relay leaves it on"
+                "{name}: {reason}, which the relay had switched; the relay leaves it so"
             );
             stay.push(Refusal {
                 interface: name.clone(),
                 reason,
             });
-            record.off = off;
-            if record.off.is_empty() {
+            record.switched = still.into();
+            if record.switched.is_empty() {
                 self.forget(facts.index);
             }
         }
@@ -364,13 +373,25 @@ fn give_back_if_free(kernel: &mut Kernel, record: &Record) {
     match claim.claim(&record.interface, record.index) {
         Ok(()) => kernel.give_back(record),
         // One that has gone has nothing to give back.
-        Err(_) if kernel.still_off(record).is_none() => kernel.records.remove(record.index),
+        Err(_) if kernel.still_switched(record).is_none() => kernel.records.remove(record.index),
         Err(_) => {}
     }
 }
 
 /// "rx-vlan-hw-parse and rx-vlan-filter"
-fn names(offloads: &[VlanOffload]) -> String {
+fn names(offloads: &[Offload]) -> String {
     let names: Vec<&str> = offloads.iter().map(|one| one.name()).collect();
     names.join(" and ")
+}
+
+/// "rx-vlan-hw-parse off and rx-gro on", as the relay switches them, or as it switches them `back`.
+fn states(offloads: &[Offload], back: bool) -> String {
+    let states = offloads
+        .iter()
+        .map(|one| format!("{one} {}", state(one.wanted_on() != back)));
+    states.collect::<Vec<_>>().join(" and ")
+}
+
+const fn state(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
 }

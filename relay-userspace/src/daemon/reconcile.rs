@@ -104,7 +104,7 @@ impl State {
         self.constraints.offloads_stay.retain(|refusal| {
             let [before, now] = [&self.facts, &facts].map(|all| {
                 let facts = all.interfaces.get(&refusal.interface)?;
-                Some((facts.index, &facts.vlan_offloads))
+                Some((facts.index, &facts.offloads))
             });
             before == now
         });

@@ -12,7 +12,7 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
 
-use super::vlan_offloads::{VlanOffload, VlanOffloads};
+use super::offloads::{Offload, OffloadFacts};
 
 /// Commands (include/uapi/linux/ethtool.h).
 const ETHTOOL_GDRVINFO: u32 = 0x03;
@@ -140,8 +140,8 @@ pub(super) fn channels(name: &str) -> io::Result<Option<(u32, u32)>> {
 pub(super) struct Offloads {
     /// It takes UDP GSO packets whole, and the hardware or the receiver cuts them into datagrams.
     pub(super) segments_udp: bool,
-    /// What it does with the VLAN tags of received frames.
-    pub(super) vlan: VlanOffloads,
+    /// What it does to received frames.
+    pub(super) received: OffloadFacts,
 }
 
 /// Which [`Offloads`] are switched on; none if the driver does not report its features.
@@ -180,13 +180,15 @@ pub(super) fn offloads(name: &str) -> io::Result<Offloads> {
         Some((has(available), has(active)))
     };
     let is_active = |wanted: &str| bits(wanted).is_some_and(|(_, active)| active);
-    let is_fixed = |wanted: &str| bits(wanted) == Some((false, true));
-    let vlan = VlanOffload::ALL.into_iter();
+    let is_unwanted =
+        |one: &Offload| bits(one.name()).is_some_and(|(_, active)| active != one.wanted_on());
+    let is_fixed = |one: &Offload| bits(one.name()).is_some_and(|(available, _)| !available);
+    let unwanted = Offload::ALL.into_iter().filter(is_unwanted);
     Ok(Offloads {
         segments_udp: is_active(SEGMENTATION),
-        vlan: VlanOffloads {
-            on: vlan.clone().filter(|one| is_active(one.name())).collect(),
-            fixed: vlan.filter(|one| is_fixed(one.name())).collect(),
+        received: OffloadFacts {
+            fixed: unwanted.clone().filter(is_fixed).collect(),
+            unwanted: unwanted.collect(),
         },
     })
 }

@@ -13,9 +13,9 @@ use super::{
     gso_limits::GsoLimits,
     membership_versions::MembershipVersions,
     netlink,
+    offloads::OffloadFacts,
     other_receivers::Bystanders,
     routes::{NoRoute, Route, RouteQuery, Routing},
-    vlan_offloads::VlanOffloads,
 };
 
 /// One interface as the kernel describes it now.
@@ -49,7 +49,7 @@ pub struct InterfaceFacts {
     /// What it does with the VLAN tags of received frames. Where it takes them out, an XDP program
     /// sees a tagged frame without its tag; for a veth it says nothing about that, see
     /// [`InterfaceFacts::tag_may_be_beside`].
-    pub vlan_offloads: VlanOffloads,
+    pub offloads: OffloadFacts,
     /// It has no queueing discipline, like most virtual interfaces: it sends or drops every frame
     /// at once.
     pub queueless: bool,
@@ -373,7 +373,7 @@ fn one(name: &str, dump: &netlink::Dump) -> Result<InterfaceFacts, HostError> {
         rx_queues,
         tx_queues,
         segments_udp: offloads.segments_udp,
-        vlan_offloads: offloads.vlan,
+        offloads: offloads.received,
         // An interface that is down has no queueing discipline of its own: "noop".
         queueless: link.qdisc == "noqueue" || (link.qdisc == "noop" && driver == "veth"),
         driver,

@@ -1,7 +1,7 @@
 //! An interface, and a host with two, for the tests that build a plan, so that they set only the
 //! facts they are about.
 
-use super::{GsoLimits, HostFacts, InterfaceFacts, VlanOffloads, XdpFeatures};
+use super::{GsoLimits, HostFacts, InterfaceFacts, OffloadFacts, XdpFeatures};
 
 /// An interface of the driver igb: up, with an address and one queue of each kind, and without XDP
 /// features reported by the kernel.
@@ -19,7 +19,7 @@ pub fn igb(name: &str, index: u32) -> InterfaceFacts {
         rx_queues: 1,
         tx_queues: 1,
         segments_udp: true,
-        vlan_offloads: VlanOffloads::default(),
+        offloads: OffloadFacts::default(),
         queueless: false,
         gso: GsoLimits::default(),
         xdp: None,

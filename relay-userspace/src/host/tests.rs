@@ -45,12 +45,12 @@ fn tags_that_an_interface_takes_out_are_known() {
     in_namespace(|| {
         make_pair();
         run("ethtool -K va rx-vlan-offload on");
-        let strips = || facts("va").unwrap().vlan_offloads.strips_tags();
+        let strips = || facts("va").unwrap().offloads.strips_tags();
         assert!(strips() && facts("va").unwrap().tag_may_be_beside());
         run("ethtool -K va rx-vlan-offload off rx-vlan-stag-hw-parse off");
         assert!(!strips());
         run("ip link add name br0 type bridge");
-        assert_eq!(facts("br0").unwrap().vlan_offloads, VlanOffloads::default());
+        assert_eq!(facts("br0").unwrap().offloads, OffloadFacts::default());
     });
 }
 

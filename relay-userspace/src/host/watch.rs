@@ -25,8 +25,8 @@ pub use self::{
 use super::{
     GsoLimits, Ipv6Address,
     netlink_socket::{Socket, attributes, push, text, u32_at},
+    offloads::unwanted_of,
     socket_options,
-    vlan_offloads::of_bits,
 };
 
 /// Attributes of a link (include/uapi/linux/if_link.h).
@@ -199,8 +199,8 @@ impl Questions {
         let (socket, family) = self.ethtool.as_mut()?;
         let mut strips = None;
         let asked = socket.ask(*family, &features_request(index), |_, answer| {
-            let on = active_features(answer).map(|(_, active)| of_bits(active));
-            strips = on.map(|on| on.iter().any(|offload| offload.strips()));
+            let unwanted = active_features(answer).map(|(_, active)| unwanted_of(active));
+            strips = unwanted.map(|unwanted| unwanted.iter().any(|offload| offload.strips()));
         });
         asked.ok().and(strips)
     }

@@ -12,7 +12,7 @@ use super::{
     finding::{Finding, Role},
     ids::{InterfaceId, List},
     named_interfaces::Named,
-    vlan_offloads,
+    offloads,
 };
 use crate::{
     config::Spot,
@@ -150,7 +150,7 @@ fn obstacles<'a>(
             remedy: native_remedy(facts).into(),
         });
     }
-    let stripped = vlan_offloads::against_xdp(named, facts, host_facts, constraints);
+    let stripped = offloads::against_xdp(named, facts, host_facts, constraints);
     found.extend(stripped.map(|stripped| Obstacle {
         interface: name,
         roles: &[Role::Input],

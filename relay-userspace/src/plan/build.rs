@@ -22,12 +22,11 @@ use super::{
     interface_checks, local_notes, loops, mac, missing_interfaces,
     model::{Flow, Interface, LinkDestination, Mode, Output, Plan},
     named_interfaces::{self, Named, options_of},
-    notes, own_addresses, queues,
+    notes, offloads, own_addresses, queues,
     received_checksums::Checksums,
     routes::Routed,
     shapes, source_address, sources, tx_methods,
     used_interface::Use,
-    vlan_offloads,
 };
 use crate::{
     config::{
@@ -145,8 +144,8 @@ pub(super) fn finish(
     let mut said = Vec::new();
     for (used, named) in uses.iter().zip(&named) {
         notes::about_interface(used, &mut said);
-        let off = &used.offloads_off;
-        vlan_offloads::notes(named, used.facts, used.backend, off, &mut said);
+        let switched = &used.offloads;
+        offloads::notes(named, used.facts, used.backend, switched, &mut said);
         match used.backend {
             Backend::Xdp => notes::about_xdp(used, &mut said),
             Backend::IoUring => notes::about_io_uring(document, used, &mut said),
@@ -275,11 +274,11 @@ fn interface(
         rx_queues: used.rx,
         igmp: igmp.filter(|_| used.is_input),
         strips_tags: {
-            let on = facts.vlan_offloads.on.iter();
-            let mut on = on.filter(|one| !used.offloads_off.contains(one));
-            on.any(|one| one.strips())
+            let unwanted = facts.offloads.unwanted.iter();
+            let mut left = unwanted.filter(|one| !used.offloads.contains(one));
+            left.any(|one| one.strips())
         },
-        offloads_off: used.offloads_off,
+        offloads: used.offloads,
         checksums: (used.is_input).then(|| Checksums::of(used.backend, &facts.driver)),
         tx_queues: facts.tx_queues,
         zero_copy: used.against_zero_copy.is_none(),

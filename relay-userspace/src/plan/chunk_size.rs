@@ -88,7 +88,7 @@ mod tests {
             tx_queues: 1,
             igmp: None,
             checksums: None,
-            offloads_off: Vec::new(),
+            offloads: Default::default(),
             strips_tags: false,
             zero_copy: true,
             expected_mode: None,

@@ -6,9 +6,8 @@ use super::{
     constraints::Constraints,
     finding::{Finding, Role},
     named_interfaces::Named,
-    tx_methods,
+    offloads, tx_methods,
     used_interface::Use,
-    vlan_offloads,
 };
 use crate::{
     config::{
@@ -113,9 +112,8 @@ pub(super) fn used<'a>(
     let rx = of_kind(named.input, &[Role::Input], "RX", facts.rx_queues);
     let output = named.ipv4_output.or(named.ipv6_output);
     let tx = of_kind(output, &Role::OUTPUTS, "TX", facts.tx_queues);
-    let off = vlan_offloads::to_switch_off(named, facts, chosen.backend, constraints);
     Use {
-        offloads_off: off,
+        offloads: offloads::to_switch(named, facts, chosen.backend, constraints),
         facts,
         backend: chosen.backend,
         reason: chosen.reason,

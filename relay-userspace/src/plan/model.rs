@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{
     backend::Backend,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::rules::{Header, Limit, Match, OutputVlan, PortMatch, Prefix, Transmit},
-    host::{GsoLimits, VlanOffload},
+    host::{GsoLimits, Offload, Switched},
 };
 
 /// What will run: interfaces, flows, and the workers that own their queues.
@@ -68,9 +68,10 @@ pub struct Interface {
     pub igmp: Option<u8>,
     /// What is known of the UDP checksums of frames that arrive here; `None` unless an input.
     pub checksums: Option<Checksums>,
-    /// The offloads that the relay switches off for as long as it runs: those that are on now, and
-    /// those that it has switched off already.
-    pub offloads_off: Vec<VlanOffload>,
+    /// The offloads that the relay switches for as long as it runs: those that are otherwise now, and
+    /// those that it has switched already. In JSON two lists, `offloads_off` and `offloads_on`.
+    #[serde(flatten, serialize_with = "offload_lists")]
+    pub offloads: Switched,
     /// It takes VLAN tags out of received frames while the relay runs.
     #[serde(skip)]
     pub strips_tags: bool,
@@ -217,7 +218,7 @@ pub enum LinkDestination {
 }
 
 /// Under the key that a rule file has.
-fn to<S: serde::Serializer>(group: &Prefix, serializer: S) -> Result<S::Ok, S::Error> {
+fn to<S: Serializer>(group: &Prefix, serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     #[serde(rename_all = "lowercase")]
     enum To<'a> {
@@ -231,10 +232,7 @@ fn to<S: serde::Serializer>(group: &Prefix, serializer: S) -> Result<S::Ok, S::E
     to.serialize(serializer)
 }
 
-fn or_keep<S: serde::Serializer>(
-    source: &Option<IpAddr>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+fn or_keep<S: Serializer>(source: &Option<IpAddr>, serializer: S) -> Result<S::Ok, S::Error> {
     match source {
         Some(source) => serializer.collect_str(source),
         None => serializer.serialize_str("keep"),
@@ -355,4 +353,18 @@ impl WorkerPlan {
             .any(|port| port.transmits && port.interface == interface)
             .then_some(TxMethod::Xsk)
     }
+}
+
+fn offload_lists<S: Serializer>(switched: &Switched, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Lists<'a> {
+        offloads_off: Vec<&'a Offload>,
+        offloads_on: Vec<&'a Offload>,
+    }
+    let (offloads_on, offloads_off) = switched.iter().partition(|one| one.wanted_on());
+    Lists {
+        offloads_off,
+        offloads_on,
+    }
+    .serialize(serializer)
 }

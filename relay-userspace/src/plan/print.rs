@@ -136,19 +136,20 @@ impl Plan {
             let checksums = interface
                 .checksums
                 .map(|known| format!(", checksums {known}"));
-            let off = match &interface.offloads_off[..] {
+            let switched = match &interface.offloads[..] {
                 [] => String::new(),
-                off => format!(
-                    "; {} off as long as the relay runs",
-                    off.iter()
-                        .map(|one| one.name())
+                switched => format!(
+                    "; {} as long as the relay runs",
+                    switched
+                        .iter()
+                        .map(|one| format!("{one} {}", if one.wanted_on() { "on" } else { "off" }))
                         .collect::<Vec<_>>()
                         .join(" and ")
                 ),
             };
             writeln!(
                 f,
-                "  {:<15}  {role}{}{}\n  {:<15}  index {}, driver {}, {}, {address}, MTU {}{}{}{off}",
+                "  {:<15}  {role}{}{}\n  {:<15}  index {}, driver {}, {}, {address}, MTU {}{}{}{switched}",
                 interface.name,
                 way.map(|way| format!(", {way}")).unwrap_or_default(),
                 tx_method.unwrap_or_default(),

@@ -10,10 +10,10 @@ mod keys;
 mod local;
 mod matched;
 mod modes;
+mod offloads;
 mod own_addresses;
 mod sources;
 mod unicast;
-mod vlan_offloads;
 
 use std::{
     collections::HashMap,
@@ -24,8 +24,8 @@ use super::*;
 use crate::{
     config::{self, Document, Mistakes},
     host::{
-        Bystanders, GsoLimits, HostError, HostFacts, InterfaceFacts, Ipv6Address, VlanOffload,
-        VlanOffloads, XdpFeatures,
+        Bystanders, GsoLimits, HostError, HostFacts, InterfaceFacts, Ipv6Address, Offload,
+        OffloadFacts, XdpFeatures,
     },
 };
 
@@ -54,7 +54,7 @@ fn nic(name: &str, index: u8, rx: u32, tx: u32) -> InterfaceFacts {
         rx_queues: rx,
         tx_queues: tx,
         segments_udp: true,
-        vlan_offloads: VlanOffloads::default(),
+        offloads: OffloadFacts::default(),
         queueless: true,
         gso: GsoLimits::default(),
         xdp: Some(XdpFeatures::from_bits(NATIVE)),
@@ -341,7 +341,7 @@ fn what_cannot_be_is_refused_at_its_place() {
         ("", |s| of(s, "out0").mac = None, out0, "no Ethernet interface", "use an Ethernet interface"),
         ("", |s| of(s, "in0").xdp = Some(XdpFeatures::from_bits(0)), in0, "`in0` (driver ena) has no native XDP", "use an interface whose driver has native XDP"),
         ("", |s| (of(s, "in0").xdp, of(s, "in0").driver) = (Some(XdpFeatures::from_bits(0)), "veth".into()), in0, "`in0` (driver veth) has no native XDP", "at least as many RX queues"),
-        ("", |s| of(s, "in0").vlan_offloads.on = vec![VlanOffload::StripTag], in0, "`in0` takes VLAN tags out of the frames before XDP sees them", "`ethtool -K in0 rx-vlan-offload off`"),
+        ("", |s| of(s, "in0").offloads.unwanted = vec![Offload::StripTag], in0, "`in0` takes VLAN tags out of the frames before XDP sees them", "`ethtool -K in0 rx-vlan-offload off`"),
         ("", |s| {
             of(s, "in0").driver = "r8169".into();
             of(s, "in0").xdp = Some(XdpFeatures::from_bits(1));

@@ -3,7 +3,7 @@
 use super::{backend::Backend, model::TxMethod};
 use crate::{
     config::rules::Transmit,
-    host::{InterfaceFacts, VlanOffload},
+    host::{InterfaceFacts, Switched},
 };
 
 /// One interface as the rules use it.
@@ -27,8 +27,8 @@ pub(super) struct Use<'a> {
     pub(super) transmit: Transmit,
     /// How copies leave; `None` unless an output.
     pub(super) tx_method: Option<TxMethod>,
-    /// The offloads that the relay switches off.
-    pub(super) offloads_off: Vec<VlanOffload>,
+    /// The offloads that the relay switches.
+    pub(super) offloads: Switched,
 }
 
 impl Use<'_> {

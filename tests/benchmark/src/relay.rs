@@ -71,7 +71,7 @@ fn rule_file(job: &Job, transmit: Option<&str>) -> String {
     // Writing to a string does not fail.
     let _ = writeln!(
         text,
-        "[[interfaces]]\nname = \"{}\"\ncpus = [{}]",
+        "[[interfaces]]\nname = \"{}\"\ncpus = [{}]\noffloads = \"manage\"",
         job.input, job.cpu
     );
     let Some(transmit) = transmit else {

@@ -1,4 +1,4 @@
-//! What was switched off, on disk: one file per interface, so that a relay that was killed has left
+//! What was switched, on disk: one file per interface, so that a relay that was killed has left
 //! behind what the next one needs to know.
 //!
 //! `/run/relay/offloads/NAMESPACE-INDEX.json`, in a folder that a boot empties, as it resets the
@@ -14,9 +14,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::VlanOffload;
+use crate::host::Switched;
 
-/// The offloads of one interface that a relay has switched off.
+/// The offloads of one interface that a relay has switched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The interface's name, for people.
@@ -25,8 +25,9 @@ pub struct Record {
     pub index: u32,
     /// Its MAC address.
     pub mac: [u8; 6],
-    /// What was on before, ascending.
-    pub off: Vec<VlanOffload>,
+    /// What was otherwise before.
+    #[serde(flatten)]
+    pub switched: Switched,
 }
 
 /// The files of one network namespace.

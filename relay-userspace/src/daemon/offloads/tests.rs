@@ -6,10 +6,10 @@ use super::*;
 use crate::{
     config,
     host::{self, facts_for},
-    plan::{self, Constraints},
+    plan::{self, Backend, Constraints},
     testing::{in_namespace, run},
 };
-use VlanOffload::{StripServiceTag, StripTag};
+use Offload::{Gro, StripServiceTag, StripTag, UdpGroForwarding};
 
 /// A folder of its own that is removed with this value.
 struct Folder(PathBuf);
@@ -60,12 +60,18 @@ fn switch(states: &str) {
     ));
 }
 
-fn on() -> Vec<VlanOffload> {
-    host::facts("in0").unwrap().vlan_offloads.on
+/// What is on that takes tags out of frames.
+fn on() -> Vec<Offload> {
+    let unwanted = host::facts("in0").unwrap().offloads.unwanted;
+    unwanted.into_iter().filter(|one| one.strips()).collect()
 }
 
-/// A plan from in0 to out0 as the relay makes it: what it has switched off counts as on.
+/// A plan from in0 to out0 as the relay makes it: what it has switched counts as it was.
 fn planned(offloads: &mut Offloads, manage: bool) -> Plan {
+    planned_on(None, offloads, manage)
+}
+
+fn planned_on(forced: Option<Backend>, offloads: &mut Offloads, manage: bool) -> Plan {
     let manage = if manage { "manage" } else { "keep" };
     let text = format!(
         "[[rules]]\nname = \"r\"\ninput = {{ interface = \"in0\", group = \"239.1.1.1\", port = 1 }}\n\
@@ -75,6 +81,7 @@ fn planned(offloads: &mut Offloads, manage: bool) -> Plan {
     let mut facts = facts_for(["in0", "out0"], &BTreeSet::new(), Vec::new());
     let offloads_stay = offloads.leave_out_of(&mut facts);
     let constraints = Constraints {
+        forced,
         offloads_stay,
         ..Constraints::default()
     };
@@ -90,9 +97,9 @@ fn switch_off(offloads: &mut Offloads, plan: &Plan) {
     for interface in plan
         .interfaces
         .iter()
-        .filter(|one| !one.offloads_off.is_empty())
+        .filter(|one| !one.offloads.is_empty())
     {
-        offloads.switch_off_at(interface).unwrap();
+        offloads.switch_at(interface).unwrap();
     }
 }
 
@@ -117,7 +124,7 @@ fn what_was_on_is_off_while_it_is_wanted_and_on_again_afterwards() {
             assert_eq!((on(), folder.files()), (vec![], 1), "{states}");
             // Every further plan is the same.
             let plan = planned(&mut offloads, true);
-            assert_eq!(plan.interfaces.iter().next().unwrap().offloads_off, before);
+            assert_eq!(plan.interfaces.iter().next().unwrap().offloads[..], before);
             switch_off(&mut offloads, &plan);
             offloads.give_back_others(&plan, &claims);
             assert_eq!(on(), [], "{states}");
@@ -140,7 +147,7 @@ fn what_another_process_switches_on_again_is_left_alone() {
         let (mut offloads, claims) = managed(&folder);
         switch("on off");
         let plan = planned(&mut offloads, true);
-        assert_eq!(plan.interfaces.iter().next().unwrap().offloads_off, []);
+        assert_eq!(plan.interfaces.iter().next().unwrap().offloads[..], []);
         offloads.give_back_others(&plan, &claims);
         // The other one is still the relay's.
         assert_eq!((on(), folder.files()), (vec![StripTag, StripServiceTag], 0));
@@ -173,7 +180,7 @@ fn the_next_relay_gives_back_what_a_killed_one_left_off() {
         assert_eq!((on(), folder.files()), (vec![], 1), "wanted off");
         let plan = planned(&mut next, true);
         assert_eq!(
-            plan.interfaces.iter().next().unwrap().offloads_off,
+            plan.interfaces.iter().next().unwrap().offloads[..],
             [StripTag, StripServiceTag],
             "planned as if the first one had not been"
         );
@@ -215,6 +222,63 @@ fn what_was_switched_on_after_the_kill_is_switched_off_and_on_by_the_next_relay_
         next.give_back_all(&claims);
         assert_eq!((on(), folder.files()), (vec![StripTag, StripServiceTag], 0));
     });
+}
+
+#[test]
+fn on_io_uring_gro_is_on_while_it_is_wanted_and_what_was_off_is_off_again() {
+    in_namespace(|| {
+        pair();
+        let joins = || {
+            let unwanted = host::facts("in0").unwrap().offloads.unwanted;
+            unwanted.into_iter().filter(|one| one.joins()).collect()
+        };
+        let io_uring = Some(Backend::IoUring);
+        for (states, before) in [
+            (["off", "off"], vec![Gro, UdpGroForwarding]),
+            (["on", "off"], vec![UdpGroForwarding]),
+            (["off", "on"], vec![Gro]),
+        ] {
+            let [gro, forwarding] = states;
+            run(&format!(
+                "ethtool -K in0 gro {gro} rx-udp-gro-forwarding {forwarding}"
+            ));
+            assert_eq!(joins(), before, "{states:?}");
+            let folder = Folder::new();
+            let mut offloads = folder.relay();
+            let plan = planned_on(io_uring, &mut offloads, true);
+            let claims = Claims::of(&plan).unwrap();
+            switch_off(&mut offloads, &plan);
+            assert_eq!(joins(), [], "{states:?}");
+            // Every further plan is the same.
+            let again = planned_on(io_uring, &mut offloads, true);
+            assert_eq!(plan, again, "{states:?}");
+            // On XDP, nothing is to be gained.
+            offloads.give_back_others(&planned(&mut folder.relay(), true), &claims);
+            assert_eq!(joins(), before, "{states:?}");
+            switch_off(&mut offloads, &plan);
+            assert_eq!((joins(), folder.files()), (vec![], 1), "{states:?}");
+            // As if it was killed.
+            drop((offloads, claims));
+            folder.relay().give_back_left(&BTreeSet::new());
+            assert_eq!((joins(), folder.files()), (before, 0), "{states:?}");
+        }
+    });
+}
+
+#[test]
+fn a_record_of_an_earlier_version_is_understood() {
+    let text = r#"{"interface":"in0","index":71,"mac":[2,0,0,0,0,113],"off":["rx-vlan-hw-parse"]}"#;
+    let record: Record = serde_json::from_str(text).unwrap();
+    assert_eq!(record.switched[..], [StripTag]);
+    assert_eq!(serde_json::to_string(&record).unwrap(), text);
+    let both = Record {
+        switched: vec![UdpGroForwarding, StripTag].into(),
+        ..record
+    };
+    let text = serde_json::to_string(&both).unwrap();
+    let lists = r#""off":["rx-vlan-hw-parse"],"on":["rx-udp-gro-forwarding"]}"#;
+    assert!(text.ends_with(lists), "{text}");
+    assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), both);
 }
 
 #[test]
@@ -272,9 +336,9 @@ fn nothing_is_switched_off_where_it_cannot_be_written_down() {
         let mut offloads = file.relay();
         let plan = planned(&mut offloads, true);
         let in0 = plan.interfaces.iter().next().unwrap();
-        let refused = offloads.switch_off_at(in0).unwrap_err().to_string();
+        let refused = offloads.switch_at(in0).unwrap_err().to_string();
         std::fs::remove_file(&file.0).unwrap();
-        let said = "cannot switch rx-vlan-hw-parse and rx-vlan-stag-hw-parse of in0 off: writing \
+        let said = "cannot have rx-vlan-hw-parse off and rx-vlan-stag-hw-parse off at in0: writing \
                     down in ";
         assert!(refused.starts_with(said), "{refused}");
         assert_eq!(on(), before);

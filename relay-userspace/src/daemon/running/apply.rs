@@ -232,7 +232,7 @@ impl Running {
         // One that another process detached by force is attached anew.
         let new: Vec<_> = self.to_attach(next).collect();
         let carriers = Carriers::before_attaching(&new);
-        self.offloads.switch_off(next)?;
+        self.offloads.switch(next)?;
         for interface in new {
             self.kernel.attach(interface)?;
         }

@@ -36,14 +36,13 @@ pub(in crate::host) fn features_request(index: u32) -> Vec<u8> {
     request(FEATURES_GET, index)
 }
 
-/// The request to switch the features `names` of an interface on or off, and no others.
+/// The request to switch features of an interface, each on or off, and no others.
 pub(in crate::host) fn features_change<'a>(
     index: u32,
-    names: impl Iterator<Item = &'a str>,
-    on: bool,
+    changes: impl Iterator<Item = (&'a str, bool)>,
 ) -> Vec<u8> {
     let mut bits = Vec::new();
-    for name in names {
+    for (name, on) in changes {
         let mut bit = Vec::new();
         push(&mut bit, BIT_NAME, format!("{name}\0").as_bytes());
         if on {

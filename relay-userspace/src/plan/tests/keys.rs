@@ -105,7 +105,7 @@ fn what_needs_another_socket_another_cpu_or_other_chunks_makes_another_key() {
         }),
         ("io_uring", "", |h| {
             h.gso_packets = true;
-            of(h, "in0").vlan_offloads.on = vec![VlanOffload::StripTag];
+            of(h, "in0").offloads.unwanted = vec![Offload::StripTag];
         }),
     ];
     for (what, rest, change) in others {

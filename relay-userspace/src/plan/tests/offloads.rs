@@ -1,7 +1,7 @@
 //! What a NIC does with VLAN tags, and what the relay does about it.
 
 use super::*;
-use VlanOffload::{Filter, FilterServiceTag, StripServiceTag, StripTag};
+use Offload::{Filter, FilterServiceTag, Gro, StripServiceTag, StripTag, UdpGroForwarding};
 
 const MANAGE: &str = "[[interfaces]]\nname = \"in0\"\noffloads = \"manage\"\n";
 const FORCED: Constraints = Constraints {
@@ -14,12 +14,12 @@ const FORCED: Constraints = Constraints {
     unavailable: Vec::new(),
 };
 
-/// From in0, whose offloads `on` are on, to out0.
-fn host(driver: &str, on: &[VlanOffload], fixed: &[VlanOffload]) -> HostFacts {
+/// From in0, whose offloads `unwanted` are not as the relay would have them, to out0.
+fn host(driver: &str, unwanted: &[Offload], fixed: &[Offload]) -> HostFacts {
     let mut in0 = nic("in0", 1, 1, 1);
     in0.driver = driver.into();
-    in0.vlan_offloads = VlanOffloads {
-        on: on.into(),
+    in0.offloads = OffloadFacts {
+        unwanted: unwanted.into(),
         fixed: fixed.into(),
     };
     HostFacts {
@@ -44,7 +44,7 @@ fn tags_stay_in_the_bytes_by_the_nic_or_by_the_relay_or_the_input_is_on_io_uring
     let (ice, veth) = ("ice", "veth");
     // VLAN of the rule, tables, driver, what is on, what of it is fixed; the backend, what is
     // switched off, and words of the reason.
-    type Offs = &'static [VlanOffload];
+    type Offs = &'static [Offload];
     let (xdp, io_uring) = (Backend::Xdp, Backend::IoUring);
     let off = "`ethtool -K in0 rx-vlan-offload off` leaves them in, or `offloads = \"manage\"`";
     let both = "`ethtool -K in0 rx-vlan-offload off rx-vlan-stag-hw-parse off` leaves them in";
@@ -114,11 +114,7 @@ fn tags_stay_in_the_bytes_by_the_nic_or_by_the_relay_or_the_input_is_on_io_uring
         }
         let plan = build(&rules(vlan, tables), &facts, &Constraints::default()).unwrap();
         let in0 = &plan.interfaces[InterfaceId::new(0)];
-        assert_eq!(
-            (in0.backend, &in0.offloads_off[..]),
-            (backend, off),
-            "{what}"
-        );
+        assert_eq!((in0.backend, &in0.offloads[..]), (backend, off), "{what}");
         if backend == Backend::IoUring {
             assert!(in0.reason.contains(words), "{what}: {}", in0.reason);
         }
@@ -171,6 +167,50 @@ fn where_the_file_insists_on_xdp_tags_that_are_taken_out_are_a_mistake() {
 }
 
 #[test]
+fn an_input_on_io_uring_that_is_managed_has_gro() {
+    let both = &[Gro, UdpGroForwarding][..];
+    for (tables, driver, unwanted, fixed, switched) in [
+        (MANAGE, "r8169", both, &[][..], both),
+        (
+            MANAGE,
+            "r8169",
+            &[UdpGroForwarding],
+            &[],
+            &[UdpGroForwarding],
+        ),
+        (MANAGE, "r8169", both, &[Gro], &[UdpGroForwarding]),
+        ("", "r8169", both, &[], &[]),
+        (MANAGE, "bridge", both, &[], &[]),
+        (MANAGE, "802.1Q VLAN Support", both, &[], &[]),
+    ] {
+        let what = format!("{tables} {driver} {unwanted:?} {fixed:?}");
+        let mut facts = host(driver, unwanted, fixed);
+        let in0 = facts.interfaces.get_mut("in0").unwrap();
+        in0.xdp = Some(XdpFeatures::from_bits(0));
+        let plan = build(&rules("", tables), &facts, &Constraints::default()).unwrap();
+        let in0 = &plan.interfaces[InterfaceId::new(0)];
+        assert_eq!(
+            (in0.backend, &in0.offloads[..]),
+            (Backend::IoUring, switched),
+            "{what}"
+        );
+        let json = serde_json::to_value(&plan).unwrap();
+        let names: Vec<&str> = switched.iter().map(|one| one.name()).collect();
+        let of_in0 = &json["interfaces"][0];
+        assert_eq!(of_in0["offloads_on"], serde_json::json!(names), "{what}");
+        assert_eq!(of_in0["offloads_off"], serde_json::json!([]), "{what}");
+        let text = plan.to_string();
+        for one in switched {
+            assert!(text.contains(&format!("{one} on")), "{what}\n{text}");
+        }
+    }
+    // XDP takes frames before they could be joined.
+    let facts = host("ice", both, &[]);
+    let plan = build(&rules("", MANAGE), &facts, &Constraints::default()).unwrap();
+    assert!(plan.interfaces[InterfaceId::new(0)].offloads.is_empty());
+}
+
+#[test]
 fn offloads_that_the_kernel_or_another_process_keeps_on_stay() {
     let mut constraints = Constraints::default();
     constraints.offloads_stay.push(Refusal {
@@ -181,7 +221,7 @@ fn offloads_that_the_kernel_or_another_process_keeps_on_stay() {
     let plan = build(&rules(VLAN, MANAGE), &facts, &constraints).unwrap();
     let in0 = &plan.interfaces[InterfaceId::new(0)];
     assert_eq!(
-        (in0.backend, &in0.offloads_off[..]),
+        (in0.backend, &in0.offloads[..]),
         (Backend::IoUring, &[][..])
     );
     let why = "one, and the driver left it on; `ethtool -K in0 rx-vlan-offload off` leaves them in";

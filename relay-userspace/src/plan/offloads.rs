@@ -1,13 +1,16 @@
-//! What a NIC does with VLAN tags of received frames, and what that means for an input.
+//! What an input does to received frames before the relay sees them: VLAN tags, and GRO.
 //!
 //! An XDP program sees the bytes alone, so tags must stay in them: the NIC leaves them there, the
 //! relay switches the offload off, or the interface is on io_uring, whose packet sockets get a tag
 //! that is beside the bytes (docs/decisions/0014, 0028).
+//!
+//! On io_uring, a packet socket gets each frame by itself, which costs more than all that the relay
+//! does with it. With GRO it gets up to 64 datagrams of a flow at once.
 
 use super::{backend::Backend, constraints::Constraints, named_interfaces::Named};
 use crate::{
     config::rules::Offloads,
-    host::{HostFacts, InterfaceFacts, VlanOffload},
+    host::{HostFacts, InterfaceFacts, Offload, Switched},
 };
 
 /// Why tags are an obstacle to XDP on an input.
@@ -40,14 +43,14 @@ pub(super) fn against_xdp(
             }
         });
     }
-    if !facts.vlan_offloads.strips_tags() {
+    if !facts.offloads.strips_tags() {
         return None;
     }
     let takes = "takes VLAN tags out of the frames before XDP sees them, so that a tagged feed \
                  would be relayed as an untagged one";
-    let strips = facts.vlan_offloads.on.iter().filter(|one| one.strips());
-    let strips: Vec<VlanOffload> = strips.copied().collect();
-    let fixed = &facts.vlan_offloads.fixed;
+    let strips = facts.offloads.unwanted.iter().filter(|one| one.strips());
+    let strips: Vec<Offload> = strips.copied().collect();
+    let fixed = &facts.offloads.fixed;
     if let Some(fixed) = strips.iter().find(|one| fixed.contains(one)) {
         let takes = format!("{takes}, and its driver does not let `{fixed}` be switched off");
         return Some(Stripped {
@@ -93,12 +96,12 @@ fn beside(name: &str) -> String {
 }
 
 /// The command that switches `offloads` off, in backquotes.
-fn switched_off(name: &str, offloads: &[VlanOffload]) -> String {
+fn switched_off(name: &str, offloads: &[Offload]) -> String {
     let mut command = format!("`ethtool -K {name}");
     for offload in offloads {
         // ethtool's own name for the first one is better known.
         let word = match offload {
-            VlanOffload::StripTag => "rx-vlan-offload",
+            Offload::StripTag => "rx-vlan-offload",
             other => other.name(),
         };
         command.push_str(&format!(" {word} off"));
@@ -107,43 +110,58 @@ fn switched_off(name: &str, offloads: &[VlanOffload]) -> String {
     command
 }
 
-/// The offloads that the relay switches off for as long as it runs, ascending: on XDP those that
-/// take tags out of frames, and where rules name VLANs those that drop frames of VLANs.
-pub(super) fn to_switch_off(
+/// Kinds of interfaces that receive what another one, to which GRO belongs, has received.
+const ABOVE_OTHERS: [&str; 7] = [
+    "802.1Q VLAN Support",
+    "bonding",
+    "bridge",
+    "ipvlan",
+    "macsec",
+    "macvlan",
+    "team",
+];
+
+/// The offloads that the relay switches for as long as it runs: on XDP those that take tags out of
+/// frames, on io_uring those that join datagrams, and where rules name VLANs those that drop frames
+/// of VLANs.
+pub(super) fn to_switch(
     named: &Named<'_>,
     facts: &InterfaceFacts,
     backend: Backend,
     constraints: &Constraints,
-) -> Vec<VlanOffload> {
+) -> Switched {
     if !named.manages || named.input.is_none() || refusal(named.name, constraints).is_some() {
-        return Vec::new();
+        return Switched::default();
     }
-    let all = facts.vlan_offloads.on.iter().copied();
-    let wanted = all.filter(|one| match one.strips() {
-        true => backend == Backend::Xdp,
-        false => named.has_vlan_rule,
+    let all = facts.offloads.unwanted.iter().copied();
+    let wanted = all.filter(|one| {
+        one.strips() && backend == Backend::Xdp
+            || one.filters() && named.has_vlan_rule
+            || one.joins()
+                && backend == Backend::IoUring
+                && !ABOVE_OTHERS.contains(&facts.driver.as_str())
     });
-    wanted
-        .filter(|one| !facts.vlan_offloads.fixed.contains(one))
-        .collect()
+    let free = wanted.filter(|one| !facts.offloads.fixed.contains(one));
+    free.collect::<Vec<_>>().into()
 }
 
 /// Notes about an input whose NIC drops frames of VLANs that rules name, and about an option that
-/// has no effect. `off` are the offloads that the relay switches off.
+/// has no effect. `switched` are the offloads that the relay switches.
 pub(super) fn notes(
     named: &Named<'_>,
     facts: &InterfaceFacts,
     backend: Backend,
-    off: &[VlanOffload],
+    switched: &[Offload],
     notes: &mut Vec<String>,
 ) {
     let name = named.name;
-    let filters = facts.vlan_offloads.on.iter().filter(|one| !one.strips());
-    let filters: Vec<VlanOffload> = filters.filter(|one| !off.contains(one)).copied().collect();
+    let filters = facts.offloads.unwanted.iter().filter(|one| one.filters());
+    let filters = filters.filter(|one| !switched.contains(one));
+    let filters: Vec<Offload> = filters.copied().collect();
     if named.has_vlan_rule && !filters.is_empty() {
-        let (fixed, free): (Vec<VlanOffload>, Vec<_>) = filters
+        let (fixed, free): (Vec<Offload>, Vec<_>) = filters
             .into_iter()
-            .partition(|one| facts.vlan_offloads.fixed.contains(one));
+            .partition(|one| facts.offloads.fixed.contains(one));
         let remedy = match free.is_empty() || !fixed.is_empty() {
             true => format!(
                 "give it one: `ip link add link {name} name {name}.ID type vlan id ID`, and `ip link \
