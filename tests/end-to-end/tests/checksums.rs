@@ -6,7 +6,7 @@ use relay_tests::backend::Backend;
 use relay_tests::encapsulation::Encapsulation;
 use relay_tests::frames::{self, Checksum, UdpFrame};
 use relay_tests::inspect::{Datagram, UdpChecksum};
-use relay_tests::methods::{Method, Source, TxMethod};
+use relay_tests::methods::{Method, Source};
 use relay_tests::payload::payload;
 use relay_tests::raw::{Frame, RawReceiver, RawSender};
 use relay_tests::relay::{RelayProcess, Stopped};

@@ -10,7 +10,7 @@ use relay_tests::ipv6::{
     COPIES, ETHERNET, GLOBAL, GROUP, HEADERS, LINK_LOCAL, OTHER, PORT, SENDER, UDP, frame,
     give_addresses, parsed, rule,
 };
-use relay_tests::methods::{Method, TxMethod};
+use relay_tests::methods::Method;
 use relay_tests::payload::payload;
 use relay_tests::raw::{Frame, RawReceiver, RawSender};
 use relay_tests::relay::RelayProcess;

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Result, ensure};
 use relay_tests::encapsulation::Encapsulation;
 use relay_tests::frames::UdpFrame;
-use relay_tests::methods::{Method, TxMethod};
+use relay_tests::methods::Method;
 use relay_tests::payload::payload;
 use relay_tests::raw::RawSender;
 use relay_tests::relay::RelayProcess;
