@@ -192,7 +192,7 @@ impl<P> Batch<P> {
         if keeps {
             self.join_kept(at, flow, memory, flows);
         } else if !flows.socket_outputs(flow).is_empty() {
-            self.join::<SENDERS, _>(at, Entry::of_flow(flow), memory);
+            self.join::<true, _>(at, Entry::of_flow(flow), memory);
         }
     }
 
@@ -222,7 +222,7 @@ impl<P> Batch<P> {
             run.open = false;
         }
         // Of another run, it is not known what its frames keep.
-        self.join::<1, _>(at, entry, memory);
+        self.join::<false, _>(at, entry, memory);
     }
 
     /// Counts a frame and appends it. Returns its position.
@@ -237,10 +237,10 @@ impl<P> Batch<P> {
         at
     }
 
-    /// Puts the frame at `at` into the last run of its sender, if that is among the last `LATEST` of
-    /// `entry`, or into a new one.
+    /// Puts the frame at `at` into the last run of `entry`, with `SENDERS_APART` into the last one of
+    /// its sender, or into a new one.
     #[inline]
-    fn join<const LATEST: usize, M: Memory<Place = P>>(
+    fn join<const SENDERS_APART: bool, M: Memory<Place = P>>(
         &mut self,
         at: u32,
         entry: Entry,
@@ -251,28 +251,14 @@ impl<P> Batch<P> {
         };
         let (flow, payload_len) = (frame.flow, frame.payload_len());
         let newest = self.open.get(entry);
-        let mut next = newest;
-        for _ in 0..LATEST {
-            let Some(run) = self.runs.get_mut(next) else {
-                break;
-            };
-            let Some(first) = self.frames.get(run.first as usize) else {
-                break;
-            };
-            if LATEST > 1 && !first.received.has_port_of(&frame.received) {
-                next = run.before as usize;
-                continue;
-            }
-            if run.open && run.takes(frame, first, &self.frames, memory) {
-                run.count += 1;
-                run.payload_len += payload_len;
-                let last = std::mem::replace(&mut run.last, at);
-                if let Some(last) = self.frames.get_mut(last as usize) {
-                    last.next = at;
-                }
+        if let Some(run) = self.runs.get_mut(newest) {
+            if run.open && run.takes(frame, &self.frames, memory) {
+                run.append(at, payload_len, &mut self.frames);
                 return;
             }
-            break;
+            if SENDERS_APART && self.join_before(newest, at, memory) {
+                return;
+            }
         }
         self.open.set(entry, self.runs.len());
         self.apart += usize::from(newest >= self.runs.len());
@@ -288,6 +274,32 @@ impl<P> Batch<P> {
             open: true,
             vouched: false,
         });
+    }
+
+    /// Puts the frame at `at` into the last run of its sender, if that is among the few before `newest`,
+    /// the flow's last one, which has not taken it. Returns whether it did. Out of line: most flows have
+    /// one sender.
+    #[inline(never)]
+    fn join_before<M: Memory<Place = P>>(&mut self, newest: usize, at: u32, memory: &M) -> bool {
+        let Some(frame) = self.frames.get(at as usize) else {
+            return false;
+        };
+        let payload_len = frame.payload_len();
+        let mut next = newest;
+        for _ in 0..SENDERS {
+            let Some(run) = self.runs.get_mut(next) else {
+                return false;
+            };
+            if run.is_of_sender_of(frame, &self.frames) {
+                let takes = next != newest && run.open && run.takes(frame, &self.frames, memory);
+                if takes {
+                    run.append(at, payload_len, &mut self.frames);
+                }
+                return takes;
+            }
+            next = run.before as usize;
+        }
+        false
     }
 
     /// All frames, in the order of their arrival.
@@ -319,17 +331,19 @@ impl<P> Batch<P> {
 }
 
 impl Run {
-    /// Whether `frame` may leave right behind the last one; `first` is its first frame. Closes the run
-    /// if no frame can follow any more.
+    /// Whether `frame` may leave right behind the last one. Closes the run if no frame can follow any
+    /// more.
     #[inline]
     fn takes<P, M: Memory<Place = P>>(
         &mut self,
         frame: &Frame<P>,
-        first: &Frame<P>,
         frames: &[Frame<P>],
         memory: &M,
     ) -> bool {
-        let Some(last) = frames.get(self.last as usize) else {
+        let (Some(first), Some(last)) = (
+            frames.get(self.first as usize),
+            frames.get(self.last as usize),
+        ) else {
             return false;
         };
         let len = frame.payload_len();
@@ -341,8 +355,29 @@ impl Run {
         // Cutting a GSO packet computes checksums anew, and would hide a damaged payload.
         self.vouched = self.vouched || fits && first.received.checksum_ok(first.payload(memory));
         let takes = fits && self.vouched && frame.received.checksum_ok(frame.payload(memory));
-        self.open = takes && len == first.payload_len();
+        self.open = match takes {
+            true => len == first.payload_len(),
+            // The sender of the run goes on behind another one's datagram.
+            false => !first.received.has_port_of(&frame.received),
+        };
         takes
+    }
+
+    /// Adds the frame at `at`.
+    #[inline]
+    fn append<P>(&mut self, at: u32, payload_len: u16, frames: &mut [Frame<P>]) {
+        self.count += 1;
+        self.payload_len += payload_len;
+        let last = std::mem::replace(&mut self.last, at);
+        if let Some(last) = frames.get_mut(last as usize) {
+            last.next = at;
+        }
+    }
+
+    /// Whether `frame` came from the port that its frames came from.
+    fn is_of_sender_of<P>(&self, frame: &Frame<P>, frames: &[Frame<P>]) -> bool {
+        let first = frames.get(self.first as usize);
+        first.is_some_and(|first| first.received.has_port_of(&frame.received))
     }
 
     /// Its frames, in order.
