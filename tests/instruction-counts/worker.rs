@@ -19,6 +19,7 @@ use relay::{
             ring_sizes::TX_SIZE,
             sendmmsg::{HandOver, Messages, Queue},
             transmitter::{Rings, Transmitter},
+            tx_rings::Descriptor,
             umem::{Chunk, Chunks},
         },
     },
@@ -27,7 +28,6 @@ use relay::{
     plan::{self, Backend, FlowId, InterfaceId, LinkDestination, Mode, Plan, TxMethod},
 };
 use relay_common::wire::{self, Addresses, Datagram};
-use xsk_rs::umem::frame::FrameDesc;
 
 use crate::frames::{self, Checksum, Version};
 
@@ -159,6 +159,7 @@ fn interface(name: &str, index: u32, tx_method: Option<TxMethod>) -> plan::Inter
         tx_queues: 1,
         zero_copy: false,
         expected_mode: None,
+        shares_payloads: false,
         transmit: Transmit::Auto,
         tx_method,
         offloads_off: Vec::new(),
@@ -173,7 +174,7 @@ fn interface(name: &str, index: u32, tx_method: Option<TxMethod>) -> plan::Inter
 /// Rings of a kernel that takes 32 frames per system call and completes them at once, as in copy
 /// mode on a veth pair.
 struct Kernel {
-    ring: Box<[FrameDesc]>,
+    ring: Box<[Descriptor]>,
     produced: usize,
     taken: usize,
     completed: usize,
@@ -182,7 +183,7 @@ struct Kernel {
 impl Kernel {
     fn new() -> Self {
         Self {
-            ring: vec![FrameDesc::default(); TX_SIZE as usize].into(),
+            ring: vec![Descriptor::default(); TX_SIZE as usize].into(),
             produced: 0,
             taken: 0,
             completed: 0,
@@ -191,16 +192,19 @@ impl Kernel {
 }
 
 impl Rings for Kernel {
-    type Desc = FrameDesc;
+    type Desc = Descriptor;
 
     fn free(&mut self) -> u32 {
         TX_SIZE - (self.produced - self.taken) as u32
     }
 
-    unsafe fn submit(&mut self, descs: &[FrameDesc]) -> u32 {
-        self.ring[self.produced..self.produced + descs.len()].copy_from_slice(descs);
-        self.produced += descs.len();
-        descs.len() as u32
+    unsafe fn submit(&mut self, descs: [&[Descriptor]; 2]) -> u32 {
+        let before = self.produced;
+        for descs in descs {
+            self.ring[self.produced..self.produced + descs.len()].copy_from_slice(descs);
+            self.produced += descs.len();
+        }
+        (self.produced - before) as u32
     }
 
     fn needs_wakeup(&self) -> bool {
@@ -212,7 +216,7 @@ impl Rings for Kernel {
         Ok(())
     }
 
-    fn complete(&mut self, descs: &mut [FrameDesc]) -> usize {
+    fn complete(&mut self, descs: &mut [Descriptor]) -> usize {
         let count = descs.len().min(self.taken - self.completed);
         descs[..count].copy_from_slice(&self.ring[self.completed..self.completed + count]);
         self.completed += count;
@@ -258,9 +262,7 @@ fn received_by(
         let mut chunk = chunks.take().unwrap();
         let payload = 1000 - version.headers_len();
         let frame = frames::frame(version.group(at % flows), payload, checksum);
-        let mut place = chunks.frame_mut(&mut chunk);
-        place.cursor().set_pos(frame.len());
-        place.contents_mut().copy_from_slice(&frame);
+        chunks.put(&mut chunk, &frame);
         chunk
     };
     let received = (0..FRAMES).map(fill).collect();

@@ -20,10 +20,12 @@ pub mod receive;
 pub mod ring_outputs;
 pub mod ring_sizes;
 pub mod sendmmsg;
+pub mod sharing;
 mod socket_mode;
 pub mod sockets;
 pub mod transmitter;
 pub mod tx_ring_account;
+pub mod tx_rings;
 mod tx_sockets;
 pub mod umem;
 mod umem_sizes;
@@ -109,7 +111,8 @@ impl XdpWorker {
         local_device: Option<u32>,
         next_hops: &Arc<NextHops>,
     ) -> Result<(Self, Remote), SetupError> {
-        let chunks = Chunks::new(worker.chunk_size(plan, mode), chunk_count)?;
+        let header_slots = sharing::header_slots(plan, worker);
+        let chunks = Chunks::new(worker.chunk_size(plan, mode), chunk_count, header_slots)?;
         let (sockets, all, inputs) = Sockets::bind(&chunks, plan, worker, mode)?;
         let (remote, first) = Remote::new(
             plan,
@@ -208,7 +211,7 @@ impl XdpWorker {
         self.flows.follow_links();
         self.flows.follow_next_hops();
         for port in &mut self.ports.all {
-            port.begin_round(&mut self.chunks);
+            port.begin_round(&mut self.chunks, &self.stats.outputs);
         }
         tx_socket::retry_all(self.tx_sockets.tx_sockets_mut(), &self.stats.outputs);
         for input in &self.ports.inputs {
@@ -309,6 +312,8 @@ impl XdpWorker {
         self.stats.chunks.free.set(self.chunks.free());
         self.stats.chunks.fill.set(self.chunks.fill());
         self.stats.chunks.in_flight.set(self.chunks.in_flight());
+        let header_slots = self.chunks.header_slots_in_use();
+        self.stats.chunks.header_slots.set(header_slots);
     }
 
     /// Waits for a frame, for a time that depends on the frames on their way.

@@ -39,8 +39,7 @@ pub struct Template {
     headers: Headers,
     tags: Tags,
     len: u8,
-    /// The same if it is plain, else [`Self::NOT_PLAIN`].
-    plain_len: u8,
+    is_plain: bool,
     ttl_rule: TtlRule,
     keeps: Keeps,
     changes: Changes,
@@ -72,9 +71,6 @@ pub struct Target<'a> {
 }
 
 impl Template {
-    /// More than any headers have.
-    const NOT_PLAIN: u8 = u8::MAX;
-
     /// The template for `target`; `None` if its addresses are of different versions of IP.
     #[must_use]
     pub fn new(target: &Target<'_>) -> Option<Self> {
@@ -109,10 +105,7 @@ impl Template {
             len: len as u8,
             headers,
             tags,
-            plain_len: match keeps.nothing() && changes.nothing() {
-                true => len as u8,
-                false => Self::NOT_PLAIN,
-            },
+            is_plain: keeps.nothing() && changes.nothing(),
             ttl_rule: TtlRule::new(target.header.ttl),
             keeps,
             changes,
@@ -133,14 +126,7 @@ impl Template {
     #[inline]
     #[must_use]
     pub const fn is_plain(&self) -> bool {
-        self.plain_len != Self::NOT_PLAIN
-    }
-
-    /// Whether it is plain, and its headers end where the received ones did.
-    #[inline]
-    #[must_use]
-    pub const fn ends_at(&self, payload: usize) -> bool {
-        self.plain_len as usize == payload
+        self.is_plain
     }
 
     /// The template for the copies of datagrams that have `kept` in common: it keeps nothing.

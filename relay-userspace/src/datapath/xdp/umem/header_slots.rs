@@ -1,0 +1,81 @@
+//! Room for the headers of frames whose payload is in a chunk that several frames share.
+//!
+//! The slots lie behind the chunks, in memory of the same UMEM. A slot is in exactly one of three
+//! places: the free list, the worker's hands as a [`HeaderSlot`], or in flight with one reference per
+//! descriptor that names it.
+
+use crate::{datapath::xdp::tx_rings::Descriptor, packet::HEADERS_ROOM};
+
+/// Bytes of a slot: headers in whole cache lines of their own.
+pub const SLOT_SIZE: u32 = 128;
+const _: () = assert!(HEADERS_ROOM <= SLOT_SIZE as usize);
+
+/// A slot in the worker's hands.
+#[derive(Debug)]
+pub struct HeaderSlot(u32);
+
+/// All slots of a UMEM.
+#[derive(Debug)]
+pub(super) struct HeaderSlots {
+    /// Where the first one starts, from the start of the UMEM.
+    start: u64,
+    /// Numbers of the free ones. Its capacity is the number of all, so it never grows.
+    free: Vec<u32>,
+    /// Descriptors in flight, by the slot's number.
+    references: Box<[u16]>,
+}
+
+impl HeaderSlots {
+    /// So many slots from `start` on.
+    pub(super) fn new(start: u64, count: u32) -> Self {
+        Self {
+            start,
+            free: (0..count).rev().collect(),
+            references: vec![0; count as usize].into(),
+        }
+    }
+
+    /// Whether there are any.
+    pub(super) fn exist(&self) -> bool {
+        !self.references.is_empty()
+    }
+
+    /// Slots that are not free.
+    pub(super) fn in_use(&self) -> u64 {
+        (self.references.len() - self.free.len()) as u64
+    }
+
+    /// Moves a slot from the free list into the worker's hands.
+    #[inline]
+    pub(super) fn take(&mut self) -> Option<HeaderSlot> {
+        self.free.pop().map(HeaderSlot)
+    }
+
+    /// Where a slot starts, from the start of the UMEM.
+    #[inline]
+    pub(super) fn addr(&self, slot: &HeaderSlot) -> u64 {
+        self.start + u64::from(slot.0 * SLOT_SIZE)
+    }
+
+    /// Moves a slot from the worker's hands into so many descriptors, or with none into the free
+    /// list.
+    #[inline]
+    pub(super) fn finish(&mut self, slot: HeaderSlot, descriptors: u16) {
+        match self.references.get_mut(slot.0 as usize) {
+            Some(references) if descriptors > 0 => *references = descriptors,
+            _ => self.free.push(slot.0),
+        }
+    }
+
+    /// Takes back one completed descriptor. Returns the slot if it is free now.
+    #[inline]
+    pub(super) fn completed(&mut self, desc: &Descriptor) -> Option<HeaderSlot> {
+        let number = (desc.addr.checked_sub(self.start)? / u64::from(SLOT_SIZE)) as u32;
+        let references = self.references.get_mut(number as usize)?;
+        *references = references.checked_sub(1)?;
+        (*references == 0).then(|| {
+            self.free.push(number);
+            HeaderSlot(number)
+        })
+    }
+}
