@@ -15,7 +15,8 @@ use relay::{
         slots::Slots,
         stats::WorkerStats,
         xdp::{
-            receive, ring_outputs,
+            receive,
+            ring_outputs::{self, Prepared},
             ring_sizes::TX_SIZE,
             sendmmsg::{HandOver, Messages, Queue},
             transmitter::{Rings, Transmitter},
@@ -232,6 +233,7 @@ pub struct Worker {
     queue: Queue,
     ports: Vec<Transmitter<Kernel>>,
     received: Vec<Chunk>,
+    prepared: Vec<Prepared>,
     stats: WorkerStats,
 }
 
@@ -243,11 +245,19 @@ pub fn received(
     outputs: u8,
     checksum: Checksum,
 ) -> &'static mut Worker {
-    received_by(TxMethod::Segmented, version, flows, outputs, checksum)
+    received_by(
+        TxMethod::Segmented,
+        false,
+        version,
+        flows,
+        outputs,
+        checksum,
+    )
 }
 
 fn received_by(
     tx_method: TxMethod,
+    shares: bool,
     version: Version,
     flows: u32,
     outputs: u8,
@@ -257,7 +267,8 @@ fn received_by(
         TxMethod::Xsk => FRAMES * u32::from(outputs),
         _ => FRAMES,
     };
-    let mut chunks = Chunks::new(2048, FRAMES + copies).unwrap();
+    let header_slots = if shares { copies } else { 0 };
+    let mut chunks = Chunks::new(2048, FRAMES + copies, header_slots).unwrap();
     let fill = |at: u32| {
         let mut chunk = chunks.take().unwrap();
         let payload = 1000 - version.headers_len();
@@ -272,10 +283,11 @@ fn received_by(
         batch: Batch::new(FRAMES as usize, OpenRuns::new(flows as usize)),
         queue: Queue::default(),
         ports: match tx_method {
-            TxMethod::Xsk => vec![Transmitter::new(Kernel::new(), Mode::Copy)],
+            TxMethod::Xsk => vec![Transmitter::new(Kernel::new(), Mode::Copy).sharing(shares)],
             _ => Vec::new(),
         },
         received,
+        prepared: Vec::with_capacity(FRAMES as usize),
         stats: WorkerStats::new(flows as usize, flows as usize * usize::from(outputs)).unwrap(),
     }))
 }
@@ -299,7 +311,17 @@ pub fn sent() -> &'static mut Worker {
 /// A worker that has sorted [`FRAMES`] frames of one flow, whose copies leave through the TX ring
 /// of one port.
 pub fn for_a_ring(version: Version, outputs: u8) -> &'static mut Worker {
-    let worker = received_by(TxMethod::Xsk, version, 1, outputs, Checksum::Complete);
+    ready_for_a_ring(false, version, outputs)
+}
+
+/// The same where copies share the payload.
+pub fn for_a_sharing_ring(version: Version, outputs: u8) -> &'static mut Worker {
+    ready_for_a_ring(true, version, outputs)
+}
+
+fn ready_for_a_ring(shares: bool, version: Version, outputs: u8) -> &'static mut Worker {
+    let checksum = Checksum::Complete;
+    let worker = received_by(TxMethod::Xsk, shares, version, 1, outputs, checksum);
     worker.sort();
     worker
 }
@@ -356,6 +378,7 @@ impl Worker {
     pub fn end(&mut self) {
         ring_outputs::forward_all(
             &mut self.batch,
+            &mut self.prepared,
             &self.flows,
             &mut self.chunks,
             &mut self.ports,

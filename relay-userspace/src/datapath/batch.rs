@@ -5,7 +5,7 @@
 //! a flow follow each other in the order of their first datagrams. So sending the runs in order
 //! keeps the order of every flow, whichever flows came in between.
 
-use std::ops::Range;
+use std::{ops::Range, vec::Drain};
 
 use super::{
     flow_table::Flows,
@@ -269,7 +269,7 @@ impl<P> Batch<P> {
     /// Ends the batch: hands out its frames in the order of their arrival, and what is kept of them
     /// by their positions in this order.
     #[inline]
-    pub fn end(&mut self) -> (impl Iterator<Item = Frame<P>> + '_, KeptOf<'_>) {
+    pub fn end(&mut self) -> (Drain<'_, Frame<P>>, KeptOf<'_>) {
         for run in self.runs.drain(..) {
             self.open.clear(run.entry);
         }

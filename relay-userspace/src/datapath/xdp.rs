@@ -50,6 +50,7 @@ pub use self::{
 };
 use self::{
     port_change::Ports,
+    ring_outputs::Prepared,
     ring_sizes::{BATCH, RX_SIZE},
     transmitter::Device,
     tx_sockets::TxSockets,
@@ -90,6 +91,8 @@ pub struct XdpWorker {
     ports: Ports,
     flows: Flows,
     batch: Batch<Chunk>,
+    /// Room for the frames of a batch that share payloads.
+    prepared: Vec<Prepared>,
     tx_sockets: TxSockets,
     /// The chunks that one port received. Its capacity is `BATCH`.
     received: Vec<Chunk>,
@@ -133,6 +136,7 @@ impl XdpWorker {
                 leaving: Vec::new(),
             },
             batch: Batch::new(BATCH, first.open),
+            prepared: Vec::with_capacity(BATCH),
             flows: first.flows,
             tx_sockets: TxSockets::new(first.tx_sockets),
             received: Vec::with_capacity(BATCH),
@@ -219,6 +223,7 @@ impl XdpWorker {
                 chunks,
                 flows,
                 batch,
+                prepared,
                 stats,
                 ..
             } = self;
@@ -237,7 +242,7 @@ impl XdpWorker {
                 local.give_back(input.index, batch.frames(), chunks, stats);
             }
             // Only after the sockets: the last copy takes the received chunk itself.
-            ring_outputs::forward_all(batch, flows, chunks, ports, stats);
+            ring_outputs::forward_all(batch, prepared, flows, chunks, ports, stats);
         }
         self.kick();
         for port in &mut self.ports.all {

@@ -22,6 +22,7 @@ use super::{
     checksum::{fold, nonzero, word},
     headers::{Completed, Headers, Macs},
     kept::{Keeps, Kept, first_port},
+    patch::Patched,
     received::{Changes, PROTOCOL_UDP, Received},
     tags::Tags,
     ttl::TtlRule,
@@ -211,6 +212,13 @@ impl Template {
         self.ttl_rule.after(received.ttl)
     }
 
+    /// The same for a datagram that came with this time to live.
+    #[inline]
+    #[must_use]
+    pub fn ttl_after(&self, came: u8) -> Option<u8> {
+        self.ttl_rule.after(came)
+    }
+
     /// Writes the headers of this output's copy of `received`, which is of the same version of IP,
     /// to the first bytes of `to`, and returns how many these are: [`Self::headers_len`], or 0 where
     /// `to` is shorter. The payload must follow them, and `udp_sum` must be [`Received::udp_sum`] of
@@ -250,6 +258,14 @@ impl Template {
             udp_len: received.udp_len(),
             checksum,
         }
+    }
+
+    /// What writes the headers of copies of many datagrams that leave with this time to live. `None`
+    /// where each needs more than that: the template is not plain, or writes tags.
+    #[must_use]
+    pub fn patched(&self, ttl: u8) -> Option<Patched> {
+        let is_simple = self.is_plain && self.tags.is_empty();
+        is_simple.then(|| Patched::new(&self.headers, self.udp_sum, ttl))
     }
 
     /// Writes the headers of a GSO packet of this output's copies of `received` and the datagrams

@@ -324,6 +324,11 @@ impl Egress for Port {
     fn queue_parts(&mut self, headers: Descriptor, payload: Descriptor, output: u32) {
         self.transmitter.queue_parts(headers, payload, output);
     }
+
+    #[inline(always)]
+    fn queue_all_parts(&mut self, frames: impl Iterator<Item = [Descriptor; 2]>, output: u32) {
+        self.transmitter.queue_all_parts(frames, output);
+    }
 }
 
 /// The kernel's error inside an error of xsk-rs.

@@ -10,8 +10,12 @@
 //! slots of their own, and the payload of the received chunk is the second part of every frame
 //! ([`super::sharing`]).
 
+mod shared;
+
+use std::ops::Range;
+
+pub use self::shared::Prepared;
 use super::{
-    sharing::SHARED_FROM,
     transmitter::Egress,
     tx_rings::Descriptor,
     umem::{Chunk, Chunks, HeaderSlot},
@@ -27,19 +31,25 @@ use crate::{
 };
 
 /// Ends `batch`: queues one copy of each of its frames for each ring output of the frame's flow.
+/// `prepared` is room for a batch of frames that share payloads.
 #[inline]
 pub fn forward_all(
     batch: &mut Batch<Chunk>,
+    prepared: &mut Vec<Prepared>,
     flows: &Flows,
     chunks: &mut Chunks,
     ports: &mut [impl Egress],
     stats: &WorkerStats,
 ) {
-    let (frames, kept) = batch.end();
+    let (mut frames, kept) = batch.end();
     if !flows.have_ring_outputs() {
         for frame in frames {
             chunks.give_back(frame.place);
         }
+        return;
+    }
+    if chunks.has_header_slots() {
+        shared::forward_all(&mut frames, kept, prepared, flows, chunks, ports, stats);
         return;
     }
     let mut at = 0;
@@ -58,6 +68,18 @@ pub fn forward_all(
     }
 }
 
+/// A frame of the batch without its chunk, and what all its copies are made from.
+struct Datagram<'a> {
+    received: &'a Received,
+    udp_sum: Option<u32>,
+    /// Where its payload is in its frame.
+    payload: Range<usize>,
+    flow: u32,
+    kept: KeptOf<'a>,
+    /// Its position in the batch.
+    at: u32,
+}
+
 /// Queues one copy of `frame`, which has the position `at_in_batch` in its batch, for each ring
 /// output, and ends the frame's use of its chunk.
 ///
@@ -65,80 +87,100 @@ pub fn forward_all(
 #[inline(never)]
 fn queue_copies(
     frame: Frame<Chunk>,
-    (kept, at_in_batch): (KeptOf<'_>, u32),
+    at_in_batch: (KeptOf<'_>, u32),
     (last, others): (&RingCopies, &[RingCopies]),
     flows: &Flows,
     chunks: &mut Chunks,
     ports: &mut [impl Egress],
     stats: &WorkerStats,
 ) {
-    let udp_sum = frame.received.udp_sum(frame.payload(chunks));
-    let (received, flow, len) = (frame.received, frame.flow, frame.payload_len());
-    let payload = frame.payload_at()..frame.end();
-    let mut chunk = frame.place;
-    let shared = match len >= SHARED_FROM && chunks.may_be_shared() {
-        true => chunks.payload_desc(&chunk, payload.clone()),
-        false => None,
+    let (kept, at) = at_in_batch;
+    let datagram = Datagram {
+        received: &frame.received,
+        udp_sum: frame.received.udp_sum(frame.payload(chunks)),
+        payload: frame.payload_at()..frame.end(),
+        flow: frame.flow,
+        kept,
+        at,
     };
+    let chunk = frame.place;
     for copies in others {
-        let ring_outputs = flows.ring_outputs(copies);
-        let shared = shared.filter(|_| all_share(ring_outputs, ports));
-        let parts = 1 + u32::from(shared.is_some());
-        make_room(parts, ring_outputs, chunks, ports, stats);
-        let Some(ttl) = admit(parts, copies, ring_outputs, &received, ports, stats) else {
-            note_if_expired(copies, &received, flow, &chunk, chunks, stats);
-            continue;
-        };
-        let mut adapted = None;
-        let mut header = Header {
-            template: &copies.template,
-            received,
-            ttl,
-            udp_sum,
-        };
-        if !header.template.is_plain() {
-            let payload = chunks.frame(&chunk).get(payload.clone());
-            let kept = kept.frame(at_in_batch);
-            header = header.adapted(&kept, payload.unwrap_or_default(), &mut adapted);
-        }
-        if let Some(payload) = shared
-            && let Some(slot) = chunks.take_header()
-        {
-            transmit_parts(&header, slot, payload, &chunk, ring_outputs, chunks, ports, stats);
-            continue;
-        }
-        let Some(mut copy) = chunks.take() else {
-            count_all(ring_outputs, Dropped::BufferExhaustion, stats);
-            continue;
-        };
-        let headers = header.template.headers_len();
-        if chunks.copy_payload(&chunk, payload.clone(), &mut copy, headers) {
-            transmit(&header, ring_outputs, copy, chunks, ports, stats);
-        } else {
-            chunks.give_back(copy);
-            count_all(ring_outputs, Dropped::TooBig, stats);
-        }
+        queue_other(&datagram, &chunk, None, copies, flows, chunks, ports, stats);
     }
+    queue_last(&datagram, chunk, last, flows, chunks, ports, stats);
+}
+
+/// Queues a copy of the datagram in `chunk` for all ring outputs but the last: with the `shared`
+/// payload, if there is one, else with one of its own.
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the datagram, where it goes, and what changes on the way"
+)]
+fn queue_other(
+    datagram: &Datagram<'_>,
+    chunk: &Chunk,
+    shared: Option<Descriptor>,
+    copies: &RingCopies,
+    flows: &Flows,
+    chunks: &mut Chunks,
+    ports: &mut [impl Egress],
+    stats: &WorkerStats,
+) {
+    let ring_outputs = flows.ring_outputs(copies);
+    let shared = shared.filter(|_| all_share(ring_outputs, ports));
+    let parts = 1 + u32::from(shared.is_some());
+    make_room(parts, ring_outputs, chunks, ports, stats);
+    let received = datagram.received;
+    let Some(ttl) = admit(parts, copies, ring_outputs, received, ports, stats) else {
+        note_if_expired(copies, received, datagram.flow, chunk, chunks, stats);
+        return;
+    };
+    let mut adapted = None;
+    let header = Header::new(copies, datagram, ttl, chunk, chunks, &mut adapted);
+    if let Some(payload) = shared
+        && let Some(slot) = chunks.take_header()
+    {
+        let frame = (slot, payload, chunk);
+        transmit_parts(&header, frame, ring_outputs, chunks, ports, stats);
+        return;
+    }
+    let Some(mut copy) = chunks.take() else {
+        count_all(ring_outputs, Dropped::BufferExhaustion, stats);
+        return;
+    };
+    let headers = header.template.headers_len();
+    if chunks.copy_payload(chunk, datagram.payload.clone(), &mut copy, headers) {
+        transmit(&header, ring_outputs, copy, chunks, ports, stats);
+    } else {
+        chunks.give_back(copy);
+        count_all(ring_outputs, Dropped::TooBig, stats);
+    }
+}
+
+/// Queues the received chunk itself for the last ring outputs.
+#[inline(always)]
+fn queue_last(
+    datagram: &Datagram<'_>,
+    mut chunk: Chunk,
+    last: &RingCopies,
+    flows: &Flows,
+    chunks: &mut Chunks,
+    ports: &mut [impl Egress],
+    stats: &WorkerStats,
+) {
     let ring_outputs = flows.ring_outputs(last);
     make_room(1, ring_outputs, chunks, ports, stats);
-    let Some(ttl) = admit(1, last, ring_outputs, &received, ports, stats) else {
-        note_if_expired(last, &received, flow, &chunk, chunks, stats);
+    let received = datagram.received;
+    let Some(ttl) = admit(1, last, ring_outputs, received, ports, stats) else {
+        note_if_expired(last, received, datagram.flow, &chunk, chunks, stats);
         chunks.finish(chunk, 0);
         return;
     };
     let mut adapted = None;
-    let mut header = Header {
-        template: &last.template,
-        received,
-        ttl,
-        udp_sum,
-    };
-    if !header.template.is_plain() {
-        let payload = chunks.frame(&chunk).get(payload.clone());
-        let kept = kept.frame(at_in_batch);
-        header = header.adapted(&kept, payload.unwrap_or_default(), &mut adapted);
-    }
-    if chunks.reframe(&mut chunk, payload, header.template.headers_len()) {
+    let header = Header::new(last, datagram, ttl, &chunk, chunks, &mut adapted);
+    let headers = header.template.headers_len();
+    if chunks.reframe(&mut chunk, datagram.payload.clone(), headers) {
         transmit(&header, ring_outputs, chunk, chunks, ports, stats);
     } else {
         chunks.finish(chunk, 0);
@@ -190,12 +232,37 @@ fn make_room(
 /// What the headers of one copy are made of.
 struct Header<'a> {
     template: &'a Template,
-    received: Received,
+    received: &'a Received,
     ttl: u8,
     udp_sum: Option<u32>,
 }
 
 impl<'a> Header<'a> {
+    /// Of the copy of the datagram in `chunk` for `copies`. `adapted` is the place for what is
+    /// adapted to it.
+    #[inline(always)]
+    fn new(
+        copies: &'a RingCopies,
+        datagram: &Datagram<'a>,
+        ttl: u8,
+        chunk: &Chunk,
+        chunks: &Chunks,
+        adapted: &'a mut Option<(Template, Received)>,
+    ) -> Self {
+        let header = Self {
+            template: &copies.template,
+            received: datagram.received,
+            ttl,
+            udp_sum: datagram.udp_sum,
+        };
+        if header.template.is_plain() {
+            return header;
+        }
+        let payload = chunks.frame(chunk).get(datagram.payload.clone());
+        let kept = datagram.kept.frame(datagram.at);
+        header.adapted(&kept, payload.unwrap_or_default(), adapted)
+    }
+
     /// Writes the headers to the first bytes of `to`. Returns how many these are.
     #[inline(always)]
     fn write(&self, to: &mut [u8]) -> usize {
@@ -208,19 +275,23 @@ impl<'a> Header<'a> {
         template.write_in_place(to, received, *ttl, *udp_sum)
     }
 
-    /// The same where the template is not plain, of a datagram with this payload. `template` is the
-    /// place for the one that it has then.
+    /// The same where the template is not plain, of a datagram with this payload. `place` is for
+    /// what it has then.
     #[inline(never)]
-    fn adapted(self, kept: &Kept, payload: &[u8], template: &'a mut Option<Template>) -> Self {
-        let Self {
-            template: of_output,
-            received,
-            ..
-        } = self;
+    fn adapted(
+        self,
+        kept: &Kept,
+        payload: &[u8],
+        place: &'a mut Option<(Template, Received)>,
+    ) -> Self {
+        let (of_output, came) = (self.template, self.received);
+        let udp_sum = of_output.udp_sum(came, payload, self.udp_sum);
+        let (template, received) =
+            place.insert((of_output.keeping(kept), of_output.received(came)));
         Self {
-            template: template.insert(of_output.keeping(kept)),
-            received: of_output.received(&received),
-            udp_sum: of_output.udp_sum(&received, payload, self.udp_sum),
+            template,
+            received,
+            udp_sum,
             ..self
         }
     }
@@ -284,18 +355,12 @@ fn transmit(
     chunks.finish(chunk, descriptors);
 }
 
-/// Writes the headers into `slot` and queues them with `payload`, which is in `chunk`, on the port of
-/// every ring output that has room.
+/// Writes the headers into the slot and queues them with the payload, which is in the chunk, on the
+/// port of every ring output that has room.
 #[inline]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the parts of a frame, where it goes, and what changes on the way"
-)]
 fn transmit_parts(
     header: &Header<'_>,
-    mut slot: HeaderSlot,
-    payload: Descriptor,
-    chunk: &Chunk,
+    (mut slot, payload, chunk): (HeaderSlot, Descriptor, &Chunk),
     ring_outputs: &[RingOutput],
     chunks: &mut Chunks,
     ports: &mut [impl Egress],

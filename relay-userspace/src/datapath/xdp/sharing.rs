@@ -9,7 +9,7 @@ use crate::plan::{self, Plan};
 
 /// The shortest payload that is shared, in bytes. Copying less costs no more than a second
 /// descriptor, its completion and a header slot, and spares the NIC a second read.
-pub const SHARED_FROM: u16 = 256;
+const SHARED_FROM: u16 = 256;
 
 /// Header slots for each port: as many as frames of two parts can be in flight there.
 const SLOTS: u32 = TX_SIZE / 2;
@@ -30,7 +30,12 @@ pub fn by(interface: &plan::Interface) -> bool {
     interface.shares_payloads || is_forced()
 }
 
-/// Tests share payloads in copy mode too.
+/// The shortest payload that is shared in this process, in bytes.
+pub fn shared_from() -> u16 {
+    if is_forced() { 1 } else { SHARED_FROM }
+}
+
+/// Tests share payloads in copy mode too, and short ones.
 #[cfg(feature = "poison-chunks")]
 fn is_forced() -> bool {
     std::env::var_os("RELAY_SHARE_PAYLOADS").is_some()

@@ -120,7 +120,7 @@ impl Sockets {
             umem: chunks.umem().clone(),
             chunks: chunks.total() as u32,
             mode,
-            shares: chunks.may_be_shared(),
+            shares: chunks.has_header_slots(),
             places: Vec::new(),
             leaving: Vec::new(),
             releasing: Vec::new(),

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 
 use super::{
     ring_sizes::TX_SIZE,
-    tx_ring_account::{Ledger, Taken},
+    tx_ring_account::{Ledger, Taken, slot},
     tx_rings::Descriptor,
     umem::Chunks,
 };
@@ -96,6 +96,9 @@ pub trait Egress {
     /// Queues a frame of two parts for `output`. Only after [`Egress::has_room`] for two descriptors,
     /// and where it [`Egress::shares`].
     fn queue_parts(&mut self, headers: Descriptor, payload: Descriptor, output: u32);
+
+    /// The same with many frames.
+    fn queue_all_parts(&mut self, frames: impl Iterator<Item = [Descriptor; 2]>, output: u32);
 }
 
 /// The state of the device, as a kick found it.
@@ -117,9 +120,9 @@ pub struct Transmitter<R: Rings> {
     mode: Mode,
     ledger: Ledger,
     /// The descriptors that the ledger counts, each in its slot.
-    descs: Box<[R::Desc]>,
+    descs: Box<[R::Desc; TX_SIZE as usize]>,
     /// The output that each of them belongs to.
-    outputs: Box<[u32]>,
+    outputs: Box<[u32; TX_SIZE as usize]>,
     device: Device,
     /// The device is gone for good, and all descriptors are accounted for: completions are ignored
     /// now.
@@ -143,8 +146,8 @@ impl<R: Rings> Transmitter<R> {
             rings,
             mode,
             ledger: Ledger::default(),
-            descs: vec![R::Desc::default(); TX_SIZE as usize].into(),
-            outputs: vec![0; TX_SIZE as usize].into(),
+            descs: Box::new([R::Desc::default(); TX_SIZE as usize]),
+            outputs: Box::new([0; TX_SIZE as usize]),
             device: Device::Ready,
             closed: false,
             publishes_late: false,
@@ -269,6 +272,23 @@ impl<R: Rings> Transmitter<R> {
     pub fn queue_parts(&mut self, first: R::Desc, last: R::Desc, output: u32) {
         self.queue(first, PART);
         self.queue(last, output);
+    }
+
+    /// Queues frames of two parts for `output`. Only after [`Transmitter::has_room`] for all of them.
+    #[inline(always)]
+    pub fn queue_all_parts(&mut self, frames: impl Iterator<Item = [R::Desc; 2]>, output: u32) {
+        let (first, mut count) = (self.ledger.queued(), 0);
+        let (descs, outputs) = (&mut *self.descs, &mut *self.outputs);
+        for [headers, payload] in frames {
+            let at = slot(first.wrapping_add(count));
+            descs[at] = headers;
+            outputs[at] = PART;
+            let at = slot(first.wrapping_add(count + 1));
+            descs[at] = payload;
+            outputs[at] = output;
+            count += 2;
+        }
+        self.ledger.queue_many(count);
     }
 
     /// Submits the queued descriptors, makes the kernel work on the TX ring, and counts those that
@@ -517,6 +537,11 @@ impl<R: Rings<Desc = Descriptor>> Egress for Transmitter<R> {
     #[inline]
     fn queue_parts(&mut self, headers: Descriptor, payload: Descriptor, output: u32) {
         self.queue_parts(headers, payload, output);
+    }
+
+    #[inline(always)]
+    fn queue_all_parts(&mut self, frames: impl Iterator<Item = [Descriptor; 2]>, output: u32) {
+        self.queue_all_parts(frames, output);
     }
 }
 

@@ -50,7 +50,7 @@ impl Taken {
 
 /// The slot of a descriptor in the arrays that go along with the ring.
 #[inline]
-fn slot(descriptor: u32) -> usize {
+pub fn slot(descriptor: u32) -> usize {
     (descriptor % TX_SIZE) as usize
 }
 
@@ -102,6 +102,13 @@ impl Ledger {
         let at = slot(self.queued);
         self.queued = self.queued.wrapping_add(1);
         at
+    }
+
+    /// Stages so many more descriptors, whose slots are those of [`Self::queued`] and the numbers behind
+    /// it. Only after [`Ledger::has_room`].
+    #[inline]
+    pub fn queue_many(&mut self, count: u32) {
+        self.queued = self.queued.wrapping_add(count);
     }
 
     /// The slots of the next `count` staged descriptors, in order: those that lie side by side, and
@@ -233,7 +240,10 @@ mod tests {
         assert_eq!(ledger.next_staged(0), [end - 2..end - 2, 0..0]);
         assert_eq!(ledger.next_staged(1), [end - 2..end - 1, 0..0]);
         assert_eq!(ledger.next_staged(4), [end - 2..end, 0..2]);
-        assert_eq!([1, 2, 3].map(|count| ledger.staged_slot(count)), [end - 2, end - 1, 0]);
+        assert_eq!(
+            [1, 2, 3].map(|count| ledger.staged_slot(count)),
+            [end - 2, end - 1, 0]
+        );
         ledger.submitted(4);
         assert_eq!(ledger.next_staged(TX_SIZE), [2..3, 0..0]);
         assert_eq!(ledger.next_taken(), end - 2);
@@ -263,7 +273,11 @@ mod tests {
         assert_eq!(ledger.settle(nothing_published, 1).count(), 0);
         let mut ledger = submitted(4);
         let nothing_published = TX_SIZE - 4;
-        assert_eq!(ledger.settle(nothing_published, 2).count(), 2, "of two parts");
+        assert_eq!(
+            ledger.settle(nothing_published, 2).count(),
+            2,
+            "of two parts"
+        );
     }
 
     #[test]

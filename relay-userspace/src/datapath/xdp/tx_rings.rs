@@ -151,12 +151,7 @@ unsafe impl<T: Send> Send for Ring<T> {}
 
 impl<T: Copy> Ring<T> {
     /// Maps the ring of `fd` that the kernel knows by `page_offset`.
-    fn map(
-        fd: RawFd,
-        page_offset: libc::off_t,
-        offsets: [u64; 4],
-        size: u32,
-    ) -> io::Result<Self> {
+    fn map(fd: RawFd, page_offset: libc::off_t, offsets: [u64; 4], size: u32) -> io::Result<Self> {
         let offsets = Offsets::from(offsets);
         let entries_len = size as usize * size_of::<T>();
         let len = usize::try_from(offsets.entries).unwrap_or(usize::MAX);

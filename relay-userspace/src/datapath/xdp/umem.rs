@@ -31,9 +31,13 @@ use self::{
 };
 use super::{
     ring_sizes::{COMPLETION_SIZE, FILL_SIZE},
+    sharing,
     tx_rings::Descriptor,
 };
-use crate::datapath::{batch::Memory, error::SetupError};
+use crate::{
+    datapath::{batch::Memory, error::SetupError},
+    packet::PATCH_ROOM,
+};
 
 /// Bytes in front of a received frame (`XDP_PACKET_HEADROOM`, include/uapi/linux/bpf.h).
 const XDP_HEADROOM: u64 = 256;
@@ -46,7 +50,7 @@ pub(super) const PART: u32 = libc::XDP_PKT_CONTD;
 pub struct Chunk {
     /// Where the frame starts, from the start of the UMEM.
     addr: u64,
-    /// The frame's length. It ends inside the chunk.
+    /// The frame's length. It starts and ends inside the chunk.
     len: u32,
 }
 
@@ -103,6 +107,8 @@ pub struct Chunks {
     /// descriptors name already, one more.
     references: Box<[u16]>,
     headers: HeaderSlots,
+    /// The shortest payload that frames share.
+    shared_from: u32,
     /// The tag of the port that each chunk was last lent to, by the chunk's number.
     lent_to: Box<[u16]>,
     fill: u64,
@@ -147,6 +153,10 @@ impl Chunks {
             shift: size.trailing_zeros(),
             free: (0..count).rev().collect(),
             references: vec![0; count as usize].into(),
+            shared_from: match header_slots {
+                0 => u32::MAX,
+                _ => sharing::shared_from().into(),
+            },
             headers: HeaderSlots::new(u64::from(count) * u64::from(size), header_slots),
             lent_to: vec![0; count as usize].into(),
             fill: 0,
@@ -241,8 +251,14 @@ impl Chunks {
     }
 
     /// Whether frames may be made of a header slot and a payload that others share.
-    pub fn may_be_shared(&self) -> bool {
+    pub fn has_header_slots(&self) -> bool {
         self.headers.exist()
+    }
+
+    /// Whether frames share a payload of this length.
+    #[inline]
+    pub(super) fn shares(&self, payload: u16) -> bool {
+        u32::from(payload) >= self.shared_from
     }
 
     /// Header slots that are not free.
@@ -260,8 +276,25 @@ impl Chunks {
     #[inline]
     pub fn header_mut<'a>(&'a mut self, slot: &'a mut HeaderSlot) -> &'a mut [u8] {
         let addr = self.headers.addr(slot);
-        // SAFETY: the slot is in the worker's hands and borrowed mutably, and none is inside a chunk.
+        // SAFETY: the slots are in this UMEM behind all chunks; this one is in the worker's hands and
+        // borrowed mutably.
         unsafe { self.memory.bytes_mut(addr, SLOT_SIZE) }
+    }
+
+    /// Moves so many header slots from the free list into a TX ring each, and gives the first bytes of
+    /// each to write to, and where it starts. `None` if there are not so many.
+    #[inline(always)]
+    pub(super) fn header_run(
+        &mut self,
+        count: usize,
+    ) -> Option<impl Iterator<Item = (&mut [u8; PATCH_ROOM], u64)>> {
+        let memory = &self.memory;
+        let addrs = self.headers.take_all(count)?;
+        Some(addrs.map(move |addr| {
+            // SAFETY: the slots are in this UMEM behind all chunks, and longer than this; each of
+            // these was free, so nobody else has it, and none of them is there twice.
+            (unsafe { memory.array_mut(addr) }, addr)
+        }))
     }
 
     /// The descriptor of the first bytes of a header slot, as the first part of a frame.
@@ -388,7 +421,7 @@ impl Chunks {
     #[cfg(feature = "poison-chunks")]
     fn poison(&mut self, number: u32) {
         let start = u64::from(number) << self.shift;
-        // SAFETY: the chunk is free: nobody else reads or writes it.
+        // SAFETY: the chunk is of this UMEM, and free: nobody else reads or writes it.
         unsafe { self.memory.bytes_mut(start, 1 << self.shift) }.fill(0xDB);
     }
 

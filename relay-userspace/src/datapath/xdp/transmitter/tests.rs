@@ -454,10 +454,7 @@ fn half_a_frame_at_a_device_that_is_gone_is_counted_and_comes_home() {
     setup.in_two = 1;
     setup.transmitter.queue(999, 0);
     setup.forward(50);
-    let all_is_well = Behaviour {
-        is_down: 0,
-        ..DOWN
-    };
+    let all_is_well = Behaviour { is_down: 0, ..DOWN };
     // A first call takes 32 descriptors: a whole frame, 15 in two parts, and half of one.
     setup.transmitter.rings.behaviour = all_is_well;
     setup.transmitter.submit();

@@ -19,9 +19,11 @@ pub struct HeaderSlot(u32);
 pub(super) struct HeaderSlots {
     /// Where the first one starts, from the start of the UMEM.
     start: u64,
-    /// Numbers of the free ones. Its capacity is the number of all, so it never grows.
-    free: Vec<u32>,
-    /// Descriptors in flight, by the slot's number.
+    /// Numbers of the free ones, so many from the start on.
+    free: Box<[u32]>,
+    free_count: usize,
+    /// Descriptors in flight, by the slot's number; of one that is not in flight, 1, which most will
+    /// have.
     references: Box<[u16]>,
 }
 
@@ -31,7 +33,8 @@ impl HeaderSlots {
         Self {
             start,
             free: (0..count).rev().collect(),
-            references: vec![0; count as usize].into(),
+            free_count: count as usize,
+            references: vec![1; count as usize].into(),
         }
     }
 
@@ -42,13 +45,39 @@ impl HeaderSlots {
 
     /// Slots that are not free.
     pub(super) fn in_use(&self) -> u64 {
-        (self.references.len() - self.free.len()) as u64
+        (self.references.len() - self.free_count) as u64
     }
 
     /// Moves a slot from the free list into the worker's hands.
     #[inline]
     pub(super) fn take(&mut self) -> Option<HeaderSlot> {
-        self.free.pop().map(HeaderSlot)
+        let last = self.free_count.checked_sub(1)?;
+        let number = *self.free.get(last)?;
+        self.free_count = last;
+        Some(HeaderSlot(number))
+    }
+
+    /// Moves so many slots from the free list into one descriptor each. Returns where they start;
+    /// `None` if there are not so many.
+    #[inline(always)]
+    pub(super) fn take_all(&mut self, count: usize) -> Option<impl Iterator<Item = u64>> {
+        let first = self.free_count.checked_sub(count)?;
+        let taken = self.free.get(first..self.free_count)?;
+        self.free_count = first;
+        let start = self.start;
+        Some(
+            taken
+                .iter()
+                .map(move |number| start + u64::from(number * SLOT_SIZE)),
+        )
+    }
+
+    #[inline]
+    fn free(&mut self, number: u32) {
+        if let Some(place) = self.free.get_mut(self.free_count) {
+            *place = number;
+            self.free_count += 1;
+        }
     }
 
     /// Where a slot starts, from the start of the UMEM.
@@ -63,7 +92,7 @@ impl HeaderSlots {
     pub(super) fn finish(&mut self, slot: HeaderSlot, descriptors: u16) {
         match self.references.get_mut(slot.0 as usize) {
             Some(references) if descriptors > 0 => *references = descriptors,
-            _ => self.free.push(slot.0),
+            _ => self.free(slot.0),
         }
     }
 
@@ -72,10 +101,11 @@ impl HeaderSlots {
     pub(super) fn completed(&mut self, desc: &Descriptor) -> Option<HeaderSlot> {
         let number = (desc.addr.checked_sub(self.start)? / u64::from(SLOT_SIZE)) as u32;
         let references = self.references.get_mut(number as usize)?;
-        *references = references.checked_sub(1)?;
-        (*references == 0).then(|| {
-            self.free.push(number);
-            HeaderSlot(number)
-        })
+        if *references > 1 {
+            *references -= 1;
+            return None;
+        }
+        self.free(number);
+        Some(HeaderSlot(number))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! xsk-rs maps and registers it, and lends frames that start where its own descriptors say. The
 //! relay's frames start anywhere, so it goes by addresses, as the rings do: bytes from the start of
-//! the UMEM. Nothing outside of it can be reached, whatever the address.
+//! the UMEM.
 
 use std::ptr::NonNull;
 
@@ -43,50 +43,65 @@ impl UmemMemory {
         &self.umem
     }
 
-    /// The place of `len` bytes; of no bytes if any of them is outside.
-    #[inline]
-    fn place(&self, addr: u64, len: u64) -> (NonNull<u8>, usize) {
-        if addr > self.len || len > self.len - addr {
-            return (self.start, 0);
-        }
-        // SAFETY: inside the mapping, or right behind it.
-        (unsafe { self.start.add(addr as usize) }, len as usize)
-    }
-
-    /// Bytes, or none if any of them is outside.
+    /// A place in the memory.
     ///
     /// # Safety
     ///
-    /// Nobody may write to them while they are borrowed.
+    /// `len` bytes from `addr` on must be inside.
+    #[inline]
+    unsafe fn place(&self, addr: u64, len: u64) -> *mut u8 {
+        debug_assert!(addr <= self.len && len <= self.len - addr);
+        // SAFETY: inside the mapping, as the caller promised.
+        unsafe { self.start.as_ptr().add(addr as usize) }
+    }
+
+    /// Bytes.
+    ///
+    /// # Safety
+    ///
+    /// They must be inside, and nobody may write to them while they are borrowed.
     #[inline]
     pub(super) unsafe fn bytes(&self, addr: u64, len: u32) -> &[u8] {
-        let (place, len) = self.place(addr, len.into());
-        // SAFETY: mapped as long as `self`, and not written to, as the caller promised.
-        unsafe { std::slice::from_raw_parts(place.as_ptr(), len) }
+        // SAFETY: mapped as long as `self`, inside, and not written to, as the caller promised.
+        unsafe { std::slice::from_raw_parts(self.place(addr, len.into()), len as usize) }
     }
 
-    /// Bytes to write to, or none if any of them is outside.
+    /// Bytes to write to.
     ///
     /// # Safety
     ///
-    /// Nobody else may read or write them while they are borrowed.
+    /// They must be inside, and nobody else may read or write them while they are borrowed.
     #[inline]
     pub(super) unsafe fn bytes_mut(&mut self, addr: u64, len: u32) -> &mut [u8] {
-        let (place, len) = self.place(addr, len.into());
-        // SAFETY: mapped as long as `self`, and nobody else's, as the caller promised.
-        unsafe { std::slice::from_raw_parts_mut(place.as_ptr(), len) }
+        // SAFETY: mapped as long as `self`, inside, and nobody else's, as the caller promised.
+        unsafe { std::slice::from_raw_parts_mut(self.place(addr, len.into()), len as usize) }
     }
 
-    /// Copies `len` bytes; none if any of them is outside, at either end.
+    /// Bytes to write to, of which several may be borrowed at the same time.
     ///
     /// # Safety
     ///
-    /// Nobody else may write to either place, or read the second one, and they must not overlap.
+    /// They must be inside, and nobody else may read or write them while they are borrowed.
+    #[inline]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the caller promises that no two of them overlap"
+    )]
+    pub(super) unsafe fn array_mut<const LEN: usize>(&self, addr: u64) -> &mut [u8; LEN] {
+        // SAFETY: mapped as long as `self`, inside, and nobody else's, as the caller promised.
+        unsafe { &mut *self.place(addr, LEN as u64).cast() }
+    }
+
+    /// Copies `len` bytes.
+    ///
+    /// # Safety
+    ///
+    /// Both places must be inside and apart. Nobody else may write to either, or read the second one.
     #[inline]
     pub(super) unsafe fn copy(&mut self, from: u64, to: u64, len: usize) {
-        let (from, there) = self.place(from, len as u64);
-        let (to, room) = self.place(to, len as u64);
-        // SAFETY: both are inside the mapping, and apart, as the caller promised.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), there.min(room)) };
+        // SAFETY: inside, as the caller promised.
+        let (from, to) = unsafe { (self.place(from, len as u64), self.place(to, len as u64)) };
+        // SAFETY: inside the mapping and apart, as the caller promised.
+        unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
     }
 }
