@@ -10,9 +10,9 @@
 
 mod followed_hops;
 
-use std::{net::IpAddr, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
-use relay_common::wire::{Datagram, IPV4_HEADERS_LEN, IPV6_HEADERS_LEN, Tag, VLAN_LEN};
+use relay_common::wire::{Datagram, Tag};
 
 use self::followed_hops::FollowedHops;
 use super::{
@@ -23,7 +23,6 @@ use super::{
     xdp::local_frames::LocalFrames,
 };
 use crate::{
-    config::rules::Match,
     host::neighbours::OnLink,
     matching::Table,
     packet::{Keeping, Keeps, Kept, Target, Template},
@@ -220,10 +219,6 @@ impl Flows {
                     None => {}
                 }
             }
-            // The last one takes the received chunk, and need not move its payload if its headers are
-            // as long as those that the datagram came with.
-            let came = headers_len(&flow.matches);
-            by_template.sort_by_key(|(template, ..)| template.headers_len() == came);
             for (template, next_hop, outputs) in by_template {
                 let first_output = ring_outputs.len();
                 if let Some(host) = next_hop {
@@ -427,17 +422,6 @@ impl Flows {
 fn most_in(room: usize, template: &Template) -> u16 {
     let most = room.saturating_sub(template.headers_len());
     u16::try_from(most).unwrap_or(u16::MAX)
-}
-
-/// Length of the headers that datagrams of `matches` arrive with.
-fn headers_len(matches: &Match) -> usize {
-    let (outer, inner) = matches.vlan.tags();
-    let tags = [outer, inner].into_iter().flatten().count();
-    let untagged = match matches.group.address() {
-        IpAddr::V4(_) => IPV4_HEADERS_LEN,
-        IpAddr::V6(_) => IPV6_HEADERS_LEN,
-    };
-    untagged + tags * VLAN_LEN
 }
 
 /// The links of all interfaces that copies of `worker` leave through.

@@ -83,6 +83,7 @@ pub struct Interface {
     /// where there are none: on io_uring, and on an output whose TX method needs none.
     pub expected_mode: Option<Mode>,
     /// Its TX rings take a frame in two parts: headers, and a payload that all copies share.
+    #[serde(skip)]
     pub shares_payloads: bool,
     /// How copies shall leave, as the file says.
     #[serde(skip)]

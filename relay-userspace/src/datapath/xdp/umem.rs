@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// Bytes in front of a received frame (`XDP_PACKET_HEADROOM`, include/uapi/linux/bpf.h).
-const XDP_HEADROOM: u64 = 256;
+const XDP_HEADROOM: usize = 256;
 
 /// The option of a received descriptor that is one of several parts of a frame.
 pub(super) const PART: u32 = libc::XDP_PKT_CONTD;
@@ -49,9 +49,9 @@ pub(super) const PART: u32 = libc::XDP_PKT_CONTD;
 #[derive(Debug)]
 pub struct Chunk {
     /// Where the frame starts, from the start of the UMEM.
-    addr: u64,
+    addr: usize,
     /// The frame's length. It starts and ends inside the chunk.
-    len: u32,
+    len: usize,
 }
 
 impl Chunk {
@@ -59,8 +59,8 @@ impl Chunk {
     #[inline]
     pub(super) fn desc(&self) -> Descriptor {
         Descriptor {
-            addr: self.addr,
-            len: self.len,
+            addr: self.addr as u64,
+            len: self.len as u32,
             options: 0,
         }
     }
@@ -195,7 +195,7 @@ impl Chunks {
     #[inline]
     pub fn take(&mut self) -> Option<Chunk> {
         let number = self.free.pop()?;
-        let addr = u64::from(number) << self.shift;
+        let addr = (number as usize) << self.shift;
         Some(Chunk { addr, len: 0 })
     }
 
@@ -221,7 +221,7 @@ impl Chunks {
     #[inline]
     pub(super) fn unfilled(&mut self, desc: &FrameDesc) {
         self.fill -= 1;
-        self.free.push(self.number(desc.addr() as u64));
+        self.free.push(self.number(desc.addr()));
     }
 
     /// Moves a chunk from an RX ring into the worker's hands. Of a [`PART`] of a frame nothing is left.
@@ -232,22 +232,22 @@ impl Chunks {
     #[inline]
     pub(super) unsafe fn received(&mut self, desc: &FrameDesc) -> Chunk {
         self.fill -= 1;
-        let addr = desc.addr() as u64;
+        let addr = desc.addr();
         let len = match desc.options() {
             0 => desc.lengths().data(),
             _ => 0,
         };
         Chunk {
             addr,
-            len: (len as u32).min(self.room_at(addr)),
+            len: len.min(self.room_at(addr)),
         }
     }
 
     /// How many bytes of its chunk follow an address.
     #[inline]
-    fn room_at(&self, addr: u64) -> u32 {
-        let size = 1_u32 << self.shift;
-        size - (addr as u32 & (size - 1))
+    fn room_at(&self, addr: usize) -> usize {
+        let size = 1 << self.shift;
+        size - (addr & (size - 1))
     }
 
     /// Whether frames may be made of a header slot and a payload that others share.
@@ -278,7 +278,7 @@ impl Chunks {
         let addr = self.headers.addr(slot);
         // SAFETY: the slots are in this UMEM behind all chunks; this one is in the worker's hands and
         // borrowed mutably.
-        unsafe { self.memory.bytes_mut(addr, SLOT_SIZE) }
+        unsafe { self.memory.bytes_mut(addr as usize, SLOT_SIZE as usize) }
     }
 
     /// Moves so many header slots from the free list into a TX ring each, and gives the first bytes of
@@ -293,7 +293,7 @@ impl Chunks {
         Some(addrs.map(move |addr| {
             // SAFETY: the slots are in this UMEM behind all chunks, and longer than this; each of
             // these was free, so nobody else has it, and none of them is there twice.
-            (unsafe { memory.array_mut(addr) }, addr)
+            (unsafe { memory.array_mut(addr as usize) }, addr)
         }))
     }
 
@@ -355,7 +355,7 @@ impl Chunks {
     /// Takes back one completed descriptor: the chunk or header slot is free again with its last one.
     #[inline]
     pub(super) fn completed(&mut self, desc: &Descriptor) {
-        let number = self.number(desc.addr);
+        let number = self.number(desc.addr as usize);
         let Some(references) = self.references.get_mut(number as usize) else {
             self.header_completed(desc);
             return;
@@ -420,7 +420,7 @@ impl Chunks {
     /// Overwrites a chunk.
     #[cfg(feature = "poison-chunks")]
     fn poison(&mut self, number: u32) {
-        let start = u64::from(number) << self.shift;
+        let start = (number as usize) << self.shift;
         // SAFETY: the chunk is of this UMEM, and free: nobody else reads or writes it.
         unsafe { self.memory.bytes_mut(start, 1 << self.shift) }.fill(0xDB);
     }
@@ -458,12 +458,12 @@ impl Chunks {
     /// Puts `frame` into `chunk`, where the kernel would put a received one. Where the chunk is too
     /// short, nothing of it.
     pub fn put(&mut self, chunk: &mut Chunk, frame: &[u8]) {
-        let start = u64::from(self.number(chunk.addr)) << self.shift;
+        let start = (self.number(chunk.addr) as usize) << self.shift;
         chunk.addr = start + XDP_HEADROOM;
-        let room = self.room_at(chunk.addr) as usize;
+        let room = self.room_at(chunk.addr);
         let frame = Some(frame).filter(|frame| frame.len() <= room);
         let frame = frame.unwrap_or_default();
-        chunk.len = frame.len() as u32;
+        chunk.len = frame.len();
         self.frame_mut(chunk).copy_from_slice(frame);
     }
 
@@ -475,7 +475,7 @@ impl Chunks {
         let place = self.placed(chunk, &payload, headers);
         if let Some(addr) = place {
             chunk.addr = addr;
-            chunk.len = (headers + payload.len()) as u32;
+            chunk.len = headers + payload.len();
         }
         place.is_some()
     }
@@ -494,14 +494,13 @@ impl Chunks {
             return false;
         };
         let in_chunk = addr & ((1 << self.shift) - 1);
-        to.addr = (u64::from(self.number(to.addr)) << self.shift) + in_chunk;
-        to.len = (headers + payload.len()) as u32;
-        let source = from.addr + payload.start as u64;
+        to.addr = ((self.number(to.addr) as usize) << self.shift) + in_chunk;
+        to.len = headers + payload.len();
+        let source = from.addr + payload.start;
         // SAFETY: both are in chunks of this UMEM that are in the worker's hands; two `Chunk`s never
         // name the same chunk.
         unsafe {
-            self.memory
-                .copy(source, to.addr + headers as u64, payload.len());
+            self.memory.copy(source, to.addr + headers, payload.len());
         }
         true
     }
@@ -510,9 +509,9 @@ impl Chunks {
     /// frame; `None` if it is not in there.
     #[inline]
     pub(super) fn payload_desc(&self, chunk: &Chunk, payload: Range<usize>) -> Option<Descriptor> {
-        let is_there = payload.end <= chunk.len as usize && payload.start < payload.end;
+        let is_there = payload.end <= chunk.len && payload.start < payload.end;
         is_there.then(|| Descriptor {
-            addr: chunk.addr + payload.start as u64,
+            addr: (chunk.addr + payload.start) as u64,
             len: payload.len() as u32,
             options: 0,
         })
@@ -521,21 +520,21 @@ impl Chunks {
     /// Where a frame starts that has this payload of the frame in `chunk`, where it is, behind
     /// `headers` bytes; `None` if they are not in the chunk, or the payload is not in the frame.
     #[inline]
-    fn placed(&self, chunk: &Chunk, payload: &Range<usize>, headers: usize) -> Option<u64> {
+    fn placed(&self, chunk: &Chunk, payload: &Range<usize>, headers: usize) -> Option<usize> {
         let mask = (1 << self.shift) - 1;
-        let at = chunk.addr + payload.start as u64;
-        let fits = payload.end <= chunk.len as usize && (at & mask) >= headers as u64;
-        fits.then(|| at - headers as u64)
+        let at = chunk.addr + payload.start;
+        let fits = payload.end <= chunk.len && (at & mask) >= headers;
+        fits.then(|| at - headers)
     }
 
     /// Cuts the frame in `chunk` to `len` bytes, so that Ethernet padding does not leave.
     #[inline]
     pub fn truncate(&mut self, chunk: &mut Chunk, len: usize) {
-        chunk.len = chunk.len.min(len as u32);
+        chunk.len = chunk.len.min(len);
     }
 
     #[inline]
-    fn number(&self, addr: u64) -> u32 {
+    fn number(&self, addr: usize) -> u32 {
         (addr >> self.shift) as u32
     }
 }

@@ -12,7 +12,7 @@ use xsk_rs::{Umem, umem::frame::FrameDesc};
 #[derive(Debug)]
 pub(super) struct UmemMemory {
     start: NonNull<u8>,
-    len: u64,
+    len: usize,
     /// Keeps it mapped.
     umem: Umem,
 }
@@ -30,10 +30,10 @@ impl UmemMemory {
         });
         // xsk-rs made the memory by `mmap`, and gives its address by slices alone: so what may be
         // reached by it is told here, not by them.
-        let start = first.map_or(0, |first| first.expose_provenance());
+        let start = first.map_or(0, <*const u8>::expose_provenance);
         let start = NonNull::new(std::ptr::with_exposed_provenance_mut(start));
         Self {
-            len: start.map_or(0, |_| descs.len() as u64 * u64::from(size)),
+            len: start.map_or(0, |_| descs.len() * size as usize),
             start: start.unwrap_or(NonNull::dangling()),
             umem,
         }
@@ -49,10 +49,10 @@ impl UmemMemory {
     ///
     /// `len` bytes from `addr` on must be inside.
     #[inline]
-    unsafe fn place(&self, addr: u64, len: u64) -> *mut u8 {
+    unsafe fn place(&self, addr: usize, len: usize) -> *mut u8 {
         debug_assert!(addr <= self.len && len <= self.len - addr);
         // SAFETY: inside the mapping, as the caller promised.
-        unsafe { self.start.as_ptr().add(addr as usize) }
+        unsafe { self.start.as_ptr().add(addr) }
     }
 
     /// Bytes.
@@ -61,9 +61,9 @@ impl UmemMemory {
     ///
     /// They must be inside, and nobody may write to them while they are borrowed.
     #[inline]
-    pub(super) unsafe fn bytes(&self, addr: u64, len: u32) -> &[u8] {
+    pub(super) unsafe fn bytes(&self, addr: usize, len: usize) -> &[u8] {
         // SAFETY: mapped as long as `self`, inside, and not written to, as the caller promised.
-        unsafe { std::slice::from_raw_parts(self.place(addr, len.into()), len as usize) }
+        unsafe { std::slice::from_raw_parts(self.place(addr, len), len) }
     }
 
     /// Bytes to write to.
@@ -72,9 +72,9 @@ impl UmemMemory {
     ///
     /// They must be inside, and nobody else may read or write them while they are borrowed.
     #[inline]
-    pub(super) unsafe fn bytes_mut(&mut self, addr: u64, len: u32) -> &mut [u8] {
+    pub(super) unsafe fn bytes_mut(&mut self, addr: usize, len: usize) -> &mut [u8] {
         // SAFETY: mapped as long as `self`, inside, and nobody else's, as the caller promised.
-        unsafe { std::slice::from_raw_parts_mut(self.place(addr, len.into()), len as usize) }
+        unsafe { std::slice::from_raw_parts_mut(self.place(addr, len), len) }
     }
 
     /// Bytes to write to, of which several may be borrowed at the same time.
@@ -87,9 +87,9 @@ impl UmemMemory {
         clippy::mut_from_ref,
         reason = "the caller promises that no two of them overlap"
     )]
-    pub(super) unsafe fn array_mut<const LEN: usize>(&self, addr: u64) -> &mut [u8; LEN] {
+    pub(super) unsafe fn array_mut<const LEN: usize>(&self, addr: usize) -> &mut [u8; LEN] {
         // SAFETY: mapped as long as `self`, inside, and nobody else's, as the caller promised.
-        unsafe { &mut *self.place(addr, LEN as u64).cast() }
+        unsafe { &mut *self.place(addr, LEN).cast() }
     }
 
     /// Copies `len` bytes.
@@ -98,9 +98,9 @@ impl UmemMemory {
     ///
     /// Both places must be inside and apart. Nobody else may write to either, or read the second one.
     #[inline]
-    pub(super) unsafe fn copy(&mut self, from: u64, to: u64, len: usize) {
+    pub(super) unsafe fn copy(&mut self, from: usize, to: usize, len: usize) {
         // SAFETY: inside, as the caller promised.
-        let (from, to) = unsafe { (self.place(from, len as u64), self.place(to, len as u64)) };
+        let (from, to) = unsafe { (self.place(from, len), self.place(to, len)) };
         // SAFETY: inside the mapping and apart, as the caller promised.
         unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
     }
