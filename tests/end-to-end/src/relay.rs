@@ -252,11 +252,20 @@ impl RelayProcess {
 
     /// The same on XDP with a relay whose ring outputs share payloads, though it is in copy mode.
     pub fn start_sharing(namespace: &Namespace, file: RuleFile) -> Result<Self> {
+        Self::start_poisoned(namespace, file, &["RELAY_SHARE_PAYLOADS"])
+    }
+
+    /// The same with the relay that overwrites what becomes free, and these variables set.
+    pub fn start_poisoned(
+        namespace: &Namespace,
+        file: RuleFile,
+        variables: &[&str],
+    ) -> Result<Self> {
         let mut command = namespace.command(poisoned()?);
         command
             .args(run_arguments(Backend::Xdp))
             .arg(file.path())
-            .env("RELAY_SHARE_PAYLOADS", "1");
+            .envs(variables.iter().map(|variable| (variable, "1")));
         let mut relay = Self::start_command(command)?.expecting(Backend::Xdp);
         relay._file = Some(file);
         Ok(relay)
