@@ -27,8 +27,8 @@ pub fn relay(ws: &Workspace) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// The same binary for tests, which overwrites every chunk that becomes free. It must be built before
-/// [`relay`], whose name it has at first.
+/// The same binary for tests, which overwrites every chunk that becomes free. It must be built
+/// before [`relay`], whose name it has at first.
 pub fn poisoned(ws: &Workspace) -> Result<()> {
     ebpf::build(ws)?;
     process::run(ws.cargo().args([

@@ -2,9 +2,9 @@
 //! longer than they are.
 //!
 //! What an output sets and what a datagram brings are different bytes of the headers. So both lie
-//! ready as whole words, zero where the other one has its bytes, and a copy's headers are one `or` of
-//! the two, and the checksums. That is a third of the work of [`super::Template::write`], which looks
-//! at a datagram field by field.
+//! ready as whole words, zero where the other one has its bytes, and a copy's headers are one `or`
+//! of the two, and the checksums. That is a third of the work of [`super::Template::write`], which
+//! looks at a datagram field by field.
 
 use relay_common::wire::{
     ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, IPV6_HEADERS_LEN, UDP_LEN, ipv4::field as ipv4,
@@ -86,7 +86,8 @@ impl Patch {
     }
 }
 
-/// What the headers of all copies of one output have in common that leave with the same time to live.
+/// What the headers of all copies of one output have in common that leave with the same time to
+/// live.
 #[derive(Debug, Clone)]
 pub struct Patched {
     words: Words,
@@ -133,7 +134,8 @@ impl Patched {
         }
     }
 
-    /// Writes the headers of the copy of a datagram with this patch, of the version that `IPV6` says.
+    /// Writes the headers of the copy of a datagram with this patch, of the version that `IPV6`
+    /// says.
     #[inline(always)]
     pub fn write<const IPV6: bool>(&self, to: &mut [u8; PATCH_ROOM], patch: &Patch) {
         let used = Self::len::<IPV6>().div_ceil(8);

@@ -260,8 +260,8 @@ impl Template {
         }
     }
 
-    /// What writes the headers of copies of many datagrams that leave with this time to live. `None`
-    /// where each needs more than that: the template is not plain, or writes tags.
+    /// What writes the headers of copies of many datagrams that leave with this time to live.
+    /// `None` where each needs more than that: the template is not plain, or writes tags.
     #[must_use]
     pub fn patched(&self, ttl: u8) -> Option<Patched> {
         let is_simple = self.is_plain && self.tags.is_empty();

@@ -177,8 +177,8 @@ fn send_one_by_one(bed: &Testbed, stream: Stream, relay: &InProcess) -> Result<(
     Ok(())
 }
 
-/// How the copies of `rules` leave: the tables of a rule file, the TX method, and whether the copies
-/// of a ring output share payloads.
+/// How the copies of `rules` leave: the tables of a rule file, the TX method, and whether the
+/// copies of a ring output share payloads.
 fn methods(backend: Backend, rules: &[Rule]) -> Vec<(String, &'static str, bool)> {
     let alone = tx_methods(backend, rules).into_iter();
     let shared = (backend == Backend::Xdp).then(|| (transmit_by(rules, "xsk"), "xsk", true));
@@ -417,8 +417,8 @@ fn identical_outputs_share_one_chunk_and_need_no_copy() -> Result<()> {
     Ok(())
 }
 
-/// Copies wait on the ring of an interface that is down: each has a header slot and half of the ring's
-/// two entries for it, and all of them hold the one chunk of their datagram.
+/// Copies wait on the ring of an interface that is down: each has a header slot and half of the
+/// ring's two entries for it, and all of them hold the one chunk of their datagram.
 #[test]
 fn copies_that_share_a_payload_need_no_chunk_and_all_comes_back() -> Result<()> {
     let bed = Testbed::builder().outputs(2).without_capture().build()?;

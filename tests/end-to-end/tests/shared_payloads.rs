@@ -13,9 +13,9 @@ use relay_tests::veth::wait_for_carrier;
 /// Datagrams whose copies wait.
 const WAITING: u64 = 60;
 
-/// Sends datagrams with copies for two interfaces while one of them is down: the copies there wait on
-/// the ring, and the other ones leave. Then it is up again. Returns how many arrived undamaged at each
-/// output: two on the interface that was up, and two on the other one.
+/// Sends datagrams with copies for two interfaces while one of them is down: the copies there wait
+/// on the ring, and the other ones leave. Then it is up again. Returns how many arrived undamaged
+/// at each output: two on the interface that was up, and two on the other one.
 fn through_an_interface_that_waits(variables: &[&str]) -> Result<Vec<u64>> {
     let bed = Testbed::builder().outputs(2).without_capture().build()?;
     let rules = [Rule::feed().outputs("out1", 2).outputs("out0", 2)];
@@ -45,8 +45,8 @@ fn a_payload_stays_until_the_last_of_its_copies_has_left() -> Result<()> {
     Ok(())
 }
 
-/// Shows that the test above can fail, and that copies share payloads there: whole copies have chunks
-/// of their own, which each become free with the one copy that is in them.
+/// Shows that the test above can fail, and that copies share payloads there: whole copies have
+/// chunks of their own, which each become free with the one copy that is in them.
 #[test]
 fn a_payload_freed_too_early_would_be_noticed() -> Result<()> {
     let intact = through_an_interface_that_waits(&["RELAY_SHARE_PAYLOADS", "RELAY_FREE_EARLY"])?;

@@ -226,8 +226,8 @@ impl Port {
     }
 
     /// Marks the received descriptors that are parts of a longer frame, such as one that a sender
-    /// made too long for the MTU: no part shall be taken for a frame. They come only where frames of
-    /// several parts may be sent, too.
+    /// made too long for the MTU: no part shall be taken for a frame. They come only where frames
+    /// of several parts may be sent, too.
     #[inline(never)]
     fn blank_parts(&mut self, count: usize) {
         for desc in self.batch.iter_mut().take(count) {

@@ -2,9 +2,9 @@
 //!
 //! Ring outputs of one flow whose bytes are identical (same headers on several interfaces) form a
 //! [`RingCopies`] and share one chunk, which has one reference per descriptor. All but the last get
-//! a copy in a free chunk; the last takes the received chunk itself. The payload is at the same place
-//! in each of them, and headers of any length are written right in front of it. An output without
-//! room is skipped before anything is copied for it.
+//! a copy in a free chunk; the last takes the received chunk itself. The payload is at the same
+//! place in each of them, and headers of any length are written right in front of it. An output
+//! without room is skipped before anything is copied for it.
 //!
 //! Where devices take a frame in two parts, only headers are written for all but the last, into
 //! slots of their own, and the payload of the received chunk is the second part of every frame
@@ -297,8 +297,8 @@ impl<'a> Header<'a> {
     }
 }
 
-/// The TTL that `copies` leave with if at least one ring output can take `received` in a frame of so
-/// many parts; otherwise counts for each output why it cannot.
+/// The TTL that `copies` leave with if at least one ring output can take `received` in a frame of
+/// so many parts; otherwise counts for each output why it cannot.
 #[inline]
 fn admit(
     parts: u32,

@@ -1,8 +1,8 @@
 //! Which copies share the payload of the received chunk, instead of having one of their own.
 //!
 //! The plan says which interfaces take a frame in two parts ([`plan::Interface::shares_payloads`]):
-//! never in copy mode, where the kernel copies both parts anyway. All sockets of a UMEM have to be of
-//! such interfaces when it is made; one that comes later and is not has whole frames.
+//! never in copy mode, where the kernel copies both parts anyway. All sockets of a UMEM have to be
+//! of such interfaces when it is made; one that comes later and is not has whole frames.
 
 use super::ring_sizes::TX_SIZE;
 use crate::plan::{self, Plan};

@@ -7,9 +7,9 @@
 //! when it likes, and is kicked only when it asks for it. Descriptors that the ring does not take
 //! stay staged, in order, until it does.
 //!
-//! A frame may be two descriptors, headers and payload. It counts with the second one: the first has
-//! no output ([`PART`]). Both are put on the ring at once, but the kernel may take one of them with
-//! one call, and the other with the next.
+//! A frame may be two descriptors, headers and payload. It counts with the second one: the first
+//! has no output ([`PART`]). Both are put on the ring at once, but the kernel may take one of them
+//! with one call, and the other with the next.
 //!
 //! The rings are behind [`Rings`], so that tests can put a simulated kernel there.
 
@@ -93,8 +93,8 @@ pub trait Egress {
     /// Queues a frame for `output`. Only after [`Egress::has_room`].
     fn queue(&mut self, frame: Descriptor, output: u32);
 
-    /// Queues a frame of two parts for `output`. Only after [`Egress::has_room`] for two descriptors,
-    /// and where it [`Egress::shares`].
+    /// Queues a frame of two parts for `output`. Only after [`Egress::has_room`] for two
+    /// descriptors, and where it [`Egress::shares`].
     fn queue_parts(&mut self, headers: Descriptor, payload: Descriptor, output: u32);
 
     /// The same with many frames.
@@ -222,9 +222,9 @@ impl<R: Rings> Transmitter<R> {
         }
     }
 
-    /// Looks for room for so many descriptors if there is none: one round may bring more frames than
-    /// the ring holds, and the device works meanwhile. It kicks once per round for that, and again
-    /// after every 64 descriptors that found room.
+    /// Looks for room for so many descriptors if there is none: one round may bring more frames
+    /// than the ring holds, and the device works meanwhile. It kicks once per round for that, and
+    /// again after every 64 descriptors that found room.
     #[inline]
     pub fn make_room(
         &mut self,
@@ -274,7 +274,8 @@ impl<R: Rings> Transmitter<R> {
         self.queue(last, output);
     }
 
-    /// Queues frames of two parts for `output`. Only after [`Transmitter::has_room`] for all of them.
+    /// Queues frames of two parts for `output`. Only after [`Transmitter::has_room`] for all of
+    /// them.
     #[inline(always)]
     pub fn queue_all_parts(&mut self, frames: impl Iterator<Item = [R::Desc; 2]>, output: u32) {
         let (first, mut count) = (self.ledger.queued(), 0);
@@ -370,8 +371,8 @@ impl<R: Rings> Transmitter<R> {
         if count == 0 {
             return 0;
         }
-        // SAFETY: the descriptors are of chunks and header slots of this socket's UMEM that left the
-        // worker's hands, so nothing writes to what they name until they complete.
+        // SAFETY: the descriptors are of chunks and header slots of this socket's UMEM that left
+        // the worker's hands, so nothing writes to what they name until they complete.
         let submitted = unsafe { self.rings.submit([first, second]) };
         self.ledger.submitted(submitted);
         submitted

@@ -104,8 +104,8 @@ impl Ledger {
         at
     }
 
-    /// Stages so many more descriptors, whose slots are those of [`Self::queued`] and the numbers behind
-    /// it. Only after [`Ledger::has_room`].
+    /// Stages so many more descriptors, whose slots are those of [`Self::queued`] and the numbers
+    /// behind it. Only after [`Ledger::has_room`].
     #[inline]
     pub fn queue_many(&mut self, count: u32) {
         self.queued = self.queued.wrapping_add(count);

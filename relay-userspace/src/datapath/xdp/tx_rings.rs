@@ -6,8 +6,9 @@
 //! right in front of a payload that stays where it was received, or a payload alone, as the second
 //! part of a frame.
 //!
-//! The kernel maps a ring as often as it is asked to, so this is a second mapping of the memory that
-//! xsk-rs has mapped; only this one is used. A mapping holds the socket: it goes with the port.
+//! The kernel maps a ring as often as it is asked to, so this is a second mapping of the memory
+//! that xsk-rs has mapped; only this one is used. A mapping holds the socket: it goes with the
+//! port.
 
 use std::{
     io,
@@ -34,8 +35,8 @@ use crate::host::socket_options;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Descriptor {
-    /// The first byte, from the start of the UMEM. The kernel gives the same number back, but an odd
-    /// one less 1 (Linux 6.18).
+    /// The first byte, from the start of the UMEM. The kernel gives the same number back, but an
+    /// odd one less 1 (Linux 6.18).
     pub addr: u64,
     /// How many bytes; they must not leave their chunk.
     pub len: u32,

@@ -5,10 +5,10 @@
 //! names it, which ends with its completion, or when its device is gone. [`Chunk`] is neither
 //! `Clone` nor `Copy`, so safe code can give a chunk to one place only.
 //!
-//! A frame may start anywhere in its chunk: its payload stays where it was received, and its headers
-//! are written in front of it. Or its headers are in a [`HeaderSlot`] and its payload is the one of a
-//! chunk that other frames share, which has a reference of each, and one of the worker as long as it
-//! is in its hands.
+//! A frame may start anywhere in its chunk: its payload stays where it was received, and its
+//! headers are written in front of it. Or its headers are in a [`HeaderSlot`] and its payload is
+//! the one of a chunk that other frames share, which has a reference of each, and one of the worker
+//! as long as it is in its hands.
 //!
 //! A build with the feature `poison-chunks` overwrites every chunk that becomes free, so that tests
 //! see at the receivers whether a chunk was freed before the last device had read it.
@@ -224,7 +224,8 @@ impl Chunks {
         self.free.push(self.number(desc.addr()));
     }
 
-    /// Moves a chunk from an RX ring into the worker's hands. Of a [`PART`] of a frame nothing is left.
+    /// Moves a chunk from an RX ring into the worker's hands. Of a [`PART`] of a frame nothing is
+    /// left.
     ///
     /// # Safety
     ///
@@ -276,13 +277,13 @@ impl Chunks {
     #[inline]
     pub fn header_mut<'a>(&'a mut self, slot: &'a mut HeaderSlot) -> &'a mut [u8] {
         let addr = self.headers.addr(slot);
-        // SAFETY: the slots are in this UMEM behind all chunks; this one is in the worker's hands and
-        // borrowed mutably.
+        // SAFETY: the slots are in this UMEM behind all chunks; this one is in the worker's hands
+        // and borrowed mutably.
         unsafe { self.memory.bytes_mut(addr as usize, SLOT_SIZE as usize) }
     }
 
-    /// Moves so many header slots from the free list into a TX ring each, and gives the first bytes of
-    /// each to write to, and where it starts. `None` if there are not so many.
+    /// Moves so many header slots from the free list into a TX ring each, and gives the first bytes
+    /// of each to write to, and where it starts. `None` if there are not so many.
     #[inline(always)]
     pub(super) fn header_run(
         &mut self,
@@ -314,8 +315,8 @@ impl Chunks {
         self.headers.finish(slot, descriptors);
     }
 
-    /// Notes that so many more descriptors name bytes of `chunk`, which stays in the worker's hands:
-    /// only what they name must not be written to any more.
+    /// Notes that so many more descriptors name bytes of `chunk`, which stays in the worker's
+    /// hands: only what they name must not be written to any more.
     #[inline]
     pub(super) fn share(&mut self, chunk: &Chunk, descriptors: u16) {
         let number = self.number(chunk.addr);
@@ -328,8 +329,8 @@ impl Chunks {
         }
     }
 
-    /// Moves a chunk from the worker's hands into so many entries of TX rings. If no descriptor names
-    /// it, these or [shared](Self::share) ones, it is free.
+    /// Moves a chunk from the worker's hands into so many entries of TX rings. If no descriptor
+    /// names it, these or [shared](Self::share) ones, it is free.
     #[inline]
     pub(super) fn finish(&mut self, chunk: Chunk, descriptors: u16) {
         let number = self.number(chunk.addr);
@@ -352,7 +353,8 @@ impl Chunks {
         }
     }
 
-    /// Takes back one completed descriptor: the chunk or header slot is free again with its last one.
+    /// Takes back one completed descriptor: the chunk or header slot is free again with its last
+    /// one.
     #[inline]
     pub(super) fn completed(&mut self, desc: &Descriptor) {
         let number = self.number(desc.addr as usize);
@@ -480,8 +482,8 @@ impl Chunks {
         place.is_some()
     }
 
-    /// Copies the payload that the frame in `from` has in `payload` into the chunk `to`, to the same
-    /// place, with room for headers as by [`Self::reframe`].
+    /// Copies the payload that the frame in `from` has in `payload` into the chunk `to`, to the
+    /// same place, with room for headers as by [`Self::reframe`].
     #[inline]
     pub fn copy_payload(
         &mut self,
@@ -497,16 +499,16 @@ impl Chunks {
         to.addr = ((self.number(to.addr) as usize) << self.shift) + in_chunk;
         to.len = headers + payload.len();
         let source = from.addr + payload.start;
-        // SAFETY: both are in chunks of this UMEM that are in the worker's hands; two `Chunk`s never
-        // name the same chunk.
+        // SAFETY: both are in chunks of this UMEM that are in the worker's hands; two `Chunk`s
+        // never name the same chunk.
         unsafe {
             self.memory.copy(source, to.addr + headers, payload.len());
         }
         true
     }
 
-    /// The descriptor of the payload that the frame in `chunk` has in `payload`, as the last part of a
-    /// frame; `None` if it is not in there.
+    /// The descriptor of the payload that the frame in `chunk` has in `payload`, as the last part
+    /// of a frame; `None` if it is not in there.
     #[inline]
     pub(super) fn payload_desc(&self, chunk: &Chunk, payload: Range<usize>) -> Option<Descriptor> {
         let is_there = payload.end <= chunk.len && payload.start < payload.end;

@@ -1,10 +1,10 @@
 //! Copies that share the payload of the received chunk: headers in a slot of their own, and the
 //! payload where it was received.
 //!
-//! Frames of one flow that arrived one after another are a group. The copies of a whole group for one
-//! output are made one after another, so that what is the same in all of them is looked up once: the
-//! output, its port, its headers, room on the ring and header slots. What is not as simple as that,
-//! such as tags, or a ring that gets full, goes copy by copy.
+//! Frames of one flow that arrived one after another are a group. The copies of a whole group for
+//! one output are made one after another, so that what is the same in all of them is looked up
+//! once: the output, its port, its headers, room on the ring and header slots. What is not as
+//! simple as that, such as tags, or a ring that gets full, goes copy by copy.
 
 use std::vec::Drain;
 
@@ -23,8 +23,8 @@ use crate::{
     packet::{Patch, Patched},
 };
 
-/// The most frames of a group: enough to spread the cost of the look-ups, few enough to find room on
-/// a ring that is in use.
+/// The most frames of a group: enough to spread the cost of the look-ups, few enough to find room
+/// on a ring that is in use.
 const GROUP: usize = 64;
 
 /// What all copies of one frame have in common.
@@ -105,8 +105,8 @@ fn queue_others(
     stats: &WorkerStats,
 ) {
     let common = prepare(group, prepared, chunks);
-    // Outputs whose copies are queued but not in the references of the chunks yet: before anything may
-    // come back, they have to be.
+    // Outputs whose copies are queued but not in the references of the chunks yet: before anything
+    // may come back, they have to be.
     let mut unnoted = 0;
     for copies in others {
         let is_queued = common.as_ref().is_some_and(|common| {

@@ -446,8 +446,8 @@ fn nothing_waits_for_a_device_that_is_gone() {
     assert_eq!(setup.transmitter.rings.calls, calls, "nobody is asked");
 }
 
-/// The kernel has taken the headers of a frame when the device goes: they never come back, and nothing
-/// waits for them.
+/// The kernel has taken the headers of a frame when the device goes: they never come back, and
+/// nothing waits for them.
 #[test]
 fn half_a_frame_at_a_device_that_is_gone_is_counted_and_comes_home() {
     let mut setup = Setup::new(CopyMode::new(DOWN, 1), Mode::Copy);

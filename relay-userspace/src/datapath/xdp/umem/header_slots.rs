@@ -1,8 +1,8 @@
 //! Room for the headers of frames whose payload is in a chunk that several frames share.
 //!
 //! The slots lie behind the chunks, in memory of the same UMEM. A slot is in exactly one of three
-//! places: the free list, the worker's hands as a [`HeaderSlot`], or in flight with one reference per
-//! descriptor that names it.
+//! places: the free list, the worker's hands as a [`HeaderSlot`], or in flight with one reference
+//! per descriptor that names it.
 
 use crate::{datapath::xdp::tx_rings::Descriptor, packet::HEADERS_ROOM};
 
@@ -22,8 +22,8 @@ pub(super) struct HeaderSlots {
     /// Numbers of the free ones, so many from the start on.
     free: Box<[u32]>,
     free_count: usize,
-    /// Descriptors in flight, by the slot's number; of one that is not in flight, 1, which most will
-    /// have.
+    /// Descriptors in flight, by the slot's number; of one that is not in flight, 1, which most
+    /// will have.
     references: Box<[u16]>,
 }
 

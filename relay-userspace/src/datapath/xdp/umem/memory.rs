@@ -17,8 +17,8 @@ pub(super) struct UmemMemory {
     umem: Umem,
 }
 
-// SAFETY: the memory belongs to the UMEM and to no thread; who owns this value says what is read and
-// written.
+// SAFETY: the memory belongs to the UMEM and to no thread; who owns this value says what is read
+// and written.
 unsafe impl Send for UmemMemory {}
 
 impl UmemMemory {
@@ -96,7 +96,8 @@ impl UmemMemory {
     ///
     /// # Safety
     ///
-    /// Both places must be inside and apart. Nobody else may write to either, or read the second one.
+    /// Both places must be inside and apart. Nobody else may write to either, or read the second
+    /// one.
     #[inline]
     pub(super) unsafe fn copy(&mut self, from: usize, to: usize, len: usize) {
         // SAFETY: inside, as the caller promised.
