@@ -8,6 +8,7 @@
 mod checksum;
 mod headers;
 mod kept;
+mod patch;
 mod received;
 mod tags;
 mod template;
@@ -17,6 +18,7 @@ mod ttl;
 
 pub use self::{
     kept::{Keeping, Keeps, Kept, Offset},
+    patch::{PATCH_ROOM, Patch, Patched},
     received::{Known, Received},
     template::{HEADERS_ROOM, Target, Template},
 };

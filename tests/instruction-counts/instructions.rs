@@ -37,7 +37,7 @@ use relay::{
     packet::{HEADERS_ROOM, Known, Received, Target, Template},
 };
 use relay_common::wire::{Datagram, IPV4_HEADERS_LEN, Skip};
-use worker::{FRAMES, Worker, for_a_ring, queued, received, sent, sorted};
+use worker::{FRAMES, Worker, for_a_ring, for_a_sharing_ring, queued, received, sent, sorted};
 
 #[library_benchmark]
 #[bench::untagged(untagged(V4))]
@@ -251,6 +251,15 @@ fn forward_64_frames_to_a_port(worker: &'static mut Worker) {
 }
 
 #[library_benchmark]
+#[bench::to_1_output(for_a_sharing_ring(V4, 1))]
+#[bench::to_4_outputs(for_a_sharing_ring(V4, 4))]
+#[bench::to_16_outputs(for_a_sharing_ring(V4, 16))]
+#[bench::to_16_outputs_ipv6(for_a_sharing_ring(V6, 16))]
+fn ring_copy_with_shared_payload(worker: &'static mut Worker) {
+    black_box(worker).end();
+}
+
+#[library_benchmark]
 #[bench::of_64_frames(queued(1))]
 #[bench::of_1024_frames(queued(16))]
 fn kick_a_port(worker: &'static mut Worker) {
@@ -288,7 +297,11 @@ library_benchmark_group!(
 
 library_benchmark_group!(
     name = ring,
-    benchmarks = [forward_64_frames_to_a_port, kick_a_port]
+    benchmarks = [
+        forward_64_frames_to_a_port,
+        ring_copy_with_shared_payload,
+        kick_a_port
+    ]
 );
 
 library_benchmark_group!(

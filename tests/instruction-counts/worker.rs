@@ -15,10 +15,12 @@ use relay::{
         slots::Slots,
         stats::WorkerStats,
         xdp::{
-            receive, ring_outputs,
+            receive,
+            ring_outputs::{self, Prepared},
             ring_sizes::TX_SIZE,
             sendmmsg::{HandOver, Messages, Queue},
             transmitter::{Rings, Transmitter},
+            tx_rings::Descriptor,
             umem::{Chunk, Chunks},
         },
     },
@@ -27,7 +29,6 @@ use relay::{
     plan::{self, Backend, FlowId, InterfaceId, LinkDestination, Mode, Plan, TxMethod},
 };
 use relay_common::wire::{self, Addresses, Datagram};
-use xsk_rs::umem::frame::FrameDesc;
 
 use crate::frames::{self, Checksum, Version};
 
@@ -159,6 +160,7 @@ fn interface(name: &str, index: u32, tx_method: Option<TxMethod>) -> plan::Inter
         tx_queues: 1,
         zero_copy: false,
         expected_mode: None,
+        shares_payloads: false,
         transmit: Transmit::Auto,
         tx_method,
         offloads: Default::default(),
@@ -173,7 +175,7 @@ fn interface(name: &str, index: u32, tx_method: Option<TxMethod>) -> plan::Inter
 /// Rings of a kernel that takes 32 frames per system call and completes them at once, as in copy
 /// mode on a veth pair.
 struct Kernel {
-    ring: Box<[FrameDesc]>,
+    ring: Box<[Descriptor]>,
     produced: usize,
     taken: usize,
     completed: usize,
@@ -182,7 +184,7 @@ struct Kernel {
 impl Kernel {
     fn new() -> Self {
         Self {
-            ring: vec![FrameDesc::default(); TX_SIZE as usize].into(),
+            ring: vec![Descriptor::default(); TX_SIZE as usize].into(),
             produced: 0,
             taken: 0,
             completed: 0,
@@ -191,16 +193,19 @@ impl Kernel {
 }
 
 impl Rings for Kernel {
-    type Desc = FrameDesc;
+    type Desc = Descriptor;
 
     fn free(&mut self) -> u32 {
         TX_SIZE - (self.produced - self.taken) as u32
     }
 
-    unsafe fn submit(&mut self, descs: &[FrameDesc]) -> u32 {
-        self.ring[self.produced..self.produced + descs.len()].copy_from_slice(descs);
-        self.produced += descs.len();
-        descs.len() as u32
+    unsafe fn submit(&mut self, descs: [&[Descriptor]; 2]) -> u32 {
+        let before = self.produced;
+        for descs in descs {
+            self.ring[self.produced..self.produced + descs.len()].copy_from_slice(descs);
+            self.produced += descs.len();
+        }
+        (self.produced - before) as u32
     }
 
     fn needs_wakeup(&self) -> bool {
@@ -212,7 +217,7 @@ impl Rings for Kernel {
         Ok(())
     }
 
-    fn complete(&mut self, descs: &mut [FrameDesc]) -> usize {
+    fn complete(&mut self, descs: &mut [Descriptor]) -> usize {
         let count = descs.len().min(self.taken - self.completed);
         descs[..count].copy_from_slice(&self.ring[self.completed..self.completed + count]);
         self.completed += count;
@@ -228,6 +233,7 @@ pub struct Worker {
     queue: Queue,
     ports: Vec<Transmitter<Kernel>>,
     received: Vec<Chunk>,
+    prepared: Vec<Prepared>,
     stats: WorkerStats,
 }
 
@@ -239,11 +245,19 @@ pub fn received(
     outputs: u8,
     checksum: Checksum,
 ) -> &'static mut Worker {
-    received_by(TxMethod::Segmented, version, flows, outputs, checksum)
+    received_by(
+        TxMethod::Segmented,
+        false,
+        version,
+        flows,
+        outputs,
+        checksum,
+    )
 }
 
 fn received_by(
     tx_method: TxMethod,
+    shares: bool,
     version: Version,
     flows: u32,
     outputs: u8,
@@ -253,14 +267,13 @@ fn received_by(
         TxMethod::Xsk => FRAMES * u32::from(outputs),
         _ => FRAMES,
     };
-    let mut chunks = Chunks::new(2048, FRAMES + copies).unwrap();
+    let header_slots = if shares { copies } else { 0 };
+    let mut chunks = Chunks::new(2048, FRAMES + copies, header_slots).unwrap();
     let fill = |at: u32| {
         let mut chunk = chunks.take().unwrap();
         let payload = 1000 - version.headers_len();
         let frame = frames::frame(version.group(at % flows), payload, checksum);
-        let mut place = chunks.frame_mut(&mut chunk);
-        place.cursor().set_pos(frame.len());
-        place.contents_mut().copy_from_slice(&frame);
+        chunks.put(&mut chunk, &frame);
         chunk
     };
     let received = (0..FRAMES).map(fill).collect();
@@ -270,10 +283,11 @@ fn received_by(
         batch: Batch::new(FRAMES as usize, OpenRuns::new(flows as usize)),
         queue: Queue::default(),
         ports: match tx_method {
-            TxMethod::Xsk => vec![Transmitter::new(Kernel::new(), Mode::Copy)],
+            TxMethod::Xsk => vec![Transmitter::new(Kernel::new(), Mode::Copy).sharing(shares)],
             _ => Vec::new(),
         },
         received,
+        prepared: Vec::with_capacity(FRAMES as usize),
         stats: WorkerStats::new(flows as usize, flows as usize * usize::from(outputs)).unwrap(),
     }))
 }
@@ -297,7 +311,17 @@ pub fn sent() -> &'static mut Worker {
 /// A worker that has sorted [`FRAMES`] frames of one flow, whose copies leave through the TX ring
 /// of one port.
 pub fn for_a_ring(version: Version, outputs: u8) -> &'static mut Worker {
-    let worker = received_by(TxMethod::Xsk, version, 1, outputs, Checksum::Complete);
+    ready_for_a_ring(false, version, outputs)
+}
+
+/// The same where copies share the payload.
+pub fn for_a_sharing_ring(version: Version, outputs: u8) -> &'static mut Worker {
+    ready_for_a_ring(true, version, outputs)
+}
+
+fn ready_for_a_ring(shares: bool, version: Version, outputs: u8) -> &'static mut Worker {
+    let checksum = Checksum::Complete;
+    let worker = received_by(TxMethod::Xsk, shares, version, 1, outputs, checksum);
     worker.sort();
     worker
 }
@@ -354,6 +378,7 @@ impl Worker {
     pub fn end(&mut self) {
         ring_outputs::forward_all(
             &mut self.batch,
+            &mut self.prepared,
             &self.flows,
             &mut self.chunks,
             &mut self.ports,

@@ -2,12 +2,13 @@
 
 use std::{
     ffi::OsString,
+    fs,
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Command, ExitCode},
 };
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{ebpf, process, workspace::Workspace};
 
@@ -24,6 +25,23 @@ pub fn relay(ws: &Workspace) -> Result<PathBuf> {
     let binary = ws.release("relay");
     println!("{}", ws.shown(&binary));
     Ok(binary)
+}
+
+/// The same binary for tests, which overwrites every chunk that becomes free. It must be built
+/// before [`relay`], whose name it has at first.
+pub fn poisoned(ws: &Workspace) -> Result<()> {
+    ebpf::build(ws)?;
+    process::run(ws.cargo().args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "relay-userspace",
+        "--features",
+        "relay-userspace/poison-chunks",
+    ]))?;
+    let (built, poisoned) = (ws.release("relay"), ws.release("relay-poisoned"));
+    fs::rename(&built, &poisoned).with_context(|| format!("writing {}", poisoned.display()))
 }
 
 /// `cargo xtask run -- ARGS`: replaces this process by the relay.

@@ -6,7 +6,7 @@
 //! run of its sender. So sending the runs in order keeps the order of every sender of every flow,
 //! whichever came in between.
 
-use std::ops::Range;
+use std::{ops::Range, vec::Drain};
 
 use super::{
     flow_table::Flows,
@@ -321,7 +321,7 @@ impl<P> Batch<P> {
     /// Ends the batch: hands out its frames in the order of their arrival, and what is kept of them
     /// by their positions in this order.
     #[inline]
-    pub fn end(&mut self) -> (impl Iterator<Item = Frame<P>> + '_, KeptOf<'_>) {
+    pub fn end(&mut self) -> (Drain<'_, Frame<P>>, KeptOf<'_>) {
         for run in self.runs.drain(..) {
             self.open.clear(run.entry);
         }

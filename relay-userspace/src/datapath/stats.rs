@@ -237,6 +237,8 @@ pub struct ChunkStats {
     pub fill: Count,
     /// In TX rings or with the kernel, until their completions are read.
     pub in_flight: Count,
+    /// Header slots that are not free, beside the chunks.
+    pub header_slots: Count,
 }
 
 impl WorkerStats {

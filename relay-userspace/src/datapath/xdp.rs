@@ -20,10 +20,12 @@ pub mod receive;
 pub mod ring_outputs;
 pub mod ring_sizes;
 pub mod sendmmsg;
+pub mod sharing;
 mod socket_mode;
 pub mod sockets;
 pub mod transmitter;
 pub mod tx_ring_account;
+pub mod tx_rings;
 mod tx_sockets;
 pub mod umem;
 mod umem_sizes;
@@ -48,6 +50,7 @@ pub use self::{
 };
 use self::{
     port_change::Ports,
+    ring_outputs::Prepared,
     ring_sizes::{BATCH, LARGEST_BATCH, RX_SIZE},
     transmitter::Device,
     tx_sockets::TxSockets,
@@ -88,6 +91,8 @@ pub struct XdpWorker {
     ports: Ports,
     flows: Flows,
     batch: Batch<Chunk>,
+    /// Room for the frames of a batch that share payloads.
+    prepared: Vec<Prepared>,
     tx_sockets: TxSockets,
     /// The chunks that one port received. Its capacity is `BATCH`.
     received: Vec<Chunk>,
@@ -109,7 +114,8 @@ impl XdpWorker {
         local_device: Option<u32>,
         next_hops: &Arc<NextHops>,
     ) -> Result<(Self, Remote), SetupError> {
-        let chunks = Chunks::new(worker.chunk_size(plan, mode), chunk_count)?;
+        let header_slots = sharing::header_slots(plan, worker);
+        let chunks = Chunks::new(worker.chunk_size(plan, mode), chunk_count, header_slots)?;
         let (sockets, all, inputs) = Sockets::bind(&chunks, plan, worker, mode)?;
         let (remote, first) = Remote::new(
             plan,
@@ -130,6 +136,7 @@ impl XdpWorker {
                 leaving: Vec::new(),
             },
             batch: Batch::new(LARGEST_BATCH, first.open),
+            prepared: Vec::with_capacity(BATCH),
             flows: first.flows,
             tx_sockets: TxSockets::new(first.tx_sockets),
             received: Vec::with_capacity(BATCH),
@@ -208,7 +215,7 @@ impl XdpWorker {
         self.flows.follow_links();
         self.flows.follow_next_hops();
         for port in &mut self.ports.all {
-            port.begin_round(&mut self.chunks);
+            port.begin_round(&mut self.chunks, &self.stats.outputs);
         }
         tx_socket::retry_all(self.tx_sockets.tx_sockets_mut(), &self.stats.outputs);
         for input in &self.ports.inputs {
@@ -216,6 +223,7 @@ impl XdpWorker {
                 chunks,
                 flows,
                 batch,
+                prepared,
                 stats,
                 ..
             } = self;
@@ -240,7 +248,7 @@ impl XdpWorker {
                 local.give_back(input.index, batch.frames(), chunks, stats);
             }
             // Only after the sockets: the last copy takes the received chunk itself.
-            ring_outputs::forward_all(batch, flows, chunks, ports, stats);
+            ring_outputs::forward_all(batch, prepared, flows, chunks, ports, stats);
         }
         self.kick();
         for port in &mut self.ports.all {
@@ -315,6 +323,8 @@ impl XdpWorker {
         self.stats.chunks.free.set(self.chunks.free());
         self.stats.chunks.fill.set(self.chunks.fill());
         self.stats.chunks.in_flight.set(self.chunks.in_flight());
+        let header_slots = self.chunks.header_slots_in_use();
+        self.stats.chunks.header_slots.set(header_slots);
     }
 
     /// Waits for a frame, for a time that depends on the frames on their way.

@@ -69,9 +69,13 @@ impl InterfaceFacts {
     }
 }
 
-/// The `xdp-features` of the generic netlink family `netdev` (include/uapi/linux/netdev.h).
+/// The `xdp-features` of the generic netlink family `netdev` (include/uapi/linux/netdev.h), and its
+/// `xdp-zc-max-segs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct XdpFeatures(u64);
+pub struct XdpFeatures {
+    bits: u64,
+    zero_copy_segments: u32,
+}
 
 impl XdpFeatures {
     /// `NETDEV_XDP_ACT_BASIC`: native XDP_PASS, XDP_DROP, XDP_ABORTED, XDP_TX.
@@ -84,19 +88,37 @@ impl XdpFeatures {
     /// The features that the kernel's bits stand for.
     #[must_use]
     pub fn from_bits(bits: u64) -> Self {
-        Self(bits)
+        Self {
+            bits,
+            zero_copy_segments: 1,
+        }
+    }
+
+    /// The same of a driver that takes so many descriptors as one frame in zero copy.
+    #[must_use]
+    pub fn with_zero_copy_segments(self, segments: u32) -> Self {
+        Self {
+            zero_copy_segments: segments,
+            ..self
+        }
+    }
+
+    /// How many descriptors the driver takes as one frame in zero copy.
+    #[must_use]
+    pub fn zero_copy_segments(self) -> u32 {
+        self.zero_copy_segments
     }
 
     /// Whether the driver can redirect frames into AF_XDP sockets in native mode.
     #[must_use]
     pub fn native(self) -> bool {
-        self.0 & (Self::BASIC | Self::REDIRECT) == Self::BASIC | Self::REDIRECT
+        self.bits & (Self::BASIC | Self::REDIRECT) == Self::BASIC | Self::REDIRECT
     }
 
     /// Whether the driver can share the UMEM with the NIC.
     #[must_use]
     pub fn zero_copy(self) -> bool {
-        self.native() && self.0 & Self::XSK_ZEROCOPY != 0
+        self.native() && self.bits & Self::XSK_ZEROCOPY != 0
     }
 }
 
@@ -378,10 +400,7 @@ fn one(name: &str, dump: &netlink::Dump) -> Result<InterfaceFacts, HostError> {
         queueless: link.qdisc == "noqueue" || (link.qdisc == "noop" && driver == "veth"),
         driver,
         gso: link.gso,
-        xdp: dump
-            .xdp_features
-            .get(&link.index)
-            .map(|bits| XdpFeatures(*bits)),
+        xdp: dump.xdp_features.get(&link.index).copied(),
     })
 }
 

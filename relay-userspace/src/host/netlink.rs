@@ -24,7 +24,7 @@ use neli::{
 };
 
 use super::{
-    GsoLimits, Ipv6Address,
+    GsoLimits, Ipv6Address, XdpFeatures,
     netlink_dump::{Failure, connect, dump, failed, family},
 };
 
@@ -36,7 +36,7 @@ pub(super) struct Dump {
     /// Interface index and IPv6 address that it may send from.
     pub(super) ipv6_addresses: Vec<(u32, Ipv6Address)>,
     /// XDP features by interface index; empty if the kernel does not report them.
-    pub(super) xdp_features: HashMap<u32, u64>,
+    pub(super) xdp_features: HashMap<u32, XdpFeatures>,
     /// The numbers of RX and TX queues in use by interface index, for interfaces that are up; empty
     /// if the kernel does not report them.
     pub(super) queues: HashMap<u32, (u32, u32)>,
@@ -72,6 +72,7 @@ impl neli::consts::genl::Cmd for NetdevCommand {}
 pub(super) enum DevAttribute {
     Ifindex = 1,
     XdpFeatures = 3,
+    XdpZcMaxSegs = 4,
 }
 impl neli::consts::genl::NlAttrType for DevAttribute {}
 
@@ -218,7 +219,7 @@ fn addresses_of(family: RtAddrFamily, what: &'static str) -> Result<Ifaddrmsg, F
     clippy::type_complexity,
     reason = "two maps for the only caller, which names them"
 )]
-fn netdev() -> Result<(HashMap<u32, u64>, HashMap<u32, (u32, u32)>), Failure> {
+fn netdev() -> Result<(HashMap<u32, XdpFeatures>, HashMap<u32, (u32, u32)>), Failure> {
     let generic = connect(NlFamily::Generic, "opening a generic netlink socket")?;
     let looking_up = "looking up the netlink family `netdev`";
     // The family exists since Linux 6.3.
@@ -234,7 +235,14 @@ fn netdev() -> Result<(HashMap<u32, u64>, HashMap<u32, (u32, u32)>), Failure> {
             let attributes = message.attrs().get_attr_handle();
             let index = attributes.get_attr_payload_as::<u32>(DevAttribute::Ifindex);
             let bits = attributes.get_attr_payload_as::<u64>(DevAttribute::XdpFeatures);
-            Some((index.ok()?, bits.ok()?))
+            let features = XdpFeatures::from_bits(bits.ok()?);
+            // Only of devices with zero copy, and since Linux 6.6.
+            let segments = attributes.get_attr_payload_as::<u32>(DevAttribute::XdpZcMaxSegs);
+            let features = match segments {
+                Ok(segments) => features.with_zero_copy_segments(segments),
+                Err(_) => features,
+            };
+            Some((index.ok()?, features))
         },
     )?;
     let listed = netdev_list(

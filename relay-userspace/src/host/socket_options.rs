@@ -120,6 +120,7 @@ impl Plain for u32 {}
 impl Plain for u64 {}
 impl Plain for [u32; 2] {}
 impl Plain for [u64; 6] {}
+impl Plain for [u64; 16] {}
 
 /// Reads an option.
 ///

@@ -50,15 +50,15 @@ pub(super) enum Headers {
 /// Headers over IPv4.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct V4 {
-    bytes: [u8; IPV4_HEADERS_LEN],
+    pub(super) bytes: [u8; IPV4_HEADERS_LEN],
     /// Sum of the words of the IPv4 header that are the same in every frame.
-    ip_sum: u32,
+    pub(super) ip_sum: u32,
 }
 
 /// Headers over IPv6.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct V6 {
-    bytes: [u8; IPV6_HEADERS_LEN],
+    pub(super) bytes: [u8; IPV6_HEADERS_LEN],
 }
 
 /// Where the fields lie that an output sets, in bytes from the start of the frame.

@@ -185,6 +185,20 @@ impl Changes {
 }
 
 impl Received {
+    /// Whether it came over IPv6.
+    #[inline]
+    #[must_use]
+    pub const fn is_ipv6(&self) -> bool {
+        self.is_ipv6
+    }
+
+    /// The time to live, or hop limit, that it came with.
+    #[inline]
+    #[must_use]
+    pub const fn ttl(&self) -> u8 {
+        self.ttl
+    }
+
     /// Reads the fields from the headers of `frame`, which `datagram` was decoded from; `known` is
     /// what the kernel says about its UDP checksum.
     ///

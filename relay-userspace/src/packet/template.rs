@@ -22,6 +22,7 @@ use super::{
     checksum::{fold, nonzero, word},
     headers::{Completed, Headers, Macs},
     kept::{Keeps, Kept, first_port},
+    patch::Patched,
     received::{Changes, PROTOCOL_UDP, Received},
     tags::Tags,
     ttl::TtlRule,
@@ -39,8 +40,7 @@ pub struct Template {
     headers: Headers,
     tags: Tags,
     len: u8,
-    /// The same if it is plain, else [`Self::NOT_PLAIN`].
-    plain_len: u8,
+    is_plain: bool,
     ttl_rule: TtlRule,
     keeps: Keeps,
     changes: Changes,
@@ -72,9 +72,6 @@ pub struct Target<'a> {
 }
 
 impl Template {
-    /// More than any headers have.
-    const NOT_PLAIN: u8 = u8::MAX;
-
     /// The template for `target`; `None` if its addresses are of different versions of IP.
     #[must_use]
     pub fn new(target: &Target<'_>) -> Option<Self> {
@@ -109,10 +106,7 @@ impl Template {
             len: len as u8,
             headers,
             tags,
-            plain_len: match keeps.nothing() && changes.nothing() {
-                true => len as u8,
-                false => Self::NOT_PLAIN,
-            },
+            is_plain: keeps.nothing() && changes.nothing(),
             ttl_rule: TtlRule::new(target.header.ttl),
             keeps,
             changes,
@@ -133,14 +127,7 @@ impl Template {
     #[inline]
     #[must_use]
     pub const fn is_plain(&self) -> bool {
-        self.plain_len != Self::NOT_PLAIN
-    }
-
-    /// Whether it is plain, and its headers end where the received ones did.
-    #[inline]
-    #[must_use]
-    pub const fn ends_at(&self, payload: usize) -> bool {
-        self.plain_len as usize == payload
+        self.is_plain
     }
 
     /// The template for the copies of datagrams that have `kept` in common: it keeps nothing.
@@ -225,6 +212,13 @@ impl Template {
         self.ttl_rule.after(received.ttl)
     }
 
+    /// The same for a datagram that came with this time to live.
+    #[inline]
+    #[must_use]
+    pub fn ttl_after(&self, came: u8) -> Option<u8> {
+        self.ttl_rule.after(came)
+    }
+
     /// Writes the headers of this output's copy of `received`, which is of the same version of IP,
     /// to the first bytes of `to`, and returns how many these are: [`Self::headers_len`], or 0
     /// where `to` is shorter. The payload must follow them, and `udp_sum` must be
@@ -264,6 +258,14 @@ impl Template {
             udp_len: received.udp_len(),
             checksum,
         }
+    }
+
+    /// What writes the headers of copies of many datagrams that leave with this time to live.
+    /// `None` where each needs more than that: the template is not plain, or writes tags.
+    #[must_use]
+    pub fn patched(&self, ttl: u8) -> Option<Patched> {
+        let is_simple = self.is_plain && self.tags.is_empty();
+        is_simple.then(|| Patched::new(&self.headers, self.udp_sum, ttl))
     }
 
     /// Writes the headers of a GSO packet of this output's copies of `received` and the datagrams

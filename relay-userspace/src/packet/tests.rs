@@ -92,8 +92,37 @@ fn rewrite_by(template: &Template, frame: &mut [u8], known: Known) -> Option<()>
     assert_eq!(template.headers_len(), datagram.payload());
     let ttl = template.ttl(&received)?;
     let udp_sum = received.udp_sum(&frame[datagram.payload()..datagram.end()]);
-    template.write(frame, &received, ttl, udp_sum);
+    let headers_len = template.write(frame, &received, ttl, udp_sum);
+    assert_patched_is_the_same(template, &received, udp_sum, &frame[..headers_len]);
     Some(())
+}
+
+/// Fails unless the other way to write headers, where there is one, writes the same.
+fn assert_patched_is_the_same(
+    template: &Template,
+    received: &Received,
+    udp_sum: Option<u32>,
+    headers: &[u8],
+) {
+    let patched = template
+        .ttl(received)
+        .and_then(|ttl| template.patched(ttl))
+        .filter(|patched| patched.is_ipv6() == received.is_ipv6());
+    if let Some(patched) = patched {
+        let mut place = [0xee; PATCH_ROOM];
+        let patch = Patch::new(received, udp_sum);
+        let len = match patched.is_ipv6() {
+            true => {
+                patched.write::<true>(&mut place, &patch);
+                Patched::len::<true>()
+            }
+            false => {
+                patched.write::<false>(&mut place, &patch);
+                Patched::len::<false>()
+            }
+        };
+        assert_eq!(place[..len], *headers);
+    }
 }
 
 /// Whether an independent implementation finds the UDP checksum right.

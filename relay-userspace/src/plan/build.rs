@@ -283,6 +283,7 @@ fn interface(
         tx_queues: facts.tx_queues,
         zero_copy: used.against_zero_copy.is_none(),
         expected_mode: has_sockets.then_some(mode),
+        shares_payloads: used.shares_payloads,
         transmit: used.transmit,
         tx_method: used.tx_method,
         gso_packets: gso_packets && tx_methods::takes_gso_packets(facts),

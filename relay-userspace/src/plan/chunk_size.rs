@@ -92,6 +92,7 @@ mod tests {
             strips_tags: false,
             zero_copy: true,
             expected_mode: None,
+            shares_payloads: false,
             transmit: Transmit::Auto,
             tx_method: None,
             gso_packets: true,

@@ -125,6 +125,7 @@ pub(super) fn used<'a>(
         tx,
         transmit: options.map_or(Transmit::Auto, |(options, _)| options.transmit),
         tx_method: None,
+        shares_payloads: false,
     }
 }
 

@@ -83,6 +83,9 @@ pub struct Interface {
     /// The mode to expect of its AF_XDP sockets. The one in use is known after the bind. `None`
     /// where there are none: on io_uring, and on an output whose TX method needs none.
     pub expected_mode: Option<Mode>,
+    /// Its TX rings take a frame in two parts: headers, and a payload that all copies share.
+    #[serde(skip)]
+    pub shares_payloads: bool,
     /// How copies shall leave, as the file says.
     #[serde(skip)]
     pub transmit: Transmit,

@@ -35,6 +35,9 @@ pub(super) const fn max_zero_copy_mtu(size: u32) -> u32 {
     (size - 256) / 1024 * 1024 - 14 - 4 - 4
 }
 
+/// The parts of a frame whose payload others share: headers and payload.
+const PARTS: u32 = 2;
+
 /// Whether copies can leave through an interface in GSO packets, on a kernel that takes them.
 pub(super) fn takes_gso_packets(facts: &InterfaceFacts) -> bool {
     facts.segments_udp || facts.queueless
@@ -109,6 +112,7 @@ pub(super) fn choose(
                 wording::names(&hindering, uses)
             ));
         }
+        let copied = payloads_copied(group, uses);
         for &at in &group.interfaces {
             let (Some(used), Some(mode)) = (uses.get_mut(at), modes.get_mut(at)) else {
                 continue;
@@ -125,16 +129,37 @@ pub(super) fn choose(
                 Transmit::Auto if zero_copy => TxMethod::Frames,
                 Transmit::Auto => TxMethod::Xsk,
             });
+            used.shares_payloads = zero_copy && able && used.has_sockets() && copied.is_none();
             used.reason = match (zero_copy, &used.against_zero_copy) {
                 (false, _) if used.has_sockets() => reason.clone(),
                 (false, _) => String::new(),
                 (true, Some(against)) => against.clone(),
+                (true, None) if used.tx_method == Some(TxMethod::Xsk) => {
+                    let copied = copied.as_deref().unwrap_or_default();
+                    format!("the driver offers it{copied}")
+                }
                 (true, None) if used.has_sockets() => "the driver offers it".to_owned(),
                 (true, None) => String::new(),
             };
         }
     }
     modes
+}
+
+/// In zero copy, why each copy has a payload of its own, as the end of a sentence; `None` if copies
+/// share one. Sockets share a UMEM, so all of their interfaces have to take a frame in two parts.
+fn payloads_copied(group: &Connected, uses: &List<InterfaceId, Use<'_>>) -> Option<String> {
+    let members = group.interfaces.iter().filter_map(|&at| uses.get(at));
+    let mut bound = members.filter(|used| used.against_zero_copy.is_none());
+    let segments = |used: &Use<'_>| used.facts.xdp.map_or(1, XdpFeatures::zero_copy_segments);
+    let one = bound.find(|used| segments(used) < PARTS)?;
+    Some(format!(
+        ", with a payload in each copy: {} (driver {}) takes a frame in {} descriptor only \
+         (xdp-zc-max-segs)",
+        one.facts.name,
+        one.facts.driver,
+        segments(one)
+    ))
 }
 
 /// The first reasons in one sentence; each names its interface.

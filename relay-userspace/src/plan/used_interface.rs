@@ -27,6 +27,8 @@ pub(super) struct Use<'a> {
     pub(super) transmit: Transmit,
     /// How copies leave; `None` unless an output.
     pub(super) tx_method: Option<TxMethod>,
+    /// Copies share the payload of the received frame on its TX rings.
+    pub(super) shares_payloads: bool,
     /// The offloads that the relay switches.
     pub(super) offloads: Switched,
 }

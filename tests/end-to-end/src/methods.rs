@@ -4,6 +4,7 @@
 //! | TX method | what leaves | what reports the result |
 //! |---|---|---|
 //! | [`TxMethod::Ring`] | descriptors on an AF_XDP TX ring | the kick, for each frame |
+//! | [`TxMethod::Shared`] | descriptors of headers, each with that of a payload that all copies share | the same |
 //! | [`TxMethod::Whole`] | GSO packets that the device takes whole | the system call, for each packet |
 //! | [`TxMethod::Cut`] | GSO packets that the kernel cuts | the device's counter of drops |
 //! | [`TxMethod::Frames`] | frames, each a message of its own | the system call, for each frame |
@@ -16,7 +17,7 @@ use anyhow::{Context, Result};
 
 use crate::backend::Backend;
 use crate::payload::payload;
-use crate::relay::RelayProcess;
+use crate::relay::{RelayProcess, RuleFile};
 use crate::report::Report;
 use crate::rules::{Rule, transmit_by};
 use crate::scenario::{far_end, forward_exactly_from};
@@ -32,8 +33,11 @@ const NEVER_JOINED: u16 = 5;
 /// How copies leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TxMethod {
-    /// By TX rings.
+    /// By TX rings, each frame whole.
     Ring,
+    /// By TX rings, in two parts where the payload is shared, as in zero copy on some NICs: by the
+    /// relay that overwrites what becomes free ([`crate::relay::poisoned`]).
+    Shared,
     /// In GSO packets that devices take whole.
     Whole,
     /// In GSO packets that the kernel cuts in front of the device.
@@ -61,6 +65,7 @@ macro_rules! on_all_methods {
     ($($scenario:ident),+ $(,)?) => {
         mod xdp {
             $crate::on_methods! { Xdp, ring Ring, $($scenario),+ }
+            $crate::on_methods! { Xdp, shared Shared, $($scenario),+ }
             $crate::on_methods! { Xdp, whole Whole, $($scenario),+ }
             $crate::on_methods! { Xdp, cut Cut, $($scenario),+ }
             $crate::on_methods! { Xdp, frames Frames, $($scenario),+ }
@@ -110,7 +115,11 @@ impl Method {
         for near in output_interfaces(bed, rules) {
             self.set_up(near)?;
         }
-        RelayProcess::start_with(&bed.relay, self.backend, rules, &self.tables(rules))
+        let file = RuleFile::with(rules, &self.tables(rules))?;
+        match self.tx {
+            TxMethod::Shared => RelayProcess::start_sharing(&bed.relay, file),
+            _ => RelayProcess::start_file(&bed.relay, self.backend, file),
+        }
     }
 
     /// Sets up the relay's end of a wire so that copies leave it by this method.
@@ -132,7 +141,7 @@ impl Method {
     pub fn tables(self, rules: &[Rule]) -> String {
         match (self.backend, self.tx) {
             (Backend::IoUring, _) => String::new(),
-            (Backend::Xdp, TxMethod::Ring) => transmit_by(rules, "xsk"),
+            (Backend::Xdp, TxMethod::Ring | TxMethod::Shared) => transmit_by(rules, "xsk"),
             (Backend::Xdp, _) => transmit_by(rules, "segmented"),
         }
     }
@@ -194,7 +203,7 @@ impl Method {
     /// As the relay calls it.
     fn name(self) -> &'static str {
         match (self.backend, self.tx) {
-            (_, TxMethod::Ring) => "xsk",
+            (_, TxMethod::Ring | TxMethod::Shared) => "xsk",
             (Backend::IoUring, TxMethod::Frames) => "frames",
             _ => "segmented",
         }

@@ -32,17 +32,27 @@ static NEXT_FILE: AtomicU32 = AtomicU32::new(0);
 
 /// The relay binary: `RELAY_BIN`, else the one built beside the running program.
 pub fn binary() -> Result<PathBuf> {
-    if let Some(path) = env::var_os("RELAY_BIN") {
+    named_or_built("RELAY_BIN", "relay")
+}
+
+/// The relay that overwrites every chunk and header slot that becomes free, built with the feature
+/// `poison-chunks`: `RELAY_POISONED_BIN`, else the one built beside the running program.
+pub fn poisoned() -> Result<PathBuf> {
+    named_or_built("RELAY_POISONED_BIN", "relay-poisoned")
+}
+
+fn named_or_built(variable: &str, name: &str) -> Result<PathBuf> {
+    if let Some(path) = env::var_os(variable) {
         let path = PathBuf::from(path);
         anyhow::ensure!(
             path.is_file(),
-            "RELAY_BIN names {}, which is no file",
+            "{variable} names {}, which is no file",
             path.display()
         );
         return Ok(path);
     }
     let target = target_directory();
-    let candidates = [target.join("release/relay"), target.join("debug/relay")];
+    let candidates = ["release", "debug"].map(|profile| target.join(profile).join(name));
     let built = |path: &&PathBuf| fs::metadata(path).and_then(|m| m.modified()).ok();
     candidates
         .iter()
@@ -51,7 +61,7 @@ pub fn binary() -> Result<PathBuf> {
         .cloned()
         .ok_or_else(|| {
             anyhow!(
-                "no relay binary in {}; run the tests by `cargo xtask test`",
+                "no {name} in {}; run the tests by `cargo xtask test`",
                 target.display()
             )
         })
@@ -236,6 +246,27 @@ impl RelayProcess {
     pub fn start_file(namespace: &Namespace, backend: Backend, file: RuleFile) -> Result<Self> {
         let command = run_command(namespace, backend, &file)?;
         let mut relay = Self::start_command(command)?.expecting(backend);
+        relay._file = Some(file);
+        Ok(relay)
+    }
+
+    /// The same on XDP with a relay whose ring outputs share payloads, though it is in copy mode.
+    pub fn start_sharing(namespace: &Namespace, file: RuleFile) -> Result<Self> {
+        Self::start_poisoned(namespace, file, &["RELAY_SHARE_PAYLOADS"])
+    }
+
+    /// The same with the relay that overwrites what becomes free, and these variables set.
+    pub fn start_poisoned(
+        namespace: &Namespace,
+        file: RuleFile,
+        variables: &[&str],
+    ) -> Result<Self> {
+        let mut command = namespace.command(poisoned()?);
+        command
+            .args(run_arguments(Backend::Xdp))
+            .arg(file.path())
+            .envs(variables.iter().map(|variable| (variable, "1")));
+        let mut relay = Self::start_command(command)?.expecting(Backend::Xdp);
         relay._file = Some(file);
         Ok(relay)
     }

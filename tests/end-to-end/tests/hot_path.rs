@@ -13,10 +13,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use in_process::{Feeds, SetUp};
+use in_process::{Feeds, SetUp, share_payloads};
 use relay::datapath::Worker;
 use relay::datapath::stats::{Count, Dropped, WorkerStats};
-use relay::datapath::xdp::ring_sizes::FILL_SIZE;
+use relay::datapath::xdp::ring_sizes::{FILL_SIZE, TX_SIZE};
+use relay::plan::Plan;
 use relay_tests::backend::Backend;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml, transmit_by};
 use relay_tests::scenario::{Receivers, streams, tx_methods};
@@ -85,7 +86,19 @@ impl InProcess {
         chunks: Option<u32>,
         counted: bool,
     ) -> Result<Self> {
-        let SetUp { mut worker, feeds } = SetUp::new(bed, backend, text, chunks)?;
+        Self::altered(bed, backend, text, chunks, counted, |_| ())
+    }
+
+    /// The same with a plan that `alter` has changed.
+    fn altered(
+        bed: &Testbed,
+        backend: Backend,
+        text: &str,
+        chunks: Option<u32>,
+        counted: bool,
+        alter: impl FnOnce(&mut Plan) + Send,
+    ) -> Result<Self> {
+        let SetUp { mut worker, feeds } = SetUp::altered(bed, backend, text, chunks, alter)?;
         let (stats, stop) = (worker.stats(), Arc::new(AtomicBool::new(false)));
         let own_stop = Arc::clone(&stop);
         let thread = thread::spawn(move || {
@@ -130,6 +143,7 @@ impl InProcess {
             .map_err(|_| anyhow!("the worker panicked"))?;
         let chunks = &self.stats.chunks;
         assert_eq!(chunks.in_flight.get(), 0, "{chunks:?}");
+        assert_eq!(chunks.header_slots.get(), 0, "{chunks:?}");
         assert_eq!(
             chunks.free.get() + chunks.fill.get(),
             chunks.total.get(),
@@ -163,6 +177,26 @@ fn send_one_by_one(bed: &Testbed, stream: Stream, relay: &InProcess) -> Result<(
     Ok(())
 }
 
+/// How the copies of `rules` leave: the tables of a rule file, the TX method, and whether the
+/// copies of a ring output share payloads.
+fn methods(backend: Backend, rules: &[Rule]) -> Vec<(String, &'static str, bool)> {
+    let alone = tx_methods(backend, rules).into_iter();
+    let shared = (backend == Backend::Xdp).then(|| (transmit_by(rules, "xsk"), "xsk", true));
+    alone
+        .map(|(tables, method)| (tables, method, false))
+        .chain(shared)
+        .collect()
+}
+
+/// Makes ring outputs share payloads if `shares`.
+fn sharing(shares: bool) -> impl FnOnce(&mut Plan) + Send {
+    move |plan| {
+        if shares {
+            share_payloads(plan);
+        }
+    }
+}
+
 #[test]
 fn forwarding_allocates_nothing_however_many_frames_there_are() -> Result<()> {
     let _counting = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -170,17 +204,17 @@ fn forwarding_allocates_nothing_however_many_frames_there_are() -> Result<()> {
     let local = format!("group = \"{GROUP_IN}\", port = {PORT_IN}, local = true");
     let kinds = [feed.clone(), feed.takes(&local)].map(|rule| [rule]);
     let with = |backend| {
-        let methods = tx_methods(backend, &kinds[0]);
+        let methods = methods(backend, &kinds[0]);
         methods.into_iter().map(move |tx| (backend, tx))
     };
     let all = Backend::ALL.into_iter().flat_map(with);
-    for ((backend, (tables, method)), rules) in
+    for ((backend, (tables, method, shares)), rules) in
         all.flat_map(|one| kinds.iter().map(move |rules| (one.clone(), rules)))
     {
         let bed = Testbed::builder().without_capture().build()?;
         let before = ALLOCATIONS.load(Relaxed);
         let text = to_toml(rules) + &tables;
-        let relay = InProcess::start(&bed, backend, &text, None, true)?;
+        let relay = InProcess::altered(&bed, backend, &text, None, true, sharing(shares))?;
         send(&bed, Stream::new(0, 100, 1000))?;
         relay.wait_for_matched(100);
         let at_the_start = ALLOCATIONS.load(Relaxed);
@@ -208,14 +242,14 @@ fn forwarding_allocates_nothing_however_many_frames_there_are() -> Result<()> {
 fn taking_another_table_allocates_and_frees_nothing() -> Result<()> {
     let _counting = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     let rules = [Rule::feed().outputs("out0", 4)];
-    for (backend, (tables, method)) in Backend::ALL.into_iter().flat_map(|backend| {
-        tx_methods(backend, &rules)
+    for (backend, (tables, method, shares)) in Backend::ALL.into_iter().flat_map(|backend| {
+        methods(backend, &rules)
             .into_iter()
             .map(move |tx| (backend, tx))
     }) {
         let bed = Testbed::builder().outputs(2).without_capture().build()?;
         let text = to_toml(&rules) + &tables;
-        let mut relay = InProcess::start(&bed, backend, &text, None, true)?;
+        let mut relay = InProcess::altered(&bed, backend, &text, None, true, sharing(shares))?;
         send(&bed, Stream::new(0, 100, 1000))?;
         relay.wait_for_matched(100);
         let at_the_start = ALLOCATIONS.load(Relaxed);
@@ -246,13 +280,18 @@ fn taking_another_table_allocates_and_frees_nothing() -> Result<()> {
 #[test]
 fn x4_a_round_with_more_copies_than_a_ring_holds_is_refused_by_a_dead_wire_to_the_last_copy()
 -> Result<()> {
+    refused_to_the_last_copy(false)?;
+    refused_to_the_last_copy(true)
+}
+
+fn refused_to_the_last_copy(shares: bool) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
     let rules = [Rule::feed().outputs("out0", 24)];
     let text = to_toml(&rules) + &transmit_by(&rules, "xsk");
     let SetUp {
         mut worker,
         feeds: _feeds,
-    } = SetUp::new(&bed, Backend::Xdp, &text, None)?;
+    } = SetUp::altered(&bed, Backend::Xdp, &text, None, sharing(shares))?;
     let far = &bed.receivers[0];
     far.namespace
         .ip(&format!("link set {} down", far.interface))?;
@@ -268,6 +307,7 @@ fn x4_a_round_with_more_copies_than_a_ring_holds_is_refused_by_a_dead_wire_to_th
         assert_eq!(output.sent.get(), 0, "{output:?}");
     }
     assert_eq!(stats.chunks.in_flight.get(), 0, "{stats:?}");
+    assert_eq!(stats.chunks.header_slots.get(), 0, "{stats:?}");
     Ok(())
 }
 
@@ -372,6 +412,79 @@ fn identical_outputs_share_one_chunk_and_need_no_copy() -> Result<()> {
     receivers.assert_exact(&[stream]);
     for output in 0..2 {
         assert_eq!(relay.dropped(output, Dropped::BufferExhaustion), 0);
+    }
+    relay.stop()?;
+    Ok(())
+}
+
+/// Copies wait on the ring of an interface that is down: each has a header slot and half of the
+/// ring's two entries for it, and all of them hold the one chunk of their datagram.
+#[test]
+fn copies_that_share_a_payload_need_no_chunk_and_all_comes_back() -> Result<()> {
+    let bed = Testbed::builder().outputs(2).without_capture().build()?;
+    let rules = [Rule::feed()
+        .outputs("out0", 3)
+        .output("out1", [239, 9, 9, 9], 5009)];
+    let receivers = Receivers::start(&bed, &rules)?;
+    let text = to_toml(&rules) + &transmit_by(&rules, "xsk");
+    let chunks = Some(FILL_SIZE + CHUNKS_FOR_COPIES);
+    let relay = InProcess::altered(&bed, Backend::Xdp, &text, chunks, false, share_payloads)?;
+    bed.relay.ip("link set out0 down")?;
+    let part = |number: u64| Stream::new(0, 200, 1000).starting_at(number * 200);
+    send_one_by_one(&bed, part(0), &relay)?;
+    receivers.wait_until_each(|output, tally| output < 3 || tally.received >= 200);
+    let chunks = &relay.stats.chunks;
+    wait_for(|| chunks.header_slots.get() == 600);
+    assert_eq!(chunks.in_flight.get(), 200, "{chunks:?}");
+    bed.relay.ip("link set out0 up")?;
+    wait_for_carrier(&bed.relay, "out0")?;
+    send_one_by_one(&bed, part(1), &relay)?;
+    receivers.wait_until_each(|_, tally| tally.has(399));
+    receivers.settle();
+    for (_, tally) in receivers.tallies() {
+        assert_eq!(tally.missing(&part(1)), [0; 0], "{tally}");
+    }
+    for output in 0..4 {
+        assert_eq!(relay.dropped(output, Dropped::BufferExhaustion), 0);
+    }
+    relay.stop()?;
+    Ok(())
+}
+
+fn wait_for(is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !is_so() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(is_so());
+}
+
+/// Each datagram takes three entries of the ring: headers and payload for one output, a whole frame
+/// for the other. In the end two are left, for the first output only.
+#[test]
+fn a_ring_full_of_frames_in_two_parts_refuses_copies_and_the_others_leave_in_order() -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = [Rule::feed().outputs("out0", 2)];
+    let receivers = Receivers::start(&bed, &rules)?;
+    let text = to_toml(&rules) + &transmit_by(&rules, "xsk");
+    let relay = InProcess::altered(&bed, Backend::Xdp, &text, None, false, share_payloads)?;
+    bed.relay.ip("link set out0 down")?;
+    let frames = u64::from(TX_SIZE) / 3;
+    assert_eq!(TX_SIZE % 3, 2);
+    send_one_by_one(&bed, Stream::new(0, 1000, 1000), &relay)?;
+    let full = |output| relay.dropped(output, Dropped::RingFull);
+    wait_for(|| full(1) == 1000 - frames);
+    assert_eq!(full(0), full(1) - 1);
+    bed.relay.ip("link set out0 up")?;
+    wait_for_carrier(&bed.relay, "out0")?;
+    let more = Stream::new(0, 100, 1000).starting_at(1000);
+    send_one_by_one(&bed, more, &relay)?;
+    receivers.wait_until_each(|_, tally| tally.has(1099));
+    receivers.settle();
+    for (output, (_, tally)) in receivers.tallies().into_iter().enumerate() {
+        assert_eq!(tally.received, 1100 - full(output), "{tally}");
+        assert_eq!((tally.unique, tally.out_of_order), (tally.received, 0));
+        assert_eq!(relay.stats.outputs[output].sent.get(), tally.received);
     }
     relay.stop()?;
     Ok(())

@@ -20,8 +20,9 @@ pub fn format(ws: &Workspace) -> Result<Counts> {
     quiet(ws.cargo().args(["fmt", "--all", "--check"]))
 }
 
-/// The kernel programs and the relay, as the end-to-end tests run them.
+/// The kernel programs and the relays, as the end-to-end tests run them.
 pub fn build(ws: &Workspace) -> Result<Counts> {
+    build::poisoned(ws)?;
     build::relay(ws)?;
     ebpf::build_bench(ws)?;
     Ok(Counts::default())
@@ -118,7 +119,8 @@ pub fn end_to_end(ws: &Workspace, filter: Option<&str>) -> Result<Counts> {
     cargo
         .args(["test", "--package", "relay-tests"])
         .args(["--package", "relay-bench"])
-        .env("RELAY_BIN", ws.release("relay"));
+        .env("RELAY_BIN", ws.release("relay"))
+        .env("RELAY_POISONED_BIN", ws.release("relay-poisoned"));
     tests(&mut cargo, filter)
 }
 

@@ -46,6 +46,7 @@ fn planned(name: &str) -> Interface {
         tx_queues: facts.tx_queues,
         zero_copy: false,
         expected_mode: None,
+        shares_payloads: false,
         transmit: crate::config::rules::Transmit::default(),
         tx_method: None,
         gso_packets: true,

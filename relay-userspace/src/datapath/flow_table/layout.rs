@@ -4,16 +4,13 @@
 //!
 //! Control does this for every new table; a worker only takes it over.
 
-use std::{net::IpAddr, sync::Arc};
-
-use relay_common::wire::{IPV4_HEADERS_LEN, IPV6_HEADERS_LEN, VLAN_LEN};
+use std::sync::Arc;
 
 use super::{
     Flow, Flows, Followed, Ports, RingCopies, RingOutput, SocketOutput,
     followed_hops::FollowedHops, most_in,
 };
 use crate::{
-    config::rules::Match,
     datapath::{
         output_link::{Links, State},
         slots::{FlowSlots, Slots},
@@ -111,7 +108,7 @@ impl Layout<'_> {
         } = outputs;
         let first_copies = self.ring_copies.len();
         let first_socket_output = self.socket_outputs.len();
-        self.add_ring_copies(outputs.ring_copies, headers_len(&flow.matches));
+        self.add_ring_copies(outputs.ring_copies);
         self.add_socket_outputs(outputs.socket_outputs);
         if let Some(place) = self.flows.get_mut(slots.flow as usize) {
             *place = Flow {
@@ -191,11 +188,8 @@ impl Layout<'_> {
         Some((template, next_hop))
     }
 
-    /// Adds the ring outputs of a flow whose datagrams arrive with headers of this length.
-    fn add_ring_copies(&mut self, mut ring_copies: Vec<Identical>, came: usize) {
-        // The last one takes the received chunk, and need not move its payload if its headers are
-        // as long as those that the datagram came with.
-        ring_copies.sort_by_key(|copies| copies.template.headers_len() == came);
+    /// Adds the ring outputs of a flow.
+    fn add_ring_copies(&mut self, ring_copies: Vec<Identical>) {
         for copies in ring_copies {
             if let Some(host) = copies.next_hop {
                 self.hops.add_ring_copies(self.ring_copies.len(), host);
@@ -268,17 +262,6 @@ impl Outputs {
             }),
         }
     }
-}
-
-/// Length of the headers that datagrams of `matches` arrive with.
-fn headers_len(matches: &Match) -> usize {
-    let (outer, inner) = matches.vlan.tags();
-    let tags = [outer, inner].into_iter().flatten().count();
-    let untagged = match matches.group.address() {
-        IpAddr::V4(_) => IPV4_HEADERS_LEN,
-        IpAddr::V6(_) => IPV6_HEADERS_LEN,
-    };
-    untagged + tags * VLAN_LEN
 }
 
 /// The links of all interfaces that copies of `worker` leave through.

@@ -1,16 +1,15 @@
 //! One (interface, queue): an AF_XDP socket and its four rings.
 //!
-//! RX and FILL ring are here: the FILL ring lends a chunk to the kernel, the RX ring brings it
-//! back. TX and completion ring are the [`Transmitter`]'s.
+//! xsk-rs binds the socket, and its RX and FILL ring are here: the FILL ring lends a chunk to the
+//! kernel, the RX ring brings it back. TX and completion ring are the [`Transmitter`]'s.
 
 use std::{
     io,
     os::fd::{AsRawFd, RawFd},
 };
 
-use nix::errno::Errno;
 use xsk_rs::{
-    CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem,
+    FillQueue, RxQueue, Socket, Umem,
     config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig},
     umem::frame::FrameDesc,
 };
@@ -18,8 +17,9 @@ use xsk_rs::{
 use super::{
     kick,
     ring_sizes::{BATCH, RX_SIZE, TX_SIZE},
-    transmitter::{Device, Egress, Rings, Transmitter},
-    umem::{Chunk, Chunks},
+    transmitter::{Device, Egress, Transmitter},
+    tx_rings::{Descriptor, TxRings},
+    umem::{self, Chunk, Chunks},
 };
 use crate::{
     datapath::{error::SetupError, stats::OutputStats},
@@ -47,52 +47,18 @@ pub struct Port {
     /// The kernel's index of the interface, and the queue.
     key: (u32, u32),
     mode: Mode,
+    /// The RX ring brings a frame that began in an earlier descriptor.
+    is_within_a_frame: bool,
     /// Frames ever queued, when [`Self::begin_settling`] was last called.
     queued_then: u32,
     /// Room for descriptors from a ring.
     batch: Box<[FrameDesc]>,
 }
 
-/// The TX ring of a socket and the completion ring that goes with it.
-#[derive(Debug)]
-struct TxRings {
-    tx: TxQueue,
-    completion: CompQueue,
-}
-
-impl Rings for TxRings {
-    type Desc = FrameDesc;
-
-    #[inline]
-    fn free(&mut self) -> u32 {
-        self.tx.nb_free_exact()
-    }
-
-    #[inline]
-    unsafe fn submit(&mut self, descs: &[FrameDesc]) -> u32 {
-        // SAFETY: as the caller promised.
-        unsafe { self.tx.produce(descs) as u32 }
-    }
-
-    #[inline]
-    fn needs_wakeup(&self) -> bool {
-        self.tx.needs_wakeup()
-    }
-
-    fn wake(&mut self) -> Result<(), Errno> {
-        kick::transmitter(self.tx.fd().as_raw_fd())
-    }
-
-    #[inline]
-    fn complete(&mut self, descs: &mut [FrameDesc]) -> usize {
-        // SAFETY: the descriptors are only used to find the chunks' numbers.
-        unsafe { self.completion.consume(descs) }
-    }
-}
-
 impl Port {
     /// Binds a socket to a queue of an interface, given by name and index, whose FILL ring shall
-    /// hold `lends` chunks. No other port of the UMEM may have the same `tag`.
+    /// hold `lends` chunks. No other port of the UMEM may have the same `tag`. With `shares` its TX
+    /// ring takes frames of two parts; the first socket of a UMEM decides whether any does.
     ///
     /// # Errors
     ///
@@ -104,6 +70,7 @@ impl Port {
         mode: Mode,
         lends: u32,
         tag: u16,
+        shares: bool,
     ) -> Result<Self, SetupError> {
         let failed = |error: io::Error| SetupError::Bind {
             interface: interface.into(),
@@ -118,11 +85,15 @@ impl Port {
             Mode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
             Mode::Copy => BindFlags::XDP_COPY,
         };
+        let parts_flag = match shares {
+            true => BindFlags::XDP_USE_SG,
+            false => BindFlags::empty(),
+        };
         let config = SocketConfig::builder()
             .rx_queue_size(size(RX_SIZE)?)
             .tx_queue_size(size(TX_SIZE)?)
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-            .bind_flags(mode_flag | BindFlags::XDP_USE_NEED_WAKEUP)
+            .bind_flags(mode_flag | parts_flag | BindFlags::XDP_USE_NEED_WAKEUP)
             .build();
         let name: Interface = interface
             .parse()
@@ -134,8 +105,9 @@ impl Port {
             .map_err(|error| failed(os_error(&error)))?;
         let (fill, completion) =
             rings.ok_or_else(|| failed(io::Error::from_raw_os_error(libc::EBUSY)))?;
+        let tx_rings = TxRings::new(tx, completion).map_err(failed)?;
         let port = Self {
-            transmitter: Transmitter::new(TxRings { tx, completion }, mode),
+            transmitter: Transmitter::new(tx_rings, mode).sharing(shares),
             rx,
             fill,
             lent: 0,
@@ -143,6 +115,7 @@ impl Port {
             tag,
             key: (index, queue),
             mode,
+            is_within_a_frame: false,
             queued_then: 0,
             batch: vec![FrameDesc::default(); BATCH].into(),
         };
@@ -191,8 +164,8 @@ impl Port {
 
     /// See [`Transmitter::begin_round`].
     #[inline]
-    pub fn begin_round(&mut self, chunks: &mut Chunks) {
-        self.transmitter.begin_round(chunks);
+    pub fn begin_round(&mut self, chunks: &mut Chunks, stats: &[OutputStats]) {
+        self.transmitter.begin_round(chunks, stats);
     }
 
     /// See [`Transmitter::kick`].
@@ -222,7 +195,7 @@ impl Port {
     }
 
     /// See [`Transmitter::not_back`].
-    pub fn not_back(&self) -> Box<[FrameDesc]> {
+    pub fn not_back(&self) -> Box<[Descriptor]> {
         self.transmitter.not_back()
     }
 
@@ -243,9 +216,25 @@ impl Port {
         // SAFETY: the descriptors become `Chunk`s right here, each once.
         let count = unsafe { self.rx.consume(&mut self.batch) };
         self.lent = self.lent.saturating_sub(count as u32);
-        for &desc in self.batch[..count].iter().rev() {
+        if self.transmitter.shares() {
+            self.blank_parts(count);
+        }
+        for desc in self.batch[..count].iter().rev() {
             // SAFETY: it came out of this UMEM's RX ring just now.
             frames.push(unsafe { chunks.received(desc) });
+        }
+    }
+
+    /// Marks the received descriptors that are parts of a longer frame, such as one that a sender
+    /// made too long for the MTU: no part shall be taken for a frame. They come only where frames
+    /// of several parts may be sent, too.
+    #[inline(never)]
+    fn blank_parts(&mut self, count: usize) {
+        for desc in self.batch.iter_mut().take(count) {
+            let goes_on = desc.has_more_frames();
+            let is_part = goes_on || self.is_within_a_frame;
+            self.is_within_a_frame = goes_on;
+            desc.set_options(u32::from(is_part) * umem::PART);
         }
     }
 
@@ -258,9 +247,10 @@ impl Port {
         while self.lent < self.lends {
             let mut count = 0;
             while count < self.batch.len() && self.lent + (count as u32) < self.lends {
-                let Some(chunk) = chunks.take() else { break };
-                self.batch[count] = chunk.desc();
-                chunks.filled(chunk, self.tag);
+                let Some(desc) = chunks.fill_one(self.tag) else {
+                    break;
+                };
+                self.batch[count] = desc;
                 count += 1;
             }
             if count == 0 {
@@ -311,18 +301,33 @@ impl Port {
 
 impl Egress for Port {
     #[inline]
-    fn has_room(&self) -> bool {
-        self.transmitter.has_room()
+    fn shares(&self) -> bool {
+        self.transmitter.shares()
     }
 
     #[inline]
-    fn make_room(&mut self, chunks: &mut Chunks, stats: &[OutputStats]) {
-        self.transmitter.make_room(chunks, stats);
+    fn has_room(&self, descriptors: u32) -> bool {
+        self.transmitter.has_room(descriptors)
     }
 
     #[inline]
-    fn queue(&mut self, chunk: &Chunk, output: u32) {
-        Egress::queue(&mut self.transmitter, chunk, output);
+    fn make_room(&mut self, descriptors: u32, chunks: &mut Chunks, stats: &[OutputStats]) {
+        self.transmitter.make_room(descriptors, chunks, stats);
+    }
+
+    #[inline]
+    fn queue(&mut self, frame: Descriptor, output: u32) {
+        self.transmitter.queue(frame, output);
+    }
+
+    #[inline]
+    fn queue_parts(&mut self, headers: Descriptor, payload: Descriptor, output: u32) {
+        self.transmitter.queue_parts(headers, payload, output);
+    }
+
+    #[inline(always)]
+    fn queue_all_parts(&mut self, frames: impl Iterator<Item = [Descriptor; 2]>, output: u32) {
+        self.transmitter.queue_all_parts(frames, output);
     }
 }
 

@@ -2,12 +2,23 @@
 //!
 //! Ring outputs of one flow whose bytes are identical (same headers on several interfaces) form a
 //! [`RingCopies`] and share one chunk, which has one reference per descriptor. All but the last get
-//! a copy in a free chunk; the last takes the received chunk itself. An output without room is
-//! skipped before anything is copied for it.
+//! a copy in a free chunk; the last takes the received chunk itself. The payload is at the same
+//! place in each of them, and headers of any length are written right in front of it. An output
+//! without room is skipped before anything is copied for it.
+//!
+//! Where devices take a frame in two parts, only headers are written for all but the last, into
+//! slots of their own, and the payload of the received chunk is the second part of every frame
+//! ([`super::sharing`]).
 
+mod shared;
+
+use std::ops::Range;
+
+pub use self::shared::Prepared;
 use super::{
     transmitter::Egress,
-    umem::{Chunk, Chunks},
+    tx_rings::Descriptor,
+    umem::{Chunk, Chunks, HeaderSlot},
 };
 use crate::{
     datapath::{
@@ -20,19 +31,25 @@ use crate::{
 };
 
 /// Ends `batch`: queues one copy of each of its frames for each ring output of the frame's flow.
+/// `prepared` is room for a batch of frames that share payloads.
 #[inline]
 pub fn forward_all(
     batch: &mut Batch<Chunk>,
+    prepared: &mut Vec<Prepared>,
     flows: &Flows,
     chunks: &mut Chunks,
     ports: &mut [impl Egress],
     stats: &WorkerStats,
 ) {
-    let (frames, kept) = batch.end();
+    let (mut frames, kept) = batch.end();
     if !flows.have_ring_outputs() {
         for frame in frames {
             chunks.give_back(frame.place);
         }
+        return;
+    }
+    if chunks.has_header_slots() {
+        shared::forward_all(&mut frames, kept, prepared, flows, chunks, ports, stats);
         return;
     }
     let mut at = 0;
@@ -51,6 +68,18 @@ pub fn forward_all(
     }
 }
 
+/// A frame of the batch without its chunk, and what all its copies are made from.
+struct Datagram<'a> {
+    received: &'a Received,
+    udp_sum: Option<u32>,
+    /// Where its payload is in its frame.
+    payload: Range<usize>,
+    flow: u32,
+    kept: KeptOf<'a>,
+    /// Its position in the batch.
+    at: u32,
+}
+
 /// Queues one copy of `frame`, which has the position `at_in_batch` in its batch, for each ring
 /// output, and ends the frame's use of its chunk.
 ///
@@ -58,98 +87,112 @@ pub fn forward_all(
 #[inline(never)]
 fn queue_copies(
     frame: Frame<Chunk>,
-    (kept, at_in_batch): (KeptOf<'_>, u32),
+    at_in_batch: (KeptOf<'_>, u32),
     (last, others): (&RingCopies, &[RingCopies]),
     flows: &Flows,
     chunks: &mut Chunks,
     ports: &mut [impl Egress],
     stats: &WorkerStats,
 ) {
-    let udp_sum = frame.received.udp_sum(frame.payload(chunks));
-    let (received, flow, len) = (frame.received, frame.flow, frame.payload_len());
-    let payload = frame.payload_at()..frame.end();
-    let mut chunk = frame.place;
+    let (kept, at) = at_in_batch;
+    let datagram = Datagram {
+        received: &frame.received,
+        udp_sum: frame.received.udp_sum(frame.payload(chunks)),
+        payload: frame.payload_at()..frame.end(),
+        flow: frame.flow,
+        kept,
+        at,
+    };
+    let chunk = frame.place;
     for copies in others {
-        let ring_outputs = flows.ring_outputs(copies);
-        make_room(ring_outputs, chunks, ports, stats);
-        let Some(ttl) = admit(copies, ring_outputs, &received, len, ports, stats) else {
-            note_if_expired(copies, &received, flow, &chunk, chunks, stats);
-            continue;
-        };
-        let Some(mut copy) = chunks.take() else {
-            count_all(ring_outputs, Dropped::BufferExhaustion, stats);
-            continue;
-        };
-        let header = Header {
-            template: &copies.template,
-            received,
-            ttl,
-            udp_sum,
-        };
-        if header.template.ends_at(payload.start) {
-            chunks.copy(&chunk, &mut copy, payload.end);
-            transmit(&header, ring_outputs, copy, len, chunks, ports, stats);
-        } else {
-            let at = header.template.headers_len();
-            chunks.copy_range(&chunk, payload.clone(), &mut copy, at);
-            let kept = kept.frame(at_in_batch);
-            transmit_adapted(header, &kept, ring_outputs, copy, chunks, ports, stats);
-        }
+        queue_other(&datagram, &chunk, None, copies, flows, chunks, ports, stats);
     }
-    let ring_outputs = flows.ring_outputs(last);
-    make_room(ring_outputs, chunks, ports, stats);
-    match admit(last, ring_outputs, &received, len, ports, stats) {
-        Some(ttl) => {
-            let header = Header {
-                template: &last.template,
-                received,
-                ttl,
-                udp_sum,
-            };
-            if header.template.ends_at(payload.start) {
-                transmit(&header, ring_outputs, chunk, len, chunks, ports, stats);
-            } else {
-                chunks.move_within(&mut chunk, payload, header.template.headers_len());
-                let kept = kept.frame(at_in_batch);
-                transmit_adapted(header, &kept, ring_outputs, chunk, chunks, ports, stats);
-            }
-        }
-        None => {
-            note_if_expired(last, &received, flow, &chunk, chunks, stats);
-            chunks.give_back(chunk);
-        }
-    }
+    queue_last(&datagram, chunk, last, flows, chunks, ports, stats);
 }
 
-/// [`transmit`] where the template is not plain, or its headers are not as long as the received
-/// ones. The payload is in its place in `chunk` already.
-#[inline(never)]
-fn transmit_adapted(
-    header: Header<'_>,
-    kept: &Kept,
-    ring_outputs: &[RingOutput],
-    chunk: Chunk,
+/// Queues a copy of the datagram in `chunk` for all ring outputs but the last: with the `shared`
+/// payload, if there is one, else with one of its own.
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the datagram, where it goes, and what changes on the way"
+)]
+fn queue_other(
+    datagram: &Datagram<'_>,
+    chunk: &Chunk,
+    shared: Option<Descriptor>,
+    copies: &RingCopies,
+    flows: &Flows,
     chunks: &mut Chunks,
     ports: &mut [impl Egress],
     stats: &WorkerStats,
 ) {
-    let Header {
-        template,
-        received,
-        ttl,
-        udp_sum,
-    } = header;
-    let payload = chunks.frame(&chunk).get(template.headers_len()..);
-    let udp_sum = template.udp_sum(&received, payload.unwrap_or_default(), udp_sum);
-    let adapted = (!template.is_plain()).then(|| template.keeping(kept));
-    let header = Header {
-        template: adapted.as_ref().unwrap_or(template),
-        received: template.received(&received),
-        ttl,
-        udp_sum,
+    let ring_outputs = flows.ring_outputs(copies);
+    let shared = shared.filter(|_| all_share(ring_outputs, ports));
+    let parts = 1 + u32::from(shared.is_some());
+    make_room(parts, ring_outputs, chunks, ports, stats);
+    let received = datagram.received;
+    let Some(ttl) = admit(parts, copies, ring_outputs, received, ports, stats) else {
+        note_if_expired(copies, received, datagram.flow, chunk, chunks, stats);
+        return;
     };
-    let len = received.payload_len();
-    transmit(&header, ring_outputs, chunk, len, chunks, ports, stats);
+    let mut adapted = None;
+    let header = Header::new(copies, datagram, ttl, chunk, chunks, &mut adapted);
+    if let Some(payload) = shared
+        && let Some(slot) = chunks.take_header()
+    {
+        let frame = (slot, payload, chunk);
+        transmit_parts(&header, frame, ring_outputs, chunks, ports, stats);
+        return;
+    }
+    let Some(mut copy) = chunks.take() else {
+        count_all(ring_outputs, Dropped::BufferExhaustion, stats);
+        return;
+    };
+    let headers = header.template.headers_len();
+    if chunks.copy_payload(chunk, datagram.payload.clone(), &mut copy, headers) {
+        transmit(&header, ring_outputs, copy, chunks, ports, stats);
+    } else {
+        chunks.give_back(copy);
+        count_all(ring_outputs, Dropped::TooBig, stats);
+    }
+}
+
+/// Queues the received chunk itself for the last ring outputs.
+#[inline(always)]
+fn queue_last(
+    datagram: &Datagram<'_>,
+    mut chunk: Chunk,
+    last: &RingCopies,
+    flows: &Flows,
+    chunks: &mut Chunks,
+    ports: &mut [impl Egress],
+    stats: &WorkerStats,
+) {
+    let ring_outputs = flows.ring_outputs(last);
+    make_room(1, ring_outputs, chunks, ports, stats);
+    let received = datagram.received;
+    let Some(ttl) = admit(1, last, ring_outputs, received, ports, stats) else {
+        note_if_expired(last, received, datagram.flow, &chunk, chunks, stats);
+        chunks.finish(chunk, 0);
+        return;
+    };
+    let mut adapted = None;
+    let header = Header::new(last, datagram, ttl, &chunk, chunks, &mut adapted);
+    let headers = header.template.headers_len();
+    if chunks.reframe(&mut chunk, datagram.payload.clone(), headers) {
+        transmit(&header, ring_outputs, chunk, chunks, ports, stats);
+    } else {
+        chunks.finish(chunk, 0);
+        count_all(ring_outputs, Dropped::TooBig, stats);
+    }
+}
+
+/// Whether all of `ring_outputs` leave through devices that take a frame in two parts.
+#[inline]
+fn all_share(ring_outputs: &[RingOutput], ports: &[impl Egress]) -> bool {
+    let mut ports = ring_outputs.iter().map(|one| ports.get(one.port));
+    ports.all(|port| port.is_some_and(Egress::shares))
 }
 
 /// Notes who sent the datagram in `chunk`, of which `copies` do not leave, if that is for its TTL.
@@ -169,8 +212,10 @@ fn note_if_expired(
     }
 }
 
+/// Looks for room for a frame of so many parts, where there is none.
 #[inline]
 fn make_room(
+    parts: u32,
     ring_outputs: &[RingOutput],
     chunks: &mut Chunks,
     ports: &mut [impl Egress],
@@ -178,9 +223,9 @@ fn make_room(
 ) {
     for ring_output in ring_outputs {
         if let Some(port) = ports.get_mut(ring_output.port)
-            && !port.has_room()
+            && !port.has_room(parts)
         {
-            port.make_room(chunks, &stats.outputs);
+            port.make_room(parts, chunks, &stats.outputs);
         }
     }
 }
@@ -188,19 +233,79 @@ fn make_room(
 /// What the headers of one copy are made of.
 struct Header<'a> {
     template: &'a Template,
-    received: Received,
+    received: &'a Received,
     ttl: u8,
     udp_sum: Option<u32>,
 }
 
-/// The TTL that `copies` leave with if at least one ring output can take a payload of this length;
-/// otherwise counts for each output why it cannot.
+impl<'a> Header<'a> {
+    /// Of the copy of the datagram in `chunk` for `copies`. `adapted` is the place for what is
+    /// adapted to it.
+    #[inline(always)]
+    fn new(
+        copies: &'a RingCopies,
+        datagram: &Datagram<'a>,
+        ttl: u8,
+        chunk: &Chunk,
+        chunks: &Chunks,
+        adapted: &'a mut Option<(Template, Received)>,
+    ) -> Self {
+        let header = Self {
+            template: &copies.template,
+            received: datagram.received,
+            ttl,
+            udp_sum: datagram.udp_sum,
+        };
+        if header.template.is_plain() {
+            return header;
+        }
+        let payload = chunks.frame(chunk).get(datagram.payload.clone());
+        let kept = datagram.kept.frame(datagram.at);
+        header.adapted(&kept, payload.unwrap_or_default(), adapted)
+    }
+
+    /// Writes the headers to the first bytes of `to`. Returns how many these are.
+    #[inline(always)]
+    fn write(&self, to: &mut [u8]) -> usize {
+        let Self {
+            template,
+            received,
+            ttl,
+            udp_sum,
+        } = self;
+        template.write_in_place(to, received, *ttl, *udp_sum)
+    }
+
+    /// The same where the template is not plain, of a datagram with this payload. `place` is for
+    /// what it has then.
+    #[inline(never)]
+    fn adapted(
+        self,
+        kept: &Kept,
+        payload: &[u8],
+        place: &'a mut Option<(Template, Received)>,
+    ) -> Self {
+        let (of_output, came) = (self.template, self.received);
+        let udp_sum = of_output.udp_sum(came, payload, self.udp_sum);
+        let (template, received) =
+            place.insert((of_output.keeping(kept), of_output.received(came)));
+        Self {
+            template,
+            received,
+            udp_sum,
+            ..self
+        }
+    }
+}
+
+/// The TTL that `copies` leave with if at least one ring output can take `received` in a frame of
+/// so many parts; otherwise counts for each output why it cannot.
 #[inline]
 fn admit(
+    parts: u32,
     copies: &RingCopies,
     ring_outputs: &[RingOutput],
     received: &Received,
-    len: u16,
     ports: &[impl Egress],
     stats: &WorkerStats,
 ) -> Option<u8> {
@@ -208,14 +313,15 @@ fn admit(
         count_all(ring_outputs, expired::reason(&copies.template), stats);
         return None;
     };
+    let len = received.payload_len();
     if ring_outputs
         .iter()
-        .any(|ring_output| refusal(ring_output, len, ports).is_none())
+        .any(|ring_output| refusal(parts, ring_output, len, ports).is_none())
     {
         return Some(ttl);
     }
     for ring_output in ring_outputs {
-        if let Some(reason) = refusal(ring_output, len, ports) {
+        if let Some(reason) = refusal(parts, ring_output, len, ports) {
             count(ring_output, reason, stats);
         }
     }
@@ -228,43 +334,65 @@ fn transmit(
     header: &Header<'_>,
     ring_outputs: &[RingOutput],
     mut chunk: Chunk,
-    len: u16,
     chunks: &mut Chunks,
     ports: &mut [impl Egress],
     stats: &WorkerStats,
 ) {
-    let Header {
-        template,
-        received,
-        ttl,
-        udp_sum,
-    } = header;
-    let mut frame = chunks.frame_mut(&mut chunk);
-    template.write_in_place(&mut frame, received, *ttl, *udp_sum);
+    header.write(chunks.frame_mut(&mut chunk));
+    let len = header.received.payload_len();
     let mut descriptors = 0;
     for ring_output in ring_outputs {
-        if let Some(reason) = refusal(ring_output, len, ports) {
+        if let Some(reason) = refusal(1, ring_output, len, ports) {
             count(ring_output, reason, stats);
         } else if let Some(port) = ports.get_mut(ring_output.port) {
-            port.queue(&chunk, ring_output.output);
+            port.queue(chunk.desc(), ring_output.output);
             descriptors += 1;
         }
     }
-    if descriptors > 0 {
-        chunks.transmitted(chunk, descriptors);
-    } else {
-        chunks.give_back(chunk);
-    }
+    chunks.finish(chunk, descriptors);
 }
 
-/// Why `ring_output` cannot take a payload of this length now; `None` if it can.
+/// Writes the headers into the slot and queues them with the payload, which is in the chunk, on the
+/// port of every ring output that has room.
 #[inline]
-fn refusal(ring_output: &RingOutput, len: u16, ports: &[impl Egress]) -> Option<Dropped> {
+fn transmit_parts(
+    header: &Header<'_>,
+    (mut slot, payload, chunk): (HeaderSlot, Descriptor, &Chunk),
+    ring_outputs: &[RingOutput],
+    chunks: &mut Chunks,
+    ports: &mut [impl Egress],
+    stats: &WorkerStats,
+) {
+    let written = header.write(chunks.header_mut(&mut slot));
+    let headers = chunks.header_desc(&slot, written);
+    let len = header.received.payload_len();
+    let mut descriptors = 0;
+    for ring_output in ring_outputs {
+        if let Some(reason) = refusal(2, ring_output, len, ports) {
+            count(ring_output, reason, stats);
+        } else if let Some(port) = ports.get_mut(ring_output.port) {
+            port.queue_parts(headers, payload, ring_output.output);
+            descriptors += 1;
+        }
+    }
+    chunks.share(chunk, descriptors);
+    chunks.finish_header(slot, descriptors);
+}
+
+/// Why `ring_output` cannot take a payload of this length now, in a frame of so many parts; `None`
+/// if it can.
+#[inline]
+fn refusal(
+    parts: u32,
+    ring_output: &RingOutput,
+    len: u16,
+    ports: &[impl Egress],
+) -> Option<Dropped> {
     if len > ring_output.max_payload {
         return Some(Dropped::TooBig);
     }
     match ports.get(ring_output.port) {
-        Some(port) if port.has_room() => None,
+        Some(port) if port.has_room(parts) => None,
         _ => Some(Dropped::RingFull),
     }
 }

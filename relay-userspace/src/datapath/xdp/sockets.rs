@@ -20,6 +20,7 @@ use super::{
     BIND_PATIENCE,
     port::Port,
     port_change::{Input, PortChange},
+    sharing,
     umem::{Chunks, Closed},
     umem_sizes,
 };
@@ -71,6 +72,8 @@ pub struct Sockets {
     /// How many chunks it has.
     chunks: u32,
     mode: Mode,
+    /// Its TX rings take frames of two parts, where the interface does.
+    shares: bool,
     /// In the worker's order.
     places: Vec<Place>,
     /// Ports that the worker has not handed back yet.
@@ -117,6 +120,7 @@ impl Sockets {
             umem: chunks.umem().clone(),
             chunks: chunks.total() as u32,
             mode,
+            shares: chunks.has_header_slots(),
             places: Vec::new(),
             leaving: Vec::new(),
             releasing: Vec::new(),
@@ -323,6 +327,7 @@ impl Sockets {
     ) -> Result<Port, SetupError> {
         let planned = plan.interfaces.get(port.interface);
         let planned = planned.ok_or(SetupError::NoInterface)?;
+        let shares = self.shares && sharing::by(planned);
         let deadline = Instant::now() + BIND_PATIENCE;
         loop {
             let (umem, index) = (&self.umem, planned.index);
@@ -333,6 +338,7 @@ impl Sockets {
                 self.mode,
                 lends,
                 tag,
+                shares,
             ) {
                 Err(SetupError::Bind { error, .. })
                     if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
@@ -352,11 +358,11 @@ fn is_released(interface: u32, queue: u32) -> bool {
         return true;
     };
     let name = name.to_string_lossy();
-    let probe = Chunks::new(PROBE_CHUNK, 1);
+    let probe = Chunks::new(PROBE_CHUNK, 1, 0);
     // In copy mode a bind does not touch the driver.
     let bound = probe.and_then(|probe| {
         let umem = probe.umem();
-        Port::bind(umem, (&name, interface), queue, Mode::Copy, 0, 0)
+        Port::bind(umem, (&name, interface), queue, Mode::Copy, 0, 0, false)
     });
     match bound {
         Err(SetupError::Bind { error, .. }) => error.raw_os_error() != Some(libc::EBUSY),

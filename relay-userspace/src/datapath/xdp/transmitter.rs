@@ -7,15 +7,19 @@
 //! when it likes, and is kicked only when it asks for it. Descriptors that the ring does not take
 //! stay staged, in order, until it does.
 //!
+//! A frame may be two descriptors, headers and payload. It counts with the second one: the first
+//! has no output ([`PART`]). Both are put on the ring at once, but the kernel may take one of them
+//! with one call, and the other with the next.
+//!
 //! The rings are behind [`Rings`], so that tests can put a simulated kernel there.
 
 use nix::errno::Errno;
-use xsk_rs::umem::frame::FrameDesc;
 
 use super::{
     ring_sizes::TX_SIZE,
-    tx_ring_account::{Ledger, Taken},
-    umem::{Chunk, Chunks},
+    tx_ring_account::{Ledger, Taken, slot},
+    tx_rings::Descriptor,
+    umem::Chunks,
 };
 use crate::{
     datapath::stats::{Dropped, OutputStats},
@@ -27,6 +31,8 @@ use crate::{
 const WORTH_A_KICK: u32 = 64;
 /// The most frames that the kernel takes per call in copy mode (`TX_BATCH_SIZE`).
 const BUDGET: u32 = 32;
+/// In place of an output: the frame goes on in the next descriptor, and counts with that.
+const PART: u32 = u32::MAX;
 /// Completions that are read at once.
 const COMPLETIONS: usize = 256;
 
@@ -38,13 +44,13 @@ pub trait Rings {
     /// Free entries of the TX ring, as far as the kernel has published them.
     fn free(&mut self) -> u32;
 
-    /// Puts descriptors on the TX ring, no more than [`Rings::free`]. Returns how many it took: all
-    /// or none.
+    /// Puts the descriptors of both slices on the TX ring at once, no more than [`Rings::free`].
+    /// Returns how many it took: all or none.
     ///
     /// # Safety
     ///
     /// The chunks of `descs` must not be written to until they are completed.
-    unsafe fn submit(&mut self, descs: &[Self::Desc]) -> u32;
+    unsafe fn submit(&mut self, descs: [&[Self::Desc]; 2]) -> u32;
 
     /// Whether the kernel asks for a kick.
     fn needs_wakeup(&self) -> bool;
@@ -66,23 +72,33 @@ pub trait Home<Desc> {
     fn completed(&mut self, desc: &Desc);
 }
 
-impl Home<FrameDesc> for Chunks {
+impl Home<Descriptor> for Chunks {
     #[inline]
-    fn completed(&mut self, desc: &FrameDesc) {
+    fn completed(&mut self, desc: &Descriptor) {
         self.completed(desc);
     }
 }
 
 /// What ring outputs need of a port.
 pub trait Egress {
-    /// Whether one more frame may be queued.
-    fn has_room(&self) -> bool;
+    /// Whether its device takes frames of two parts.
+    fn shares(&self) -> bool;
 
-    /// Looks for room if there is none.
-    fn make_room(&mut self, chunks: &mut Chunks, stats: &[OutputStats]);
+    /// Whether one more frame of so many descriptors may be queued.
+    fn has_room(&self, descriptors: u32) -> bool;
+
+    /// Looks for room for a frame of so many descriptors if there is none.
+    fn make_room(&mut self, descriptors: u32, chunks: &mut Chunks, stats: &[OutputStats]);
 
     /// Queues a frame for `output`. Only after [`Egress::has_room`].
-    fn queue(&mut self, chunk: &Chunk, output: u32);
+    fn queue(&mut self, frame: Descriptor, output: u32);
+
+    /// Queues a frame of two parts for `output`. Only after [`Egress::has_room`] for two
+    /// descriptors, and where it [`Egress::shares`].
+    fn queue_parts(&mut self, headers: Descriptor, payload: Descriptor, output: u32);
+
+    /// The same with many frames.
+    fn queue_all_parts(&mut self, frames: impl Iterator<Item = [Descriptor; 2]>, output: u32);
 }
 
 /// The state of the device, as a kick found it.
@@ -104,9 +120,9 @@ pub struct Transmitter<R: Rings> {
     mode: Mode,
     ledger: Ledger,
     /// The descriptors that the ledger counts, each in its slot.
-    descs: Box<[R::Desc]>,
+    descs: Box<[R::Desc; TX_SIZE as usize]>,
     /// The output that each of them belongs to.
-    outputs: Box<[u32]>,
+    outputs: Box<[u32; TX_SIZE as usize]>,
     device: Device,
     /// The device is gone for good, and all descriptors are accounted for: completions are ignored
     /// now.
@@ -117,6 +133,8 @@ pub struct Transmitter<R: Rings> {
     kicked: bool,
     /// The ledger's `queued` at the last kick.
     queued_then: u32,
+    /// Its device takes frames of two parts.
+    shares: bool,
     /// Room for descriptors from the completion ring.
     batch: Box<[R::Desc]>,
 }
@@ -128,15 +146,28 @@ impl<R: Rings> Transmitter<R> {
             rings,
             mode,
             ledger: Ledger::default(),
-            descs: vec![R::Desc::default(); TX_SIZE as usize].into(),
-            outputs: vec![0; TX_SIZE as usize].into(),
+            descs: Box::new([R::Desc::default(); TX_SIZE as usize]),
+            outputs: Box::new([0; TX_SIZE as usize]),
             device: Device::Ready,
             closed: false,
             publishes_late: false,
             kicked: false,
             queued_then: 0,
+            shares: false,
             batch: vec![R::Desc::default(); COMPLETIONS].into(),
         }
+    }
+
+    /// The same for a device that takes frames of two parts, if it `shares`.
+    #[must_use]
+    pub fn sharing(self, shares: bool) -> Self {
+        Self { shares, ..self }
+    }
+
+    /// Whether its device takes frames of two parts.
+    #[inline]
+    pub fn shares(&self) -> bool {
+        self.shares
     }
 
     /// The state of the device, as the last kick found it.
@@ -167,40 +198,60 @@ impl<R: Rings> Transmitter<R> {
         self.ledger.has_taken(then)
     }
 
-    /// Whether one more frame may be queued. The limit counts descriptors that have not come back,
-    /// so that neither the TX ring nor the completion ring can overflow.
+    /// Whether a frame of so many descriptors may be queued. The limit counts descriptors that have
+    /// not come back, so that neither the TX ring nor the completion ring can overflow.
     #[inline]
-    pub fn has_room(&self) -> bool {
-        self.ledger.has_room()
+    pub fn has_room(&self, descriptors: u32) -> bool {
+        self.ledger.has_room(descriptors)
     }
 
     /// Begins a round: takes completions, so that a full ring may have room again.
     #[inline]
-    pub fn begin_round(&mut self, home: &mut impl Home<R::Desc>) {
+    pub fn begin_round(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
         self.kicked = false;
-        self.reap(home);
+        self.take_back(home, stats);
     }
 
-    /// Looks for room if there is none: one round may bring more frames than the ring holds, and
-    /// the device works meanwhile. It kicks once per round for that, and again after every 64
-    /// frames that found room.
+    /// Takes completions, and counts the frames that they are of. Whoever queues frames then needs
+    /// both: a slot is not used again before what was in it is counted.
     #[inline]
-    pub fn make_room(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
-        if !self.has_room() {
-            self.look_for_room(home, stats);
+    fn take_back(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
+        if self.outstanding() > 0 {
+            self.reap(home);
+            self.settle(stats, false);
+        }
+    }
+
+    /// Looks for room for so many descriptors if there is none: one round may bring more frames
+    /// than the ring holds, and the device works meanwhile. It kicks once per round for that, and
+    /// again after every 64 descriptors that found room.
+    #[inline]
+    pub fn make_room(
+        &mut self,
+        descriptors: u32,
+        home: &mut impl Home<R::Desc>,
+        stats: &[OutputStats],
+    ) {
+        if !self.has_room(descriptors) {
+            self.look_for_room(descriptors, home, stats);
         }
     }
 
     #[cold]
-    fn look_for_room(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
-        self.reap(home);
-        if self.has_room() {
+    fn look_for_room(
+        &mut self,
+        descriptors: u32,
+        home: &mut impl Home<R::Desc>,
+        stats: &[OutputStats],
+    ) {
+        self.take_back(home, stats);
+        if self.has_room(descriptors) {
             return;
         }
         let fresh = self.ledger.queued().wrapping_sub(self.queued_then);
         if !self.kicked || fresh >= WORTH_A_KICK {
             self.kick(home, stats);
-            self.reap(home);
+            self.take_back(home, stats);
             self.kicked = true;
         }
     }
@@ -214,6 +265,31 @@ impl<R: Rings> Transmitter<R> {
             *place = desc;
             *of = output;
         }
+    }
+
+    /// Queues a frame of two parts for `output`. Only after [`Transmitter::has_room`] for two.
+    #[inline]
+    pub fn queue_parts(&mut self, first: R::Desc, last: R::Desc, output: u32) {
+        self.queue(first, PART);
+        self.queue(last, output);
+    }
+
+    /// Queues frames of two parts for `output`. Only after [`Transmitter::has_room`] for all of
+    /// them.
+    #[inline(always)]
+    pub fn queue_all_parts(&mut self, frames: impl Iterator<Item = [R::Desc; 2]>, output: u32) {
+        let (first, mut count) = (self.ledger.queued(), 0);
+        let (descs, outputs) = (&mut *self.descs, &mut *self.outputs);
+        for [headers, payload] in frames {
+            let at = slot(first.wrapping_add(count));
+            descs[at] = headers;
+            outputs[at] = PART;
+            let at = slot(first.wrapping_add(count + 1));
+            descs[at] = payload;
+            outputs[at] = output;
+            count += 2;
+        }
+        self.ledger.queue_many(count);
     }
 
     /// Submits the queued descriptors, makes the kernel work on the TX ring, and counts those that
@@ -278,37 +354,50 @@ impl<R: Rings> Transmitter<R> {
         self.device == Device::Gone && self.mode == Mode::Copy
     }
 
-    /// Puts staged descriptors on the ring, as many as have room. Returns how many.
+    /// Puts staged descriptors on the ring, as many whole frames as have room. Returns how many.
     fn submit(&mut self) -> u32 {
-        let mut submitted = 0;
-        // Twice if the staged descriptors wrap around the end of the arrays.
-        for _ in 0..2 {
-            if self.ledger.staged() == 0 {
-                break;
-            }
-            let next = self.ledger.next_staged(self.rings.free());
-            let Some(descs) = self.descs.get(next).filter(|descs| !descs.is_empty()) else {
-                break;
-            };
-            // SAFETY: the descriptors are of chunks of this socket's UMEM that left the worker's
-            // hands by `Chunks::transmitted`, so nothing writes to them until they complete.
-            let count = unsafe { self.rings.submit(descs) };
-            self.ledger.submitted(count);
-            submitted += count;
+        let staged = self.ledger.staged();
+        if staged == 0 {
+            return 0;
         }
+        let mut count = staged.min(self.rings.free());
+        if count > 0 && self.is_part(self.ledger.staged_slot(count)) {
+            count -= 1;
+        }
+        let [first, second] = self.ledger.next_staged(count);
+        let (Some(first), Some(second)) = (self.descs.get(first), self.descs.get(second)) else {
+            return 0;
+        };
+        if count == 0 {
+            return 0;
+        }
+        // SAFETY: the descriptors are of chunks and header slots of this socket's UMEM that left
+        // the worker's hands, so nothing writes to what they name until they complete.
+        let submitted = unsafe { self.rings.submit([first, second]) };
+        self.ledger.submitted(submitted);
         submitted
     }
 
+    /// Whether the frame of the descriptor in `slot` goes on in the next one.
+    #[inline]
+    fn is_part(&self, slot: usize) -> bool {
+        self.outputs.get(slot) == Some(&PART)
+    }
+
     /// Counts the frames that the kernel has taken since the last call as sent, but the last one as
-    /// refused if `refused`. Returns how many it took.
+    /// refused if `refused`. Returns how many descriptors it took.
     ///
     /// Kernels publish how far they came when they have sent something (`__xsk_generic_xmit`,
     /// net/xdp/xsk.c), so a refusal right at the start may show as no progress although one frame
     /// was taken. Linux 6.18.44 publishes it at once.
     fn settle(&mut self, stats: &[OutputStats], refused: bool) -> u32 {
-        let taken = self.ledger.settle(self.rings.free(), refused);
+        let least = match refused {
+            true => 1 + u32::from(self.is_part(self.ledger.next_taken())),
+            false => 0,
+        };
+        let taken = self.ledger.settle(self.rings.free(), least);
         let mut slots = taken.slots();
-        if refused && let Some(slot) = slots.next_back() {
+        if refused && let Some(slot) = slots.by_ref().rev().find(|&slot| !self.is_part(slot)) {
             self.count(slot, stats, Dropped::DeviceRefused);
         }
         for slot in slots {
@@ -333,14 +422,26 @@ impl<R: Rings> Transmitter<R> {
 
     /// Gives up the frames that wait for a device that is gone for good; their chunks are needed
     /// elsewhere. Not before all descriptors have come back that the kernel is known to have taken:
-    /// where it publishes late, that shows what else it took.
+    /// where it publishes late, that shows what else it took. But for the headers of a frame whose
+    /// payload it never took: it has copied them, and never gives them back (`xs->skb`,
+    /// net/xdp/xsk.c).
     fn refuse_what_waits(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
         self.reap(home);
         self.settle(stats, false);
-        if self.ledger.with_the_kernel() == 0 {
-            self.closed = true;
-            self.give_up(home, stats, Dropped::DeviceRefused);
+        let last = self.ledger.last_taken();
+        let half = self.waiting() > 0 && self.is_part(last);
+        match self.ledger.with_the_kernel() {
+            0 => {}
+            1 if half => {
+                if let Some(headers) = self.descs.get(last) {
+                    home.completed(headers);
+                }
+                self.ledger.completed(1);
+            }
+            _ => return,
         }
+        self.closed = true;
+        self.give_up(home, stats, Dropped::DeviceRefused);
     }
 
     /// At the end, counts the frames that the kernel never took. In zero copy the device may still
@@ -413,20 +514,35 @@ impl<R: Rings> Transmitter<R> {
     }
 }
 
-impl<R: Rings<Desc = FrameDesc>> Egress for Transmitter<R> {
+impl<R: Rings<Desc = Descriptor>> Egress for Transmitter<R> {
     #[inline]
-    fn has_room(&self) -> bool {
-        self.has_room()
+    fn shares(&self) -> bool {
+        self.shares
     }
 
     #[inline]
-    fn make_room(&mut self, chunks: &mut Chunks, stats: &[OutputStats]) {
-        self.make_room(chunks, stats);
+    fn has_room(&self, descriptors: u32) -> bool {
+        self.has_room(descriptors)
     }
 
     #[inline]
-    fn queue(&mut self, chunk: &Chunk, output: u32) {
-        self.queue(chunk.desc(), output);
+    fn make_room(&mut self, descriptors: u32, chunks: &mut Chunks, stats: &[OutputStats]) {
+        self.make_room(descriptors, chunks, stats);
+    }
+
+    #[inline]
+    fn queue(&mut self, frame: Descriptor, output: u32) {
+        self.queue(frame, output);
+    }
+
+    #[inline]
+    fn queue_parts(&mut self, headers: Descriptor, payload: Descriptor, output: u32) {
+        self.queue_parts(headers, payload, output);
+    }
+
+    #[inline(always)]
+    fn queue_all_parts(&mut self, frames: impl Iterator<Item = [Descriptor; 2]>, output: u32) {
+        self.queue_all_parts(frames, output);
     }
 }
 

@@ -50,7 +50,7 @@ impl Taken {
 
 /// The slot of a descriptor in the arrays that go along with the ring.
 #[inline]
-fn slot(descriptor: u32) -> usize {
+pub fn slot(descriptor: u32) -> usize {
     (descriptor % TX_SIZE) as usize
 }
 
@@ -90,10 +90,10 @@ impl Ledger {
         self.taken.wrapping_sub(then).cast_signed() >= 0
     }
 
-    /// Whether one more descriptor may be queued.
+    /// Whether so many more descriptors may be queued.
     #[inline]
-    pub fn has_room(&self) -> bool {
-        self.outstanding() < TX_SIZE
+    pub fn has_room(&self, descriptors: u32) -> bool {
+        self.outstanding() + descriptors <= TX_SIZE
     }
 
     /// Stages one more descriptor, in the slot returned. Only after [`Ledger::has_room`].
@@ -104,13 +104,37 @@ impl Ledger {
         at
     }
 
-    /// The slots of the staged descriptors that are next to be put on a ring with `free` free
-    /// entries: as many as lie side by side.
+    /// Stages so many more descriptors, whose slots are those of [`Self::queued`] and the numbers
+    /// behind it. Only after [`Ledger::has_room`].
     #[inline]
-    pub fn next_staged(&self, free: u32) -> Range<usize> {
+    pub fn queue_many(&mut self, count: u32) {
+        self.queued = self.queued.wrapping_add(count);
+    }
+
+    /// The slots of the next `count` staged descriptors, in order: those that lie side by side, and
+    /// those that go on at the start of the arrays.
+    #[inline]
+    pub fn next_staged(&self, count: u32) -> [Range<usize>; 2] {
         let first = slot(self.submitted);
-        let count = self.staged().min(free) as usize;
-        first..(first + count).min(TX_SIZE as usize)
+        let end = first + self.staged().min(count) as usize;
+        let size = TX_SIZE as usize;
+        [first..end.min(size), 0..end.saturating_sub(size)]
+    }
+
+    /// The slot of the `count`th staged descriptor, counted from 1.
+    #[inline]
+    pub fn staged_slot(&self, count: u32) -> usize {
+        slot(self.submitted.wrapping_add(count).wrapping_sub(1))
+    }
+
+    /// The slot of the next descriptor that the kernel takes, if it takes one.
+    pub fn next_taken(&self) -> usize {
+        slot(self.taken)
+    }
+
+    /// The slot of the descriptor that the kernel took last.
+    pub fn last_taken(&self) -> usize {
+        slot(self.taken.wrapping_sub(1))
     }
 
     /// The ring took `count` of the staged descriptors.
@@ -120,19 +144,19 @@ impl Ledger {
     }
 
     /// Counts the descriptors that the kernel has taken since the last call, and returns them.
-    /// `free` is the number of free entries of the ring that the kernel has published. `refused`
-    /// means that the device refused the last frame that the kernel took.
+    /// `free` is the number of free entries of the ring that the kernel has published. At least
+    /// `least` have been taken: those of a frame that the device refused.
     ///
     /// The published number can lag. A descriptor that came back was taken, published or not, and
     /// so was a refused one. Where the kernel publishes late (before Linux 6.17), the refused frame
     /// may be a later one than it seems; how many there were is right all the same.
     #[inline]
-    pub fn settle(&mut self, free: u32, refused: bool) -> Taken {
+    pub fn settle(&mut self, free: u32, least: u32) -> Taken {
         let pending = self.submitted.wrapping_sub(self.taken);
         let published = pending.saturating_sub(TX_SIZE.saturating_sub(free));
         let not_back = self.submitted.wrapping_sub(self.completed);
         let known = published.max(pending.saturating_sub(not_back));
-        let count = known.max(u32::from(refused)).min(pending);
+        let count = known.max(least).min(pending);
         let first = self.taken;
         self.taken = first.wrapping_add(count);
         Taken { first, count }
@@ -195,41 +219,47 @@ mod tests {
     #[test]
     fn what_has_not_come_back_is_limited_and_not_what_is_on_the_ring() {
         let mut ledger = submitted(TX_SIZE);
-        assert!(!ledger.has_room());
+        assert!(!ledger.has_room(1));
         ledger.completed(1);
-        assert!(ledger.has_room());
+        assert!(ledger.has_room(1));
+        assert!(!ledger.has_room(2));
         ledger.queue();
-        assert_eq!(ledger.next_staged(0), 0..0, "the ring still looks full");
         assert_eq!((ledger.staged(), ledger.waiting()), (1, TX_SIZE + 1));
-        assert!(!ledger.has_room());
+        assert!(!ledger.has_room(1));
     }
 
     #[test]
     fn staged_descriptors_are_put_on_the_ring_in_order_and_around_its_end() {
         let mut ledger = submitted(TX_SIZE - 2);
-        ledger.settle(TX_SIZE, false);
+        ledger.settle(TX_SIZE, 0);
         ledger.completed(TX_SIZE - 2);
         for _ in 0..5 {
             ledger.queue();
         }
         let end = TX_SIZE as usize;
-        assert_eq!(ledger.next_staged(TX_SIZE), end - 2..end);
-        ledger.submitted(2);
-        assert_eq!(ledger.next_staged(2), 0..2);
-        ledger.submitted(2);
-        assert_eq!(ledger.next_staged(TX_SIZE), 2..3);
+        assert_eq!(ledger.next_staged(0), [end - 2..end - 2, 0..0]);
+        assert_eq!(ledger.next_staged(1), [end - 2..end - 1, 0..0]);
+        assert_eq!(ledger.next_staged(4), [end - 2..end, 0..2]);
+        assert_eq!(
+            [1, 2, 3].map(|count| ledger.staged_slot(count)),
+            [end - 2, end - 1, 0]
+        );
+        ledger.submitted(4);
+        assert_eq!(ledger.next_staged(TX_SIZE), [2..3, 0..0]);
+        assert_eq!(ledger.next_taken(), end - 2);
+        assert_eq!(ledger.last_taken(), end - 3);
     }
 
     #[test]
     fn what_is_published_and_what_came_back_was_taken() {
         let mut ledger = submitted(10);
-        assert_eq!(ledger.settle(TX_SIZE - 7, false).count(), 3);
+        assert_eq!(ledger.settle(TX_SIZE - 7, 0).count(), 3);
         ledger.completed(5);
-        let taken = ledger.settle(TX_SIZE - 7, false);
+        let taken = ledger.settle(TX_SIZE - 7, 0);
         assert_eq!(taken.slots().collect::<Vec<_>>(), [3, 4]);
         let why = "what is published is behind";
-        assert_eq!(ledger.settle(TX_SIZE - 7, false).count(), 0, "{why}");
-        assert_eq!(ledger.settle(TX_SIZE, false).count(), 5);
+        assert_eq!(ledger.settle(TX_SIZE - 7, 0).count(), 0, "{why}");
+        assert_eq!(ledger.settle(TX_SIZE, 0).count(), 5);
         assert_eq!((ledger.waiting(), ledger.outstanding()), (0, 5));
         assert_eq!(ledger.with_the_kernel(), 5);
     }
@@ -238,16 +268,23 @@ mod tests {
     fn a_refused_frame_was_taken_though_nothing_is_published() {
         let mut ledger = submitted(2);
         let nothing_published = TX_SIZE - 2;
-        assert_eq!(ledger.settle(nothing_published, true).count(), 1);
-        assert_eq!(ledger.settle(nothing_published, true).count(), 1);
-        assert_eq!(ledger.settle(nothing_published, true).count(), 0);
+        assert_eq!(ledger.settle(nothing_published, 1).count(), 1);
+        assert_eq!(ledger.settle(nothing_published, 1).count(), 1);
+        assert_eq!(ledger.settle(nothing_published, 1).count(), 0);
+        let mut ledger = submitted(4);
+        let nothing_published = TX_SIZE - 4;
+        assert_eq!(
+            ledger.settle(nothing_published, 2).count(),
+            2,
+            "of two parts"
+        );
     }
 
     #[test]
     fn what_waits_can_be_given_up_and_what_the_kernel_has_comes_back() {
         let mut ledger = submitted(4);
         ledger.queue();
-        ledger.settle(TX_SIZE - 3, false);
+        ledger.settle(TX_SIZE - 3, 0);
         let abandoned = ledger.abandon();
         assert_eq!(abandoned.slots().collect::<Vec<_>>(), [1, 2, 3, 4]);
         assert_eq!((ledger.waiting(), ledger.outstanding()), (0, 1));
@@ -269,10 +306,9 @@ mod tests {
         for _ in 0..4 {
             ledger.queue();
         }
-        assert_eq!(ledger.next_staged(TX_SIZE).len(), 2);
-        ledger.submitted(2);
-        ledger.submitted(2);
-        assert_eq!(ledger.settle(TX_SIZE - 1, false).count(), 3);
+        assert_eq!(ledger.next_staged(TX_SIZE).map(|slots| slots.len()), [2, 2]);
+        ledger.submitted(4);
+        assert_eq!(ledger.settle(TX_SIZE - 1, 0).count(), 3);
         ledger.completed(2);
         assert_eq!((ledger.waiting(), ledger.outstanding()), (1, 2));
         assert!(ledger.has_taken(start.wrapping_add(3)));

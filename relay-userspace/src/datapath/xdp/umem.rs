@@ -1,32 +1,68 @@
-//! One worker's UMEM: the only unsafe access to its memory, the free list and the reference counts.
+//! One worker's UMEM: where each chunk is, the free list and the reference counts.
 //!
 //! A chunk is in exactly one of four places: the free list, a FILL ring (or an RX ring, not read
 //! yet), the worker's hands as a [`Chunk`], or in flight with one reference per descriptor that
 //! names it, which ends with its completion, or when its device is gone. [`Chunk`] is neither
 //! `Clone` nor `Copy`, so safe code can give a chunk to one place only.
 //!
+//! A frame may start anywhere in its chunk: its payload stays where it was received, and its
+//! headers are written in front of it. Or its headers are in a [`HeaderSlot`] and its payload is
+//! the one of a chunk that other frames share, which has a reference of each, and one of the worker
+//! as long as it is in its hands.
+//!
 //! A build with the feature `poison-chunks` overwrites every chunk that becomes free, so that tests
 //! see at the receivers whether a chunk was freed before the last device had read it.
+
+mod header_slots;
+mod memory;
 
 use std::{num::NonZeroU32, ops::Range};
 
 use xsk_rs::{
     Umem,
     config::{FrameSize, QueueSize, UmemConfig},
-    umem::frame::{DataMut, FrameDesc},
+    umem::frame::FrameDesc,
 };
 
-use super::ring_sizes::{COMPLETION_SIZE, FILL_SIZE};
-use crate::datapath::{batch::Memory, error::SetupError};
+pub use self::header_slots::HeaderSlot;
+use self::{
+    header_slots::{HeaderSlots, SLOT_SIZE},
+    memory::UmemMemory,
+};
+use super::{
+    ring_sizes::{COMPLETION_SIZE, FILL_SIZE},
+    sharing,
+    tx_rings::Descriptor,
+};
+use crate::{
+    datapath::{batch::Memory, error::SetupError},
+    packet::PATCH_ROOM,
+};
+
+/// Bytes in front of a received frame (`XDP_PACKET_HEADROOM`, include/uapi/linux/bpf.h).
+const XDP_HEADROOM: usize = 256;
+
+/// The option of a received descriptor that is one of several parts of a frame.
+pub(super) const PART: u32 = libc::XDP_PKT_CONTD;
 
 /// A chunk in the worker's hands, with the frame in it.
 #[derive(Debug)]
-pub struct Chunk(FrameDesc);
+pub struct Chunk {
+    /// Where the frame starts, from the start of the UMEM.
+    addr: usize,
+    /// The frame's length. It starts and ends inside the chunk.
+    len: usize,
+}
 
 impl Chunk {
-    /// The descriptor to put on a ring.
-    pub(super) fn desc(&self) -> FrameDesc {
-        self.0
+    /// The descriptor of the frame, to put on a TX ring.
+    #[inline]
+    pub(super) fn desc(&self) -> Descriptor {
+        Descriptor {
+            addr: self.addr as u64,
+            len: self.len as u32,
+            options: 0,
+        }
     }
 }
 
@@ -36,14 +72,14 @@ pub struct Closed {
     /// The port's tag.
     tag: u16,
     /// Its descriptors that will not come back.
-    in_flight: Box<[FrameDesc]>,
+    in_flight: Box<[Descriptor]>,
     /// Room for a mark per chunk.
     is_free: Box<[bool]>,
 }
 
 impl Closed {
     /// A port of a UMEM with `chunks` chunks.
-    pub(super) fn new(tag: u16, in_flight: Box<[FrameDesc]>, chunks: u32) -> Self {
+    pub(super) fn new(tag: u16, in_flight: Box<[Descriptor]>, chunks: u32) -> Self {
         Self {
             tag,
             in_flight,
@@ -60,15 +96,19 @@ impl Closed {
 /// The chunks of one UMEM and where each of them is.
 #[derive(Debug)]
 pub struct Chunks {
-    umem: Umem,
-    /// Each chunk's own descriptor, by its number.
+    memory: UmemMemory,
+    /// What xsk-rs knows each chunk by, to put it on a FILL ring; by its number.
     descs: Box<[FrameDesc]>,
     /// log2 of a chunk's size: an address shifted right by it is the chunk's number.
     shift: u32,
     /// Numbers of the free chunks. Its capacity is the number of all chunks, so it never grows.
     free: Vec<u32>,
-    /// Descriptors in flight, by the chunk's number.
+    /// Descriptors in flight, by the chunk's number; and of a chunk in the worker's hands that
+    /// descriptors name already, one more.
     references: Box<[u16]>,
+    headers: HeaderSlots,
+    /// The shortest payload that frames share.
+    shared_from: u32,
     /// The tag of the port that each chunk was last lent to, by the chunk's number.
     lent_to: Box<[u16]>,
     fill: u64,
@@ -79,12 +119,12 @@ pub struct Chunks {
 }
 
 impl Chunks {
-    /// Maps and registers `count` chunks of `size` bytes, 2048 or 4096.
+    /// Maps and registers `count` chunks of `size` bytes, 2048 or 4096, and so many header slots.
     ///
     /// # Errors
     ///
     /// When the kernel does not give the memory.
-    pub fn new(size: u32, count: u32) -> Result<Self, SetupError> {
+    pub fn new(size: u32, count: u32, header_slots: u32) -> Result<Self, SetupError> {
         let failed = |reason: String| SetupError::Umem {
             size,
             count,
@@ -97,17 +137,27 @@ impl Chunks {
             .comp_queue_size(ring(COMPLETION_SIZE)?)
             .build()
             .map_err(|error| failed(error.to_string()))?;
-        let chunks = NonZeroU32::new(count).ok_or_else(|| failed("no chunks asked for".into()))?;
-        let (umem, descs) = Umem::new(config, chunks, false).map_err(|error| {
+        let for_headers = header_slots.div_ceil((size / SLOT_SIZE).max(1));
+        let all = Some(count).filter(|&count| count > 0);
+        let all = all.and_then(|count| NonZeroU32::new(count + for_headers));
+        let all = all.ok_or_else(|| failed("no chunks asked for".into()))?;
+        let (umem, mut descs) = Umem::new(config, all, false).map_err(|error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             failed(cause.unwrap_or_else(|| error.to_string()))
         })?;
+        let memory = UmemMemory::new(umem, &descs, size);
+        descs.truncate(count as usize);
         Ok(Self {
-            umem,
+            memory,
             descs: descs.into(),
             shift: size.trailing_zeros(),
             free: (0..count).rev().collect(),
             references: vec![0; count as usize].into(),
+            shared_from: match header_slots {
+                0 => u32::MAX,
+                _ => sharing::shared_from().into(),
+            },
+            headers: HeaderSlots::new(u64::from(count) * u64::from(size), header_slots),
             lent_to: vec![0; count as usize].into(),
             fill: 0,
             in_flight: 0,
@@ -118,7 +168,7 @@ impl Chunks {
 
     /// The UMEM, to bind sockets to.
     pub(super) fn umem(&self) -> &Umem {
-        &self.umem
+        self.memory.umem()
     }
 
     /// All chunks.
@@ -141,65 +191,178 @@ impl Chunks {
         self.in_flight
     }
 
-    /// Moves a chunk from the free list into the worker's hands.
+    /// Moves a chunk from the free list into the worker's hands, with an empty frame at its start.
     #[inline]
     pub fn take(&mut self) -> Option<Chunk> {
         let number = self.free.pop()?;
-        self.descs.get(number as usize).map(|&desc| Chunk(desc))
+        let addr = (number as usize) << self.shift;
+        Some(Chunk { addr, len: 0 })
     }
 
     /// Moves a chunk from the worker's hands into the free list.
     #[inline]
     pub fn give_back(&mut self, chunk: Chunk) {
-        self.release(self.number(&chunk.0));
+        self.release(self.number(chunk.addr));
     }
 
-    /// Moves a chunk from the worker's hands into the FILL ring of the port with this tag. The ring
-    /// must take the descriptor now.
+    /// Moves a chunk from the free list into the FILL ring of the port with this tag. Returns what
+    /// that ring must take now.
     #[inline]
-    pub(super) fn filled(&mut self, chunk: Chunk, to: u16) {
-        let number = self.number(&chunk.0);
+    pub(super) fn fill_one(&mut self, to: u16) -> Option<FrameDesc> {
+        let number = self.free.pop()?;
         if let Some(lent_to) = self.lent_to.get_mut(number as usize) {
             *lent_to = to;
         }
         self.fill += 1;
+        self.descs.get(number as usize).copied()
     }
 
     /// Moves a chunk that a FILL ring did not take after all back into the free list.
     #[inline]
     pub(super) fn unfilled(&mut self, desc: &FrameDesc) {
         self.fill -= 1;
-        self.free.push(self.number(desc));
+        self.free.push(self.number(desc.addr()));
     }
 
-    /// Moves a chunk from an RX ring into the worker's hands.
+    /// Moves a chunk from an RX ring into the worker's hands. Of a [`PART`] of a frame nothing is
+    /// left.
     ///
     /// # Safety
     ///
     /// `desc` must have come out of an RX ring of this UMEM just now, once.
     #[inline]
-    pub(super) unsafe fn received(&mut self, desc: FrameDesc) -> Chunk {
+    pub(super) unsafe fn received(&mut self, desc: &FrameDesc) -> Chunk {
         self.fill -= 1;
-        Chunk(desc)
-    }
-
-    /// Moves a chunk from the worker's hands into `descriptors` entries of TX rings, at least one.
-    #[inline]
-    pub(super) fn transmitted(&mut self, chunk: Chunk, descriptors: u16) {
-        let number = self.number(&chunk.0);
-        if let Some(references) = self.references.get_mut(number as usize) {
-            *references += descriptors;
-            self.in_flight += 1;
+        let addr = desc.addr();
+        let len = match desc.options() {
+            0 => desc.lengths().data(),
+            _ => 0,
+        };
+        Chunk {
+            addr,
+            len: len.min(self.room_at(addr)),
         }
     }
 
-    /// Takes back one completed descriptor: the chunk is free again with its last one.
+    /// How many bytes of its chunk follow an address.
     #[inline]
-    pub(super) fn completed(&mut self, desc: &FrameDesc) {
-        let number = self.number(desc);
-        if let Some(references) = self.references.get_mut(number as usize)
-            && *references > 0
-        {
+    fn room_at(&self, addr: usize) -> usize {
+        let size = 1 << self.shift;
+        size - (addr & (size - 1))
+    }
+
+    /// Whether frames may be made of a header slot and a payload that others share.
+    pub fn has_header_slots(&self) -> bool {
+        self.headers.exist()
+    }
+
+    /// Whether frames share a payload of this length.
+    #[inline]
+    pub(super) fn shares(&self, payload: u16) -> bool {
+        u32::from(payload) >= self.shared_from
+    }
+
+    /// Header slots that are not free.
+    pub fn header_slots_in_use(&self) -> u64 {
+        self.headers.in_use()
+    }
+
+    /// Moves a header slot from the free list into the worker's hands.
+    #[inline]
+    pub fn take_header(&mut self) -> Option<HeaderSlot> {
+        self.headers.take()
+    }
+
+    /// A header slot, to write to.
+    #[inline]
+    pub fn header_mut<'a>(&'a mut self, slot: &'a mut HeaderSlot) -> &'a mut [u8] {
+        let addr = self.headers.addr(slot);
+        // SAFETY: the slots are in this UMEM behind all chunks; this one is in the worker's hands
+        // and borrowed mutably.
+        unsafe { self.memory.bytes_mut(addr as usize, SLOT_SIZE as usize) }
+    }
+
+    /// Moves so many header slots from the free list into a TX ring each, and gives the first bytes
+    /// of each to write to, and where it starts. `None` if there are not so many.
+    #[inline(always)]
+    pub(super) fn header_run(
+        &mut self,
+        count: usize,
+    ) -> Option<impl Iterator<Item = (&mut [u8; PATCH_ROOM], u64)>> {
+        let memory = &self.memory;
+        let addrs = self.headers.take_all(count)?;
+        Some(addrs.map(move |addr| {
+            // SAFETY: the slots are in this UMEM behind all chunks, and longer than this; each of
+            // these was free, so nobody else has it, and none of them is there twice.
+            (unsafe { memory.array_mut(addr as usize) }, addr)
+        }))
+    }
+
+    /// The descriptor of the first bytes of a header slot, as the first part of a frame.
+    #[inline]
+    pub(super) fn header_desc(&self, slot: &HeaderSlot, len: usize) -> Descriptor {
+        Descriptor {
+            addr: self.headers.addr(slot),
+            len: len as u32,
+            options: libc::XDP_PKT_CONTD,
+        }
+    }
+
+    /// Moves a header slot from the worker's hands into so many entries of TX rings, or with none
+    /// into the free list.
+    #[inline]
+    pub(super) fn finish_header(&mut self, slot: HeaderSlot, descriptors: u16) {
+        self.headers.finish(slot, descriptors);
+    }
+
+    /// Notes that so many more descriptors name bytes of `chunk`, which stays in the worker's
+    /// hands: only what they name must not be written to any more.
+    #[inline]
+    pub(super) fn share(&mut self, chunk: &Chunk, descriptors: u16) {
+        let number = self.number(chunk.addr);
+        if let Some(references) = self.references.get_mut(number as usize) {
+            if *references == 0 {
+                *references = 1;
+                self.in_flight += 1;
+            }
+            *references += descriptors;
+        }
+    }
+
+    /// Moves a chunk from the worker's hands into so many entries of TX rings. If no descriptor
+    /// names it, these or [shared](Self::share) ones, it is free.
+    #[inline]
+    pub(super) fn finish(&mut self, chunk: Chunk, descriptors: u16) {
+        let number = self.number(chunk.addr);
+        let Some(references) = self.references.get_mut(number as usize) else {
+            return;
+        };
+        match (*references, descriptors) {
+            (0, 0) => self.release(number),
+            (0, _) => {
+                *references = descriptors;
+                self.in_flight += 1;
+            }
+            (shared, _) => {
+                *references = shared - 1 + descriptors;
+                if *references == 0 {
+                    self.in_flight -= 1;
+                    self.release(number);
+                }
+            }
+        }
+    }
+
+    /// Takes back one completed descriptor: the chunk or header slot is free again with its last
+    /// one.
+    #[inline]
+    pub(super) fn completed(&mut self, desc: &Descriptor) {
+        let number = self.number(desc.addr as usize);
+        let Some(references) = self.references.get_mut(number as usize) else {
+            self.header_completed(desc);
+            return;
+        };
+        if *references > 0 {
             *references -= 1;
             #[cfg(feature = "poison-chunks")]
             if self.early {
@@ -210,6 +373,18 @@ impl Chunks {
                 self.release(number);
             }
         }
+    }
+
+    /// [`Self::completed`] of the descriptor of a header slot.
+    #[inline]
+    fn header_completed(&mut self, desc: &Descriptor) {
+        let freed = self.headers.completed(desc);
+        #[cfg(feature = "poison-chunks")]
+        if let Some(mut slot) = freed {
+            self.header_mut(&mut slot).fill(0xDB);
+        }
+        #[cfg(not(feature = "poison-chunks"))]
+        let _ = freed;
     }
 
     /// Frees all chunks that a port had whose socket is closed: neither the kernel nor the device
@@ -247,13 +422,9 @@ impl Chunks {
     /// Overwrites a chunk.
     #[cfg(feature = "poison-chunks")]
     fn poison(&mut self, number: u32) {
-        let Some(&desc) = self.descs.get(number as usize) else {
-            return;
-        };
-        let mut chunk = Chunk(desc);
-        let mut data = self.frame_mut(&mut chunk);
-        data.cursor().set_pos(usize::MAX);
-        data.contents_mut().fill(0xDB);
+        let start = (number as usize) << self.shift;
+        // SAFETY: the chunk is of this UMEM, and free: nobody else reads or writes it.
+        unsafe { self.memory.bytes_mut(start, 1 << self.shift) }.fill(0xDB);
     }
 
     /// The frame in `chunk`.
@@ -261,7 +432,7 @@ impl Chunks {
     pub fn frame<'a>(&'a self, chunk: &'a Chunk) -> &'a [u8] {
         // SAFETY: `chunk` is of this UMEM and in the worker's hands, so neither the kernel nor a
         // mutable borrow of it can write to its memory meanwhile.
-        unsafe { self.umem.data(&chunk.0) }.contents()
+        unsafe { self.memory.bytes(chunk.addr, chunk.len) }
     }
 
     /// Makes the CPU fetch the headers of the frame in `chunk`, which another CPU wrote. Only saves
@@ -281,73 +452,92 @@ impl Chunks {
 
     /// The frame in `chunk`, to write to.
     #[inline]
-    pub fn frame_mut<'a>(&'a mut self, chunk: &'a mut Chunk) -> DataMut<'a> {
+    pub fn frame_mut<'a>(&'a mut self, chunk: &'a mut Chunk) -> &'a mut [u8] {
         // SAFETY: `chunk` is of this UMEM and borrowed mutably while it is in the worker's hands.
-        unsafe { self.umem.data_mut(&mut chunk.0) }
+        unsafe { self.memory.bytes_mut(chunk.addr, chunk.len) }
     }
 
-    /// Copies the first `len` bytes of the frame in `from` into the chunk `to`.
+    /// Puts `frame` into `chunk`, where the kernel would put a received one. Where the chunk is too
+    /// short, nothing of it.
+    pub fn put(&mut self, chunk: &mut Chunk, frame: &[u8]) {
+        let start = (self.number(chunk.addr) as usize) << self.shift;
+        chunk.addr = start + XDP_HEADROOM;
+        let room = self.room_at(chunk.addr);
+        let frame = Some(frame).filter(|frame| frame.len() <= room);
+        let frame = frame.unwrap_or_default();
+        chunk.len = frame.len();
+        self.frame_mut(chunk).copy_from_slice(frame);
+    }
+
+    /// Makes the frame in `chunk` one of the payload that it has in `payload`, with room for
+    /// `headers` bytes of headers right in front of it. Returns whether there is so much room: the
+    /// kernel leaves 256 bytes in front of a received frame (`XDP_PACKET_HEADROOM`).
     #[inline]
-    pub fn copy(&mut self, from: &Chunk, to: &mut Chunk, len: usize) {
-        // SAFETY: both are of this UMEM and in the worker's hands; two `Chunk`s never name the same
-        // memory.
-        let (source, mut target) =
-            unsafe { (self.umem.data(&from.0), self.umem.data_mut(&mut to.0)) };
-        target.cursor().set_pos(len);
-        let target = target.contents_mut();
-        let len = len.min(source.contents().len()).min(target.len());
-        target[..len].copy_from_slice(&source.contents()[..len]);
+    pub fn reframe(&mut self, chunk: &mut Chunk, payload: Range<usize>, headers: usize) -> bool {
+        let place = self.placed(chunk, &payload, headers);
+        if let Some(addr) = place {
+            chunk.addr = addr;
+            chunk.len = headers + payload.len();
+        }
+        place.is_some()
     }
 
-    /// Copies the bytes in `range` of the frame in `from` to position `at` of the frame in `to`,
-    /// which ends behind them. Where a chunk is too short for that, nothing is copied.
-    #[inline(never)]
-    pub fn copy_range(&mut self, from: &Chunk, range: Range<usize>, to: &mut Chunk, at: usize) {
-        // SAFETY: both are of this UMEM and in the worker's hands; two `Chunk`s never name the same
-        // memory.
-        let (source, mut target) =
-            unsafe { (self.umem.data(&from.0), self.umem.data_mut(&mut to.0)) };
-        target.cursor().set_pos(at + range.len());
-        if let (Some(source), Some(target)) = (
-            source.contents().get(range),
-            target.contents_mut().get_mut(at..),
-        ) && source.len() == target.len()
-        {
-            target.copy_from_slice(source);
+    /// Copies the payload that the frame in `from` has in `payload` into the chunk `to`, to the
+    /// same place, with room for headers as by [`Self::reframe`].
+    #[inline]
+    pub fn copy_payload(
+        &mut self,
+        from: &Chunk,
+        payload: Range<usize>,
+        to: &mut Chunk,
+        headers: usize,
+    ) -> bool {
+        let Some(addr) = self.placed(from, &payload, headers) else {
+            return false;
+        };
+        let in_chunk = addr & ((1 << self.shift) - 1);
+        to.addr = ((self.number(to.addr) as usize) << self.shift) + in_chunk;
+        to.len = headers + payload.len();
+        let source = from.addr + payload.start;
+        // SAFETY: both are in chunks of this UMEM that are in the worker's hands; two `Chunk`s
+        // never name the same chunk.
+        unsafe {
+            self.memory.copy(source, to.addr + headers, payload.len());
         }
+        true
     }
 
-    /// Moves the bytes in `range` of the frame in `chunk` to position `at`, and ends the frame
-    /// behind them. Where the chunk is too short for that, nothing is moved.
-    #[inline(never)]
-    pub fn move_within(&mut self, chunk: &mut Chunk, range: Range<usize>, at: usize) {
-        let end = at + range.len();
-        if range.start == at {
-            return;
-        }
-        let mut frame = self.frame_mut(chunk);
-        frame.cursor().set_pos(end.max(range.end));
-        let bytes = frame.contents_mut();
-        if range.end <= bytes.len() && end <= bytes.len() {
-            bytes.copy_within(range, at);
-        }
-        frame.cursor().set_pos(end);
+    /// The descriptor of the payload that the frame in `chunk` has in `payload`, as the last part
+    /// of a frame; `None` if it is not in there.
+    #[inline]
+    pub(super) fn payload_desc(&self, chunk: &Chunk, payload: Range<usize>) -> Option<Descriptor> {
+        let is_there = payload.end <= chunk.len && payload.start < payload.end;
+        is_there.then(|| Descriptor {
+            addr: (chunk.addr + payload.start) as u64,
+            len: payload.len() as u32,
+            options: 0,
+        })
+    }
+
+    /// Where a frame starts that has this payload of the frame in `chunk`, where it is, behind
+    /// `headers` bytes; `None` if they are not in the chunk, or the payload is not in the frame.
+    #[inline]
+    fn placed(&self, chunk: &Chunk, payload: &Range<usize>, headers: usize) -> Option<usize> {
+        let mask = (1 << self.shift) - 1;
+        let at = chunk.addr + payload.start;
+        let fits = payload.end <= chunk.len && (at & mask) >= headers;
+        fits.then(|| at - headers)
     }
 
     /// Cuts the frame in `chunk` to `len` bytes, so that Ethernet padding does not leave.
     #[inline]
     pub fn truncate(&mut self, chunk: &mut Chunk, len: usize) {
-        if len < chunk.0.lengths().data() {
-            // SAFETY: as in `frame_mut`.
-            unsafe { self.umem.data_mut(&mut chunk.0) }
-                .cursor()
-                .set_pos(len);
-        }
+        chunk.len = chunk.len.min(len);
     }
 
     #[inline]
-    fn number(&self, desc: &FrameDesc) -> u32 {
-        (desc.addr() >> self.shift) as u32
+    fn number(&self, addr: usize) -> u32 {
+        (addr >> self.shift) as u32
     }
 }
 

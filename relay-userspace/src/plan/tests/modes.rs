@@ -43,6 +43,32 @@ fn zero_copy_is_expected_only_where_the_whole_group_can() {
     );
 }
 
+#[test]
+fn payloads_are_shared_only_in_zero_copy_and_where_every_interface_takes_a_frame_in_two_parts() {
+    let shares = |bits: u64, segments: [u32; 4]| -> Vec<bool> {
+        let names = ["in0", "out0", "in1", "out1"];
+        let each = names.iter().zip(segments).zip(1..);
+        let facts = each.map(|((name, segments), index)| InterfaceFacts {
+            xdp: Some(XdpFeatures::from_bits(bits).with_zero_copy_segments(segments)),
+            driver: "ice".into(),
+            ..nic(name, index, 1, 1)
+        });
+        let document = document(&["in0 -> out0", "in1 -> out1"], "");
+        let plan = auto(&document, &host_facts(facts)).unwrap();
+        for interface in plan.interfaces.iter().filter(|one| one.is_output) {
+            let copied = interface.reason.contains("with a payload in each copy: ");
+            let zero_copy = interface.expected_mode == Some(Mode::ZeroCopy);
+            assert_eq!(copied, zero_copy && !interface.shares_payloads);
+        }
+        let interfaces = plan.interfaces.iter();
+        interfaces.map(|one| one.shares_payloads).collect()
+    };
+    assert_eq!(shares(ZERO_COPY, [8, 8, 2, 2]), [true; 4]);
+    assert_eq!(shares(ZERO_COPY, [8, 8, 1, 8]), [true, true, false, false]);
+    assert_eq!(shares(ZERO_COPY, [8, 1, 8, 8]), [false, false, true, true]);
+    assert_eq!(shares(NATIVE, [8; 4]), [false; 4]);
+}
+
 /// Facts of a host with GSO packets; its interfaces have the given XDP features.
 fn with_gso_packets(bits: &[(&str, u64)]) -> HostFacts {
     let facts = bits
@@ -188,7 +214,7 @@ fn what_refused_zero_copy_does_without_and_the_plan_has_the_kernels_words() {
     let shown = plan.to_string();
     for part in [
         "in0              input, AF_XDP zero copy expected, because the driver offers it\n",
-        "out0             output, AF_XDP zero copy expected, because the driver offers it; transmits by AF_XDP TX rings\n",
+        "out0             output, AF_XDP zero copy expected, because the driver offers it, with a payload in each copy: in0 (driver ena) takes a frame in 1 descriptor only (xdp-zc-max-segs); transmits by AF_XDP TX rings\n",
         &format!("out1             output, transmits by GSO packets, because {why}\n"),
     ] {
         assert!(shown.contains(part), "{part}\nis not in\n{shown}");

@@ -73,9 +73,24 @@ pub fn plan(backend: Backend, text: &str) -> Result<Plan> {
     this_machine::for_this_machine(&document, Some(forced)).map_err(|error| anyhow!("{error}"))
 }
 
+/// Makes ring outputs share payloads, as in zero copy on some NICs.
+#[allow(
+    dead_code,
+    reason = "not every test binary that has this module has ring outputs"
+)]
+pub fn share_payloads(plan: &mut Plan) {
+    for interface in &mut plan.interfaces {
+        interface.shares_payloads = true;
+    }
+}
+
 impl SetUp {
     /// For the one worker of the rule file `text`, with `chunks` chunks or receive buffers, or with
     /// as many as the relay would have.
+    #[allow(
+        dead_code,
+        reason = "not every test binary that has this module leaves plans as they are"
+    )]
     pub fn new(bed: &Testbed, backend: Backend, text: &str, chunks: Option<u32>) -> Result<Self> {
         Self::altered(bed, backend, text, chunks, |_| ())
     }

@@ -4,17 +4,16 @@
 //! becomes free (the feature `poison-chunks`). A NIC in zero copy reads a chunk late, so if the
 //! relay frees it too early, the NIC transmits damaged bytes.
 
-use std::env;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use relay_tests::background::eventually;
 use relay_tests::inspect::is_udp;
 use relay_tests::lab;
 use relay_tests::payload::payload;
 use relay_tests::raw::RawReceiver;
 use relay_tests::receiver::{Listen, UdpReceiver};
-use relay_tests::relay::{RelayProcess, RuleFile};
+use relay_tests::relay::{RelayProcess, RuleFile, poisoned};
 use relay_tests::rules::{Rule, output_destination};
 use relay_tests::scenario::{ARRIVAL, Receivers};
 use relay_tests::sender::{Traffic, UdpSender, Window};
@@ -73,8 +72,7 @@ pub fn identical_outputs_on_two_nics_are_exact_on_both(nics: Nics) -> Result<()>
 /// Starts the relay that overwrites free chunks. With `wrong` it frees a chunk too early, after the
 /// first of its transmissions.
 fn start_poisoned(bed: &Testbed, file: &RuleFile, wrong: bool) -> Result<RelayProcess> {
-    let program = env::var_os("RELAY_POISONED_BIN").context("RELAY_POISONED_BIN")?;
-    let mut command = bed.relay.command(program);
+    let mut command = bed.relay.command(poisoned()?);
     command.args(["run", "--json"]).arg(file.path());
     if wrong {
         command.env("RELAY_FREE_EARLY", "1");

@@ -7,6 +7,8 @@ use super::*;
 
 /// Outputs of the port.
 const OUTPUTS: u32 = 3;
+/// In the number of a descriptor: its frame goes on in the next one.
+const GOES_ON: u32 = 1 << 31;
 
 /// Numbers that look random and are the same every time (xorshift).
 #[derive(Debug)]
@@ -60,7 +62,7 @@ const DOWN: Behaviour = Behaviour {
     completes_later: 0,
 };
 
-/// `__xsk_generic_xmit` of net/xdp/xsk.c, and a device. Descriptors are numbers.
+/// `__xsk_generic_xmit` of net/xdp/xsk.c, and a device. Descriptors are numbers of frames.
 #[derive(Debug)]
 struct CopyMode {
     behaviour: Behaviour,
@@ -72,6 +74,8 @@ struct CopyMode {
     consumed: u32,
     published: u32,
     seen: u32,
+    /// A frame that it has taken the first part of (`xs->skb`).
+    half: Option<u32>,
     on_the_wire: Vec<u32>,
     refused: Vec<u32>,
     on_their_way: VecDeque<u32>,
@@ -90,6 +94,7 @@ impl CopyMode {
             consumed: 0,
             published: 0,
             seen: 0,
+            half: None,
             on_the_wire: Vec::new(),
             refused: Vec::new(),
             on_their_way: VecDeque::new(),
@@ -118,17 +123,24 @@ impl CopyMode {
             }
             let frame = self.ring.pop_front().unwrap();
             self.consumed += 1;
+            if frame & GOES_ON != 0 {
+                assert_eq!(self.half.replace(frame), None);
+                continue;
+            }
+            let first = self.half.take();
+            assert!(first.is_none_or(|first| first == frame | GOES_ON));
+            let parts = first.into_iter().chain([frame]);
             if self.random.one_in(self.behaviour.refuses) {
                 self.refused.push(frame);
-                self.completions.push_back(frame);
+                self.completions.extend(parts);
                 return (Err(Errno::EBUSY), sent);
             }
             sent = true;
             self.on_the_wire.push(frame);
             if self.random.one_in(self.behaviour.completes_at_once) {
-                self.completions.push_back(frame);
+                self.completions.extend(parts);
             } else {
-                self.on_their_way.push_back(frame);
+                self.on_their_way.extend(parts);
             }
         }
         let more = self.peek();
@@ -152,13 +164,14 @@ impl Rings for CopyMode {
         TX_SIZE - (self.produced - self.published)
     }
 
-    unsafe fn submit(&mut self, descs: &[u32]) -> u32 {
-        if descs.len() as u32 > self.free() {
+    unsafe fn submit(&mut self, descs: [&[u32]; 2]) -> u32 {
+        let count = descs.iter().map(|descs| descs.len() as u32).sum();
+        if count > self.free() {
             return 0;
         }
-        self.ring.extend(descs);
-        self.produced += descs.len() as u32;
-        descs.len() as u32
+        self.ring.extend(descs.into_iter().flatten());
+        self.produced += count;
+        count
     }
 
     fn needs_wakeup(&self) -> bool {
@@ -221,6 +234,10 @@ struct Setup<R: Rings<Desc = u32>> {
     /// Frames that were queued, and the number of those that found no room.
     queued: Vec<u32>,
     no_room: u32,
+    /// One in so many frames has two parts; 0 means none.
+    in_two: u32,
+    /// The descriptors of all queued frames.
+    descriptors: Vec<u32>,
 }
 
 impl<R: Rings<Desc = u32>> Setup<R> {
@@ -231,16 +248,26 @@ impl<R: Rings<Desc = u32>> Setup<R> {
             stats: outputs(),
             queued: Vec::new(),
             no_room: 0,
+            in_two: 0,
+            descriptors: Vec::new(),
         }
     }
 
     /// Queues frames as ring outputs do in one round; frame `n` is for output `n % OUTPUTS`.
     fn forward(&mut self, frames: u32) {
         for _ in 0..frames {
-            self.transmitter.make_room(&mut self.home, &self.stats);
             let frame = self.queued.len() as u32 + self.no_room;
-            if self.transmitter.has_room() {
-                self.transmitter.queue(frame, frame % OUTPUTS);
+            let parts = 1 + u32::from(frame.checked_rem(self.in_two) == Some(0));
+            let transmitter = &mut self.transmitter;
+            transmitter.make_room(parts, &mut self.home, &self.stats);
+            if transmitter.has_room(parts) {
+                if parts == 2 {
+                    transmitter.queue_parts(frame | GOES_ON, frame, frame % OUTPUTS);
+                    self.descriptors.push(frame | GOES_ON);
+                } else {
+                    transmitter.queue(frame, frame % OUTPUTS);
+                }
+                self.descriptors.push(frame);
                 self.queued.push(frame);
             } else {
                 self.no_room += 1;
@@ -250,7 +277,7 @@ impl<R: Rings<Desc = u32>> Setup<R> {
 
     /// One round of a worker with so many frames.
     fn round(&mut self, frames: u32) {
-        self.transmitter.begin_round(&mut self.home);
+        self.transmitter.begin_round(&mut self.home, &self.stats);
         self.forward(frames);
         if self.transmitter.waiting() > 0 {
             self.transmitter.kick(&mut self.home, &self.stats);
@@ -286,6 +313,7 @@ fn nothing_is_lost(seed: u64, publishes: Publishes) {
     let mut random = Random(seed.wrapping_mul(0xd134_2543_de82_ef95) | 1);
     let behaviour = behaviours(publishes, &mut random);
     let mut setup = Setup::new(CopyMode::new(behaviour, seed), Mode::Copy);
+    setup.in_two = random.below(4);
     for _ in 0..8 {
         let frames = match random.below(4) {
             0 => 0,
@@ -318,7 +346,8 @@ fn nothing_is_lost(seed: u64, publishes: Publishes) {
     assert_eq!(lost, 0, "seed {seed}: descriptors lost, {behaviour:?}");
     assert_eq!(all, setup.queued, "seed {seed}");
     setup.home.0.sort_unstable();
-    assert_eq!(setup.home.0, setup.queued, "seed {seed}: came home");
+    setup.descriptors.sort_unstable();
+    assert_eq!(setup.home.0, setup.descriptors, "seed {seed}: came home");
     assert_eq!(setup.sent(), kernel.on_the_wire.len() as u64, "seed {seed}");
     assert_eq!(setup.refused(), kernel.refused.len() as u64, "seed {seed}");
     if publishes == Publishes::AtOnce {
@@ -417,6 +446,28 @@ fn nothing_waits_for_a_device_that_is_gone() {
     assert_eq!(setup.transmitter.rings.calls, calls, "nobody is asked");
 }
 
+/// The kernel has taken the headers of a frame when the device goes: they never come back, and
+/// nothing waits for them.
+#[test]
+fn half_a_frame_at_a_device_that_is_gone_is_counted_and_comes_home() {
+    let mut setup = Setup::new(CopyMode::new(DOWN, 1), Mode::Copy);
+    setup.in_two = 1;
+    setup.transmitter.queue(999, 0);
+    setup.forward(50);
+    let all_is_well = Behaviour { is_down: 0, ..DOWN };
+    // A first call takes 32 descriptors: a whole frame, 15 in two parts, and half of one.
+    setup.transmitter.rings.behaviour = all_is_well;
+    setup.transmitter.submit();
+    setup.transmitter.rings.wake().unwrap_err();
+    assert!(setup.transmitter.rings.half.is_some());
+    setup.transmitter.rings.gone = true;
+    setup.round(0);
+    let transmitter = &setup.transmitter;
+    assert_eq!((transmitter.waiting(), transmitter.outstanding()), (0, 0));
+    assert_eq!((setup.sent(), setup.refused()), (16, 35));
+    assert_eq!(setup.home.0.len(), 1 + 2 * 50);
+}
+
 #[test]
 fn what_waits_at_the_end_is_counted_and_its_chunks_are_free() {
     let mut setup = Setup::new(CopyMode::new(DOWN, 1), Mode::Copy);
@@ -457,9 +508,10 @@ impl Rings for ZeroCopy {
         TX_SIZE - self.ring.len() as u32
     }
 
-    unsafe fn submit(&mut self, descs: &[u32]) -> u32 {
-        self.ring.extend(descs);
-        descs.len() as u32
+    unsafe fn submit(&mut self, descs: [&[u32]; 2]) -> u32 {
+        let before = self.ring.len();
+        self.ring.extend(descs.into_iter().flatten());
+        (self.ring.len() - before) as u32
     }
 
     fn needs_wakeup(&self) -> bool {
@@ -499,7 +551,7 @@ fn zero_copy(at_a_time: u32, sleeps: bool) -> Setup<ZeroCopy> {
 fn in_zero_copy_what_the_device_transmits_within_a_round_makes_room_within_it() {
     let mut setup = zero_copy(64, false);
     setup.round(TX_SIZE);
-    setup.transmitter.begin_round(&mut setup.home);
+    setup.transmitter.begin_round(&mut setup.home, &setup.stats);
     for _ in 0..640 {
         setup.forward(1);
         let device = &mut setup.transmitter.rings;
@@ -509,6 +561,26 @@ fn in_zero_copy_what_the_device_transmits_within_a_round_makes_room_within_it() 
         }
     }
     assert_eq!(setup.no_room, 1, "of 640 frames");
+}
+
+/// A ring that was full has other frames in its slots before the next kick. What left before that
+/// counts for its own output.
+#[test]
+fn in_zero_copy_a_frame_counts_for_its_own_output_though_its_slot_is_used_again() {
+    let mut setup = zero_copy(TX_SIZE, false);
+    for _ in 0..TX_SIZE {
+        setup.transmitter.queue(0, 0);
+    }
+    setup.round(0);
+    setup.transmitter.rings.transmit();
+    setup.transmitter.begin_round(&mut setup.home, &setup.stats);
+    for _ in 0..TX_SIZE {
+        assert!(setup.transmitter.has_room(1));
+        setup.transmitter.queue(0, 1);
+    }
+    setup.transmitter.kick(&mut setup.home, &setup.stats);
+    assert_eq!(setup.stats[0].sent.get(), u64::from(TX_SIZE));
+    assert_eq!(setup.stats[1].sent.get(), 0);
 }
 
 /// A device that sleeps is kicked for room, and no more often than is worth it.
