@@ -21,7 +21,7 @@ const WIRES: u8 = 31;
 const MOST_MEMORY: u64 = 200 * 1024;
 /// Chunks of a worker that sends GSO packets, however many inputs it has: in FILL rings, in a
 /// batch, and to spare for inputs that come.
-const MOST_CHUNKS: u64 = 4 * 8192 + 1024 + 8192;
+const MOST_CHUNKS: u64 = 4 * 8192 + 4096 + 8192;
 
 /// The two ends of a wire.
 fn ends(wire: u8) -> [String; 2] {

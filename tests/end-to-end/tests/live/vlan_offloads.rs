@@ -200,7 +200,7 @@ fn offloads_are_off_while_the_relay_runs_and_on_again_after_sigterm(
     let file = RuleFile::with(&[feed()], MANAGE)?;
     let path = file.path().display().to_string();
     let plan = relay(&bed.relay, &["plan", "--backend", backend.name(), &path])?;
-    let says = "; rx-vlan-hw-parse and rx-vlan-stag-hw-parse off as long as the relay runs";
+    let says = "; rx-vlan-hw-parse off and rx-vlan-stag-hw-parse off as long as the relay runs";
     assert_eq!(
         plan.stdout.contains(says),
         backend == Backend::Xdp,
