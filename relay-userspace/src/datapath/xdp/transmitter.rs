@@ -8,7 +8,7 @@
 //! stay staged, in order, until it does.
 //!
 //! A frame may be two descriptors, headers and payload. It counts with the second one: the first
-//! has no output ([`PART`]). Both are put on the ring at once, but the kernel may take one of them
+//! has no output (`PART`). Both are put on the ring at once, but the kernel may take one of them
 //! with one call, and the other with the next.
 //!
 //! The rings are behind [`Rings`], so that tests can put a simulated kernel there.
