@@ -14,15 +14,7 @@ use crate::{ebpf, process, workspace::Workspace};
 
 /// The kernel programs, then the binary that contains them.
 pub fn relay(ws: &Workspace) -> Result<PathBuf> {
-    ebpf::build(ws)?;
-    process::run(ws.cargo().args([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "relay-userspace",
-    ]))?;
-    let binary = ws.release("relay");
+    let binary = release(ws, &[])?;
     println!("{}", ws.shown(&binary));
     Ok(binary)
 }
@@ -30,18 +22,19 @@ pub fn relay(ws: &Workspace) -> Result<PathBuf> {
 /// The same binary for tests, which overwrites every chunk that becomes free. It must be built
 /// before [`relay`], whose name it has at first.
 pub fn poisoned(ws: &Workspace) -> Result<()> {
-    ebpf::build(ws)?;
-    process::run(ws.cargo().args([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "relay-userspace",
-        "--features",
-        "relay-userspace/poison-chunks",
-    ]))?;
-    let (built, poisoned) = (ws.release("relay"), ws.release("relay-poisoned"));
+    let built = release(ws, &["--features", "relay-userspace/poison-chunks"])?;
+    let poisoned = ws.release("relay-poisoned");
     fs::rename(&built, &poisoned).with_context(|| format!("writing {}", poisoned.display()))
+}
+
+/// Builds the kernel programs and the binary, with more arguments for Cargo. Returns where it is.
+fn release(ws: &Workspace, more: &[&str]) -> Result<PathBuf> {
+    ebpf::build(ws)?;
+    let mut cargo = ws.cargo();
+    cargo.args(["build", "--release", "--locked"]);
+    cargo.args(["--package", "relay-userspace"]).args(more);
+    process::run(&mut cargo)?;
+    Ok(ws.release("relay"))
 }
 
 /// `cargo xtask run -- ARGS`: replaces this process by the relay.
