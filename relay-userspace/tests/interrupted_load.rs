@@ -1,7 +1,7 @@
 //! The kernel programs are loaded also where signals interrupt the loading thread all the time.
 //!
-//! A file of its own: what the kernel can do is asked once per process, and a process that has asked
-//! cannot show what an interrupted question does.
+//! A file of its own: what the kernel can do is asked once per process, and a process that has
+//! asked cannot show what an interrupted question does.
 #![expect(
     clippy::unwrap_used,
     reason = "the helpers of a test may fail it like the test itself"

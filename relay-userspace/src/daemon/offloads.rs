@@ -93,7 +93,8 @@ impl Kernel {
         })
     }
 
-    /// The offloads of `record` that are still as it switched them; `None` if its interface has gone.
+    /// The offloads of `record` that are still as it switched them; `None` if its interface has
+    /// gone.
     fn still_switched(&mut self, record: &Record) -> Option<Vec<Offload>> {
         let now = self.questions.link(record.index).ok()??;
         if now.mac != Some(record.mac) {
@@ -315,8 +316,8 @@ impl Offloads {
     }
 
     /// Makes `facts` say what interfaces would do if no relay had switched anything, whichever it
-    /// was. Where another process has switched back what this one had switched, the relay leaves it,
-    /// and this returns that the interface's offloads stay.
+    /// was. Where another process has switched back what this one had switched, the relay leaves
+    /// it, and this returns that the interface's offloads stay.
     pub fn leave_out_of(&mut self, facts: &mut HostFacts) -> Vec<Refusal> {
         let mut stay = Vec::new();
         if self.kernel_if_any().is_none() {

@@ -2,9 +2,9 @@
 //!
 //! A [`Run`] may leave as one GSO packet: datagrams of one flow, in the order of their arrival,
 //! equal in length (the last may be shorter) and in every header field that no output sets. Runs of
-//! a flow follow each other in the order of their first datagrams, and a datagram joins only the last
-//! run of its sender. So sending the runs in order keeps the order of every sender of every flow,
-//! whichever came in between.
+//! a flow follow each other in the order of their first datagrams, and a datagram joins only the
+//! last run of its sender. So sending the runs in order keeps the order of every sender of every
+//! flow, whichever came in between.
 
 use std::{ops::Range, vec::Drain};
 
@@ -22,8 +22,9 @@ pub const MAX_JOINED: usize = 64;
 /// the most that devices promise to cut apart (`GSO_LEGACY_MAX_SIZE`,
 /// include/linux/netdevice.h).
 const MAX_PAYLOAD: u32 = 65_535 - HEADERS_ROOM as u32;
-/// How many senders of a flow, told apart by their source ports, may take turns: each has a run of its
-/// own. More would make every datagram of a flow with many senders look for its own among more runs.
+/// How many senders of a flow, told apart by their source ports, may take turns: each has a run of
+/// its own. More would make every datagram of a flow with many senders look for its own among more
+/// runs.
 const SENDERS: usize = 4;
 /// Frames per flow that make runs long enough: more saves less than it costs to hold them.
 const ENOUGH: usize = MAX_JOINED / 2;
@@ -155,8 +156,8 @@ impl<P> Batch<P> {
         self.frames.len() == self.frames.capacity()
     }
 
-    /// Whether runs would be longer, by enough to be worth it, if `more` frames were added, for which
-    /// there is room.
+    /// Whether runs would be longer, by enough to be worth it, if `more` frames were added, for
+    /// which there is room.
     #[inline]
     pub fn wants(&self, more: usize) -> bool {
         self.frames.len() < self.apart * ENOUGH
@@ -237,8 +238,8 @@ impl<P> Batch<P> {
         at
     }
 
-    /// Puts the frame at `at` into the last run of `entry`, with `SENDERS_APART` into the last one of
-    /// its sender, or into a new one.
+    /// Puts the frame at `at` into the last run of `entry`, with `SENDERS_APART` into the last one
+    /// of its sender, or into a new one.
     #[inline]
     fn join<const SENDERS_APART: bool, M: Memory<Place = P>>(
         &mut self,
@@ -276,9 +277,9 @@ impl<P> Batch<P> {
         });
     }
 
-    /// Puts the frame at `at` into the last run of its sender, if that is among the few before `newest`,
-    /// the flow's last one, which has not taken it. Returns whether it did. Out of line: most flows have
-    /// one sender.
+    /// Puts the frame at `at` into the last run of its sender, if that is among the few before
+    /// `newest`, the flow's last one, which has not taken it. Returns whether it did. Out of line:
+    /// most flows have one sender.
     #[inline(never)]
     fn join_before<M: Memory<Place = P>>(&mut self, newest: usize, at: u32, memory: &M) -> bool {
         let Some(frame) = self.frames.get(at as usize) else {
@@ -331,8 +332,8 @@ impl<P> Batch<P> {
 }
 
 impl Run {
-    /// Whether `frame` may leave right behind the last one. Closes the run if no frame can follow any
-    /// more.
+    /// Whether `frame` may leave right behind the last one. Closes the run if no frame can follow
+    /// any more.
     #[inline]
     fn takes<P, M: Memory<Place = P>>(
         &mut self,

@@ -1,4 +1,5 @@
-//! What an interface does to received frames before the relay sees them, and switching that off or on.
+//! What an interface does to received frames before the relay sees them, and switching that off or
+//! on.
 //!
 //! By index, because a name may come to mean another interface. The kernel's answer to a change is
 //! not enough: a driver may refuse it silently, so the features are read again afterwards.
@@ -98,8 +99,8 @@ impl fmt::Display for Offload {
     }
 }
 
-/// Offloads that the relay switches for as long as it runs, ascending. Written as two lists, `off` and
-/// `on`.
+/// Offloads that the relay switches for as long as it runs, ascending. Written as two lists, `off`
+/// and `on`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "OffAndOn", into = "OffAndOn")]
 pub struct Switched(Vec<Offload>);

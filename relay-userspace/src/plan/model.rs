@@ -68,8 +68,8 @@ pub struct Interface {
     pub igmp: Option<u8>,
     /// What is known of the UDP checksums of frames that arrive here; `None` unless an input.
     pub checksums: Option<Checksums>,
-    /// The offloads that the relay switches for as long as it runs: those that are otherwise now, and
-    /// those that it has switched already. In JSON two lists, `offloads_off` and `offloads_on`.
+    /// The offloads that the relay switches for as long as it runs: those that are otherwise now,
+    /// and those that it has switched already. In JSON two lists, `offloads_off` and `offloads_on`.
     #[serde(flatten, serialize_with = "offload_lists")]
     pub offloads: Switched,
     /// It takes VLAN tags out of received frames while the relay runs.

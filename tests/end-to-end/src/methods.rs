@@ -26,8 +26,8 @@ use crate::tally::Stream;
 use crate::topology::Testbed;
 use crate::veth::Endpoint;
 
-/// Senders of a flow that take turns, so many that the relay joins no two of their datagrams: it keeps
-/// the last four senders of a flow apart, and has no run for a fifth one.
+/// Senders of a flow that take turns, so many that the relay joins no two of their datagrams: it
+/// keeps the last four senders of a flow apart, and has no run for a fifth one.
 const NEVER_JOINED: u16 = 5;
 
 /// How copies leave.

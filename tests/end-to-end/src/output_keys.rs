@@ -247,8 +247,8 @@ fn numbered(outputs: &Range<usize>) -> impl Iterator<Item = (usize, &'static Out
     numbered.skip(outputs.start).take(outputs.len())
 }
 
-/// A rule for each encapsulation, in the order of [`Encapsulation::ALL`], from `in0` to all outputs,
-/// on `out0`.
+/// A rule for each encapsulation, in the order of [`Encapsulation::ALL`], from `in0` to all
+/// outputs, on `out0`.
 pub fn rules() -> Vec<Rule> {
     rules_with(0..OUTPUTS)
 }

@@ -1,5 +1,6 @@
-//! Datagrams that the kernel joins before an io_uring input gets them: with `offloads = "manage"` the
-//! relay has GRO on while it runs. Each of them leaves as it would have by itself, on every TX method.
+//! Datagrams that the kernel joins before an io_uring input gets them: with `offloads = "manage"`
+//! the relay has GRO on while it runs. Each of them leaves as it would have by itself, on every TX
+//! method.
 
 use anyhow::{Result, ensure};
 use relay_tests::backend::Backend;

@@ -261,8 +261,8 @@ fn on_io_uring_gro_is_on_while_it_is_wanted_and_what_was_off_is_off_again() {
             assert_eq!(joins(), before, "{states:?}");
             switch_off(&mut offloads, &plan);
             assert_eq!((joins(), folder.files()), (vec![], 1), "{states:?}");
-            // As if it was killed. A child that another test starts at this moment may still hold the
-            // claim, until it becomes another program.
+            // As if it was killed. A child that another test starts at this moment may still hold
+            // the claim, until it becomes another program.
             drop((offloads, claims));
             let deadline = Instant::now() + Duration::from_secs(2);
             while folder.files() > 0 && Instant::now() < deadline {

@@ -15,10 +15,10 @@ pub const TX_SIZE: u32 = 2048;
 /// Entries of an RX ring: as many as the FILL ring can lend, so that the FILL ring empties first
 /// and overload is dropped where that is cheapest.
 pub const RX_SIZE: u32 = FILL_SIZE;
-/// The most frames that a worker takes from an RX ring at once. They fit into the second-level cache:
-/// with four times as many a single flow loses a tenth of its rate.
+/// The most frames that a worker takes from an RX ring at once. They fit into the second-level
+/// cache: with four times as many a single flow loses a tenth of its rate.
 pub const BATCH: usize = 1024;
-/// The most frames in a batch. Where many flows alternate the worker takes several times [`BATCH`], so
-/// that there are enough of each to join: with a hundred flows and 16 outputs half as many copies
-/// again leave.
+/// The most frames in a batch. Where many flows alternate the worker takes several times [`BATCH`],
+/// so that there are enough of each to join: with a hundred flows and 16 outputs half as many
+/// copies again leave.
 pub const LARGEST_BATCH: usize = 4 * BATCH;

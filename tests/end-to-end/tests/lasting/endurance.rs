@@ -18,8 +18,8 @@ use super::universe::{self, Form};
 
 /// How much more memory the relay may have at the end, in KiB: what the allocator keeps varies.
 const GROWTH: u64 = 512;
-/// How often the changes are made before more memory after each time counts as a leak: the allocator
-/// reaches its size in steps of 4 MB, and the last of them may come late.
+/// How often the changes are made before more memory after each time counts as a leak: the
+/// allocator reaches its size in steps of 4 MB, and the last of them may come late.
 const ATTEMPTS: u32 = 4;
 /// Datagrams per second for the first rule.
 const RATE: u32 = 1_000;
