@@ -50,7 +50,7 @@ pub use self::{
 };
 use self::{
     port_change::Ports,
-    ring_outputs::Prepared,
+    ring_outputs::{GROUP, Prepared},
     ring_sizes::{BATCH, LARGEST_BATCH, RX_SIZE},
     transmitter::Device,
     tx_sockets::TxSockets,
@@ -91,7 +91,7 @@ pub struct XdpWorker {
     ports: Ports,
     flows: Flows,
     batch: Batch<Chunk>,
-    /// Room for the frames of a batch that share payloads.
+    /// Room for a group of frames that share payloads. Its capacity is [`GROUP`].
     prepared: Vec<Prepared>,
     tx_sockets: TxSockets,
     /// The chunks that one port received. Its capacity is `BATCH`.
@@ -136,7 +136,7 @@ impl XdpWorker {
                 leaving: Vec::new(),
             },
             batch: Batch::new(LARGEST_BATCH, first.open),
-            prepared: Vec::with_capacity(BATCH),
+            prepared: Vec::with_capacity(GROUP),
             flows: first.flows,
             tx_sockets: TxSockets::new(first.tx_sockets),
             received: Vec::with_capacity(BATCH),

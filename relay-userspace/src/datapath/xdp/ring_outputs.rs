@@ -14,7 +14,7 @@ mod shared;
 
 use std::ops::Range;
 
-pub use self::shared::Prepared;
+pub use self::shared::{GROUP, Prepared};
 use super::{
     transmitter::Egress,
     tx_rings::Descriptor,
@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Ends `batch`: queues one copy of each of its frames for each ring output of the frame's flow.
-/// `prepared` is room for a batch of frames that share payloads.
+/// `prepared` is room for a [`GROUP`] of frames that share payloads.
 #[inline]
 pub fn forward_all(
     batch: &mut Batch<Chunk>,

@@ -25,7 +25,7 @@ use crate::{
 
 /// The most frames of a group: enough to spread the cost of the look-ups, few enough to find room
 /// on a ring that is in use.
-const GROUP: usize = 64;
+pub const GROUP: usize = 64;
 
 /// What all copies of one frame have in common.
 #[derive(Debug)]
