@@ -433,4 +433,6 @@ impl KeptOf<'_> {
 }
 
 #[cfg(test)]
+pub mod fixture;
+#[cfg(test)]
 mod tests;

@@ -28,6 +28,9 @@ pub struct Message<W, F> {
     pub write: W,
     /// The frames whose payloads follow the headers, at most [`super::batch::MAX_JOINED`].
     pub frames: F,
+    /// Whether they are those of the message that was posted to the same outbox right before this
+    /// one, so that what was made of them for that one can be used once more.
+    pub repeats: bool,
 }
 
 /// Sends the messages of one interface.
@@ -87,12 +90,13 @@ pub fn make<M: Memory>(
             limits,
             memory,
         };
+        let mut repeats = false;
         for socket_output in socket_outputs.iter().take(mine) {
-            if socket_output.template.is_plain() {
-                copies.post(socket_output, AsReceived, outbox, stats);
+            repeats = if socket_output.template.is_plain() {
+                copies.post(socket_output, AsReceived, repeats, outbox, stats)
             } else {
-                copies.post_adapted(socket_output, outbox, stats);
-            }
+                copies.post_adapted(socket_output, repeats, outbox, stats)
+            };
         }
     }
     outbox.finish();
@@ -152,34 +156,36 @@ impl<'a> Fields<'a> for &Template {
 }
 
 impl<'a, M: Memory> Copies<'a, M> {
-    /// Posts the run's copy for one socket output, or counts it as dropped.
+    /// Posts the run's copy for one socket output, or counts it as dropped. `repeats` is whether
+    /// the last message is one of the whole run. Returns the same as it is then.
     #[inline]
     fn post<F: Fields<'a>>(
         &self,
         socket_output: &SocketOutput,
         fields: F,
+        repeats: bool,
         outbox: &mut impl Outbox<M>,
         stats: &WorkerStats,
-    ) {
+    ) -> bool {
         let (run, received) = (self.run, &self.first.received);
         let Some(ttl) = socket_output.template.ttl(received) else {
             self.expire(socket_output, stats);
-            return;
+            return repeats;
         };
         let too_big = self.first.payload_len() > socket_output.max_payload;
         if too_big || (run.count > 1 && !socket_output.joins) {
             self.post_apart(socket_output, fields, ttl, outbox, stats);
-            return;
+            return false;
         }
         if run.count == 1 {
             self.post_one(self.first, self.udp_sum, socket_output, fields, ttl, outbox);
-            return;
+            return false;
         }
         let template = &socket_output.template;
         let len = template.headers_len() + usize::from(run.payload_len);
         if !self.limits.take(run.count, len) {
             self.post_in_parts(socket_output, fields, ttl, outbox);
-            return;
+            return false;
         }
         let (each, all) = (self.first.payload_len(), run.payload_len);
         let received = fields.received(received);
@@ -198,10 +204,12 @@ impl<'a, M: Memory> Copies<'a, M> {
                     count: run.count,
                     write,
                     frames,
+                    repeats,
                 },
                 self.memory,
             );
         };
+        true
     }
 
     /// [`Self::post`] where the template is not plain. What it keeps, all frames of a run have in
@@ -210,15 +218,16 @@ impl<'a, M: Memory> Copies<'a, M> {
     fn post_adapted(
         &self,
         socket_output: &SocketOutput,
+        repeats: bool,
         outbox: &mut impl Outbox<M>,
         stats: &WorkerStats,
-    ) {
+    ) -> bool {
         let fields = &socket_output.template;
         if fields.keeps().nothing() {
-            self.post(socket_output, fields, outbox, stats);
+            self.post(socket_output, fields, repeats, outbox, stats)
         } else {
             let adapted = socket_output.keeping(&self.run.kept(self.frames));
-            self.post(&adapted, fields, outbox, stats);
+            self.post(&adapted, fields, repeats, outbox, stats)
         }
     }
 
@@ -260,6 +269,7 @@ impl<'a, M: Memory> Copies<'a, M> {
                     count: 1,
                     write,
                     frames: std::iter::once(frame),
+                    repeats: false,
                 },
                 self.memory,
             );
@@ -302,6 +312,7 @@ impl<'a, M: Memory> Copies<'a, M> {
                             count,
                             write,
                             frames: part,
+                            repeats: false,
                         },
                         self.memory,
                     );

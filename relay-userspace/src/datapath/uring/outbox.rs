@@ -39,7 +39,8 @@ impl<'a> Post<'a> {
     }
 
     #[cold]
-    fn drop(&self, output: u32, count: u16) {
+    fn drop(&mut self, output: u32, count: u16) {
+        self.ring.not_sent();
         if let Some(output) = self.stats.outputs.get(output as usize) {
             output.drops.add(Dropped::RingFull, u64::from(count));
         }
@@ -70,6 +71,7 @@ impl Outbox<Buffers> for Post<'_> {
                 let parts = iter::once(vnet_header.bytes(len));
                 let parts = parts.chain(message.frames.map(|frame| frame.payload(buffers)));
                 tx_socket.wait(output, count, parts, &self.stats.outputs);
+                self.ring.not_sent();
                 return;
             }
         }

@@ -288,6 +288,12 @@ impl Ring {
         true
     }
 
+    /// To be called where a message was not [sent](Self::send), before the next one is.
+    #[cold]
+    pub fn not_sent(&mut self) {
+        self.slots.forget_last();
+    }
+
     /// A free slot. If there is none, submits what was posted and takes its completions first.
     #[inline]
     fn free_slot(

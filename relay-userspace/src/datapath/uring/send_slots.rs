@@ -25,6 +25,8 @@ pub struct SendSlots {
     /// Numbers of the free slots, by TX socket. Each list has capacity for all slots of its TX
     /// socket, so it never grows.
     free: Box<[Vec<u32>]>,
+    /// The slot that was filled last with more than one payload.
+    last_filled: u32,
 }
 
 /// A message, and the output and frames that it counts for.
@@ -91,6 +93,7 @@ impl SendSlots {
         Self {
             slots: (0..tx_sockets * PER_SOCKET).map(slot).collect(),
             free: (0..tx_sockets).map(|at| of_socket(at).collect()).collect(),
+            last_filled: 0,
         }
     }
 
@@ -112,8 +115,8 @@ impl SendSlots {
     }
 
     /// Fills a slot that was taken with a message. Payloads that follow each other in one buffer
-    /// become one part. Returns the message for the kernel; it is valid until the slot has
-    /// [ended](Self::end).
+    /// become one part. A message that repeats another one must come right after it. Returns the
+    /// message for the kernel; it is valid until the slot has [ended](Self::end).
     #[inline]
     pub fn fill<'a, W, F>(
         &mut self,
@@ -135,20 +138,64 @@ impl SendSlots {
             ..
         } = self.slots.get_mut(slot as usize)?;
         let len = (new.write)(vnet_header);
+        message.msg_iov = parts.as_mut_ptr();
         let (first, rest) = parts.split_first_mut()?;
         *first = libc::iovec {
             iov_base: std::ptr::from_mut(vnet_header).cast(),
             iov_len: len,
         };
-        let used = if new.count == 1 {
-            gather(rest.get_mut(..1)?, held, new.frames, buffers)
-        } else {
-            gather_many(rest, held, new.frames, buffers)
-        };
-        message.msg_iov = parts.as_mut_ptr();
-        message.msg_iovlen = 1 + used;
         (*output, *frames) = (new.output, new.count);
-        Some(message)
+        if new.count == 1 {
+            message.msg_iovlen = 1 + gather(rest.get_mut(..1)?, held, new.frames, buffers);
+            return Some(message);
+        }
+        self.gather_many(slot, new.repeats, new.frames, buffers)
+    }
+
+    /// Fills a slot with many payloads, with those of the slot that was filled so last, if it
+    /// `repeats` these and they have not left already. Out of line, so that the loop has all
+    /// registers for itself.
+    #[inline(never)]
+    fn gather_many<'a>(
+        &mut self,
+        slot: u32,
+        repeats: bool,
+        frames: impl Iterator<Item = &'a Frame<Held>>,
+        buffers: &'a Buffers,
+    ) -> Option<*const libc::msghdr> {
+        let last = std::mem::replace(&mut self.last_filled, slot);
+        let repeated = match repeats {
+            true => self.repeat(last, slot, buffers),
+            false => None,
+        };
+        let slot = self.slots.get_mut(slot as usize)?;
+        let used = match repeated {
+            Some(used) => used,
+            None => gather(slot.parts.get_mut(1..)?, &mut slot.held, frames, buffers),
+        };
+        slot.message.msg_iovlen = 1 + used;
+        Some(&raw const slot.message)
+    }
+
+    /// Copies the payloads of the slot `from` to the slot `to`. Returns how many parts they have;
+    /// `None` if its message has left already.
+    #[inline]
+    fn repeat(&mut self, from: u32, to: u32, buffers: &Buffers) -> Option<usize> {
+        let [from, to] = self
+            .slots
+            .get_disjoint_mut([from as usize, to as usize])
+            .ok()?;
+        let used = from.held.len();
+        let parts = to.parts.get_mut(1..=used)?;
+        parts.copy_from_slice(from.parts.get(1..=used)?);
+        let held = from.held.iter().map(|held| buffers.share(held));
+        to.held.extend(held);
+        (used > 0).then_some(used)
+    }
+
+    /// Makes sure that the next message repeats none: the one before it is in no slot.
+    pub fn forget_last(&mut self) {
+        self.last_filled = u32::MAX;
     }
 
     /// The parts of a slot's message, the vnet header first.
@@ -247,13 +294,66 @@ fn gather<'a>(
     used
 }
 
-/// [`gather`] out of line, so that the loop has all registers for itself.
-#[inline(never)]
-fn gather_many<'a>(
-    parts: &mut [libc::iovec],
-    held: &mut Vec<Held>,
-    frames: impl Iterator<Item = &'a Frame<Held>>,
-    buffers: &'a Buffers,
-) -> usize {
-    gather(parts, held, frames, buffers)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::batch::fixture::{Numbered, PAYLOAD_AT, numbered};
+
+    /// Frames in buffers of their own, each with a payload that is full of its number.
+    fn frames(buffers: &mut Buffers, numbers: std::ops::Range<u8>) -> Vec<Frame<Held>> {
+        let mut frame = |number: u8| {
+            let Numbered { bytes, received } = numbered(number);
+            let held = buffers.received(number.into()).unwrap();
+            buffers.write(&held, &bytes);
+            Frame::new(held, received, 0, PAYLOAD_AT)
+        };
+        numbers.map(&mut frame).collect()
+    }
+
+    /// Fills a slot with a message of `frames`, and returns it and the first byte of each payload.
+    fn fill(
+        slots: &mut SendSlots,
+        frames: &[Frame<Held>],
+        repeats: bool,
+        buffers: &Buffers,
+    ) -> (u32, Vec<u8>) {
+        let slot = slots.take(0).unwrap();
+        let message = Message {
+            output: 0,
+            count: frames.len() as u16,
+            write: |vnet_header: &mut VnetHeader| vnet_header.single(|_| 42),
+            frames: frames.iter(),
+            repeats,
+        };
+        slots.fill(slot, message, buffers).unwrap();
+        let payloads = slots.parts(slot).skip(1).map(|payload| payload[0]);
+        (slot, payloads.collect())
+    }
+
+    #[test]
+    fn a_message_repeats_the_one_before_it_and_no_other() {
+        let mut buffers = Buffers::without_ring(8).unwrap();
+        let mut slots = SendSlots::new(1);
+        let (first, second) = (frames(&mut buffers, 0..2), frames(&mut buffers, 2..4));
+        let (a, payloads) = fill(&mut slots, &first, false, &buffers);
+        assert_eq!(payloads, [0, 1]);
+        let (b, payloads) = fill(&mut slots, &first, true, &buffers);
+        assert_eq!(payloads, [0, 1]);
+        // The one before it was not sent.
+        slots.forget_last();
+        let (c, payloads) = fill(&mut slots, &second, true, &buffers);
+        assert_eq!(payloads, [2, 3]);
+        // The one before it has left already, and holds nothing any more.
+        slots.end(c, &buffers);
+        let (d, payloads) = fill(&mut slots, &second, true, &buffers);
+        assert_eq!(payloads, [2, 3]);
+        for frame in first.into_iter().chain(second) {
+            buffers.release(frame.place);
+        }
+        assert_eq!(buffers.held(), 4, "each message holds its own");
+        for slot in [a, b, d] {
+            slots.end(slot, &buffers);
+        }
+        assert_eq!(buffers.held(), 0);
+    }
 }

@@ -209,6 +209,7 @@ impl LocalFrames {
                     vnet_header.as_received(headers, frame.received.has_partial_checksum())
                 },
                 frames: std::iter::once(frame),
+                repeats: false,
             };
             // SAFETY: the batch is borrowed, and nothing writes into its chunks, until the queue
             // has been handed over below.

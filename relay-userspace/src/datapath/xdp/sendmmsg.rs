@@ -5,7 +5,10 @@
 //! The caller of [`Queue::push`] guarantees that the payloads stay valid until the queue has been
 //! handed over.
 
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::{
+    ops::Range,
+    os::fd::{AsRawFd as _, BorrowedFd},
+};
 
 use nix::errno::Errno;
 
@@ -34,6 +37,8 @@ pub struct Queue {
     counts: Box<[(u32, u16)]>,
     len: usize,
     parts_used: usize,
+    /// The payloads of the message pushed last, among the parts.
+    last_payloads: Range<usize>,
 }
 
 // SAFETY: the pointers in `parts` and `messages` lead into the boxes of the same `Queue`, or to
@@ -63,6 +68,7 @@ impl Default for Queue {
             counts: vec![(0, 0); MESSAGES].into(),
             len: 0,
             parts_used: 0,
+            last_payloads: 0..0,
         }
     }
 }
@@ -86,14 +92,16 @@ impl Queue {
         W: FnOnce(&mut VnetHeader) -> usize,
         F: Iterator<Item = &'a Frame<<Chunks as Memory>::Place>>,
     {
+        let at = self.parts_used;
         let (Some(vnet_header), Some(message), Some(counts), Some(parts)) = (
             self.vnet_headers.get_mut(self.len),
             self.messages.get_mut(self.len),
             self.counts.get_mut(self.len),
-            self.parts.get_mut(self.parts_used..self.parts_used + PARTS),
+            self.parts.get_mut(at..at + PARTS),
         ) else {
             return;
         };
+        message.msg_hdr.msg_iov = parts.as_mut_ptr();
         let Some((first, rest)) = parts.split_first_mut() else {
             return;
         };
@@ -102,15 +110,17 @@ impl Queue {
             iov_base: std::ptr::from_mut(vnet_header).cast(),
             iov_len: len,
         };
-        let used = 1 + if new.count == 1 {
+        let used = if new.count == 1 {
             fill(rest.get_mut(..1).unwrap_or_default(), new.frames, chunks)
         } else {
-            fill_many(rest, new.frames, chunks)
+            let again = new.repeats.then(|| self.last_payloads.clone());
+            let used = fill_many(&mut self.parts, at + 1, again, new.frames, chunks);
+            self.last_payloads = at + 1..at + 1 + used;
+            used
         };
-        message.msg_hdr.msg_iov = parts.as_mut_ptr();
-        message.msg_hdr.msg_iovlen = used;
+        message.msg_hdr.msg_iovlen = 1 + used;
         *counts = (new.output, new.count);
-        self.parts_used += used;
+        self.parts_used += 1 + used;
         self.len += 1;
     }
 
@@ -145,14 +155,26 @@ fn fill<'a>(
     used
 }
 
-/// [`fill`] out of line, so that the loop has all registers for itself.
+/// [`fill`] of the parts from `to` on, or where the payloads are those `again`, a copy of these
+/// parts: parts stay what they are until they are overwritten, also when they have been handed over.
+/// Out of line, so that the loop has all registers for itself.
 #[inline(never)]
 fn fill_many<'a>(
     parts: &mut [libc::iovec],
+    to: usize,
+    again: Option<Range<usize>>,
     frames: impl Iterator<Item = &'a Frame<<Chunks as Memory>::Place>>,
     chunks: &'a Chunks,
 ) -> usize {
-    fill(parts, frames, chunks)
+    if let Some(from) = again {
+        let count = from.len();
+        if let Ok([from, to]) = parts.get_disjoint_mut([from, to..to + count]) {
+            to.copy_from_slice(from);
+            return count;
+        }
+    }
+    let parts = parts.get_mut(to..to + MAX_JOINED);
+    fill(parts.unwrap_or_default(), frames, chunks)
 }
 
 /// Messages to send now.
@@ -264,5 +286,67 @@ impl<T: FnMut(Messages<'_>)> Outbox<Chunks> for HandOver<'_, T> {
     #[inline]
     fn finish(&mut self) {
         self.queue.hand_over(&mut self.take);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::{
+        batch::fixture::{Numbered, PAYLOAD_AT, numbered},
+        xdp::umem::Chunk,
+    };
+
+    fn frames(chunks: &mut Chunks, numbers: Range<u8>) -> Vec<Frame<Chunk>> {
+        let mut frame = |number: u8| {
+            let Numbered { bytes, received } = numbered(number);
+            let mut chunk = chunks.take().unwrap();
+            chunks.put(&mut chunk, &bytes);
+            Frame::new(chunk, received, 0, PAYLOAD_AT)
+        };
+        numbers.map(&mut frame).collect()
+    }
+
+    /// Output, number of frames and first byte of each payload.
+    type Seen = (Option<(u32, u64)>, Vec<u8>);
+
+    fn look(messages: &Messages<'_>, seen: &mut Vec<Seen>) {
+        for at in 0..messages.len() {
+            let payloads = messages.parts(at).skip(1).map(|payload| payload[0]);
+            seen.push((messages.frames(at, 1).next(), payloads.collect()));
+        }
+    }
+
+    #[test]
+    fn messages_repeat_the_one_before_them_also_when_that_has_been_handed_over() {
+        let mut chunks = Chunks::new(2048, 8, 0).unwrap();
+        let (first, second) = (frames(&mut chunks, 0..2), frames(&mut chunks, 2..5));
+        let (mut queue, mut seen) = (Queue::default(), Vec::new());
+        // More messages than the queue has room for, of both runs in turns.
+        let messages =
+            (0..MESSAGES).flat_map(|_| [(&first, false), (&first, true), (&second, false)]);
+        for (number, (frames, repeats)) in (0..).zip(messages) {
+            let mut outbox = HandOver {
+                queue: &mut queue,
+                limits: GsoLimits::default(),
+                take: |messages: Messages<'_>| look(&messages, &mut seen),
+            };
+            let message = Message {
+                output: number,
+                count: frames.len() as u16,
+                write: |vnet_header: &mut VnetHeader| vnet_header.single(|_| 42),
+                frames: frames.iter(),
+                repeats,
+            };
+            // SAFETY: nothing writes into the chunks before the test ends.
+            unsafe { outbox.post(message, &chunks) };
+        }
+        queue.hand_over(|messages| look(&messages, &mut seen));
+        assert_eq!(seen.len(), 3 * MESSAGES);
+        for (number, (counts, payloads)) in (0_u32..).zip(seen) {
+            let expected: &[u8] = if number % 3 < 2 { &[0, 1] } else { &[2, 3, 4] };
+            assert_eq!(payloads, expected, "message {number}");
+            assert_eq!(counts, Some((number, expected.len() as u64)));
+        }
     }
 }
