@@ -12,6 +12,7 @@
 //! logs; the only system calls are `sendmmsg`, the TX kick and, when there is nothing to do,
 //! `poll`; and `send` for an output that has refused copies.
 
+pub mod egress;
 mod kick;
 pub mod local_frames;
 mod port;

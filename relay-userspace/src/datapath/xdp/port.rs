@@ -15,9 +15,10 @@ use xsk_rs::{
 };
 
 use super::{
+    egress::Egress,
     kick,
     ring_sizes::{BATCH, RX_SIZE, TX_SIZE},
-    transmitter::{Device, Egress, Transmitter},
+    transmitter::{Device, Transmitter},
     tx_rings::{Descriptor, TxRings},
     umem::{self, Chunk, Chunks},
 };

@@ -16,7 +16,7 @@ use std::ops::Range;
 
 pub use self::shared::{GROUP, Prepared};
 use super::{
-    transmitter::Egress,
+    egress::Egress,
     tx_rings::Descriptor,
     umem::{Chunk, Chunks, HeaderSlot},
 };

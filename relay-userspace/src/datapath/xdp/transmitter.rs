@@ -13,11 +13,13 @@
 //!
 //! The rings are behind [`Rings`], so that tests can put a simulated kernel there.
 
+mod giving_up;
+
 use nix::errno::Errno;
 
 use super::{
     ring_sizes::TX_SIZE,
-    tx_ring_account::{Ledger, Taken, slot},
+    tx_ring_account::{Ledger, slot},
     tx_rings::Descriptor,
     umem::Chunks,
 };
@@ -77,28 +79,6 @@ impl Home<Descriptor> for Chunks {
     fn completed(&mut self, desc: &Descriptor) {
         self.completed(desc);
     }
-}
-
-/// What ring outputs need of a port.
-pub trait Egress {
-    /// Whether its device takes frames of two parts.
-    fn shares(&self) -> bool;
-
-    /// Whether one more frame of so many descriptors may be queued.
-    fn has_room(&self, descriptors: u32) -> bool;
-
-    /// Looks for room for a frame of so many descriptors if there is none.
-    fn make_room(&mut self, descriptors: u32, chunks: &mut Chunks, stats: &[OutputStats]);
-
-    /// Queues a frame for `output`. Only after [`Egress::has_room`].
-    fn queue(&mut self, frame: Descriptor, output: u32);
-
-    /// Queues a frame of two parts for `output`. Only after [`Egress::has_room`] for two
-    /// descriptors, and where it [`Egress::shares`].
-    fn queue_parts(&mut self, headers: Descriptor, payload: Descriptor, output: u32);
-
-    /// The same with many frames.
-    fn queue_all_parts(&mut self, frames: impl Iterator<Item = [Descriptor; 2]>, output: u32);
 }
 
 /// The state of the device, as a kick found it.
@@ -420,85 +400,6 @@ impl<R: Rings> Transmitter<R> {
         }
     }
 
-    /// Gives up the frames that wait for a device that is gone for good; their chunks are needed
-    /// elsewhere. Not before all descriptors have come back that the kernel is known to have taken:
-    /// where it publishes late, that shows what else it took. But for the headers of a frame whose
-    /// payload it never took: it has copied them, and never gives them back (`xs->skb`,
-    /// net/xdp/xsk.c).
-    fn refuse_what_waits(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
-        self.reap(home);
-        self.settle(stats, false);
-        let last = self.ledger.last_taken();
-        let half = self.waiting() > 0 && self.is_part(last);
-        match self.ledger.with_the_kernel() {
-            0 => {}
-            1 if half => {
-                if let Some(headers) = self.descs.get(last) {
-                    home.completed(headers);
-                }
-                self.ledger.completed(1);
-            }
-            _ => return,
-        }
-        self.closed = true;
-        self.give_up(home, stats, Dropped::DeviceRefused);
-    }
-
-    /// At the end, counts the frames that the kernel never took. In zero copy the device may still
-    /// read their chunks; in copy mode they are free.
-    pub fn abandon(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
-        match self.mode {
-            Mode::Copy => self.give_up(home, stats, Dropped::UnsentAtExit),
-            Mode::ZeroCopy => {
-                let waiting = self.ledger.abandon();
-                self.count_all(waiting, stats, Dropped::UnsentAtExit);
-            }
-        }
-    }
-
-    /// Before its socket is closed, while others of the UMEM go on, counts the frames that the
-    /// kernel has not taken. In zero copy their chunks are among [`Self::not_back`].
-    pub fn leave(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
-        let reason = match self.device {
-            Device::Gone => Dropped::DeviceRefused,
-            Device::Ready | Device::Down => Dropped::UnsentAtExit,
-        };
-        match self.mode {
-            Mode::Copy => self.give_up(home, stats, reason),
-            Mode::ZeroCopy => {
-                let waiting = self.ledger.leave();
-                self.count_all(waiting, stats, reason);
-            }
-        }
-    }
-
-    /// Once its socket is closed, the descriptors that will not come back. None in copy mode, where
-    /// they may come back in any order: chunks that the kernel has not given back by then stay in
-    /// flight until the worker ends.
-    pub fn not_back(&self) -> Box<[R::Desc]> {
-        if self.mode == Mode::Copy {
-            return Box::default();
-        }
-        let slots = self.ledger.not_back().slots();
-        slots
-            .filter_map(|slot| self.descs.get(slot).copied())
-            .collect()
-    }
-
-    fn give_up(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats], reason: Dropped) {
-        let waiting = self.ledger.abandon();
-        self.count_all(waiting, stats, reason);
-        for desc in waiting.slots().filter_map(|slot| self.descs.get(slot)) {
-            home.completed(desc);
-        }
-    }
-
-    fn count_all(&self, descriptors: Taken, stats: &[OutputStats], reason: Dropped) {
-        for slot in descriptors.slots() {
-            self.count(slot, stats, reason);
-        }
-    }
-
     /// Takes completions: chunks whose last descriptor came back are free again.
     pub fn reap(&mut self, home: &mut impl Home<R::Desc>) {
         while self.outstanding() > 0 && !self.closed {
@@ -511,38 +412,6 @@ impl<R: Rings> Transmitter<R> {
                 break;
             }
         }
-    }
-}
-
-impl<R: Rings<Desc = Descriptor>> Egress for Transmitter<R> {
-    #[inline]
-    fn shares(&self) -> bool {
-        self.shares
-    }
-
-    #[inline]
-    fn has_room(&self, descriptors: u32) -> bool {
-        self.has_room(descriptors)
-    }
-
-    #[inline]
-    fn make_room(&mut self, descriptors: u32, chunks: &mut Chunks, stats: &[OutputStats]) {
-        self.make_room(descriptors, chunks, stats);
-    }
-
-    #[inline]
-    fn queue(&mut self, frame: Descriptor, output: u32) {
-        self.queue(frame, output);
-    }
-
-    #[inline]
-    fn queue_parts(&mut self, headers: Descriptor, payload: Descriptor, output: u32) {
-        self.queue_parts(headers, payload, output);
-    }
-
-    #[inline(always)]
-    fn queue_all_parts(&mut self, frames: impl Iterator<Item = [Descriptor; 2]>, output: u32) {
-        self.queue_all_parts(frames, output);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
         flow_table::{Flows, RingCopies},
         stats::WorkerStats,
         xdp::{
-            transmitter::Egress,
+            egress::Egress,
             tx_rings::Descriptor,
             umem::{Chunk, Chunks},
         },
