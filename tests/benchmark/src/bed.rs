@@ -34,6 +34,7 @@ pub struct Bed {
     generator: Generator,
     sink: Sink,
     flows: Vec<(Ipv4Addr, u16)>,
+    senders: u16,
     framing: Framing,
     expected: Vec<Expected>,
     payload: usize,
@@ -57,6 +58,7 @@ impl Bed {
             generator: Generator::new(programs, &wires.source, GENERATOR_CPU)?,
             sink: Sink::attach(programs, &wires.sinks, scenario.next_hop)?,
             flows: scenario.load.traffic(&job),
+            senders: scenario.load.senders,
             framing: scenario.framing,
             expected: Vec::new(),
             payload: scenario.payload,
@@ -69,6 +71,7 @@ impl Bed {
     /// Makes the sinks expect the copies in `delivered` of the flows with traffic.
     pub fn expect(&mut self, delivered: &Job) -> Result<()> {
         self.expected.clear();
+        let senders = u32::from(self.senders);
         for (flow, rule) in (0..).zip(delivered.flows.iter().take(self.flows.len())) {
             for output in &rule.outputs {
                 let mut wires = self.wires.outputs.iter();
@@ -79,7 +82,7 @@ impl Bed {
                     wire,
                     group: output.group,
                     port: output.port,
-                    flow,
+                    flows: flow * senders..(flow + 1) * senders,
                     ipv6: self.framing == Framing::Ipv6,
                 });
             }
@@ -109,6 +112,7 @@ impl Bed {
             seconds,
             payload: self.payload,
             flows: self.flows.clone(),
+            senders: self.senders,
             framing: self.framing,
         })?;
         self.offered += sent.frames;

@@ -42,6 +42,8 @@ pub struct Traffic {
     pub payload: usize,
     /// Group and port of each flow; they take turns.
     pub flows: Vec<(Ipv4Addr, u16)>,
+    /// Senders of each flow; they take turns, too.
+    pub senders: u16,
     /// The headers of its frames.
     pub framing: Framing,
 }
@@ -51,7 +53,7 @@ pub struct Traffic {
 pub struct Sent {
     /// Frames in all.
     pub frames: u64,
-    /// Frames of each flow.
+    /// Frames of each flow's senders: all of the first flow, then all of the second one.
     pub per_flow: Vec<u64>,
     /// From the first frame to the end of the last interval.
     pub seconds: f64,
@@ -84,7 +86,7 @@ impl Generator {
     pub fn run(&mut self, traffic: &Traffic) -> Result<Sent> {
         let frames = self.prepare(traffic)?;
         let first = traffic.flows.first().context("no flow to send")?;
-        let feed = Feed::new(&self.from, *first, traffic);
+        let feed = Feed::new(&self.from, *first, 0, traffic);
         let frame = template::frame(&feed, 0)?;
         let mut options = TestRunOptions::new();
         options.data_in = Some(&frame);
@@ -108,10 +110,14 @@ impl Generator {
 
     /// Writes what the program reads, and returns how many frames there will be.
     fn prepare(&mut self, traffic: &Traffic) -> Result<u32> {
-        let flows = traffic.flows.len();
+        let senders = traffic.flows.iter().flat_map(|flow| {
+            let senders = 0..traffic.senders;
+            senders.map(move |sender| (*flow, sender))
+        });
+        let flows = senders.clone().count();
         ensure!(
             (1..=MAX_FLOWS as usize).contains(&flows),
-            "{flows} flows: there can be 1 to {MAX_FLOWS}"
+            "{flows} flows and senders: there can be 1 to {MAX_FLOWS}"
         );
         ensure!(
             traffic.payload >= STAMP_LEN,
@@ -130,8 +136,8 @@ impl Generator {
             u32::MAX
         );
         let mut templates: Array<Data<'_>, _> = programs::map(&mut self.ebpf, "TEMPLATES")?;
-        for (index, flow) in (0..).zip(&traffic.flows) {
-            let feed = Feed::new(&self.from, *flow, traffic);
+        for (index, (flow, sender)) in (0..).zip(senders) {
+            let feed = Feed::new(&self.from, flow, sender, traffic);
             templates.set(index, template::template(&feed, index)?, 0)?;
         }
         let mut pace: Array<Data<'_>, Pace> = programs::map(&mut self.ebpf, "PACE")?;

@@ -75,6 +75,7 @@ const fn usual(name: &'static str, outputs: usize) -> Scenario {
         load: Load {
             outputs,
             flows: 1,
+            senders: 1,
             rules: 1,
             matches: Matches::Exact,
             to: To::Groups,
@@ -106,6 +107,11 @@ impl Scenario {
     const fn flows(mut self, flows: usize) -> Self {
         self.load.flows = flows;
         self.rules(flows)
+    }
+
+    const fn senders(mut self, senders: u16) -> Self {
+        self.load.senders = senders;
+        self
     }
 
     const fn rules(mut self, rules: usize) -> Self {
@@ -145,7 +151,7 @@ impl Scenario {
 }
 
 /// All scenarios.
-pub const ALL: [Scenario; 23] = [
+pub const ALL: [Scenario; 24] = [
     usual("1-1", 1).cast(Cast::EveryTxMethod),
     usual("1-4", 4),
     usual("1-16", 16).cast(Cast::EveryTxMethod),
@@ -155,6 +161,11 @@ pub const ALL: [Scenario; 23] = [
     usual("1-1-100flows", 1).flows(100),
     usual("1-16-100flows", 16)
         .flows(100)
+        .cast(Cast::EveryTxMethod),
+    // They alternate: a GSO packet has one source, so frames that are next to each other never
+    // share one.
+    usual("1-16-2senders", 16)
+        .senders(2)
         .cast(Cast::EveryTxMethod),
     // The kernel's multicast routing can make only one copy per interface.
     usual("1-4-4if", 4).interfaces(4),
