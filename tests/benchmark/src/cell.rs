@@ -35,12 +35,33 @@ pub fn ratios(spread: Option<Spread>) -> String {
     }
 }
 
-/// Medians of p50, p99 and p99.9, in microseconds.
-pub fn latency(spread: Option<LatencySpread>) -> String {
-    spread.map_or("-".to_owned(), |spread| {
-        let medians = [spread.p50, spread.p99, spread.p999].map(|s| format!("{:.0}", s.median));
-        medians.join(" / ")
+/// A latency in microseconds: the median, and the least and most if they differ as shown.
+pub fn micros(spread: Option<Spread>) -> String {
+    let number = |us: f64| format!("{us:.0}");
+    spread.map_or("-".to_owned(), |Spread { median, min, max }| {
+        let (min, max) = (number(min), number(max));
+        if min == max {
+            min
+        } else {
+            format!("{} ({min}..{max})", number(median))
+        }
     })
+}
+
+/// p50, p99 and p99.9 in microseconds.
+pub fn latency(spread: Option<LatencySpread>) -> [String; 3] {
+    let of = |which: fn(LatencySpread) -> Spread| micros(spread.map(which));
+    [of(|all| all.p50), of(|all| all.p99), of(|all| all.p999)]
+}
+
+/// A part of a whole, in per cent.
+pub fn per_cent(share: Option<Spread>) -> String {
+    let times = |spread: Spread| Spread {
+        median: spread.median * 100.0,
+        min: spread.min * 100.0,
+        max: spread.max * 100.0,
+    };
+    range(share.map(times), 1.0)
 }
 
 #[cfg(test)]
@@ -53,5 +74,8 @@ mod tests {
         assert_eq!(range(spread(&[1500.0]), 1e3), "1.5");
         assert_eq!(range(spread(&[1e5, 2e5, 4e5]), 1e3), "200 (100..400)");
         assert_eq!(range(None, 1.0), "-");
+        assert_eq!(micros(spread(&[3.2, 2.9, 3.4])), "3");
+        assert_eq!(micros(spread(&[3.0, 2.0, 40.0])), "3 (2..40)");
+        assert_eq!(per_cent(spread(&[0.01, 0.0125, 0.02])), "1.2 (1.0..2.0)");
     }
 }

@@ -3,7 +3,7 @@
 //! `BPF_PROG_TEST_RUN` with live frames calls the program `generate` for each frame and redirects
 //! it to the wire. No other sender is always faster than every contender.
 
-use std::{io, net::Ipv4Addr, path::Path};
+use std::{net::Ipv4Addr, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use aya::{
@@ -11,13 +11,10 @@ use aya::{
     maps::Array,
     programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp},
 };
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
 use relay_tests::veth::Endpoint;
 
 use crate::{
+    cpu,
     framing::Framing,
     programs::{
         self, Data,
@@ -98,7 +95,8 @@ impl Generator {
         }
         let cpu = self.cpu;
         self.from.namespace.run(|| {
-            only_for_us(cpu)
+            // A real wire would not wait for other work of this CPU either.
+            cpu::only_for_us(cpu)
                 .with_context(|| format!("taking CPU {cpu} for the generator, are you root?"))?;
             program
                 .test_run(options)
@@ -174,21 +172,6 @@ fn program(ebpf: &mut Ebpf, framing: Framing) -> Result<&mut Xdp> {
         .with_context(|| format!("the object has no program `{name}`"))?
         .try_into()
         .with_context(|| format!("`{name}` is no XDP program"))
-}
-
-/// Moves the calling thread to `cpu` and ahead of all other work there: a real wire would not wait
-/// for it either.
-fn only_for_us(cpu: usize) -> Result<()> {
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &cpus)?;
-    let priority = libc::sched_param { sched_priority: 1 };
-    // SAFETY: the pointer is to a whole `sched_param` that outlives the call.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
-    if result < 0 {
-        return Err(io::Error::last_os_error()).context("asking for real-time scheduling");
-    }
-    Ok(())
 }
 
 /// How many frames leave together at a rate.

@@ -39,7 +39,8 @@ pub struct Scenario {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cast {
-    /// All other contenders, and the relay by its own choice and on io_uring.
+    /// All other contenders, and the relay by its own choice and on io_uring. (`two-threads` is in
+    /// the [base scenarios](Scenario::is_base) only.)
     Usual,
     /// The same, and the relay with TX rings.
     #[serde(rename = "both_engines")]
@@ -97,6 +98,27 @@ impl Scenario {
             |other: &&Self| **other == usual(other.name, self.load.outputs).cast(other.cast);
         let all = (self.cast.is_relay() && !plain(&self)).then_some(&ALL);
         all.into_iter().flatten().find(plain).copied()
+    }
+
+    /// Whether it is one of the two that all others differ from in one thing.
+    #[must_use]
+    pub fn is_base(&self) -> bool {
+        matches!(self.name, "1-1" | "1-16")
+    }
+
+    /// The same scenario with one sender for each flow, if this one has more.
+    #[must_use]
+    pub fn of_one_sender(&self) -> Option<Self> {
+        let one = Self { name: "", ..*self }.senders(1);
+        let mut all = ALL.iter().filter(|_| self.load.senders > 1);
+        all.find(|other| {
+            Self {
+                name: "",
+                cast: self.cast,
+                ..**other
+            } == one
+        })
+        .copied()
     }
 
     const fn payload(mut self, payload: usize) -> Self {

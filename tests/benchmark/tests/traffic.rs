@@ -410,7 +410,16 @@ fn each_senders_order_is_its_own() -> Result<()> {
         let mut sender = Sender::of_flows(next_hop, 7..9)?;
         let size = &(PAYLOAD as i32);
         sys::set_option(sender.socket.as_fd(), libc::SOL_UDP, UDP_SEGMENT, size)?;
-        let datagrams = [(7, 0), (8, 0), (8, 1), (7, 1), (8, 3), (8, 2), (6, 0), (9, 0)];
+        let datagrams = [
+            (7, 0),
+            (8, 0),
+            (8, 1),
+            (7, 1),
+            (8, 3),
+            (8, 2),
+            (6, 0),
+            (9, 0),
+        ];
         let datagrams = datagrams.map(|(flow, sequence)| payload(flow, sequence));
         sender.send(&datagrams.concat())?;
         sender.sink.settle()?;
@@ -429,7 +438,10 @@ fn each_senders_order_is_its_own() -> Result<()> {
         let slots = sender.sink.read()?.slots;
         // Those of neither may count as wrong at either.
         assert_eq!(slots.iter().map(|slot| slot.bad).sum::<u64>(), 2);
-        let good: Vec<_> = slots.iter().map(|slot| SlotState { bad: 0, ..*slot }).collect();
+        let good: Vec<_> = slots
+            .iter()
+            .map(|slot| SlotState { bad: 0, ..*slot })
+            .collect();
         assert_eq!(good, [one, other], "{next_hop:?}");
     }
     Ok(())
