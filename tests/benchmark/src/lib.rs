@@ -23,6 +23,7 @@ pub mod machine;
 pub mod markdown;
 pub mod measure;
 pub mod pairs;
+pub mod palette;
 pub mod peer;
 pub mod programs;
 pub mod relay;
