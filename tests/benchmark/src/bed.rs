@@ -23,7 +23,7 @@ pub const CONTENDER_CPU: u32 = 0;
 pub const GENERATOR_CPU: usize = 1;
 
 /// For how long traffic flows before it counts, in seconds.
-const WARM_UP: f64 = 0.2;
+const WARM_UP: f64 = 0.1;
 
 /// One scenario, ready for a contender.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub struct Bed {
     expected: Vec<Expected>,
     payload: usize,
     offered: u64,
+    /// Nothing of the trial before can arrive any more.
+    is_quiet: bool,
 }
 
 impl Bed {
@@ -63,6 +65,7 @@ impl Bed {
             expected: Vec::new(),
             payload: scenario.payload,
             offered: 0,
+            is_quiet: false,
             job,
             wires,
         })
@@ -92,14 +95,16 @@ impl Bed {
 
     /// Runs one trial: `rate` frames per second for some seconds. `processes` are the contender's.
     pub fn trial(&mut self, rate: u64, seconds: f64, processes: &[u32]) -> Result<Trial> {
-        self.sink.drain()?;
+        if !self.is_quiet {
+            self.sink.drain()?;
+        }
         self.send(rate, WARM_UP)?;
         self.sink.drain()?;
         let refused = self.wires.refused()?;
         let used = cpu_ns(processes)?;
         let sent = self.send(rate, seconds)?;
         let used = cpu_ns(processes)?.saturating_sub(used);
-        self.sink.settle()?;
+        self.is_quiet = self.sink.settle()?;
         let refused = self.wires.refused()?.saturating_sub(refused);
         let received = self.sink.read()?;
         Ok(Trial::new(&sent, &self.expected, received, refused, used))
@@ -116,6 +121,7 @@ impl Bed {
             framing: self.framing,
         })?;
         self.offered += sent.frames;
+        self.is_quiet = false;
         Ok(sent)
     }
 

@@ -35,22 +35,9 @@ pub fn ratios(spread: Option<Spread>) -> String {
     }
 }
 
-/// A latency in microseconds: the median, and the least and most if they differ as shown.
-pub fn micros(spread: Option<Spread>) -> String {
-    let number = |us: f64| format!("{us:.0}");
-    spread.map_or("-".to_owned(), |Spread { median, min, max }| {
-        let (min, max) = (number(min), number(max));
-        if min == max {
-            min
-        } else {
-            format!("{} ({min}..{max})", number(median))
-        }
-    })
-}
-
 /// p50, p99 and p99.9 in microseconds.
 pub fn latency(spread: Option<LatencySpread>) -> [String; 3] {
-    let of = |which: fn(LatencySpread) -> Spread| micros(spread.map(which));
+    let of = |which: fn(LatencySpread) -> Spread| range(spread.map(which), 1.0);
     [of(|all| all.p50), of(|all| all.p99), of(|all| all.p999)]
 }
 
@@ -74,8 +61,6 @@ mod tests {
         assert_eq!(range(spread(&[1500.0]), 1e3), "1.5");
         assert_eq!(range(spread(&[1e5, 2e5, 4e5]), 1e3), "200 (100..400)");
         assert_eq!(range(None, 1.0), "-");
-        assert_eq!(micros(spread(&[3.2, 2.9, 3.4])), "3");
-        assert_eq!(micros(spread(&[3.0, 2.0, 40.0])), "3 (2..40)");
         assert_eq!(per_cent(spread(&[0.01, 0.0125, 0.02])), "1.2 (1.0..2.0)");
     }
 }

@@ -165,8 +165,9 @@ impl Sink {
         Ok(())
     }
 
-    /// Waits until no frame of this trial arrives any more.
-    pub fn settle(&mut self) -> Result<()> {
+    /// Waits until no frame of this trial arrives any more. Returns whether nothing does: a
+    /// contender may still send what was late already.
+    pub fn settle(&mut self) -> Result<bool> {
         self.wait_until_quiet(LOST_AFTER)
     }
 
@@ -177,18 +178,18 @@ impl Sink {
         self.reset()
     }
 
-    fn wait_until_quiet(&mut self, at_most: Duration) -> Result<()> {
+    fn wait_until_quiet(&mut self, at_most: Duration) -> Result<bool> {
         let start = Instant::now();
         let mut last = self.states()?;
         while start.elapsed() < at_most {
             std::thread::sleep(QUIET);
             let now = self.states()?;
             if now == last {
-                break;
+                return Ok(true);
             }
             last = now;
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Copies that have arrived since the sinks were attached; counting from zero does not change

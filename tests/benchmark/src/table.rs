@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     before,
-    cell::{latency, micros, per_cent, range, ratio, ratios},
+    cell::{latency, per_cent, range, ratio, ratios},
     measure::LOW_RATE,
     results::{ContenderResult, Results, ScenarioResult},
     unmatched,
@@ -135,7 +135,7 @@ pub fn latencies(result: &ScenarioResult) -> Vec<Vec<String>> {
         row.extend(latency(summary.latency_low));
         let [_, aside @ ..] = latency(summary.latency_low_aside);
         row.extend(aside);
-        row.extend([per_cent(summary.stalls), micros(summary.stalls_p99)]);
+        row.extend([per_cent(summary.stalls), range(summary.stalls_p99, 1.0)]);
         row.extend(latency(summary.latency_half));
         rows.push(row);
     }
