@@ -174,7 +174,7 @@ fn compare(args: CompareArgs) -> Result<bool> {
         ceilings,
         unmatched,
         rounds: if args.quick { 1 } else { args.rounds.into() },
-        confirm_seconds: if args.quick { 1.0 } else { 5.0 },
+        confirm_seconds: if args.quick { 1.0 } else { 3.0 },
     })?;
     println!("{}", table::of(&results));
     if let Some(path) = args.json {

@@ -21,7 +21,7 @@ pub const LOW_RATE: u64 = 10_000;
 /// How many times the loss-free rate is offered to measure the output under overload.
 pub const OVERLOAD: u64 = 3;
 /// The trials of the search, in seconds.
-const SEARCH_SECONDS: f64 = 0.4;
+const SEARCH_SECONDS: f64 = 0.3;
 /// The trials at the low rate: how many, and each in seconds. Before and after each of them, an idle
 /// loop watches for stalls.
 const LOW_TRIALS: usize = 2;
@@ -167,6 +167,7 @@ fn capacity(
         let trial = run(rate, SEARCH_SECONDS)?;
         Ok(Step {
             exact: trial.is_exact(),
+            lost: trial.lost_part(),
             offered: trial.offered_rate,
         })
     })?;

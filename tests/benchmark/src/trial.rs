@@ -79,6 +79,11 @@ impl Trial {
         self.copies() as f64 / self.seconds
     }
 
+    /// The part of the copies that should have arrived and did not.
+    pub fn lost_part(&self) -> f64 {
+        self.lost as f64 / self.wanted.max(1) as f64
+    }
+
     /// CPU time per copy that arrived, in nanoseconds.
     pub fn cpu_ns_per_copy(&self) -> f64 {
         self.cpu_ns as f64 / self.copies().max(1) as f64
