@@ -23,7 +23,7 @@ pub const CONTENDER_CPU: u32 = 0;
 pub const GENERATOR_CPU: usize = 1;
 
 /// For how long traffic flows before it counts, in seconds.
-const WARM_UP: f64 = 0.2;
+const WARM_UP: f64 = 0.1;
 
 /// One scenario, ready for a contender.
 #[derive(Debug)]
@@ -34,10 +34,13 @@ pub struct Bed {
     generator: Generator,
     sink: Sink,
     flows: Vec<(Ipv4Addr, u16)>,
+    senders: u16,
     framing: Framing,
     expected: Vec<Expected>,
     payload: usize,
     offered: u64,
+    /// Nothing of the trial before can arrive any more.
+    is_quiet: bool,
 }
 
 impl Bed {
@@ -57,10 +60,12 @@ impl Bed {
             generator: Generator::new(programs, &wires.source, GENERATOR_CPU)?,
             sink: Sink::attach(programs, &wires.sinks, scenario.next_hop)?,
             flows: scenario.load.traffic(&job),
+            senders: scenario.load.senders,
             framing: scenario.framing,
             expected: Vec::new(),
             payload: scenario.payload,
             offered: 0,
+            is_quiet: false,
             job,
             wires,
         })
@@ -69,6 +74,7 @@ impl Bed {
     /// Makes the sinks expect the copies in `delivered` of the flows with traffic.
     pub fn expect(&mut self, delivered: &Job) -> Result<()> {
         self.expected.clear();
+        let senders = u32::from(self.senders);
         for (flow, rule) in (0..).zip(delivered.flows.iter().take(self.flows.len())) {
             for output in &rule.outputs {
                 let mut wires = self.wires.outputs.iter();
@@ -79,7 +85,7 @@ impl Bed {
                     wire,
                     group: output.group,
                     port: output.port,
-                    flow,
+                    flows: flow * senders..(flow + 1) * senders,
                     ipv6: self.framing == Framing::Ipv6,
                 });
             }
@@ -89,14 +95,16 @@ impl Bed {
 
     /// Runs one trial: `rate` frames per second for some seconds. `processes` are the contender's.
     pub fn trial(&mut self, rate: u64, seconds: f64, processes: &[u32]) -> Result<Trial> {
-        self.sink.drain()?;
+        if !self.is_quiet {
+            self.sink.drain()?;
+        }
         self.send(rate, WARM_UP)?;
         self.sink.drain()?;
         let refused = self.wires.refused()?;
         let used = cpu_ns(processes)?;
         let sent = self.send(rate, seconds)?;
         let used = cpu_ns(processes)?.saturating_sub(used);
-        self.sink.settle()?;
+        self.is_quiet = self.sink.settle()?;
         let refused = self.wires.refused()?.saturating_sub(refused);
         let received = self.sink.read()?;
         Ok(Trial::new(&sent, &self.expected, received, refused, used))
@@ -109,9 +117,11 @@ impl Bed {
             seconds,
             payload: self.payload,
             flows: self.flows.clone(),
+            senders: self.senders,
             framing: self.framing,
         })?;
         self.offered += sent.frames;
+        self.is_quiet = false;
         Ok(sent)
     }
 

@@ -112,6 +112,7 @@ mod tests {
         ScenarioResult {
             scenario: scenario::named("1-1")[0],
             contenders: contenders.collect(),
+            ceilings: Vec::new(),
             pairs: None,
             beside_plain: Vec::new(),
         }

@@ -18,6 +18,8 @@ const STEP: f64 = 1.03;
 /// burst of other work on the machine is a limit of neither. The last, longer trial gets one
 /// attempt.
 const ATTEMPTS: usize = 2;
+/// A trial that loses more than this part of all copies needs no second attempt.
+const HOPELESS: f64 = 0.1;
 /// A generator that offers less than this part of the rate that was asked for is at its limit.
 const OFFERED: f64 = 0.9;
 /// How far below the rate that was found the longer trial begins: a rate without loss for half a
@@ -32,6 +34,8 @@ const STEPS_BACK: usize = 8;
 pub struct Step {
     /// Nothing was lost, and nothing arrived out of order or wrong.
     pub exact: bool,
+    /// The part of all copies that was lost.
+    pub lost: f64,
     /// Frames per second that were really offered.
     pub offered: f64,
 }
@@ -87,7 +91,7 @@ pub fn search(known: Option<f64>, mut run: impl FnMut(u64) -> Result<Step>) -> R
 fn attempt(rate: u64, run: &mut impl FnMut(u64) -> Result<Step>) -> Result<Step> {
     let mut last = run(rate)?;
     for _ in 1..ATTEMPTS {
-        if last.exact && !last.is_short_of(rate) {
+        if (last.exact && !last.is_short_of(rate)) || last.lost > HOPELESS {
             break;
         }
         last = run(rate)?;
@@ -127,6 +131,7 @@ mod tests {
             let offered = rate.min(generator);
             Ok(Step {
                 exact: offered <= contender,
+                lost: 1.0 - (contender as f64 / offered as f64).min(1.0),
                 offered: offered as f64,
             })
         }
@@ -159,6 +164,27 @@ mod tests {
     }
 
     #[test]
+    fn only_a_rate_that_is_close_is_tried_twice() {
+        let (mut rates, mut steady) = (Vec::new(), limits(100_000, u64::MAX));
+        search(Some(95_000.0), |rate| {
+            rates.push(rate);
+            steady(rate)
+        })
+        .unwrap();
+        let times =
+            |wanted: &dyn Fn(u64) -> bool| rates.iter().filter(|rate| wanted(**rate)).count();
+        assert_eq!(times(&|rate| rate > 112_000), 1, "{rates:?}");
+        let close: Vec<_> = rates
+            .iter()
+            .filter(|&&rate| (100_001..111_000).contains(&rate))
+            .collect();
+        assert!(!close.is_empty());
+        for rate in close {
+            assert_eq!(times(&|other| other == *rate), 2, "{rates:?}");
+        }
+    }
+
+    #[test]
     fn a_contender_that_always_loses_has_no_rate() {
         assert_eq!(search(None, limits(10, u64::MAX)).unwrap().rate, 0);
     }
@@ -178,6 +204,7 @@ mod tests {
             let step = steady(rate)?;
             Ok(Step {
                 exact: step.exact && calls != 3,
+                lost: step.lost,
                 offered: if calls == 5 { 0.0 } else { step.offered },
             })
         });

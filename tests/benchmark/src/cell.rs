@@ -35,12 +35,20 @@ pub fn ratios(spread: Option<Spread>) -> String {
     }
 }
 
-/// Medians of p50, p99 and p99.9, in microseconds.
-pub fn latency(spread: Option<LatencySpread>) -> String {
-    spread.map_or("-".to_owned(), |spread| {
-        let medians = [spread.p50, spread.p99, spread.p999].map(|s| format!("{:.0}", s.median));
-        medians.join(" / ")
-    })
+/// p50, p99 and p99.9 in microseconds.
+pub fn latency(spread: Option<LatencySpread>) -> [String; 3] {
+    let of = |which: fn(LatencySpread) -> Spread| range(spread.map(which), 1.0);
+    [of(|all| all.p50), of(|all| all.p99), of(|all| all.p999)]
+}
+
+/// A part of a whole, in per cent.
+pub fn per_cent(share: Option<Spread>) -> String {
+    let times = |spread: Spread| Spread {
+        median: spread.median * 100.0,
+        min: spread.min * 100.0,
+        max: spread.max * 100.0,
+    };
+    range(share.map(times), 1.0)
 }
 
 #[cfg(test)]
@@ -53,5 +61,6 @@ mod tests {
         assert_eq!(range(spread(&[1500.0]), 1e3), "1.5");
         assert_eq!(range(spread(&[1e5, 2e5, 4e5]), 1e3), "200 (100..400)");
         assert_eq!(range(None, 1.0), "-");
+        assert_eq!(per_cent(spread(&[0.01, 0.0125, 0.02])), "1.2 (1.0..2.0)");
     }
 }

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use plotters::{
     prelude::*,
     style::text_anchor::{HPos, Pos, VPos},
@@ -25,29 +25,13 @@ const AXIS: u32 = 48;
 const BOTTOM: u32 = 8;
 /// Font sizes are in a unit of which 5 are about 4 pixels.
 const SMALL: i32 = 15;
-/// Pixels of a wide character of that size. The width of a text is not looked up in a font; this is
-/// the most.
-const CHARACTER: f64 = 7.6;
-/// Pixels of a legend's square, its gap to the name, and of the gap to the next entry.
-const SQUARE: i32 = 15;
-const ENTRY_GAP: i32 = 16;
-/// One colour for each series, also for readers who cannot tell red from green (Okabe and Ito, then
-/// some dark and light ones). The first is the relay's.
-const COLOURS: [RGBColor; 12] = [
-    RGBColor(0, 114, 178),
-    RGBColor(86, 180, 233),
-    RGBColor(213, 94, 0),
-    RGBColor(230, 159, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(120, 94, 60),
-    RGBColor(110, 110, 110),
-    RGBColor(0, 0, 0),
-    RGBColor(240, 228, 66),
-    RGBColor(60, 20, 110),
-    RGBColor(190, 190, 190),
-];
-
+/// Pixels of a character of that size, on average over a name, at most. The width of a text is not
+/// looked up in a font, because the reader's is not known: in DejaVu Sans, the widest of the usual
+/// ones, the widest name needs 7.4.
+const CHARACTER: f64 = 8.0;
+/// Pixels of a legend's square with its gap to the name, and of the gap to the next entry.
+const SQUARE: i32 = 16;
+const ENTRY_GAP: i32 = 18;
 /// What the lengths of bars mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
@@ -66,10 +50,19 @@ pub struct Chart {
     pub axis: String,
     /// How values become lengths.
     pub scale: Scale,
-    /// The names of the colours.
-    pub series: Vec<String>,
+    /// The colours and their names.
+    pub series: Vec<Series>,
     /// From top to bottom.
     pub groups: Vec<Group>,
+}
+
+/// Bars of one colour.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Series {
+    /// What the legend calls them; nothing if the labels of the groups say it already.
+    pub name: Option<String>,
+    /// Their colour.
+    pub colour: RGBColor,
 }
 
 /// A group of bars.
@@ -106,7 +99,7 @@ impl Chart {
             .max_by(f64::total_cmp)
             .context("the results have no such number")?;
         let rows = self.rows();
-        let legend = self.legend()?;
+        let legend = self.legend();
         let height = TITLE + legend.height + AXIS + BOTTOM + rows * BAR;
         let mut svg = String::new();
         {
@@ -181,7 +174,8 @@ impl Chart {
             for &(series, value) in &group.bars {
                 let length = self.length(value);
                 let corners = [(0.0, row + 0.1), (length, row + 0.9)];
-                area.draw(&Rectangle::new(corners, colour(series).filled()))?;
+                let colour = self.series.get(series).map_or(BLACK, |one| one.colour);
+                area.draw(&Rectangle::new(corners, colour.filled()))?;
                 let (x, y) = area.map_coordinate(&(length, row + 0.5));
                 let value = Text::new(number(value), (x + 4, y), text(SMALL - 1).pos(left));
                 root.draw(&value)?;
@@ -193,33 +187,29 @@ impl Chart {
     }
 
     /// The places of the names of all series that have a bar.
-    fn legend(&self) -> Result<Legend<'_>> {
-        ensure!(
-            self.series.len() <= COLOURS.len(),
-            "there are {} series and {} colours: add some to COLOURS",
-            self.series.len(),
-            COLOURS.len()
-        );
+    fn legend(&self) -> Legend<'_> {
         let bars = self.groups.iter().flat_map(|group| &group.bars);
         let is_used = |series| bars.clone().any(|(used, _)| *used == series);
         let (left, top) = (12, TITLE as i32 + 2);
         let (mut x, mut y) = (left, top);
         let mut entries = Vec::new();
-        for (series, name) in self.series.iter().enumerate() {
-            if !is_used(series) {
+        for (at, Series { name, colour }) in self.series.iter().enumerate() {
+            let Some(name) = name.as_deref().filter(|_| is_used(at)) else {
                 continue;
-            }
+            };
             let width = entry_width(name);
             if x > left && x + width > WIDTH as i32 {
                 (x, y) = (left, y + LEGEND_LINE as i32);
             }
-            entries.push(Entry { series, name, x, y });
+            let colour = *colour;
+            entries.push(Entry { colour, name, x, y });
             x += width + ENTRY_GAP;
         }
-        Ok(Legend {
-            entries,
-            height: (y - top) as u32 + LEGEND_LINE + LEGEND_GAP,
-        })
+        let height = match entries.is_empty() {
+            true => 0,
+            false => (y - top) as u32 + LEGEND_LINE + LEGEND_GAP,
+        };
+        Legend { entries, height }
     }
 }
 
@@ -232,7 +222,7 @@ struct Legend<'a> {
 
 /// One name, with its place in pixels.
 struct Entry<'a> {
-    series: usize,
+    colour: RGBColor,
     name: &'a str,
     x: i32,
     y: i32,
@@ -249,17 +239,13 @@ impl Legend<'_> {
         root: &DrawingArea<DB, plotters::coord::Shift>,
         text: &TextStyle<'_>,
     ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
-        for &Entry { series, name, x, y } in &self.entries {
+        for &Entry { colour, name, x, y } in &self.entries {
             let square = [(x, y), (x + 11, y + 11)];
-            root.draw(&Rectangle::new(square, colour(series).filled()))?;
+            root.draw(&Rectangle::new(square, colour.filled()))?;
             root.draw(&Text::new(name.to_owned(), (x + SQUARE, y), text.clone()))?;
         }
         Ok(())
     }
-}
-
-fn colour(series: usize) -> RGBColor {
-    COLOURS.get(series).copied().unwrap_or(BLACK)
 }
 
 /// A number with three digits at least, in groups of thousands.
@@ -282,15 +268,22 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contender::Contender;
+    use crate::{contender::Contender, palette};
 
     fn chart(groups: Vec<Group>) -> Chart {
         Chart {
             title: "Rates".into(),
             axis: "kpps".into(),
             scale: Scale::Linear,
-            series: vec!["relay".into(), "other".into()],
+            series: ["relay", "socat"].map(series).to_vec(),
             groups,
+        }
+    }
+
+    fn series(contender: &str) -> Series {
+        Series {
+            name: Some(contender.into()),
+            colour: palette::of(contender).unwrap(),
         }
     }
 
@@ -306,7 +299,7 @@ mod tests {
         ];
         let svg = chart(groups).svg().unwrap();
         for text in [
-            "Rates", "kpps", "relay", "other", "one", "two", "1,234", "7.2", "500",
+            "Rates", "kpps", "relay", "socat", "one", "two", "1,234", "7.2", "500",
         ] {
             assert!(svg.contains(text), "{text}: {svg}");
         }
@@ -317,7 +310,7 @@ mod tests {
     /// A chart with a bar of each contender.
     fn of_every_contender() -> Chart {
         let contenders = Contender::all("relay".as_ref());
-        let series: Vec<String> = contenders.iter().map(Contender::name).collect();
+        let series: Vec<_> = contenders.iter().map(|one| series(&one.name())).collect();
         let bars = (0..series.len()).map(|series| (series, 1.0)).collect();
         let label = "all".into();
         Chart {
@@ -327,27 +320,37 @@ mod tests {
     }
 
     #[test]
-    fn no_two_contenders_have_one_colour() {
-        let chart = of_every_contender();
-        let colours = (0..chart.series.len()).map(|series| {
-            let RGBColor(r, g, b) = colour(series);
-            (r, g, b)
-        });
-        let different: std::collections::HashSet<_> = colours.collect();
-        assert_eq!(different.len(), chart.series.len());
-        let series = vec!["one".to_owned(); COLOURS.len() + 1];
-        assert!(Chart { series, ..chart }.svg().is_err());
+    fn a_bar_has_the_colour_of_its_name_in_the_legend() {
+        let svg = of_every_contender().svg().unwrap();
+        for Series { colour, .. } in of_every_contender().series {
+            let RGBColor(r, g, b) = colour;
+            let fill = format!("fill=\"#{r:02X}{g:02X}{b:02X}\" stroke=\"none\"");
+            let rectangles = svg.lines().filter(|line| line.starts_with("<rect"));
+            let count = rectangles.filter(|line| line.contains(&fill)).count();
+            assert_eq!(count, 2, "{fill}: {svg}");
+        }
+    }
+
+    #[test]
+    fn a_chart_whose_labels_say_it_all_has_no_legend() {
+        let mut chart = of_every_contender();
+        for series in &mut chart.series {
+            series.name = None;
+        }
+        assert_eq!(chart.legend().height, 0);
+        let bars = chart.series.len();
+        assert_eq!(chart.svg().unwrap().matches("<rect").count(), 1 + bars);
     }
 
     #[test]
     fn the_names_in_a_legend_do_not_touch() {
         let chart = of_every_contender();
-        let legend = chart.legend().unwrap();
+        let legend = chart.legend();
         assert_eq!(legend.entries.len(), chart.series.len());
         for (one, next) in legend.entries.iter().zip(&legend.entries[1..]) {
             let end = one.x + entry_width(one.name);
             assert!(end <= WIDTH as i32, "{} ends at {end}", one.name);
-            let apart = next.y >= one.y + 15 || next.x >= end + 10;
+            let apart = next.y >= one.y + 15 || next.x >= end + ENTRY_GAP;
             assert!(apart, "{} and {}", one.name, next.name);
         }
         let last = legend.entries.last().unwrap();

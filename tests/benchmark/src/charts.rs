@@ -6,8 +6,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::{
-    chart::{Chart, Group, Scale},
+    chart::{Chart, Group, Scale, Series},
     measure::LOW_RATE,
+    palette,
     results::{ContenderResult, Results, ScenarioResult, Spread, Summary},
 };
 
@@ -24,18 +25,30 @@ const README_OF: &str = "1-16";
 pub fn write(results: &Results, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let write = |name: &str, chart: Chart| chart.write(&folder.join(name).with_extension("svg"));
-    write("loss-free", loss_free(results))?;
-    write("overload", overload(results))?;
+    write("loss-free", loss_free(results)?)?;
+    write("overload", overload(results)?)?;
     write("latency", latency(results)?)?;
-    write("cpu", cpu(results))?;
+    write("cpu", cpu(results)?)?;
     match readme(results) {
-        Some(chart) => write("one-to-sixteen", chart),
+        Some(chart) => write("one-to-sixteen", chart?),
         None => Ok(()),
     }
 }
 
+/// The series of contenders, each with its colour.
+fn series(names: &[String]) -> Result<Vec<Series>> {
+    let one = |name: &String| {
+        let colour = palette::of(name);
+        Ok(Series {
+            name: Some(name.clone()),
+            colour: colour.with_context(|| format!("{name} has no colour in src/palette.rs"))?,
+        })
+    };
+    names.iter().map(one).collect()
+}
+
 /// The one scenario of the README, one bar for each contender; `None` if it was not measured.
-fn readme(results: &Results) -> Option<Chart> {
+fn readme(results: &Results) -> Option<Result<Chart>> {
     let mut scenarios = results.scenarios.iter();
     let result = scenarios.find(|result| result.scenario.name == README_OF)?;
     let rate = |one: &ContenderResult| {
@@ -48,44 +61,54 @@ fn readme(results: &Results) -> Option<Chart> {
 }
 
 /// The chart of contenders by name, each with thousand copies per second.
-fn one_to_sixteen(rates: Vec<(String, f64)>) -> Chart {
-    let group = |(name, rate): (String, f64)| Group {
-        bars: vec![(usize::from(!name.starts_with("relay")), rate)],
-        label: name,
+fn one_to_sixteen(rates: Vec<(String, f64)>) -> Result<Chart> {
+    let names: Vec<_> = rates.iter().map(|(name, _)| name.clone()).collect();
+    let mut series = series(&names)?;
+    // The labels of the bars are their names.
+    for one in &mut series {
+        one.name = None;
+    }
+    let group = |(at, (label, rate))| Group {
+        bars: vec![(at, rate)],
+        label,
     };
-    Chart {
+    Ok(Chart {
         title: "One feed to 16 outputs: copies without loss, on one core".into(),
         axis: "thousand copies per second, 1000 bytes each; more is better".into(),
         scale: Scale::Linear,
-        series: ["this relay", "other programs"].map(str::to_owned).to_vec(),
-        groups: rates.into_iter().map(group).collect(),
-    }
+        series,
+        groups: rates.into_iter().enumerate().map(group).collect(),
+    })
 }
 
-fn loss_free(results: &Results) -> Chart {
-    Chart {
+fn loss_free(results: &Results) -> Result<Chart> {
+    Ok(Chart {
         title: "Highest output without loss, on one core".into(),
         axis: "thousand copies per second; more is better".into(),
         scale: Scale::Linear,
-        ..by_scenario(results, |summary| summary.loss_free_out, 1e3)
-    }
+        ..by_scenario(results, |summary| summary.loss_free_out, 1e3)?
+    })
 }
 
-fn cpu(results: &Results) -> Chart {
-    Chart {
+fn cpu(results: &Results) -> Result<Chart> {
+    Ok(Chart {
         title: "CPU time per copy, at the highest rate without loss".into(),
         axis: "nanoseconds per copy; less is better".into(),
         scale: Scale::Linear,
-        ..by_scenario(results, |summary| summary.cpu_ns_per_copy, 1.0)
-    }
+        ..by_scenario(results, |summary| summary.cpu_ns_per_copy, 1.0)?
+    })
 }
 
 /// One group per scenario, one colour per contender.
-fn by_scenario(results: &Results, value: fn(&Summary) -> Option<Spread>, unit: f64) -> Chart {
-    let series = contenders(results);
+fn by_scenario(
+    results: &Results,
+    value: fn(&Summary) -> Option<Spread>,
+    unit: f64,
+) -> Result<Chart> {
+    let names = contenders(results);
     let bars = |result: &ScenarioResult| {
         let bar = |one: &ContenderResult| {
-            let series = series.iter().position(|name| *name == one.name)?;
+            let series = names.iter().position(|name| *name == one.name)?;
             Some((series, value(&one.summary)?.median / unit))
         };
         result.contenders.iter().filter_map(bar).collect()
@@ -95,13 +118,13 @@ fn by_scenario(results: &Results, value: fn(&Summary) -> Option<Spread>, unit: f
         bars: bars(result),
     };
     let groups = results.scenarios.iter().map(group).collect();
-    Chart {
+    Ok(Chart {
         title: String::new(),
         axis: String::new(),
         scale: Scale::Linear,
-        series,
+        series: series(&names)?,
         groups,
-    }
+    })
 }
 
 /// All contenders that were measured in some scenario, in the order of the results.
@@ -117,17 +140,17 @@ pub fn contenders(results: &Results) -> Vec<String> {
 
 /// Output under overload in per cent of the output without loss: it shows which contenders keep
 /// their rate, and which break down.
-fn overload(results: &Results) -> Chart {
+fn overload(results: &Results) -> Result<Chart> {
     let part = |summary: &Summary| {
         let (overload, free) = (summary.overload_out?, summary.loss_free_out?);
         let part = overload.median / free.median * 100.0;
         Spread::of(vec![part])
     };
-    Chart {
+    Ok(Chart {
         title: "Output while three times the highest rate without loss is offered".into(),
         axis: "per cent of the highest output without loss; more is better".into(),
-        ..by_scenario(results, part, 1.0)
-    }
+        ..by_scenario(results, part, 1.0)?
+    })
 }
 
 fn latency(results: &Results) -> Result<Chart> {
@@ -138,18 +161,33 @@ fn latency(results: &Results) -> Result<Chart> {
             format!("the results have no scenario {LATENCY_OF}, which the chart of latencies shows")
         })?;
     let group = |one: &ContenderResult| {
-        let latency = one.summary.latency_low?;
-        let medians = [latency.p50, latency.p99, latency.p999].map(|spread| spread.median);
+        let summary = &one.summary;
+        let (all, aside) = (summary.latency_low?, summary.latency_low_aside);
+        let values = [
+            Some(all.p50),
+            aside.map(|aside| aside.p99),
+            Some(all.p99),
+            Some(all.p999),
+        ];
+        let bars = values.into_iter().enumerate();
         Some(Group {
             label: one.name.clone(),
-            bars: medians.into_iter().enumerate().collect(),
+            bars: bars
+                .filter_map(|(series, value)| Some((series, value?.median)))
+                .collect(),
         })
     };
+    let names = ["p50", "p99, stalls set aside", "p99", "p99.9"];
+    let series = names.into_iter().zip(palette::PERCENTILES);
+    let series = series.map(|(name, colour)| Series {
+        name: Some(name.to_owned()),
+        colour,
+    });
     Ok(Chart {
         title: format!("Latency of one feed of {LOW_RATE} frames per second to one output"),
         axis: "microseconds, logarithmic; less is better".into(),
         scale: Scale::Log,
-        series: ["p50", "p99", "p99.9"].map(str::to_owned).to_vec(),
+        series: series.collect(),
         groups: result.contenders.iter().filter_map(group).collect(),
     })
 }
@@ -159,16 +197,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_readme_tells_the_relay_from_other_programs() {
+    fn the_readme_has_each_contender_in_its_colour_and_no_legend() {
         let rates = [("relay", 30.0), ("relay-io-uring", 20.0), ("socat", 1.0)];
-        let chart = one_to_sixteen(rates.map(|(name, rate)| (name.into(), rate)).to_vec());
-        let bars = |group: &Group| (group.label.clone(), group.bars.clone());
-        let bars: Vec<_> = chart.groups.iter().map(bars).collect();
-        let expected = [
-            ("relay".to_owned(), vec![(0, 30.0)]),
-            ("relay-io-uring".to_owned(), vec![(0, 20.0)]),
-            ("socat".to_owned(), vec![(1, 1.0)]),
-        ];
-        assert_eq!(bars, expected);
+        let rates = rates.map(|(name, rate)| (name.to_owned(), rate)).to_vec();
+        let chart = one_to_sixteen(rates.clone()).unwrap();
+        for (at, (name, rate)) in rates.iter().enumerate() {
+            let group = &chart.groups[at];
+            assert_eq!((&group.label, &group.bars[..]), (name, &[(at, *rate)][..]));
+            assert_eq!(palette::of(name), Some(chart.series[at].colour));
+            assert_eq!(chart.series[at].name, None);
+        }
+        assert!(one_to_sixteen(vec![("nobody".to_owned(), 1.0)]).is_err());
     }
 }

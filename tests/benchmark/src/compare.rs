@@ -1,18 +1,18 @@
-//! `relay-bench compare`: every contender in every scenario, round by round, so that other work of
-//! the machine meets all of them alike.
+//! `relay-bench compare`: every contender in every scenario, round by round, and then what is
+//! compared in pairs.
 
-use std::{path::PathBuf, time::Instant};
+use std::path::PathBuf;
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::{
     bed, before, cell,
     contender::{Contender, RELAY_BEFORE},
     limits,
     machine::Machine,
-    measure::{Measures, Outcome, measure},
     pairs,
-    results::{BesidePlain, ContenderResult, Results, ScenarioResult, Spread, Summary},
+    results::{BesidePlain, Results, Spread},
+    rounds::{self, Part, failed},
     scenario::Scenario,
     unmatched::{self, Kind},
 };
@@ -71,22 +71,33 @@ pub fn run(comparison: &Comparison) -> Result<Results> {
         scenarios: Vec::new(),
         failures,
     };
-    if comparison.ceilings {
-        ceilings(comparison, &mut results);
-    }
     if comparison.unmatched {
         unmatched(comparison, &mut results);
     }
-    for scenario in &comparison.scenarios {
-        let cast = contenders.iter().filter(|one| one.is_in(scenario.cast));
-        let cast: Vec<_> = cast.collect();
-        let mut result = rounds(comparison, scenario, &cast, &mut results.failures);
-        result.pairs = pairs(comparison, scenario, &cast, &mut results.failures);
-        result.beside_plain = beside_plain(comparison, scenario, &cast, &mut results.failures);
-        if let Some(ratios) = before::Ratios::of(&result) {
+    let part = |scenario| Part {
+        scenario,
+        cast: contenders
+            .iter()
+            .filter(|one| one.is_in(scenario))
+            .collect(),
+        ceilings: match comparison.ceilings {
+            true => limits::of(scenario),
+            false => Vec::new(),
+        },
+    };
+    let parts: Vec<_> = comparison.scenarios.iter().map(part).collect();
+    rounds::run(comparison, &parts, &mut results)?;
+    let Results {
+        scenarios,
+        failures,
+        ..
+    } = &mut results;
+    for (Part { scenario, cast, .. }, result) in parts.iter().zip(scenarios) {
+        result.pairs = pairs(comparison, scenario, cast, failures);
+        result.beside_plain = beside_plain(comparison, scenario, cast, failures);
+        if let Some(ratios) = before::Ratios::of(result) {
             println!("{}: relay / {RELAY_BEFORE}: {ratios}", scenario.name);
         }
-        results.scenarios.push(result);
     }
     Ok(results)
 }
@@ -117,23 +128,6 @@ fn contenders(comparison: &Comparison) -> Result<Vec<Contender>> {
     Ok(all)
 }
 
-fn ceilings(comparison: &Comparison, results: &mut Results) {
-    let all = limits::all();
-    results.ceilings = limits::results(&all);
-    for round in 1..=comparison.rounds {
-        for (ceiling, result) in all.iter().zip(&mut results.ceilings) {
-            let what = format!("ceilings, round {round}, {}", result.name);
-            match limits::measure(*ceiling, &comparison.programs) {
-                Ok(rate) => {
-                    println!("{what}: {:.0} kpps", rate / 1e3);
-                    limits::add(result, rate);
-                }
-                Err(error) => failed(&what, &error, &mut results.failures),
-            }
-        }
-    }
-}
-
 fn unmatched(comparison: &Comparison, results: &mut Results) {
     results.unmatched = Kind::ALL.iter().map(unmatched::empty).collect();
     for round in 1..=comparison.rounds {
@@ -149,58 +143,6 @@ fn unmatched(comparison: &Comparison, results: &mut Results) {
                 Err(error) => failed(&what, &error, &mut results.failures),
             }
         }
-    }
-}
-
-fn rounds(
-    comparison: &Comparison,
-    scenario: &Scenario,
-    contenders: &[&Contender],
-    failures: &mut Vec<String>,
-) -> ScenarioResult {
-    let empty = |contender: &&Contender| ContenderResult {
-        name: contender.name(),
-        reference: !contender.is_relay(),
-        cannot: None,
-        rounds: Vec::new(),
-        summary: Summary::default(),
-    };
-    let mut results: Vec<_> = contenders.iter().map(empty).collect();
-    for round in 1..=comparison.rounds {
-        for (contender, result) in contenders.iter().zip(&mut results) {
-            if result.cannot.is_some() {
-                continue;
-            }
-            let what = format!("{}, round {round}, {}", scenario.name, result.name);
-            let started = Instant::now();
-            let programs = &comparison.programs;
-            let seconds = comparison.confirm_seconds;
-            let known = result.rounds.last().and_then(|last| last.loss_free_in);
-            match measure(scenario, contender, programs, seconds, known) {
-                Ok(Outcome::Measured(measures)) => {
-                    let seconds = started.elapsed().as_secs();
-                    println!("{what}: {} ({seconds} s)", shortly(&measures));
-                    if let Some(error) = unaccounted(&measures) {
-                        failed(&what, &error, failures);
-                    }
-                    result.rounds.push(*measures);
-                }
-                Ok(Outcome::Cannot(why)) => {
-                    println!("{what}: it cannot do this: {why}");
-                    result.cannot = Some(why);
-                }
-                Err(error) => failed(&what, &error, failures),
-            }
-        }
-    }
-    for result in &mut results {
-        result.summary = Summary::of(&result.rounds);
-    }
-    ScenarioResult {
-        scenario: *scenario,
-        contenders: results,
-        pairs: None,
-        beside_plain: Vec::new(),
     }
 }
 
@@ -249,31 +191,6 @@ fn beside_plain(
         }
     }
     all
-}
-
-fn unaccounted(measures: &Measures) -> Option<anyhow::Error> {
-    let copies = measures.unaccounted.filter(|copies| *copies != 0)?;
-    Some(anyhow!(
-        "{copies} copies are unaccounted for: what arrived and what its report has as dropped is \
-         not what was offered"
-    ))
-}
-
-fn failed(what: &str, error: &anyhow::Error, failures: &mut Vec<String>) {
-    let failure = format!("{what}: {error:#}");
-    println!("FAILED: {failure}");
-    failures.push(failure);
-}
-
-fn shortly(measures: &Measures) -> String {
-    match (measures.loss_free_in, measures.loss_free_out) {
-        (Some(frames), Some(copies)) => format!(
-            "{:.1} kpps in and {:.1} kpps out without loss",
-            frames / 1e3,
-            copies / 1e3
-        ),
-        _ => "latency only".to_owned(),
-    }
 }
 
 #[cfg(test)]

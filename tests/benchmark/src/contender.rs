@@ -20,7 +20,12 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 
 use self::{active::Active, links::Links};
-use crate::{drops::Lost, job::Job, relay::Options, scenario::Cast};
+use crate::{
+    drops::Lost,
+    job::Job,
+    relay::Options,
+    scenario::{Cast, Scenario},
+};
 
 /// The relay's backend for interfaces without native XDP, as its flag `--backend` has it.
 const IO_URING: &str = "io-uring";
@@ -120,13 +125,16 @@ impl Contender {
         matches!(self, Self::Relay { .. } | Self::RelayBefore { .. })
     }
 
-    /// Whether it takes part in a scenario with this cast.
-    pub fn is_in(&self, cast: Cast) -> bool {
+    /// Whether it takes part in a scenario.
+    pub fn is_in(&self, scenario: &Scenario) -> bool {
+        let cast = scenario.cast;
         match self {
             Self::Relay { options, .. } if *options == Options::default() => true,
             Self::Relay { options, .. } if options.transmit.is_none() => cast != Cast::RelayAlone,
             Self::Relay { .. } => cast == Cast::EveryTxMethod,
             Self::RelayBefore { .. } => true,
+            // In all others it stands behind the one thread, as it does in these.
+            Self::TwoThreads => scenario.is_base(),
             _ => !cast.is_relay(),
         }
     }

@@ -1,8 +1,12 @@
-//! The CPU time of a process and its threads.
+//! The CPU time of a process and its threads, and a CPU for one thread.
 
-use std::fs;
+use std::{fs, io};
 
 use anyhow::{Context, Result};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 
 /// Nanoseconds that all threads of a process have run, with the interrupts in their time, unless
 /// the kernel accounts those separately (`CONFIG_IRQ_TIME_ACCOUNTING`).
@@ -24,4 +28,18 @@ pub fn process_ns(id: u32) -> Result<u64> {
         sum += run.with_context(|| format!("`{text}` in {}", path.display()))?;
     }
     Ok(sum)
+}
+
+/// Moves the calling thread to `cpu` and ahead of all other work there.
+pub fn only_for_us(cpu: usize) -> Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus)?;
+    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the pointer is to a whole `sched_param` that outlives the call.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
+    if result < 0 {
+        return Err(io::Error::last_os_error()).context("asking for real-time scheduling");
+    }
+    Ok(())
 }

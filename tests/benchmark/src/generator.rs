@@ -3,7 +3,7 @@
 //! `BPF_PROG_TEST_RUN` with live frames calls the program `generate` for each frame and redirects
 //! it to the wire. No other sender is always faster than every contender.
 
-use std::{io, net::Ipv4Addr, path::Path};
+use std::{net::Ipv4Addr, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use aya::{
@@ -11,13 +11,10 @@ use aya::{
     maps::Array,
     programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp},
 };
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
 use relay_tests::veth::Endpoint;
 
 use crate::{
+    cpu,
     framing::Framing,
     programs::{
         self, Data,
@@ -42,6 +39,8 @@ pub struct Traffic {
     pub payload: usize,
     /// Group and port of each flow; they take turns.
     pub flows: Vec<(Ipv4Addr, u16)>,
+    /// Senders of each flow; they take turns, too.
+    pub senders: u16,
     /// The headers of its frames.
     pub framing: Framing,
 }
@@ -51,7 +50,7 @@ pub struct Traffic {
 pub struct Sent {
     /// Frames in all.
     pub frames: u64,
-    /// Frames of each flow.
+    /// Frames of each flow's senders: all of the first flow, then all of the second one.
     pub per_flow: Vec<u64>,
     /// From the first frame to the end of the last interval.
     pub seconds: f64,
@@ -84,7 +83,7 @@ impl Generator {
     pub fn run(&mut self, traffic: &Traffic) -> Result<Sent> {
         let frames = self.prepare(traffic)?;
         let first = traffic.flows.first().context("no flow to send")?;
-        let feed = Feed::new(&self.from, *first, traffic);
+        let feed = Feed::new(&self.from, *first, 0, traffic);
         let frame = template::frame(&feed, 0)?;
         let mut options = TestRunOptions::new();
         options.data_in = Some(&frame);
@@ -96,7 +95,8 @@ impl Generator {
         }
         let cpu = self.cpu;
         self.from.namespace.run(|| {
-            only_for_us(cpu)
+            // A real wire would not wait for other work of this CPU either.
+            cpu::only_for_us(cpu)
                 .with_context(|| format!("taking CPU {cpu} for the generator, are you root?"))?;
             program
                 .test_run(options)
@@ -108,10 +108,14 @@ impl Generator {
 
     /// Writes what the program reads, and returns how many frames there will be.
     fn prepare(&mut self, traffic: &Traffic) -> Result<u32> {
-        let flows = traffic.flows.len();
+        let senders = traffic.flows.iter().flat_map(|flow| {
+            let senders = 0..traffic.senders;
+            senders.map(move |sender| (*flow, sender))
+        });
+        let flows = senders.clone().count();
         ensure!(
             (1..=MAX_FLOWS as usize).contains(&flows),
-            "{flows} flows: there can be 1 to {MAX_FLOWS}"
+            "{flows} flows and senders: there can be 1 to {MAX_FLOWS}"
         );
         ensure!(
             traffic.payload >= STAMP_LEN,
@@ -130,8 +134,8 @@ impl Generator {
             u32::MAX
         );
         let mut templates: Array<Data<'_>, _> = programs::map(&mut self.ebpf, "TEMPLATES")?;
-        for (index, flow) in (0..).zip(&traffic.flows) {
-            let feed = Feed::new(&self.from, *flow, traffic);
+        for (index, (flow, sender)) in (0..).zip(senders) {
+            let feed = Feed::new(&self.from, flow, sender, traffic);
             templates.set(index, template::template(&feed, index)?, 0)?;
         }
         let mut pace: Array<Data<'_>, Pace> = programs::map(&mut self.ebpf, "PACE")?;
@@ -168,21 +172,6 @@ fn program(ebpf: &mut Ebpf, framing: Framing) -> Result<&mut Xdp> {
         .with_context(|| format!("the object has no program `{name}`"))?
         .try_into()
         .with_context(|| format!("`{name}` is no XDP program"))
-}
-
-/// Moves the calling thread to `cpu` and ahead of all other work there: a real wire would not wait
-/// for it either.
-fn only_for_us(cpu: usize) -> Result<()> {
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &cpus)?;
-    let priority = libc::sched_param { sched_priority: 1 };
-    // SAFETY: the pointer is to a whole `sched_param` that outlives the call.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
-    if result < 0 {
-        return Err(io::Error::last_os_error()).context("asking for real-time scheduling");
-    }
-    Ok(())
 }
 
 /// How many frames leave together at a rate.

@@ -24,6 +24,13 @@ impl Histogram {
         }
     }
 
+    /// Adds the datagrams of another one.
+    pub fn merge(&mut self, other: &Self) {
+        for (sum, count) in self.buckets.iter_mut().zip(&other.buckets) {
+            *sum += count;
+        }
+    }
+
     /// How many datagrams there are.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()

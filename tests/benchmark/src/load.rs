@@ -24,6 +24,9 @@ pub struct Load {
     pub outputs: usize,
     /// Flows with traffic.
     pub flows: usize,
+    /// Senders of each of them, with an address and a source port each.
+    #[serde(default = "one")]
+    pub senders: u16,
     /// Rules; those beyond the flows get no traffic, and have one output each.
     pub rules: usize,
     /// What the rules match.
@@ -32,6 +35,11 @@ pub struct Load {
     /// Where copies go.
     #[serde(default)]
     pub to: To,
+}
+
+/// Of results that were written before there was a choice.
+fn one() -> u16 {
+    1
 }
 
 /// Where the copies of a job go.
@@ -115,6 +123,7 @@ impl Load {
     /// The job, with the outputs spread over all wires of outputs.
     pub fn job(&self, wires: &Wires, cpu: u32) -> Result<Job> {
         ensure!(self.outputs > 0 && self.flows > 0, "no output, or no flow");
+        ensure!(self.senders > 0, "no sender");
         ensure!(
             (self.flows..=MAX_RULES).contains(&self.rules),
             "{} rules for {} flows: there can be as many as flows to {MAX_RULES}",

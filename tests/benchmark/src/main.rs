@@ -107,6 +107,9 @@ struct TrialArgs {
     /// Flows with traffic
     #[arg(long, default_value_t = 1)]
     flows: usize,
+    /// Senders of each flow
+    #[arg(long, default_value_t = 1)]
+    senders: u16,
     /// Rules; at least one per flow
     #[arg(long, default_value_t = 1)]
     rules: usize,
@@ -171,7 +174,7 @@ fn compare(args: CompareArgs) -> Result<bool> {
         ceilings,
         unmatched,
         rounds: if args.quick { 1 } else { args.rounds.into() },
-        confirm_seconds: if args.quick { 1.0 } else { 10.0 },
+        confirm_seconds: if args.quick { 1.0 } else { 3.0 },
     })?;
     println!("{}", table::of(&results));
     if let Some(path) = args.json {
@@ -209,6 +212,7 @@ fn trial(args: TrialArgs) -> Result<bool> {
         load: Load {
             outputs: args.outputs,
             flows: args.flows,
+            senders: args.senders,
             rules: args.rules.max(args.flows),
             matches: if args.local {
                 Matches::Local

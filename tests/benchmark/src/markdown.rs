@@ -3,7 +3,7 @@
 use crate::{
     before, cell, charts,
     results::{Results, ScenarioResult, Spread},
-    table, unmatched,
+    table, unmatched, yardstick,
 };
 
 /// Everything as Markdown: an overview, then the whole of each scenario.
@@ -35,6 +35,12 @@ pub fn of(results: &Results) -> String {
     for result in &results.scenarios {
         text += &format!("\n### {}\n\n", table::heading(result));
         text += &lines(&table::rows(results, result));
+        text += "\n";
+        text += &lines(&table::latencies(result));
+    }
+    if let Some(rows) = yardstick::beside_ceilings(results) {
+        text += "\n### Beside the ceilings, round by round\n\n";
+        text += &lines(&rows);
     }
     if let Some(rows) = table::beside_plain(results) {
         text += "\n### Beside the plain scenario, in turns\n\n";

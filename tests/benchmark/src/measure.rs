@@ -1,17 +1,18 @@
 //! What is measured of one contender in one scenario, in one round.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    bed::Bed,
+    bed::{Bed, CONTENDER_CPU, GENERATOR_CPU},
     capacity::{self, Step},
     contender::Contender,
     drops::Drops,
     histogram::Histogram,
     scenario::Scenario,
+    stalls::{Stalls, Watch},
     trial::Trial,
 };
 
@@ -20,7 +21,12 @@ pub const LOW_RATE: u64 = 10_000;
 /// How many times the loss-free rate is offered to measure the output under overload.
 pub const OVERLOAD: u64 = 3;
 /// The trials of the search, in seconds.
-const SEARCH_SECONDS: f64 = 0.4;
+const SEARCH_SECONDS: f64 = 0.3;
+/// The trials at the low rate: how many, and each in seconds. Before and after each of them, an idle
+/// loop watches for stalls.
+const LOW_TRIALS: usize = 2;
+const LOW_SECONDS: f64 = 0.8;
+const WATCH: Duration = Duration::from_millis(400);
 /// The other trials, in seconds.
 const TRIAL_SECONDS: f64 = 1.0;
 
@@ -38,7 +44,13 @@ pub struct Latency {
 impl Latency {
     /// `None` if nothing arrived.
     pub fn of(histogram: &Histogram) -> Option<Self> {
-        let us = |per_mille| Some(histogram.per_mille(per_mille)? as f64 / 1e3);
+        Self::set_aside(histogram, 0.0)
+    }
+
+    /// Of what is left when the slowest datagrams are set aside, as large a share of all of them as
+    /// `share` says.
+    pub fn set_aside(histogram: &Histogram, share: f64) -> Option<Self> {
+        let us = |per_mille| Some(histogram.per_mille(per_mille * (1.0 - share))? as f64 / 1e3);
         Some(Self {
             p50: us(500.0)?,
             p99: us(990.0)?,
@@ -61,8 +73,14 @@ pub struct Measures {
     pub overload_out: Option<f64>,
     /// Nanoseconds of CPU time of the contender's processes per copy, at the loss-free rate.
     pub cpu_ns_per_copy: Option<f64>,
-    /// At [`LOW_RATE`].
+    /// At [`LOW_RATE`], of all datagrams.
     pub latency_low: Option<Latency>,
+    /// The same, [stalls set aside](crate::stalls).
+    #[serde(default)]
+    pub latency_low_aside: Option<Latency>,
+    /// The stalls of the CPU that the contender works on, seen between the trials at that rate.
+    #[serde(default)]
+    pub stalls: Option<Stalls>,
     /// At half of the loss-free rate.
     pub latency_half: Option<Latency>,
     /// Everything that was dropped over all trials, the overload too, by the place that counted it.
@@ -99,8 +117,7 @@ pub fn measure(
     let pids = running.pids();
     let mut run = |rate, seconds| bed.trial(rate, seconds, &pids);
     let mut measures = Measures::default();
-    let low = run(LOW_RATE, TRIAL_SECONDS)?;
-    measures.latency_low = Latency::of(&low.latency);
+    low(&mut measures, contender, &mut run)?;
     if contender.has_own_core() {
         capacity(&mut measures, confirm_seconds, known, &mut run)?;
         if pids.is_empty() {
@@ -115,6 +132,31 @@ pub fn measure(
     Ok(Outcome::Measured(Box::new(measures)))
 }
 
+/// The latency at the low rate, and the stalls of the CPU that the contender works on.
+fn low(
+    measures: &mut Measures,
+    contender: &Contender,
+    run: &mut impl FnMut(u64, f64) -> Result<Trial>,
+) -> Result<()> {
+    let cpu = if contender.has_own_core() {
+        CONTENDER_CPU as usize
+    } else {
+        GENERATOR_CPU
+    };
+    let (mut latencies, mut watch) = (Histogram::default(), Watch::default());
+    watch.look(cpu, WATCH)?;
+    for _ in 0..LOW_TRIALS {
+        latencies.merge(&run(LOW_RATE, LOW_SECONDS)?.latency);
+        watch.look(cpu, WATCH)?;
+    }
+    let stalls = watch.stalls();
+    measures.latency_low = Latency::of(&latencies);
+    measures.latency_low_aside =
+        stalls.and_then(|stalls| Latency::set_aside(&latencies, stalls.share));
+    measures.stalls = stalls;
+    Ok(())
+}
+
 fn capacity(
     measures: &mut Measures,
     confirm_seconds: f64,
@@ -125,24 +167,16 @@ fn capacity(
         let trial = run(rate, SEARCH_SECONDS)?;
         Ok(Step {
             exact: trial.is_exact(),
+            lost: trial.lost_part(),
             offered: trial.offered_rate,
         })
     })?;
-    let mut failed = false;
     let (rate, best) = capacity::confirm(found.rate, |rate| {
-        // When stepping back, most rates fail soon, which a short trial shows in less time.
-        let mut trial = run(
-            rate,
-            if failed {
-                TRIAL_SECONDS
-            } else {
-                confirm_seconds
-            },
-        )?;
-        if failed && trial.is_exact() {
+        // Most rates that fail do so soon, which a short trial shows in less time.
+        let mut trial = run(rate, TRIAL_SECONDS)?;
+        if trial.is_exact() && confirm_seconds > TRIAL_SECONDS {
             trial = run(rate, confirm_seconds)?;
         }
-        failed |= !trial.is_exact();
         Ok((trial.is_exact(), trial))
     })
     .context("confirming the highest rate without loss")?;

@@ -62,6 +62,7 @@ fn overload(what: What<'_>, programs: &Path) -> Result<u64> {
         let trial = side.bed.trial(rate, SECONDS, &[])?;
         Ok(Step {
             exact: trial.is_exact(),
+            lost: trial.lost_part(),
             offered: trial.offered_rate,
         })
     })?;

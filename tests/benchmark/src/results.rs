@@ -67,6 +67,10 @@ pub struct ScenarioResult {
     pub scenario: Scenario,
     /// By contender.
     pub contenders: Vec<ContenderResult>,
+    /// The machine's limits that it is compared with, on its own wires, in the same rounds, if they
+    /// were measured.
+    #[serde(default)]
+    pub ceilings: Vec<CeilingResult>,
     /// Copies out under overload of the relay divided by those of another build, where there was
     /// one ([`crate::pairs`]).
     #[serde(default)]
@@ -152,6 +156,15 @@ pub struct Summary {
     pub cpu_ns_per_copy: Option<Spread>,
     /// At the low rate.
     pub latency_low: Option<LatencySpread>,
+    /// The same, stalls set aside.
+    #[serde(default)]
+    pub latency_low_aside: Option<LatencySpread>,
+    /// The share of the time that the machine's stalls took.
+    #[serde(default)]
+    pub stalls: Option<Spread>,
+    /// The p99 that they alone make.
+    #[serde(default)]
+    pub stalls_p99: Option<Spread>,
     /// At half of the loss-free rate.
     pub latency_half: Option<LatencySpread>,
     /// Copies that neither arrived nor were counted as lost, in the round with most of them.
@@ -171,6 +184,9 @@ impl Summary {
             overload_out: spread(|m| m.overload_out),
             cpu_ns_per_copy: spread(|m| m.cpu_ns_per_copy),
             latency_low: latency(rounds, |m| m.latency_low),
+            latency_low_aside: latency(rounds, |m| m.latency_low_aside),
+            stalls: spread(|m| Some(m.stalls?.share)),
+            stalls_p99: spread(|m| Some(m.stalls?.p99)),
             latency_half: latency(rounds, |m| m.latency_half),
             unaccounted: rounds
                 .iter()

@@ -39,7 +39,8 @@ pub struct Scenario {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cast {
-    /// All other contenders, and the relay by its own choice and on io_uring.
+    /// All other contenders, and the relay by its own choice and on io_uring. (`two-threads` is in
+    /// the [base scenarios](Scenario::is_base) only.)
     Usual,
     /// The same, and the relay with TX rings.
     #[serde(rename = "both_engines")]
@@ -75,6 +76,7 @@ const fn usual(name: &'static str, outputs: usize) -> Scenario {
         load: Load {
             outputs,
             flows: 1,
+            senders: 1,
             rules: 1,
             matches: Matches::Exact,
             to: To::Groups,
@@ -98,6 +100,27 @@ impl Scenario {
         all.into_iter().flatten().find(plain).copied()
     }
 
+    /// Whether it is one of the two that all others differ from in one thing.
+    #[must_use]
+    pub fn is_base(&self) -> bool {
+        matches!(self.name, "1-1" | "1-16")
+    }
+
+    /// The same scenario with one sender for each flow, if this one has more.
+    #[must_use]
+    pub fn of_one_sender(&self) -> Option<Self> {
+        let one = Self { name: "", ..*self }.senders(1);
+        let mut all = ALL.iter().filter(|_| self.load.senders > 1);
+        all.find(|other| {
+            Self {
+                name: "",
+                cast: self.cast,
+                ..**other
+            } == one
+        })
+        .copied()
+    }
+
     const fn payload(mut self, payload: usize) -> Self {
         self.payload = payload;
         self
@@ -106,6 +129,11 @@ impl Scenario {
     const fn flows(mut self, flows: usize) -> Self {
         self.load.flows = flows;
         self.rules(flows)
+    }
+
+    const fn senders(mut self, senders: u16) -> Self {
+        self.load.senders = senders;
+        self
     }
 
     const fn rules(mut self, rules: usize) -> Self {
@@ -145,7 +173,7 @@ impl Scenario {
 }
 
 /// All scenarios.
-pub const ALL: [Scenario; 23] = [
+pub const ALL: [Scenario; 24] = [
     usual("1-1", 1).cast(Cast::EveryTxMethod),
     usual("1-4", 4),
     usual("1-16", 16).cast(Cast::EveryTxMethod),
@@ -155,6 +183,11 @@ pub const ALL: [Scenario; 23] = [
     usual("1-1-100flows", 1).flows(100),
     usual("1-16-100flows", 16)
         .flows(100)
+        .cast(Cast::EveryTxMethod),
+    // They alternate: a GSO packet has one source, so frames that are next to each other never
+    // share one.
+    usual("1-16-2senders", 16)
+        .senders(2)
         .cast(Cast::EveryTxMethod),
     // The kernel's multicast routing can make only one copy per interface.
     usual("1-4-4if", 4).interfaces(4),

@@ -2,6 +2,7 @@
 
 use std::{
     net::Ipv4Addr,
+    ops::Range,
     path::Path,
     time::{Duration, Instant},
 };
@@ -53,8 +54,9 @@ pub struct Expected {
     pub group: Ipv4Addr,
     /// The destination port.
     pub port: u16,
-    /// The position of the flow in the generator's traffic.
-    pub flow: u32,
+    /// The position of the flow in the generator's traffic, of each sender: the counts of all of
+    /// them must be right, and each one's order.
+    pub flows: Range<u32>,
     /// Whether it leaves over IPv6: then the group stands for its [`group6`].
     pub ipv6: bool,
 }
@@ -62,7 +64,7 @@ pub struct Expected {
 /// What arrived.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// By slot, in the order of [`Sink::expect`].
+    /// By output and sender, in the order of [`Sink::expect`].
     pub slots: Vec<SlotState>,
     /// Of all datagrams.
     pub latency: Histogram,
@@ -73,7 +75,7 @@ pub struct Received {
 pub struct Sink {
     ebpf: Ebpf,
     ends: Vec<Endpoint>,
-    slots: u32,
+    states: u32,
     /// Copies that arrived and are no longer in the map.
     before: u64,
 }
@@ -95,24 +97,25 @@ impl Sink {
         Ok(Self {
             ebpf,
             ends,
-            slots: 0,
+            states: 0,
             before: 0,
         })
     }
 
     /// Sets what must arrive, in datagrams with `payload` bytes, in place of what was set before.
     pub fn expect(&mut self, expected: &[Expected], payload: usize) -> Result<()> {
+        let states: usize = expected.iter().map(|one| one.flows.len()).sum();
         ensure!(
-            expected.len() <= MAX_SLOTS as usize,
-            "{} flows and outputs: there can be {MAX_SLOTS}",
-            expected.len()
+            states <= MAX_SLOTS as usize,
+            "{states} flows, outputs and senders: there can be {MAX_SLOTS}"
         );
         let mut slots: HashMap<Data<'_>, SlotKey, Slot> = programs::map(&mut self.ebpf, "SLOTS")?;
         let old: Vec<SlotKey> = slots.keys().collect::<Result<_, _>>()?;
         for key in old {
             slots.remove(&key)?;
         }
-        for (index, one) in (0..).zip(expected) {
+        let mut index = 0;
+        for one in expected {
             let end = self
                 .ends
                 .get(one.wire)
@@ -128,9 +131,11 @@ impl Sink {
             };
             let slot = Slot {
                 index,
-                flow: one.flow,
+                flow: one.flows.start,
                 payload: payload as u32,
+                senders: one.flows.len() as u32,
             };
+            index += slot.senders;
             // BPF_NOEXIST: the sink could not tell two outputs apart that look the same.
             slots.insert(key, slot, 1).with_context(|| {
                 format!(
@@ -139,7 +144,7 @@ impl Sink {
                 )
             })?;
         }
-        self.slots = expected.len() as u32;
+        self.states = index;
         self.reset()
     }
 
@@ -147,7 +152,7 @@ impl Sink {
     fn reset(&mut self) -> Result<()> {
         self.before = self.arrived()?;
         let mut states: Array<Data<'_>, SlotState> = programs::map(&mut self.ebpf, "STATES")?;
-        for index in 0..self.slots {
+        for index in 0..self.states {
             states.set(index, SlotState::default(), 0)?;
         }
         let mut latencies: PerCpuArray<Data<'_>, Latencies> =
@@ -160,8 +165,9 @@ impl Sink {
         Ok(())
     }
 
-    /// Waits until no frame of this trial arrives any more.
-    pub fn settle(&mut self) -> Result<()> {
+    /// Waits until no frame of this trial arrives any more. Returns whether nothing does: a
+    /// contender may still send what was late already.
+    pub fn settle(&mut self) -> Result<bool> {
         self.wait_until_quiet(LOST_AFTER)
     }
 
@@ -172,18 +178,18 @@ impl Sink {
         self.reset()
     }
 
-    fn wait_until_quiet(&mut self, at_most: Duration) -> Result<()> {
+    fn wait_until_quiet(&mut self, at_most: Duration) -> Result<bool> {
         let start = Instant::now();
         let mut last = self.states()?;
         while start.elapsed() < at_most {
             std::thread::sleep(QUIET);
             let now = self.states()?;
             if now == last {
-                break;
+                return Ok(true);
             }
             last = now;
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Copies that have arrived since the sinks were attached; counting from zero does not change
@@ -206,7 +212,7 @@ impl Sink {
     }
 
     fn states(&mut self) -> Result<Vec<SlotState>> {
-        let count = self.slots;
+        let count = self.states;
         let states: Array<Data<'_>, SlotState> = programs::map(&mut self.ebpf, "STATES")?;
         let states: Result<Vec<_>, _> = (0..count).map(|index| states.get(&index, 0)).collect();
         Ok(states?)

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     before,
-    cell::{latency, range, ratio, ratios},
+    cell::{latency, per_cent, range, ratio, ratios},
     measure::LOW_RATE,
     results::{ContenderResult, Results, ScenarioResult},
     unmatched,
@@ -16,9 +16,11 @@ pub fn of(results: &Results) -> String {
     let mut text = format!(
         "\n{}. A rate counts as without loss if nothing was lost for {} s. \"relay x\" is the relay's \
          copies without loss divided by those of the row, \"io_uring x\" the same for the relay on \
-         io_uring.\nLatency is in us, p50 / p99 / p99.9, at {LOW_RATE} frames per second and at half of \
-         the rate without loss. \"overload\" is what comes out while three times that rate is \
-         offered.\n\"unaccounted\" is how many copies of all trials neither arrived nor are in the \
+         io_uring. \"overload\" is what comes out while three times that rate is offered.\nLatency is \
+         in us, at {LOW_RATE} frames per second of all datagrams and with stalls set aside, and at half \
+         of the rate without loss. \"stalled\" is the part of the time that an idle loop on the \
+         contender's CPU saw as stalls of the machine, in per cent, and \"stalls p99\" the p99 that they \
+         alone make.\n\"unaccounted\" is how many copies of all trials neither arrived nor are in the \
          relay's report as dropped.\n",
         rounds(results),
         results.confirm_seconds
@@ -37,6 +39,12 @@ pub fn of(results: &Results) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(text, "\n{}", heading(result));
         text += &align(rows(results, result));
+        text += "\n";
+        text += &align(latencies(result));
+    }
+    if let Some(rows) = yardstick::beside_ceilings(results) {
+        text += "\nbeside the ceilings, round by round\n";
+        text += &align(rows);
     }
     if let Some(rows) = beside_plain(results) {
         text += "\nbeside the plain scenario, in turns\n";
@@ -95,8 +103,6 @@ pub fn rows(results: &Results, result: &ScenarioResult) -> Vec<Vec<String>> {
         "io_uring x",
         "overload",
         "CPU ns/copy",
-        "latency, low rate",
-        "latency, half rate",
         "unaccounted",
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
@@ -107,16 +113,54 @@ pub fn rows(results: &Results, result: &ScenarioResult) -> Vec<Vec<String>> {
     rows
 }
 
+/// A scenario's latencies, the head first.
+pub fn latencies(result: &ScenarioResult) -> Vec<Vec<String>> {
+    let head = [
+        "latency, us",
+        "p50",
+        "p99",
+        "p99.9",
+        "p99, stalls aside",
+        "p99.9, stalls aside",
+        "stalled, %",
+        "stalls p99",
+        "half rate p50",
+        "p99",
+        "p99.9",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for one in result.contenders.iter().filter(|one| one.cannot.is_none()) {
+        let summary = &one.summary;
+        let mut row = vec![one.name.clone()];
+        row.extend(latency(summary.latency_low));
+        let [_, aside @ ..] = latency(summary.latency_low_aside);
+        row.extend(aside);
+        row.extend([per_cent(summary.stalls), range(summary.stalls_p99, 1.0)]);
+        row.extend(latency(summary.latency_half));
+        rows.push(row);
+    }
+    rows
+}
+
 /// What was set up.
 pub fn heading(result: &ScenarioResult) -> String {
     let scenario = &result.scenario;
+    let load = &scenario.load;
+    let some = |count: usize, what: &str| {
+        let end = if count == 1 { "" } else { "s" };
+        format!("{count} {what}{end}")
+    };
+    let senders = match load.senders {
+        1 => String::new(),
+        senders => format!(" from {senders} senders"),
+    };
     format!(
-        "{}: {} flows, {} outputs on {} interfaces, {} rules, {} B of payload, next hop {:?}",
+        "{}: {}{senders}, {} on {}, {}, {} B of payload, next hop {:?}",
         scenario.name,
-        scenario.load.flows,
-        scenario.load.outputs,
-        scenario.interfaces,
-        scenario.load.rules,
+        some(load.flows, "flow"),
+        some(load.outputs, "output"),
+        some(scenario.interfaces, "interface"),
+        some(load.rules, "rule"),
         scenario.payload,
         scenario.next_hop
     )
@@ -138,8 +182,6 @@ fn row(result: &ScenarioResult, one: &ContenderResult) -> Vec<String> {
         ratio(yardstick::io_uring_to(result, summary.loss_free_out)),
         range(summary.overload_out, 1e3),
         range(summary.cpu_ns_per_copy, 1.0),
-        latency(summary.latency_low),
-        latency(summary.latency_half),
         summary
             .unaccounted
             .map_or("-".to_owned(), |n| n.to_string()),

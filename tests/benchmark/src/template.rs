@@ -4,7 +4,7 @@
 //! The headers come from [`relay_tests::frames`], which shares nothing with the generator's own
 //! arithmetic.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use etherparse::PacketBuilder;
@@ -17,26 +17,41 @@ use crate::{
     programs::abi::{IPV6_HEADER_WORDS, MAGIC, STAMP_LEN, Template},
 };
 
-/// The source port of all frames.
+/// The source port of the first sender's frames.
 const SOURCE_PORT: u16 = 40_000;
 /// Their hop limit over IPv6.
 const HOP_LIMIT: u8 = 8;
 
-/// One flow's frames.
+/// One flow's frames, from one sender.
 #[derive(Debug)]
-pub struct Feed<'a> {
-    from: &'a Endpoint,
+pub struct Feed {
+    from: Endpoint,
+    from6: Ipv6Addr,
+    source_port: u16,
     group: Ipv4Addr,
     port: u16,
     payload: usize,
     framing: Framing,
 }
 
-impl<'a> Feed<'a> {
-    /// Frames as `traffic` has them, to `group`:`port`.
-    pub fn new(from: &'a Endpoint, (group, port): (Ipv4Addr, u16), traffic: &Traffic) -> Self {
+impl Feed {
+    /// Frames as `traffic` has them, to `group`:`port`. The first sender is the wire's end itself;
+    /// each of the others has the next address and hardware address of its link, and the next
+    /// source port.
+    pub fn new(
+        wire: &Endpoint,
+        (group, port): (Ipv4Addr, u16),
+        sender: u16,
+        traffic: &Traffic,
+    ) -> Self {
+        let mut from = wire.clone();
+        from.address = Ipv4Addr::from_bits(wire.address.to_bits() + u32::from(sender));
+        let [.., high, low] = &mut from.mac;
+        [*high, *low] = (u16::from_be_bytes([*high, *low]) + sender).to_be_bytes();
         Self {
             from,
+            from6: Ipv6Addr::from_bits(SOURCE6.to_bits() + u128::from(sender)),
+            source_port: SOURCE_PORT + sender,
             group,
             port,
             payload: traffic.payload,
@@ -46,7 +61,7 @@ impl<'a> Feed<'a> {
 }
 
 /// The frame with number and time 0.
-pub fn frame(feed: &Feed<'_>, flow: u32) -> Result<Vec<u8>> {
+pub fn frame(feed: &Feed, flow: u32) -> Result<Vec<u8>> {
     let mut payload = Vec::with_capacity(feed.payload);
     payload.extend(MAGIC.to_ne_bytes());
     payload.extend(flow.to_ne_bytes());
@@ -56,8 +71,8 @@ pub fn frame(feed: &Feed<'_>, flow: u32) -> Result<Vec<u8>> {
     if feed.framing == Framing::Ipv6 {
         return frame6(feed, &payload);
     }
-    let mut frame = UdpFrame::new(feed.from, feed.group, feed.port, payload);
-    frame.source_port = SOURCE_PORT;
+    let mut frame = UdpFrame::new(&feed.from, feed.group, feed.port, payload);
+    frame.source_port = feed.source_port;
     frame.identification = 0;
     if feed.framing == Framing::Tagged {
         frame.tags = vec![(CUSTOMER, VLAN)];
@@ -66,20 +81,20 @@ pub fn frame(feed: &Feed<'_>, flow: u32) -> Result<Vec<u8>> {
 }
 
 /// A frame over IPv6 with this payload.
-fn frame6(feed: &Feed<'_>, payload: &[u8]) -> Result<Vec<u8>> {
+fn frame6(feed: &Feed, payload: &[u8]) -> Result<Vec<u8>> {
     let group = group6(feed.group).octets();
     // RFC 2464, section 7.
     let [.., a, b, c, d] = group;
     let builder = PacketBuilder::ethernet2(feed.from.mac, [0x33, 0x33, a, b, c, d])
-        .ipv6(SOURCE6.octets(), group, HOP_LIMIT)
-        .udp(SOURCE_PORT, feed.port);
+        .ipv6(feed.from6.octets(), group, HOP_LIMIT)
+        .udp(feed.source_port, feed.port);
     let mut frame = Vec::with_capacity(builder.size(payload.len()));
     builder.write(&mut frame, payload).context("IPv6 frame")?;
     Ok(frame)
 }
 
 /// What the generator needs to know of a flow.
-pub fn template(feed: &Feed<'_>, flow: u32) -> Result<Template> {
+pub fn template(feed: &Feed, flow: u32) -> Result<Template> {
     let mut frame = frame(feed, flow)?;
     let (ip_at, udp_at) = (feed.framing.ip_at(), feed.framing.udp_at());
     let addresses = match feed.framing {

@@ -17,7 +17,8 @@ pub struct Trial {
     pub sent: u64,
     /// Copies that should have arrived.
     pub wanted: u64,
-    /// Copies that arrived at each output, flow by flow, in the order of the job.
+    /// Copies that arrived at each output, flow by flow and sender by sender, in the order of the
+    /// job.
     pub received: Vec<u64>,
     /// Copies that should have arrived and did not.
     pub lost: u64,
@@ -55,8 +56,9 @@ impl Trial {
             latency: arrived.latency,
             cpu_ns,
         };
-        for (slot, one) in arrived.slots.iter().zip(expected) {
-            let wanted = sent.per_flow.get(one.flow as usize).copied();
+        let flows = expected.iter().flat_map(|one| one.flows.clone());
+        for (slot, flow) in arrived.slots.iter().zip(flows) {
+            let wanted = sent.per_flow.get(flow as usize).copied();
             let wanted = wanted.unwrap_or_default();
             trial.wanted += wanted;
             trial.received.push(slot.received);
@@ -75,6 +77,11 @@ impl Trial {
     /// Copies per second that arrived.
     pub fn received_rate(&self) -> f64 {
         self.copies() as f64 / self.seconds
+    }
+
+    /// The part of the copies that should have arrived and did not.
+    pub fn lost_part(&self) -> f64 {
+        self.lost as f64 / self.wanted.max(1) as f64
     }
 
     /// CPU time per copy that arrived, in nanoseconds.

@@ -151,6 +151,7 @@ impl Input {
         let load = Load {
             outputs: 1,
             flows: 1,
+            senders: 1,
             rules: kind.rules,
             matches: kind.matches,
             to: To::Groups,
@@ -230,6 +231,7 @@ impl Input {
             seconds,
             payload: PAYLOAD,
             flows: vec![FLOW],
+            senders: 1,
             framing: self.framing,
         })?;
         let frames = sent.frames - (self.wires.refused()? - refused);

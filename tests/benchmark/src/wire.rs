@@ -5,7 +5,8 @@
 //!                                   out1 ------ sink1
 //! ```
 //!
-//! Every wire has one queue. Everything is removed on drop.
+//! Every wire has one queue: a veth would put all frames of one generator into one queue anyway,
+//! that of the CPU that makes them. Everything is removed on drop.
 
 use std::{net::Ipv4Addr, sync::Arc};
 

@@ -2,17 +2,15 @@
 //! contender.
 
 use crate::{
-    ceiling::Ceiling,
+    cell,
     contender::RELAY_BEFORE,
-    results::{Results, ScenarioResult, Spread},
+    measure::Measures,
+    results::{CeilingResult, ContenderResult, Results, ScenarioResult, Spread},
+    scenario::Scenario,
 };
 
 /// The name of the relay on io_uring.
 const IO_URING: &str = "relay-io-uring";
-/// The scenario with the same wires and load as the ceiling of receiving.
-const RECEIVES: &str = "1-1";
-/// The same for transmitting.
-const TRANSMITS: &str = "1-16";
 
 /// A rate to compare with that is not of a contender of this scenario.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,33 +33,63 @@ pub fn io_uring_to(result: &ScenarioResult, rate: Option<Spread>) -> Option<f64>
     Some(io_uring.summary.loss_free_out?.median / rate?.median)
 }
 
-/// The yardsticks of this scenario that were measured.
+/// The yardsticks of this scenario that were measured: the relay in the plain scenario, or in the
+/// same one with one sender.
 pub fn others(results: &Results, result: &ScenarioResult) -> Vec<Yardstick> {
     let scenario = &result.scenario;
-    let mut found = Vec::new();
-    let ceiling = match scenario.name {
-        RECEIVES => Some(Ceiling::XdpReceive),
-        TRANSMITS => Some(Ceiling::XdpTransmit),
-        _ => None,
-    };
-    if let Some(name) = ceiling.map(|ceiling| ceiling.name()) {
-        let measured = results.ceilings.iter().find(|one| one.name == name);
-        found.extend(measured.and_then(|one| {
-            Some(Yardstick {
-                name: format!("ceiling {name}"),
-                rate: one.rate?,
-            })
-        }));
-    }
-    if let Some(plain) = scenario.plain() {
+    let plain = scenario.plain().or_else(|| scenario.of_one_sender());
+    let of = |plain: Scenario| {
         let mut all = results.scenarios.iter();
-        let plain_result = all.find(|one| one.scenario == plain);
-        found.extend(plain_result.and_then(relay).map(|rate| Yardstick {
+        let plain_result = all.find(|one| one.scenario == plain)?;
+        Some(Yardstick {
             name: format!("relay in {}", plain.name),
-            rate,
-        }));
+            rate: relay(plain_result)?,
+        })
+    };
+    plain.and_then(of).into_iter().collect()
+}
+
+/// A table of every build of the relay beside the ceiling of each scenario, its head first; `None`
+/// where no ceiling was measured. A ratio is one of a round, and the table has the medians.
+pub fn beside_ceilings(results: &Results) -> Option<Vec<Vec<String>>> {
+    let head = [
+        "scenario",
+        "ceiling",
+        "kpps",
+        "contender",
+        "without loss, of it",
+        "under overload, of it",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for result in &results.scenarios {
+        let relays = result.contenders.iter().filter(|one| !one.reference);
+        for relay in relays.filter(|one| !one.rounds.is_empty()) {
+            for ceiling in &result.ceilings {
+                rows.push(vec![
+                    result.scenario.name.to_owned(),
+                    ceiling.name.clone(),
+                    cell::range(ceiling.rate, 1e3),
+                    relay.name.clone(),
+                    cell::ratios(of_ceiling(relay, ceiling, |round| round.loss_free_out)),
+                    cell::ratios(of_ceiling(relay, ceiling, |round| round.overload_out)),
+                ]);
+            }
+        }
     }
-    found
+    (rows.len() > 1).then_some(rows)
+}
+
+/// Copies out divided by the ceiling, round by round. `None` if something is missing in a round:
+/// then it is not known which belong together.
+fn of_ceiling(
+    relay: &ContenderResult,
+    ceiling: &CeilingResult,
+    out: fn(&Measures) -> Option<f64>,
+) -> Option<Spread> {
+    let out: Option<Vec<f64>> = relay.rounds.iter().map(out).collect();
+    let out = out.filter(|out| out.len() == ceiling.rounds.len())?;
+    let pairs = out.iter().zip(&ceiling.rounds);
+    Spread::of(pairs.map(|(out, ceiling)| out / ceiling).collect())
 }
 
 fn relay(result: &ScenarioResult) -> Option<Spread> {
@@ -73,11 +101,7 @@ fn relay(result: &ScenarioResult) -> Option<Spread> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        machine::Machine,
-        results::{CeilingResult, ContenderResult, Summary},
-        scenario,
-    };
+    use crate::{machine::Machine, results::Summary, scenario};
 
     fn result(name: &str, rate: f64) -> ScenarioResult {
         let one = |reference, rate| ContenderResult {
@@ -93,22 +117,34 @@ mod tests {
         ScenarioResult {
             scenario: scenario::named(name)[0],
             contenders: vec![one(true, 2.0), one(false, rate)],
+            ceilings: Vec::new(),
             pairs: None,
             beside_plain: Vec::new(),
         }
     }
 
-    fn results(scenarios: Vec<ScenarioResult>) -> Results {
-        let ceiling = |name: &str, rate| CeilingResult {
+    fn ceiling(name: &str, rounds: &[f64]) -> CeilingResult {
+        CeilingResult {
             name: name.into(),
-            rounds: vec![rate],
-            rate: Spread::of(vec![rate]),
-        };
+            rounds: rounds.to_vec(),
+            rate: Spread::of(rounds.to_vec()),
+        }
+    }
+
+    fn round(loss_free: f64) -> Measures {
+        Measures {
+            loss_free_out: Some(loss_free),
+            overload_out: Some(loss_free * 2.0),
+            ..Measures::default()
+        }
+    }
+
+    fn results(scenarios: Vec<ScenarioResult>) -> Results {
         Results {
             machine: Machine::here().unwrap(),
             rounds: 1,
             confirm_seconds: 1.0,
-            ceilings: vec![ceiling("xdp-tx", 20.0), ceiling("xdp-rx", 40.0)],
+            ceilings: Vec::new(),
             unmatched: Vec::new(),
             scenarios,
             failures: Vec::new(),
@@ -126,18 +162,34 @@ mod tests {
             };
             (one.name.clone(), relay_to(&result, Some(one.rate)))
         };
-        assert_eq!(ratio("1-1"), ("ceiling xdp-rx".into(), Some(0.1)));
-        assert_eq!(ratio("1-16"), ("ceiling xdp-tx".into(), Some(0.2)));
         assert_eq!(ratio("rules-100"), ("relay in 1-1".into(), Some(0.5)));
         assert_eq!(ratio("1-16-vlan"), ("relay in 1-16".into(), Some(0.4)));
-        assert!(others(&all, &result("1-64", 1.0)).is_empty());
+        assert_eq!(ratio("1-16-2senders"), ("relay in 1-16".into(), Some(0.4)));
+        for none in ["1-1", "1-16", "1-64"] {
+            assert!(others(&all, &result(none, 1.0)).is_empty(), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_ceiling_is_compared_with_in_its_own_round() {
+        let mut one = result("1-16", 1.0);
+        // The machine was half as fast in the second round.
+        one.contenders[1].rounds = [8.0, 5.0, 9.0].map(round).to_vec();
+        one.ceilings = vec![ceiling("segmented", &[10.0, 5.0, 10.0])];
+        let rows = beside_ceilings(&results(vec![one.clone()])).unwrap();
+        assert_eq!(rows.len(), 2);
+        assert_eq!(rows[1][4..], ["0.90 (0.80..1.00)", "1.80 (1.60..2.00)"]);
+        // Nobody knows which round is missing.
+        one.contenders[1].rounds.pop();
+        let rows = beside_ceilings(&results(vec![one.clone()])).unwrap();
+        assert_eq!(rows[1][4..], ["-", "-"]);
+        one.ceilings.clear();
+        assert_eq!(beside_ceilings(&results(vec![one])), None);
     }
 
     #[test]
     fn what_was_not_measured_is_left_out() {
-        let mut none = results(Vec::new());
-        none.ceilings.clear();
-        assert!(others(&none, &result("1-1", 1.0)).is_empty());
+        let none = results(Vec::new());
         assert!(others(&none, &result("rules-100", 1.0)).is_empty());
         assert_eq!(relay_to(&result("1-1", 1.0), None), None);
     }

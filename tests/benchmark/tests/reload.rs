@@ -111,7 +111,7 @@ impl Bed {
             wire: 0,
             group,
             port,
-            flow: FLOW,
+            flows: FLOW..FLOW + 1,
             ipv6: false,
         });
         sink.expect(&expected.collect::<Vec<_>>(), PAYLOAD)?;

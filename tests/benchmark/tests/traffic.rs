@@ -3,6 +3,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
+    ops::Range,
     os::fd::AsFd as _,
     path::PathBuf,
     thread,
@@ -52,6 +53,7 @@ fn traffic(rate: u64, seconds: f64, flows: usize) -> Traffic {
         seconds,
         payload: PAYLOAD,
         flows: (0..flows).map(flow).collect(),
+        senders: 1,
         framing: Framing::Ipv4,
     }
 }
@@ -65,7 +67,7 @@ fn direct(wires: &Wires, traffic: &Traffic, next_hop: NextHop) -> Result<Sink> {
             wire: 0,
             group,
             port,
-            flow,
+            flows: flow..flow + 1,
             ipv6: traffic.framing == Framing::Ipv6,
         })
         .collect();
@@ -201,6 +203,37 @@ fn a_generated_frame_over_ipv6_is_valid_to_the_last_byte() -> Result<()> {
 }
 
 #[test]
+fn senders_take_turns_each_with_an_address_and_a_port() -> Result<()> {
+    let wires = wires()?;
+    let traffic = Traffic {
+        senders: 2,
+        ..traffic(10_000, 0.05, 1)
+    };
+    let socket = wires.input.packet_socket(Receives::Arriving)?;
+    let sent = Generator::new(&programs(), &wires.source, CPU)?.run(&traffic)?;
+    assert_eq!(sent.per_flow, [250, 250]);
+    let mut batch = Batch::new(1000, 2048);
+    let mut sources = Vec::new();
+    while batch.receive(socket.as_fd())? > 0 {
+        for message in batch.messages() {
+            let Some(found) = inspect::datagram(message.bytes, message.partial_checksum) else {
+                continue;
+            };
+            assert!(found.ip_checksum_valid, "{found:?}");
+            assert_eq!(found.checksum, UdpChecksum::Valid, "{found:?}");
+            assert_eq!(found.destination, traffic.flows[0].0);
+            sources.push((found.source_mac, found.source, found.source_port));
+        }
+    }
+    assert_eq!(sources.len(), 500);
+    let (one, other) = (sources[0], sources[1]);
+    let differ = one.0 != other.0 && one.1 != other.1 && one.2 != other.2;
+    assert!(differ, "{one:?} and {other:?}");
+    assert!(sources.chunks(2).all(|pair| pair == [one, other]));
+    Ok(())
+}
+
+#[test]
 fn what_is_lost_on_the_way_is_missing() -> Result<()> {
     // Long enough for the link to come up again before the end: other tests on the machine can hold
     // the kernel's one lock for links (rtnl) for a second.
@@ -234,14 +267,19 @@ struct Sender {
 }
 
 impl Sender {
+    /// The sink expects one flow, number 7.
     fn new(next_hop: NextHop) -> Result<Self> {
+        Self::of_flows(next_hop, 7..8)
+    }
+
+    fn of_flows(next_hop: NextHop, flows: Range<u32>) -> Result<Self> {
         let wires = wires()?;
         let mut sink = Sink::attach(&programs(), &wires.sinks, next_hop)?;
         let expected = Expected {
             wire: 0,
             group: GROUP,
             port: PORT,
-            flow: 7,
+            flows,
             ipv6: false,
         };
         sink.expect(&[expected], PAYLOAD)?;
@@ -367,6 +405,49 @@ fn wrong_datagrams_are_told_apart() -> Result<()> {
 }
 
 #[test]
+fn each_senders_order_is_its_own() -> Result<()> {
+    for next_hop in [NextHop::Host, NextHop::Xdp] {
+        let mut sender = Sender::of_flows(next_hop, 7..9)?;
+        let size = &(PAYLOAD as i32);
+        sys::set_option(sender.socket.as_fd(), libc::SOL_UDP, UDP_SEGMENT, size)?;
+        let datagrams = [
+            (7, 0),
+            (8, 0),
+            (8, 1),
+            (7, 1),
+            (8, 3),
+            (8, 2),
+            (6, 0),
+            (9, 0),
+        ];
+        let datagrams = datagrams.map(|(flow, sequence)| payload(flow, sequence));
+        sender.send(&datagrams.concat())?;
+        sender.sink.settle()?;
+        let one = SlotState {
+            next: 2,
+            received: 2,
+            ..SlotState::default()
+        };
+        let other = SlotState {
+            next: 4,
+            received: 4,
+            missing: 1,
+            late: 1,
+            bad: 0,
+        };
+        let slots = sender.sink.read()?.slots;
+        // Those of neither may count as wrong at either.
+        assert_eq!(slots.iter().map(|slot| slot.bad).sum::<u64>(), 2);
+        let good: Vec<_> = slots
+            .iter()
+            .map(|slot| SlotState { bad: 0, ..*slot })
+            .collect();
+        assert_eq!(good, [one, other], "{next_hop:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn two_outputs_that_look_the_same_are_refused() -> Result<()> {
     let wires = wires()?;
     let mut sink = Sink::attach(&programs(), &wires.sinks, NextHop::Host)?;
@@ -374,7 +455,7 @@ fn two_outputs_that_look_the_same_are_refused() -> Result<()> {
         wire: 0,
         group: GROUP,
         port: PORT,
-        flow: 0,
+        flows: 0..1,
         ipv6: false,
     };
     let error = sink.expect(&[one.clone(), one], PAYLOAD).unwrap_err();

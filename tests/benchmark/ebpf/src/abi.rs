@@ -25,7 +25,7 @@ pub const MAGIC: u32 = 0x5e1a_7b3c;
 
 /// The most flows of one run of the generator.
 pub const MAX_FLOWS: u32 = 1024;
-/// The most (flow, output) pairs that a sink counts.
+/// The most (flow, output, sender) combinations that a sink counts.
 pub const MAX_SLOTS: u32 = 16384;
 /// The most segments of one GSO packet (`UDP_MAX_SEGMENTS`).
 pub const MAX_SEGMENTS: u32 = 128;
@@ -110,12 +110,15 @@ pub struct SlotKey {
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Slot {
-    /// The place of its [`SlotState`].
+    /// The place of its first [`SlotState`].
     pub index: u32,
-    /// The flow.
+    /// The first flow.
     pub flow: u32,
     /// Bytes of payload of each datagram.
     pub payload: u32,
+    /// Flows that arrive here: this one and those after it, one per sender. Each has a
+    /// [`SlotState`] of its own, one behind the other.
+    pub senders: u32,
 }
 
 /// What arrived. Not atomic: one CPU sends one output's frames, and the sink runs on that CPU.

@@ -31,7 +31,6 @@ static LATENCIES: PerCpuArray<Latencies> = PerCpuArray::with_max_entries(1, 0);
 /// What counting needs for all segments of a frame.
 struct Counter<'a> {
     slot: &'a Slot,
-    state: &'a mut SlotState,
     latencies: &'a mut Latencies,
     now_ns: u64,
 }
@@ -48,13 +47,11 @@ impl Counter<'_> {
         };
         // SAFETY: user space does not change the map while frames arrive.
         let slot = unsafe { SLOTS.get(key) }?;
-        let state = STATES.get_ptr_mut(slot.index)?;
         let latencies = LATENCIES.get_ptr_mut(0)?;
-        // SAFETY: see [`SlotState`] for the first; the second is this CPU's own.
-        let (state, latencies) = unsafe { (&mut *state, &mut *latencies) };
+        // SAFETY: it is this CPU's own.
+        let latencies = unsafe { &mut *latencies };
         Some(Self {
             slot,
-            state,
             latencies,
             // SAFETY: takes nothing.
             now_ns: unsafe { bpf_ktime_get_ns() },
@@ -64,16 +61,25 @@ impl Counter<'_> {
     /// Counts one datagram.
     #[inline(always)]
     fn count(&mut self, stamp: &Stamp, payload: u32) {
-        if stamp.magic != MAGIC || stamp.flow != self.slot.flow || payload != self.slot.payload {
-            self.state.bad += 1;
+        let sender = stamp.flow.wrapping_sub(self.slot.flow);
+        let is_bad =
+            stamp.magic != MAGIC || sender >= self.slot.senders || payload != self.slot.payload;
+        let of = if is_bad { 0 } else { sender };
+        let Some(state) = STATES.get_ptr_mut(self.slot.index + of) else {
+            return;
+        };
+        // SAFETY: see [`SlotState`].
+        let state = unsafe { &mut *state };
+        if is_bad {
+            state.bad += 1;
             return;
         }
-        self.state.received += 1;
-        if stamp.sequence < self.state.next {
-            self.state.late += 1;
+        state.received += 1;
+        if stamp.sequence < state.next {
+            state.late += 1;
         } else {
-            self.state.missing += stamp.sequence - self.state.next;
-            self.state.next = stamp.sequence + 1;
+            state.missing += stamp.sequence - state.next;
+            state.next = stamp.sequence + 1;
         }
         let latency = self.now_ns.saturating_sub(stamp.sent_ns);
         if let Some(count) = self.latencies.buckets.get_mut(bucket(latency)) {
