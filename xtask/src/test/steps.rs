@@ -3,7 +3,6 @@
 use std::{
     fs,
     process::Command,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -114,15 +113,12 @@ pub fn unit(ws: &Workspace, filter: Option<&str>) -> Result<Counts> {
     tests(&mut cargo, filter)
 }
 
-/// The tests on the testbed, with the binary that users get. One more at once than there are CPUs:
-/// most of them wait for something most of the time.
+/// The tests on the testbed, with the binary that users get.
 pub fn end_to_end(ws: &Workspace, filter: Option<&str>) -> Result<Counts> {
     let mut cargo = ws.cargo();
-    let at_once = thread::available_parallelism().map_or(2, |cpus| cpus.get() + 1);
     cargo
         .args(["test", "--package", "relay-tests"])
         .args(["--package", "relay-bench"])
-        .env("RUST_TEST_THREADS", at_once.to_string())
         .env("RELAY_BIN", ws.release("relay"))
         .env("RELAY_POISONED_BIN", ws.release("relay-poisoned"));
     tests(&mut cargo, filter)
