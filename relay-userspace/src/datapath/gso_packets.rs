@@ -31,6 +31,8 @@ pub struct Message<W, F> {
     /// Whether they are those of the message that was posted to the same outbox right before this
     /// one, so that what was made of them for that one can be used once more.
     pub repeats: bool,
+    /// How many messages that repeat them may follow.
+    pub repeated: usize,
 }
 
 /// Sends the messages of one interface.
@@ -90,16 +92,29 @@ pub fn make<M: Memory>(
             limits,
             memory,
         };
-        let mut repeats = false;
+        let mut place = Place {
+            repeats: false,
+            repeated: mine,
+        };
         for socket_output in socket_outputs.iter().take(mine) {
-            repeats = if socket_output.template.is_plain() {
-                copies.post(socket_output, AsReceived, repeats, outbox, stats)
+            place.repeated -= 1;
+            place.repeats = if socket_output.template.is_plain() {
+                copies.post(socket_output, AsReceived, place, outbox, stats)
             } else {
-                copies.post_adapted(socket_output, repeats, outbox, stats)
+                copies.post_adapted(socket_output, place, outbox, stats)
             };
         }
     }
     outbox.finish();
+}
+
+/// The place of a message among those of its run.
+#[derive(Clone, Copy)]
+struct Place {
+    /// See [`Message::repeats`].
+    repeats: bool,
+    /// See [`Message::repeated`].
+    repeated: usize,
 }
 
 /// A run, and what its copies have in common.
@@ -156,21 +171,21 @@ impl<'a> Fields<'a> for &Template {
 }
 
 impl<'a, M: Memory> Copies<'a, M> {
-    /// Posts the run's copy for one socket output, or counts it as dropped. `repeats` is whether
-    /// the last message is one of the whole run. Returns the same as it is then.
+    /// Posts the run's copy for one socket output, or counts it as dropped. Returns whether the
+    /// last message is one of the whole run then.
     #[inline]
     fn post<F: Fields<'a>>(
         &self,
         socket_output: &SocketOutput,
         fields: F,
-        repeats: bool,
+        place: Place,
         outbox: &mut impl Outbox<M>,
         stats: &WorkerStats,
     ) -> bool {
         let (run, received) = (self.run, &self.first.received);
         let Some(ttl) = socket_output.template.ttl(received) else {
             self.expire(socket_output, stats);
-            return repeats;
+            return place.repeats;
         };
         let too_big = self.first.payload_len() > socket_output.max_payload;
         if too_big || (run.count > 1 && !socket_output.joins) {
@@ -204,7 +219,8 @@ impl<'a, M: Memory> Copies<'a, M> {
                     count: run.count,
                     write,
                     frames,
-                    repeats,
+                    repeats: place.repeats,
+                    repeated: place.repeated,
                 },
                 self.memory,
             );
@@ -218,16 +234,16 @@ impl<'a, M: Memory> Copies<'a, M> {
     fn post_adapted(
         &self,
         socket_output: &SocketOutput,
-        repeats: bool,
+        place: Place,
         outbox: &mut impl Outbox<M>,
         stats: &WorkerStats,
     ) -> bool {
         let fields = &socket_output.template;
         if fields.keeps().nothing() {
-            self.post(socket_output, fields, repeats, outbox, stats)
+            self.post(socket_output, fields, place, outbox, stats)
         } else {
             let adapted = socket_output.keeping(&self.run.kept(self.frames));
-            self.post(&adapted, fields, repeats, outbox, stats)
+            self.post(&adapted, fields, place, outbox, stats)
         }
     }
 
@@ -270,6 +286,7 @@ impl<'a, M: Memory> Copies<'a, M> {
                     write,
                     frames: std::iter::once(frame),
                     repeats: false,
+                    repeated: 0,
                 },
                 self.memory,
             );
@@ -313,6 +330,7 @@ impl<'a, M: Memory> Copies<'a, M> {
                             write,
                             frames: part,
                             repeats: false,
+                            repeated: 0,
                         },
                         self.memory,
                     );

@@ -13,6 +13,7 @@
 //! `poll`; and `send` for an output that has refused copies.
 
 pub mod egress;
+mod gathered;
 mod kick;
 pub mod local_frames;
 mod port;

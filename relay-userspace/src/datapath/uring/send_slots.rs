@@ -324,6 +324,7 @@ mod tests {
             write: |vnet_header: &mut VnetHeader| vnet_header.single(|_| 42),
             frames: frames.iter(),
             repeats,
+            repeated: 0,
         };
         slots.fill(slot, message, buffers).unwrap();
         let payloads = slots.parts(slot).skip(1).map(|payload| payload[0]);

@@ -210,6 +210,7 @@ impl LocalFrames {
                 },
                 frames: std::iter::once(frame),
                 repeats: false,
+                repeated: 0,
             };
             // SAFETY: the batch is borrowed, and nothing writes into its chunks, until the queue
             // has been handed over below.

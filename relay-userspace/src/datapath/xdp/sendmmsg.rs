@@ -12,7 +12,7 @@ use std::{
 
 use nix::errno::Errno;
 
-use super::umem::Chunks;
+use super::{gathered::Gathered, umem::Chunks};
 use crate::{
     datapath::{
         batch::{Frame, MAX_JOINED, Memory},
@@ -39,6 +39,7 @@ pub struct Queue {
     parts_used: usize,
     /// The payloads of the message pushed last, among the parts.
     last_payloads: Range<usize>,
+    gathered: Gathered,
 }
 
 // SAFETY: the pointers in `parts` and `messages` lead into the boxes of the same `Queue`, or to
@@ -69,11 +70,20 @@ impl Default for Queue {
             len: 0,
             parts_used: 0,
             last_payloads: 0..0,
+            gathered: Gathered::default(),
         }
     }
 }
 
 impl Queue {
+    /// An empty queue that gathers the payloads of runs with several outputs.
+    pub fn gathering() -> Self {
+        Self {
+            gathered: Gathered::with_memory(),
+            ..Self::default()
+        }
+    }
+
     /// Whether [`Queue::hand_over`] must come before the next message.
     #[inline]
     pub fn is_full(&self) -> bool {
@@ -114,7 +124,13 @@ impl Queue {
             fill(rest.get_mut(..1).unwrap_or_default(), new.frames, chunks)
         } else {
             let again = new.repeats.then(|| self.last_payloads.clone());
-            let used = fill_many(&mut self.parts, at + 1, again, new.frames, chunks);
+            let mut used = fill_many(&mut self.parts, at + 1, again, new.frames, chunks);
+            if !new.repeats {
+                let parts = self.parts.get_mut(at + 1..at + 1 + used);
+                // SAFETY: they were made just now, of payloads that stay until the queue has been
+                // handed over.
+                used = unsafe { self.gathered.take(parts.unwrap_or_default(), new.repeated) };
+            }
             self.last_payloads = at + 1..at + 1 + used;
             used
         };
@@ -135,6 +151,7 @@ impl Queue {
         {
             take(Messages { messages, counts });
         }
+        self.gathered.handed_over();
     }
 }
 
@@ -307,22 +324,23 @@ mod tests {
         numbers.map(&mut frame).collect()
     }
 
-    /// Output, number of frames and first byte of each payload.
-    type Seen = (Option<(u32, u64)>, Vec<u8>);
+    /// Output, number of frames, number of parts, and all payloads.
+    type Seen = (Option<(u32, u64)>, usize, Vec<u8>);
 
     fn look(messages: &Messages<'_>, seen: &mut Vec<Seen>) {
         for at in 0..messages.len() {
-            let payloads = messages.parts(at).skip(1).map(|payload| payload[0]);
-            seen.push((messages.frames(at, 1).next(), payloads.collect()));
+            let parts = messages.parts(at).skip(1);
+            let payloads = parts.clone().flatten().copied().collect();
+            seen.push((messages.frames(at, 1).next(), parts.count(), payloads));
         }
     }
 
-    #[test]
-    fn messages_repeat_the_one_before_them_also_when_that_has_been_handed_over() {
+    /// Messages of two runs in turns, more than the queue has room for, of which `repeated` more
+    /// with the same payloads may follow.
+    fn two_runs(mut queue: Queue, repeated: usize) -> Vec<Seen> {
         let mut chunks = Chunks::new(2048, 8, 0).unwrap();
         let (first, second) = (frames(&mut chunks, 0..2), frames(&mut chunks, 2..5));
-        let (mut queue, mut seen) = (Queue::default(), Vec::new());
-        // More messages than the queue has room for, of both runs in turns.
+        let mut seen = Vec::new();
         let messages =
             (0..MESSAGES).flat_map(|_| [(&first, false), (&first, true), (&second, false)]);
         for (number, (frames, repeats)) in (0..).zip(messages) {
@@ -337,16 +355,42 @@ mod tests {
                 write: |vnet_header: &mut VnetHeader| vnet_header.single(|_| 42),
                 frames: frames.iter(),
                 repeats,
+                repeated,
             };
             // SAFETY: nothing writes into the chunks before the test ends.
             unsafe { outbox.post(message, &chunks) };
         }
         queue.hand_over(|messages| look(&messages, &mut seen));
+        seen
+    }
+
+    #[track_caller]
+    fn assert_right(seen: &[Seen]) {
         assert_eq!(seen.len(), 3 * MESSAGES);
-        for (number, (counts, payloads)) in (0_u32..).zip(seen) {
+        for (number, (counts, _, payloads)) in (0_u32..).zip(seen) {
             let expected: &[u8] = if number % 3 < 2 { &[0, 1] } else { &[2, 3, 4] };
-            assert_eq!(payloads, expected, "message {number}");
-            assert_eq!(counts, Some((number, expected.len() as u64)));
+            let all = expected.iter().flat_map(|&byte| [byte; 100]);
+            assert_eq!(*payloads, all.collect::<Vec<_>>(), "message {number}");
+            assert_eq!(*counts, Some((number, expected.len() as u64)));
         }
+    }
+
+    #[test]
+    fn messages_repeat_the_one_before_them_also_when_that_has_been_handed_over() {
+        let seen = two_runs(Queue::default(), 0);
+        assert_right(&seen);
+        assert!(seen.iter().all(|(_, parts, _)| *parts > 1));
+    }
+
+    #[test]
+    fn payloads_that_several_messages_have_are_one_piece_as_long_as_there_is_a_place() {
+        let seen = two_runs(Queue::gathering(), 7);
+        assert_right(&seen);
+        let gathered = seen.iter().filter(|(_, parts, _)| *parts == 1).count();
+        // A place for each of ten runs of twenty-two, and again after each hand-over.
+        assert!((MESSAGES..3 * MESSAGES).contains(&gathered), "{gathered}");
+        let few = two_runs(Queue::gathering(), 2);
+        assert_right(&few);
+        assert!(few.iter().all(|(_, parts, _)| *parts > 1), "not worth it");
     }
 }
