@@ -281,7 +281,7 @@ fn received_by(
         chunks,
         flows: flows_by(tx_method, version, flows, outputs),
         batch: Batch::new(FRAMES as usize, OpenRuns::new(flows as usize)),
-        queue: Queue::default(),
+        queue: Queue::with_pieces(),
         ports: match tx_method {
             TxMethod::Xsk => vec![Transmitter::new(Kernel::new(), Mode::Copy).sharing(shares)],
             _ => Vec::new(),

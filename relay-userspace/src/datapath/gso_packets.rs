@@ -28,11 +28,25 @@ pub struct Message<W, F> {
     pub write: W,
     /// The frames whose payloads follow the headers, at most [`super::batch::MAX_JOINED`].
     pub frames: F,
-    /// Whether they are those of the message that was posted to the same outbox right before this
-    /// one, so that what was made of them for that one can be used once more.
+    /// Which messages around it have the same frames.
+    pub in_run: InRun,
+}
+
+/// Which messages of an outbox have the same frames as one of them.
+#[derive(Debug, Clone, Copy)]
+pub struct InRun {
+    /// The one right before it, so that what was made of them for that one can be used once more.
     pub repeats: bool,
-    /// How many messages that repeat them may follow.
-    pub repeated: usize,
+    /// At most so many that follow it.
+    pub may_follow: usize,
+}
+
+impl InRun {
+    /// None.
+    pub const ALONE: Self = Self {
+        repeats: false,
+        may_follow: 0,
+    };
 }
 
 /// Sends the messages of one interface.
@@ -92,29 +106,20 @@ pub fn make<M: Memory>(
             limits,
             memory,
         };
-        let mut place = Place {
-            repeats: false,
-            repeated: mine,
-        };
-        for socket_output in socket_outputs.iter().take(mine) {
-            place.repeated -= 1;
-            place.repeats = if socket_output.template.is_plain() {
-                copies.post(socket_output, AsReceived, place, outbox, stats)
+        let mut repeats = false;
+        for (may_follow, socket_output) in (0..mine).rev().zip(socket_outputs) {
+            let in_run = InRun {
+                repeats,
+                may_follow,
+            };
+            repeats = if socket_output.template.is_plain() {
+                copies.post(socket_output, AsReceived, in_run, outbox, stats)
             } else {
-                copies.post_adapted(socket_output, place, outbox, stats)
+                copies.post_adapted(socket_output, in_run, outbox, stats)
             };
         }
     }
     outbox.finish();
-}
-
-/// The place of a message among those of its run.
-#[derive(Clone, Copy)]
-struct Place {
-    /// See [`Message::repeats`].
-    repeats: bool,
-    /// See [`Message::repeated`].
-    repeated: usize,
 }
 
 /// A run, and what its copies have in common.
@@ -178,14 +183,14 @@ impl<'a, M: Memory> Copies<'a, M> {
         &self,
         socket_output: &SocketOutput,
         fields: F,
-        place: Place,
+        in_run: InRun,
         outbox: &mut impl Outbox<M>,
         stats: &WorkerStats,
     ) -> bool {
         let (run, received) = (self.run, &self.first.received);
         let Some(ttl) = socket_output.template.ttl(received) else {
             self.expire(socket_output, stats);
-            return place.repeats;
+            return in_run.repeats;
         };
         let too_big = self.first.payload_len() > socket_output.max_payload;
         if too_big || (run.count > 1 && !socket_output.joins) {
@@ -219,8 +224,7 @@ impl<'a, M: Memory> Copies<'a, M> {
                     count: run.count,
                     write,
                     frames,
-                    repeats: place.repeats,
-                    repeated: place.repeated,
+                    in_run,
                 },
                 self.memory,
             );
@@ -234,16 +238,16 @@ impl<'a, M: Memory> Copies<'a, M> {
     fn post_adapted(
         &self,
         socket_output: &SocketOutput,
-        place: Place,
+        in_run: InRun,
         outbox: &mut impl Outbox<M>,
         stats: &WorkerStats,
     ) -> bool {
         let fields = &socket_output.template;
         if fields.keeps().nothing() {
-            self.post(socket_output, fields, place, outbox, stats)
+            self.post(socket_output, fields, in_run, outbox, stats)
         } else {
             let adapted = socket_output.keeping(&self.run.kept(self.frames));
-            self.post(&adapted, fields, place, outbox, stats)
+            self.post(&adapted, fields, in_run, outbox, stats)
         }
     }
 
@@ -285,8 +289,7 @@ impl<'a, M: Memory> Copies<'a, M> {
                     count: 1,
                     write,
                     frames: std::iter::once(frame),
-                    repeats: false,
-                    repeated: 0,
+                    in_run: InRun::ALONE,
                 },
                 self.memory,
             );
@@ -329,8 +332,7 @@ impl<'a, M: Memory> Copies<'a, M> {
                             count,
                             write,
                             frames: part,
-                            repeats: false,
-                            repeated: 0,
+                            in_run: InRun::ALONE,
                         },
                         self.memory,
                     );

@@ -13,9 +13,9 @@
 //! `poll`; and `send` for an output that has refused copies.
 
 pub mod egress;
-mod gathered;
 mod kick;
 pub mod local_frames;
+mod pieces;
 mod port;
 pub mod port_change;
 pub mod receive;

@@ -48,7 +48,7 @@ unsafe impl Send for SendSlots {}
 
 impl std::fmt::Debug for SendSlots {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Flights")
+        f.debug_struct("SendSlots")
             .field("in_flight", &self.in_flight())
             .finish_non_exhaustive()
     }
@@ -149,7 +149,7 @@ impl SendSlots {
             message.msg_iovlen = 1 + gather(rest.get_mut(..1)?, held, new.frames, buffers);
             return Some(message);
         }
-        self.gather_many(slot, new.repeats, new.frames, buffers)
+        self.gather_many(slot, new.in_run.repeats, new.frames, buffers)
     }
 
     /// Fills a slot with many payloads, with those of the slot that was filled so last, if it
@@ -297,7 +297,10 @@ fn gather<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::batch::fixture::{Numbered, PAYLOAD_AT, numbered};
+    use crate::datapath::{
+        batch::fixture::{Numbered, PAYLOAD_AT, numbered},
+        gso_packets::InRun,
+    };
 
     /// Frames in buffers of their own, each with a payload that is full of its number.
     fn frames(buffers: &mut Buffers, numbers: std::ops::Range<u8>) -> Vec<Frame<Held>> {
@@ -323,8 +326,10 @@ mod tests {
             count: frames.len() as u16,
             write: |vnet_header: &mut VnetHeader| vnet_header.single(|_| 42),
             frames: frames.iter(),
-            repeats,
-            repeated: 0,
+            in_run: InRun {
+                repeats,
+                ..InRun::ALONE
+            },
         };
         slots.fill(slot, message, buffers).unwrap();
         let payloads = slots.parts(slot).skip(1).map(|payload| payload[0]);

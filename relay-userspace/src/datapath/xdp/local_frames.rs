@@ -22,7 +22,7 @@ use crate::{
         batch::{Frame, Memory as _},
         error::SetupError,
         flow_table::Flows,
-        gso_packets::Message,
+        gso_packets::{InRun, Message},
         slots::Slots,
         stats::WorkerStats,
         vnet_header::VnetHeader,
@@ -209,8 +209,7 @@ impl LocalFrames {
                     vnet_header.as_received(headers, frame.received.has_partial_checksum())
                 },
                 frames: std::iter::once(frame),
-                repeats: false,
-                repeated: 0,
+                in_run: InRun::ALONE,
             };
             // SAFETY: the batch is borrowed, and nothing writes into its chunks, until the queue
             // has been handed over below.

@@ -1,9 +1,9 @@
 //! Messages for `sendmmsg`, laid out in memory that is allocated once.
 //!
-//! A message is a [`VnetHeader`] and the payloads that follow it, each where it was received. A
-//! [`Queue`] collects messages and hands them over as [`Messages`]; it knows nothing of sockets.
-//! The caller of [`Queue::push`] guarantees that the payloads stay valid until the queue has been
-//! handed over.
+//! A message is a [`VnetHeader`] and the payloads that follow it, each where it was received, or
+//! all in one of the queue's [`Pieces`]. A [`Queue`] collects messages and hands them over as
+//! [`Messages`]; it knows nothing of sockets. The caller of [`Queue::push`] guarantees that the
+//! payloads stay valid until the queue has been handed over.
 
 use std::{
     ops::Range,
@@ -12,7 +12,7 @@ use std::{
 
 use nix::errno::Errno;
 
-use super::{gathered::Gathered, umem::Chunks};
+use super::{pieces::Pieces, umem::Chunks};
 use crate::{
     datapath::{
         batch::{Frame, MAX_JOINED, Memory},
@@ -39,7 +39,7 @@ pub struct Queue {
     parts_used: usize,
     /// The payloads of the message pushed last, among the parts.
     last_payloads: Range<usize>,
-    gathered: Gathered,
+    pieces: Pieces,
 }
 
 // SAFETY: the pointers in `parts` and `messages` lead into the boxes of the same `Queue`, or to
@@ -70,16 +70,16 @@ impl Default for Queue {
             len: 0,
             parts_used: 0,
             last_payloads: 0..0,
-            gathered: Gathered::default(),
+            pieces: Pieces::default(),
         }
     }
 }
 
 impl Queue {
-    /// An empty queue that gathers the payloads of runs with several outputs.
-    pub fn gathering() -> Self {
+    /// An empty queue that brings the payloads of runs with several outputs into one piece.
+    pub fn with_pieces() -> Self {
         Self {
-            gathered: Gathered::with_memory(),
+            pieces: Pieces::with_memory(),
             ..Self::default()
         }
     }
@@ -123,13 +123,13 @@ impl Queue {
         let used = if new.count == 1 {
             fill(rest.get_mut(..1).unwrap_or_default(), new.frames, chunks)
         } else {
-            let again = new.repeats.then(|| self.last_payloads.clone());
+            let again = new.in_run.repeats.then(|| self.last_payloads.clone());
             let mut used = fill_many(&mut self.parts, at + 1, again, new.frames, chunks);
-            if !new.repeats {
+            if !new.in_run.repeats {
                 let parts = self.parts.get_mut(at + 1..at + 1 + used);
                 // SAFETY: they were made just now, of payloads that stay until the queue has been
                 // handed over.
-                used = unsafe { self.gathered.take(parts.unwrap_or_default(), new.repeated) };
+                used = unsafe { self.pieces.join(parts.unwrap_or_default(), new.in_run) };
             }
             self.last_payloads = at + 1..at + 1 + used;
             used
@@ -151,7 +151,7 @@ impl Queue {
         {
             take(Messages { messages, counts });
         }
-        self.gathered.handed_over();
+        self.pieces.handed_over();
     }
 }
 
@@ -311,6 +311,7 @@ mod tests {
     use super::*;
     use crate::datapath::{
         batch::fixture::{Numbered, PAYLOAD_AT, numbered},
+        gso_packets::InRun,
         xdp::umem::Chunk,
     };
 
@@ -335,15 +336,17 @@ mod tests {
         }
     }
 
-    /// Messages of two runs in turns, more than the queue has room for, of which `repeated` more
-    /// with the same payloads may follow.
-    fn two_runs(mut queue: Queue, repeated: usize) -> Vec<Seen> {
+    /// What `queue` hands over of these messages, each of one of two runs, and whether it repeats
+    /// the one before it. Each may be followed by `may_follow` more with the same payloads.
+    fn handed_over(
+        mut queue: Queue,
+        may_follow: usize,
+        messages: impl Iterator<Item = (usize, bool)> + Clone,
+    ) -> Vec<Seen> {
         let mut chunks = Chunks::new(2048, 8, 0).unwrap();
-        let (first, second) = (frames(&mut chunks, 0..2), frames(&mut chunks, 2..5));
+        let runs = [frames(&mut chunks, 0..2), frames(&mut chunks, 2..5)];
         let mut seen = Vec::new();
-        let messages =
-            (0..MESSAGES).flat_map(|_| [(&first, false), (&first, true), (&second, false)]);
-        for (number, (frames, repeats)) in (0..).zip(messages) {
+        for (number, (run, repeats)) in (0..).zip(messages.clone()) {
             let mut outbox = HandOver {
                 queue: &mut queue,
                 limits: GsoLimits::default(),
@@ -351,46 +354,54 @@ mod tests {
             };
             let message = Message {
                 output: number,
-                count: frames.len() as u16,
+                count: runs[run].len() as u16,
                 write: |vnet_header: &mut VnetHeader| vnet_header.single(|_| 42),
-                frames: frames.iter(),
-                repeats,
-                repeated,
+                frames: runs[run].iter(),
+                in_run: InRun {
+                    repeats,
+                    may_follow,
+                },
             };
             // SAFETY: nothing writes into the chunks before the test ends.
             unsafe { outbox.post(message, &chunks) };
         }
         queue.hand_over(|messages| look(&messages, &mut seen));
-        seen
-    }
-
-    #[track_caller]
-    fn assert_right(seen: &[Seen]) {
-        assert_eq!(seen.len(), 3 * MESSAGES);
-        for (number, (counts, _, payloads)) in (0_u32..).zip(seen) {
-            let expected: &[u8] = if number % 3 < 2 { &[0, 1] } else { &[2, 3, 4] };
+        assert_eq!(seen.len(), messages.clone().count());
+        for ((number, (run, _)), (counts, _, payloads)) in (0..).zip(messages).zip(&seen) {
+            let expected = [&[0, 1][..], &[2, 3, 4]][run];
             let all = expected.iter().flat_map(|&byte| [byte; 100]);
             assert_eq!(*payloads, all.collect::<Vec<_>>(), "message {number}");
             assert_eq!(*counts, Some((number, expected.len() as u64)));
         }
+        seen
+    }
+
+    /// Messages of both runs in turns, more than the queue has room for.
+    fn in_turns() -> impl Iterator<Item = (usize, bool)> + Clone {
+        (0..MESSAGES).flat_map(|_| [(0, false), (0, true), (1, false)])
     }
 
     #[test]
     fn messages_repeat_the_one_before_them_also_when_that_has_been_handed_over() {
-        let seen = two_runs(Queue::default(), 0);
-        assert_right(&seen);
+        let seen = handed_over(Queue::default(), 0, in_turns());
         assert!(seen.iter().all(|(_, parts, _)| *parts > 1));
     }
 
     #[test]
-    fn payloads_that_several_messages_have_are_one_piece_as_long_as_there_is_a_place() {
-        let seen = two_runs(Queue::gathering(), 7);
-        assert_right(&seen);
-        let gathered = seen.iter().filter(|(_, parts, _)| *parts == 1).count();
-        // A place for each of ten runs of twenty-two, and again after each hand-over.
-        assert!((MESSAGES..3 * MESSAGES).contains(&gathered), "{gathered}");
-        let few = two_runs(Queue::gathering(), 2);
-        assert_right(&few);
+    fn payloads_that_several_messages_have_are_one_piece_as_long_as_one_is_free() {
+        let seen = handed_over(Queue::with_pieces(), 7, in_turns());
+        let joined = seen.iter().filter(|(_, parts, _)| *parts == 1).count();
+        // One for each of ten runs of twenty-two, and again after each hand-over.
+        assert!((MESSAGES..3 * MESSAGES).contains(&joined), "{joined}");
+        let few = handed_over(Queue::with_pieces(), 2, in_turns());
         assert!(few.iter().all(|(_, parts, _)| *parts > 1), "not worth it");
+    }
+
+    #[test]
+    fn a_piece_that_was_handed_over_is_not_overwritten_while_messages_repeat_it() {
+        let full = (0..MESSAGES).map(|at| (0, at > 0));
+        let messages = full.chain([(0, true), (1, false), (1, true)]);
+        let seen = handed_over(Queue::with_pieces(), 7, messages);
+        assert!(seen.iter().all(|(_, parts, _)| *parts == 1));
     }
 }

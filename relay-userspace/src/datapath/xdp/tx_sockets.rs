@@ -29,7 +29,7 @@ impl TxSockets {
     pub fn new(tx_sockets: Vec<TxSocket>) -> Self {
         Self {
             tx_sockets,
-            queue: Queue::gathering(),
+            queue: Queue::with_pieces(),
         }
     }
 
