@@ -1,7 +1,7 @@
 //! Messages for `sendmmsg`, laid out in memory that is allocated once.
 //!
 //! A message is a [`VnetHeader`] and the payloads that follow it, each where it was received, or
-//! all in one of the queue's [`Pieces`]. A [`Queue`] collects messages and hands them over as
+//! all in one of the queue's `Pieces`. A [`Queue`] collects messages and hands them over as
 //! [`Messages`]; it knows nothing of sockets. The caller of [`Queue::push`] guarantees that the
 //! payloads stay valid until the queue has been handed over.
 
