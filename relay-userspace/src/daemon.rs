@@ -35,5 +35,6 @@ mod watcher;
 
 pub use self::{
     error::RunError,
+    file_watch::FileWatch,
     service::{Ended, Service, Settings},
 };

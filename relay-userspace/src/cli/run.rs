@@ -11,8 +11,8 @@ use crate::{
     config,
     control::{ControlError, Server, SocketOptions},
     daemon::{
-        Ended, RunError, Service, Settings,
-        requests::{self, Handle, Mailbox},
+        Ended, FileWatch, RunError, Service, Settings,
+        requests::{self, Handle},
     },
     observe::{log_line::Pace, report::Report},
 };
@@ -66,6 +66,8 @@ pub fn run(options: &RunOptions) -> anyhow::Result<()> {
     let (handle, mailbox) = requests::pair().context("cannot open an eventfd")?;
     // Before the rules are read, so that a relay of the same name is found at once.
     let (server, without) = serve(handle, options)?;
+    // Before the rules are read, so that no change of the file is missed.
+    let file_watch = options.watch.then(|| FileWatch::start(&options.file));
     let document = config::load(&options.file)?;
     let settings = Settings {
         file: options.file.clone(),
@@ -76,9 +78,12 @@ pub fn run(options: &RunOptions) -> anyhow::Result<()> {
         } else {
             Pace::Summary
         },
-        watch: options.watch,
     };
-    let ended = run_and_report(document, &settings, mailbox, without, options.json);
+    let run = || {
+        let service = Service::start(document, &settings, mailbox, file_watch)?;
+        run_and_report(service, without, options.json)
+    };
+    let ended = run();
     drop(server);
     ended.map_err(|error| match error {
         RunError::Rules(mistakes) => mistakes.into(),
@@ -106,13 +111,10 @@ fn serve(
 }
 
 fn run_and_report(
-    document: config::Document,
-    settings: &Settings,
-    mailbox: Mailbox,
+    service: Service,
     without: Option<ControlError>,
     json: bool,
 ) -> Result<(), RunError> {
-    let service = Service::start(document, settings, mailbox)?;
     if let Some(error) = without {
         warn!(
             "{error}. This relay runs without a control socket; `--name` or `--control` gives it \

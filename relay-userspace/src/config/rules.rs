@@ -36,6 +36,24 @@ pub struct Rule {
     pub outputs: Vec<Output>,
 }
 
+impl Rule {
+    /// Whether the other one is the same, enabled or not.
+    #[must_use]
+    pub fn is_but_for_enabled(&self, other: &Self) -> bool {
+        let Self {
+            name,
+            enabled: _,
+            input,
+            limit,
+            outputs,
+        } = self;
+        *name == other.name
+            && *input == other.input
+            && *limit == other.limit
+            && *outputs == other.outputs
+    }
+}
+
 /// The datagrams that a rule takes, and how they get here.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Input {

@@ -54,19 +54,20 @@ impl Desired {
         unicast.map(|matches| matches.group.address()).collect()
     }
 
-    /// The names of the rules that were added by command.
+    /// The names of the rules that were added by command, also under a name that the file has.
     #[must_use]
     pub fn added(&self) -> BTreeSet<&str> {
         let of_file = by_name(&self.file);
-        let rules = self.rules.rules.rules.iter();
-        rules
-            .map(|rule| rule.name.as_str())
-            .filter(|name| !of_file.contains_key(name))
-            .collect()
+        let is_added = |rule: &&Rule| {
+            let of_file = of_file.get(rule.name.as_str());
+            of_file.is_none_or(|before| !before.is_but_for_enabled(rule))
+        };
+        let rules = self.rules.rules.rules.iter().filter(is_added);
+        rules.map(|rule| rule.name.as_str()).collect()
     }
 
-    /// What a reload of `file` would discard: one text per rule that was added, removed, enabled or
-    /// disabled by command, and that `file` does not have so.
+    /// What a reload of `file` would discard: one text per rule that was added, removed, replaced by
+    /// another one of its name, enabled or disabled by command, and that `file` does not have so.
     #[must_use]
     pub fn discarded_by(&self, file: &Document) -> Vec<String> {
         let (of_file, now) = (by_name(&self.file), by_name(&self.rules));
@@ -81,6 +82,7 @@ impl Desired {
                 None => "added",
                 Some(before) if before.enabled && !rule.enabled => "disabled",
                 Some(before) if !before.enabled && rule.enabled => "enabled",
+                Some(before) if *before != rule => "replaced",
                 Some(_) => continue,
             };
             if next.get(name).is_none_or(|next| *next != rule) {
@@ -134,4 +136,32 @@ impl Desired {
 fn by_name(document: &Document) -> HashMap<&str, &Rule> {
     let rules = document.rules.rules.iter();
     rules.map(|rule| (rule.name.as_str(), rule)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(outputs: u8) -> Document {
+        let text = format!(
+            "[[rules]]\nname = \"a\"\n\
+             input = {{ interface = \"in0\", group = \"239.1.1.1\", port = 5001 }}\n\
+             outputs = [{{ interface = \"out0\", group = \"239.2.2.{outputs}\", port = 5002 }}]\n"
+        );
+        config::parse("relay.toml", &text).unwrap()
+    }
+
+    #[test]
+    fn a_rule_that_was_replaced_under_its_name_is_not_discarded_without_a_word() {
+        let (file, other) = (document(1), document(2));
+        let of_file = Desired::of(file.clone());
+        assert_eq!(of_file.discarded_by(&other), Vec::<String>::new());
+        let replaced = of_file.without("a").unwrap().with(&other).unwrap();
+        assert_eq!(replaced.discarded_by(&file), ["a (replaced)"]);
+        assert_eq!(replaced.discarded_by(&other), Vec::<String>::new());
+        assert_eq!(replaced.added(), BTreeSet::from(["a"]));
+        let disabled = of_file.with_enabled("a", false).unwrap();
+        assert_eq!(disabled.discarded_by(&file), ["a (disabled)"]);
+        assert_eq!(disabled.added(), BTreeSet::new());
+    }
 }

@@ -39,6 +39,8 @@ pub enum OnRefusal {
 /// How often the relay looks whether another one has released an interface that it waits for: so
 /// one that stands by takes over at once.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long after the kernel did not answer the relay asks again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// The most lines about what waits that one change logs.
 const SHOWN: usize = 10;
 
@@ -55,6 +57,8 @@ pub struct State {
     held: BTreeMap<String, u32>,
     /// When to look next whether it has released one.
     look_at: Instant,
+    /// When to ask the kernel again, which did not answer.
+    ask_again: Option<Instant>,
 }
 
 impl State {
@@ -71,6 +75,7 @@ impl State {
             backoff: Backoff::default(),
             held: BTreeMap::new(),
             look_at: Instant::now(),
+            ask_again: None,
             desired,
         }
     }
@@ -78,8 +83,14 @@ impl State {
     /// Asks the kernel anew about every interface that a rule names. What the kernel refused on an
     /// interface may be tried again if that has changed since: a rung of the ladder if something
     /// has changed that the refusal may depend on, and the interface as a whole after any change.
+    /// Where the kernel does not answer, what was known stands, and the relay asks again soon.
     pub fn refresh(&mut self) {
-        let mut facts = this_machine::host_facts(self.desired.rules(), &self.running.in_use());
+        let facts = this_machine::host_facts(self.desired.rules(), &self.running.in_use());
+        self.ask_again = facts.refusal().map(|refusal| {
+            warn!("{refusal}; what is known of the interfaces stands, and the relay asks again");
+            Instant::now() + ASK_AGAIN
+        });
+        let mut facts = facts.or_known(&self.facts);
         facts.bystanders.leave_out(self.running.joined());
         facts.bystanders.leave_out_ports(self.running.held_ports());
         self.keep_followed(&mut facts);
@@ -273,11 +284,12 @@ impl State {
     /// When interfaces may be tried again.
     pub fn next_retry(&self) -> Option<Instant> {
         let look_at = (!self.held.is_empty()).then_some(self.look_at);
-        look_at.into_iter().chain(self.backoff.next()).min()
+        let others = [look_at, self.ask_again, self.backoff.next()];
+        others.into_iter().flatten().min()
     }
 
     /// Lets interfaces be tried again whose time has come, and those that another relay has
-    /// released. False if there is none.
+    /// released. False if there is none, and the kernel need not be asked again either.
     pub fn retry_due(&mut self, now: Instant) -> bool {
         let mut due = self.backoff.due(now);
         if !self.held.is_empty() && self.look_at <= now {
@@ -291,7 +303,8 @@ impl State {
         self.held.retain(|name, _| !due.contains(name));
         let unavailable = &mut self.constraints.unavailable;
         unavailable.retain(|refusal| !due.contains(&refusal.interface));
-        !due.is_empty()
+        let ask_again = self.ask_again.take_if(|at| *at <= now).is_some();
+        ask_again || !due.is_empty()
     }
 
     /// Forgets the failures of interfaces that are in use now, or that no rule wants any more.

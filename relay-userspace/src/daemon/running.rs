@@ -44,6 +44,8 @@ use crate::{
 pub struct Running {
     /// The plan that runs.
     pub plan: Arc<Plan>,
+    /// A change began and did not end: what runs is not quite what the plan says.
+    torn: bool,
     /// The paths of its interfaces.
     pub paths: List<InterfaceId, FramePath>,
     /// In the order in which they were started. Their sockets must be closed before `kernel` is
@@ -103,6 +105,7 @@ impl Running {
     pub fn nothing() -> Self {
         Self {
             plan: Arc::default(),
+            torn: false,
             paths: List::from(Vec::new()),
             workers: Vec::new(),
             kernel: Kernel::new(),

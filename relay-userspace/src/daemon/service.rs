@@ -42,6 +42,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 const REPLACED: Duration = Duration::from_secs(1);
 /// How long after a failure that is about no interface the relay tries again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long requests are answered before the main loop looks at everything else.
+const ANSWERING: Duration = Duration::from_millis(50);
 
 /// How the relay runs.
 #[derive(Debug, Clone)]
@@ -54,8 +56,6 @@ pub struct Settings {
     pub strict: bool,
     /// When the log has a line about the counters.
     pub pace: Pace,
-    /// Whether a replaced rule file is reloaded by itself.
-    pub watch: bool,
 }
 
 /// A running relay.
@@ -69,6 +69,8 @@ pub struct Service {
     manager: ServiceManager,
     watchdog: Watchdog,
     file_watch: Option<FileWatch>,
+    /// The rule file has changed, and is still to be read.
+    file_changed: bool,
     signals: Signals,
     mailbox: Mailbox,
     /// When to look at the interfaces anew.
@@ -92,7 +94,8 @@ pub struct Ended {
 }
 
 impl Service {
-    /// Brings the rules of `document` up as far as the host offers what they need.
+    /// Brings the rules of `document` up as far as the host offers what they need. `file_watch`
+    /// began before the document was read, if a replaced rule file shall be reloaded by itself.
     ///
     /// # Errors
     ///
@@ -102,6 +105,7 @@ impl Service {
         document: Document,
         settings: &Settings,
         mailbox: Mailbox,
+        file_watch: Option<FileWatch>,
     ) -> Result<Self, RunError> {
         let mut state = State::new(Desired::of(document), settings.forced);
         privileges::check_at_start(settings.forced)?;
@@ -125,7 +129,8 @@ impl Service {
             observer: Observer::new(settings.pace),
             watchdog: Watchdog::new(manager.interval()),
             manager,
-            file_watch: settings.watch.then(|| FileWatch::start(&settings.file)),
+            file_watch,
+            file_changed: false,
             signals,
             mailbox,
             refresh_at: None,
@@ -237,9 +242,7 @@ impl Service {
             self.commands.take_back(&mut self.state, &self.signals);
             self.changed();
         }
-        if self.file_watch.as_mut().is_some_and(FileWatch::changed) {
-            self.reload("the rule file has changed");
-        }
+        self.watch_file();
         let retry = self.state.retry_due(now);
         if retry || self.refresh_at.is_some_and(|at| at <= now) {
             self.refresh_at = None;
@@ -327,6 +330,24 @@ impl Service {
         }
     }
 
+    /// Reloads the rule file if it has changed. While a change waits for its confirmation a reload
+    /// would be refused, so it comes after that.
+    fn watch_file(&mut self) {
+        let changed = self.file_watch.as_mut().is_some_and(FileWatch::changed);
+        let waits = self.commands.confirm_by().is_some();
+        if changed && waits {
+            info!(
+                "the rule file has changed; it is read once the last change is confirmed or taken \
+                 back"
+            );
+        }
+        self.file_changed |= changed;
+        if self.file_changed && !waits {
+            self.file_changed = false;
+            self.reload("the rule file has changed");
+        }
+    }
+
     /// Looks at the interfaces anew, and adapts what runs.
     fn refresh(&mut self) {
         self.before_change();
@@ -357,9 +378,13 @@ impl Service {
         self.changed();
     }
 
-    /// Answers the requests that wait, one after the other.
+    /// Answers the requests that wait, one after the other, for a while: whoever asks without end
+    /// must not keep signals and the watchdog waiting. The mailbox rings for those that are left.
     fn answer(&mut self) {
-        while let Some((request, reply)) = self.mailbox.take() {
+        let began = Instant::now();
+        while began.elapsed() < ANSWERING
+            && let Some((request, reply)) = self.mailbox.take()
+        {
             if matches!(request, Request::Stop) {
                 info!("a command asks for the end");
                 reply(Ok(Answer::Stopping));

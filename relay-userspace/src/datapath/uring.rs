@@ -74,8 +74,10 @@ const LATE: Duration = Duration::from_millis(2);
 /// More frames than an RX socket holds. It holds 16 MiB, and the kernel counts more than 512 bytes
 /// for the shortest frame (`SKB_TRUESIZE`, include/linux/skbuff.h).
 const SOCKET_HOLDS: u64 = (16 << 20) / 512;
-/// How often in a row the receive may end without a frame before the worker sleeps in between.
+/// How often in a row the receive may end without a frame before the worker sleeps in between, and
+/// for how long.
 const PATIENCE: u32 = 8;
+const FAILED: Duration = Duration::from_millis(1);
 
 /// One forwarding thread's state: ring, buffers, flows.
 #[derive(Debug)]
@@ -193,6 +195,9 @@ impl UringWorker {
                 {
                     std::hint::spin_loop();
                 }
+            } else if self.ring.must_arm() {
+                // Nothing is received meanwhile, so nothing would end the sleep.
+                std::thread::sleep(FAILED);
             } else if tx_socket::any_waits(self.ring.tx_sockets()) {
                 self.sleep(WAITING);
             } else {

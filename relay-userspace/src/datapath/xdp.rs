@@ -244,6 +244,10 @@ impl XdpWorker {
                 if !(took_all_it_may && batch.wants(BATCH)) {
                     break;
                 }
+                // More than a round's frames: the kernel needs chunks for the next ones now.
+                if let Some(port) = ports.get_mut(input.port) {
+                    let _ = port.refill(chunks);
+                }
             }
             self.tx_sockets.send(batch, flows, chunks, stats);
             if let Some(local) = flows.local() {

@@ -200,6 +200,28 @@ pub struct HostFacts {
     pub routes: HashMap<Destination, RouteAnswer>,
 }
 
+impl HostFacts {
+    /// The kernel's refusal, if it told nothing about the interfaces.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&HostError> {
+        let mut failures = self.failures.iter();
+        failures.find(|failure| matches!(failure, HostError::Refused { .. }))
+    }
+
+    /// What was known `before` in the place of what the kernel did not tell. What it did not tell
+    /// about interfaces that were not known stays a failure.
+    #[must_use]
+    pub fn or_known(self, before: &Self) -> Self {
+        if self.refusal().is_none() {
+            return self;
+        }
+        let unknown = |failure: &HostError| !before.interfaces.contains_key(failure.name());
+        let mut known = before.clone();
+        known.failures = self.failures.into_iter().filter(unknown).collect();
+        known
+    }
+}
+
 /// What the kernel's routing decides on, with an interface as rules know it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Destination {

@@ -6,8 +6,9 @@
 //! need; then new workers and new ports are bound, and the kept workers get their new tables; and
 //! only then the kernel matches what is new ([`super::flows`]). Groups of an interface that gets
 //! the XDP program are joined when it has it, because that resets some NICs. A step that the kernel
-//! refuses ends the change with an error. What runs is then less than before, but whole, and the
-//! next call goes on from there, to the former plan or to another one.
+//! refuses ends the change with an error. What runs is then something between both plans, and the
+//! next call goes all the way from there, to the former plan or to another one: claims, groups,
+//! programs and limits that only the refused plan wanted are given back then.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,7 +53,7 @@ impl Running {
         let whole = self.open.len() == next.key_count()
             && self.is_attached_for(next)
             && (local_input(next).is_none() || self.kernel.local_device().is_some());
-        if all_kept && whole && next.runs_as(&self.plan) {
+        if !self.torn && all_kept && whole && next.runs_as(&self.plan) {
             return Ok(Applied {
                 kept: self.workers.len(),
                 ..Applied::default()
@@ -64,6 +65,7 @@ impl Running {
         if next.is_on(Backend::IoUring) && matched.kept.contains(&None) {
             probe(next)?;
         }
+        self.torn = true;
         // That takes a while, so nothing waits for it: no rule pauses yet, and where another relay
         // still holds an input, the programs are there when it ends.
         self.kernel.expect_limits(next.limits());
@@ -134,6 +136,7 @@ impl Running {
         self.settle();
         self.paths = self.paths_of(next, &keys);
         self.plan = Arc::clone(next);
+        self.torn = false;
         Ok(applied)
     }
 

@@ -10,6 +10,7 @@ mod loops;
 mod mappings;
 mod matches;
 mod ports;
+mod refused;
 mod rounds;
 mod rule_file;
 mod unicast;

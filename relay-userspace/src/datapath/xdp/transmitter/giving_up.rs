@@ -42,6 +42,8 @@ impl<R: Rings> Transmitter<R> {
     /// At the end, counts the frames that the kernel never took. In zero copy the device may still
     /// read their chunks; in copy mode they are free.
     pub fn abandon(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
+        // A device takes frames when it likes, also after the last kick.
+        self.settle(stats, false);
         match self.mode {
             Mode::Copy => self.give_up(home, stats, Dropped::UnsentAtExit),
             Mode::ZeroCopy => {
@@ -58,6 +60,7 @@ impl<R: Rings> Transmitter<R> {
             Device::Gone => Dropped::DeviceRefused,
             Device::Ready | Device::Down => Dropped::UnsentAtExit,
         };
+        self.settle(stats, false);
         match self.mode {
             Mode::Copy => self.give_up(home, stats, reason),
             Mode::ZeroCopy => {

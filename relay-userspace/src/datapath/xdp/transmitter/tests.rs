@@ -604,3 +604,21 @@ fn a_port_that_stays_full_is_kicked_once_a_round() {
     let calls = setup.transmitter.rings.calls - before;
     assert!(calls <= 2, "{calls}: for room, and at the end");
 }
+
+/// The device takes frames when it likes: also between the last kick and the end.
+#[test]
+fn in_zero_copy_what_the_device_took_after_the_last_kick_counts_as_sent_at_the_end() {
+    type End = fn(&mut Transmitter<ZeroCopy>, &mut Came, &[OutputStats]);
+    let ends: [End; 2] = [Transmitter::abandon, Transmitter::leave];
+    for end in ends {
+        let mut setup = zero_copy(3, false);
+        setup.round(5);
+        setup.transmitter.rings.transmit();
+        setup.transmitter.reap(&mut setup.home);
+        end(&mut setup.transmitter, &mut setup.home, &setup.stats);
+        let unsent = sum(&setup.stats, |output| {
+            dropped(output, Dropped::UnsentAtExit)
+        });
+        assert_eq!((setup.sent(), unsent), (3, 2));
+    }
+}
