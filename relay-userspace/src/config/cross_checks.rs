@@ -3,7 +3,12 @@
 //!
 //! Checks of single values are in [`super::tables`] and [`super::values`].
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
+
+use relay_common::abi::MAX_SHAPED;
 
 use super::{
     MAX_MEMBERSHIPS, Place,
@@ -12,7 +17,7 @@ use super::{
     equals,
     fed_rules::FedRules,
     mistake::{Collector, quoted},
-    rules::{Destination, Input},
+    rules::{Destination, Input, PortMatch},
 };
 
 /// Adds every mistake that only several values of the draft together show.
@@ -22,6 +27,7 @@ pub(super) fn check<'d>(draft: &'d Draft, found: &mut Collector<'_>) {
     names(draft, found);
     equal_inputs(draft, &inputs, found);
     memberships(draft, &inputs, found);
+    entries(draft, &inputs, found);
     let fed_rules = FedRules::new(&inputs);
     outputs(draft, &fed_rules, found);
     cycles(draft, &fed_rules, found);
@@ -120,6 +126,54 @@ pub(super) fn too_many_memberships(rule: &str) -> (String, &'static str) {
         ),
         "add `join = false` where the network delivers the groups by itself, or split the rules \
          over several relays",
+    )
+}
+
+/// Refuses more inputs than the tables of the kernel programs have room for.
+fn entries(draft: &Draft, inputs: &[Option<&Input>], found: &mut Collector<'_>) {
+    let beyond = first_beyond_the_tables(inputs);
+    if let Some(rule) = beyond.and_then(|beyond| draft.rules.get(beyond)) {
+        let input = rule.input.as_ref().map(|(input, _)| input.place);
+        let (cause, remedy) = too_many_entries(&rule.label);
+        found.add(input.unwrap_or(rule.place), cause, remedy);
+    }
+}
+
+/// The first input with which all up to it surely have more entries than the tables have room for.
+/// A range of ports may take more than the one that is counted here.
+pub(super) fn first_beyond_the_tables(inputs: &[Option<&Input>]) -> Option<usize> {
+    let mut left = [MAX_SHAPED as usize; 2];
+    inputs.iter().position(|input| {
+        let Some(matches) = input.map(|input| &input.matches) else {
+            return false;
+        };
+        let is_exact = matches.group.is_one()
+            && matches.sources.is_empty()
+            && matches!(matches.ports, PortMatch::One(_));
+        let [of_v4, of_v6] = &mut left;
+        let left = match matches.group.address() {
+            IpAddr::V4(_) => of_v4,
+            IpAddr::V6(_) => of_v6,
+        };
+        let entries = matches.sources.len().max(1);
+        match left.checked_sub(if is_exact { 0 } else { entries }) {
+            Some(less) => {
+                *left = less;
+                false
+            }
+            None => true,
+        }
+    })
+}
+
+/// What is wrong with the rule of that input, and what to do.
+pub(super) fn too_many_entries(rule: &str) -> (String, &'static str) {
+    (
+        format!(
+            "the rules up to {rule} match by more than {MAX_SHAPED} sources, prefixes and ranges of \
+             ports of one IP version, as many as one relay has room for"
+        ),
+        "leave sources out, or split the rules over several relays",
     )
 }
 

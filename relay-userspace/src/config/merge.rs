@@ -9,7 +9,7 @@ use super::{
     Document, MAX_RULES, Mistake, Mistakes, RulePlaces, Spot,
     cross_checks::{
         MAKE_ONE_MORE_SPECIFIC, equally_specific, first_beyond_the_memberships,
-        too_many_memberships,
+        first_beyond_the_tables, too_many_entries, too_many_memberships,
     },
     cycles::{self, Edge, circle},
     equals,
@@ -44,6 +44,7 @@ pub fn merge(base: &Document, fragment: &Document) -> Result<Document, Mistakes>
     let inputs: Vec<Option<&Input>> = rules.iter().map(|(rule, _)| Some(&rule.input)).collect();
     equal_inputs(&rules, first_new, &inputs, &mut mistakes);
     memberships(&rules, &inputs, &mut mistakes);
+    entries(&rules, &inputs, &mut mistakes);
     circles(&rules, first_new, &inputs, &mut mistakes);
     let mut merged = base.clone();
     tables(&mut merged, fragment, &mut mistakes);
@@ -125,6 +126,15 @@ fn memberships(
     let beyond = first_beyond_the_memberships(inputs);
     if let Some((rule, places)) = beyond.and_then(|beyond| rules.get(beyond)) {
         let (cause, remedy) = too_many_memberships(&format!("rule `{}`", quoted(&rule.name)));
+        add(mistakes, places.spot(places.input), cause, remedy);
+    }
+}
+
+/// Refuses more inputs than the tables of the kernel programs have room for.
+fn entries(rules: &[(&Rule, &RulePlaces)], inputs: &[Option<&Input>], mistakes: &mut Vec<Mistake>) {
+    let beyond = first_beyond_the_tables(inputs);
+    if let Some((rule, places)) = beyond.and_then(|beyond| rules.get(beyond)) {
+        let (cause, remedy) = too_many_entries(&format!("rule `{}`", quoted(&rule.name)));
         add(mistakes, places.spot(places.input), cause, remedy);
     }
 }

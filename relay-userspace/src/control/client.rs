@@ -216,8 +216,9 @@ impl Client {
             return Err(ClientError::TooLarge { bytes });
         }
         match self.stream.write_all(&message) {
-            // The relay may have refused the client, and closed: its reply says so.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            // The relay may have refused the client, and closed: its reply says so. The kernel says
+            // the one or the other, as the relay had read all that was sent or had not.
+            Err(error) if is_closed(&error) => Ok(()),
             result => result.map_err(|error| self.connection(error)),
         }
     }
@@ -273,6 +274,17 @@ impl Client {
                 path: self.path.clone(),
                 message,
             },
+            // Only who may change nothing has a smaller limit, and a request that large is a change.
+            Err(Fault::TooLarge { limit }) if limit < MOST_BYTES as u64 => {
+                ClientError::NotPermitted {
+                    path: self.path.clone(),
+                    message: format!(
+                        "this user may only ask: the relay reads at most {limit} bytes of a \
+                         message from users who may change nothing; run this as root, as the \
+                         relay's user, or as a member of the socket's group"
+                    ),
+                }
+            }
             Err(fault) => ClientError::Fault(fault),
         }
     }
@@ -300,6 +312,15 @@ impl Client {
             what,
         }
     }
+}
+
+/// Whether the other end has closed the connection.
+fn is_closed(error: &io::Error) -> bool {
+    let kind = error.kind();
+    matches!(
+        kind,
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
 }
 
 /// Connects; the timeout holds for this as well, where a server's queue is full.

@@ -1,7 +1,7 @@
 //! The socket file: made, replaced if a dead relay left it, and removed.
 
 use std::{
-    fs::{self, DirBuilder, Permissions},
+    fs::{self, DirBuilder, File, Permissions},
     io,
     os::{
         fd::{AsRawFd as _, OwnedFd},
@@ -11,10 +11,13 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
     errno::Errno,
+    fcntl::{Flock, FlockArg},
     sys::socket::{
         AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen,
         socket, sockopt::PeerCredentials,
@@ -30,6 +33,8 @@ use crate::config::quoted;
 
 /// The mode of the folder.
 const FOLDER_MODE: u32 = 0o755;
+/// How long a relay waits for others that make their sockets in the same folder.
+const LOCKED: Duration = Duration::from_secs(1);
 
 /// The socket that clients connect to. Dropping it removes its file.
 #[derive(Debug)]
@@ -69,6 +74,8 @@ impl Listener {
     pub fn new(options: &SocketOptions, group: Option<Gid>) -> Result<Self, ControlError> {
         let path = options.path.as_path();
         make_folder(path)?;
+        // Until the socket listens, it looks like one that a dead relay left.
+        let _lock = lock_folder(path);
         clear(path)?;
         let refused = |error: Errno| ControlError::Bind {
             path: path.into(),
@@ -158,6 +165,27 @@ fn make_folder(path: &Path) -> Result<(), ControlError> {
         folder: folder.into(),
         error,
     })
+}
+
+/// Keeps other relays that start at the same time out of the folder for as long as it lives. Where
+/// the folder cannot be locked, or somebody does not let go of it, it goes without: the lock only
+/// closes a gap of microseconds.
+fn lock_folder(path: &Path) -> Option<Flock<File>> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut folder = File::open(folder).ok()?;
+    let until = Instant::now() + LOCKED;
+    while Instant::now() < until {
+        match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Some(lock),
+            Err((back, Errno::EWOULDBLOCK | Errno::EINTR)) => folder = back,
+            Err(_) => return None,
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    None
 }
 
 /// Removes the file that a dead relay left at `path`.

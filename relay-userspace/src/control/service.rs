@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Acquire},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -37,7 +38,8 @@ use crate::{
     host::Bell,
 };
 
-/// How long no client is accepted after the system has refused one, for want of descriptors.
+/// How long no client is accepted after the system has refused one, for want of descriptors, and
+/// how long none is served after it has refused to wait for them.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long the last replies may take.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -120,8 +122,8 @@ impl Service {
             let looked = match self.wait() {
                 Ok(looked) => looked,
                 Err(error) => {
-                    warn!("control socket: cannot wait for clients: {error}; it is closed");
-                    return;
+                    self.cannot_wait(&error);
+                    continue;
                 }
             };
             self.deliver();
@@ -131,6 +133,18 @@ impl Service {
             self.close_those_that_are_over(looked);
         }
         self.say_goodbye();
+    }
+
+    /// The kernel does not let this thread wait: it has no memory, or more clients are connected
+    /// than the limit of open files is now.
+    fn cannot_wait(&mut self, error: &io::Error) {
+        warn!(
+            "control socket: cannot wait for clients: {error}; their connections are closed. Free \
+             memory, or raise the limit of open files"
+        );
+        self.clients.clear();
+        self.readers.clear();
+        thread::sleep(PAUSE);
     }
 
     /// Waits until there is something to do, and reads and writes what the clients let it. Returns

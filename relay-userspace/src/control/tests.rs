@@ -734,6 +734,36 @@ fn the_socket_of_a_dead_relay_is_replaced_and_that_of_a_live_one_is_not() {
     assert!(matches!(group, ControlError::NoSuchGroup { .. }));
 }
 
+/// Those that find a dead relay's file at the same time would remove each other's.
+#[test]
+fn of_many_that_start_at_once_under_one_name_one_serves() {
+    let folder = std::env::temp_dir().join(format!("relay-at-once-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let options = SocketOptions {
+        path: folder.join("relay.sock"),
+        group: None,
+        mode: None,
+    };
+    for _ in 0..50 {
+        let dead = std::os::unix::net::UnixListener::bind(&options.path).unwrap();
+        drop(dead);
+        let at_once = std::sync::Barrier::new(6);
+        let made: Vec<_> = thread::scope(|scope| {
+            let make = || {
+                at_once.wait();
+                super::listener::Listener::new(&options, None)
+            };
+            let threads: Vec<_> = (0..6).map(|_| scope.spawn(make)).collect();
+            let made = threads.into_iter().map(|thread| thread.join().unwrap());
+            made.collect()
+        });
+        let served = made.iter().filter(|one| one.is_ok()).count();
+        assert_eq!(served, 1, "{made:?}");
+        UnixStream::connect(&options.path).unwrap();
+    }
+    fs::remove_dir_all(&folder).unwrap();
+}
+
 #[test]
 fn the_end_hands_out_the_answers_and_tells_those_that_wait() {
     let mut relay = Relay::new();

@@ -24,8 +24,9 @@ struct Attempt {
 }
 
 impl Backoff {
-    /// An attempt failed at `now`: the next one follows later than after the last failure.
-    pub fn failed(&mut self, interface: &str, now: Instant) {
+    /// An attempt failed at `now`: the next one follows later than after the last failure. Returns
+    /// after how long.
+    pub fn failed(&mut self, interface: &str, now: Instant) -> Duration {
         let wait = match self.interfaces.get(interface) {
             Some(before) => (before.wait * 2).min(LONGEST),
             None => FIRST,
@@ -33,6 +34,7 @@ impl Backoff {
         let at = Some(now + wait);
         self.interfaces
             .insert(interface.to_owned(), Attempt { wait, at });
+        wait
     }
 
     /// Forgets the interfaces that do not `wait` any more: their next failure is a first one.
@@ -68,9 +70,10 @@ mod tests {
         let mut backoff = Backoff::default();
         let mut waits = Vec::new();
         for _ in 0..8 {
-            backoff.failed("in0", start);
+            let wait = backoff.failed("in0", start);
             let next = backoff.next().unwrap();
-            waits.push(next.duration_since(start).as_secs());
+            assert_eq!(next, start + wait);
+            waits.push(wait.as_secs());
             assert!(backoff.due(next - Duration::from_millis(1)).is_empty());
             assert_eq!(backoff.due(next), ["in0"]);
             assert_eq!(backoff.next(), None, "it is being tried");
@@ -79,5 +82,16 @@ mod tests {
         backoff.retain(|_| false);
         backoff.failed("in0", start);
         assert_eq!(backoff.next(), Some(start + FIRST));
+    }
+
+    #[test]
+    fn an_interface_waits_for_its_own_attempt_whatever_others_wait_for() {
+        let start = Instant::now();
+        let mut backoff = Backoff::default();
+        backoff.failed("in0", start);
+        backoff.due(start + FIRST);
+        assert_eq!(backoff.failed("in1", start), FIRST);
+        assert_eq!(backoff.failed("in0", start + FIRST), 2 * FIRST);
+        assert_eq!(backoff.next(), Some(start + FIRST), "that of in1");
     }
 }

@@ -12,7 +12,7 @@
 //! withdraws.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::fd::{AsRawFd as _, OwnedFd},
     path::Path,
@@ -149,11 +149,12 @@ pub fn notes(plan: &Plan) -> Vec<String> {
     held.collect()
 }
 
-/// Whether a relay claims the interface with this index now.
+/// The indices of the interfaces that relays claim now.
 #[must_use]
-pub fn is_claimed(index: u32) -> bool {
+pub fn claimed() -> BTreeSet<u32> {
     // Where the list cannot be read, the attempt to claim says why.
-    claims_on(index).is_ok_and(|claims| !claims.is_empty())
+    let claims = claims().unwrap_or_default();
+    claims.into_iter().map(|(index, _)| index).collect()
 }
 
 fn claim(interface: &str, index: u32) -> Result<OwnedFd, ClaimError> {
@@ -200,14 +201,20 @@ struct Claim {
 }
 
 /// The claims on the interface with `index`, the oldest first.
+fn claims_on(index: u32) -> io::Result<Vec<Claim>> {
+    let on_it = claims()?.into_iter().filter(|(on, _)| *on == index);
+    Ok(on_it.map(|(_, claim)| claim).collect())
+}
+
+/// The claims on all interfaces, each with the index of its interface, the oldest first.
 ///
 /// The kernel hands out the list one page at a time and finds its place again by position, so a
 /// socket that closes meanwhile can hide the one behind it. Two readings are not expected to miss
 /// the same one.
-fn claims_on(index: u32) -> io::Result<Vec<Claim>> {
+fn claims() -> io::Result<Vec<(u32, Claim)>> {
     let mut claims = Vec::new();
     for _ in 0..2 {
-        for claim in listed(&fs::read_to_string(LIST)?, index) {
+        for claim in listed(&fs::read_to_string(LIST)?) {
             if !claims.contains(&claim) {
                 claims.push(claim);
             }
@@ -216,22 +223,21 @@ fn claims_on(index: u32) -> io::Result<Vec<Claim>> {
     Ok(claims)
 }
 
-/// The claims in the kernel's list. Its columns are sk, RefCnt, Type, Proto, Iface, R, Rmem, User
-/// and Inode.
-fn listed(list: &str, index: u32) -> Vec<Claim> {
+/// The claims in the kernel's list, each with the index of its interface. The list's columns are
+/// sk, RefCnt, Type, Proto, Iface, R, Rmem, User and Inode.
+fn listed(list: &str) -> Vec<(u32, Claim)> {
     let lines = list.lines().skip(1);
     let claims = lines.filter_map(|line| {
         let columns: Vec<&str> = line.split_whitespace().collect();
         let [_, _, _, protocol, interface, _, _, user, inode] = columns[..] else {
             return None;
         };
-        let is_claim =
-            u16::from_str_radix(protocol, 16) == Ok(PROTOCOL) && interface.parse() == Ok(index);
+        let is_claim = u16::from_str_radix(protocol, 16) == Ok(PROTOCOL);
         let claim = Claim {
             inode: inode.parse().ok()?,
             user: user.parse().ok()?,
         };
-        is_claim.then_some(claim)
+        is_claim.then_some((interface.parse().ok()?, claim))
     });
     claims.collect()
 }
@@ -407,10 +413,7 @@ mod tests {
                     0000000000000000 3      3    0003   71    1 0      0      10    \n\
                     0000000000000000 3      3    05e1   72    1 0      0      11    \n\
                     0000000000000000 3      3    05e1   71    1 0      1000   12    \n";
-        let claim = Claim {
-            inode: 12,
-            user: 1000,
-        };
-        assert_eq!(listed(list, 71), [claim]);
+        let claim = |inode, user| Claim { inode, user };
+        assert_eq!(listed(list), [(72, claim(11, 0)), (71, claim(12, 1000))]);
     }
 }

@@ -89,17 +89,23 @@ impl Commands {
         state: &mut State,
         signals: &Signals,
     ) -> Result<Answer, Refusal> {
-        let what = request.changes_rules().then(|| request.verb());
+        let is_change = request.changes_rules() || matches!(request, Request::Undo);
+        let what = is_change.then(|| request.verb());
         let answer = self.answer(request, state, signals);
         if let (Err(refusal), Some(what)) = (&answer, what) {
-            self.last_change = Some(LastChange {
-                when: snapshot::now(),
-                what: what.to_owned(),
-                result: format!("refused: {refusal}"),
-                pause_milliseconds: 0,
-            });
+            self.note_refused(what, refusal);
         }
         answer
+    }
+
+    /// What was refused is the last change, too.
+    fn note_refused(&mut self, what: &str, refusal: &Refusal) {
+        self.last_change = Some(LastChange {
+            when: snapshot::now(),
+            what: what.to_owned(),
+            result: format!("refused: {refusal}"),
+            pause_milliseconds: 0,
+        });
     }
 
     fn answer(
@@ -225,11 +231,12 @@ impl Commands {
         let lines: Vec<String> = difference.to_string().lines().map(str::to_owned).collect();
         let waiting = state.waiting();
         let former = std::mem::replace(&mut state.desired, desired);
+        let known = state.known();
         state.refresh();
         if dry_run {
             let foreseen = state.foresee();
             state.desired = former;
-            state.refresh();
+            state.know(known);
             let foreseen = foreseen.map_err(|error| refused(error, true))?;
             return Ok(Answer::Changed(Change {
                 lines,
@@ -249,6 +256,7 @@ impl Commands {
             }
             Err(error) => {
                 state.desired = former;
+                state.know(known);
                 state.refresh();
                 // Where the former rules could not come back at once, they wait and come later.
                 let restored =
@@ -316,10 +324,13 @@ impl Commands {
             return;
         };
         warn!("the last change was not confirmed in time: the former rules come back");
-        let wanted = Wanted::now("not confirmed in time, taken back".into(), desired);
-        match self.change(wanted, state, signals) {
+        let what = "not confirmed in time, taken back";
+        match self.change(Wanted::now(what.into(), desired), state, signals) {
             Ok(_) => self.former = None,
-            Err(refusal) => warn!("the former rules cannot come back: {refusal}"),
+            Err(refusal) => {
+                self.note_refused(what, &refusal);
+                warn!("the former rules cannot come back: {refusal}");
+            }
         }
     }
 }
@@ -340,4 +351,53 @@ fn refused(error: RunError, restored: bool) -> Refusal {
 
 fn no_rule(name: &str) -> Refusal {
     Refusal::NoSuchRule(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{in_namespace, run};
+
+    fn rules(input: &str) -> String {
+        format!(
+            "[[rules]]\nname = \"r\"\ninput = {{ interface = \"{input}\", group = \"239.1.1.1\", \
+             port = 1 }}\noutputs = [{{ interface = \"out0\" }}]\n"
+        )
+    }
+
+    /// Otherwise the next look at the interfaces would try again what the kernel has refused, and
+    /// pause the rules for that.
+    #[test]
+    fn what_the_kernel_has_refused_stands_after_other_rules_were_tried_without_that_interface() {
+        in_namespace(|| {
+            for name in ["in0", "in1", "out0"] {
+                run(&format!(
+                    "ip link add name {name} type veth peer name far-{name}"
+                ));
+            }
+            let document = config::parse("relay.toml", &rules("in0")).unwrap();
+            let mut state = State::new(Desired::of(document), None);
+            state.refresh();
+            let refusal = plan::Refusal {
+                interface: "in0".into(),
+                reason: "zero copy was refused".into(),
+            };
+            state.constraints.without_zero_copy.push(refusal.clone());
+            state.refresh();
+            assert_eq!(state.constraints.without_zero_copy, [refusal.clone()]);
+            let signals = Signals::handle().unwrap();
+            let mut commands = Commands::new("relay.toml".into());
+            let dry_run = Request::Reload {
+                text: Some(("other.toml".into(), rules("in1"))),
+                dry_run: true,
+                confirm_within: None,
+                discard_runtime: false,
+            };
+            let answer = commands.carry_out(dry_run, &mut state, &signals);
+            assert!(answer.is_ok(), "{answer:?}");
+            state.refresh();
+            assert_eq!(state.constraints.without_zero_copy, [refusal]);
+            assert!(state.facts.interfaces.contains_key("in0"));
+        });
+    }
 }

@@ -156,8 +156,10 @@ impl Resolution {
                 self.told = true;
                 warn!(
                     "the kernel does not resolve next hops of unicast outputs for the relay \
-                     (RTM_NEWNEIGH): {error}. It needs CAP_NET_ADMIN; until then, only those leave \
-                     whose next hops others have resolved (`ip neigh show`)"
+                     (RTM_NEWNEIGH, {}): {error}. {}; until then, only those leave whose next hops \
+                     others have resolved (`ip neigh show`)",
+                    host.address,
+                    remedy(&error)
                 );
             }
             Err(error) => debug!("next hop {}: {error}", host.address),
@@ -236,6 +238,19 @@ fn hosts(plan: &Plan) -> BTreeSet<OnLink> {
         LinkDestination::Group(_) => None,
     });
     hosts.collect()
+}
+
+/// What to do where the kernel refuses to take a neighbour.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => "It needs CAP_NET_ADMIN",
+        Some(libc::ENOBUFS) => {
+            "Its table of neighbours is full: raise `sysctl net.ipv4.neigh.default.gc_thresh3`, and \
+             that of net.ipv6"
+        }
+        Some(libc::ENOMEM) => "Free memory",
+        _ => "Look for a sandbox that forbids it",
+    }
 }
 
 #[cfg(test)]

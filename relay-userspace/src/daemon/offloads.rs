@@ -105,9 +105,9 @@ impl Kernel {
         Some(still.copied().collect())
     }
 
-    /// Switches back what `record` says, and removes it. Only for the relay that claims the
-    /// interface.
-    fn give_back(&mut self, record: &Record) {
+    /// Switches back what `record` says, and removes it. False if that is refused: the record
+    /// stays. Only for the relay that claims the interface.
+    fn give_back(&mut self, record: &Record) -> bool {
         let name = &record.interface[..];
         let still = self.still_switched(record).unwrap_or_default();
         let left: Vec<Offload> = record
@@ -130,7 +130,7 @@ impl Kernel {
                          and so does the next relay that starts here and may",
                         names(&still)
                     );
-                    return;
+                    return false;
                 }
             }
         }
@@ -142,6 +142,7 @@ impl Kernel {
             );
         }
         self.records.remove(record.index);
+        true
     }
 }
 
@@ -153,7 +154,8 @@ impl Offloads {
             return;
         };
         for record in kernel.records.all() {
-            if !wanted.contains(&record.interface[..]) && !claim::is_claimed(record.index) {
+            let is_claimed = claim::claimed().contains(&record.index);
+            if !wanted.contains(&record.interface[..]) && !is_claimed {
                 give_back_if_free(kernel, &record);
             }
         }
@@ -261,8 +263,8 @@ impl Offloads {
         Ok(())
     }
 
-    /// Switches back what `plan` does not want switched. Before the claims on interfaces
-    /// that it does not have are released.
+    /// Switches back what `plan` does not want switched, and what could not be switched back before.
+    /// Before the claims on interfaces that it does not have are released.
     pub fn give_back_others(&mut self, plan: &Plan, claims: &Claims) {
         let wanted: BTreeMap<u32, &[Offload]> = plan
             .interfaces
@@ -290,9 +292,12 @@ impl Offloads {
                 switched: back.into(),
                 ..record.clone()
             };
-            match claims.holds(*index) {
+            let is_back = match claims.holds(*index) {
                 true => kernel.give_back(&back),
                 false => give_back_if_free(kernel, &back),
+            };
+            if !is_back {
+                return true;
             }
             record.switched = keep.into();
             if !record.switched.is_empty() {
@@ -369,14 +374,16 @@ impl Offloads {
 }
 
 /// Gives back what `record` says unless a relay claims the interface.
-fn give_back_if_free(kernel: &mut Kernel, record: &Record) {
+fn give_back_if_free(kernel: &mut Kernel, record: &Record) -> bool {
     let mut claim = Claims::default();
-    match claim.claim(&record.interface, record.index) {
-        Ok(()) => kernel.give_back(record),
-        // One that has gone has nothing to give back.
-        Err(_) if kernel.still_switched(record).is_none() => kernel.records.remove(record.index),
-        Err(_) => {}
+    if claim.claim(&record.interface, record.index).is_ok() {
+        return kernel.give_back(record);
     }
+    // One that has gone has nothing to give back. One that another relay claims is that relay's.
+    if kernel.still_switched(record).is_none() {
+        kernel.records.remove(record.index);
+    }
+    true
 }
 
 /// "rx-vlan-hw-parse and rx-vlan-filter"

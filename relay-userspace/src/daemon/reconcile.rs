@@ -123,6 +123,22 @@ impl State {
         self.facts = facts;
     }
 
+    /// What is known of the host, for [`Self::know`].
+    #[must_use]
+    pub fn known(&self) -> Known {
+        Known {
+            facts: self.facts.clone(),
+            constraints: self.constraints.clone(),
+        }
+    }
+
+    /// Goes back to what was known before other rules were tried: what the kernel has refused on
+    /// interfaces that those do not name stands.
+    pub fn know(&mut self, known: Known) {
+        self.facts = known.facts;
+        self.constraints = known.constraints;
+    }
+
     /// Gives back what relays that were killed have left switched off, unless the rules want it
     /// off.
     pub fn give_back_offloads_left(&mut self) {
@@ -264,10 +280,8 @@ impl State {
 
     /// Leaves an interface alone until the next attempt.
     fn wait_for(&mut self, interface: String, refused: &RunError) {
-        let now = Instant::now();
-        self.backoff.failed(&interface, now);
-        let wait = self.backoff.next().map(|at| at.duration_since(now));
-        let seconds = wait.unwrap_or_default().as_secs().max(1);
+        let wait = self.backoff.failed(&interface, Instant::now());
+        let seconds = wait.as_secs();
         let name = &interface[..];
         if let RunError::Claim(ClaimError::Held { .. }) = refused
             && let Some(facts) = self.facts.interfaces.get(name)
@@ -294,10 +308,9 @@ impl State {
         let mut due = self.backoff.due(now);
         if !self.held.is_empty() && self.look_at <= now {
             self.look_at = now + LOOK_EVERY;
-            let released = self
-                .held
-                .iter()
-                .filter(|&(_, &index)| !claim::is_claimed(index));
+            let claimed = claim::claimed();
+            let released = self.held.iter();
+            let released = released.filter(|&(_, index)| !claimed.contains(index));
             due.extend(released.map(|(name, _)| name.clone()));
         }
         self.held.retain(|name, _| !due.contains(name));
@@ -421,6 +434,13 @@ fn waiting(arrangement: &Arrangement) -> impl Iterator<Item = (&str, String)> {
         (rule.as_str(), line)
     });
     whole.chain(outputs)
+}
+
+/// What was known of the host at a time, and what the kernel had refused.
+#[derive(Debug)]
+pub struct Known {
+    facts: HostFacts,
+    constraints: Constraints,
 }
 
 /// What a change would do.

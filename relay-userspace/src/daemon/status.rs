@@ -14,8 +14,13 @@ use relay_common::abi::Counter;
 mod loops;
 mod meters;
 mod snapshot;
+mod takers;
 
-use self::{loops::Loops, meters::Meters};
+use self::{
+    loops::Loops,
+    meters::Meters,
+    takers::{Seen, takers},
+};
 use super::{
     reconcile::State,
     running::Running,
@@ -109,7 +114,7 @@ impl Observer {
 
     /// Finds the rules whose copies came back, and whose datagrams expired.
     fn look_for_loops(&mut self, now: Instant, state: &mut State) {
-        let mut seen = Vec::new();
+        let mut moved = Vec::new();
         for one in state.running.kernel.came_back() {
             match self.came_back.get(&one.to) {
                 Some(&(at, since)) if one.at <= at => {
@@ -121,10 +126,11 @@ impl Observer {
                 }
                 _ => {
                     self.came_back.insert(one.to, (one.at, now));
-                    seen.extend(own_frames(&one, &state.running.plan));
+                    moved.push(one);
                 }
             }
         }
+        let mut seen = own_frames(&moved, &state.running.plan);
         let rules = &state.desired.rules().rules.rules;
         for (rule, last) in self.meters.expired() {
             seen.extend(rules.get(rule).map(|rule| LoopStatus {
@@ -198,29 +204,40 @@ impl Observer {
     }
 }
 
-/// The loop that a copy which came back shows; `None` if no rule takes it any more.
-fn own_frames(one: &CameBack, plan: &Plan) -> Option<LoopStatus> {
-    let takes = |flow: &&Flow| {
-        let mut keys = plan.keys(flow);
-        keys.any(|key| {
-            (key.interface, key.vlan) == (one.to.interface, one.to.vlan())
-                && key.group.contains(one.to.group())
-                && key.ports.contains(one.to.port())
-                && key.source.is_none_or(|source| source == one.source)
+/// The loops that copies which came back show; none for those that no rule takes any more.
+fn own_frames(moved: &[CameBack], plan: &Plan) -> Vec<LoopStatus> {
+    if moved.is_empty() {
+        return Vec::new();
+    }
+    let datagrams: Vec<Seen> = moved
+        .iter()
+        .map(|one| Seen {
+            interface: one.to.interface,
+            vlan: one.to.vlan(),
+            group: one.to.group(),
+            port: one.to.port(),
+            source: one.source,
         })
-    };
-    let flows = plan.flows.iter().filter(takes);
-    let flow = flows.max_by_key(|flow| flow.matches.specificity())?;
-    Some(LoopStatus {
-        rule: flow.rule.clone(),
-        kind: LoopKind::OwnFrames,
-        interface: plan.interfaces.get(flow.interface)?.name.clone(),
-        group: flow.matches.group,
-        port: flow.matches.ports,
-        source: one.source,
-        source_mac: Mac(one.mac).to_string(),
-        last_seconds_ago: 0.0,
-    })
+        .collect();
+    let keys = plan.flows.iter().flat_map(|flow| {
+        let rank = flow.matches.specificity();
+        plan.keys(flow).map(move |key| (key, rank, flow))
+    });
+    let takers = takers(keys, &datagrams);
+    let loops = moved.iter().zip(takers).filter_map(|(one, flow)| {
+        let flow: &Flow = flow?;
+        Some(LoopStatus {
+            rule: flow.rule.clone(),
+            kind: LoopKind::OwnFrames,
+            interface: plan.interfaces.get(flow.interface)?.name.clone(),
+            group: flow.matches.group,
+            port: flow.matches.ports,
+            source: one.source,
+            source_mac: Mac(one.mac).to_string(),
+            last_seconds_ago: 0.0,
+        })
+    });
+    loops.collect()
 }
 
 /// The numbers of the rules that are wanted and enabled, in their order.

@@ -173,6 +173,45 @@ fn memberships_are_bounded_unless_the_relay_does_not_join() {
     assert!(found.contains(expected), "{found}");
 }
 
+#[test]
+fn sources_are_bounded_by_what_the_tables_of_the_kernel_programs_hold() {
+    let sources = |list: std::ops::Range<u16>| {
+        let all = list.map(|last| format!("\"10.0.{}.{}\"", last / 200, last % 200 + 1));
+        format!("[{}]", all.collect::<Vec<_>>().join(", "))
+    };
+    let all = sources(0..64);
+    let rules = |count: usize, more: &str| -> Result<Document, Mistakes> {
+        let rules: String = (0..count)
+            .map(|number| {
+                let group = format!("239.7.{}.{}", number / 250, number % 250);
+                let input = format!(
+                    "interface = \"in0\", group = \"{group}\", port = 1, source = {all}, join = false"
+                );
+                rule(&format!("r{number}"), &input, &["interface = \"out0\""])
+            })
+            .collect();
+        parse("x", &(rules + more))
+    };
+    let exact = |source: &str| {
+        let input =
+            format!("interface = \"in0\", group = \"239.8.1.1\", port = 1{source}, join = false");
+        rule("one", &input, &["interface = \"out0\""])
+    };
+    assert!(rules(2048, "").is_ok());
+    assert!(rules(2048, &exact("")).is_ok(), "that is in another table");
+    let expected = "the rules up to rule `one` match by more than 131072 sources";
+    let found = rules(2048, &exact(", source = \"10.0.0.1\""))
+        .unwrap_err()
+        .to_string();
+    assert!(found.contains(expected), "{found}");
+    // A command adds to what runs.
+    let fragment = parse("y", &exact(", source = \"10.0.0.1\"")).unwrap();
+    let found = merge(&rules(2048, "").unwrap(), &fragment)
+        .unwrap_err()
+        .to_string();
+    assert!(found.contains(expected), "{found}");
+}
+
 const OUT_GROUP: &str = "group = \"239.9.9.9\"";
 
 #[test]

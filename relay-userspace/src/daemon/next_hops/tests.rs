@@ -323,3 +323,11 @@ fn routes_that_lead_elsewhere_are_told_and_others_are_not() {
         assert_eq!(control.watcher.take_events().why, [""; 0]);
     });
 }
+
+#[test]
+fn a_refusal_names_what_helps_against_it() {
+    let remedy = |code| remedy(&io::Error::from_raw_os_error(code));
+    assert!(remedy(libc::EPERM).contains("CAP_NET_ADMIN"));
+    assert!(remedy(libc::ENOBUFS).contains("gc_thresh3"));
+    assert!(!remedy(libc::ENOMEM).contains("CAP_NET_ADMIN"));
+}

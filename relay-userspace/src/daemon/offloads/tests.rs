@@ -352,3 +352,31 @@ fn nothing_is_switched_off_where_it_cannot_be_written_down() {
         assert_eq!(on(), before);
     });
 }
+
+/// A relay that was confined after it had switched them, for example.
+#[test]
+fn what_the_kernel_refuses_to_switch_back_stays_written_down_beside_what_is_still_wanted() {
+    in_namespace(|| {
+        pair();
+        let folder = Folder::new();
+        let before = on();
+        let (mut offloads, claims) = managed(&folder);
+        let mut plan = planned(&mut offloads, true);
+        for interface in &mut plan.interfaces {
+            let strip_tag = interface.offloads.iter().filter(|one| **one == StripTag);
+            interface.offloads = strip_tag.copied().collect::<Vec<_>>().into();
+        }
+        std::thread::scope(|scope| {
+            let without_rights = scope.spawn(|| {
+                crate::daemon::privileges::give_up::give_up(&[]).unwrap();
+                offloads.give_back_others(&plan, &claims);
+            });
+            without_rights.join().unwrap();
+        });
+        assert_eq!((on(), folder.files()), (vec![], 1));
+        // Killed, and the next one starts.
+        drop((offloads, claims));
+        folder.relay().give_back_left(&BTreeSet::new());
+        assert_eq!((on(), folder.files()), (before, 0));
+    });
+}

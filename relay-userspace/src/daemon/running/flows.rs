@@ -58,8 +58,18 @@ impl Running {
         drain::matched_frames(&affected);
     }
 
-    /// Makes the kernel match what `next` has.
+    /// Makes the kernel match what `next` has. Where the tables have no room for it beside what
+    /// overlaps with it, that is closed first: its datagrams are missed for a moment.
     pub(super) fn open_flows(&mut self, next: &Plan) -> Result<(), RunError> {
+        let opened = self.open_all(next);
+        if opened.is_ok() || self.rest(next).is_empty() {
+            return opened;
+        }
+        self.close_rest(next);
+        self.open_all(next)
+    }
+
+    fn open_all(&mut self, next: &Plan) -> Result<(), RunError> {
         for (key, number, want) in wanted(next) {
             if self.open.get(&key) == Some(&want) {
                 continue;
@@ -73,12 +83,16 @@ impl Running {
 
     /// Makes the kernel stop matching everything that `next` does not have.
     pub(super) fn close_rest(&mut self, next: &Plan) {
-        if self.open.len() == next.key_count() {
-            return;
+        if self.open.len() != next.key_count() {
+            self.close(self.rest(next));
         }
+    }
+
+    /// What the kernel matches and `next` does not have.
+    fn rest(&self, next: &Plan) -> Vec<FlowKey> {
         let wanted: HashSet<FlowKey> = wanted(next).map(|(key, ..)| key).collect();
         let rest = self.open.keys().filter(|key| !wanted.contains(key));
-        self.close(rest.copied().collect());
+        rest.copied().collect()
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use relay_tests::backend::Backend;
-use relay_tests::relay::RelayProcess;
+use relay_tests::relay::{RelayProcess, RuleFile};
 use relay_tests::rules::{Rule, to_toml};
 use relay_tests::scenario::Receivers;
 use relay_tests::tally::Stream;
@@ -103,6 +103,12 @@ fn l3_another_user_sees_the_status_and_changes_nothing(backend: Backend) -> Resu
     ] {
         let answer = as_nobody(change)?;
         assert_eq!(answer.code, Some(77), "{change:?}: {answer:?}");
+    }
+    // A file of a size that guests may not send, and one that no socket buffer holds.
+    for bytes in [100_000, 1_000_000] {
+        let large = RuleFile::new(&(to_toml(&rules) + &"# \n".repeat(bytes / 3)))?;
+        let answer = as_nobody(&["reload", &large.path().to_string_lossy()])?;
+        assert_eq!(answer.code, Some(77), "{bytes}: {answer:?}");
     }
     assert_eq!(relay.rule_states()?, [("feed".into(), "active".into())]);
     relay.stop()?;
