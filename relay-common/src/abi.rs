@@ -230,3 +230,16 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for LimitValue {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_has_its_rate_and_its_burst() {
+        let limit = LimitValue::new(2000, 100);
+        assert_eq!(limit.interval >> LimitValue::PARTS, 500_000);
+        assert_eq!(limit.slack, 99 * limit.interval);
+        assert_eq!(LimitValue::new(1, 1).slack, 0);
+    }
+}

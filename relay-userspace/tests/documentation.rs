@@ -107,6 +107,40 @@ fn every_file_that_the_map_of_the_source_names_exists() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+/// A promise is worth the test that holds it.
+#[test]
+fn every_test_that_the_promises_name_exists() {
+    let text = fs::read_to_string(repository().join("docs/promises.md")).unwrap();
+    let mut missing = Vec::new();
+    let mut named = 0;
+    for held_by in text.lines().filter(|line| line.starts_with("| ")) {
+        let mut file = String::new();
+        for quoted in held_by.split('`').skip(1).step_by(2) {
+            let (path, name) = match quoted.split_once("::") {
+                Some((path, name)) => (Some(path), Some(name)),
+                None if quoted.ends_with(".rs") => (Some(quoted), None),
+                None => (None, Some(quoted)),
+            };
+            if let Some(path) = path.filter(|path| path.ends_with(".rs")) {
+                file = fs::read_to_string(repository().join(path)).unwrap_or_default();
+                named += 1;
+                if file.is_empty() {
+                    missing.push(path.to_owned());
+                }
+            }
+            // `f4_*` are all whose names begin so. Other words are no names of tests.
+            let Some(name) = name.filter(|name| name.matches('_').count() > 1) else {
+                continue;
+            };
+            if !file.contains(&format!("fn {}", name.trim_end_matches('*'))) {
+                missing.push(quoted.to_owned());
+            }
+        }
+    }
+    assert!(named > 100, "{named} files are named");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 #[test]
 fn every_decision_is_in_the_index() {
     let folder = repository().join("docs/decisions");

@@ -3,7 +3,7 @@
 //! Later on, a missing descriptor looks like something else: a NIC that does not answer, a ring
 //! that the kernel refuses, a carrier that does not come back.
 
-use std::{fs, io};
+use std::fs;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
@@ -100,10 +100,4 @@ fn open_now() -> u64 {
 
 fn allowed() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(3, |(soft, _)| soft)
-}
-
-/// Whether an error says that file descriptors are missing.
-#[must_use]
-pub fn are_missing(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

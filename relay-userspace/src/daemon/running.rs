@@ -3,8 +3,8 @@
 //! There is one way from any state to any plan ([`Running::apply`]), and the start, a reload, an
 //! interface that comes back and a command all take it. Workers that both plans have are kept: they
 //! get a new flow table between two batches and lose nothing, and ports come to them and go from
-//! them. Only what all their sockets share (mode, size of the chunks, CPU, all inputs) costs
-//! workers their lives.
+//! them. Only what all their sockets share (mode, size of the chunks, CPU, all inputs), or a UMEM
+//! without room for more, costs workers their lives.
 
 mod apply;
 mod drain;

@@ -103,7 +103,10 @@ fn open(sink: Sink) -> io::Result<Socket> {
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EACCES) => "; give it CAP_NET_BIND_SERVICE for ports below 1024",
-        Some(libc::EMFILE | libc::ENFILE) => "; raise the limit of open files, `ulimit -n`",
+        Some(libc::EMFILE) => {
+            "; raise the limit of open files, `ulimit -n`, or `LimitNOFILE` of the unit"
+        }
+        Some(libc::ENFILE) => "; raise `sysctl fs.file-max`",
         _ => "",
     }
 }

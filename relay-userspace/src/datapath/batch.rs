@@ -18,6 +18,8 @@ use crate::packet::{HEADERS_ROOM, Kept, Received};
 /// The most datagrams in a run: more saves nothing measurable, and this many of 1000 bytes still
 /// fit into the second-level cache.
 pub const MAX_JOINED: usize = 64;
+/// The most parts of a message: one for the headers, and one for each payload.
+pub const MAX_PARTS: usize = 1 + MAX_JOINED;
 /// The most bytes of payload in a run: the GSO packet, its headers included, stays below 64 KiB,
 /// the most that devices promise to cut apart (`GSO_LEGACY_MAX_SIZE`,
 /// include/linux/netdevice.h).

@@ -235,14 +235,14 @@ mod tests {
 
     #[test]
     fn a_state_is_one_number_and_comes_back_as_it_was() {
-        for bits in 0..8_u64 {
+        for bits in 0..16_u64 {
             for mtu in [68, 1500, u32::MAX] {
                 let state = State {
                     mtu,
                     takes_gso: bits & 1 != 0,
                     takes_tagged_gso: bits & 4 != 0,
                     queueless: bits & 2 != 0,
-                    carries: bits & 4 != 0,
+                    carries: bits & 8 != 0,
                 };
                 assert_eq!(State::from_bits(state.to_bits()), state);
                 assert_eq!(state.joins(0), state.takes_gso || state.queueless);

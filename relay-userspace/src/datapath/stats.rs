@@ -33,7 +33,8 @@ pub enum Dropped {
     RingFull,
     /// Larger than the output interface's MTU.
     TooBig,
-    /// `ttl = "decrement"`, and the datagram arrived with TTL 1 or 0.
+    /// `ttl = "auto"`, and the datagram arrived with 33; or `ttl = "decrement"`, and it arrived with
+    /// 1 or 0.
     TtlExpired,
     /// The device refused it: it is down or gone, its peer is down, or it has no queue and its peer
     /// no room.

@@ -4,8 +4,7 @@
 //! datagrams. The NIC, or the kernel right before the driver, cuts it into frames, numbers them and
 //! computes their checksums (Documentation/networking/segmentation-offloads.rst, `SKB_GSO_UDP_L4`).
 //! So the kernel's transmit path is paid once per run and not once per frame. The kernel gathers
-//! header and payloads, the payloads straight from where they were received: user space copies
-//! none.
+//! header and payloads, wherever they lie.
 //!
 //! A [`TxSocket`] has the sockets of one interface, and the state of its device. The backends send
 //! messages to it, by `sendmmsg` or io_uring. A message that a full TX ring refuses waits in the TX

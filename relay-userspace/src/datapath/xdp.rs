@@ -9,8 +9,9 @@
 //! ```
 //!
 //! One [`XdpWorker`] is one thread with one UMEM. Nothing in [`XdpWorker::run`] allocates, locks or
-//! logs; the only system calls are `sendmmsg`, the TX kick and, when there is nothing to do,
-//! `poll`; and `send` for an output that has refused copies.
+//! logs. Where there is something to do, the only system calls are `sendmmsg`, the TX kick, a `poll`
+//! that wakes a FILL ring, and `send` for an output that has refused copies; where there is nothing,
+//! the worker sleeps in `poll`.
 
 pub mod egress;
 mod kick;

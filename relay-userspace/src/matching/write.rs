@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use relay_common::matching::{
-    ExactKey4, ExactKey6, FlowValue, Halves, ShapedKey4, ShapedKey6, shape_and_port,
+use relay_common::{
+    matching::{ExactKey4, ExactKey6, FlowValue, Halves, ShapedKey4, ShapedKey6, shape_and_port},
+    wire::ipv6,
 };
 
 use super::key::MatchKey;
@@ -36,7 +37,7 @@ impl Write {
                 Self::Exact4(key, value)
             }
             IpAddr::V6(group) => {
-                let group = in_memory(group.to_bits());
+                let group = ipv6::to_memory(group);
                 let key = ExactKey6 { place, port, group };
                 Self::Exact6(key, value)
             }
@@ -63,7 +64,7 @@ impl Write {
             }
             IpAddr::V6(group) => {
                 let source = match key.source {
-                    Some(IpAddr::V6(source)) => in_memory(source.to_bits()),
+                    Some(IpAddr::V6(source)) => ipv6::to_memory(source),
                     _ => [0; 2],
                 };
                 let (bits, [first, second]) = (group.to_bits(), source);
@@ -85,9 +86,4 @@ impl Write {
             }
         }
     }
-}
-
-/// An IPv6 address as it lies in memory.
-const fn in_memory(bits: u128) -> [u64; 2] {
-    [((bits >> 64) as u64).to_be(), (bits as u64).to_be()]
 }

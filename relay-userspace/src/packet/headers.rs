@@ -19,10 +19,11 @@ use super::{
 /// Version 4, and a header of 5 words: without options.
 const VERSION_AND_LEN: u8 = 0x45;
 /// Where the IP header starts.
-const IP: usize = ETHERNET_LEN;
+pub(super) const IP: usize = ETHERNET_LEN;
 /// Where the UDP header starts.
-const UDP_V4: usize = IPV4_HEADERS_LEN - UDP_LEN;
-const UDP_V6: usize = IPV6_HEADERS_LEN - UDP_LEN;
+pub(super) const UDP_V4: usize = IPV4_HEADERS_LEN - UDP_LEN;
+/// The same over IPv6.
+pub(super) const UDP_V6: usize = IPV6_HEADERS_LEN - UDP_LEN;
 
 /// Ethernet addresses, source and destination.
 #[derive(Debug, Clone, Copy)]

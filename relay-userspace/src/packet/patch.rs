@@ -7,23 +7,19 @@
 //! looks at a datagram field by field.
 
 use relay_common::wire::{
-    ETHERNET_LEN, IPV4_HEADERS_LEN, IPV4_LEN, IPV6_HEADERS_LEN, UDP_LEN, ipv4::field as ipv4,
-    ipv6::field as ipv6, udp::field as udp,
+    IPV4_HEADERS_LEN, IPV4_LEN, IPV6_HEADERS_LEN, ipv4::field as ipv4, ipv6::field as ipv6,
+    udp::field as udp,
 };
 
 use super::{
     checksum::{fold, nonzero, word},
-    headers::Headers,
+    headers::{Headers, IP, UDP_V4, UDP_V6},
     received::Received,
 };
 
 /// The bytes that headers are written into; those behind them are zero.
 pub const PATCH_ROOM: usize = 64;
 const _: () = assert!(IPV6_HEADERS_LEN <= PATCH_ROOM);
-
-const IP: usize = ETHERNET_LEN;
-const UDP_V4: usize = IPV4_HEADERS_LEN - UDP_LEN;
-const UDP_V6: usize = IPV6_HEADERS_LEN - UDP_LEN;
 
 /// Whole words of headers, as they lie in memory.
 type Words = [u64; PATCH_ROOM / 8];

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -146,6 +147,20 @@ impl Namespace {
             let table = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
             Ok(table.lines().skip(1).count())
         })
+    }
+
+    /// Waits until none is open here, at most for five seconds: io_uring's own references go a
+    /// moment after the process, by a work queue (`io_ring_exit_work`).
+    pub fn wait_for_no_packet_socket(&self) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            let open = self.packet_sockets()?;
+            if open == 0 {
+                return Ok(());
+            }
+            anyhow::ensure!(Instant::now() < end, "{open} packet sockets stay open");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Writes `/proc/sys/net/<key>`, with slashes.

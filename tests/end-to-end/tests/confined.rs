@@ -67,7 +67,7 @@ fn a_relay_that_forwards_keeps_what_binding_again_takes_and_on_its_main_thread_a
     stopped.report.assert_exact(&[500]);
     assert!(!input.has_joined(GROUP_IN)?, "the group is left");
     assert!(!input.has_xdp_program()?, "no XDP program stays");
-    assert_eq!(bed.relay.packet_sockets()?, 0);
+    bed.relay.wait_for_no_packet_socket()?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use relay_tests::backend::Backend;
 use relay_tests::encapsulation::{CUSTOMER, Encapsulation};
 use relay_tests::frames::{UdpFrame, group_mac};
@@ -26,7 +26,7 @@ use relay_tests::veth::Endpoint;
 /// microseconds.
 const REST: Duration = Duration::from_millis(300);
 /// How long a test waits for that. A frame that circulates for ever shows long before.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits until no frame arrives at any of `endpoints` any more, at most for [`PATIENCE`].
 fn come_to_rest(endpoints: &[&Endpoint]) -> Result<()> {
@@ -42,7 +42,7 @@ fn come_to_rest(endpoints: &[&Endpoint]) -> Result<()> {
         }
         last = now;
     }
-    Ok(())
+    bail!("frames still arrive after {PATIENCE:?}")
 }
 
 fn sum(reports: &[Report], of: impl Fn(&Report) -> u64) -> u64 {

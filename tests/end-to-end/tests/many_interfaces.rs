@@ -16,8 +16,7 @@ use relay_tests::topology::Testbed;
 /// that makes
 /// 64.
 const WIRES: u8 = 31;
-/// KiB that the process may have in memory at most. With 8192 chunks in every FILL ring it was a
-/// million.
+/// KiB that the process may have in memory at most.
 const MOST_MEMORY: u64 = 200 * 1024;
 /// Chunks of a worker that sends GSO packets, however many inputs it has: in FILL rings, in a
 /// batch, and to spare for inputs that come.

@@ -71,9 +71,18 @@ fn gso_packets_of_four_workers_leave_by_one_interface_and_are_exact() -> Result<
 #[test]
 fn workers_pinned_to_cpus_are_exact() -> Result<()> {
     let bed = Testbed::builder().queues(2).without_capture().build()?;
-    let report = forward_with(&bed, "\n[[interfaces]]\nname = \"in0\"\ncpus = [1, 0]\n")?;
+    let rules = feeds(FEEDS);
+    let tables = "\n[[interfaces]]\nname = \"in0\"\ncpus = [1, 0]\n";
+    let relay = RelayProcess::start_with(&bed.relay, Backend::Xdp, &rules, tables)?;
+    assert_eq!(sorted(cpus_of_workers(&relay)?), ["0", "1"]);
+    let report = forward_exactly_by(relay, &bed, &rules, &streams(&rules, COUNT, 500))?.report;
     assert_eq!(report.workers.len(), 2);
     Ok(())
+}
+
+fn sorted(mut all: Vec<String>) -> Vec<String> {
+    all.sort();
+    all
 }
 
 /// The CPUs that each worker of a running relay may use, as `/proc` lists them.

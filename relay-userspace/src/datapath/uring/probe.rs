@@ -57,7 +57,10 @@ fn refused(error: io::Error, disabled: Option<&str>) -> SetupError {
         (Some(libc::ENOMEM), _) => {
             "memory is short: raise `ulimit -l` or the memory limit of its control group"
         }
-        (Some(libc::EMFILE | libc::ENFILE), _) => "raise the limit of open files, `ulimit -n`",
+        (Some(libc::EMFILE), _) => {
+            "raise the limit of open files, `ulimit -n`, or `LimitNOFILE` of the unit"
+        }
+        (Some(libc::ENFILE), _) => "raise `sysctl fs.file-max`",
         _ => "only interfaces with native XDP work without it",
     };
     SetupError::IoUring {

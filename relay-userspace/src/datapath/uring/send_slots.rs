@@ -5,7 +5,7 @@
 //! payloads lie in receive buffers, and it holds each of them until its completion has come.
 
 use crate::datapath::{
-    batch::{Frame, MAX_JOINED},
+    batch::{Frame, MAX_JOINED, MAX_PARTS},
     gso_packets::Message,
     vnet_header::VnetHeader,
 };
@@ -14,8 +14,6 @@ use super::buffers::{Buffers, Held};
 
 /// Messages that one TX socket may have in flight: enough to spread the cost of a system call.
 pub const PER_SOCKET: u32 = 64;
-/// The most parts of one message: one for the headers, and one for each payload.
-const PARTS: usize = 1 + MAX_JOINED;
 
 /// The slots of all TX sockets.
 #[derive(Default)]
@@ -32,7 +30,7 @@ pub struct SendSlots {
 /// A message, and the output and frames that it counts for.
 struct Slot {
     vnet_header: VnetHeader,
-    parts: [libc::iovec; PARTS],
+    parts: [libc::iovec; MAX_PARTS],
     message: libc::msghdr,
     /// A hold on each buffer that payloads are in. Its capacity is `MAX_JOINED`.
     held: Vec<Held>,
@@ -77,7 +75,7 @@ impl SendSlots {
             };
             Slot {
                 vnet_header: VnetHeader::EMPTY,
-                parts: [part; PARTS],
+                parts: [part; MAX_PARTS],
                 // SAFETY: all zeros is a valid `msghdr`: no name, no parts, no control data.
                 message: unsafe { std::mem::zeroed() },
                 held: Vec::with_capacity(MAX_JOINED),

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use super::{pieces::Pieces, umem::Chunks};
 use crate::{
     datapath::{
-        batch::{Frame, MAX_JOINED, Memory},
+        batch::{Frame, MAX_JOINED, MAX_PARTS, Memory},
         gso_packets::{Message, Outbox},
         vnet_header::VnetHeader,
     },
@@ -25,8 +25,6 @@ use crate::{
 /// Messages per `sendmmsg`: enough to spread the cost of the call, few enough to stay in the
 /// first-level cache.
 const MESSAGES: usize = 32;
-/// The most parts of one message: one for the headers, and one for each payload.
-const PARTS: usize = 1 + MAX_JOINED;
 
 /// Messages not handed over yet.
 pub struct Queue {
@@ -64,7 +62,7 @@ impl Default for Queue {
         let message: libc::mmsghdr = unsafe { std::mem::zeroed() };
         Self {
             vnet_headers: vec![VnetHeader::EMPTY; MESSAGES].into(),
-            parts: vec![part; MESSAGES * PARTS].into(),
+            parts: vec![part; MESSAGES * MAX_PARTS].into(),
             messages: vec![message; MESSAGES].into(),
             counts: vec![(0, 0); MESSAGES].into(),
             len: 0,
@@ -107,7 +105,7 @@ impl Queue {
             self.vnet_headers.get_mut(self.len),
             self.messages.get_mut(self.len),
             self.counts.get_mut(self.len),
-            self.parts.get_mut(at..at + PARTS),
+            self.parts.get_mut(at..at + MAX_PARTS),
         ) else {
             return;
         };

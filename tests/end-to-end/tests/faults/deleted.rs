@@ -17,13 +17,18 @@ const OUTPUTS: usize = 24;
 const COUNT: u64 = 100;
 
 /// Fails unless the threads of the relay sleep nearly all the time: each of them wakes up some ten
-/// times a second.
+/// times a second. One that spins never wakes up, because it never sleeps.
 fn assert_idle(relay: &RelayProcess, when: &str) -> Result<()> {
-    let before = relay.times_asleep()?;
+    let (asleep, busy) = (relay.times_asleep()?, relay.cpu_time_of_workers()?);
     thread::sleep(Duration::from_secs(1));
     // A thread that was started meanwhile counts from 0 on.
-    let times = relay.times_asleep()?.saturating_sub(before);
+    let times = relay.times_asleep()?.saturating_sub(asleep);
+    let used = relay.cpu_time_of_workers()?.saturating_sub(busy);
     assert!(times < 500, "{when} it woke up {times} times in a second");
+    assert!(
+        used < Duration::from_millis(150),
+        "{when} it ran for {used:?} in a second"
+    );
     Ok(())
 }
 

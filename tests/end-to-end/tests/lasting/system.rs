@@ -408,10 +408,7 @@ impl System {
             self.bed.relay.joined_groups()?.is_empty(),
             "groups are joined"
         );
-        ensure!(
-            self.bed.relay.packet_sockets()? == 0,
-            "packet sockets are open"
-        );
+        self.bed.relay.wait_for_no_packet_socket()?;
         for wire in &self.wires {
             let shown = self.bed.relay.ip("-details link show")?;
             ensure!(!shown.contains("xdp"), "{} {shown}", wire.near.interface);

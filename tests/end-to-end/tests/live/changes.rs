@@ -204,6 +204,8 @@ fn an_output_is_added_to_a_running_rule_and_taken_away_again(backend: Backend) -
     }
     let there = &tallies[4].1;
     assert!(there.received > 0, "the added output got nothing");
+    // The last block of datagrams leaves after the last reload.
+    assert!(!there.has(sent - 1), "it was never taken away: {there}");
     assert_eq!(
         (there.unique, there.out_of_order),
         (there.received, 0),

@@ -7,8 +7,10 @@ use anyhow::{Context, Result, ensure};
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
 use relay_tests::encapsulation::Encapsulation;
+use relay_tests::inspect::Datagram;
 use relay_tests::methods::{Method, Source};
 use relay_tests::netns::Namespace;
+use relay_tests::raw::RawReceiver;
 use relay_tests::receiver::{Listen, UdpReceiver};
 use relay_tests::relay::RelayProcess;
 use relay_tests::rules::{Rule, to_toml};
@@ -125,7 +127,12 @@ fn x2_an_interface_that_is_deleted_and_made_again_ten_times_is_served_again(
     steady.tallies()[0].assert_exact(&Stream::new(9, sent, 500));
     let stopped = relay.stop()?;
     method.assert_used(&stopped.report, &rules)?;
-    let lines = stopped.log.lines().count();
+    // Without those of each second: a busy machine takes longer.
+    let lines = stopped
+        .log
+        .lines()
+        .filter(|line| !line.contains("] received "));
+    let lines = lines.count();
     assert!(lines < 200, "{lines} lines: {}", stopped.log);
     Ok(())
 }
@@ -225,7 +232,7 @@ fn x7_rules_of_a_missing_interface_wait_and_the_others_run(backend: Backend) -> 
     assert!(shown.stdout.contains("in0"), "{shown:?}");
     let receiver = listen(&bed.receivers[1], &beside)?;
     let took = forwards_again(&bed.sources[1], &beside, &receiver)?;
-    ensure!(took < Duration::from_secs(1), "{took:?}");
+    ensure!(took < AGAIN, "{took:?}");
     let (_, source) = plug(&bed.inputs[0], &bed.sources[0])?;
     let receiver = listen(&bed.receivers[0], &late)?;
     let took = forwards_again(&source, &late, &receiver).with_context(|| relay.log())?;
@@ -252,14 +259,19 @@ fn x7_an_output_that_is_missing_waits_alone(backend: Backend) -> Result<()> {
     let relay = RelayProcess::start(&bed.relay, backend, std::slice::from_ref(&rule))?;
     let receiver = listen(&bed.receivers[0], &rule)?;
     let took = forwards_again(&bed.sources[0], &rule, &receiver)?;
-    ensure!(took < Duration::from_secs(1), "{took:?}");
+    ensure!(took < AGAIN, "{took:?}");
     assert_eq!(relay.verb(&["status"])?.code, Some(1));
     let (_, far) = plug(&bed.outputs[1], &bed.receivers[1])?;
     let output = &rule.outputs[1];
     let late = UdpReceiver::start(&far, &[Listen::new(output.group, output.port, 0)])?;
     let took = forwards_again(&bed.sources[0], &rule, &late).with_context(|| relay.log())?;
     ensure!(took < AGAIN, "{took:?}: {}", relay.log());
-    relay.stop()?;
+    let report = relay.stop()?.report;
+    report.assert_balanced();
+    let mut outputs = report.rules[0].outputs.iter();
+    let late = outputs.find(|output| output.interface == "out1");
+    let missed: u64 = late.context("out1")?.dropped.values().sum();
+    ensure!(missed > 0, "{report:#?}");
     Ok(())
 }
 
@@ -273,7 +285,7 @@ fn with_strict_a_missing_interface_is_an_error(backend: Backend) -> Result<()> {
     let ended = relay_tests::relay::relay(&bed.relay, &arguments)?;
     assert_eq!(ended.code, Some(78), "{ended:?}");
     ended.assert_mistake(&rules, 3, &["eth7"]);
-    assert_eq!(bed.relay.packet_sockets()?, 0);
+    bed.relay.wait_for_no_packet_socket()?;
     Ok(())
 }
 
@@ -290,22 +302,26 @@ fn x9_copies_leave_with_the_new_address_and_mac_of_their_interface(backend: Back
     };
     send(0)?;
     receivers.wait_for(&[100]);
+    let wire = RawReceiver::start(&bed.receivers[0])?;
     // The kernel would delete a second address of the network with the first.
     bed.relay.ip("address del 10.2.0.1/24 dev out0")?;
     bed.relay.ip("address add 10.2.0.77/24 dev out0")?;
+    bed.relay.ip("link set out0 address 02:00:00:00:77:77")?;
     let new: std::net::Ipv4Addr = [10, 2, 0, 77].into();
-    let leaves_with_it = || {
-        let taken = relay.status();
-        taken.is_ok_and(|status| status.to_string().contains("out0"))
-            && send(0).is_ok()
-            && receivers.tallies()[0]
-                .1
-                .sources
-                .iter()
-                .any(|source| source.ip() == new)
+    let leaves_with_both = || {
+        let sent = send(0).is_ok();
+        wire.settle();
+        let is_new =
+            |one: &Datagram| (one.source_mac, one.source) == ([2, 0, 0, 0, 0x77, 0x77], new.into());
+        sent && wire.datagrams().last().is_some_and(is_new)
     };
-    let came = eventually(Duration::from_secs(5), leaves_with_it);
-    assert!(came.is_some(), "{}", relay.log());
+    let came = eventually(Duration::from_secs(10), leaves_with_both);
+    assert!(
+        came.is_some(),
+        "{:?}\n{}",
+        wire.datagrams().last(),
+        relay.log()
+    );
     relay.stop()?;
     Ok(())
 }
@@ -352,7 +368,7 @@ fn l5_reloads_while_an_interface_comes_and_goes(backend: Backend) -> Result<()> 
             let rule = if round % 2 == 0 { &wide } else { &narrow };
             // It may be refused in the middle of a deletion; then all is as before.
             let answer = relay.reload(&to_toml(std::slice::from_ref(rule)))?;
-            ensure!(answer.code.is_some(), "{answer:?}");
+            ensure!(matches!(answer.code, Some(0 | 69)), "{answer:?}");
             pulled.join().map_err(|_| anyhow::anyhow!("panicked"))?
         })?;
     }

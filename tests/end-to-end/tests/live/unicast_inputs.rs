@@ -181,8 +181,7 @@ fn steady() -> Rule {
     Rule::feed().outputs("out0", 2)
 }
 
-/// Fails unless every output of `rule` gets `count` datagrams that are sent to it now, the first of
-/// which has the number `first`.
+/// Fails unless every output of `rule` gets `count` datagrams that are sent to it now.
 fn assert_relays(bed: &Testbed, rule: &Rule, count: u64) -> Result<()> {
     let receivers = Receivers::start(bed, std::slice::from_ref(rule))?;
     let source = &bed.sources[0];

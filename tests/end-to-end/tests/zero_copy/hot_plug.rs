@@ -2,7 +2,6 @@
 //! bound again, so the interface goes and another one comes. Rules wait for it and go on in the
 //! mode that they had, and what runs beside loses nothing.
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -119,24 +118,6 @@ fn workers(relay: &RelayProcess) -> Result<usize> {
     let names = relay.of_threads("Name:")?;
     let workers = names.iter().filter(|name| name.starts_with("relay-worker"));
     Ok(workers.count())
-}
-
-/// For how long the workers have run on a CPU so far, all together.
-fn cpu_time_of_workers(relay: &RelayProcess) -> Result<Duration> {
-    let (names, ids) = (relay.of_threads("Name:")?, relay.of_threads("Pid:")?);
-    let mut sum = Duration::ZERO;
-    for (_, id) in names
-        .iter()
-        .zip(ids)
-        .filter(|(name, _)| name.starts_with("relay-worker"))
-    {
-        let path = format!("/proc/{}/task/{id}/schedstat", relay.id());
-        let read = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-        let first = read.split_whitespace().next().unwrap_or_default();
-        let nanoseconds = first.parse().with_context(|| format!("reading {read}"))?;
-        sum += Duration::from_nanos(nanoseconds);
-    }
-    Ok(sum)
 }
 
 /// A part of a feed, by the numbers of its datagrams: the first one, and the one after the last.
@@ -354,9 +335,9 @@ fn beside_an_unplugged_input(nics: Nics) -> Result<()> {
 
     // Nothing moves now.
     const LOOK: Duration = Duration::from_secs(2);
-    let before = cpu_time_of_workers(&relay)?;
+    let before = relay.cpu_time_of_workers()?;
     thread::sleep(LOOK);
-    let used = cpu_time_of_workers(&relay)? - before;
+    let used = relay.cpu_time_of_workers()? - before;
     ensure!(used < LOOK / 20, "the workers used {used:?} of {LOOK:?}");
 
     let before = received();

@@ -38,7 +38,7 @@ fn f1_a_program_of_the_relays_host_gets_each_datagram_once(method: Method) -> Re
         stopped.report.assert_exact(&[COUNT]);
         method.assert_used(&stopped.report, &rules)?;
         assert!(!has_device(&bed)?);
-        assert_eq!(bed.relay.packet_sockets()?, 0);
+        bed.relay.wait_for_no_packet_socket()?;
     }
     Ok(())
 }
