@@ -21,7 +21,7 @@ pub(super) use self::layout::can_leave;
 pub use self::ports::Ports;
 use super::{
     output_link::{Link, State},
-    stats::WorkerStats,
+    stats::{Dropped, WorkerStats},
     waiting::Waiting,
     xdp::local_frames::LocalFrames,
 };
@@ -282,6 +282,20 @@ impl Flows {
     #[must_use]
     pub fn ring_outputs(&self, copies: &RingCopies) -> &[RingOutput] {
         self.ring_outputs.get(copies.ring_outputs()).unwrap_or(&[])
+    }
+
+    /// Counts the copies of a frame of `flow` that are not made any more, because the worker ends.
+    #[cold]
+    pub(super) fn count_unsent(&self, flow: u32, stats: &WorkerStats) {
+        let copies = self.ring_copies(flow).iter();
+        let ring_outputs = copies.flat_map(|copies| self.ring_outputs(copies));
+        let ring_outputs = ring_outputs.map(|one| one.output);
+        let socket_outputs = self.socket_outputs(flow).iter().map(|one| one.output);
+        for output in ring_outputs.chain(socket_outputs) {
+            if let Some(output) = stats.outputs.get(output as usize) {
+                output.drops.add(Dropped::UnsentAtExit, 1);
+            }
+        }
     }
 }
 

@@ -39,8 +39,8 @@ pub enum Dropped {
     /// The device refused it: it is down or gone, its peer is down, or it has no queue and its peer
     /// no room.
     DeviceRefused,
-    /// Still waiting for the device when the relay ended, or when its TX socket was closed because
-    /// no output used it any more.
+    /// Still waiting for the device when the worker ended, or when its TX socket was closed because
+    /// no output used it any more; or of a frame that the worker had not got to when it ended.
     UnsentAtExit,
     /// The output's interface is missing, or cannot be used now.
     Pending,

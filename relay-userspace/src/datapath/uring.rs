@@ -93,6 +93,8 @@ pub struct UringWorker {
     reading: Vec<Arrival>,
     /// How often in a row the receive has ended without a frame.
     failures: u32,
+    /// It has counted what has not left: nothing leaves any more.
+    ended: bool,
     stats: Arc<WorkerStats>,
 }
 
@@ -148,6 +150,7 @@ impl UringWorker {
             batch: Batch::new(BATCH, first.open),
             flows: first.flows,
             failures: 0,
+            ended: false,
             stats: first.stats,
         };
         worker.publish_buffers();
@@ -182,8 +185,8 @@ impl UringWorker {
     }
 
     /// Forwards until `stop` is set, then forwards the frames that have arrived, waits a moment for
-    /// sends on their way, and counts those that stay. A worker that `owns_cpu` looks for frames a
-    /// while before it sleeps.
+    /// sends on their way, and counts what stays. A worker that `owns_cpu` looks for frames a while
+    /// before it sleeps.
     pub fn run(&mut self, stop: &AtomicBool, owns_cpu: bool) {
         let mut idle_since: Option<Instant> = None;
         while !stop.load(Relaxed) {
@@ -204,7 +207,7 @@ impl UringWorker {
                 self.sleep(IDLE);
             }
         }
-        self.end();
+        self.end(Instant::now() + DRAIN);
     }
 
     /// One round: submits the sends that the last one posted, takes the frames that have arrived,
@@ -272,6 +275,15 @@ impl UringWorker {
     fn forward(&mut self) {
         self.flows.follow_links();
         self.flows.follow_next_hops();
+        self.take_arrivals(post);
+    }
+
+    /// Makes batches of the frames that have arrived, and has each of them ended.
+    #[inline(always)]
+    fn take_arrivals(
+        &mut self,
+        end: impl Fn(&mut Ring, &Buffers, &Flows, &mut Batch<Held>, &WorkerStats),
+    ) {
         std::mem::swap(&mut self.ring.arrivals, &mut self.reading);
         let Self {
             ring,
@@ -292,13 +304,13 @@ impl UringWorker {
                         && batch.keep(datagrams.kept(&arrival, ring.message(), buffers, flows));
                     batch.add(frame, keeps, buffers, flows, stats);
                     if batch.is_full() {
-                        post(ring, buffers, flows, batch, stats);
+                        end(ring, buffers, flows, batch, stats);
                     }
                 }
             }
             buffers.release(arrival.held);
         }
-        post(ring, buffers, flows, batch, stats);
+        end(ring, buffers, flows, batch, stats);
         self.publish_buffers();
     }
 
@@ -317,40 +329,66 @@ impl UringWorker {
         }
     }
 
-    /// Forwards the frames that have arrived, ends the receive, and counts the copies that the
-    /// kernel does not send.
-    fn end(&mut self) {
-        let deadline = Instant::now() + DRAIN;
+    /// Forwards the frames that have arrived, but no longer than until `deadline`, ends the receive,
+    /// and counts the copies that have not left.
+    fn end(&mut self, deadline: Instant) {
         let late = |worker: &mut Self| {
             worker.sleep(LATE);
             worker.poll_once()
         };
         while (self.poll_once() || late(self)) && Instant::now() < deadline {}
-        self.ring.cancel();
-        self.finish(deadline);
+        self.leave_unread();
+        self.finish(deadline.max(Instant::now() + LATE));
         self.ring.abandon(&self.stats);
         self.publish_buffers();
+        self.ended = true;
     }
 
-    /// Works until the kernel is done with everything, or until `deadline`.
+    /// Submits what the last round has posted, and counts the frames that the socket still has:
+    /// their copies do not leave.
+    fn leave_unread(&mut self) {
+        let mut left = SOCKET_HOLDS;
+        while left > 0 {
+            self.ring.arm();
+            self.ring.enter();
+            self.ring.collect(&self.buffers, &self.stats);
+            let arrived = self.ring.arrivals.len() as u64;
+            if arrived == 0 && !self.ring.must_arm() {
+                break;
+            }
+            self.take_arrivals(leave);
+            left = left.saturating_sub(arrived.max(1));
+        }
+    }
+
+    /// Ends the receive, and waits until the kernel is done with everything, or until `deadline`.
     fn finish(&mut self, deadline: Instant) {
-        while (self.ring.is_busy() || tx_socket::any_waits(self.ring.tx_sockets()))
-            && Instant::now() < deadline
-        {
-            self.sleep(if self.ring.is_busy() { LATE } else { WAITING });
+        self.ring.cancel();
+        while !self.is_done() {
+            self.ring.enter();
             self.ring.collect(&self.buffers, &self.stats);
             tx_socket::retry_all(self.ring.tx_sockets_mut(), &self.stats.outputs);
-            self.forward();
+            self.take_arrivals(leave);
+            if self.is_done() || Instant::now() >= deadline {
+                break;
+            }
+            self.sleep(if self.ring.is_busy() { LATE } else { WAITING });
         }
+    }
+
+    /// Whether nothing is received or sent any more.
+    fn is_done(&self) -> bool {
+        !self.ring.is_busy() && !tx_socket::any_waits(self.ring.tx_sockets())
     }
 }
 
 impl Drop for UringWorker {
     /// Unmaps no memory that the kernel may still write to. The kernel is done already, unless a
-    /// defect ended the worker.
+    /// defect ended the worker, or the kernel refused to be.
     fn drop(&mut self) {
-        self.ring.cancel();
-        self.finish(Instant::now() + DRAIN);
+        if !self.ended {
+            self.finish(Instant::now() + DRAIN);
+        }
         if self.ring.is_busy() {
             self.buffers.leak();
             self.ring.leak();
@@ -379,6 +417,21 @@ fn post(
         gso_packets::make(tx_socket, batch, flows, buffers, stats, &mut outbox);
     }
     for frame in batch.end().0 {
+        buffers.release(frame.place);
+    }
+}
+
+/// Ends a batch whose copies do not leave any more, and counts them.
+#[cold]
+fn leave(
+    _: &mut Ring,
+    buffers: &Buffers,
+    flows: &Flows,
+    batch: &mut Batch<Held>,
+    stats: &WorkerStats,
+) {
+    for frame in batch.end().0 {
+        flows.count_unsent(frame.flow, stats);
         buffers.release(frame.place);
     }
 }

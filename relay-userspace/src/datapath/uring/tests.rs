@@ -1,6 +1,8 @@
 //! What end-to-end tests cannot see: where messages are gathered from, and that every buffer comes
 //! back.
 
+mod ending;
+
 use std::net::{Ipv4Addr, UdpSocket};
 
 use super::*;
