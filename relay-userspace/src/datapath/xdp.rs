@@ -193,8 +193,8 @@ impl XdpWorker {
     }
 
     /// Forwards until `stop` is set, then forwards the frames that have arrived, waits a moment for
-    /// frames on their way, and counts those that stay. A worker that `owns_cpu` looks for frames a
-    /// while before it sleeps.
+    /// frames on their way, and counts what stays. A worker that `owns_cpu` looks for frames a while
+    /// before it sleeps.
     pub fn run(&mut self, stop: &AtomicBool, owns_cpu: bool) {
         let mut idle_since: Option<Instant> = None;
         while !stop.load(Relaxed) {
@@ -231,17 +231,20 @@ impl XdpWorker {
                 ..
             } = self;
             let ports = &mut self.ports.all;
-            let source = receive::Source {
-                interface: input.index,
-                known: input.known,
-            };
             loop {
                 if let Some(port) = ports.get_mut(input.port) {
                     port.receive(chunks, &mut self.received);
                 }
                 let took_all_it_may = self.received.len() == BATCH;
                 busy |= !self.received.is_empty();
-                receive::add_all(source, &mut self.received, batch, chunks, flows, stats);
+                receive::add_all(
+                    input.source(),
+                    &mut self.received,
+                    batch,
+                    chunks,
+                    flows,
+                    stats,
+                );
                 if !(took_all_it_may && batch.wants(BATCH)) {
                     break;
                 }
@@ -384,7 +387,8 @@ impl XdpWorker {
         }
     }
 
-    /// Gives frames in flight a moment to leave, then counts the rest.
+    /// Forwards the frames that have arrived, gives those in flight a moment to leave, then counts
+    /// the rest.
     fn drain(&mut self) {
         let deadline = Instant::now() + DRAIN;
         while self.poll_once() && Instant::now() < deadline {}
@@ -401,10 +405,44 @@ impl XdpWorker {
             }
             std::thread::sleep(WAITING);
         }
+        self.leave_unread();
         for port in &mut self.ports.all {
             port.abandon(&mut self.chunks, &self.stats.outputs);
         }
         tx_socket::abandon_all(self.tx_sockets.tx_sockets_mut(), &self.stats.outputs);
         self.publish_chunks();
+    }
+
+    /// Counts the frames that are still in the RX rings: their copies do not leave. Gives back those
+    /// of this host's own stack.
+    fn leave_unread(&mut self) {
+        let Self {
+            chunks,
+            ports,
+            flows,
+            batch,
+            received,
+            stats,
+            ..
+        } = self;
+        for input in &ports.inputs {
+            let Some(port) = ports.all.get_mut(input.port) else {
+                continue;
+            };
+            loop {
+                port.receive(chunks, received);
+                if received.is_empty() {
+                    break;
+                }
+                receive::add_all(input.source(), received, batch, chunks, flows, stats);
+                if let Some(local) = flows.local() {
+                    local.give_back(input.index, batch.frames(), chunks, stats);
+                }
+                for frame in batch.end().0 {
+                    flows.count_unsent(frame.flow, stats);
+                    chunks.give_back(frame.place);
+                }
+            }
+        }
     }
 }

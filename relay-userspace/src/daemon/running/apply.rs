@@ -214,6 +214,16 @@ impl Running {
             .into_iter()
             .partition(|worker| ended.contains(&worker.number));
         self.workers = staying;
+        // What the kernel goes on to match, for others on the same inputs, must not end in a ring
+        // that nobody reads any more.
+        let sockets = ending.iter().flat_map(|one| one.remote.receiving_sockets());
+        let sockets: Vec<_> = sockets.collect();
+        for socket in &sockets {
+            self.kernel.clear_socket(socket.interface, socket.queue);
+        }
+        if !sockets.is_empty() {
+            drain::frames_in_sockets();
+        }
         ending.iter().for_each(RunningWorker::halt);
         let joined: Vec<_> = ending.into_iter().map(RunningWorker::join).collect();
         self.defects += joined.iter().filter(|one| one.worker.is_none()).count();

@@ -11,6 +11,7 @@ use nix::poll::PollFd;
 
 use super::{
     port::Port,
+    receive::Source,
     umem::{Chunk, Chunks, Closed},
 };
 use crate::{
@@ -30,6 +31,17 @@ pub struct Input {
     pub index: u32,
     /// What is known of the UDP checksums of its frames.
     pub known: Known,
+}
+
+impl Input {
+    /// What its frames are taken for.
+    #[inline]
+    pub fn source(&self) -> Source {
+        Source {
+            interface: self.index,
+            known: self.known,
+        }
+    }
 }
 
 /// The ports that a flow table refers to: those that the worker has already, and new ones behind
