@@ -40,8 +40,8 @@ use crate::plan::{self, Backend, Plan, WaitsFor};
 pub(super) enum Holds {
     /// After so many rounds over its rings, whatever else arrives.
     Rounds(u64),
-    /// After so many frames.
-    Frames(u64),
+    /// After so many arrivals: frames, or GSO packets of many datagrams.
+    Arrivals(u64),
 }
 
 /// The control-side handle of one worker. Make it with the worker, see
@@ -97,7 +97,7 @@ pub struct Prepared {
 pub struct Mark {
     rounds: u64,
     empty_rounds: u64,
-    received: u64,
+    arrivals: u64,
 }
 
 /// What a worker begins with.
@@ -385,13 +385,13 @@ impl Remote {
         Mark {
             rounds: progress.rounds.get(),
             empty_rounds: progress.empty_rounds.get(),
-            received: self.stats.received.get(),
+            arrivals: progress.arrivals.get(),
         }
     }
 
     /// Whether the worker has dealt with every frame that was in its RX rings, or its RX socket, at
     /// the moment of `mark`: a round that began later has found nothing, or the worker has taken as
-    /// many frames as they hold.
+    /// much as they hold.
     #[must_use]
     pub fn drained(&self, mark: &Mark) -> bool {
         let now = self.mark();
@@ -401,7 +401,7 @@ impl Remote {
         }
         match self.holds {
             Holds::Rounds(rounds) => now.rounds.wrapping_sub(mark.rounds) > rounds,
-            Holds::Frames(frames) => now.received.wrapping_sub(mark.received) >= frames,
+            Holds::Arrivals(most) => now.arrivals.wrapping_sub(mark.arrivals) >= most,
         }
     }
 

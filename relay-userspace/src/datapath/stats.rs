@@ -210,6 +210,8 @@ pub struct Progress {
     pub rounds: Count,
     /// Those of them that found nothing on any input.
     pub empty_rounds: Count,
+    /// On io_uring what it has taken from its RX socket; a GSO packet is one. Zero on XDP.
+    pub arrivals: Count,
 }
 
 /// Events of the io_uring ring. None of them loses a frame: meanwhile frames wait in the socket's

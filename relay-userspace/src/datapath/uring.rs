@@ -71,8 +71,8 @@ const IDLE: Duration = Duration::from_millis(100);
 /// How long a stopping worker waits for frames that passed the filter and are not in its socket
 /// yet.
 const LATE: Duration = Duration::from_millis(2);
-/// More frames than an RX socket holds. It holds 16 MiB, and the kernel counts more than 512 bytes
-/// for the shortest frame (`SKB_TRUESIZE`, include/linux/skbuff.h).
+/// More frames and GSO packets than an RX socket holds. It holds 16 MiB, and the kernel counts more
+/// than 512 bytes for the shortest frame (`SKB_TRUESIZE`, include/linux/skbuff.h).
 const SOCKET_HOLDS: u64 = (16 << 20) / 512;
 /// How often in a row the receive may end without a frame before the worker sleeps in between, and
 /// for how long.
@@ -126,7 +126,7 @@ impl UringWorker {
         attach: &dyn Fn(BorrowedFd<'_>) -> Result<(), KernelError>,
         next_hops: &Arc<NextHops>,
     ) -> Result<(Self, Remote), SetupError> {
-        let holds = Holds::Frames(SOCKET_HOLDS);
+        let holds = Holds::Arrivals(SOCKET_HOLDS);
         let (remote, first) = Remote::new(plan, worker, holds, None, None, next_hops)?;
         let Some(input) = worker.input.and_then(|at| plan.interfaces.get(at)) else {
             return Err(SetupError::NoInput);
@@ -285,6 +285,7 @@ impl UringWorker {
         end: impl Fn(&mut Ring, &Buffers, &Flows, &mut Batch<Held>, &WorkerStats),
     ) {
         std::mem::swap(&mut self.ring.arrivals, &mut self.reading);
+        let arrivals = self.reading.len() as u64;
         let Self {
             ring,
             buffers,
@@ -311,6 +312,7 @@ impl UringWorker {
             buffers.release(arrival.held);
         }
         end(ring, buffers, flows, batch, stats);
+        stats.progress.arrivals.add(arrivals);
         self.publish_buffers();
     }
 

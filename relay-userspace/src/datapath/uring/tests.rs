@@ -208,6 +208,7 @@ fn a_gso_packet_is_one_buffer_and_the_datagrams_that_it_was_made_of() {
         bench.send(&[(0..=255).cycle().take(700 * 40 + 13).collect()]);
         assert!(bench.worker.poll_once());
         assert_eq!(bench.matched(), 41);
+        assert_eq!(bench.worker.stats.progress.arrivals.get(), 1);
         let UringWorker { ring, buffers, .. } = &bench.worker;
         assert_eq!(buffers.held(), 1);
         let parts: Vec<_> = (0..ring.slots.total() as u32)
