@@ -11,7 +11,7 @@
 //! the UMEM from its driver, in a work queue (`xp_put_pool`, net/xdp/xsk_buff_pool.c): 12-74 ms
 //! were seen. Until then the worker must not use them.
 
-use std::{os::fd::RawFd, time::Instant};
+use std::{io, os::fd::RawFd, time::Instant};
 
 use nix::{errno::Errno, net::if_::if_indextoname};
 use xsk_rs::Umem;
@@ -365,10 +365,20 @@ fn is_released(interface: u32, queue: u32) -> bool {
         Port::bind(umem, (&name, interface), queue, Mode::Copy, 0, 0, false)
     });
     match bound {
-        Err(SetupError::Bind { error, .. }) => error.raw_os_error() != Some(libc::EBUSY),
+        Err(SetupError::Bind { error, .. }) => is_free(&error),
         Err(_) => false,
         Ok(_) => true,
     }
+}
+
+/// Whether a bind to a queue was refused for another reason than that the queue has a UMEM: the
+/// kernel looks for that first (`xp_assign_dev`, net/xdp/xsk_buff_pool.c). What it refuses before it
+/// looks, such as memory or a descriptor, says nothing.
+fn is_free(refusal: &io::Error) -> bool {
+    let known = [libc::EINVAL, libc::ENODEV, libc::ENXIO, libc::EOPNOTSUPP];
+    refusal
+        .raw_os_error()
+        .is_some_and(|error| known.contains(&error))
 }
 
 /// Whether a port of `plan` is the queue of the interface with this index.
@@ -400,3 +410,6 @@ fn known(interface: &plan::Interface) -> Known {
         Some(Checksums::ByValue | Checksums::Told) | None => Known::Nothing,
     }
 }
+
+#[cfg(test)]
+mod tests;
