@@ -264,13 +264,19 @@ impl Inbox {
 
     /// Takes the change, if there is one: `swap` puts it into effect, between two batches. If
     /// control holds the lock just now, the next round takes it.
+    ///
+    /// Frees in `chunks`, on XDP, what closed ports had: ports that come with the change may be
+    /// known by their tags.
     #[cold]
-    pub fn take(&mut self, swap: impl FnOnce(&mut Change)) {
+    pub fn take(&mut self, chunks: Option<&mut Chunks>, swap: impl FnOnce(&mut Change)) {
         // Before the mail is looked at: what control hands over from now on calls anew.
         self.exchange.calls.swap(false, AcqRel);
         let Some(mut mail) = self.exchange.try_lock() else {
             return;
         };
+        if let Some(chunks) = chunks {
+            mail.ports.reclaim(chunks);
+        }
         let Some(mut change) = mail.change.take() else {
             return;
         };
@@ -282,14 +288,13 @@ impl Inbox {
         self.exchange.taken.store(generation, Release);
     }
 
-    /// Hands back the ports that have `gone`, and frees what closed ones had. Whatever is left to
-    /// do calls the worker again.
+    /// Hands back the ports that have `gone`. Whatever is left to do calls the worker again.
     #[cold]
-    pub fn exchange_ports(&mut self, gone: &mut Vec<Port>, chunks: &mut Chunks) {
+    pub fn hand_back(&mut self, gone: &mut Vec<Port>) {
         let Some(mut mail) = self.exchange.try_lock() else {
             return;
         };
-        if mail.ports.exchange(gone, chunks) {
+        if mail.ports.hand_back(gone) {
             self.exchange.calls.store(true, Relaxed);
         }
     }

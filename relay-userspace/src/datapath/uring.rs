@@ -261,7 +261,7 @@ impl UringWorker {
             stats,
             ..
         } = self;
-        inbox.take(|change| {
+        inbox.take(None, |change| {
             change.swap_table(flows, batch, stats);
             ring.change(change, &stats.outputs);
         });

@@ -290,7 +290,7 @@ impl XdpWorker {
             stats,
             ..
         } = self;
-        inbox.take(|change| {
+        inbox.take(Some(&mut *chunks), |change| {
             change.swap_table(flows, batch, stats);
             let tx_sockets = tx_sockets.tx_sockets_mut();
             change.tx_sockets.swap(tx_sockets, &stats.outputs);
@@ -315,7 +315,7 @@ impl XdpWorker {
                 && tx_sockets.all(|tx_socket| tx_socket.is_settled(taken))
         });
         if have_left {
-            inbox.exchange_ports(&mut ports.leaving, chunks);
+            inbox.hand_back(&mut ports.leaving);
         }
         // A refused kick shows at the next one; it loses no frame.
         let _ = self.fill_last(new);

@@ -66,7 +66,7 @@ impl Worker {
         if self.inbox.calls() {
             let flows = &mut self.flows;
             self.inbox
-                .take(|change| std::mem::swap(flows, &mut change.flows));
+                .take(None, |change| std::mem::swap(flows, &mut change.flows));
             self.inbox.settle(|_| is_settled);
         }
     }

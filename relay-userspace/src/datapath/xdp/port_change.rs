@@ -159,19 +159,54 @@ pub struct PortMail {
 }
 
 impl PortMail {
-    /// The worker's part: hands back the ports that have gone, if there are any and control has
-    /// fetched the ones before, and frees what closed ones had. Returns whether more is to be done.
+    /// The worker frees what closed ports had.
     #[cold]
-    pub fn exchange(&mut self, gone: &mut Vec<Port>, chunks: &mut Chunks) -> bool {
+    pub fn reclaim(&mut self, chunks: &mut Chunks) {
         if !self.is_reclaimed {
             self.closed
                 .iter_mut()
                 .for_each(|closed| chunks.reclaim(closed));
             self.is_reclaimed = true;
         }
+    }
+
+    /// The worker hands back the ports that have gone, if there are any and control has fetched the
+    /// ones before. Returns whether it still has some.
+    #[cold]
+    pub fn hand_back(&mut self, gone: &mut Vec<Port>) -> bool {
         if self.gone.is_empty() {
             std::mem::swap(&mut self.gone, gone);
         }
         !gone.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::datapath::change::{Exchange, Inbox};
+
+    #[test]
+    fn what_a_closed_port_had_is_free_before_a_port_of_the_next_table_gets_its_tag() {
+        const TAG: u16 = 1;
+        let mut chunks = Chunks::new(2048, 16, 0).unwrap();
+        let lend = |chunks: &mut Chunks| {
+            for _ in 0..4 {
+                chunks.fill_one(TAG).unwrap();
+            }
+        };
+        lend(&mut chunks);
+        let exchange = Arc::new(Exchange::new().unwrap());
+        let mut inbox = Inbox::new(Arc::clone(&exchange));
+        exchange.closed(vec![Closed::new(TAG, Box::default(), 16)]);
+        inbox.take(Some(&mut chunks), |_| ());
+        // Control is at the mail just when the worker would hand ports back.
+        exchange.while_locked(|| inbox.hand_back(&mut Vec::new()));
+        lend(&mut chunks);
+        inbox.take(Some(&mut chunks), |_| ());
+        inbox.hand_back(&mut Vec::new());
+        assert_eq!((chunks.free(), chunks.fill()), (12, 4));
     }
 }
