@@ -11,7 +11,11 @@
 //! the UMEM from its driver, in a work queue (`xp_put_pool`, net/xdp/xsk_buff_pool.c): 12-74 ms
 //! were seen. Until then the worker must not use them.
 
-use std::{io, os::fd::RawFd, time::Instant};
+use std::{
+    io,
+    os::fd::RawFd,
+    time::{Duration, Instant},
+};
 
 use nix::{errno::Errno, net::if_::if_indextoname};
 use xsk_rs::Umem;
@@ -32,6 +36,11 @@ use crate::{
 
 /// Bytes of the one chunk that [`is_released`] has: a page, the least that a UMEM can have.
 const PROBE_CHUNK: u32 = 4096;
+
+/// After so long a device no longer uses what a closed socket had, although its queue is bound:
+/// somebody else has bound it. The work queue that takes a UMEM from a driver waits for the RTNL
+/// lock, which the reset of another NIC may hold for seconds.
+const RELEASED: Duration = Duration::from_secs(30);
 
 /// A socket that receives, for an entry of the XSKMAP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +71,8 @@ struct Releasing {
     /// The kernel's index of the interface.
     interface: u32,
     queue: u32,
+    /// When the socket was closed.
+    since: Instant,
     closed: Closed,
 }
 
@@ -276,11 +287,20 @@ impl Sockets {
             self.releasing.push(Releasing {
                 interface,
                 queue,
+                since: Instant::now(),
                 closed: Closed::new(tag, in_flight, self.chunks),
             });
         }
-        let is_released =
-            |one: &mut Releasing| self.mode == Mode::Copy || is_released(one.interface, one.queue);
+        let (mode, places) = (self.mode, &self.places);
+        let is_released = |one: &mut Releasing| {
+            let is_there =
+                |place: &Place| (place.interface, place.queue) == (one.interface, one.queue);
+            mode == Mode::Copy
+                || one.since.elapsed() >= RELEASED
+                // It has been bound since: the table had to be without it first.
+                || places.iter().any(is_there)
+                || is_released(one.interface, one.queue)
+        };
         let released = self.releasing.extract_if(.., is_released);
         released.map(|one| one.closed).collect()
     }
@@ -343,7 +363,7 @@ impl Sockets {
                 Err(SetupError::Bind { error, .. })
                     if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
                 {
-                    std::thread::sleep(std::time::Duration::from_millis(10));
+                    std::thread::sleep(Duration::from_millis(10));
                 }
                 other => return other,
             }
