@@ -56,8 +56,10 @@ pub struct Remote {
     sockets: Option<Sockets>,
     book: Book,
     links: Links,
-    /// The outputs of its table that wait.
+    /// The outputs of the last table that wait.
     waiting: Arc<Waiting>,
+    /// Those of the table before, which the worker has until it takes the last one.
+    waiting_before: Arc<Waiting>,
     /// The worker's TX sockets, in its order.
     tx_sockets: Vec<Opened>,
     /// The index of the local device, if there is one.
@@ -134,6 +136,7 @@ impl Remote {
             book: Book::default(),
             links: Links::with(next_hops),
             waiting: Arc::default(),
+            waiting_before: Arc::default(),
             tx_sockets: Vec::new(),
             local_device,
             local: LocalSockets::default(),
@@ -298,13 +301,21 @@ impl Remote {
         let leaving = self.book.commit(prepared.assigned).into_iter();
         self.leaving.extend(leaving.map(|gone| (generation, gone)));
         self.links = prepared.links;
-        self.waiting = prepared.waiting;
+        self.waiting_before = std::mem::replace(&mut self.waiting, prepared.waiting);
         self.tx_sockets = prepared.tx_sockets;
         self.local = prepared.local;
         if let (Some(sockets), Some(ports)) = (&mut self.sockets, prepared.ports) {
             sockets.commit(ports);
         }
         prepared.change
+    }
+
+    /// The outputs that wait of the table that the worker has.
+    fn waiting(&self) -> &Waiting {
+        match self.exchange.taken() < self.sent {
+            true => &self.waiting_before,
+            false => &self.waiting,
+        }
     }
 
     /// Whether the worker has taken the last change that was sent. Frees what it gave back: closes
@@ -366,7 +377,7 @@ impl Remote {
     /// change or not.
     #[must_use]
     pub fn into_last(mut self) -> Vec<Retired> {
-        self.waiting.end(&self.stats);
+        self.waiting().end(&self.stats);
         self.settle(u64::MAX);
         let mut last = std::mem::take(&mut self.retired);
         last.extend(self.book.iter().map(|(rule, entry)| Retired {
@@ -435,11 +446,12 @@ impl Remote {
     }
 
     fn outputs(&self, outputs: &[(OutputIdentity, u32)]) -> Vec<OutputCounters> {
+        let waiting = self.waiting();
         let counters = |(output, slot): &(OutputIdentity, u32)| {
             let stats = self.stats.outputs.get(*slot as usize);
             let mut drops = stats.map_or([0; Dropped::COUNT], OutputStats::drops_by_reason);
-            if !self.waiting.is_empty()
-                && let Some((reason, missed)) = self.waiting.missed(*slot, &self.stats)
+            if !waiting.is_empty()
+                && let Some((reason, missed)) = waiting.missed(*slot, &self.stats)
             {
                 drops[reason as usize] += missed;
             }
@@ -459,7 +471,7 @@ impl Remote {
 
     /// Frames that outputs which wait miss so far, beyond what is counted, one by one.
     pub fn missed(&self) -> impl Iterator<Item = (Dropped, u64)> {
-        self.waiting.all_missed(&self.stats)
+        self.waiting().all_missed(&self.stats)
     }
 
     /// The counters, which stay readable after the worker ended.

@@ -24,10 +24,15 @@ fn plan(rules: &[Rule]) -> Plan {
         )
     };
     let text: String = rules.iter().map(rule).collect();
+    plan_of(&text)
+}
+
+fn plan_of(text: &str) -> Plan {
     let all = XdpFeatures::BASIC | XdpFeatures::REDIRECT | XdpFeatures::XSK_ZEROCOPY;
     let host_facts = in0_and_out0(all);
-    let document = config::parse("relay.toml", &text).unwrap();
-    plan::build(&document, &host_facts, &Constraints::default()).unwrap()
+    let document = config::parse("relay.toml", text).unwrap();
+    let arranged = plan::arrange(&document, &host_facts, &Constraints::default()).unwrap();
+    Arc::unwrap_or_clone(arranged.plan)
 }
 
 /// A worker that does nothing by itself.
@@ -256,6 +261,39 @@ fn what_a_socket_holds_is_counted_in_packets_and_not_in_the_datagrams_of_gso_pac
     received.add(64);
     progress.arrivals.add(1);
     assert!(worker.remote.drained(&mark));
+}
+
+#[test]
+fn what_a_waiting_output_misses_is_there_although_the_worker_never_takes_the_next_table() {
+    let text = "[[rules]]\nname = \"a\"\n\
+                input = { interface = \"in0\", group = \"239.1.1.1\", port = 5001 }\n\
+                outputs = [\n\
+                { interface = \"out0\", group = \"239.2.1.1\", port = 5002 },\n\
+                { interface = \"gone0\", group = \"239.2.1.2\", port = 5002 },\n\
+                ]\n";
+    let mut worker = Worker::new(&[("b", 2, &[2])]);
+    let plan = plan_of(text);
+    let send = |worker: &mut Worker| {
+        let prepared = worker.remote.prepare(&plan, &plan.workers[0]).unwrap();
+        assert!(worker.remote.send(prepared));
+    };
+    send(&mut worker);
+    worker.attend(true);
+    assert!(worker.remote.is_taken());
+    let (flow, _) = worker.slots("a");
+    worker.stats.flows[flow as usize].add(10);
+    let pending = |outputs: &[OutputCounters]| -> u64 {
+        let drops = outputs.iter();
+        drops.map(|one| one.drops[Dropped::Pending as usize]).sum()
+    };
+    let now = |worker: &Worker| pending(&worker.remote.flow("a").unwrap().outputs);
+    assert_eq!(now(&worker), 10);
+    send(&mut worker);
+    assert_eq!(now(&worker), 10, "while the worker has the table before");
+    worker.stats.flows[flow as usize].add(1);
+    let last = worker.remote.into_last();
+    let of_a = last.iter().find(|last| last.rule == "a").unwrap();
+    assert_eq!(pending(&of_a.outputs), 11);
 }
 
 #[test]
