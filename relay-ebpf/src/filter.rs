@@ -154,7 +154,8 @@ fn stripped_tag(skb: &__sk_buff) -> Option<Tag> {
 }
 
 /// How many datagrams a GSO packet holds; 1 for an ordinary frame. Computed from the lengths:
-/// `gso_segs` may be 0 on frames of a virtual machine.
+/// `gso_segs` may be 0 on frames of a virtual machine. One datagram that a virtual machine has left
+/// to be fragmented (UFO) counts as many, too: the kernel shows no program its type.
 #[inline(always)]
 fn datagrams(skb: &__sk_buff, datagram: &Datagram) -> u64 {
     let (payload, size) = (u32::from(datagram.payload_len), skb.gso_size);

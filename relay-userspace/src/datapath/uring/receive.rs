@@ -247,7 +247,8 @@ fn failed(result: i32, stats: &WorkerStats) {
         // Nothing is lost: frames wait in the socket's buffer.
         Errno::ENOBUFS => out_of_buffers.add(1),
         // The one error that costs a frame: the kernel cannot describe it (virtio_net_hdr_from_skb,
-        // include/linux/virtio_net.h).
+        // include/linux/virtio_net.h). It is UFO, one datagram. The socket filter has counted it as
+        // a GSO packet of many: it sees `gso_size`, and not the type (`struct __sk_buff`).
         Errno::EINVAL => {
             stats.received.add(1);
             stats.drops.add(Dropped::Malformed, 1);
