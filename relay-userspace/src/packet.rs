@@ -17,6 +17,7 @@ mod tests;
 mod ttl;
 
 pub use self::{
+    checksum::complete as complete_checksum,
     kept::{Keeping, Keeps, Kept, Offset},
     patch::{PATCH_ROOM, Patch, Patched},
     received::{Known, Received},

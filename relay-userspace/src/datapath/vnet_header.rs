@@ -110,9 +110,12 @@ impl VnetHeader {
 /// `struct virtio_net_hdr`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReceivedVnetHeader {
-    /// Whether the UDP checksum is that of the pseudo-header only, and whether the kernel found it
-    /// right (`CHECKSUM_UNNECESSARY`, virtio_net_hdr_from_skb in include/linux/virtio_net.h).
+    /// Whether a checksum is partial, and whether the kernel found that of UDP right
+    /// (`CHECKSUM_UNNECESSARY`, virtio_net_hdr_from_skb in include/linux/virtio_net.h).
     pub checksum: Known,
+    /// If one is partial: where in the frame what it covers begins, and where its field is from
+    /// there on.
+    partial: [u16; 2],
     /// Bytes of payload of each datagram in a GSO packet, 0 for any other frame; `None` for a GSO
     /// packet of anything but UDP datagrams.
     pub segment_len: Option<u16>,
@@ -127,7 +130,7 @@ impl ReceivedVnetHeader {
     #[must_use]
     pub fn split(message: &[u8]) -> Option<(Self, &[u8])> {
         let (vnet_header, frame) = message.split_first_chunk::<{ Self::LEN }>()?;
-        let [flags, kind, _, _, low, high, ..] = *vnet_header;
+        let [flags, kind, _, _, low, high, start, start_, field, field_] = *vnet_header;
         let told = Self {
             checksum: if flags & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0 {
                 Known::Partial
@@ -136,6 +139,10 @@ impl ReceivedVnetHeader {
             } else {
                 Known::Complete
             },
+            partial: [
+                u16::from_ne_bytes([start, start_]),
+                u16::from_ne_bytes([field, field_]),
+            ],
             segment_len: match kind {
                 VIRTIO_NET_HDR_GSO_NONE => Some(0),
                 VIRTIO_NET_HDR_GSO_UDP_L4 => Some(u16::from_ne_bytes([low, high])),
@@ -144,6 +151,26 @@ impl ReceivedVnetHeader {
         };
         Some((told, frame))
     }
+
+    /// Where a checksum is partial in the payload of a frame that is no GSO packet, whose own
+    /// checksum then is complete: the payload is a packet itself, which a tunnel has wrapped and
+    /// whose checksum the sender has left to the hardware. `payload` is where the payload begins.
+    #[inline]
+    #[must_use]
+    pub fn partial_inside(&self, payload: usize) -> Option<Partial> {
+        let [start, field] = self.partial.map(usize::from);
+        let is_inside = self.checksum == Known::Partial && start >= payload;
+        (is_inside && self.segment_len == Some(0)).then_some(Partial { start, field })
+    }
+}
+
+/// Where in a frame a checksum is partial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partial {
+    /// Where what it covers begins.
+    pub start: usize,
+    /// Where its field is, from there on.
+    pub field: usize,
 }
 
 #[cfg(test)]
@@ -163,5 +190,26 @@ mod tests {
         assert_eq!(told(VIRTIO_NET_HDR_F_DATA_VALID), Known::Right);
         let both = VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VALID;
         assert_eq!(told(both), Known::Partial, "what is not there is not right");
+    }
+
+    #[test]
+    fn a_partial_checksum_is_that_of_udp_unless_what_it_covers_begins_in_the_payload() {
+        let inside = |flags, kind, start: u16, payload| {
+            let (start, field) = (start.to_ne_bytes(), 16_u16.to_ne_bytes());
+            let message = [&[flags, kind, 0, 0, 100, 0][..], &start, &field].concat();
+            let (told, _) = ReceivedVnetHeader::split(&message).unwrap();
+            told.partial_inside(payload)
+        };
+        let none = VIRTIO_NET_HDR_GSO_NONE;
+        let found = inside(VIRTIO_NET_HDR_F_NEEDS_CSUM, none, 84, 42);
+        let wanted = Partial {
+            start: 84,
+            field: 16,
+        };
+        assert_eq!(found, Some(wanted));
+        assert_eq!(inside(VIRTIO_NET_HDR_F_NEEDS_CSUM, none, 34, 42), None);
+        assert_eq!(inside(VIRTIO_NET_HDR_F_DATA_VALID, none, 84, 42), None);
+        let joined = VIRTIO_NET_HDR_GSO_UDP_L4;
+        assert_eq!(inside(VIRTIO_NET_HDR_F_NEEDS_CSUM, joined, 84, 42), None);
     }
 }

@@ -86,6 +86,16 @@ pub(crate) fn fold(sum: u32) -> u16 {
     (sum >> 16) as u16
 }
 
+/// Completes a partial checksum that covers `bytes`. Its field begins at `at` among them, and has
+/// the sum of what else it covers. Without room for the field nothing changes.
+pub fn complete(bytes: &mut [u8], at: usize) {
+    let checksum = nonzero(!sum_payload(bytes));
+    let field = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut);
+    if let Some(field) = field {
+        *field = checksum.to_ne_bytes();
+    }
+}
+
 /// A computed UDP checksum of 0 leaves as `0xffff`, because 0 means none (RFC 768).
 #[inline]
 pub(crate) fn nonzero(checksum: u16) -> u16 {
@@ -164,6 +174,21 @@ mod tests {
                 assert_right(&bytes[..len], "long");
             }
         }
+    }
+
+    #[test]
+    fn what_has_been_completed_adds_up() {
+        for len in 8..100 {
+            let mut bytes = noise(len);
+            let pseudo_header = u16::from_ne_bytes([bytes[6], bytes[7]]);
+            complete(&mut bytes, 6);
+            let sum = u32::from(sum_payload(&bytes)) + u32::from(pseudo_header);
+            assert_eq!(fold(sum), 0xffff, "{len} bytes");
+        }
+        let mut short = noise(7);
+        complete(&mut short, 6);
+        complete(&mut short, 8);
+        assert_eq!(short, noise(7));
     }
 
     #[test]

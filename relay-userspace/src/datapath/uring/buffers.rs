@@ -93,6 +93,20 @@ impl Buffers {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start(held.0).as_ptr(), len) };
     }
 
+    /// The bytes in `range` of a buffer that no message has been gathered from yet, to write to;
+    /// empty if the range leaves the buffer.
+    pub fn bytes_mut<'a>(&'a mut self, held: &'a Held, range: Range<usize>) -> &'a mut [u8] {
+        if range.start > range.end || range.end > SIZE {
+            return &mut [];
+        }
+        // SAFETY: the range is in the buffer, which is held, so that the kernel does not write to
+        // it, and nothing else refers to it while `self` is borrowed mutably.
+        unsafe {
+            let start = self.start(held.0).add(range.start);
+            std::slice::from_raw_parts_mut(start.as_ptr(), range.len())
+        }
+    }
+
     /// All buffers.
     pub fn total(&self) -> u64 {
         self.holds.len() as u64
@@ -238,10 +252,12 @@ mod tests {
     fn no_range_leaves_its_buffer() {
         let ring = IoUring::new(8).unwrap();
         // SAFETY: nothing is ever received.
-        let buffers = unsafe { Buffers::provide(&ring, 2) }.unwrap();
+        let mut buffers = unsafe { Buffers::provide(&ring, 2) }.unwrap();
         let held = buffers.received(1).unwrap();
         assert_eq!(buffers.bytes(&held, 0..SIZE).len(), SIZE);
         assert_eq!(buffers.bytes(&held, 0..SIZE + 1), &[0; 0]);
         assert_eq!(buffers.bytes(&held, SIZE + 1..SIZE + 2), &[0; 0]);
+        assert_eq!(buffers.bytes_mut(&held, 1..SIZE).len(), SIZE - 1);
+        assert_eq!(buffers.bytes_mut(&held, 0..SIZE + 1), &[0; 0]);
     }
 }

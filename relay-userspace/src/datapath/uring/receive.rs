@@ -15,9 +15,9 @@ use crate::{
         batch::{Frame, Memory},
         flow_table::Flows,
         stats::{Dropped, RingStats, WorkerStats},
-        vnet_header,
+        vnet_header::{self, Partial},
     },
-    packet::{Kept, Received},
+    packet::{self, Kept, Known, Received},
 };
 
 /// Bytes of one control message with a `struct tpacket_auxdata`.
@@ -84,13 +84,16 @@ impl Datagrams {
         arrival: &Arrival,
         interface: u32,
         message: &libc::msghdr,
-        buffers: &Buffers,
+        buffers: &mut Buffers,
         flows: &mut Flows,
         stats: &WorkerStats,
     ) -> Option<Self> {
         let bytes = buffers.bytes(&arrival.held, 0..arrival.len as usize);
         match Self::decode(bytes, interface, message, flows) {
-            Ok(datagrams) => {
+            Ok((datagrams, inside)) => {
+                if let Some(inside) = inside {
+                    complete(inside, arrival, buffers);
+                }
                 stats.received.add(datagrams.count());
                 Some(datagrams)
             }
@@ -108,7 +111,7 @@ impl Datagrams {
         interface: u32,
         message: &libc::msghdr,
         flows: &mut Flows,
-    ) -> Result<Self, (Dropped, u64)> {
+    ) -> Result<(Self, Option<Partial>), (Dropped, u64)> {
         const MALFORMED: (Dropped, u64) = (Dropped::Malformed, 1);
         let out = RecvMsgOut::parse(bytes, message).map_err(|()| MALFORMED)?;
         if out.is_payload_truncated() {
@@ -124,16 +127,22 @@ impl Datagrams {
             .input(interface)
             .and_then(|input| flows.look_up(input, &datagram))
             .ok_or((Dropped::NoRule, count(payload_len, size)))?;
-        let received = Received::read(frame, &datagram, told.checksum).ok_or(MALFORMED)?;
+        let inside = told.partial_inside(datagram.payload());
+        let known = match inside {
+            None => told.checksum,
+            Some(_) => Known::Complete,
+        };
+        let received = Received::read(frame, &datagram, known).ok_or(MALFORMED)?;
         let at = frame.as_ptr().addr() - bytes.as_ptr().addr();
-        Ok(Self {
+        let datagrams = Self {
             flow,
             received,
             payload: at + datagram.payload(),
             payload_len,
             size,
             next: 0,
-        })
+        };
+        Ok((datagrams, inside))
     }
 
     /// What some copies keep of them, if any does. Only where [`Flows::keep_any`]: it decodes the
@@ -180,6 +189,15 @@ impl Datagrams {
         let held = buffers.share(held);
         Some(Frame::new(held, received, self.flow, start))
     }
+}
+
+/// Completes the checksum of a packet in the payload of the frame in `arrival`, of which nothing has
+/// been made yet. The checksum of the frame itself is made for that (local checksum offload,
+/// Documentation/networking/checksum-offloads.rst).
+#[cold]
+fn complete(inside: Partial, arrival: &Arrival, buffers: &mut Buffers) {
+    let covered = FRAME_AT + inside.start..arrival.len as usize;
+    packet::complete_checksum(buffers.bytes_mut(&arrival.held, covered), inside.field);
 }
 
 /// The number of datagrams with `payload_len` bytes of payload in all, `size` bytes each; one if

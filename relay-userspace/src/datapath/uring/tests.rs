@@ -2,6 +2,7 @@
 //! back.
 
 mod ending;
+mod partial_checksums;
 
 use std::net::{Ipv4Addr, UdpSocket};
 
