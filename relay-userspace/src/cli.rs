@@ -7,6 +7,7 @@ mod change;
 mod check;
 pub mod exit;
 mod explain;
+pub mod inherited;
 pub mod journal;
 mod log_format;
 pub mod logging;

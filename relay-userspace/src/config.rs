@@ -33,7 +33,12 @@ mod tests;
 mod to_toml;
 mod values;
 
-use std::{io::Read as _, path::Path};
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
 
 pub(crate) use self::{document::Spot, mistake::quoted};
 pub use self::{
@@ -71,10 +76,32 @@ pub fn load(path: &Path) -> Result<Document, Mistakes> {
 ///
 /// The file cannot be read ([`Mistakes::is_unreadable`]), is too large, or is not UTF-8.
 pub fn read(path: &Path) -> Result<String, Mistakes> {
+    read_opened(path, File::open(path))
+}
+
+/// As [`load`], without waiting for anybody: what is no regular file, such as a pipe that nobody
+/// writes to, is refused.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_at_once(path: &Path) -> Result<Document, Mistakes> {
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .and_then(|file| match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(io::Error::other("it is no regular file")),
+        });
+    parse(&path.display().to_string(), &read_opened(path, file)?)
+}
+
+fn read_opened(path: &Path, file: io::Result<File>) -> Result<String, Mistakes> {
     let label = path.display().to_string();
     let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
+    file.and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
         .map_err(|error| {
             Mistakes::unreadable(
                 &label,

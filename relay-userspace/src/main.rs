@@ -2,9 +2,13 @@
 
 use std::process::ExitCode;
 
-use relay::{cli, cli::logging};
+use relay::{
+    cli,
+    cli::{inherited, logging},
+};
 
 fn main() -> ExitCode {
+    inherited::put_right();
     let code = match cli::parse(std::env::args_os()) {
         Ok(command) => {
             let code = cli::report(command.start_log().and_then(|()| command.run()));

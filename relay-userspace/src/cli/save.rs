@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, fchown},
     path::{Path, PathBuf},
 };
 
@@ -29,14 +30,18 @@ pub fn save(target: &Target, file: &Path) -> anyhow::Result<()> {
 /// Writes a new file, and puts it in place of `file` once it is on the disk.
 fn replace(file: &Path, text: &str) -> io::Result<()> {
     // A link stays, and what it leads to is replaced.
-    let (file, mode) = match fs::canonicalize(file) {
+    let (file, before) = match fs::canonicalize(file) {
         Ok(file) => {
             let metadata = fs::metadata(&file)?;
             if !metadata.is_file() {
                 let why = "it is not a regular file; give the path of a file";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
             }
-            (file, Some(metadata.permissions()))
+            (file, Some(metadata))
+        }
+        Err(_) if file.is_symlink() => {
+            let why = "it is a link that leads to no file; give the path of a file";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => (file.to_owned(), None),
         Err(error) => return Err(error),
@@ -47,8 +52,16 @@ fn replace(file: &Path, text: &str) -> io::Result<()> {
         .write(true)
         .create_new(true)
         .open(&draft.0)?;
-    if let Some(mode) = mode {
-        out.set_permissions(mode)?;
+    if let Some(before) = before {
+        let (owner, group) = (before.uid(), before.gid());
+        let own = out.metadata()?;
+        if (own.uid(), own.gid()) != (owner, group) {
+            // Whoever could read the rules must be able to read them at the next start.
+            fchown(&out, Some(owner), Some(group)).map_err(|error| {
+                io::Error::new(error.kind(), format!("its owner cannot be kept: {error}"))
+            })?;
+        }
+        out.set_permissions(before.permissions())?;
     }
     out.write_all(text.as_bytes())?;
     out.sync_all()?;
@@ -90,6 +103,15 @@ mod tests {
             0o600
         );
         assert!(link.is_symlink());
+        std::os::unix::fs::chown(&file, Some(65_534), Some(65_534)).unwrap();
+        replace(&link, "of another user").unwrap();
+        let kept = fs::metadata(&file).unwrap();
+        assert_eq!((kept.uid(), kept.gid()), (65_534, 65_534));
+        assert_eq!(kept.permissions().mode() & 0o777, 0o600);
+        let nowhere = folder.join("nowhere.toml");
+        symlink("none.toml", &nowhere).unwrap();
+        assert!(replace(&nowhere, "three").is_err());
+        fs::remove_file(&nowhere).unwrap();
         assert!(replace(&folder, "three").is_err());
         assert!(replace(&folder.join("none/rules.toml"), "four").is_err());
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "a draft is left");

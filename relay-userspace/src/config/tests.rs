@@ -459,6 +459,12 @@ fn files_that_cannot_be_read_are_told_from_files_with_mistakes() {
     let folder = std::env::temp_dir().join(format!("relay-config-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     assert!(load(&folder).unwrap_err().is_unreadable(), "a folder");
+    // Nobody writes to it, and the relay must not wait for that.
+    let pipe = folder.join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for path in [&folder, &pipe] {
+        assert!(load_at_once(path).unwrap_err().is_unreadable());
+    }
     let path = folder.join("relay.toml");
     std::fs::write(&path, b"# fine\nname = \"\xff\"\n").unwrap();
     let found = load(&path).unwrap_err();

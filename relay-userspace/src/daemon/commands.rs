@@ -192,7 +192,7 @@ impl Commands {
     ) -> Result<Wanted, Refusal> {
         let document = match &text {
             Some((label, text)) => config::parse(label, text),
-            None => config::load(&self.file),
+            None => config::load_at_once(&self.file),
         };
         let document = document.map_err(mistakes)?;
         let discards = state.desired.discarded_by(&document);

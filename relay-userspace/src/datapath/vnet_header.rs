@@ -152,6 +152,14 @@ impl ReceivedVnetHeader {
         Some((told, frame))
     }
 
+    /// Whether the parts of a GSO packet are those of the UDP datagram at `udp`. A tunnel wraps GSO
+    /// packets, too: those are cut inside of its datagram.
+    #[inline]
+    #[must_use]
+    pub fn is_cut_at(&self, udp: usize) -> bool {
+        self.checksum != Known::Partial || usize::from(self.partial[0]) == udp
+    }
+
     /// Where a checksum is partial in the payload of a frame that is no GSO packet, whose own
     /// checksum then is complete: the payload is a packet itself, which a tunnel has wrapped and
     /// whose checksum the sender has left to the hardware. `payload` is where the payload begins.
@@ -211,5 +219,14 @@ mod tests {
         assert_eq!(inside(VIRTIO_NET_HDR_F_DATA_VALID, none, 84, 42), None);
         let joined = VIRTIO_NET_HDR_GSO_UDP_L4;
         assert_eq!(inside(VIRTIO_NET_HDR_F_NEEDS_CSUM, joined, 84, 42), None);
+        let cut_at = |flags, start: u16| {
+            let numbers = [100, start, 6].map(u16::to_ne_bytes).concat();
+            let message = [&[flags, joined, 0, 0][..], &numbers].concat();
+            let (told, _) = ReceivedVnetHeader::split(&message).unwrap();
+            told.is_cut_at(34)
+        };
+        assert!(cut_at(VIRTIO_NET_HDR_F_NEEDS_CSUM, 34));
+        assert!(!cut_at(VIRTIO_NET_HDR_F_NEEDS_CSUM, 84), "a tunnel's");
+        assert!(cut_at(VIRTIO_NET_HDR_F_DATA_VALID, 0));
     }
 }

@@ -150,6 +150,19 @@ fn obstacles<'a>(
             remedy: native_remedy(facts).into(),
         });
     }
+    if facts.driver == "tun" {
+        found.push(Obstacle {
+            interface: name,
+            roles: &[Role::Input],
+            spot,
+            reason: format!("{name} is a TAP device, which gives XDP programs GSO packets whole"),
+            cause: format!(
+                "the input interface `{name}` is a TAP device, which gives XDP programs GSO packets \
+                 of a virtual machine whole, and they would leave as one datagram"
+            ),
+            remedy: "use another interface".into(),
+        });
+    }
     let stripped = offloads::against_xdp(named, facts, host_facts, constraints);
     found.extend(stripped.map(|stripped| Obstacle {
         interface: name,

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -207,7 +208,22 @@ fn o6_as_many_rules_as_are_possible_end_in_two_seconds(backend: Backend) -> Resu
     Ok(())
 }
 
+/// As a parent that has blocked its signals starts it.
+fn o6_signals_that_the_parent_had_blocked_end_the_relay(backend: Backend) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let file = RuleFile::of(&[Rule::feed().outputs("out0", 1)])?;
+    let mut command = run_command(&bed.relay, backend, &file)?;
+    // SAFETY: only calls that are safe between fork and exec.
+    unsafe {
+        command.pre_exec(|| Ok(nix::sys::signal::SigSet::all().thread_block()?));
+    }
+    let stopped = RelayProcess::start_command(command)?.stop()?;
+    assert_eq!(stopped.status.code(), Some(0), "{}", stopped.log);
+    Ok(())
+}
+
 relay_tests::on_both_backends! {
+    o6_signals_that_the_parent_had_blocked_end_the_relay,
     o6_sigterm_under_traffic_ends_within_a_second_and_leaves_the_interfaces_clean,
     o6_sigint_under_traffic_ends_within_a_second_and_leaves_the_interfaces_clean,
     o6_a_relay_without_traffic_ends_within_a_second,

@@ -7,7 +7,7 @@
 
 use io_uring::{cqueue, types::RecvMsgOut};
 use nix::errno::Errno;
-use relay_common::wire::{self, Tag};
+use relay_common::wire::{self, Tag, UDP_LEN};
 
 use super::buffers::{Buffers, Held};
 use crate::{
@@ -127,6 +127,9 @@ impl Datagrams {
             .input(interface)
             .and_then(|input| flows.look_up(input, &datagram))
             .ok_or((Dropped::NoRule, count(payload_len, size)))?;
+        if size > 0 && !told.is_cut_at(datagram.payload() - UDP_LEN) {
+            return Err((Dropped::Malformed, count(payload_len, size)));
+        }
         let inside = told.partial_inside(datagram.payload());
         let known = match inside {
             None => told.checksum,

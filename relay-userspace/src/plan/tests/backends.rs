@@ -53,6 +53,8 @@ fn a_group_is_on_xdp_unless_something_stands_against_it() {
         (&[], |s, _| of(s, "in0").mtu = 3818, ["", ""]),
         (&[], |s, _| of(s, "in0").mtu = 3819, ["in0 has MTU 3819; a UMEM chunk takes at most 3818", ""]),
         (&[], |s, _| of(s, "out0").mtu = 9000, ["", ""]),
+        (&[], |s, _| of(s, "in0").driver = "tun".into(), ["in0 is a TAP device, which gives XDP programs GSO packets whole", ""]),
+        (&[], |s, _| of(s, "out0").driver = "tun".into(), ["", ""]),
         (&[], |s, _| of(s, "in0").offloads.unwanted = vec![Offload::StripTag], [STRIPS, ""]),
         (&[], |s, _| of(s, "out0").offloads.unwanted = vec![Offload::StripTag], ["", ""]),
         (&[], |s, _| of(s, "in0").xdp = None, ["", ""]),

@@ -40,7 +40,11 @@ fn frame(payload: &[u8], summed: bool) -> Vec<u8> {
 fn udp_checksum(frame: &[u8]) -> [u8; 2] {
     let udp_len = (frame.len() - UDP) as u16;
     let mut summed = frame[IP + 12..].to_vec();
-    summed.extend(if udp_len.is_multiple_of(2) { &[][..] } else { &[0] });
+    summed.extend(if udp_len.is_multiple_of(2) {
+        &[][..]
+    } else {
+        &[0]
+    });
     summed.extend([17, udp_len].map(u16::to_be_bytes).concat());
     let field = UDP + 6 - (IP + 12);
     summed[field..field + 2].fill(0);
