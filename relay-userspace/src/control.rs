@@ -8,11 +8,11 @@
 mod client;
 mod connection;
 mod fault;
-mod inbox;
+pub mod inbox;
 mod interface;
 mod listener;
-mod message;
-mod methods;
+pub mod message;
+pub mod methods;
 mod outbox;
 mod permits;
 mod rights;

@@ -20,6 +20,7 @@ pub mod remote;
 pub mod slots;
 pub mod socket_drops;
 pub mod stats;
+mod sync;
 mod timings;
 pub mod tx_socket;
 pub mod uring;

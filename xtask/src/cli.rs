@@ -66,12 +66,30 @@ pub enum Command {
         #[arg(long, requires = "zero_copy")]
         iommu: bool,
     },
+    /// Look for inputs that break what the targets in fuzz/ say must hold; needs a nightly compiler
+    Fuzz {
+        /// The target; all of them in turn without one
+        target: Option<String>,
+        /// How long to look, for each target
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+        seconds: u32,
+    },
+    /// Run the models of what threads share, in every order that their steps may have
+    Loom,
+    /// Run the tests of the datapath's bookkeeping in Miri; needs a nightly toolchain with it
+    Miri,
+    /// Change the code in one place after the other, and look whether the tests notice
+    Mutants {
+        /// Only in files that match this pattern
+        file: Option<String>,
+    },
     /// Count the instructions of the benchmarks anew and make that the baseline of `test`
     RecordInstructions,
     /// What continuous integration runs: the same as `test`
     Ci {
         /// Then also the long form of the tests of endurance and of random changes, zero copy on
-        /// every kernel, and the benchmark against the commit before; about an hour and a half
+        /// every kernel, each fuzz target for ten minutes, Miri, mutants, and the benchmark against
+        /// the commit before
         #[arg(long)]
         nightly: bool,
     },

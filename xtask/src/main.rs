@@ -11,8 +11,13 @@ mod cli;
 mod counts;
 mod demo;
 mod ebpf;
+mod fuzz;
+mod loom;
+mod miri;
+mod mutants;
 mod native_xdp;
 mod nightly;
+mod nightly_toolchain;
 mod process;
 mod setup;
 mod summary;
@@ -53,6 +58,10 @@ fn main() -> ExitCode {
             vm::run(&ws, &options)
         }
         Command::Test { filter, .. } => test::run(&ws, filter.as_deref()),
+        Command::Fuzz { target, seconds } => fuzz::run(&ws, target.as_deref(), seconds),
+        Command::Loom => loom::run(&ws),
+        Command::Miri => miri::run(&ws),
+        Command::Mutants { file } => mutants::run(&ws, file.as_deref()),
         Command::RecordInstructions => test::instructions::record(&ws),
         Command::Ci { nightly: true } => nightly::run(&ws),
         Command::Ci { .. } => test::run(&ws, None),

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{bench, test, vm, workspace::Workspace};
+use crate::{bench, fuzz, loom, miri, mutants, test, vm, workspace::Workspace};
 
 /// The scenarios of the benchmark that are compared with the commit before, and how.
 const BENCH: [&str; 5] = [
@@ -21,6 +21,9 @@ const BENCH: [&str; 5] = [
     "relay,relay-before",
     "--json",
 ];
+
+/// How long each fuzz target looks.
+const FUZZ_SECONDS: u32 = 600;
 
 /// The result of a part.
 struct Part {
@@ -42,6 +45,12 @@ pub fn run(ws: &Workspace) -> Result<ExitCode> {
         part("all tests", || test::run(ws, None)),
         part("endurance, and random changes", || test::long(ws)),
         part("zero copy on all kernels", || vm::run(ws, &kernels)),
+        part("fuzzing, ten minutes per target", || {
+            fuzz::run(ws, None, FUZZ_SECONDS)
+        }),
+        part("models of threads", || loom::run(ws)),
+        part("Miri", || miri::run(ws)),
+        part("mutants", || mutants::run(ws, None)),
         part("benchmark against the commit before", || {
             bench::run(ws, &bench_args(ws))
         }),

@@ -16,7 +16,7 @@ use anyhow::Result;
 pub use self::{
     compiler::{Compiler, Report},
     packages::Purpose,
-    tools::{cargo_deny, gungraun_runner},
+    tools::{cargo_deny, cargo_fuzz, cargo_mutants, gungraun_runner},
 };
 use crate::workspace::Workspace;
 

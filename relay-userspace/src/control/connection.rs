@@ -120,7 +120,7 @@ impl Connection {
 
     /// Whether its next message is larger than it may be without a permit.
     fn lacks_permit(&self) -> bool {
-        self.large.is_none() && self.inbox.len() >= SMALL && self.rights == Rights::Owner
+        self.large.is_none() && self.inbox.first_len() >= SMALL && self.rights == Rights::Owner
     }
 
     /// Whether a call is there that can be dealt with now.
@@ -167,7 +167,7 @@ impl Connection {
             Rights::Owner => MOST_BYTES,
             Rights::Guest { .. } => SMALL,
         };
-        if self.inbox.len() > limit {
+        if self.inbox.first_len() > limit {
             let limit = limit as u64;
             self.refuse_and_close(&Fault::TooLarge { limit });
         }

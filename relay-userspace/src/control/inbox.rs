@@ -69,7 +69,7 @@ impl Inbox {
     }
 
     /// The length of the first message, or of what is there of it.
-    pub fn len(&self) -> usize {
+    pub fn first_len(&self) -> usize {
         self.first.unwrap_or(self.bytes.len())
     }
 

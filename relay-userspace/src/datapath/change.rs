@@ -17,11 +17,8 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed, Release},
-        },
+        Arc, PoisonError, TryLockError,
+        atomic::Ordering::{AcqRel, Acquire, Relaxed, Release},
     },
     time::{Duration, Instant},
 };
@@ -31,6 +28,7 @@ use super::{
     flow_table::Flows,
     open_runs::OpenRuns,
     stats::{OutputStats, WorkerStats},
+    sync::{AtomicBool, AtomicU64, Mutex, MutexGuard},
     tx_socket::{self, TxSocket},
     uring::send_slots::SendSlots,
     xdp::{
@@ -319,3 +317,6 @@ impl Inbox {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

@@ -1,8 +1,13 @@
 //! Memory straight from the kernel: page-aligned, zeroed, and resident only where it was touched.
+//!
+//! Miri knows neither reserved addresses nor advice: there all of a mapping is open from the start.
 
 use std::{io, ptr::NonNull};
 
 use nix::errno::Errno;
+
+const READ_AND_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+const KIND: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
 /// Anonymous memory, unmapped on drop.
 #[derive(Debug)]
@@ -22,7 +27,7 @@ impl Mapping {
     ///
     /// The kernel's refusal.
     pub fn new(len: usize) -> io::Result<Self> {
-        Self::map(len, libc::PROT_READ | libc::PROT_WRITE)
+        Self::map(len, READ_AND_WRITE)
     }
 
     /// Reserves `len` bytes of addresses, at least one. They cost no memory, and nothing may read
@@ -44,30 +49,31 @@ impl Mapping {
         if len > self.len {
             return Err(Errno::ENOMEM.into());
         }
-        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let access = READ_AND_WRITE;
+        if cfg!(miri) {
+            return Ok(());
+        }
         // SAFETY: the pages are this value's own, and more access than before harms no reference.
         let opened = unsafe { libc::mprotect(self.start.as_ptr().cast(), len, access) };
         Ok(Errno::result(opened).map(drop)?)
     }
 
     fn map(len: usize, access: libc::c_int) -> io::Result<Self> {
-        // SAFETY: asks for new memory, at any address.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                access,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
+        let (access, kind) = if cfg!(miri) {
+            (READ_AND_WRITE, KIND)
+        } else {
+            (access, KIND | libc::MAP_NORESERVE)
         };
+        // SAFETY: asks for new memory, at any address.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, access, kind, -1, 0) };
         if start == libc::MAP_FAILED {
             return Err(Errno::last().into());
         }
-        // SAFETY: the range was mapped just now. A kernel without huge pages refuses, which does no
-        // harm.
-        unsafe { libc::madvise(start, len, libc::MADV_NOHUGEPAGE) };
+        if cfg!(not(miri)) {
+            // SAFETY: the range was mapped just now. A kernel without huge pages refuses, which
+            // does no harm.
+            unsafe { libc::madvise(start, len, libc::MADV_NOHUGEPAGE) };
+        }
         let start = NonNull::new(start.cast()).ok_or(Errno::ENOMEM)?;
         Ok(Self { start, len })
     }

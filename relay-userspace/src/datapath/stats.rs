@@ -18,9 +18,15 @@ use super::{
 };
 
 /// The most flow slots of a worker: four times what the kernel's map of flows holds.
-pub const MOST_FLOWS: usize = 4 * relay_common::abi::MAX_FLOWS as usize;
+pub const MOST_FLOWS: usize = 4 * FLOWS;
 /// The most output slots of a worker: 64 for each flow of the kernel's map.
-pub const MOST_OUTPUTS: usize = 64 * relay_common::abi::MAX_FLOWS as usize;
+pub const MOST_OUTPUTS: usize = 64 * FLOWS;
+/// The flows of the kernel's map. Miri cannot reserve addresses, and has no memory for so many.
+const FLOWS: usize = if cfg!(miri) {
+    64
+} else {
+    relay_common::abi::MAX_FLOWS as usize
+};
 
 /// Why a frame, or one output's copy of it, did not leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

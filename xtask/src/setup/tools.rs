@@ -27,6 +27,20 @@ const CARGO_DENY: Tool = Tool {
     arguments: &["--no-default-features"],
 };
 
+const CARGO_FUZZ: Tool = Tool {
+    name: "cargo-fuzz",
+    version: "0.13.2",
+    purpose: "builds fuzz targets and runs them",
+    arguments: &[],
+};
+
+const CARGO_MUTANTS: Tool = Tool {
+    name: "cargo-mutants",
+    version: "27.1.0",
+    purpose: "changes the code and looks whether tests notice",
+    arguments: &[],
+};
+
 /// Refuses to run for a library of another version: see `gungraun` in the workspace's Cargo.toml.
 const GUNGRAUN_RUNNER: Tool = Tool {
     name: "gungraun-runner",
@@ -38,6 +52,17 @@ const GUNGRAUN_RUNNER: Tool = Tool {
 /// cargo-deny: licences, sources and known vulnerabilities of the dependencies.
 pub fn cargo_deny(ws: &Workspace) -> Result<PathBuf> {
     CARGO_DENY.ensure(ws)
+}
+
+/// cargo-fuzz: builds the targets of fuzz/ for libFuzzer. Installed by what uses it alone, as the
+/// next one is.
+pub fn cargo_fuzz(ws: &Workspace) -> Result<PathBuf> {
+    CARGO_FUZZ.ensure(ws)
+}
+
+/// cargo-mutants: tests the tests.
+pub fn cargo_mutants(ws: &Workspace) -> Result<PathBuf> {
+    CARGO_MUTANTS.ensure(ws)
 }
 
 /// gungraun-runner: runs the benchmarks of the crate gungraun.

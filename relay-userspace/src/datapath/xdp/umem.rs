@@ -135,11 +135,10 @@ impl Chunks {
         let all = Some(count).filter(|&count| count > 0);
         let all = all.and_then(|count| NonZeroU32::new(count + for_headers));
         let all = all.ok_or_else(|| failed("no chunks asked for".into()))?;
-        let (umem, mut descs) = Umem::new(config, all, false).map_err(|error| {
+        let (memory, mut descs) = UmemMemory::map(config, all, size).map_err(|error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             failed(cause.unwrap_or_else(|| error.to_string()))
         })?;
-        let memory = UmemMemory::new(umem, &descs, size);
         descs.truncate(count as usize);
         Ok(Self {
             memory,
@@ -419,3 +418,6 @@ impl Chunks {
         (addr >> self.shift) as u32
     }
 }
+
+#[cfg(test)]
+mod tests;

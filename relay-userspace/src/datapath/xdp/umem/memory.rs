@@ -4,9 +4,13 @@
 //! relay's frames start anywhere, so it goes by addresses, as the rings do: bytes from the start of
 //! the UMEM.
 
-use std::ptr::NonNull;
+use std::{num::NonZeroU32, ptr::NonNull};
 
-use xsk_rs::{Umem, umem::frame::FrameDesc};
+use xsk_rs::{
+    Umem,
+    config::UmemConfig,
+    umem::{UmemCreateError, frame::FrameDesc},
+};
 
 /// The memory of one UMEM.
 #[derive(Debug)]
@@ -14,6 +18,7 @@ pub(super) struct UmemMemory {
     start: NonNull<u8>,
     len: usize,
     /// Keeps it mapped.
+    #[cfg(not(miri))]
     umem: Umem,
 }
 
@@ -22,8 +27,14 @@ pub(super) struct UmemMemory {
 unsafe impl Send for UmemMemory {}
 
 impl UmemMemory {
-    /// The memory of `umem`, whose chunks of `size` bytes are `descs`, in order.
-    pub(super) fn new(umem: Umem, descs: &[FrameDesc], size: u32) -> Self {
+    /// Maps and registers `count` chunks of `size` bytes, and gives what xsk-rs knows each by.
+    #[cfg(not(miri))]
+    pub(super) fn map(
+        config: UmemConfig,
+        count: NonZeroU32,
+        size: u32,
+    ) -> Result<(Self, Vec<FrameDesc>), UmemCreateError> {
+        let (umem, descs) = Umem::new(config, count, false)?;
         let first = descs.first().map(|first| {
             // SAFETY: the descriptor is of this UMEM, its headroom is empty, and nothing is read.
             unsafe { umem.headroom(first) }.contents().as_ptr()
@@ -32,15 +43,37 @@ impl UmemMemory {
         // reached by it is told here, not by them.
         let start = first.map_or(0, <*const u8>::expose_provenance);
         let start = NonNull::new(std::ptr::with_exposed_provenance_mut(start));
-        Self {
+        let memory = Self {
             len: start.map_or(0, |_| descs.len() * size as usize),
             start: start.unwrap_or(NonNull::dangling()),
             umem,
-        }
+        };
+        Ok((memory, descs))
     }
 
+    #[cfg(not(miri))]
     pub(super) fn umem(&self) -> &Umem {
         &self.umem
+    }
+
+    /// Miri has no AF_XDP: memory of the allocator, and descriptors that name nothing.
+    #[cfg(miri)]
+    pub(super) fn map(
+        _config: UmemConfig,
+        count: NonZeroU32,
+        size: u32,
+    ) -> Result<(Self, Vec<FrameDesc>), UmemCreateError> {
+        let len = count.get() as usize * size as usize;
+        let bytes: &mut [u8] = Box::leak(vec![0; len].into());
+        let start = NonNull::from(bytes).cast();
+        // SAFETY: zeros are a descriptor: it is made of numbers.
+        let descs = (0..count.get()).map(|_| unsafe { std::mem::zeroed() });
+        Ok((Self { start, len }, descs.collect()))
+    }
+
+    #[cfg(miri)]
+    pub(super) fn umem(&self) -> &Umem {
+        unreachable!("no socket can be bound")
     }
 
     /// A place in the memory.
@@ -104,5 +137,14 @@ impl UmemMemory {
         let (from, to) = unsafe { (self.place(from, len), self.place(to, len)) };
         // SAFETY: inside the mapping and apart, as the caller promised.
         unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
+    }
+}
+
+#[cfg(miri)]
+impl Drop for UmemMemory {
+    fn drop(&mut self) {
+        let bytes = std::ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.len);
+        // SAFETY: it was a box of so many bytes, and nothing refers to it any more.
+        drop(unsafe { Box::from_raw(bytes) });
     }
 }
