@@ -57,7 +57,7 @@ fn serves(document: &Document) {
     for rule in &document.rules.rules {
         let others = document.without(&rule.name).unwrap();
         let difference = plan::diff(document, &others);
-        assert_eq!(difference.removed, [rule.name.clone()]);
+        assert_eq!(difference.removed, std::slice::from_ref(&rule.name));
         assert_eq!(difference.unchanged, others.rules.rules.len());
     }
     let host = hosts::of(document);

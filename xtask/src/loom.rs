@@ -11,10 +11,8 @@ use crate::{process, workspace::Workspace};
 pub fn run(ws: &Workspace) -> Result<ExitCode> {
     let mut cargo = ws.cargo();
     cargo
-        .env("CARGO_TARGET_DIR", ws.target.join("loom"))
-        .env("RUSTFLAGS", "--cfg loom")
         .args(["test", "--locked", "--lib", "--package", "relay-userspace"])
-        .args(["--", "loom_tests"]);
+        .args(["--features", "loom", "--", "loom_tests"]);
     process::run(&mut cargo)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -161,12 +161,14 @@ mod tests {
             0xffff_0000,
             u32::MAX,
         ];
-        for number in 0..edges.len().pow(5) {
+        // Miri is slow.
+        let step = if cfg!(miri) { 97 } else { 1 };
+        for number in (0..edges.len().pow(5)).step_by(step) {
             let words = core::array::from_fn(|at| edges[number / edges.len().pow(at as u32) % 8]);
             assert_eq!(is_complete(words), add_up(words), "{words:x?}");
         }
         let mut state = 1_u64;
-        for _ in 0..10_000 {
+        for _ in 0..10_000 / step {
             let [first, second, third, source, group] = [0; 5].map(|_: u32| {
                 state = state
                     .wrapping_mul(6_364_136_223_846_793_005)

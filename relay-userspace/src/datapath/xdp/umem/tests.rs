@@ -169,13 +169,12 @@ impl Model {
         let Some((desc, _)) = Self::any(&mut self.random, &mut self.lent) else {
             return;
         };
-        let place = self.place(desc.addr());
-        place.lent_to = None;
+        self.place(desc.addr()).lent_to = None;
         if self.random.below(3) == 0 {
             self.chunks.unfilled(&desc);
             return;
         }
-        place.in_hand = true;
+        self.place(desc.addr()).in_hand = true;
         // SAFETY: what was lent came back just now, once.
         let mut chunk = unsafe { self.chunks.received(&desc) };
         self.chunks.put(&mut chunk, &[7; 200]);
