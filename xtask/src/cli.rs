@@ -80,8 +80,8 @@ pub enum Command {
     Miri,
     /// Change the code in one place after the other, and look whether the tests notice
     Mutants {
-        /// Only in files that match this pattern
-        file: Option<String>,
+        /// Only changes that match this regular expression: the file, the line, and what is changed
+        matching: Option<String>,
     },
     /// Count the instructions of the benchmarks anew and make that the baseline of `test`
     RecordInstructions,

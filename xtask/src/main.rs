@@ -61,7 +61,7 @@ fn main() -> ExitCode {
         Command::Fuzz { target, seconds } => fuzz::run(&ws, target.as_deref(), seconds),
         Command::Loom => loom::run(&ws),
         Command::Miri => miri::run(&ws),
-        Command::Mutants { file } => mutants::run(&ws, file.as_deref()),
+        Command::Mutants { matching } => mutants::run(&ws, matching.as_deref()),
         Command::RecordInstructions => test::instructions::record(&ws),
         Command::Ci { nightly: true } => nightly::run(&ws),
         Command::Ci { .. } => test::run(&ws, None),

@@ -9,8 +9,9 @@ use anyhow::Result;
 
 use crate::{process, setup, workspace::Workspace};
 
-/// Changes the files that the configuration names, or of those only the ones that match `file`.
-pub fn run(ws: &Workspace, file: Option<&str>) -> Result<ExitCode> {
+/// Makes the changes that the configuration allows, or of those only the ones whose names match the
+/// regular expression `matching`: a name begins with the file.
+pub fn run(ws: &Workspace, matching: Option<&str>) -> Result<ExitCode> {
     let cargo_mutants = setup::cargo_mutants(ws)?;
     let mut command = Command::new(cargo_mutants);
     process::without_own_environment(&mut command)
@@ -18,8 +19,8 @@ pub fn run(ws: &Workspace, file: Option<&str>) -> Result<ExitCode> {
         .env_remove("CARGO_TARGET_DIR")
         .args(["mutants", "--output"])
         .arg(&ws.target);
-    if let Some(file) = file {
-        command.args(["--file", file]);
+    if let Some(matching) = matching {
+        command.args(["--re", matching]);
     }
     Ok(process::exit_code(process::status(&mut command)?))
 }

@@ -62,6 +62,149 @@ fn one_changed_byte_in_the_ip_header_never_passes_for_the_same_datagram() {
     }
 }
 
+/// Makes the checksum of an IPv4 header right.
+fn complete(header: &mut [u8]) {
+    header[ipv4::field::CHECKSUM].fill(0);
+    let words = header.as_chunks::<2>().0.iter();
+    let sum = words.map(|word| u32::from(u16::from_be_bytes(*word)));
+    let sum = sum.sum::<u32>();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    header[ipv4::field::CHECKSUM].copy_from_slice(&(!sum as u16).to_be_bytes());
+}
+
+#[test]
+fn what_may_not_stand_in_an_ipv4_header_has_a_reason() {
+    let changed = |change: &dyn Fn(&mut [u8])| {
+        let mut frame = FRAME;
+        change(&mut frame[IP..]);
+        complete(&mut frame[IP..UDP]);
+        judge(&frame[..], None, [2, 0, 0, 0, 0, 9]).err()
+    };
+    let version = |value| changed(&|ip| ip[ipv4::field::VERSION_AND_LEN] = value);
+    assert_eq!(
+        [0x45, 0x46, 0x4f].map(version),
+        [None, Some(Skip::IpOptions), Some(Skip::IpOptions)]
+    );
+    assert_eq!(
+        [0x44, 0x40, 0x55, 0x35].map(version),
+        [Some(Skip::Malformed); 4]
+    );
+    let fragment =
+        |value: u16| changed(&|ip| ip[ipv4::field::FRAGMENT].copy_from_slice(&value.to_be_bytes()));
+    assert_eq!([0, 0x4000].map(fragment), [None; 2]);
+    assert_eq!(
+        [0x2000, 0x6000, 1, 0x100, 0x1fff].map(fragment),
+        [Some(Skip::Fragment); 5]
+    );
+    let protocol = |value| changed(&|ip| ip[ipv4::field::PROTOCOL] = value);
+    assert_eq!([1, 6, 16, 18, 255].map(protocol), [Some(Skip::NotUdp); 5]);
+    // The first reason of several.
+    let several = changed(&|ip| {
+        ip[ipv4::field::FRAGMENT].copy_from_slice(&[0x20, 0]);
+        ip[ipv4::field::PROTOCOL] = 6;
+    });
+    assert_eq!(several, Some(Skip::Fragment));
+    let lengths = |ip_len: u16, udp_len: u16| {
+        changed(&|ip| {
+            ip[ipv4::field::TOTAL_LEN].copy_from_slice(&ip_len.to_be_bytes());
+            ip[IPV4_LEN..][udp::field::LEN].copy_from_slice(&udp_len.to_be_bytes());
+        })
+    };
+    for udp in [8, 10, 11, 26] {
+        assert_eq!(lengths(20 + udp, udp), None, "{udp} bytes");
+    }
+    for (ip, udp) in [
+        (27, 7),
+        (20, 0),
+        (31, 10),
+        (30, 11),
+        (0, 11),
+        (47, 27),
+        (65_535, 65_515),
+    ] {
+        assert_eq!(lengths(ip, udp), Some(Skip::Malformed), "{ip}, {udp}");
+    }
+    let source =
+        |address: [u8; 4]| changed(&|ip| ip[ipv4::field::SOURCE].copy_from_slice(&address));
+    for host in [
+        [1, 0, 0, 0],
+        [126, 255, 255, 255],
+        [128, 0, 0, 1],
+        [223, 255, 255, 255],
+        [240, 0, 0, 1],
+        [255, 255, 255, 254],
+    ] {
+        assert_eq!(source(host), None, "{host:?}");
+    }
+    for martian in [
+        [0, 0, 0, 0],
+        [0, 1, 2, 3],
+        [127, 0, 0, 1],
+        [224, 0, 0, 1],
+        [239, 255, 255, 255],
+        [255; 4],
+    ] {
+        assert_eq!(source(martian), Some(Skip::Martian), "{martian:?}");
+    }
+    for at in 0..6 {
+        let mut frame = FRAME;
+        frame[at] ^= 2;
+        let skip = judge(&frame[..], None, [2, 0, 0, 0, 0, 9]).err();
+        assert_eq!(
+            skip,
+            Some(Skip::OtherMac),
+            "byte {at} of the Ethernet address"
+        );
+    }
+    for from in [[0; 6], [3, 0, 0, 0, 0, 1]] {
+        let mut frame = FRAME;
+        frame[ethernet::field::SOURCE].copy_from_slice(&from);
+        let skip = judge(&frame[..], None, [2, 0, 0, 0, 0, 9]).err();
+        assert_eq!(skip, Some(Skip::Martian), "from {from:?}");
+    }
+}
+
+#[test]
+fn datagrams_to_hosts_are_taken_where_they_are_asked_for_and_broadcasts_never() {
+    struct Port;
+
+    impl Verdict for Port {
+        type Output = u16;
+
+        fn of(&self, datagram: Datagram, _: Mac) -> u16 {
+            datagram.port
+        }
+    }
+
+    const OWN: [u8; 6] = [2, 0, 0, 0, 0, 9];
+    let sent = |to: [u8; 6], destination: [u8; 4]| {
+        let mut frame = FRAME;
+        frame[ethernet::field::DESTINATION].copy_from_slice(&to);
+        frame[IP..][ipv4::field::DESTINATION].copy_from_slice(&destination);
+        complete(&mut frame[IP..UDP]);
+        let to_all = judge_all_for(&frame[..], None, OWN, &Port);
+        (to_all, judge_for(&frame[..], None, OWN, &Port))
+    };
+    let host = [10, 1, 0, 9];
+    assert_eq!(sent(OWN, host), (Ok(5001), Err(Skip::NotMulticast)));
+    assert_eq!(
+        sent([2, 0, 0, 0, 0, 8], host),
+        (Err(Skip::OtherMac), Err(Skip::NotMulticast))
+    );
+    assert_eq!(
+        sent([0xff; 6], host),
+        (Err(Skip::NotMulticast), Err(Skip::NotMulticast))
+    );
+    let group = [239, 1, 1, 1];
+    assert_eq!(sent([1, 0, 0x5e, 1, 1, 1], group), (Ok(5001), Ok(5001)));
+    assert_eq!(sent(OWN, group), (Ok(5001), Ok(5001)));
+    assert_eq!(
+        sent([0xff; 6], group),
+        (Err(Skip::OtherMac), Err(Skip::OtherMac))
+    );
+}
+
 /// [`FRAME`] with `tags` behind its addresses, of one EtherType and one control information each,
 /// and `ethertype` behind them.
 fn tagged<const N: usize>(tags: [(u16, u16); N], ethertype: u16) -> ([u8; 80], usize) {
@@ -335,13 +478,7 @@ fn a_gso_packet_is_one_datagram_of_the_whole_length() {
     frame[..FRAME.len()].copy_from_slice(&FRAME);
     let ip = &mut frame[IP..UDP];
     ip[ipv4::field::TOTAL_LEN].copy_from_slice(&u16::MAX.to_be_bytes());
-    ip[ipv4::field::CHECKSUM].fill(0);
-    let words = ip.as_chunks::<2>().0.iter();
-    let sum = words
-        .map(|word| u32::from(u16::from_be_bytes(*word)))
-        .sum::<u32>();
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ip[ipv4::field::CHECKSUM].copy_from_slice(&(!sum as u16).to_be_bytes());
+    complete(ip);
     frame[UDP..][udp::field::LEN].copy_from_slice(&((UDP_LEN + PAYLOAD) as u16).to_be_bytes());
     let datagram = decode(&frame[..]).unwrap();
     assert_eq!(usize::from(datagram.payload_len), PAYLOAD);
