@@ -203,6 +203,22 @@ fn datagrams_to_hosts_are_taken_where_they_are_asked_for_and_broadcasts_never() 
         sent([0xff; 6], group),
         (Err(Skip::OtherMac), Err(Skip::OtherMac))
     );
+    let sent = |to: [u8; 6], destination: &str| {
+        let destination: Ipv6Addr = destination.parse().unwrap();
+        let mut frame = FRAME6;
+        frame[ethernet::field::DESTINATION].copy_from_slice(&to);
+        frame[IP..][ipv6::field::DESTINATION].copy_from_slice(&destination.octets());
+        let to_all = judge_all_for(&frame[..], None, OWN, &Port);
+        (to_all, judge_for(&frame[..], None, OWN, &Port))
+    };
+    assert_eq!(
+        sent(OWN, "2001:db8::9"),
+        (Ok(5001), Err(Skip::NotMulticast))
+    );
+    assert_eq!(
+        sent([0x33, 0x33, 0, 0, 0, 9], "ff3e::9"),
+        (Ok(5001), Ok(5001))
+    );
 }
 
 /// [`FRAME`] with `tags` behind its addresses, of one EtherType and one control information each,
@@ -488,4 +504,21 @@ fn a_gso_packet_is_one_datagram_of_the_whole_length() {
         Err(Skip::Malformed),
         "one byte short"
     );
+}
+
+#[test]
+fn addresses_are_of_one_version_of_ip() {
+    for (source, group) in [("10.1.0.2", "239.1.1.1"), ("2001:db8::7", "ff3e::8000:1")] {
+        let (source, group) = (source.parse().unwrap(), group.parse().unwrap());
+        let addresses = Addresses::between(source, group).unwrap();
+        assert_eq!((addresses.source(), addresses.group()), (source, group));
+        assert_eq!(
+            Addresses::between(source, Ipv4Addr::BROADCAST.into()).is_some(),
+            source.is_ipv4()
+        );
+        assert_eq!(
+            Addresses::between(source, Ipv6Addr::LOCALHOST.into()).is_some(),
+            source.is_ipv6()
+        );
+    }
 }
