@@ -2,9 +2,9 @@
 //! [`local`].
 //!
 //! The kernel runs it for every frame that arrives on an input interface. A frame that is a
-//! datagram of a rule goes to the AF_XDP socket of its queue, or is dropped if it is above the rule's
-//! limit; every other frame goes to the Linux stack, untouched. Each frame counts once, under what became of it, see
-//! [`relay_common::abi::Counter`].
+//! datagram of a rule goes to the AF_XDP socket of its queue, or is dropped if it is above the
+//! rule's limit; every other frame goes to the Linux stack, untouched. Each frame counts once, under
+//! what became of it, see [`relay_common::abi::Counter`].
 #![no_std]
 #![no_main]
 #![allow(

@@ -331,8 +331,8 @@ impl UringWorker {
         }
     }
 
-    /// Forwards the frames that have arrived, but no longer than until `deadline`, ends the receive,
-    /// and counts the copies that have not left.
+    /// Forwards the frames that have arrived, but no longer than until `deadline`, ends the
+    /// receive, and counts the copies that have not left.
     fn end(&mut self, deadline: Instant) {
         let late = |worker: &mut Self| {
             worker.sleep(LATE);

@@ -193,8 +193,8 @@ impl XdpWorker {
     }
 
     /// Forwards until `stop` is set, then forwards the frames that have arrived, waits a moment for
-    /// frames on their way, and counts what stays. A worker that `owns_cpu` looks for frames a while
-    /// before it sleeps.
+    /// frames on their way, and counts what stays. A worker that `owns_cpu` looks for frames a
+    /// while before it sleeps.
     pub fn run(&mut self, stop: &AtomicBool, owns_cpu: bool) {
         let mut idle_since: Option<Instant> = None;
         while !stop.load(Relaxed) {
@@ -413,8 +413,8 @@ impl XdpWorker {
         self.publish_chunks();
     }
 
-    /// Counts the frames that are still in the RX rings: their copies do not leave. Gives back those
-    /// of this host's own stack.
+    /// Counts the frames that are still in the RX rings: their copies do not leave. Gives back
+    /// those of this host's own stack.
     fn leave_unread(&mut self) {
         let Self {
             chunks,

@@ -194,8 +194,8 @@ impl Datagrams {
     }
 }
 
-/// Completes the checksum of a packet in the payload of the frame in `arrival`, of which nothing has
-/// been made yet. The checksum of the frame itself is made for that (local checksum offload,
+/// Completes the checksum of a packet in the payload of the frame in `arrival`, of which nothing
+/// has been made yet. The checksum of the frame itself is made for that (local checksum offload,
 /// Documentation/networking/checksum-offloads.rst).
 #[cold]
 fn complete(inside: Partial, arrival: &Arrival, buffers: &mut Buffers) {

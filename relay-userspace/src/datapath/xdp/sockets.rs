@@ -392,8 +392,8 @@ fn is_released(interface: u32, queue: u32) -> bool {
 }
 
 /// Whether a bind to a queue was refused for another reason than that the queue has a UMEM: the
-/// kernel looks for that first (`xp_assign_dev`, net/xdp/xsk_buff_pool.c). What it refuses before it
-/// looks, such as memory or a descriptor, says nothing.
+/// kernel looks for that first (`xp_assign_dev`, net/xdp/xsk_buff_pool.c). What it refuses before
+/// it looks, such as memory or a descriptor, says nothing.
 fn is_free(refusal: &io::Error) -> bool {
     let known = [libc::EINVAL, libc::ENODEV, libc::ENXIO, libc::EOPNOTSUPP];
     refusal
