@@ -232,7 +232,7 @@ impl Bench {
             &arrival,
             input,
             &self.message,
-            &self.buffers,
+            &mut self.buffers,
             &mut self.flows,
             &self.stats,
         );

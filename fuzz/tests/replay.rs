@@ -1,5 +1,7 @@
 //! The committed corpora, through their targets: what a fuzzer has found stays found.
 
+#![allow(clippy::unwrap_used, reason = "all of it is a test")]
+
 use std::{
     collections::BTreeSet,
     fs, io,

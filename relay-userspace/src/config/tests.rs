@@ -473,7 +473,7 @@ fn files_that_cannot_be_read_are_told_from_files_with_mistakes() {
         found.to_string().contains(":2:9: the file is not UTF-8"),
         "{found}"
     );
-    std::fs::File::create(&path)
+    File::create(&path)
         .unwrap()
         .set_len(MAX_FILE_BYTES + 1)
         .unwrap();
