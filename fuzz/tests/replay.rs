@@ -1,4 +1,8 @@
 //! The committed corpora, through their targets: what a fuzzer has found stays found.
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of a test may fail it like the test itself"
+)]
 
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
 
