@@ -1,6 +1,6 @@
 //! The copy of a datagram: every header field of it, for any rule and any datagram.
 //!
-//! Input: the choices that make a rule and a datagram, see [`Case`]. What the copy must be is
+//! Input: the choices that make a rule and a datagram, see `Case`. What the copy must be is
 //! written down here once more, from docs/configuration.md.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

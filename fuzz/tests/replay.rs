@@ -4,8 +4,6 @@
     reason = "the helpers of a test may fail it like the test itself"
 )]
 
-#![allow(clippy::unwrap_used, reason = "all of it is a test")]
-
 use std::{
     collections::BTreeSet,
     fs, io,

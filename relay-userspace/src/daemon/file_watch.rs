@@ -116,7 +116,7 @@ impl FileWatch {
         watch
     }
 
-    /// The descriptor to wait on, see [`super::wait`]: call [`FileWatch::changed`] when it is
+    /// The descriptor to wait on, see `daemon::wait`: call [`FileWatch::changed`] when it is
     /// readable. `None` if the kernel refuses inotify.
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
