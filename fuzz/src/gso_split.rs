@@ -360,8 +360,15 @@ impl Packet {
         let mut bytes: Vec<u8> = lengths.into_iter().flat_map(u32::to_ne_bytes).collect();
         bytes.resize(bytes.len() + CONTROL_LEN, 0);
         let kind = if self.size == 0 { 0 } else { GSO_UDP_L4 };
-        let [low, high] = (self.size as u16).to_ne_bytes();
-        bytes.extend([self.flags, kind, 0, 0, low, high, 0, 0, 0, 0]);
+        // A partial checksum covers the datagram, and its field is six bytes behind the start.
+        let udp = frame.len() - self.fields.payload.len() - 8;
+        let start = if self.flags == NEEDS_CSUM { udp } else { 0 };
+        bytes.extend([self.flags, kind, 0, 0]);
+        bytes.extend(
+            [self.size, start, 6]
+                .map(|number| (number as u16).to_ne_bytes())
+                .concat(),
+        );
         bytes.extend(frame);
         bytes
     }
