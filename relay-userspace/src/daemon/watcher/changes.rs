@@ -27,7 +27,7 @@ pub struct Seen {
     pub mac: [u8; 6],
     /// Administratively up. A carrier is in [`Self::state`].
     pub is_up: bool,
-    /// Its addresses, of an output; `None` while they are not known.
+    /// Its addresses; `None` while they are not known.
     pub addresses: Option<Addresses>,
     /// It takes VLAN tags out of received frames; of an input.
     pub strips_tags: bool,

@@ -151,11 +151,9 @@ impl Watched {
 
     fn see(&self, before: &Seen, now: &Now, questions: &mut Questions) -> Seen {
         let Followed { facts, program, .. } = &self.followed;
-        // If the kernel does not answer, the last answer.
-        let addresses = facts
-            .is_output
-            .then(|| Addresses::ask(facts.index, questions).ok())
-            .flatten();
+        // If the kernel does not answer, the last answer. Also of an interface that is an input only:
+        // outputs may wait for an address there.
+        let addresses = Addresses::ask(facts.index, questions).ok();
         let strips_tags = facts.is_input.then(|| questions.strips_tags(facts.index));
         let takes_gso = facts.is_output.then(|| questions.takes_gso(facts.index));
         Seen {

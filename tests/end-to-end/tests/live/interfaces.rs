@@ -137,6 +137,35 @@ fn x2_an_interface_that_is_deleted_and_made_again_ten_times_is_served_again(
     Ok(())
 }
 
+/// While the output waits, the interface is an input only.
+fn x9_an_output_through_an_input_runs_again_once_the_interface_has_its_address_again(
+    backend: Backend,
+) -> Result<()> {
+    let bed = Testbed::builder().inputs(2).without_capture().build()?;
+    let rules = [
+        Rule::feed().output("in1", [239, 2, 7, 7], 7001),
+        Rule::new("beside", "in1", [239, 1, 8, 8], 8000).output("out0", [239, 2, 8, 8], 8001),
+    ];
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+    let is = |state: &str| {
+        let wanted = [
+            ("feed".into(), state.into()),
+            ("beside".into(), "active".into()),
+        ];
+        eventually(AGAIN, || {
+            relay.rule_states().is_ok_and(|states| states == wanted)
+        })
+    };
+    for _ in 0..2 {
+        bed.relay.ip("address del 10.1.1.1/24 dev in1")?;
+        ensure!(is("pending").is_some(), "{}", relay.log());
+        bed.relay.ip("address add 10.1.1.1/24 dev in1")?;
+        ensure!(is("active").is_some(), "{}", relay.log());
+    }
+    relay.stop()?;
+    Ok(())
+}
+
 /// The addresses of `out0` that duplicate address detection is at work on.
 fn has_tentative(bed: &Testbed) -> Result<bool> {
     let shown = bed.relay.ip("-6 address show dev out0 tentative")?;
@@ -390,6 +419,7 @@ relay_tests::on_both_backends! {
     x7_an_output_that_is_missing_waits_alone,
     with_strict_a_missing_interface_is_an_error,
     x9_copies_leave_with_the_new_address_and_mac_of_their_interface,
+    x9_an_output_through_an_input_runs_again_once_the_interface_has_its_address_again,
     an_interface_moved_to_another_namespace_and_back_is_served_again,
     l5_reloads_while_an_interface_comes_and_goes,
 }
