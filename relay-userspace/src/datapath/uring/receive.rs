@@ -89,8 +89,9 @@ impl Datagrams {
         stats: &WorkerStats,
     ) -> Option<Self> {
         let bytes = buffers.bytes(&arrival.held, 0..arrival.len as usize);
-        match Self::decode(bytes, interface, message, flows) {
-            Ok((datagrams, inside)) => {
+        let mut inside = None;
+        match Self::decode(bytes, interface, message, flows, &mut inside) {
+            Ok(datagrams) => {
                 if let Some(inside) = inside {
                     complete(inside, arrival, buffers);
                 }
@@ -111,7 +112,8 @@ impl Datagrams {
         interface: u32,
         message: &libc::msghdr,
         flows: &mut Flows,
-    ) -> Result<(Self, Option<Partial>), (Dropped, u64)> {
+        inside: &mut Option<Partial>,
+    ) -> Result<Self, (Dropped, u64)> {
         const MALFORMED: (Dropped, u64) = (Dropped::Malformed, 1);
         let out = RecvMsgOut::parse(bytes, message).map_err(|()| MALFORMED)?;
         if out.is_payload_truncated() {
@@ -130,22 +132,23 @@ impl Datagrams {
         if size > 0 && !told.is_cut_at(datagram.payload() - UDP_LEN) {
             return Err((Dropped::Malformed, count(payload_len, size)));
         }
-        let inside = told.partial_inside(datagram.payload());
-        let known = match inside {
+        let known = match told.partial_inside(datagram.payload()) {
             None => told.checksum,
-            Some(_) => Known::Complete,
+            found => {
+                *inside = found;
+                Known::Complete
+            }
         };
         let received = Received::read(frame, &datagram, known).ok_or(MALFORMED)?;
         let at = frame.as_ptr().addr() - bytes.as_ptr().addr();
-        let datagrams = Self {
+        Ok(Self {
             flow,
             received,
             payload: at + datagram.payload(),
             payload_len,
             size,
             next: 0,
-        };
-        Ok((datagrams, inside))
+        })
     }
 
     /// What some copies keep of them, if any does. Only where [`Flows::keep_any`]: it decodes the
