@@ -26,8 +26,7 @@ pub(super) fn check<'d>(draft: &'d Draft, found: &mut Collector<'_>) {
     let inputs: Vec<Option<&Input>> = draft.rules.iter().map(input).collect();
     names(draft, found);
     equal_inputs(draft, &inputs, found);
-    memberships(draft, &inputs, found);
-    entries(draft, &inputs, found);
+    bounds(draft, &inputs, found);
     let fed_rules = FedRules::new(&inputs);
     outputs(draft, &fed_rules, found);
     cycles(draft, &fed_rules, found);
@@ -88,18 +87,40 @@ fn equal_inputs(draft: &Draft, inputs: &[Option<&Input>], found: &mut Collector<
     }
 }
 
-/// Refuses more memberships than a relay may have.
-fn memberships(draft: &Draft, inputs: &[Option<&Input>], found: &mut Collector<'_>) {
-    let beyond = first_beyond_the_memberships(inputs);
-    if let Some(rule) = beyond.and_then(|beyond| draft.rules.get(beyond)) {
-        let input = rule.input.as_ref().map(|(input, _)| input.place);
-        let (cause, remedy) = too_many_memberships(&rule.label);
-        found.add(input.unwrap_or(rule.place), cause, remedy);
+/// Something that the inputs of one relay may have only so much of.
+pub(super) struct Bound {
+    /// The first input with which all up to it have more.
+    pub first_beyond: fn(&[Option<&Input>]) -> Option<usize>,
+    /// What is wrong with the rule of that input, which has this name, and what to do.
+    pub mistake: fn(&str) -> (String, &'static str),
+}
+
+/// All of them.
+pub(super) const BOUNDS: [Bound; 2] = [
+    Bound {
+        first_beyond: first_beyond_the_memberships,
+        mistake: too_many_memberships,
+    },
+    Bound {
+        first_beyond: first_beyond_the_tables,
+        mistake: too_many_entries,
+    },
+];
+
+/// Refuses inputs that have more of something than one relay may.
+fn bounds(draft: &Draft, inputs: &[Option<&Input>], found: &mut Collector<'_>) {
+    for bound in BOUNDS {
+        let beyond = (bound.first_beyond)(inputs);
+        if let Some(rule) = beyond.and_then(|beyond| draft.rules.get(beyond)) {
+            let input = rule.input.as_ref().map(|(input, _)| input.place);
+            let (cause, remedy) = (bound.mistake)(&rule.label);
+            found.add(input.unwrap_or(rule.place), cause, remedy);
+        }
     }
 }
 
 /// The first input with which all up to it have more memberships than a relay may have.
-pub(super) fn first_beyond_the_memberships(inputs: &[Option<&Input>]) -> Option<usize> {
+fn first_beyond_the_memberships(inputs: &[Option<&Input>]) -> Option<usize> {
     let mut left = MAX_MEMBERSHIPS as u128;
     let mut seen = HashSet::new();
     inputs.iter().position(|input| {
@@ -118,7 +139,7 @@ pub(super) fn first_beyond_the_memberships(inputs: &[Option<&Input>]) -> Option<
 }
 
 /// What is wrong with the rule of that input, and what to do.
-pub(super) fn too_many_memberships(rule: &str) -> (String, &'static str) {
+fn too_many_memberships(rule: &str) -> (String, &'static str) {
     (
         format!(
             "the rules up to {rule} join more than {MAX_MEMBERSHIPS} groups, as many as one relay \
@@ -129,19 +150,9 @@ pub(super) fn too_many_memberships(rule: &str) -> (String, &'static str) {
     )
 }
 
-/// Refuses more inputs than the tables of the kernel programs have room for.
-fn entries(draft: &Draft, inputs: &[Option<&Input>], found: &mut Collector<'_>) {
-    let beyond = first_beyond_the_tables(inputs);
-    if let Some(rule) = beyond.and_then(|beyond| draft.rules.get(beyond)) {
-        let input = rule.input.as_ref().map(|(input, _)| input.place);
-        let (cause, remedy) = too_many_entries(&rule.label);
-        found.add(input.unwrap_or(rule.place), cause, remedy);
-    }
-}
-
 /// The first input with which all up to it surely have more entries than the tables have room for.
 /// A range of ports may take more than the one that is counted here.
-pub(super) fn first_beyond_the_tables(inputs: &[Option<&Input>]) -> Option<usize> {
+fn first_beyond_the_tables(inputs: &[Option<&Input>]) -> Option<usize> {
     let mut left = [MAX_SHAPED as usize; 2];
     inputs.iter().position(|input| {
         let Some(matches) = input.map(|input| &input.matches) else {
@@ -155,19 +166,19 @@ pub(super) fn first_beyond_the_tables(inputs: &[Option<&Input>]) -> Option<usize
             IpAddr::V4(_) => of_v4,
             IpAddr::V6(_) => of_v6,
         };
-        let entries = matches.sources.len().max(1);
-        match left.checked_sub(if is_exact { 0 } else { entries }) {
-            Some(less) => {
-                *left = less;
-                false
-            }
-            None => true,
-        }
+        let entries = if is_exact {
+            0
+        } else {
+            matches.sources.len().max(1)
+        };
+        let less = left.checked_sub(entries);
+        *left = less.unwrap_or(0);
+        less.is_none()
     })
 }
 
 /// What is wrong with the rule of that input, and what to do.
-pub(super) fn too_many_entries(rule: &str) -> (String, &'static str) {
+fn too_many_entries(rule: &str) -> (String, &'static str) {
     (
         format!(
             "the rules up to {rule} match by more than {MAX_SHAPED} sources, prefixes and ranges of \

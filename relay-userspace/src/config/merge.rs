@@ -7,10 +7,7 @@ use std::collections::HashMap;
 
 use super::{
     Document, MAX_RULES, Mistake, Mistakes, RulePlaces, Spot,
-    cross_checks::{
-        MAKE_ONE_MORE_SPECIFIC, equally_specific, first_beyond_the_memberships,
-        first_beyond_the_tables, too_many_entries, too_many_memberships,
-    },
+    cross_checks::{BOUNDS, MAKE_ONE_MORE_SPECIFIC, equally_specific},
     cycles::{self, Edge, circle},
     equals,
     fed_rules::FedRules,
@@ -43,8 +40,7 @@ pub fn merge(base: &Document, fragment: &Document) -> Result<Document, Mistakes>
     names(&rules, first_new, &mut mistakes);
     let inputs: Vec<Option<&Input>> = rules.iter().map(|(rule, _)| Some(&rule.input)).collect();
     equal_inputs(&rules, first_new, &inputs, &mut mistakes);
-    memberships(&rules, &inputs, &mut mistakes);
-    entries(&rules, &inputs, &mut mistakes);
+    bounds(&rules, &inputs, &mut mistakes);
     circles(&rules, first_new, &inputs, &mut mistakes);
     let mut merged = base.clone();
     tables(&mut merged, fragment, &mut mistakes);
@@ -117,25 +113,14 @@ fn equal_inputs(
     }
 }
 
-/// Refuses more memberships than a relay may have.
-fn memberships(
-    rules: &[(&Rule, &RulePlaces)],
-    inputs: &[Option<&Input>],
-    mistakes: &mut Vec<Mistake>,
-) {
-    let beyond = first_beyond_the_memberships(inputs);
-    if let Some((rule, places)) = beyond.and_then(|beyond| rules.get(beyond)) {
-        let (cause, remedy) = too_many_memberships(&format!("rule `{}`", quoted(&rule.name)));
-        add(mistakes, places.spot(places.input), cause, remedy);
-    }
-}
-
-/// Refuses more inputs than the tables of the kernel programs have room for.
-fn entries(rules: &[(&Rule, &RulePlaces)], inputs: &[Option<&Input>], mistakes: &mut Vec<Mistake>) {
-    let beyond = first_beyond_the_tables(inputs);
-    if let Some((rule, places)) = beyond.and_then(|beyond| rules.get(beyond)) {
-        let (cause, remedy) = too_many_entries(&format!("rule `{}`", quoted(&rule.name)));
-        add(mistakes, places.spot(places.input), cause, remedy);
+/// Refuses inputs that have more of something than one relay may.
+fn bounds(rules: &[(&Rule, &RulePlaces)], inputs: &[Option<&Input>], mistakes: &mut Vec<Mistake>) {
+    for bound in BOUNDS {
+        let beyond = (bound.first_beyond)(inputs);
+        if let Some((rule, places)) = beyond.and_then(|beyond| rules.get(beyond)) {
+            let (cause, remedy) = (bound.mistake)(&format!("rule `{}`", quoted(&rule.name)));
+            add(mistakes, places.spot(places.input), cause, remedy);
+        }
     }
 }
 

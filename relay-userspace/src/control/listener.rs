@@ -145,11 +145,14 @@ pub fn group(name: &str) -> Result<Gid, ControlError> {
     }
 }
 
-fn make_folder(path: &Path) -> Result<(), ControlError> {
-    let Some(folder) = path
-        .parent()
+/// The folder that `path` names; `None` if that is the working folder.
+fn folder_of(path: &Path) -> Option<&Path> {
+    path.parent()
         .filter(|folder| !folder.as_os_str().is_empty())
-    else {
+}
+
+fn make_folder(path: &Path) -> Result<(), ControlError> {
+    let Some(folder) = folder_of(path) else {
         return Ok(());
     };
     if folder.is_dir() {
@@ -171,11 +174,7 @@ fn make_folder(path: &Path) -> Result<(), ControlError> {
 /// the folder cannot be locked, or somebody does not let go of it, it goes without: the lock only
 /// closes a gap of microseconds.
 fn lock_folder(path: &Path) -> Option<Flock<File>> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut folder = File::open(folder).ok()?;
+    let mut folder = File::open(folder_of(path).unwrap_or(Path::new("."))).ok()?;
     let until = Instant::now() + LOCKED;
     while Instant::now() < until {
         match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {

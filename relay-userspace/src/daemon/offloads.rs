@@ -153,9 +153,9 @@ impl Offloads {
         let Some(kernel) = self.kernel_if_any() else {
             return;
         };
+        let claimed = claim::claimed();
         for record in kernel.records.all() {
-            let is_claimed = claim::claimed().contains(&record.index);
-            if !wanted.contains(&record.interface[..]) && !is_claimed {
+            if !wanted.contains(&record.interface[..]) && !claimed.contains(&record.index) {
                 give_back_if_free(kernel, &record);
             }
         }

@@ -12,12 +12,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::background::eventually;
 
 /// Where iproute2 keeps the names of namespaces.
 const NETNS_DIR: &str = "/run/netns";
@@ -152,14 +154,10 @@ impl Namespace {
     /// Waits until none is open here, at most for five seconds: io_uring's own references go a
     /// moment after the process, by a work queue (`io_ring_exit_work`).
     pub fn wait_for_no_packet_socket(&self) -> Result<()> {
-        let end = Instant::now() + Duration::from_secs(5);
-        loop {
-            let open = self.packet_sockets()?;
-            if open == 0 {
-                return Ok(());
-            }
-            anyhow::ensure!(Instant::now() < end, "{open} packet sockets stay open");
-            thread::sleep(Duration::from_millis(5));
+        let none_is_open = || self.packet_sockets().is_ok_and(|open| open == 0);
+        match eventually(Duration::from_secs(5), none_is_open) {
+            Some(_) => Ok(()),
+            None => bail!("{} packet sockets stay open", self.packet_sockets()?),
         }
     }
 

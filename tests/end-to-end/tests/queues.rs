@@ -74,15 +74,12 @@ fn workers_pinned_to_cpus_are_exact() -> Result<()> {
     let rules = feeds(FEEDS);
     let tables = "\n[[interfaces]]\nname = \"in0\"\ncpus = [1, 0]\n";
     let relay = RelayProcess::start_with(&bed.relay, Backend::Xdp, &rules, tables)?;
-    assert_eq!(sorted(cpus_of_workers(&relay)?), ["0", "1"]);
+    let mut cpus = cpus_of_workers(&relay)?;
+    cpus.sort();
+    assert_eq!(cpus, ["0", "1"]);
     let report = forward_exactly_by(relay, &bed, &rules, &streams(&rules, COUNT, 500))?.report;
     assert_eq!(report.workers.len(), 2);
     Ok(())
-}
-
-fn sorted(mut all: Vec<String>) -> Vec<String> {
-    all.sort();
-    all
 }
 
 /// The CPUs that each worker of a running relay may use, as `/proc` lists them.

@@ -62,10 +62,14 @@ impl Running {
     /// overlaps with it, that is closed first: its datagrams are missed for a moment.
     pub(super) fn open_flows(&mut self, next: &Plan) -> Result<(), RunError> {
         let opened = self.open_all(next);
-        if opened.is_ok() || self.rest(next).is_empty() {
+        if opened.is_ok() {
             return opened;
         }
-        self.close_rest(next);
+        let rest = self.rest(next);
+        if rest.is_empty() {
+            return opened;
+        }
+        self.close(rest);
         self.open_all(next)
     }
 

@@ -28,6 +28,18 @@ fn assert_refused(finished: &Finished, words: &[&str]) {
     assert!(finished.code != Some(0) && has_all, "{finished:?}");
 }
 
+/// Fails unless every output of `rule` gets each datagram that is sent to it now.
+fn assert_relayed(bed: &Testbed, rule: &Rule, receivers: &Receivers) -> Result<()> {
+    let stream = || Stream::new(0, 100, 500);
+    let sender = UdpSender::open(&bed.sources[0])?;
+    sender.send(&Traffic::new(rule.group, rule.port, stream()), 10_000)?;
+    receivers.wait_for(&[100]);
+    for (_, tally) in receivers.tallies() {
+        tally.assert_exact(&stream());
+    }
+    Ok(())
+}
+
 /// One of the inputs of the change is free, the other one is another relay's.
 fn o2_an_input_of_a_refused_change_is_free_for_another_relay(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().inputs(3).without_capture().build()?;
@@ -73,13 +85,7 @@ fn o2_after_a_refused_change_copies_leave_as_before_it(backend: Backend) -> Resu
     let limit = ", limit = { packets_per_second = 1, burst = 1 }";
     let refused = relay.reload(&text(&other, limit))?;
     assert_refused(&refused, &["limit", "everything is as before"]);
-    let stream = || Stream::new(0, 100, 500);
-    let sender = UdpSender::open(&bed.sources[0])?;
-    sender.send(&Traffic::new(mine.group, mine.port, stream()), 10_000)?;
-    receivers.wait_for(&[100]);
-    for (_, tally) in receivers.tallies() {
-        tally.assert_exact(&stream());
-    }
+    assert_relayed(&bed, &mine, &receivers)?;
     relay.stop()?;
     Ok(())
 }
@@ -135,13 +141,7 @@ fn o1_rules_that_fit_replace_others_that_fit_where_both_together_do_not(
     assert_eq!(answer.code, Some(0), "{answer:?}");
     let mine = Rule::new("of-8", "in0", [239, 0, 0, 7], 6000).output("out0", [232, 1, 1, 1], 9000);
     let receivers = Receivers::start(&bed, std::slice::from_ref(&mine))?;
-    let stream = || Stream::new(0, 100, 500);
-    let sender = UdpSender::open(&bed.sources[0])?;
-    sender.send(&Traffic::new(mine.group, mine.port, stream()), 10_000)?;
-    receivers.wait_for(&[100]);
-    for (_, tally) in receivers.tallies() {
-        tally.assert_exact(&stream());
-    }
+    assert_relayed(&bed, &mine, &receivers)?;
     // What is too much by itself is refused, and changes nothing.
     let refused =
         relay.reload(&(text(8..=24, "5000") + &text(8..=24, "\"any\"").replace("of-", "any-")))?;
