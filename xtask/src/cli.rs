@@ -4,6 +4,8 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 
+use crate::soak;
+
 /// Build, run, show and test the relay.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
@@ -83,6 +85,12 @@ pub enum Command {
         /// Only changes that match this regular expression: the file, the line, and what is changed
         matching: Option<String>,
     },
+    /// Traffic, changes, faults and hostile frames at random, for an hour by default on each
+    /// backend: every frame is accounted for, and what the relay holds stays flat
+    Soak {
+        #[command(flatten)]
+        options: soak::Options,
+    },
     /// Count the instructions of the benchmarks anew and make that the baseline of `test`
     RecordInstructions,
     /// What continuous integration runs: the same as `test`
@@ -134,6 +142,14 @@ mod tests {
         assert!(parse(&["--zero-copy", "--iommu"]).is_ok());
         assert!(parse(&["--kernel", "all"]).is_err());
         assert!(parse(&["--iommu"]).is_err());
+    }
+
+    #[test]
+    fn a_soak_run_needs_no_arguments() {
+        assert!(Cli::try_parse_from(["xtask", "soak"]).is_ok());
+        let some = ["--minutes", "0.5", "--seed", "7", "--backend", "io-uring"];
+        assert!(Cli::try_parse_from([&["xtask", "soak"], &some[..]].concat()).is_ok());
+        assert!(Cli::try_parse_from(["xtask", "soak", "--backend", "dpdk"]).is_err());
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod nightly;
 mod nightly_toolchain;
 mod process;
 mod setup;
+mod soak;
 mod summary;
 mod test;
 mod vm;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         Command::Loom => loom::run(&ws),
         Command::Miri => miri::run(&ws),
         Command::Mutants { matching } => mutants::run(&ws, matching.as_deref()),
+        Command::Soak { options } => soak::run(&ws, &options),
         Command::RecordInstructions => test::instructions::record(&ws),
         Command::Ci { nightly: true } => nightly::run(&ws),
         Command::Ci { .. } => test::run(&ws, None),

@@ -31,6 +31,7 @@ pub mod results;
 pub mod rounds;
 pub mod scenario;
 pub mod sink;
+pub mod soak;
 pub mod stalls;
 pub mod table;
 pub mod template;

@@ -20,9 +20,10 @@ use relay_bench::{
     results::Results,
     scenario::{self, Cast, Scenario, Selection},
     sink::NextHop,
-    table,
+    soak, table,
     trial::Trial,
 };
+use relay_tests::soak::Record;
 
 /// The relay and its peers, side by side on the same wires.
 #[derive(Debug, Parser)]
@@ -41,6 +42,15 @@ enum Command {
         /// The file
         results: PathBuf,
         /// The folder that the charts are written to
+        #[arg(long)]
+        to: PathBuf,
+    },
+    /// Draw what `cargo xtask soak` has measured
+    Soak {
+        /// The records, one for each run
+        #[arg(required = true)]
+        records: Vec<PathBuf>,
+        /// The picture
         #[arg(long)]
         to: PathBuf,
     },
@@ -140,6 +150,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Compare(args) => compare(args),
         Command::Charts { results, to } => charts(&results, &to),
+        Command::Soak { records, to } => draw_soak(&records, &to),
         Command::Trial(args) => trial(args),
         Command::Check { relay, name } => check(relay, name.as_deref()),
     };
@@ -194,6 +205,16 @@ fn charts(file: &Path, folder: &Path) -> Result<bool> {
     })?;
     charts::write(&results, folder)?;
     print!("{}", markdown::of(&results));
+    Ok(true)
+}
+
+fn draw_soak(files: &[PathBuf], to: &Path) -> Result<bool> {
+    let read = |path: &PathBuf| -> Result<Record> {
+        let what = || format!("reading {}", path.display());
+        serde_json::from_slice(&fs::read(path).with_context(what)?).with_context(what)
+    };
+    let records: Vec<Record> = files.iter().map(read).collect::<Result<_>>()?;
+    soak::write(&records, to)?;
     Ok(true)
 }
 

@@ -1,10 +1,10 @@
 //! The two backends, which move the relay's frames. The same rule file gives the same result on
 //! both, so a scenario is one function that runs on both.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What moves the frames of a relay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
     /// An XDP program and AF_XDP sockets.

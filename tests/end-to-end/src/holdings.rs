@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::bpf::{field, hash_map_entries};
 use crate::netns::Namespace;
 use crate::relay::RelayProcess;
 use crate::sys;
@@ -63,13 +64,23 @@ impl RelayProcess {
 
     /// Memory that it has in RAM and that no file backs, in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
+        self.kib("RssAnon:")
+    }
+
+    /// Memory that may not leave RAM, in KiB: locked by itself, or pinned by the kernel for it.
+    pub fn locked_kib(&self) -> Result<u64> {
+        Ok(self.kib("VmLck:")? + self.kib("VmPin:")?)
+    }
+
+    /// A line of `/proc/PID/status` that has a number of KiB.
+    fn kib(&self, key: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.id());
         let status = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
         let mut lines = status.lines();
-        let line = lines.find_map(|line| line.strip_prefix("RssAnon:"));
+        let line = lines.find_map(|line| line.strip_prefix(key));
         let words = line.and_then(|line| line.split_whitespace().next());
         let kib = words.and_then(|word| word.parse().ok());
-        kib.with_context(|| format!("no RssAnon in {path}"))
+        kib.with_context(|| format!("no {key} in {path}"))
     }
 
     /// The indices of the interfaces that its XDP program is attached to; 0 for one that has gone.
@@ -92,6 +103,13 @@ impl RelayProcess {
         Ok(ids.collect())
     }
 
+    /// How many entries its hash maps of kernel programs have in all.
+    pub fn map_entries(&self) -> Result<usize> {
+        let entries = self.kernel_maps()?.into_iter().map(hash_map_entries);
+        let entries = entries.collect::<Result<Vec<_>>>()?;
+        Ok(entries.into_iter().flatten().sum())
+    }
+
     /// What `/proc` says of each of its open files.
     fn descriptions(&self) -> Result<Vec<String>> {
         let folder = format!("/proc/{}/fdinfo", self.id());
@@ -99,12 +117,6 @@ impl RelayProcess {
         let texts = entries.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
         Ok(texts.collect())
     }
-}
-
-/// A line `name: value` of a file's description.
-fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let mut lines = text.lines();
-    lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim))
 }
 
 /// What an open file is, without what tells it from others of its kind.

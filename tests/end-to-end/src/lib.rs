@@ -11,6 +11,7 @@
 //! `o` for operating, `x` for faults, `l` for loops. `cargo xtask test f9` runs those of one
 //! scenario, here checksums.
 
+pub mod abuse;
 pub mod backend;
 pub mod background;
 pub mod bpf;
@@ -24,6 +25,7 @@ pub mod inspect;
 pub mod ipv6;
 pub mod lab;
 pub mod looped;
+pub mod malformed;
 pub mod methods;
 pub mod netns;
 pub mod output_keys;
@@ -36,6 +38,7 @@ pub mod report;
 pub mod rules;
 pub mod scenario;
 pub mod sender;
+pub mod soak;
 pub mod stacked;
 pub mod sys;
 pub mod tagged;

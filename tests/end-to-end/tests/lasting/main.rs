@@ -2,13 +2,14 @@
 //! nothing else.
 //!
 //! The long form of these tests takes minutes: `cargo xtask ci --nightly` runs it, with
-//! `RELAY_TESTS_LONG` set.
+//! `RELAY_TESTS_LONG` set. `cargo xtask soak` runs [`soak`] alone, for as long as it is asked to.
 
 mod endurance;
 mod kernel_maps;
 mod model;
 mod probe;
 mod random_changes;
+mod soak;
 mod system;
 mod universe;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::universe::{self, FAR, Form, INTERFACES, Input, Out, RULES};
+use super::universe::{self, CHANGING, FAR, Form, INTERFACES, Input, Out, RULES};
 
 /// The interfaces that the route to [`FAR`] may lead through.
 pub const LEAD: [&str; 2] = ["out1", "out2"];
@@ -47,7 +47,7 @@ pub enum Step {
 pub fn step() -> impl Strategy<Value = Step> {
     let rule = || 0..RULES;
     let form = || prop_oneof![Just(Form::A), Just(Form::B)];
-    let interface = || 0..INTERFACES.len();
+    let interface = || 0..CHANGING;
     let entry = (any::<bool>(), form(), prop::bool::weighted(0.8));
     let file = prop::collection::vec(entry, RULES).prop_map(|entries| {
         let entries = (0..).zip(entries).filter(|(_, (there, ..))| *there);
@@ -184,6 +184,13 @@ impl Model {
         };
         model.adapt();
         model
+    }
+
+    /// The relay ends, and another one begins with the same rules.
+    pub fn restart(&mut self) {
+        self.former = None;
+        self.in_use.clear();
+        self.adapt();
     }
 
     /// Makes a change. False if the relay must refuse it.

@@ -3,14 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
 use relay_tests::holdings::CLAIM;
 use relay_tests::relay::{RelayProcess, RuleFile};
 use relay_tests::report::Report;
+use relay_tests::scenario::far_end;
 use relay_tests::topology::Testbed;
 use relay_tests::veth::{Endpoint, format_mac, plug};
 
@@ -54,6 +58,8 @@ pub struct System {
     pub wires: Vec<Wire>,
     /// The relay.
     pub relay: RelayProcess,
+    /// The file that it was started with.
+    file: PathBuf,
 }
 
 impl System {
@@ -65,21 +71,64 @@ impl System {
             .ipv6()
             .without_capture()
             .build()?;
-        let near = bed.inputs.iter().chain(&bed.outputs);
-        let far = bed.sources.iter().chain(&bed.receivers);
-        let wires = near.zip(far).map(|(near, far)| Wire {
-            near: near.clone(),
-            far: far.clone(),
-        });
-        let wires = wires.collect();
-        let file = RuleFile::new(&file_of(&model.desired))?;
-        let relay = RelayProcess::start_file(&bed.relay, backend, file)?;
+        let wire = |name: &&str| -> Result<Wire> {
+            let mut near = bed.inputs.iter().chain(&bed.outputs);
+            let near = near.find(|near| near.interface == *name);
+            Ok(Wire {
+                near: near
+                    .with_context(|| format!("no interface {name}"))?
+                    .clone(),
+                far: far_end(&bed, name)?.clone(),
+            })
+        };
+        let wires = INTERFACES.iter().map(wire).collect::<Result<_>>()?;
+        let (relay, file) = begin(&bed, backend, model)?;
         Ok(Self {
             bed,
             backend,
             wires,
             relay,
+            file,
         })
+    }
+
+    /// Ends the relay by SIGTERM, and starts another one with the rules of `model`. Returns the
+    /// report of the first, which is held to the same as by [`Self::stop`].
+    pub fn relaunch(self, model: &Model) -> Result<(Self, Report)> {
+        let report = end(self.relay, &self.bed, &self.wires)?;
+        let (relay, file) = begin(&self.bed, self.backend, model)?;
+        Ok((
+            Self {
+                relay,
+                file,
+                ..self
+            },
+            report,
+        ))
+    }
+
+    /// The same by SIGKILL, so that there is no report. Fails unless the kernel has then released
+    /// what the first relay held.
+    pub fn relaunch_killed(self, model: &Model) -> Result<Self> {
+        self.relay.kill()?;
+        // References of io_uring go a moment after the process.
+        let host = &self.bed.relay;
+        let gone = eventually(AGREES, || host.packet_sockets().is_ok_and(|left| left == 0));
+        ensure!(gone.is_some(), "packet sockets of a killed relay are open");
+        nothing_stays(&self.bed, &self.wires)?;
+        let (relay, file) = begin(&self.bed, self.backend, model)?;
+        Ok(Self {
+            relay,
+            file,
+            ..self
+        })
+    }
+
+    /// Writes `desired` to the file that the relay was started with, and sends it SIGHUP.
+    pub fn hang_up(&self, desired: &[Entry]) -> Result<()> {
+        let file = &self.file;
+        fs::write(file, file_of(desired)).with_context(|| format!("writing {file:?}"))?;
+        self.relay.signal(Signal::SIGHUP)
     }
 
     /// Makes a change. False if the relay has refused it.
@@ -359,9 +408,14 @@ impl System {
 
     /// Waits until all that is seen is as `model` says, and fails if it is not in time.
     pub fn agree(&self, model: &Model) -> Result<()> {
+        self.agree_within(model, AGREES)
+    }
+
+    /// The same with a time of its own.
+    pub fn agree_within(&self, model: &Model, time: Duration) -> Result<()> {
         let expected = self.expected(model)?;
         let mut last = Vec::new();
-        let came = eventually(AGREES, || {
+        let came = eventually(time, || {
             last = match self.seen() {
                 Ok(seen) => differences(&seen, &expected),
                 Err(error) => vec![format!("{error:#}")],
@@ -396,25 +450,40 @@ impl System {
     /// Ends the relay, and returns its report. Fails unless its counters balance, no chunk is
     /// missing, and nothing stays behind.
     pub fn stop(self) -> Result<Report> {
-        let stopped = self.relay.stop()?;
-        ensure!(stopped.status.success(), "{}", stopped.log);
-        // A change of the relay's own is not taken for one of another process.
-        ensure!(!stopped.log.contains("by force"), "{}", stopped.log);
-        let report = stopped.report;
-        if !report.workers.is_empty() {
-            report.assert_no_chunk_missing();
-        }
-        ensure!(
-            self.bed.relay.joined_groups()?.is_empty(),
-            "groups are joined"
-        );
-        self.bed.relay.wait_for_no_packet_socket()?;
-        for wire in &self.wires {
-            let shown = self.bed.relay.ip("-details link show")?;
-            ensure!(!shown.contains("xdp"), "{} {shown}", wire.near.interface);
-        }
-        Ok(report)
+        end(self.relay, &self.bed, &self.wires)
     }
+}
+
+/// Starts a relay with the rules of `model`. Returns the path of its file as well.
+fn begin(bed: &Testbed, backend: Backend, model: &Model) -> Result<(RelayProcess, PathBuf)> {
+    let file = RuleFile::new(&file_of(&model.desired))?;
+    let path = file.path().to_owned();
+    Ok((RelayProcess::start_file(&bed.relay, backend, file)?, path))
+}
+
+/// See [`System::stop`].
+fn end(relay: RelayProcess, bed: &Testbed, wires: &[Wire]) -> Result<Report> {
+    let stopped = relay.stop()?;
+    ensure!(stopped.status.success(), "{}", stopped.log);
+    // A change of the relay's own is not taken for one of another process.
+    ensure!(!stopped.log.contains("by force"), "{}", stopped.log);
+    let report = stopped.report;
+    if !report.workers.is_empty() {
+        report.assert_no_chunk_missing();
+    }
+    nothing_stays(bed, wires)?;
+    Ok(report)
+}
+
+/// Fails unless the relay's host is as it was without a relay.
+fn nothing_stays(bed: &Testbed, wires: &[Wire]) -> Result<()> {
+    ensure!(bed.relay.joined_groups()?.is_empty(), "groups are joined");
+    bed.relay.wait_for_no_packet_socket()?;
+    for wire in wires {
+        let shown = bed.relay.ip("-details link show")?;
+        ensure!(!shown.contains("xdp"), "{} {shown}", wire.near.interface);
+    }
+    Ok(())
 }
 
 /// What a packet socket is for.

@@ -11,13 +11,18 @@ use std::net::{IpAddr, Ipv4Addr};
 use relay_tests::encapsulation::{CUSTOMER, Tag, ipv6_of};
 use relay_tests::rules::{Rule, to_toml};
 
-/// The relay's interfaces.
-pub const INTERFACES: [&str; 5] = ["in0", "in1", "out0", "out1", "out2"];
-/// The first interfaces are those that rules receive from.
-pub const INPUTS: usize = 2;
+/// The relay's interfaces: those that change, and then those of the witness.
+pub const INTERFACES: [&str; 7] = ["in0", "in1", "out0", "out1", "out2", "in2", "out3"];
+/// How many of [`INTERFACES`] change.
+pub const CHANGING: usize = 5;
+/// How many interfaces rules receive from.
+pub const INPUTS: usize = 3;
 
-/// How many rules there are.
+/// How many rules there are that come and go.
 pub const RULES: usize = 12;
+/// One more rule, between interfaces that no other rule uses and that never change: whatever
+/// happens to the others, it loses nothing.
+pub const WITNESS: usize = RULES;
 
 /// A host behind whatever router [`Step::Lead`](super::model::Step::Lead) names.
 pub const FAR: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 2);
@@ -193,7 +198,8 @@ pub fn input(number: usize) -> Input {
             ..group("in0", 8, 5000)
         },
         // An address of another interface.
-        _ => host("in1", "in0", [10, 1, 0, 1]),
+        11 => host("in1", "in0", [10, 1, 0, 1]),
+        _ => group("in2", 12, 5000),
     }
 }
 
@@ -318,6 +324,7 @@ pub fn outputs(number: usize, form: Form) -> Vec<Out> {
                 ..to6("out1", 2)
             },
         ],
+        (WITNESS, _) => vec![to("out3", 1), to("out3", 2)],
         (_, Form::A) => vec![Out::new("", FAR, port)],
         (_, Form::B) => vec![
             Out::new("out0", NOBODY, port),

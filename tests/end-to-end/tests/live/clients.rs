@@ -1,12 +1,10 @@
 //! Clients of the control socket: hostile ones, foreign ones, several at once. Forwarding goes on
 //! whatever they do.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use relay_tests::abuse::abuse;
 use relay_tests::backend::Backend;
 use relay_tests::relay::{RelayProcess, RuleFile};
 use relay_tests::rules::{Rule, to_toml};
@@ -22,50 +20,7 @@ fn l2_hostile_clients_delay_neither_forwarding_nor_other_clients(backend: Backen
     let rules = [Rule::feed().outputs("out0", 2)];
     let receivers = Receivers::start(&bed, &rules)?;
     let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
-    let (sent, ()) = under_traffic(&bed.sources[0], &rules[0], 0, 3_000, || {
-        let connect = || UnixStream::connect(relay.control());
-        let mut silent: Vec<UnixStream> = Vec::new();
-        for _ in 0..40 {
-            silent.push(connect()?);
-        }
-        let mut half = connect()?;
-        half.write_all(b"{\"method\":\"io.github.relay")?;
-        let mut garbage = connect()?;
-        garbage.write_all(&[0xff; 4096])?;
-        let _ = garbage.write_all(b"\0");
-        let mut large = connect()?;
-        large.set_write_timeout(Some(Duration::from_secs(5)))?;
-        // It may be closed in the middle.
-        let _ = large.write_all(&vec![b'x'; 10 << 20]);
-        let started = Instant::now();
-        let answer = relay.verb(&["status"])?;
-        ensure!(answer.code == Some(0), "{answer:?}");
-        ensure!(
-            started.elapsed() < Duration::from_secs(10),
-            "{:?}",
-            started.elapsed()
-        );
-        drop((half, garbage, large, silent));
-        // Two hundred at once: those beyond the limit are told so, or find a place.
-        let crowd: Vec<_> = (0..200).filter_map(|_| connect().ok()).collect();
-        ensure!(crowd.len() > 64, "{} connected", crowd.len());
-        let mut refused = 0;
-        for mut one in &crowd {
-            one.set_read_timeout(Some(Duration::from_millis(20)))?;
-            let mut told = [0; 256];
-            refused += u32::from(one.read(&mut told).is_ok_and(|bytes| bytes > 0));
-        }
-        ensure!(
-            refused > 0,
-            "none of {} was told that they are too many",
-            crowd.len()
-        );
-        drop(crowd);
-        thread::sleep(Duration::from_millis(300));
-        let answer = relay.verb(&["status"])?;
-        ensure!(answer.code == Some(0), "{answer:?}");
-        Ok(())
-    })?;
+    let (sent, ()) = under_traffic(&bed.sources[0], &rules[0], 0, 3_000, || abuse(&relay, &[0]))?;
     receivers.wait_for(&[sent]);
     for (_, tally) in receivers.tallies() {
         tally.assert_exact(&Stream::new(0, sent, 500));
