@@ -6,6 +6,9 @@
 //! ([`traffic`]). Now and then all is brought back to where it began, and at the end what the relay
 //! held at these moments must be flat ([`judge`]).
 //!
+//! [`doing`] has what is done, [`lives`] the processes one after the other, and [`record`] what is
+//! written down.
+//!
 //! All choices follow from a seed, which is printed: `RELAY_TESTS_SEED=N` makes them again. For how
 //! many minutes it goes on is said by `RELAY_SOAK_MINUTES`; without it there are a few rounds.
 //! `RELAY_SOAK_RECORD=FILE` gets what was measured, with the name of the backend in front of the
@@ -13,57 +16,45 @@
 
 mod account;
 mod action;
+mod doing;
 mod excursion;
 mod hostile;
 mod judge;
+mod lives;
+mod record;
 mod traffic;
 
 use std::env;
 use std::fmt::Display;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
-use relay_tests::abuse::abuse;
 use relay_tests::backend::Backend;
-use relay_tests::background::eventually;
 use relay_tests::holdings::Held;
-use relay_tests::relay::{RuleFile, binary};
-use relay_tests::rules::to_toml;
-use relay_tests::soak::{Life, Record, Sample};
-use relay_tests::veth::Endpoint;
+use relay_tests::soak::Record;
 
 use self::account::{Account, Numbers};
-use self::action::{Action, Ending};
 use self::traffic::{Background, Witness};
-use crate::model::{Entry, Link, Model, Step};
+use crate::model::{Entry, Model};
 use crate::probe::Probe;
-use crate::system::{System, Wire};
-use crate::universe::{self, CHANGING, Form, INTERFACES, RULES, WITNESS};
+use crate::system::System;
+use crate::universe::{Form, WITNESS};
 
 /// How long the relay may take until all is as it must be, under floods on a machine with few CPUs.
 const AGREES: Duration = Duration::from_secs(20);
 /// How long the accounts may take until they are settled.
 const SETTLES: Duration = Duration::from_secs(15);
-/// Rounds between two moments at home.
-const ROUNDS_PER_HOME: u64 = 3;
-/// How often what the relay holds is looked at.
-const SAMPLE_EVERY: Duration = Duration::from_secs(2);
-/// Datagrams that touch every chunk of a worker, so that all of its memory is in RAM.
-const TOUCH: u32 = 20_000;
 /// How many rounds of the first life are in a minute: with those it lasts for about half of the
 /// run.
 const FIRST_LIFE: f64 = 6.0;
 /// The rounds of the short form, and its seed.
 const SHORT: u64 = 3;
 const SHORT_SEED: u64 = 1;
-/// How many actions are printed when it fails.
-const LAST_ACTIONS: usize = 30;
 
 /// How long to go on, and with which choices.
 #[derive(Debug)]
@@ -229,22 +220,6 @@ impl Run {
         Ok(())
     }
 
-    fn live(&mut self, rounds: u64) -> Result<()> {
-        for round in 0..rounds {
-            if self.is_over() {
-                break;
-            }
-            self.round()?;
-            if (round + 1).is_multiple_of(ROUNDS_PER_HOME) {
-                self.go_home()?;
-            }
-        }
-        if !rounds.is_multiple_of(ROUNDS_PER_HOME) || self.is_over() {
-            self.go_home()?;
-        }
-        Ok(())
-    }
-
     /// Actions under traffic, and then a quiet point.
     fn round(&mut self) -> Result<()> {
         let actions = self.choose(&action::round())?;
@@ -284,104 +259,9 @@ impl Run {
         format!("the end of the relay's log:\n{}", lines.join("\n"))
     }
 
-    /// Makes a change that the model follows.
-    fn step(&mut self, step: &Step) -> Result<()> {
-        let before = self.model.clone();
-        let possible = self.model.apply(step);
-        let system = self.system.as_mut().context("there is no relay")?;
-        let done = system.apply(step, &before)?;
-        ensure!(
-            done == possible,
-            "{step:?}: it was {}: {}",
-            if done { "done" } else { "refused" },
-            self.log()
-        );
-        self.account.changed(&before.desired, &self.model.desired);
-        Ok(())
-    }
-
     /// Waits until what the relay holds is as the model says.
     fn agree(&self) -> Result<()> {
         self.system()?.agree_within(&self.model, AGREES)
-    }
-
-    fn act(&mut self, action: &Action) -> Result<()> {
-        self.note(format_args!("{action:?}"));
-        *self.record.actions.entry(action.kind()).or_default() += 1;
-        match action {
-            Action::Step(step) => self.step(step)?,
-            Action::HangUp(entries) => self.hang_up(entries)?,
-            Action::Storm(reloads) => {
-                for reload in reloads {
-                    self.step(reload)?;
-                }
-            }
-            Action::Mistakes => {
-                let answer = self.system()?.relay.reload("[[rules]]\nname = 7\n")?;
-                ensure!(answer.code == Some(78), "{answer:?}");
-            }
-            Action::Mtu(at, mtu) => excursion::other_mtu(&self.wire(*at)?, &self.model, *mtu)?,
-            Action::Address(at) => excursion::without_address(&self.wire(*at)?, &self.model)?,
-            Action::NextHop(at) => excursion::other_next_hop(&self.wire(*at)?, &self.model)?,
-            Action::Hostile(kind, at, seed) => {
-                let wire = self.wire(*at)?;
-                if self.model.link(&wire.near.interface) == Link::Up {
-                    let own = self.system()?.wires.iter().map(|one| one.near.clone());
-                    let own: Vec<Endpoint> =
-                        own.filter(|one| one.index != wire.near.index).collect();
-                    let sent = hostile::send(*kind, *seed, &wire, &own)?;
-                    self.count("hostile", sent);
-                }
-            }
-            Action::Clients => abuse(&self.system()?.relay, &[0, 1])?,
-            Action::Pause(milliseconds) => {
-                let paused = self.system()?.relay.pause()?;
-                thread::sleep(Duration::from_millis(*milliseconds));
-                drop(paused);
-            }
-        }
-        self.agree()?;
-        self.sample(false)
-    }
-
-    /// The wire at an interface that changes.
-    fn wire(&self, at: usize) -> Result<Wire> {
-        let name = INTERFACES.get(at).context("an interface")?;
-        Ok(self.system()?.wire(name)?.clone())
-    }
-
-    /// SIGHUP never discards what was changed by command, so that is in the file first.
-    fn hang_up(&mut self, entries: &[Entry]) -> Result<()> {
-        let reload = |entries: &[Entry]| {
-            let entries = entries.iter();
-            Step::Reload(
-                entries
-                    .map(|one| (one.number, one.form, one.enabled))
-                    .collect(),
-            )
-        };
-        let now = reload(&self.model.desired);
-        self.step(&now)?;
-        let before = self.model.clone();
-        self.model.apply(&reload(entries));
-        self.account.changed(&before.desired, &self.model.desired);
-        let system = self.system()?;
-        let what = |system: &System| -> Option<serde_json::Value> {
-            let status = system.relay.status().ok()?;
-            Some(status["last_change"]["what"].clone())
-        };
-        let last = what(system);
-        system.hang_up(entries)?;
-        let came = eventually(AGREES, || {
-            let now = what(system);
-            now.is_some() && now != last
-        });
-        ensure!(
-            came.is_some(),
-            "SIGHUP: nothing was read anew: {}",
-            self.log()
-        );
-        Ok(())
     }
 
     /// Nothing is sent any more. Fails unless every frame is accounted for, and the state is what
@@ -437,209 +317,6 @@ impl Run {
             .map_err(|why| anyhow!("the accounts of a relay that ended: {why}\n{numbers:#?}"))?;
         self.record.settled += 1;
         Ok(())
-    }
-
-    /// Brings all back to where it began, from nothing: a group that was once wanted of one source
-    /// may have a socket of its own.
-    fn go_home(&mut self) -> Result<()> {
-        self.note("home");
-        for at in 0..CHANGING {
-            self.step(&Step::Create(at))?;
-            self.step(&Step::Up(at))?;
-        }
-        self.step(&Step::Unlead)?;
-        self.step(&Step::Reload(home()))?;
-        self.agree().context("on the way home")?;
-        for step in [
-            Step::Delete(0),
-            Step::Delete(1),
-            Step::Create(0),
-            Step::Create(1),
-        ] {
-            self.step(&step)?;
-            self.agree()
-                .with_context(|| format!("at home, after {step:?}"))?;
-        }
-        self.touch()?;
-        self.quiet().context("at home")?;
-        ensure!(self.model.all_up());
-        self.sample(true)
-    }
-
-    /// Has every chunk of every worker written to.
-    fn touch(&mut self) -> Result<()> {
-        let system = self.system()?;
-        thread::scope(|scope| -> Result<()> {
-            let mut sending = Vec::new();
-            for (name, rule) in [("in0", 0), ("in1", 2), ("in2", WITNESS)] {
-                let wire = system.wire(name)?;
-                let send = move || traffic::send_steadily(wire, rule, TOUCH, 1_000, TOUCH);
-                sending.push(scope.spawn(send));
-            }
-            for thread in sending {
-                thread.join().map_err(|_| anyhow!("a sender panicked"))??;
-            }
-            Ok(())
-        })
-    }
-
-    fn end_life(&mut self, ending: Ending) -> Result<()> {
-        let how = match ending {
-            Ending::Terminated => {
-                self.note("SIGTERM");
-                let system = self.system.take().context("there is no relay")?;
-                self.model.restart();
-                let (system, report) = system.relaunch(&self.model)?;
-                self.settle_report(&Numbers::of_report(&report))?;
-                self.system = Some(system);
-                "SIGTERM"
-            }
-            Ending::Killed(actions, after) => {
-                let (background, witness) = self.start_traffic()?;
-                for action in actions {
-                    self.act(&action)
-                        .with_context(|| format!("in {action:?}"))?;
-                }
-                self.note(format_args!("SIGKILL {after} ms after a reload has begun"));
-                let rules: Vec<_> = (0..RULES).map(|one| universe::rule(one, Form::B)).collect();
-                let file = RuleFile::new(&to_toml(&rules))?;
-                let system = self.system.take().context("there is no relay")?;
-                let mut reload = Command::new(binary()?)
-                    .arg("reload")
-                    .arg(file.path())
-                    .arg("--discard-runtime")
-                    .arg("--control")
-                    .arg(system.relay.control())
-                    .stdin(Stdio::null())
-                    .stdout(Stdio::null())
-                    .stderr(Stdio::null())
-                    .spawn()?;
-                thread::sleep(Duration::from_millis(after));
-                self.model.restart();
-                let relaunched = system.relaunch_killed(&self.model);
-                reload.wait()?;
-                self.system = Some(relaunched?);
-                self.count("sent in the background", background.stop());
-                let sent = witness.cut_off()?;
-                self.witnessed += sent;
-                self.count("sent by the witness", sent);
-                "SIGKILL"
-            }
-        };
-        self.close_life(how);
-        self.account = Account::new(self.backend, &self.model.desired);
-        self.begin_life();
-        self.agree().context("after a new start")?;
-        Ok(())
-    }
-
-    fn begin_life(&mut self) {
-        self.first = None;
-        self.record.lives.push(Life {
-            began: self.started.elapsed().as_secs_f64(),
-            ended: String::new(),
-            samples: Vec::new(),
-        });
-    }
-
-    fn close_life(&mut self, how: &str) {
-        if let Some(life) = self.record.lives.last_mut() {
-            life.ended = how.to_owned();
-        }
-        let Some(last) = self.account.last.take() else {
-            return;
-        };
-        self.count("received by the relay", last.received);
-        self.count("copies that left", last.sent);
-        for (reason, count) in last.dropped {
-            self.count(&format!("dropped: {reason}"), count);
-        }
-    }
-
-    /// Looks at what the relay holds: at home always, and else now and then.
-    fn sample(&mut self, at_home: bool) -> Result<()> {
-        if !at_home && self.sampled.elapsed() < SAMPLE_EVERY {
-            return Ok(());
-        }
-        self.sampled = Instant::now();
-        let relay = &self.system()?.relay;
-        let mut held = relay.held()?;
-        let mut map_entries = relay.map_entries().ok();
-        if at_home && let Some((first, entries)) = &self.first {
-            // Connections of commands are closed in a moment, and the notes of copies that came
-            // back are forgotten after ten seconds.
-            let same = eventually(AGREES, || {
-                held = relay.held().unwrap_or_else(|_| held.clone());
-                map_entries = relay.map_entries().ok();
-                held == *first && map_entries == *entries
-            });
-            ensure!(
-                same.is_some(),
-                "at home the relay held {first:?} at first and {entries:?} map entries, and holds \
-                 {held:?} and {map_entries:?}"
-            );
-        }
-        let sample = Sample {
-            at: self.started.elapsed().as_secs_f64(),
-            resident_kib: relay.resident_kib()?,
-            locked_kib: relay.locked_kib()?,
-            descriptors: held.files.values().sum(),
-            threads: held.threads.values().sum(),
-            map_entries,
-            at_home,
-        };
-        if at_home {
-            println!("at home: {sample:?}");
-            self.first.get_or_insert((held, map_entries));
-        }
-        let life = self.record.lives.last_mut().context("there is no relay")?;
-        life.samples.push(sample);
-        Ok(())
-    }
-
-    /// Fails if a life grew.
-    fn judge(&mut self) -> Result<()> {
-        let mut grew = Vec::new();
-        for (number, life) in (1..).zip(&self.record.lives) {
-            let (said, judged) = match judge::judge(life) {
-                Ok(said) => (said, true),
-                Err(why) => (why, false),
-            };
-            let said = format!(
-                "life {number}, from {:.0} s to {}: {said}",
-                life.began, life.ended
-            );
-            println!("{said}");
-            if !judged {
-                grew.push(said.clone());
-            }
-            self.record.verdicts.push(said);
-        }
-        ensure!(grew.is_empty(), "{}", grew.join("\n"));
-        println!("{:?}\n{:?}", self.record.actions, self.record.frames);
-        Ok(())
-    }
-
-    fn write_record(&mut self) -> Result<()> {
-        self.record.seconds = self.started.elapsed().as_secs_f64();
-        let Some(path) = &self.plan.record else {
-            return Ok(());
-        };
-        let extension = format!("{}.json", self.backend.name());
-        let path = path.with_extension(extension);
-        let text = serde_json::to_string_pretty(&self.record)?;
-        fs::write(&path, text + "\n").with_context(|| format!("writing {}", path.display()))
-    }
-
-    fn last_words(&self) -> String {
-        let from = self.journal.len().saturating_sub(LAST_ACTIONS);
-        let last = self.journal.get(from..).unwrap_or_default();
-        format!(
-            "seed {}, {:?}; the last actions:\n{}",
-            self.plan.seed,
-            self.backend,
-            last.join("\n")
-        )
     }
 }
 
