@@ -95,9 +95,9 @@ pub enum Command {
     RecordInstructions,
     /// What continuous integration runs: the same as `test`
     Ci {
-        /// Then also the long form of the tests of endurance and of random changes, zero copy on
-        /// every kernel, each fuzz target for ten minutes, Miri, mutants, and the benchmark against
-        /// the commit before
+        /// Then also the long form of the tests of endurance and of random changes, a soak run, zero
+        /// copy on every kernel, each fuzz target for ten minutes, Miri, mutants, and the benchmark
+        /// against the commit before
         #[arg(long)]
         nightly: bool,
     },

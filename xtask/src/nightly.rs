@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{bench, fuzz, loom, miri, mutants, test, vm, workspace::Workspace};
+use crate::{bench, fuzz, loom, miri, mutants, soak, test, vm, workspace::Workspace};
 
 /// The scenarios of the benchmark that are compared with the commit before, and how.
 const BENCH: [&str; 5] = [
@@ -24,6 +24,9 @@ const BENCH: [&str; 5] = [
 
 /// How long each fuzz target looks.
 const FUZZ_SECONDS: u32 = 600;
+
+/// How long everything happens at once, on each backend.
+const SOAK_MINUTES: f64 = 30.0;
 
 /// The result of a part.
 struct Part {
@@ -44,6 +47,9 @@ pub fn run(ws: &Workspace) -> Result<ExitCode> {
     let parts = [
         part("all tests", || test::run(ws, None)),
         part("endurance, and random changes", || test::long(ws)),
+        part("soak, half an hour per backend", || {
+            soak::run(ws, &soak::Options::lasting(SOAK_MINUTES))
+        }),
         part("zero copy on all kernels", || vm::run(ws, &kernels)),
         part("fuzzing, ten minutes per target", || {
             fuzz::run(ws, None, FUZZ_SECONDS)

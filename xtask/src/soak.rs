@@ -32,6 +32,19 @@ pub struct Options {
     json: Option<PathBuf>,
 }
 
+impl Options {
+    /// A run of so many minutes on each backend, of which nothing is kept.
+    pub fn lasting(minutes: f64) -> Self {
+        Self {
+            minutes,
+            seed: None,
+            backend: Backend::Both,
+            graph: None,
+            json: None,
+        }
+    }
+}
+
 /// A choice of backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Backend {
