@@ -334,7 +334,8 @@ fn a_frame_or_a_copy_without_an_account_is_noticed() {
         Account::new(Backend::Xdp, &desired).settle(&numbers, &model, true)
     };
     assert_eq!(settle(|_| {}), Ok(()));
-    let wrong: [(fn(&mut Numbers), &str); 5] = [
+    type Change = fn(&mut Numbers);
+    let wrong: [(Change, &str); 5] = [
         (|one| one.redirected = Some(11), "1 unaccounted for"),
         (|one| one.matched = 8, "9 received, 8 matched"),
         (|one| one.rules[0].outputs[1] = (8, 0), "1 unaccounted for"),
