@@ -24,18 +24,20 @@
 //! Ranges of ports that overlap cut the ports into **classes**: the ports of one class are in the
 //! same ranges. A flow with a range has an entry for each of its classes.
 
+mod beyond;
 mod keys;
 mod presence;
 mod shape;
 mod value;
 
-use self::{keys::slot, shape::Forms};
 pub use self::{
+    beyond::Beyond,
     keys::{ExactKey4, ExactKey6, Halves, ShapedKey4, ShapedKey6, place, shape_and_port},
     presence::{FLOW_BITS, FlowPresence, OWN_BITS, OwnPresence, Presence},
     shape::{List, PortForm, Shape},
     value::FlowValue,
 };
+use self::{keys::slot, shape::Forms};
 use crate::wire::{Addresses, Datagram, ipv4, ipv6};
 
 /// The tables of flows.
@@ -52,6 +54,18 @@ pub trait Tables: Copy {
     fn shapes(&self, at: u32) -> u64;
     /// The class of a port.
     fn class(&self, port: u16) -> u16;
+
+    /// [`beyond4`]. The kernel programs call a function of their own.
+    #[inline(always)]
+    fn beyond4(self, source: ipv4::Address, group: ipv4::Address, wanted: Beyond) -> FlowValue {
+        beyond4(self, source, group, wanted)
+    }
+
+    /// [`beyond6`]. The kernel programs call a function of their own.
+    #[inline(always)]
+    fn beyond6(self, source: ipv6::Address, group: ipv6::Address, wanted: Beyond) -> FlowValue {
+        beyond6(self, source, group, wanted)
+    }
 }
 
 /// Ports per number of 64 bits in a table of classes, the first one in the lowest bits.
@@ -79,12 +93,8 @@ pub fn find<T: Tables>(tables: T, slot: u8, datagram: &Datagram) -> FlowValue {
             let Some(lists) = lists_beyond(tables, slot, exact) else {
                 return exact;
             };
-            let wanted = Wanted4 {
-                place,
-                source,
-                group,
-            };
-            beyond(tables, &wanted, port, exact, lists)
+            let wanted = Beyond::new(place, port, lists, exact);
+            tables.beyond4(source, group, wanted).or(exact)
         }
         Addresses::V6 { source, group } => {
             let exact = tables.exact6(&ExactKey6 {
@@ -95,12 +105,8 @@ pub fn find<T: Tables>(tables: T, slot: u8, datagram: &Datagram) -> FlowValue {
             let Some(lists) = lists_beyond(tables, slot, exact) else {
                 return exact;
             };
-            let wanted = Wanted6 {
-                place,
-                source,
-                group,
-            };
-            beyond(tables, &wanted, port, exact, lists)
+            let wanted = Beyond::new(place, port, lists, exact);
+            tables.beyond6(source, group, wanted).or(exact)
         }
     }
 }
@@ -133,39 +139,59 @@ fn lists_beyond<T: Tables>(tables: T, slot: u8, exact: FlowValue) -> Option<u64>
     (lists != 0 || exact.bits() != 0).then_some(lists)
 }
 
-/// The flow that takes a datagram for which the exact table has `exact`, on an interface whose
-/// number of [`List::bits`] is `lists`. A function of its own in the kernel programs as well, where
-/// everything around it is there once for every kind of header. Five arguments are all that a
-/// function of a kernel program may have, those of no size included: Linux 7.3 counts them in the
-/// BTF.
+/// The flow of the shaped table that takes a datagram over IPv4 for which the exact table has no
+/// final answer; [`FlowValue::NONE`] if none does.
 #[inline(never)]
-fn beyond<T: Tables, W: Wanted>(
+pub fn beyond4<T: Tables>(
     tables: T,
-    wanted: &W,
-    port: u16,
-    exact: FlowValue,
-    lists: u64,
+    source: ipv4::Address,
+    group: ipv4::Address,
+    wanted: Beyond,
 ) -> FlowValue {
-    let slot = slot(wanted.place());
+    let addresses = Wanted4 {
+        place: wanted.place(),
+        source,
+        group,
+    };
+    beyond(tables, &addresses, wanted)
+}
+
+/// The same over IPv6.
+#[inline(never)]
+pub fn beyond6<T: Tables>(
+    tables: T,
+    source: ipv6::Address,
+    group: ipv6::Address,
+    wanted: Beyond,
+) -> FlowValue {
+    let addresses = Wanted6 {
+        place: wanted.place(),
+        source,
+        group,
+    };
+    beyond(tables, &addresses, wanted)
+}
+
+#[inline(always)]
+fn beyond<T: Tables, W: Wanted>(tables: T, addresses: &W, wanted: Beyond) -> FlowValue {
+    let (port, slot) = (wanted.port(), slot(addresses.place()));
+    let exact = wanted.exact();
     if exact.names_sources() {
-        let found = wanted.shaped(tables, true, W::EXACT, port);
+        let found = addresses.shaped(tables, true, W::EXACT, port);
         if found.is_flow() {
             return found;
         }
     }
-    if lists & W::NAMED.bit() != 0 && (!exact.is_flow() || exact.is_covered()) {
-        let found = search(tables, wanted, true, W::NAMED.start(slot), port);
+    if wanted.has_list(W::NAMED) && (!exact.is_flow() || exact.is_covered()) {
+        let found = search(tables, addresses, true, W::NAMED.start(slot), port);
         if found.is_flow() {
             return found;
         }
     }
-    if exact.is_flow() {
-        return exact;
-    }
-    if lists & W::ANY.bit() == 0 {
+    if exact.is_flow() || !wanted.has_list(W::ANY) {
         return FlowValue::NONE;
     }
-    search(tables, wanted, false, W::ANY.start(slot), port)
+    search(tables, addresses, false, W::ANY.start(slot), port)
 }
 
 /// Tries the shapes of the list that starts at `start`.

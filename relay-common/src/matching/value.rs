@@ -48,6 +48,31 @@ impl FlowValue {
         self.0
     }
 
+    /// The value with this number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// Its flags alone.
+    #[inline(always)]
+    pub(super) const fn flags(self) -> Self {
+        Self(self.0 & (Self::IS_FLOW | Self::NAMES_SOURCES | Self::IS_COVERED))
+    }
+
+    /// This one or else `other`, whichever is a flow; [`Self::NONE`] if neither is.
+    #[inline(always)]
+    pub(super) const fn or(self, other: Self) -> Self {
+        if self.is_flow() {
+            self
+        } else if other.is_flow() {
+            other
+        } else {
+            Self::NONE
+        }
+    }
+
     /// Whether it is a flow.
     #[inline(always)]
     #[must_use]

@@ -11,9 +11,10 @@ use aya_ebpf::{
 use relay_common::{
     abi::{MAX_FLOWS, MAX_PORT_CLASSES, MAX_SHAPED, MAX_SHAPES},
     matching::{
-        CLASSES_PER_WORD, ExactKey4, ExactKey6, FlowPresence, FlowValue, Presence, ShapedKey4,
-        ShapedKey6, Tables, class_in,
+        self, Beyond, CLASSES_PER_WORD, ExactKey4, ExactKey6, FlowPresence, FlowValue, Presence,
+        ShapedKey4, ShapedKey6, Tables, class_in,
     },
+    wire::{ipv4, ipv6},
 };
 
 #[map]
@@ -99,4 +100,42 @@ impl Tables for Maps {
         let word = PORT_CLASSES.get(u32::from(port) / CLASSES_PER_WORD);
         class_in(word.copied().unwrap_or(0), port)
     }
+
+    #[inline(always)]
+    fn beyond4(self, source: ipv4::Address, group: ipv4::Address, wanted: Beyond) -> FlowValue {
+        let addresses = u64::from(source) << 32 | u64::from(group);
+        FlowValue::from_bits(relay_beyond4(addresses, wanted.bits()))
+    }
+
+    #[inline(always)]
+    fn beyond6(self, source: ipv6::Address, group: ipv6::Address, wanted: Beyond) -> FlowValue {
+        let ([source_0, source_1], [group_0, group_1]) = (source, group);
+        let found = relay_beyond6(source_0, source_1, group_0, group_1, wanted.bits());
+        FlowValue::from_bits(found)
+    }
+}
+
+/// [`matching::beyond4`] in these maps. A global function, as the two below: the verifier follows
+/// it once, and not again for every kind of header in front of it. Such a function takes and
+/// returns numbers alone ("Global functions" in Documentation/bpf/verifier.rst; pointers since
+/// Linux 5.12).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn relay_beyond4(addresses: u64, wanted: u64) -> u64 {
+    let (source, group) = ((addresses >> 32) as u32, addresses as u32);
+    matching::beyond4(Maps, source, group, Beyond::from_bits(wanted)).bits()
+}
+
+/// [`matching::beyond6`] in these maps, as [`relay_beyond4`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn relay_beyond6(
+    source_0: u64,
+    source_1: u64,
+    group_0: u64,
+    group_1: u64,
+    wanted: u64,
+) -> u64 {
+    let (source, group) = ([source_0, source_1], [group_0, group_1]);
+    matching::beyond6(Maps, source, group, Beyond::from_bits(wanted)).bits()
 }
