@@ -117,7 +117,8 @@ impl Asker {
             };
             self.watched.insert(index, watched);
         }
-        for (index, watched) in before {
+        for (index, mut watched) in before {
+            watched.end();
             if watched.is_there() {
                 self.former.insert(index, watched.counters());
             }

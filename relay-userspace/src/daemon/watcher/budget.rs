@@ -1,6 +1,12 @@
 //! Limits the log lines about one interface: a flapping wire must not fill the log.
+//!
+//! A log that stops in the middle of a burst says "down" of what is up. So once it is quiet again,
+//! one line says how many were left out, and the last of them about each thing.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use log::{Level, log, warn};
 
@@ -8,6 +14,12 @@ use log::{Level, log, warn};
 const BURST: u32 = 20;
 /// The time until one more line may be written.
 const REFILL: Duration = Duration::from_secs(10);
+/// Lines that are kept back for saying what was left out.
+const RESERVE: u32 = 1;
+/// How long nothing must have been left out until that is said.
+const QUIET: Duration = Duration::from_secs(3);
+/// Of how many things the last line is kept that was left out.
+const THINGS: usize = 8;
 
 /// The target of the lines.
 const LOG: &str = "relay::daemon::watcher";
@@ -17,6 +29,8 @@ const LOG: &str = "relay::daemon::watcher";
 pub struct Line {
     /// The level.
     pub level: Level,
+    /// What it is about: a later line about the same makes it obsolete.
+    pub about: String,
     /// A sentence.
     pub text: String,
     /// A plan depends on what has changed, so control is told as well.
@@ -29,62 +43,97 @@ pub struct Budget {
     left: u32,
     /// When the bucket gets one more line.
     next: Instant,
-    /// Lines that were not written.
-    withheld: u64,
+    /// Lines that were left out since that was last said.
+    left_out: u64,
+    /// When the last of them was.
+    last: Instant,
+    /// The last text that was left out about each thing, unless a later one was written.
+    latest: BTreeMap<String, String>,
+    /// There are more things than that.
+    more: bool,
 }
 
 impl Budget {
     /// A full bucket.
     pub fn new(now: Instant) -> Self {
         Self {
-            left: BURST,
+            left: BURST + RESERVE,
             next: now + REFILL,
-            withheld: 0,
+            left_out: 0,
+            last: now,
+            latest: BTreeMap::new(),
+            more: false,
         }
     }
 
-    /// Writes a line about `interface` to the log, or counts that it was withheld. Debug lines are
+    /// Writes a line about `interface` to the log, or counts that it was left out. Debug lines are
     /// not limited.
     pub fn say(&mut self, now: Instant, interface: &str, line: &Line) {
-        if line.level >= Level::Debug || self.admit(now) {
+        if line.level >= Level::Debug || self.admit(now, line) {
             log!(target: LOG, line.level, interface = interface; "{}", line.text);
         }
     }
 
-    /// Logs how many lines about `interface` were withheld, as soon as the budget allows it.
+    /// Logs what was left out about `interface`, once it is quiet and the budget allows it.
     pub fn tick(&mut self, now: Instant, interface: &str) {
-        if let Some(withheld) = self.catch_up(now) {
-            warn!(target: LOG, interface = interface; "{interface} changed so often that {withheld} lines about it were left out");
+        if now.saturating_duration_since(self.last) >= QUIET {
+            self.flush(now, interface);
         }
     }
 
-    fn admit(&mut self, now: Instant) -> bool {
+    /// Logs what was left out about `interface`, if the budget allows it: there will be no other
+    /// line about it.
+    pub fn flush(&mut self, now: Instant, interface: &str) {
+        if let Some(summary) = self.catch_up(now) {
+            warn!(target: LOG, interface = interface; "{interface} changed so often that {summary}");
+        }
+    }
+
+    fn admit(&mut self, now: Instant, line: &Line) -> bool {
         self.refill(now);
-        if self.left == 0 {
-            self.withheld += 1;
-            return false;
+        if self.left > RESERVE {
+            self.left -= 1;
+            self.latest.remove(&line.about);
+            return true;
+        }
+        self.left_out += 1;
+        self.last = now;
+        if self.latest.len() < THINGS || self.latest.contains_key(&line.about) {
+            self.latest.insert(line.about.clone(), line.text.clone());
+        } else {
+            self.more = true;
+        }
+        false
+    }
+
+    /// How many lines were left out, and the last of them, if the bucket has a line for that.
+    fn catch_up(&mut self, now: Instant) -> Option<String> {
+        self.refill(now);
+        if self.left_out == 0 || self.left == 0 {
+            return None;
         }
         self.left -= 1;
-        true
-    }
-
-    /// How many lines were withheld, once half of the bucket is full again: a flapping wire then
-    /// causes bursts of lines, and not a count of withheld lines after every single one.
-    fn catch_up(&mut self, now: Instant) -> Option<u64> {
-        self.refill(now);
-        let ready = self.withheld > 0 && self.left >= BURST / 2;
-        ready.then(|| {
-            self.left -= 1;
-            std::mem::take(&mut self.withheld)
-        })
+        let mut summary = match std::mem::take(&mut self.left_out) {
+            1 => "a line was left out".to_owned(),
+            many => format!("{many} lines were left out"),
+        };
+        let latest: Vec<String> = std::mem::take(&mut self.latest).into_values().collect();
+        if !latest.is_empty() {
+            summary += &format!("; the last: {}", latest.join("; "));
+        }
+        if std::mem::take(&mut self.more) {
+            summary += "; and more, `relay status` shows how it is now";
+        }
+        Some(summary)
     }
 
     fn refill(&mut self, now: Instant) {
-        while now >= self.next && self.left < BURST {
+        const FULL: u32 = BURST + RESERVE;
+        while now >= self.next && self.left < FULL {
             self.left += 1;
             self.next += REFILL;
         }
-        if self.left == BURST {
+        if self.left == FULL {
             self.next = now + REFILL;
         }
     }
@@ -94,21 +143,93 @@ impl Budget {
 mod tests {
     use super::*;
 
+    /// A bucket at a time in seconds.
+    struct At {
+        start: Instant,
+        budget: Budget,
+    }
+
+    impl At {
+        fn new() -> Self {
+            let start = Instant::now();
+            let budget = Budget::new(start);
+            Self { start, budget }
+        }
+
+        /// How many of `lines` about `about` are written.
+        fn said(&mut self, seconds: u64, about: &str, lines: usize) -> usize {
+            let now = self.start + Duration::from_secs(seconds);
+            let lines = (1..=lines).map(|number| Line {
+                level: Level::Info,
+                about: about.into(),
+                text: format!("{about} {number}"),
+                matters: false,
+            });
+            lines.filter(|line| self.budget.admit(now, line)).count()
+        }
+
+        /// What is said of lines that were left out, as the clock has it.
+        fn tick(&mut self, seconds: u64) -> Option<String> {
+            let now = self.start + Duration::from_secs(seconds);
+            let quiet = now.saturating_duration_since(self.budget.last) >= QUIET;
+            quiet.then(|| self.budget.catch_up(now)).flatten()
+        }
+    }
+
     #[test]
-    fn a_burst_is_said_then_a_line_every_ten_seconds_and_what_was_withheld_is_counted() {
-        let start = Instant::now();
-        let mut budget = Budget::new(start);
-        let mut said = |seconds: u64, lines: usize| {
-            let now = start + Duration::from_secs(seconds);
-            let said = (0..lines).filter(|_| budget.admit(now)).count();
-            (said, budget.catch_up(now))
-        };
-        assert_eq!(said(0, 3), (3, None));
-        assert_eq!(said(1, 100), (17, None));
-        assert_eq!(said(9, 5), (0, None));
-        assert_eq!(said(10, 5), (1, None));
-        assert_eq!(said(35, 5), (2, None));
-        assert_eq!(said(400, 0), (0, Some(83 + 5 + 4 + 3)));
-        assert_eq!(said(1000, 100), (20, None), "never more than a burst");
+    fn a_burst_is_said_and_then_a_line_every_ten_seconds() {
+        let mut at = At::new();
+        assert_eq!(at.said(0, "wire", 3), 3);
+        assert_eq!(at.said(1, "wire", 100), 17);
+        assert_eq!(at.said(9, "wire", 5), 0);
+        assert_eq!(at.said(10, "wire", 5), 1);
+        assert_eq!(at.said(35, "wire", 5), 2);
+        assert_eq!(at.said(1000, "wire", 100), 20, "never more than a burst");
+    }
+
+    #[test]
+    fn once_it_is_quiet_the_log_has_how_many_were_left_out_and_the_last_of_them() {
+        let mut at = At::new();
+        assert_eq!(at.said(0, "wire", 30), 20);
+        assert_eq!(at.tick(2), None, "not quiet yet");
+        assert_eq!(
+            at.tick(3).as_deref(),
+            Some("10 lines were left out; the last: wire 30")
+        );
+        assert_eq!(at.tick(4), None, "once");
+        // The bucket is empty: it takes until there is a line again, and one goes for this.
+        assert_eq!(at.said(5, "MTU", 1), 0);
+        assert_eq!(at.tick(8), None);
+        let said = at.tick(10);
+        assert_eq!(
+            said.as_deref(),
+            Some("a line was left out; the last: MTU 1")
+        );
+        // A flapping wire for an hour.
+        let mut lines = 0;
+        for seconds in 11..3611 {
+            lines += at.said(seconds, "wire", usize::from(seconds % 5 == 0));
+            lines += usize::from(at.tick(seconds).is_some());
+        }
+        assert!((350..=361).contains(&lines), "{lines}");
+    }
+
+    #[test]
+    fn what_a_later_line_has_said_is_not_said_again_and_many_things_are_not_listed() {
+        let mut at = At::new();
+        assert_eq!(at.said(0, "wire", 21), 20);
+        assert_eq!(at.said(0, "MTU", 1), 0);
+        assert_eq!(at.said(10, "wire", 1), 1);
+        assert_eq!(
+            at.tick(10).as_deref(),
+            Some("2 lines were left out; the last: MTU 1")
+        );
+        let hops: Vec<String> = (0..1000).map(|number| format!("hop {number:03}")).collect();
+        for hop in &hops {
+            assert_eq!(at.said(11, hop, 2), 0);
+        }
+        let said = at.tick(21).unwrap();
+        assert!(said.starts_with("2000 lines were left out; the last: hop 000 2; hop 001 2; "));
+        assert!(said.ends_with("; hop 007 2; and more, `relay status` shows how it is now"));
     }
 }

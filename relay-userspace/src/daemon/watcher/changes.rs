@@ -92,30 +92,36 @@ struct Lines(Vec<Line>);
 
 impl Lines {
     /// Adds a line about something that no plan depends on.
-    fn say(&mut self, level: Level, text: String) {
+    fn say(&mut self, level: Level, about: &str, text: String) {
         let matters = false;
         self.0.push(Line {
             level,
+            about: about.into(),
             text,
             matters,
         });
     }
 
     /// Adds a line about something that a plan depends on.
-    fn matters(&mut self, level: Level, text: String) {
+    fn matters(&mut self, level: Level, about: &str, text: String) {
         let matters = true;
         self.0.push(Line {
             level,
+            about: about.into(),
             text,
             matters,
         });
     }
 }
 
+/// What most lines are about: whether anything moves on an interface.
+const LINK: &str = "link";
+
 /// The line about an interface that has gone.
 pub fn gone(name: &str) -> Line {
     Line {
         level: Warn,
+        about: LINK.into(),
         text: format!(
             "{name} has gone: it was deleted, or moved to another network namespace; nothing moves there until it is \
              back"
@@ -134,6 +140,7 @@ pub fn between(interface: &Interface, before: &Seen, now: Option<&Seen>) -> Vec<
     if now.name != before.name {
         lines.matters(
             Warn,
+            "name",
             format!(
                 "{} is called {} now; rules name interfaces by their names",
                 before.name, now.name
@@ -143,19 +150,23 @@ pub fn between(interface: &Interface, before: &Seen, now: Option<&Seen>) -> Vec<
     match (before.is_up, now.is_up) {
         (true, false) => lines.say(
             Warn,
+            LINK,
             format!(
                 "{name} is down: nothing moves there until it is up, `ip link set {} up`",
                 now.name
             ),
         ),
-        (false, true) if now.state.carries => lines.say(Info, format!("{name} is up")),
-        (false, true) => lines.say(Warn, format!("{name} is up, without a carrier")),
+        (false, true) if now.state.carries => {
+            lines.say(Info, LINK, format!("{name} is up"));
+        }
+        (false, true) => lines.say(Warn, LINK, format!("{name} is up, without a carrier")),
         (true, true) if before.state.carries && !now.state.carries => lines.say(
             Warn,
+            LINK,
             format!("{name} has lost its carrier: nothing moves there until it is back"),
         ),
         (_, true) if now.state.carries && !before.state.carries => {
-            lines.say(Info, format!("{name} has its carrier again"));
+            lines.say(Info, LINK, format!("{name} has its carrier again"));
         }
         _ => {}
     }
@@ -165,14 +176,15 @@ pub fn between(interface: &Interface, before: &Seen, now: Option<&Seen>) -> Vec<
             true => "takes VLAN tags out of frames now",
             false => "leaves VLAN tags in frames now",
         };
-        lines.matters(Info, format!("{name} {does}"));
+        lines.matters(Info, "tags", format!("{name} {does}"));
     }
     if interface.is_output {
         sending(interface, before, now, &mut lines);
     }
     // By the relay or by another process: control knows which.
     if now.program != before.program && before.program.is_some() {
-        lines.matters(Debug, format!("the XDP program was detached from {name}"));
+        let text = format!("the XDP program was detached from {name}");
+        lines.matters(Debug, "program", text);
     }
     lines.0
 }
@@ -184,6 +196,7 @@ fn addressing(interface: &Interface, before: &Seen, now: &Seen, lines: &mut Line
         let [before, now] = [before.mac, now.mac].map(|mac| plan::Mac(mac).to_string());
         lines.matters(
             Warn,
+            "MAC",
             format!("{name} has the MAC address {now} now, {before} before"),
         );
     }
@@ -198,11 +211,12 @@ fn addressing(interface: &Interface, before: &Seen, now: &Seen, lines: &mut Line
             [false, true] => (Info, format!("{name} has the address {address} again")),
             _ => continue,
         };
-        lines.matters(level, text);
+        lines.matters(level, &address.to_string(), text);
         is_told = true;
     }
     if !is_told && before.addresses.is_some() && now.addresses != before.addresses {
-        lines.matters(Debug, format!("{name} has other addresses than before"));
+        let text = format!("{name} has other addresses than before");
+        lines.matters(Debug, "addresses", text);
     }
     if now.state.mtu != before.state.mtu {
         let larger = if interface.is_output {
@@ -212,6 +226,7 @@ fn addressing(interface: &Interface, before: &Seen, now: &Seen, lines: &mut Line
         };
         lines.matters(
             Info,
+            "MTU",
             format!(
                 "{name} has MTU {} now, {} before{larger}",
                 now.state.mtu, before.state.mtu
@@ -238,20 +253,21 @@ fn sending(interface: &Interface, before: &Seen, now: &Seen, lines: &mut Lines) 
         ),
         _ if was.is_cut() == is.is_cut() || !interface.gso_packets => {
             let text = format!("{name} has another queueing discipline or other features now");
-            return lines.matters(Debug, text);
+            return lines.matters(Debug, "GSO", text);
         }
         _ if is.is_cut() => {
             format!("{name}: the kernel cuts GSO packets apart in front of it now")
         }
         _ => format!("{name}: it takes GSO packets whole now"),
     };
-    lines.matters(Info, text);
+    lines.matters(Info, "GSO", text);
 }
 
 /// The line about queues whose number has changed.
 pub fn queues(name: &str, queues: Queues) -> Line {
     Line {
         level: Info,
+        about: "queues".into(),
         text: format!(
             "{name} has {} RX and {} TX queues in use now",
             queues.rx, queues.tx

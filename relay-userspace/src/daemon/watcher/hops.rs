@@ -90,6 +90,7 @@ fn line(
     };
     Line {
         level,
+        about: hop,
         text,
         matters: false,
     }

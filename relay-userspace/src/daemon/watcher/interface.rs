@@ -178,9 +178,14 @@ impl Watched {
         }
     }
 
-    /// Logs how many lines were withheld, as soon as the budget allows it.
+    /// Logs what was left out, once it is quiet and the budget allows it.
     pub fn tick(&mut self) {
         self.lines.tick(Instant::now(), &self.followed.facts.name);
+    }
+
+    /// Logs what was left out: it is not followed any more.
+    pub fn end(&mut self) {
+        self.lines.flush(Instant::now(), &self.followed.facts.name);
     }
 }
 

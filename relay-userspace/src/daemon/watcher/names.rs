@@ -104,7 +104,7 @@ impl Names {
         }
     }
 
-    /// Logs how many lines were withheld, as soon as the budgets allow it.
+    /// Logs what was left out, once it is quiet and the budgets allow it.
     pub fn tick(&mut self) {
         for (text, name) in &mut self.0 {
             name.lines.tick(Instant::now(), text);
@@ -163,6 +163,7 @@ impl Name {
             events.add(&text);
             let line = Line {
                 level,
+                about: String::new(),
                 text,
                 matters: true,
             };

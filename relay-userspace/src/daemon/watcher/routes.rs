@@ -154,6 +154,7 @@ fn line(
     };
     Line {
         level,
+        about: to.to_string(),
         text,
         matters: true,
     }
