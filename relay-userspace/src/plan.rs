@@ -27,6 +27,7 @@ mod mac;
 mod memberships;
 mod missing_interfaces;
 mod model;
+mod moved_sources;
 mod named_interfaces;
 mod notes;
 mod offloads;
@@ -62,6 +63,7 @@ pub use self::{
         Flow, Interface, LinkDestination, Mode, Output, PendingOutput, Plan, Port, TxMethod,
         WaitsFor, WorkerPlan,
     },
+    moved_sources::{MovedSource, moved_sources},
     received_checksums::Checksums,
     routes::destinations,
     sinks::Sink,

@@ -3,6 +3,7 @@
 
 use std::{
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -25,7 +26,7 @@ use super::{
     status::Observer,
     wait::wait,
     watchdog::{Health, Watchdog},
-    watcher::Watcher,
+    watcher::{Watcher, budget::Budget},
 };
 use crate::{
     config::Document,
@@ -75,6 +76,8 @@ pub struct Service {
     mailbox: Mailbox,
     /// When to look at the interfaces anew.
     refresh_at: Option<Instant>,
+    /// Bounds what the log says of source addresses.
+    lines: Budget,
     /// A command asked for the end.
     stop: bool,
     /// A worker stands still: nothing can end its thread.
@@ -134,6 +137,7 @@ impl Service {
             signals,
             mailbox,
             refresh_at: None,
+            lines: Budget::new(Instant::now()),
             stop: false,
             hang: None,
         };
@@ -288,6 +292,7 @@ impl Service {
         }
         running.settle();
         running.next_hops.tend(Instant::now());
+        self.lines.tick(Instant::now(), "source addresses");
         if let Some(line) = self.observer.tick(&mut self.state, &self.watcher) {
             info!("{line}");
         }
@@ -356,12 +361,14 @@ impl Service {
             warn!("another process detached the XDP program of the relay from {name} by force");
         }
         let before = self.state.waiting_lines();
+        let former = Arc::clone(&self.state.running.plan);
         match self.state.reconcile(OnRefusal::Wait, &self.signals) {
             Ok(applied) if applied.changed => {
                 info!(
                     "adapted to the interfaces: workers kept {}, started {}, ended {}",
                     applied.kept, applied.started, applied.ended
                 );
+                self.say_moved_sources(&former);
             }
             Ok(_) => {}
             Err(error) => {

@@ -12,7 +12,7 @@
 //! facts is told later.
 
 mod asker;
-mod budget;
+pub(super) mod budget;
 mod changes;
 mod ears;
 mod hops;

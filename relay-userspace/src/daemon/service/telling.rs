@@ -1,7 +1,15 @@
 //! What the main loop tells others: a status to those who ask for one, and to the service manager
 //! how the relay does.
 
+use std::time::Instant;
+
+use log::Level::Warn;
+
 use super::Service;
+use crate::{
+    daemon::watcher::budget::Line,
+    plan::{self, Plan},
+};
 
 impl Service {
     /// Tells the service manager how the relay does.
@@ -29,6 +37,20 @@ impl Service {
             self.publish();
         }
         self.mailbox.changing();
+    }
+
+    /// Logs which copies leave with another source address than by the plan `former`.
+    pub(super) fn say_moved_sources(&mut self, former: &Plan) {
+        let now = Instant::now();
+        for moved in plan::moved_sources(former, &self.state.running.plan) {
+            let line = Line {
+                level: Warn,
+                about: moved.interface.clone(),
+                text: moved.to_string(),
+                matters: false,
+            };
+            self.lines.say(now, &moved.interface, &line);
+        }
     }
 
     /// Tells the service manager that a reload is over.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use log::{
-    Level::{Info, Warn},
+    Level::{Debug, Info, Warn},
     debug,
 };
 
@@ -137,13 +137,16 @@ fn line(
     let to = query.destination;
     let (level, text) = match (before, now) {
         (Ok(before), Ok(now)) => {
-            let (before, now) = (way(before), way(now));
-            let text = if before == now {
-                format!("copies to {to} have another source address now")
+            let (was, is) = (way(before), way(now));
+            if was == is {
+                // Control knows which copies leave with it.
+                let text = "the kernel has another source address for the route to";
+                (Debug, format!("{text} {to} now"))
             } else {
-                format!("the route to {to} leads through {now} now, through {before} before")
-            };
-            (Info, text)
+                let text =
+                    format!("the route to {to} leads through {is} now, through {was} before");
+                (Info, text)
+            }
         }
         (Err(_), Ok(now)) => {
             let now = way(now);

@@ -179,6 +179,8 @@ fn x9_copies_leave_with_the_address_that_the_interface_has_now(method: Method) -
     ip(&format!("add {OTHER}/64 nodad"))?;
     ip(&format!("del {GLOBAL}/64"))?;
     arrives_from(&bed, &raw, OTHER)?;
+    let told = format!("copies leave out0 with the source address {OTHER} now, {GLOBAL} before");
+    ensure!(relay.wait_for_log(&told), "{}", relay.log());
     ip(&format!("del {OTHER}/64"))?;
     arrives_from(&bed, &raw, LINK_LOCAL)?;
     ip(&format!("del {LINK_LOCAL}/64"))?;
