@@ -98,6 +98,16 @@ impl Commands {
         answer
     }
 
+    /// What rules paused for is the last change, too, although nobody asked for it.
+    pub fn note_pause(&mut self, what: String, pause: Duration) {
+        self.last_change = Some(LastChange {
+            when: snapshot::now(),
+            what,
+            result: "applied".into(),
+            pause_milliseconds: pause.as_millis() as u64,
+        });
+    }
+
     /// What was refused is the last change, too.
     fn note_refused(&mut self, what: &str, refusal: &Refusal) {
         self.last_change = Some(LastChange {
@@ -281,12 +291,7 @@ impl Commands {
         state: &State,
         confirm_within: Option<Duration>,
     ) -> Change {
-        let pause = applied.pause.as_millis() as u64;
-        let paused: Vec<String> = applied
-            .paused
-            .iter()
-            .map(|interface| format!("the rules of {interface} paused for {pause} ms"))
-            .collect();
+        let paused = applied.pauses();
         let pending = state.waiting_lines();
         let interfaces: Vec<&str> = applied.paused.iter().map(String::as_str).collect();
         info!(
@@ -305,7 +310,7 @@ impl Commands {
             when: snapshot::now(),
             what: what.to_owned(),
             result: "applied".into(),
-            pause_milliseconds: pause,
+            pause_milliseconds: applied.pause.as_millis() as u64,
         });
         Change {
             lines,

@@ -222,9 +222,16 @@ impl State {
                 (OnRefusal::Wait, Some(interface)) => self.wait_for(interface, &refused),
                 (OnRefusal::Wait, None) => return Err(refused),
                 (OnRefusal::Restore, _) => {
-                    if let Err(error) = self.running.apply(&former, signals) {
-                        let interface = refusals::interface(&error).unwrap_or_default();
-                        warn!(interface = interface; "{error}. So not all runs that ran before the change");
+                    match self.running.apply(&former, signals) {
+                        Ok(applied) if !applied.paused.is_empty() => {
+                            let pauses = applied.pauses().join("; ");
+                            warn!("{pauses}, for a change that was refused");
+                        }
+                        Ok(_) => {}
+                        Err(error) => {
+                            let interface = refusals::interface(&error).unwrap_or_default();
+                            warn!(interface = interface; "{error}. So not all runs that ran before the change");
+                        }
                     }
                     return Err(refused);
                 }

@@ -11,6 +11,7 @@ mod drain;
 pub mod ending;
 mod flows;
 mod matched;
+mod pause;
 mod plan_paths;
 mod ports;
 pub mod worker;
@@ -22,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use self::worker::RunningWorker;
+use self::{pause::Pause, worker::RunningWorker};
 use super::{
     claim::Claims,
     memberships::{self, Memberships},
@@ -46,6 +47,8 @@ pub struct Running {
     pub plan: Arc<Plan>,
     /// A change began and did not end: what runs is not quite what the plan says.
     torn: bool,
+    /// What pauses for it.
+    pause: Pause,
     /// The paths of its interfaces.
     pub paths: List<InterfaceId, FramePath>,
     /// In the order in which they were started. Their sockets must be closed before `kernel` is
@@ -93,10 +96,22 @@ pub struct Applied {
     pub started: usize,
     /// Workers that ended.
     pub ended: usize,
-    /// Interfaces whose rules paused.
+    /// Interfaces whose rules paused, for this attempt or for one before that did not succeed.
     pub paused: BTreeSet<String>,
     /// How long they paused at most.
     pub pause: Duration,
+}
+
+impl Applied {
+    /// What paused and for how long, one sentence each.
+    #[must_use]
+    pub fn pauses(&self) -> Vec<String> {
+        let milliseconds = self.pause.as_millis();
+        let paused = self.paused.iter();
+        paused
+            .map(|interface| format!("the rules of {interface} paused for {milliseconds} ms"))
+            .collect()
+    }
 }
 
 impl Running {
@@ -106,6 +121,7 @@ impl Running {
         Self {
             plan: Arc::default(),
             torn: false,
+            pause: Pause::default(),
             paths: List::from(Vec::new()),
             workers: Vec::new(),
             kernel: Kernel::new(),

@@ -43,6 +43,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 const REPLACED: Duration = Duration::from_secs(1);
 /// How long after a failure that is about no interface the relay tries again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How many changes of interfaces the reason of a pause names.
+const MOST_NEWS: usize = 4;
 /// How long requests are answered before the main loop looks at everything else.
 const ANSWERING: Duration = Duration::from_millis(50);
 
@@ -76,6 +78,8 @@ pub struct Service {
     mailbox: Mailbox,
     /// When to look at the interfaces anew.
     refresh_at: Option<Instant>,
+    /// What has changed of them since the last look, as far as it is known.
+    news_told: Vec<String>,
     /// Bounds what the log says of source addresses.
     lines: Budget,
     /// A command asked for the end.
@@ -137,6 +141,7 @@ impl Service {
             signals,
             mailbox,
             refresh_at: None,
+            news_told: Vec::new(),
             lines: Budget::new(Instant::now()),
             stop: false,
             hang: None,
@@ -330,6 +335,8 @@ impl Service {
         if events.unresolved || events.doubt_next_hops {
             next_hops.tend(Instant::now());
         }
+        let room = MOST_NEWS.saturating_sub(self.news_told.len());
+        self.news_told.extend(events.why.into_iter().take(room));
         if events.changed {
             self.refresh_at.get_or_insert(Instant::now() + SETTLE);
         }
@@ -364,13 +371,10 @@ impl Service {
         let former = Arc::clone(&self.state.running.plan);
         match self.state.reconcile(OnRefusal::Wait, &self.signals) {
             Ok(applied) if applied.changed => {
-                info!(
-                    "adapted to the interfaces: workers kept {}, started {}, ended {}",
-                    applied.kept, applied.started, applied.ended
-                );
+                self.say_adapted(&applied);
                 self.say_moved_sources(&former);
             }
-            Ok(_) => {}
+            Ok(_) => self.news_told.clear(),
             Err(error) => {
                 let interface = refusals::interface(&error).unwrap_or_default();
                 warn!(

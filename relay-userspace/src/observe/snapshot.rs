@@ -60,12 +60,12 @@ pub enum Health {
     Degraded,
 }
 
-/// A change of the rules.
+/// A change of the rules, or of interfaces if rules paused for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastChange {
     /// In seconds since the epoch.
     pub when: u64,
-    /// What was asked for.
+    /// What was asked for, or what has changed of interfaces.
     pub what: String,
     /// `applied`, or why not.
     pub result: String,

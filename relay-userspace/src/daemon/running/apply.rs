@@ -96,7 +96,8 @@ impl Running {
             ..Applied::default()
         };
         let pausing = self.pausing(&matched);
-        let pause_began = Instant::now();
+        let names = pausing.iter().map(|&index| name_of(&self.plan, index));
+        self.pause.begin(Vec::from_iter(names), Instant::now());
         self.close_flows(next, &pausing, &matched.ended);
         applied.ended = self.end_workers(&matched.ended);
         self.take_ports(next, &matched, &losing_first)?;
@@ -117,12 +118,9 @@ impl Running {
         self.open_flows(next)?;
         self.close_rest(next);
         self.take_ports(next, &matched, &losing_last)?;
-        for &index in &pausing {
-            applied.paused.insert(name_of(&self.plan, index));
-        }
-        if !pausing.is_empty() {
-            applied.pause = pause_began.elapsed();
-        }
+        let names = next.interfaces.iter().filter(|one| one.is_input);
+        let names = names.map(|one| one.name.as_str()).collect();
+        (applied.paused, applied.pause) = self.pause.end(&names, Instant::now());
 
         self.kernel.set_own_sources(&OwnSource::of(next))?;
         self.leave_groups(&groups);
@@ -155,8 +153,10 @@ impl Running {
     #[must_use]
     pub fn would_pause(&self, next: &Plan) -> Vec<String> {
         let matched = self.matched(next, &plan::worker_keys(next));
+        let stay = inputs(next);
         let pausing = self.pausing(&matched).into_iter();
         pausing
+            .filter(|index| stay.contains(index))
             .map(|index| {
                 format!(
                     "the rules of {} would pause: its queues, mode, chunks or workers change",

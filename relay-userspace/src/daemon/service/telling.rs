@@ -3,11 +3,11 @@
 
 use std::time::Instant;
 
-use log::Level::Warn;
+use log::{Level::Warn, info};
 
 use super::Service;
 use crate::{
-    daemon::watcher::budget::Line,
+    daemon::{running::Applied, watcher::budget::Line},
     plan::{self, Plan},
 };
 
@@ -37,6 +37,34 @@ impl Service {
             self.publish();
         }
         self.mailbox.changing();
+    }
+
+    /// Logs what a look at the interfaces has changed. What paused is the last change, with the
+    /// reason, as it is after a command.
+    pub(super) fn say_adapted(&mut self, applied: &Applied) {
+        let news = std::mem::take(&mut self.news_told).join("; ");
+        let pauses: String = applied
+            .pauses()
+            .iter()
+            .map(|text| format!("; {text}"))
+            .collect();
+        let why = match pauses.is_empty() || news.is_empty() {
+            true => String::new(),
+            false => format!(", because {news}"),
+        };
+        let paused = Vec::from_iter(applied.paused.iter().map(String::as_str)).join(", ");
+        info!(
+            interface = &paused[..];
+            "adapted to the interfaces: workers kept {}, started {}, ended {}{pauses}{why}",
+            applied.kept, applied.started, applied.ended
+        );
+        if !pauses.is_empty() {
+            let what = match news.is_empty() {
+                true => "interfaces changed".to_owned(),
+                false => news,
+            };
+            self.commands.note_pause(what, applied.pause);
+        }
     }
 
     /// Logs which copies leave with another source address than by the plan `former`.

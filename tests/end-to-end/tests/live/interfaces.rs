@@ -355,6 +355,35 @@ fn x9_copies_leave_with_the_new_address_and_mac_of_their_interface(backend: Back
     Ok(())
 }
 
+/// On XDP only: io_uring has no chunks.
+#[test]
+fn a_pause_for_another_mtu_is_logged_with_the_reason_and_is_the_last_change() -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let rule = Rule::feed().outputs("out0", 1);
+    let relay = RelayProcess::start(&bed.relay, Backend::Xdp, std::slice::from_ref(&rule))?;
+    bed.relay.ip("link set in0 mtu 3000")?;
+    let told = "; the rules of in0 paused for ";
+    ensure!(relay.wait_for_log(told), "{}", relay.log());
+    let log = relay.log();
+    let line = log.lines().find(|line| line.contains(told));
+    // It may have been adapting to something else as well.
+    let because = "in0 has MTU 3000 now, 1500 before";
+    let named = |line: &str| line.contains(" ms, because ") && line.ends_with(because);
+    ensure!(line.is_some_and(named), "{log}");
+    let is_last = || {
+        let status = relay.status().ok();
+        let last = status.map(|status| status["last_change"].clone());
+        last.is_some_and(|last| {
+            let what = last["what"].as_str().unwrap_or_default();
+            what.ends_with(because) && last["pause_milliseconds"].as_u64() > Some(0)
+        })
+    };
+    let told = eventually(Duration::from_secs(5), is_last);
+    ensure!(told.is_some(), "{:?}", relay.status());
+    relay.stop()?;
+    Ok(())
+}
+
 fn an_interface_moved_to_another_namespace_and_back_is_served_again(
     backend: Backend,
 ) -> Result<()> {
