@@ -161,6 +161,7 @@ pub(super) fn finish(
     local_notes::add(&flows, &uses, host_facts, &mut said);
     own_addresses::notes(&flows, &uses, host_facts, &mut said);
     let modes = tx_methods::choose(&connected, &mut uses, host_facts.gso_packets, &mut said);
+    notes::about_chunks(&flows, &uses, &mut said);
     let workers = queues::workers(document, &connected, &flows, &uses, &mut said);
     let sent_from = ipv6_sources(&flows);
     let interfaces = uses

@@ -11,6 +11,14 @@ use crate::config::rules::Prefix;
 /// What the kernel leaves free in front of a frame (`XDP_PACKET_HEADROOM`,
 /// include/uapi/linux/bpf.h).
 const XDP_HEADROOM: u32 = 256;
+/// What an IP header grows by over IPv6.
+pub(super) const LONGER_HEADER: u32 = (IPV6_LEN - IPV4_LEN) as u32;
+
+/// The longest IPv4 packet whose copy over IPv6, with so many tags, fits the largest chunk.
+pub(super) const fn longest_that_grows(tags: u32) -> u32 {
+    4096 - XDP_HEADROOM - 14 - 4 * tags - LONGER_HEADER
+}
+
 /// XDP headroom, and an Ethernet header with two tags in front of the IP packet of a received
 /// frame.
 pub(super) const FRAME_OVERHEAD: u32 = XDP_HEADROOM + 14 + 2 * 4;
@@ -42,11 +50,7 @@ impl WorkerPlan {
             let is_ipv4 = |prefix: &Prefix| prefix.address().is_ipv4();
             is_ipv4(&flow.matches.group) && outputs.any(|output| !is_ipv4(&output.group))
         });
-        if grows {
-            (IPV6_LEN - IPV4_LEN) as u32
-        } else {
-            0
-        }
+        if grows { LONGER_HEADER } else { 0 }
     }
 
     /// Bytes that a frame may have in any of its chunks, whichever mode they are in.

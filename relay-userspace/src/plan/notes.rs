@@ -1,14 +1,18 @@
 //! Notes about one interface or two: what is possible but may surprise.
 
 use super::{
+    chunk_size::{LONGER_HEADER, longest_that_grows},
     ids::{FlowId, InterfaceId, List},
-    model::Flow,
+    model::{Flow, TxMethod},
     named_interfaces::options_of,
     used_interface::Use,
     wording,
 };
 use crate::{
-    config::{Document, rules::Transmit},
+    config::{
+        Document,
+        rules::{Transmit, Vlan},
+    },
     host::InterfaceFacts,
 };
 
@@ -97,9 +101,6 @@ pub(super) fn about_io_uring(document: &Document, used: &Use<'_>, notes: &mut Ve
     }
 }
 
-/// How much longer the header of IPv6 is than that of IPv4 without options.
-const LONGER_HEADER: u32 = 20;
-
 /// Notes about outputs whose MTU is smaller than what arrives at their input may need there.
 pub(super) fn about_mtus(
     flows: &List<FlowId, Flow>,
@@ -131,6 +132,47 @@ pub(super) fn about_mtus(
                 "{} has MTU {} and {} has MTU {}{longer}; larger datagrams from {} do not leave by {} and \
                  are counted there as too_big.",
                 from.name, from.mtu, to.name, to.mtu, from.name, to.name
+            ));
+        }
+    }
+}
+
+/// Notes about copies that fit the MTU of their output and not the chunks of the UMEM, in which
+/// they leave through TX rings: they must be longer than they came.
+pub(super) fn about_chunks(
+    flows: &List<FlowId, Flow>,
+    uses: &List<InterfaceId, Use<'_>>,
+    notes: &mut Vec<String>,
+) {
+    let mut said = std::collections::HashSet::new();
+    for flow in flows {
+        for output in &flow.outputs {
+            let (Some(from), Some(to)) = (uses.get(flow.interface), uses.get(output.interface))
+            else {
+                continue;
+            };
+            let arrives = flow.matches.group.address();
+            let grows = arrives.is_ipv4() && output.group.address().is_ipv6();
+            let tags = match output.header.vlan.of_copy(flow.matches.vlan) {
+                Vlan::Untagged => 0,
+                Vlan::Tag(_) => 1,
+                Vlan::Double(..) => 2,
+            };
+            let longest = longest_that_grows(tags);
+            let by_chunks = longest < from.facts.mtu && longest + LONGER_HEADER < to.facts.mtu;
+            if !grows
+                || !by_chunks
+                || to.tx_method != Some(TxMethod::Xsk)
+                || !said.insert((flow.interface, output.interface, tags))
+            {
+                continue;
+            }
+            let (from, to) = (&from.facts.name, &to.facts.name);
+            notes.push(format!(
+                "Over IPv6 a copy is 20 bytes longer, and through TX rings it leaves in a UMEM chunk of 4096 \
+                 bytes: datagrams from {from} whose IPv4 packet has more than {longest} bytes do not leave \
+                 by {to}, whatever its MTU, and are counted there as too_big. With `transmit = \
+                 \"segmented\"`, or on io_uring, they do."
             ));
         }
     }

@@ -115,3 +115,41 @@ fn a_copy_that_grows_beyond_the_mtu_is_noted() {
         "{found}"
     );
 }
+
+#[test]
+fn a_copy_that_grows_beyond_a_chunk_is_noted_where_it_leaves_in_one() {
+    let notes = |output: &str, options: &str, mtu: u32| {
+        let text = format!(
+            "[[rules]]\nname = \"r\"\n\
+             input = {{ interface = \"in0\", group = \"239.1.1.1\", port = 1 }}\n\
+             outputs = [{{ interface = \"out0\", {output} }}]\n\
+             [[interfaces]]\nname = \"out0\"\n{options}"
+        );
+        let mut facts = host_facts([nic("in0", 1, 1, 1), nic("out0", 2, 1, 1)]);
+        facts.gso_packets = true;
+        facts.interfaces.get_mut("in0").unwrap().mtu = mtu;
+        facts.interfaces.get_mut("out0").unwrap().mtu = 6000;
+        let plan = auto(&config::parse("relay.toml", &text).unwrap(), &facts).unwrap();
+        let notes = plan.notes.into_iter();
+        let found: Vec<String> = notes.filter(|note| note.contains("too_big")).collect();
+        found.concat()
+    };
+    let (xsk, ipv6) = ("transmit = \"xsk\"\n", "group = \"ff3e::1\"");
+    let more_than = |found: &str, bytes: u32| {
+        let expected = format!(
+            "datagrams from in0 whose IPv4 packet has more than {bytes} bytes do not leave by out0, \
+             whatever its MTU, and are counted there as too_big."
+        );
+        assert!(found.contains(&expected), "{found}");
+    };
+    more_than(&notes(ipv6, xsk, 3818), 3806);
+    more_than(&notes(ipv6, xsk, 3807), 3806);
+    assert_eq!(notes(ipv6, xsk, 3806), "");
+    let tagged = format!("{ipv6}, vlan = [100, 200]");
+    more_than(&notes(&tagged, xsk, 3806), 3798);
+    assert_eq!(
+        notes("group = \"239.2.2.2\", vlan = [100, 200]", xsk, 3818),
+        ""
+    );
+    assert_eq!(notes(ipv6, "transmit = \"segmented\"\n", 3818), "");
+}
