@@ -89,7 +89,8 @@ impl Addresses {
     /// Whether no host can have sent from this source to this destination, which is a group where
     /// `is_to_group` says so.
     #[inline(always)]
-    pub(super) const fn is_martian(&self, is_to_group: bool) -> bool {
+    #[must_use]
+    pub const fn is_martian(&self, is_to_group: bool) -> bool {
         match *self {
             Self::V4 { source, .. } => ipv4::is_martian(source),
             Self::V6 { source, group } => {

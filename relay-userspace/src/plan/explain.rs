@@ -6,6 +6,8 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
+use relay_common::wire::Addresses;
+
 use super::{arrange::Arrangement, header_text::HeaderText, model::Plan};
 use crate::config::{
     Document, quoted,
@@ -78,12 +80,25 @@ pub fn explain(
         .filter(|rule| datagram.misses(&rule.input).is_none())
         .collect();
     takers.sort_by_key(|rule| std::cmp::Reverse(rule.input.matches.specificity()));
+    if let Some(why) = datagram.impossible(&takers) {
+        let verdict = Verdict::NotTaken;
+        return Explanation { verdict, why };
+    }
     let runs = |rule: &&Rule| rule.enabled && pending(rule, arrangement).is_none();
     let running = takers.iter().position(runs);
     let enabled = || takers.iter().position(|rule| rule.enabled);
     let chosen = running.or_else(enabled).unwrap_or(0);
     let mut why = Vec::new();
     let verdict = match takers.get(chosen) {
+        Some(rule) if running.is_some() && datagram.is_own(arrangement) => {
+            why.push(format!(
+                "{} would take it, but copies of the relay have this source: it is taken for one \
+                 that came back",
+                label(rule)
+            ));
+            why.push(passed_as("own_frame"));
+            Verdict::NotTaken
+        }
         Some(rule) => {
             let verdict = verdict(rule, datagram, arrangement, &mut why);
             rivals(&takers, chosen, arrangement, &mut why);
@@ -286,9 +301,12 @@ fn misses(rules: &[Rule], datagram: &Datagram<'_>, why: &mut Vec<String>) {
         Vlan::Untagged => "no_rule",
         Vlan::Tag(_) | Vlan::Double(..) => "vlan",
     };
-    why.push(format!(
-        "it goes on to the host's own stack, and is counted as {counted}"
-    ));
+    why.push(passed_as(counted));
+}
+
+/// What becomes of a frame that the kernel programs do not take.
+fn passed_as(counted: &str) -> String {
+    format!("it goes on to the host's own stack, and is counted as {counted}")
 }
 
 /// Adds the first rules that `is_near` finds, each with what it takes instead.
@@ -356,6 +374,35 @@ enum Miss {
 }
 
 impl Datagram<'_> {
+    /// Why no host can have sent it, whatever the rules say; `None` if one can. `takers` are the
+    /// rules that it matches: to hosts, sources are looked at only where a rule names one.
+    fn impossible(&self, takers: &[&Rule]) -> Option<Vec<String>> {
+        let (source, group) = (self.source?, self.group);
+        let Some(addresses) = Addresses::between(source, group) else {
+            return Some(vec![format!(
+                "there is no such datagram: {source} and {group} are of different versions of IP"
+            )]);
+        };
+        let is_looked_at = group.is_multicast() || !takers.is_empty();
+        if !is_looked_at || !addresses.is_martian(group.is_multicast()) {
+            return None;
+        }
+        let mut why = vec![format!("no host can send from {source} to {group}")];
+        why.extend(takers.first().map(|rule| {
+            let label = label(rule);
+            format!("{label} takes it from a source that a host can have")
+        }));
+        why.push(passed_as("martian"));
+        Some(why)
+    }
+
+    /// Whether copies of the relay leave with its source now.
+    fn is_own(&self, arrangement: Option<&Arrangement>) -> bool {
+        let own = arrangement.map(|now| &now.plan.own_sources);
+        own.zip(self.source)
+            .is_some_and(|(own, source)| own.contains(&source))
+    }
+
     /// By what an input misses it; `None` if it takes it.
     fn misses(&self, input: &Input) -> Option<Miss> {
         let matches = &input.matches;

@@ -351,3 +351,42 @@ fn the_headers_of_each_copy_are_told_as_they_will_be() {
         [first("10.1.1.7"), second.to_owned()]
     );
 }
+
+#[test]
+fn a_source_that_the_kernel_programs_refuse_is_not_relayed() {
+    let from = |source: &str, rule: u8| {
+        said(Datagram {
+            source: Some(source.parse().unwrap()),
+            ..datagram("in0", rule, 5001)
+        })
+    };
+    for source in [
+        "127.0.0.1",
+        "0.0.0.0",
+        "0.1.2.3",
+        "239.1.1.1",
+        "255.255.255.255",
+    ] {
+        let expected = format!(
+            "no rule takes it\n  no host can send from {source} to 239.129.1.1\n  \
+             rule `r1` takes it from a source that a host can have\n  \
+             it goes on to the host's own stack, and is counted as martian"
+        );
+        assert_eq!(from(source, 1), expected);
+        assert!(from(source, 9).ends_with("counted as martian"), "{source}");
+    }
+    let taken = "rule `r1` takes it\n";
+    assert!(from("10.9.9.9", 1).starts_with(taken));
+    assert_eq!(
+        from("::1", 1),
+        "no rule takes it\n  \
+         there is no such datagram: ::1 and 239.129.1.1 are of different versions of IP"
+    );
+    assert_eq!(
+        from("10.0.3.1", 1),
+        "no rule takes it\n  \
+         rule `r1` would take it, but copies of the relay have this source: it is taken for one that \
+         came back\n  \
+         it goes on to the host's own stack, and is counted as own_frame"
+    );
+}
