@@ -120,8 +120,6 @@ impl Document {
 
     /// This document without the rule `name`, and without the `[[interfaces]]` tables that no rule
     /// uses any more; `None` if there is no such rule.
-    ///
-    /// It may have no rules at all, which a file cannot.
     #[must_use]
     pub fn without(&self, name: &str) -> Option<Self> {
         self.rule(name)?;

@@ -8,6 +8,8 @@ pub(super) struct Reader<'f, 't> {
     pub(super) draft: Draft,
     /// The number of rules so far, including wrong ones and those beyond [`super::MAX_RULES`].
     pub(super) rules: usize,
+    /// Where the file says that it has none.
+    pub(super) none: Option<Place>,
     /// The index of the mistake that reports too many rules.
     pub(super) extra: Option<usize>,
 }

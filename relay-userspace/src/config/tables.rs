@@ -21,6 +21,7 @@ pub(super) fn read(text: &str, found: &mut Collector<'_>) -> Option<Draft> {
         found,
         draft: Draft::default(),
         rules: 0,
+        none: None,
         extra: None,
     };
     let mut errors = Vec::new();
@@ -31,6 +32,7 @@ pub(super) fn read(text: &str, found: &mut Collector<'_>) -> Option<Draft> {
         found,
         draft,
         rules,
+        none,
         ..
     } = reader;
     if !errors.is_empty() {
@@ -44,9 +46,18 @@ pub(super) fn read(text: &str, found: &mut Collector<'_>) -> Option<Draft> {
         }
         return None;
     }
-    if rules == 0 && !draft.used_incomplete {
-        let start = Place { line: 1, column: 1 };
-        found.add_always(start, "the file has no rules", RULE_EXAMPLE);
+    match none {
+        Some(place) if rules > 0 => found.add(
+            place,
+            "`rules` is empty, and the file has rules",
+            "remove `rules = []`",
+        ),
+        // A file that was cut short must not end all rules, so it has to say that there are none.
+        None if rules == 0 && !draft.used_incomplete => {
+            let start = Place { line: 1, column: 1 };
+            found.add_always(start, "the file has no rules", NO_RULES);
+        }
+        _ => {}
     }
     Some(draft)
 }
@@ -59,7 +70,8 @@ const INTERFACE_KEYS: &[&str] = &["name", "queues", "cpus", "transmit", "offload
 /// Reading stops after this many syntax errors, and takes at most this many from one part.
 const MAX_SYNTAX_ERRORS: usize = 100;
 
-const RULE_EXAMPLE: &str = "write a [[rules]] table with `name`, `input` and `outputs`";
+const NO_RULES: &str = "write a [[rules]] table with `name`, `input` and `outputs`, or `rules = []` if there \
+                        shall be none";
 
 impl Reader<'_, '_> {
     fn part(&mut self, part: Part, errors: &mut SyntaxErrors) {
@@ -112,11 +124,7 @@ impl Reader<'_, '_> {
             let lacks_a_name = table.is_some_and(|table| !table.contains_key("name"));
             let stray = kind == Kind::Interface && lacks_a_name;
             match self.tables(value, "rules", stray) {
-                Some([]) => {
-                    let place = self.found.place(&value.span());
-                    self.found.add(place, "the file has no rules", RULE_EXAMPLE);
-                    self.draft.used_incomplete = true;
-                }
+                Some([]) => self.none = Some(self.found.place(&value.span())),
                 Some(list) => {
                     let free = MAX_RULES.saturating_sub(self.rules);
                     for value in list.iter().take(free) {

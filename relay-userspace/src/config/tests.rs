@@ -254,10 +254,25 @@ fn several_syntax_errors_are_reported_together() {
 
 #[test]
 fn an_empty_file_is_refused() {
-    for text in ["", "# nothing\n", "rules = []\n"] {
+    for text in ["", "# nothing\n"] {
         let found = mistakes(text);
         assert_eq!(found[0].cause, "the file has no rules", "{text}");
     }
+}
+
+#[test]
+fn a_file_without_rules_must_say_so() {
+    let none = parse("relay.toml", "# none now\nrules = []\n").unwrap();
+    assert!(none.rules.rules.is_empty());
+    let one = rule(
+        "a",
+        &at("in0", "239.1.1.1", 5001),
+        &[&at("out0", "239.2.2.2", 1)],
+    );
+    let found = mistakes(&format!("rules = []\n{one}"));
+    let causes: Vec<&str> = found.iter().map(|one| one.cause.as_str()).collect();
+    assert_eq!(causes, ["`rules` is empty, and the file has rules"]);
+    assert_eq!(found[0].place, Some(Place { line: 1, column: 9 }));
 }
 
 #[test]

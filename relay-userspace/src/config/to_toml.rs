@@ -8,10 +8,13 @@ use super::rules::{
 };
 
 /// The text of a rule file with these rules; defaults are left out. [`super::parse`] makes the same
-/// rules of it, unless there are none: a file must have at least one.
+/// rules of it.
 #[must_use]
 pub fn to_toml(rules: &Rules) -> String {
     let mut text = String::new();
+    if rules.rules.is_empty() {
+        text.push_str("rules = []\n\n");
+    }
     for rule in &rules.rules {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{}", RuleTable(rule));
@@ -20,9 +23,7 @@ pub fn to_toml(rules: &Rules) -> String {
         let _ = writeln!(text, "{}", InterfaceTable(options));
     }
     text.truncate(text.trim_end().len());
-    if !text.is_empty() {
-        text.push('\n');
-    }
+    text.push('\n');
     text
 }
 

@@ -351,7 +351,9 @@ fn a_rule_is_taken_out_with_the_options_that_only_it_needs() {
     parse("relay.toml", &to_toml(&left.rules)).unwrap();
     assert_eq!(document.without("c"), None);
     let none = left.without("a").unwrap();
-    assert_eq!(to_toml(&none.rules), "");
+    assert_eq!(to_toml(&none.rules), "rules = []\n");
+    let read = parse("relay.toml", &to_toml(&none.rules)).unwrap();
+    assert_eq!(read.rules, none.rules);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
@@ -129,7 +129,37 @@ fn l6_with_watch_every_way_to_replace_the_file_is_noticed(backend: Backend) -> R
     Ok(())
 }
 
+/// A relay without rules is a relay: what it saves is what the next one starts with.
+fn a_relay_without_rules_saves_a_file_that_runs(backend: Backend) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let folder = Folder::new(backend, "none")?;
+    let (one, _) = rules();
+    fs::write(folder.path("relay.toml"), &one)?;
+    let relay = folder.start(&bed, backend, &[])?;
+    let saved = folder.path("saved.toml").display().to_string();
+    let name = Rule::feed().name;
+    for arguments in [
+        &["remove", &name][..],
+        &["save", &saved],
+        &["reload", &saved],
+    ] {
+        let answer = relay.verb(arguments)?;
+        ensure!(answer.code == Some(0), "{arguments:?}: {answer:?}");
+    }
+    assert_rules(&relay, 0);
+    relay.stop()?;
+    fs::rename(saved, folder.path("relay.toml"))?;
+    let relay = folder.start(&bed, backend, &[])?;
+    fs::write(folder.path("relay.toml"), &one)?;
+    let answer = relay.verb(&["reload"])?;
+    ensure!(answer.code == Some(0), "{answer:?}");
+    assert_rules(&relay, 1);
+    relay.stop()?;
+    Ok(())
+}
+
 relay_tests::on_both_backends! {
     o6_sighup_reloads_the_file_and_mistakes_change_nothing,
     l6_with_watch_every_way_to_replace_the_file_is_noticed,
+    a_relay_without_rules_saves_a_file_that_runs,
 }
