@@ -9,6 +9,7 @@ pub mod exit;
 mod explain;
 pub mod inherited;
 pub mod journal;
+mod log_filter;
 mod log_format;
 pub mod logging;
 mod output;

@@ -182,6 +182,21 @@ fn a_wrong_command_line_exits_64_and_help_exits_0() {
 }
 
 #[test]
+fn a_filter_of_the_log_that_is_none_is_told_and_does_not_end_the_log() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_relay"));
+    command.args(["check", &example("one-to-four.toml")]);
+    let output = command.env("RUST_LOG", "debgu").output().unwrap();
+    exits(&output, 0);
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("`RUST_LOG` \"debgu\": it has no level"),
+        "{said}"
+    );
+    let output = command.env("RUST_LOG", "debug").output().unwrap();
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
 fn plan_shows_this_machine() {
     in_namespace(|| {
         interfaces();

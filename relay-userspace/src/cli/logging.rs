@@ -17,10 +17,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use env_logger::{Builder, Env, Target, WriteStyle};
+use env_logger::{Builder, Target, WriteStyle};
+use log::warn;
 
 use super::{
     journal::Journal,
+    log_filter,
     log_format::LogFormat,
     output::{PATIENCE, STANDSTILL, write_all},
 };
@@ -35,7 +37,9 @@ static QUEUE: OnceLock<&Queue> = OnceLock::new();
 
 /// Starts a log that writes at once and waits for its reader, for commands that end by themselves.
 pub fn start() {
-    builder().init();
+    let (mut builder, wrong) = builder();
+    builder.init();
+    report(wrong);
 }
 
 /// Starts a log in `format` that no other thread waits for. Panics go into it as well.
@@ -67,7 +71,7 @@ pub fn start_queued(format: LogFormat) -> io::Result<()> {
             });
         })?;
     let queue = *QUEUE.get_or_init(|| queue);
-    let mut builder = builder();
+    let (mut builder, wrong) = builder();
     builder.target(Target::Pipe(Box::new(IntoQueue(queue))));
     if format != LogFormat::Text {
         builder.write_style(WriteStyle::Never);
@@ -76,6 +80,7 @@ pub fn start_queued(format: LogFormat) -> io::Result<()> {
         builder.write_style(WriteStyle::Always);
     }
     builder.init();
+    report(wrong);
     panic::set_hook(Box::new(|panic| {
         let thread = thread::current();
         let name = thread.name().unwrap_or("unnamed");
@@ -89,8 +94,21 @@ pub fn start_queued(format: LogFormat) -> io::Result<()> {
     Ok(())
 }
 
-fn builder() -> Builder {
-    Builder::from_env(Env::default().default_filter_or("info"))
+/// A log as the environment asks for it, and what is wrong with that.
+fn builder() -> (Builder, Option<String>) {
+    let (filter, wrong) = log_filter::from_environment();
+    let mut builder = Builder::new();
+    builder.parse_filters(&filter);
+    if let Ok(style) = env::var("RUST_LOG_STYLE") {
+        builder.parse_write_style(&style);
+    }
+    (builder, wrong)
+}
+
+fn report(wrong: Option<String>) {
+    if let Some(wrong) = wrong {
+        warn!("{wrong}");
+    }
 }
 
 /// Decides as env_logger does for a terminal, which it cannot see through the queue.
