@@ -30,6 +30,8 @@ pub use self::{
     server::{ControlError, Server, SocketOptions},
 };
 
+use crate::config::MAX_FILE_BYTES;
+
 /// The folder of the sockets.
 pub const FOLDER: &str = "/run/relay";
 /// The name of a relay that was given none.
@@ -43,8 +45,9 @@ const MOST_CLIENTS: usize = 64;
 const MOST_GUESTS: usize = 48;
 /// Requests of guests that wait for the main thread: they must not fill its mailbox.
 const MOST_GUEST_REQUESTS: usize = 2;
-/// The bytes of a message from a client that may change things: a rule file as JSON.
-const MOST_BYTES: usize = 17 << 20;
+/// The bytes of a message from a client that may change things: a rule file as JSON, in which line
+/// ends, quotes and backslashes take two bytes each, and the names beside it.
+const MOST_BYTES: usize = 2 * MAX_FILE_BYTES as usize + (1 << 20);
 /// The bytes of a message from a guest, and of one that is not large.
 const SMALL: usize = 64 << 10;
 /// Large messages in memory, until they are answered.

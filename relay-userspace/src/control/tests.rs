@@ -23,7 +23,10 @@ use super::{
     server::{Server, SocketOptions},
 };
 use crate::{
-    config::rules::{OutputVlan, PortMatch, Vlan},
+    config::{
+        MAX_FILE_BYTES,
+        rules::{OutputVlan, PortMatch, Vlan},
+    },
     daemon::requests::{self, Answer, Change, Handle, Mailbox, Refusal, Request},
     observe::snapshot::{
         Health, InterfaceStatus, LastChange, NextHopStatus, Numbers, Origin, OutputStatus, Rates,
@@ -432,7 +435,8 @@ fn every_request_and_every_answer_arrives_as_it_was_sent() {
 #[test]
 fn a_large_file_arrives_and_one_above_the_bound_is_refused() {
     let relay = Relay::new();
-    let text = "x".repeat(10 << 20);
+    // Every byte of it takes two in JSON.
+    let text = "\"\n\\\t".repeat(MAX_FILE_BYTES as usize / 4);
     let add = |text: &str| Request::Add {
         label: "big.toml".into(),
         text: text.into(),
