@@ -63,9 +63,14 @@ impl Records {
         let new = path.with_extension("new");
         // One that a relay which was killed had begun. A link is not followed.
         let _ = fs::remove_file(&new);
-        let mut file = fs::File::create_new(&new)?;
-        file.write_all(&serde_json::to_vec(record)?)?;
-        fs::rename(&new, &path)
+        let text = serde_json::to_vec(record)?;
+        let written = fs::File::create_new(&new).and_then(|mut file| file.write_all(&text));
+        let written = written.and_then(|()| fs::rename(&new, &path));
+        if written.is_err() {
+            // Half of it, where the file system is full.
+            let _ = fs::remove_file(&new);
+        }
+        written
     }
 
     /// The record of the interface with this index; `None` if it has none that can be read.
@@ -91,5 +96,30 @@ impl Records {
             is_ours.then(|| self.read(index.parse().ok()?)).flatten()
         });
         records.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_leaves_nothing_behind() {
+        let name = format!("relay-records-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let records = Records::new(&folder, 1);
+        // In the way of the record.
+        fs::create_dir_all(records.path(7)).unwrap();
+        let record = Record {
+            interface: "in0".into(),
+            index: 7,
+            mac: [2, 0, 0, 0, 0, 1],
+            switched: Switched::default(),
+        };
+        records.write(&record).unwrap_err();
+        let left: Vec<_> = fs::read_dir(&folder).unwrap().flatten().collect();
+        let left: Vec<PathBuf> = left.iter().map(fs::DirEntry::path).collect();
+        assert_eq!(left, [records.path(7)]);
+        fs::remove_dir_all(&folder).unwrap();
     }
 }
