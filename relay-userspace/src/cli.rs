@@ -35,6 +35,7 @@ use crate::{
         descriptors,
         requests::{Refusal, Request},
     },
+    host::limits,
 };
 
 const EXIT_CODES: &str = "\
@@ -248,10 +249,13 @@ impl Cli {
     /// The log's thread cannot be started.
     pub fn start_log(&self) -> anyhow::Result<()> {
         if let Command::Run(options) = &self.command {
-            return logging::start_queued(options.log_format).context(
-                "cannot start the thread that writes the log; raise the limit of threads, \
-                 `ulimit -u`, or `TasksMax` of the unit",
-            );
+            return logging::start_queued(options.log_format).with_context(|| {
+                format!(
+                    "cannot start the thread that writes the log; raise the limit of threads, \
+                     `ulimit -u`, or `TasksMax` of the unit{}",
+                    limits::of_addresses()
+                )
+            });
         }
         logging::start();
         Ok(())

@@ -12,6 +12,7 @@ pub(crate) mod fixture;
 pub mod group_options;
 mod gso_limits;
 mod ipv6_address;
+pub mod limits;
 mod membership_versions;
 pub mod namespace;
 pub mod neighbours;

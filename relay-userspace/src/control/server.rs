@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     daemon::{privileges::give_up, requests::Handle},
-    host::Bell,
+    host::{Bell, limits},
 };
 
 /// Where the control socket is, and who may open it.
@@ -105,7 +105,11 @@ pub enum ControlError {
         error: io::Error,
     },
     /// The thread cannot be started.
-    #[error("cannot start the thread of the control socket: {0}; raise the limit of threads")]
+    #[error(
+        "cannot start the thread of the control socket: {0}; raise the limit of threads, `ulimit -u`, or \
+         `TasksMax` of the unit{addresses}",
+        addresses = limits::of_addresses()
+    )]
     Thread(#[source] io::Error),
 }
 

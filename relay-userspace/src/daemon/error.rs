@@ -8,7 +8,7 @@ use super::{
     claim::ClaimError, descriptors::TooFew, memberships::MembershipError, offloads::OffloadError,
     privileges::MissingPrivilege,
 };
-use crate::{config::Mistakes, datapath::SetupError, kernel::KernelError};
+use crate::{config::Mistakes, datapath::SetupError, host::limits, kernel::KernelError};
 
 /// The errors that keep the relay from running, or end a run.
 #[derive(Debug, Error)]
@@ -38,7 +38,7 @@ pub enum RunError {
     #[error(transparent)]
     Offload(#[from] OffloadError),
     /// A system call failed that never fails on a healthy system.
-    #[error("cannot {what}: {error}{}", remedy(error))]
+    #[error("cannot {what}: {error}{}{}", remedy(error), remedy_of_memory(error))]
     System {
         /// What was tried.
         what: &'static str,
@@ -98,6 +98,14 @@ fn remedy(error: &io::Error) -> &'static str {
             "; raise the limit of open files, `ulimit -n`, or `LimitNOFILE` of the unit"
         }
         Some(libc::ENFILE) => "; raise `sysctl fs.file-max`",
+        _ => "",
+    }
+}
+
+/// What else to do if the kernel has no memory for a thread.
+fn remedy_of_memory(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOMEM) => limits::of_addresses(),
         _ => "",
     }
 }

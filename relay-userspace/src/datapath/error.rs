@@ -4,7 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
-use crate::{kernel::KernelError, plan::Mode};
+use crate::{host::limits, kernel::KernelError, plan::Mode};
 
 /// Why a worker could not be set up.
 #[derive(Debug, Error)]
@@ -12,7 +12,8 @@ pub enum SetupError {
     /// The UMEM could not be registered.
     #[error(
         "cannot register a UMEM of {count} chunks of {size} bytes: {reason}; it counts as locked memory: grant CAP_IPC_LOCK \
-         or raise `ulimit -l`"
+         or raise `ulimit -l`{}",
+        limits::of_addresses()
     )]
     Umem {
         /// Bytes per chunk.
@@ -24,8 +25,9 @@ pub enum SetupError {
     },
     /// A socket could not be bound.
     #[error(
-        "cannot bind an AF_XDP socket to queue {queue} of {interface} in {mode} mode: {error}{}",
-        remedy_of_bind(*mode, error)
+        "cannot bind an AF_XDP socket to queue {queue} of {interface} in {mode} mode: {error}{}{}",
+        remedy_of_bind(*mode, error),
+        remedy_of_memory(error)
     )]
     Bind {
         /// The interface's name.
@@ -75,7 +77,11 @@ pub enum SetupError {
     )]
     Untaken,
     /// A packet socket could not be set up.
-    #[error("cannot {what} on {interface}: {error}{}", remedy(error))]
+    #[error(
+        "cannot {what} on {interface}: {error}{}{}",
+        remedy(error),
+        remedy_of_memory(error)
+    )]
     Socket {
         /// The interface's name.
         interface: String,
@@ -110,6 +116,14 @@ fn remedy(error: &io::Error) -> &'static str {
         }
         Some(libc::ENFILE) => "; raise `sysctl fs.file-max`",
         Some(libc::ENOMEM | libc::ENOBUFS) => "; memory is short: use fewer `queues`",
+        _ => "",
+    }
+}
+
+/// What else to do if the kernel has no memory for one.
+fn remedy_of_memory(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) => limits::of_addresses(),
         _ => "",
     }
 }

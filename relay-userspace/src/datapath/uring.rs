@@ -52,6 +52,7 @@ use super::{
     tx_socket,
 };
 use crate::{
+    host::limits,
     kernel::KernelError,
     plan::{self, Plan},
 };
@@ -137,7 +138,10 @@ impl UringWorker {
             unsafe { Buffers::provide(&ring, buffers) }.map_err(|error| SetupError::IoUring {
                 what: "providing receive buffers",
                 error,
-                remedy: "memory is short: raise `ulimit -l`, or give `cpus` fewer CPUs".into(),
+                remedy: format!(
+                    "memory is short: raise `ulimit -l`, or give `cpus` fewer CPUs{}",
+                    limits::of_addresses()
+                ),
             })?;
         let socket = RxSocket::open(input, attach)?;
         first.stats.chunks.total.set(buffers.total());

@@ -10,7 +10,7 @@ use std::{fs, io};
 use nix::errno::Errno;
 
 use super::ring::ring;
-use crate::datapath::error::SetupError;
+use crate::{datapath::error::SetupError, host::limits};
 
 /// The sysctl that disables io_uring (Documentation/admin-guide/sysctl/kernel.rst, Linux 6.6).
 const SYSCTL: &str = "/proc/sys/kernel/io_uring_disabled";
@@ -63,10 +63,14 @@ fn refused(error: io::Error, disabled: Option<&str>) -> SetupError {
         (Some(libc::ENFILE), _) => "raise `sysctl fs.file-max`",
         _ => "only interfaces with native XDP work without it",
     };
+    let of_addresses = match error.raw_os_error() {
+        Some(libc::ENOMEM) => limits::of_addresses(),
+        _ => "",
+    };
     SetupError::IoUring {
         what: "making a ring (io_uring_setup)",
         error,
-        remedy: remedy.to_owned(),
+        remedy: format!("{remedy}{of_addresses}"),
     }
 }
 

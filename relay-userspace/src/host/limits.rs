@@ -1,0 +1,42 @@
+//! What to do where the kernel refuses memory or a thread because of a limit of this process.
+
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+
+/// What to do besides where the kernel refuses memory, or a thread, which needs some: behind other
+/// remedies, and empty where no limit of addresses can be why.
+#[must_use]
+pub fn of_addresses() -> &'static str {
+    let is_limited =
+        |resource| getrlimit(resource).is_ok_and(|(allowed, _)| allowed != RLIM_INFINITY);
+    match is_limited(Resource::RLIMIT_AS) || is_limited(Resource::RLIMIT_DATA) {
+        true => {
+            "; the address space of this process is limited, which may be why: raise `ulimit -v` and \
+             `ulimit -d`, or `LimitAS` and `LimitDATA` of the unit"
+        }
+        false => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, process::Command};
+
+    use super::*;
+
+    #[test]
+    fn a_limited_address_space_is_named() {
+        const LIMITED: &str = "RELAY_TEST_ADDRESSES_ARE_LIMITED";
+        if env::var_os(LIMITED).is_some() {
+            assert!(of_addresses().contains("`ulimit -v`"));
+            return;
+        }
+        // Such a limit is the whole process's, so it takes another one.
+        let test = "exec \"$0\" --exact host::limits::tests::a_limited_address_space_is_named";
+        for (limit, works) in [("ulimit -v 16000000", true), ("ulimit -v unlimited", false)] {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("{limit} && {test}")]);
+            let ran = shell.arg(env::current_exe().unwrap()).env(LIMITED, "1");
+            assert_eq!(ran.output().unwrap().status.success(), works, "{limit}");
+        }
+    }
+}
