@@ -23,7 +23,10 @@ use std::{
 use nix::sys::stat::fstat;
 use thiserror::Error;
 
-use crate::{host::packet_socket, plan::Plan};
+use crate::{
+    host::{limits, packet_socket},
+    plan::Plan,
+};
 
 /// The protocol that claims are bound to. Values below 0x600 are lengths on the wire (IEEE 802.3),
 /// so the kernel never delivers a frame to a socket with this protocol.
@@ -56,7 +59,7 @@ pub enum ClaimError {
         holder: String,
     },
     /// The claim itself was refused.
-    #[error("cannot claim {interface}: {what}: {error}; {}", remedy(error))]
+    #[error("cannot claim {interface}: {what}: {error}{}", remedy(error))]
     Refused {
         /// The interface's name.
         interface: String,
@@ -68,19 +71,18 @@ pub enum ClaimError {
 }
 
 fn remedy(error: &io::Error) -> &'static str {
+    if let Some(remedy) = limits::of_files(error) {
+        return remedy;
+    }
     match error.raw_os_error() {
-        Some(libc::EMFILE) => {
-            "raise the limit of open files, `ulimit -n`, or `LimitNOFILE` of the unit"
-        }
-        Some(libc::ENFILE) => "raise `sysctl fs.file-max`",
         Some(libc::ENODEV | libc::ENXIO) => {
-            "the interface has gone: `ip link show` lists those that exist"
+            "; the interface has gone: `ip link show` lists those that exist"
         }
         Some(libc::EPERM | libc::EACCES) => {
-            "CAP_NET_RAW is needed, and a sandbox must allow packet sockets"
+            "; CAP_NET_RAW is needed, and a sandbox must allow packet sockets"
         }
-        Some(libc::ENOENT) => "the sandbox that the relay runs in must show /proc",
-        _ => "free memory, or look for a limit of the sandbox that the relay runs in",
+        Some(libc::ENOENT) => "; the sandbox that the relay runs in must show /proc",
+        _ => "; free memory, or look for a limit of the sandbox that the relay runs in",
     }
 }
 

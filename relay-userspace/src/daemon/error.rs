@@ -90,14 +90,13 @@ fn listed(numbers: &[usize]) -> String {
 }
 
 fn remedy(error: &io::Error) -> &'static str {
+    if let Some(remedy) = limits::of_files(error) {
+        return remedy;
+    }
     match error.raw_os_error() {
         Some(libc::EAGAIN) => {
             "; raise the limit of threads, `ulimit -u`, or `TasksMax` of the unit"
         }
-        Some(libc::EMFILE) => {
-            "; raise the limit of open files, `ulimit -n`, or `LimitNOFILE` of the unit"
-        }
-        Some(libc::ENFILE) => "; raise `sysctl fs.file-max`",
         _ => "",
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use log::{debug, warn};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 
-use crate::plan::Sink;
+use crate::{host::limits, plan::Sink};
 
 /// Room for nothing: the kernel makes the least of it that it allows.
 const NO_ROOM: usize = 0;
@@ -101,12 +101,11 @@ fn open(sink: Sink) -> io::Result<Socket> {
 }
 
 fn remedy(error: &io::Error) -> &'static str {
+    if let Some(remedy) = limits::of_files(error) {
+        return remedy;
+    }
     match error.raw_os_error() {
         Some(libc::EACCES) => "; give it CAP_NET_BIND_SERVICE for ports below 1024",
-        Some(libc::EMFILE) => {
-            "; raise the limit of open files, `ulimit -n`, or `LimitNOFILE` of the unit"
-        }
-        Some(libc::ENFILE) => "; raise `sysctl fs.file-max`",
         _ => "",
     }
 }

@@ -53,7 +53,7 @@ pub enum SetupError {
     #[error("a rule with `local` has no way back to the Linux stack: please report it")]
     NoLocalDevice,
     /// io_uring cannot be used.
-    #[error("cannot use io_uring: {what}: {error}; {remedy}")]
+    #[error("cannot use io_uring: {what}: {error}{remedy}")]
     IoUring {
         /// What was tried.
         what: &'static str,
@@ -63,7 +63,10 @@ pub enum SetupError {
         remedy: String,
     },
     /// The eventfd that wakes a worker.
-    #[error("cannot open an eventfd to wake a worker with: {0}; raise `ulimit -n`")]
+    #[error(
+        "cannot open an eventfd to wake a worker with: {0}{remedy}",
+        remedy = limits::of_files(.0).unwrap_or_default()
+    )]
     Bell(io::Error),
     /// The counters of a worker could not grow.
     #[error(
@@ -104,6 +107,9 @@ fn remedy_of_bind(mode: Mode, error: &io::Error) -> &'static str {
 
 /// What to do if the kernel refuses a socket.
 fn remedy(error: &io::Error) -> &'static str {
+    if let Some(remedy) = limits::of_files(error) {
+        return remedy;
+    }
     match error.raw_os_error() {
         Some(libc::EBUSY) => {
             "; another program uses this queue: stop it, or leave the queue out with `queues`"
@@ -111,10 +117,6 @@ fn remedy(error: &io::Error) -> &'static str {
         Some(libc::EINVAL) => "; look at the interface's queues with `ethtool -l` and at its MTU",
         Some(libc::EPERM | libc::EACCES) => "; CAP_NET_RAW is needed",
         Some(libc::ENODEV) => "; the interface has gone: `ip link show` lists those that exist",
-        Some(libc::EMFILE) => {
-            "; raise the limit of open files, `ulimit -n`, or `LimitNOFILE` of the unit"
-        }
-        Some(libc::ENFILE) => "; raise `sysctl fs.file-max`",
         Some(libc::ENOMEM | libc::ENOBUFS) => "; memory is short: use fewer `queues`",
         _ => "",
     }

@@ -139,7 +139,7 @@ impl UringWorker {
                 what: "providing receive buffers",
                 error,
                 remedy: format!(
-                    "memory is short: raise `ulimit -l`, or give `cpus` fewer CPUs{}",
+                    "; memory is short: raise `ulimit -l`, or give `cpus` fewer CPUs{}",
                     limits::of_addresses()
                 ),
             })?;

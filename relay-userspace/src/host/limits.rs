@@ -1,6 +1,27 @@
-//! What to do where the kernel refuses memory or a thread because of a limit of this process.
+//! What to do where the kernel refuses files, memory or a thread because of a limit: each behind the
+//! error, from its semicolon on.
+
+use std::io;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+
+/// What to do where the kernel refuses an open file; `None` if the error is about something else.
+#[must_use]
+pub fn of_files(error: &io::Error) -> Option<&'static str> {
+    of_files_by_code(error.raw_os_error())
+}
+
+/// The same by the system's error number.
+#[must_use]
+pub const fn of_files_by_code(code: Option<i32>) -> Option<&'static str> {
+    match code {
+        Some(libc::EMFILE) => {
+            Some("; raise the limit of open files, `ulimit -n`, or `LimitNOFILE` of the unit")
+        }
+        Some(libc::ENFILE) => Some("; raise `sysctl fs.file-max`"),
+        _ => None,
+    }
+}
 
 /// What to do besides where the kernel refuses memory, or a thread, which needs some: behind other
 /// remedies, and empty where no limit of addresses can be why.

@@ -3,6 +3,8 @@
 use relay_common::{abi, matching::List};
 use thiserror::Error;
 
+use crate::host::limits;
+
 /// Why the kernel side could not be set up.
 #[derive(Debug, Error)]
 pub enum KernelError {
@@ -157,15 +159,12 @@ pub(super) fn loading(
     KernelError::Load {
         program,
         reason: chain(error),
-        remedy: match os_error(error) {
-            Some(libc::EPERM) => {
+        remedy: match (os_error(error), limits::of_files_by_code(os_error(error))) {
+            (_, Some(remedy)) => remedy,
+            (Some(libc::EPERM), None) => {
                 "; CAP_BPF is needed, since `kernel.unprivileged_bpf_disabled` keeps others from loading programs, and in a \
                  container its seccomp profile must allow bpf()"
             }
-            Some(libc::EMFILE) => {
-                "; raise the limit of open files, `ulimit -n`, or `LimitNOFILE` of the unit"
-            }
-            Some(libc::ENFILE) => "; raise `sysctl fs.file-max`",
             _ => "; `RUST_LOG=debug` shows the verifier's log. Linux 5.10 or later is needed",
         },
     }

@@ -3,6 +3,7 @@
 use std::{fmt, io, net::IpAddr};
 
 use super::Membership;
+use crate::host::limits;
 
 /// Why a group could not be joined.
 #[derive(Debug, thiserror::Error)]
@@ -45,9 +46,10 @@ impl fmt::Display for Shown<'_> {
 }
 
 fn of_socket(error: &io::Error) -> String {
+    if let Some(remedy) = limits::of_files(error) {
+        return format!("{error}{remedy}; 20 groups take one");
+    }
     let hint = match error.raw_os_error() {
-        Some(libc::EMFILE) => "raise the limit of open files, `ulimit -n`; 20 groups take one",
-        Some(libc::ENFILE) => "raise `sysctl fs.file-max`",
         Some(libc::EAFNOSUPPORT) => "this kernel has no IPv6, or boots with `ipv6.disable=1`",
         _ => "`ip maddress show` lists what is joined",
     };

@@ -37,32 +37,29 @@ pub(super) fn explain(error: io::Error) -> SetupError {
 
 /// `disabled` is the value of the sysctl, if the kernel has it.
 fn refused(error: io::Error, disabled: Option<&str>) -> SetupError {
-    let remedy = match (error.raw_os_error(), disabled.map(str::trim)) {
+    let other = || match (error.raw_os_error(), disabled.map(str::trim)) {
         (Some(libc::EPERM), Some("2")) => {
-            "kernel.io_uring_disabled is 2, which forbids it to every process: `sysctl -w kernel.io_uring_disabled=0` allows it"
+            "; kernel.io_uring_disabled is 2, which forbids it to every process: `sysctl -w kernel.io_uring_disabled=0` allows it"
         }
         (Some(libc::EPERM), Some("1")) => {
-            "kernel.io_uring_disabled is 1, which forbids it to processes without privilege: `sysctl -w kernel.io_uring_disabled=0` \
+            "; kernel.io_uring_disabled is 1, which forbids it to processes without privilege: `sysctl -w kernel.io_uring_disabled=0` \
              allows it, or give the relay CAP_SYS_ADMIN or a group that `sysctl kernel.io_uring_group` names"
         }
         (Some(libc::EPERM | libc::EACCES), _) => {
-            "a seccomp filter or a security module forbids it, as container runtimes do by default: allow io_uring_setup, \
+            "; a seccomp filter or a security module forbids it, as container runtimes do by default: allow io_uring_setup, \
              io_uring_enter and io_uring_register in the container's seccomp profile"
         }
         (Some(libc::ENOSYS), _) => {
-            "this kernel was built without it (CONFIG_IO_URING), or a seccomp filter hides it: allow io_uring_setup, \
+            "; this kernel was built without it (CONFIG_IO_URING), or a seccomp filter hides it: allow io_uring_setup, \
              io_uring_enter and io_uring_register in the container's seccomp profile"
         }
-        (Some(libc::EINVAL), _) => "Linux 6.2 or later is needed",
+        (Some(libc::EINVAL), _) => "; Linux 6.2 or later is needed",
         (Some(libc::ENOMEM), _) => {
-            "memory is short: raise `ulimit -l` or the memory limit of its control group"
+            "; memory is short: raise `ulimit -l` or the memory limit of its control group"
         }
-        (Some(libc::EMFILE), _) => {
-            "raise the limit of open files, `ulimit -n`, or `LimitNOFILE` of the unit"
-        }
-        (Some(libc::ENFILE), _) => "raise `sysctl fs.file-max`",
-        _ => "only interfaces with native XDP work without it",
+        _ => "; only interfaces with native XDP work without it",
     };
+    let remedy = limits::of_files(&error).unwrap_or_else(other);
     let of_addresses = match error.raw_os_error() {
         Some(libc::ENOMEM) => limits::of_addresses(),
         _ => "",
