@@ -12,9 +12,9 @@ const MAX_NAME_BYTES: usize = 64;
 /// Options that name a relay.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct Target {
-    /// The name of the relay
-    #[arg(id = "relay-name", long = "name", value_name = "NAME", default_value = DEFAULT_NAME, value_parser = name)]
-    pub name: String,
+    /// The name of the relay [default: default]
+    #[arg(id = "relay-name", long = "name", value_name = "NAME", value_parser = name)]
+    pub name: Option<String>,
     /// The control socket [default: /run/relay/NAME.sock]
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
@@ -25,13 +25,14 @@ impl Target {
     #[must_use]
     pub fn path(&self) -> PathBuf {
         let path = self.control.clone();
-        path.unwrap_or_else(|| default_path(&self.name))
+        let name = self.name.as_deref().unwrap_or(DEFAULT_NAME);
+        path.unwrap_or_else(|| default_path(name))
     }
 
-    /// Whether the user chose the relay's name or its socket.
+    /// Whether the user chose the relay's name, be it the default one, or its socket.
     #[must_use]
     pub fn is_chosen(&self) -> bool {
-        self.control.is_some() || self.name != DEFAULT_NAME
+        self.control.is_some() || self.name.is_some()
     }
 
     /// Connects to it.
@@ -57,7 +58,26 @@ fn name(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        target: Target,
+    }
+
+    #[test]
+    fn the_default_name_is_chosen_as_any_other_one() {
+        let of = |options: &[&str]| Only::parse_from([&["relay"], options].concat()).target;
+        let (none, default) = (of(&[]), of(&["--name", "default"]));
+        assert!(!none.is_chosen() && default.is_chosen());
+        assert_eq!(none.path(), default.path());
+        let studio = of(&["--name", "studio"]);
+        assert!(studio.is_chosen() && studio.path() == default_path("studio"));
+        assert!(of(&["--control", "/tmp/x.sock"]).is_chosen());
+    }
 
     #[test]
     fn a_name_stays_in_the_folder_of_the_sockets() {
