@@ -22,6 +22,8 @@ pub mod socket_drops;
 pub mod stats;
 mod sync;
 mod timings;
+#[cfg(feature = "poison-chunks")]
+mod trap;
 pub mod tx_socket;
 pub mod uring;
 pub mod vnet_header;

@@ -190,6 +190,8 @@ impl<P> Batch<P> {
         flows: &Flows,
         stats: &WorkerStats,
     ) {
+        #[cfg(feature = "poison-chunks")]
+        super::trap::spring(frame.payload(memory));
         let flow = frame.flow;
         let at = self.push(frame, stats);
         if keeps {

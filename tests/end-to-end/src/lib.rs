@@ -16,6 +16,7 @@ pub mod backend;
 pub mod background;
 pub mod bpf;
 pub mod capture;
+pub mod counters;
 pub mod encapsulation;
 pub mod flap;
 pub mod frames;

@@ -35,8 +35,8 @@ pub fn binary() -> Result<PathBuf> {
     named_or_built("RELAY_BIN", "relay")
 }
 
-/// The relay that overwrites every chunk and header slot that becomes free, built with the feature
-/// `poison-chunks`: `RELAY_POISONED_BIN`, else the one built beside the running program.
+/// The relay that overwrites every chunk and header slot that becomes free, and whose workers panic
+/// at a datagram that asks for it, built with the feature `poison-chunks`: `RELAY_POISONED_BIN`, else the one built beside the running program.
 pub fn poisoned() -> Result<PathBuf> {
     named_or_built("RELAY_POISONED_BIN", "relay-poisoned")
 }
@@ -252,21 +252,23 @@ impl RelayProcess {
 
     /// The same on XDP with a relay whose ring outputs share payloads, though it is in copy mode.
     pub fn start_sharing(namespace: &Namespace, file: RuleFile) -> Result<Self> {
-        Self::start_poisoned(namespace, file, &["RELAY_SHARE_PAYLOADS"])
+        let variables = ["RELAY_SHARE_PAYLOADS"];
+        Self::start_poisoned(namespace, Backend::Xdp, file, &variables)
     }
 
-    /// The same with the relay that overwrites what becomes free, and these variables set.
+    /// The same on `backend` with the relay that [`poisoned`] finds, and these variables set.
     pub fn start_poisoned(
         namespace: &Namespace,
+        backend: Backend,
         file: RuleFile,
         variables: &[&str],
     ) -> Result<Self> {
         let mut command = namespace.command(poisoned()?);
         command
-            .args(run_arguments(Backend::Xdp))
+            .args(run_arguments(backend))
             .arg(file.path())
             .envs(variables.iter().map(|variable| (variable, "1")));
-        let mut relay = Self::start_command(command)?.expecting(Backend::Xdp);
+        let mut relay = Self::start_command(command)?.expecting(backend);
         relay._file = Some(file);
         Ok(relay)
     }

@@ -2,6 +2,7 @@
 //! overwrites every chunk and header slot that becomes free.
 
 use anyhow::Result;
+use relay_tests::backend::Backend;
 use relay_tests::relay::{RelayProcess, RuleFile};
 use relay_tests::rules::{Rule, transmit_by};
 use relay_tests::scenario::Receivers;
@@ -21,7 +22,7 @@ fn through_an_interface_that_waits(variables: &[&str]) -> Result<Vec<u64>> {
     let rules = [Rule::feed().outputs("out1", 2).outputs("out0", 2)];
     let receivers = Receivers::start(&bed, &rules)?;
     let file = RuleFile::with(&rules, &transmit_by(&rules, "xsk"))?;
-    let relay = RelayProcess::start_poisoned(&bed.relay, file, variables)?;
+    let relay = RelayProcess::start_poisoned(&bed.relay, Backend::Xdp, file, variables)?;
     bed.relay.ip("link set out1 down")?;
     let stream = Stream::new(0, WAITING, 1000);
     let traffic = Traffic::new(rules[0].group, rules[0].port, stream);

@@ -2,6 +2,7 @@
 
 mod changes;
 mod clients;
+mod defects;
 mod headers;
 mod interfaces;
 mod ipv6;
