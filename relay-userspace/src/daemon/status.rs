@@ -180,7 +180,8 @@ impl Observer {
         let over_limits = running.kernel.over_limits().map(|(_, over)| over);
         let over_limit = running.totals.over_limit() + over_limits.sum::<u64>();
         let interfaces = interfaces(running, watcher);
-        let device_dropped = interfaces.iter().map(|one| one.device_dropped).sum();
+        // Also those of interfaces that no rule has any more: what was sent there stays counted.
+        let device_dropped = watcher.all_device_dropped();
         let mut dropped = Named::new();
         add_kernel(&mut dropped, running);
         add(&mut dropped, &frames(running));

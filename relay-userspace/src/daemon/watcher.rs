@@ -87,12 +87,21 @@ impl Numbers {
     }
 }
 
-/// Numbers by interface index, which the thread that asks replaces.
+/// The numbers of all interfaces.
 #[derive(Debug, Default)]
-struct SharedNumbers(Mutex<BTreeMap<u32, Numbers>>);
+struct AllNumbers {
+    /// By index.
+    interfaces: BTreeMap<u32, Numbers>,
+    /// Of all that were ever followed, also of those that are gone.
+    device_dropped: u64,
+}
+
+/// Numbers that the thread that asks replaces.
+#[derive(Debug, Default)]
+struct SharedNumbers(Mutex<AllNumbers>);
 
 impl SharedNumbers {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Numbers>> {
+    fn lock(&self) -> MutexGuard<'_, AllNumbers> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -217,22 +226,29 @@ impl Watcher {
     /// them from GSO packets.
     #[must_use]
     pub fn device_dropped(&self, index: u32) -> u64 {
-        let numbers = self.numbers.lock();
-        numbers.get(&index).map_or(0, |one| one.device_dropped)
+        self.of(index).map_or(0, |one| one.device_dropped)
+    }
+
+    /// The same of all interfaces that were ever followed: it never falls.
+    #[must_use]
+    pub fn all_device_dropped(&self) -> u64 {
+        self.numbers.lock().device_dropped
+    }
+
+    fn of(&self, index: u32) -> Option<Numbers> {
+        self.numbers.lock().interfaces.get(&index).copied()
     }
 
     /// Frames that the NIC of the interface with this index had no buffer for.
     #[must_use]
     pub fn missed(&self, index: u32) -> u64 {
-        let numbers = self.numbers.lock();
-        numbers.get(&index).map_or(0, |one| one.missed)
+        self.of(index).map_or(0, |one| one.missed)
     }
 
     /// Whether the interface with this index is up and has a carrier; `None` if it is not followed.
     #[must_use]
     pub fn carries(&self, index: u32) -> Option<bool> {
-        let numbers = self.numbers.lock();
-        numbers.get(&index).and_then(|one| one.carries)
+        self.of(index).and_then(|one| one.carries)
     }
 
     /// Looks once more, and ends both threads.

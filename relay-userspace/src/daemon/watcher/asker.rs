@@ -10,7 +10,7 @@ use std::{
 use log::debug;
 
 use super::{
-    Numbers, SharedNumbers,
+    AllNumbers, Numbers, SharedNumbers,
     ears::SharedTable,
     hops::Hops,
     interface::{Counters, Watched},
@@ -37,6 +37,8 @@ pub struct Asker {
     watched: BTreeMap<u32, Watched>,
     /// The counters of those that were followed and are still there, by index.
     former: BTreeMap<u32, Counters>,
+    /// What the devices dropped whose counters are kept no more.
+    forgotten: u64,
     names: Names,
     routes: Routes,
     hops: Hops,
@@ -60,6 +62,7 @@ impl Asker {
             numbers,
             watched: BTreeMap::new(),
             former: BTreeMap::new(),
+            forgotten: 0,
             names: Names::default(),
             routes: Routes::new(),
             hops: Hops::new(next_hops),
@@ -121,10 +124,14 @@ impl Asker {
             watched.end();
             if watched.is_there() {
                 self.former.insert(index, watched.counters());
+            } else {
+                self.forgotten += watched.counters().drops.frames();
             }
         }
-        while self.former.len() > MOST_FORMER {
-            self.former.pop_first();
+        while self.former.len() > MOST_FORMER
+            && let Some((_, counters)) = self.former.pop_first()
+        {
+            self.forgotten += counters.drops.frames();
         }
         self.names.want(following.names);
         self.routes.follow(following.routes);
@@ -152,7 +159,11 @@ impl Asker {
             debug!("{text}");
             events.add(&text);
         }
-        self.former.retain(|index, _| !inbox.gone.contains(index));
+        for index in &inbox.gone {
+            if let Some(counters) = self.former.remove(index) {
+                self.forgotten += counters.drops.frames();
+            }
+        }
         for (index, watched) in &mut self.watched {
             if inbox.gone.contains(index) {
                 watched.lose(&mut events);
@@ -217,6 +228,12 @@ impl Asker {
             let numbers = Numbers::new(one.counters(), Some(one.carries()));
             (*index, numbers)
         });
-        *self.numbers.lock() = former.chain(watched).collect();
+        let interfaces: BTreeMap<u32, Numbers> = former.chain(watched).collect();
+        let kept = interfaces.values().map(|one| one.device_dropped);
+        let device_dropped = self.forgotten + kept.sum::<u64>();
+        *self.numbers.lock() = AllNumbers {
+            interfaces,
+            device_dropped,
+        };
     }
 }

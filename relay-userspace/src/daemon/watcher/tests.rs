@@ -345,3 +345,46 @@ fn counters_go_on_when_an_interface_is_followed_again() {
         expect(15);
     });
 }
+
+#[test]
+fn what_devices_dropped_in_all_stays_when_an_interface_goes() {
+    in_namespace(|| {
+        make_pair();
+        let control = Control::start();
+        run("ethtool -K va tx-udp-segmentation off");
+        run("ip link set vb mtu 1000");
+        let drop_five_of = |followed: &[&str]| {
+            control.follow(followed, &["va"]);
+            let socket = std::net::UdpSocket::bind("10.7.0.1:0").unwrap();
+            socket.set_broadcast(true).unwrap();
+            for _ in 0..5 {
+                socket.send_to(&[0; 1300], "10.7.0.255:9").unwrap();
+            }
+        };
+        let expect = |number: u64| {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while control.watcher.all_device_dropped() != number {
+                let dropped = control.watcher.all_device_dropped();
+                assert!(Instant::now() < deadline, "{dropped}, not {number}");
+                thread::sleep(Duration::from_millis(10));
+            }
+        };
+        drop_five_of(&["va"]);
+        expect(5);
+        // Of no plan, while it is there, and once it has gone.
+        drop_five_of(&[]);
+        expect(5);
+        run("ip link del va");
+        expect(5);
+        // Of a plan, when it goes, and of the next plan.
+        make_pair();
+        run("ethtool -K va tx-udp-segmentation off");
+        run("ip link set vb mtu 1000");
+        drop_five_of(&["va"]);
+        expect(10);
+        run("ip link del va");
+        control.until("va has gone");
+        control.follow(&[], &["va"]);
+        expect(10);
+    });
+}

@@ -14,6 +14,7 @@ mod ports;
 mod refused;
 mod rounds;
 mod rule_file;
+mod totals;
 mod unicast;
 mod unicast_inputs;
 mod upgrade;
