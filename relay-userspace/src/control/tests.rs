@@ -29,8 +29,8 @@ use crate::{
     },
     daemon::requests::{self, Answer, Change, Handle, Mailbox, Refusal, Request},
     observe::snapshot::{
-        Health, InterfaceStatus, LastChange, NextHopStatus, Numbers, Origin, OutputStatus, Rates,
-        RuleStatus, Snapshot, State, Totals,
+        Health, InterfaceStatus, LastChange, LoopKind, LoopStatus, NextHopStatus, Numbers, Origin,
+        OutputStatus, Rates, RuleStatus, Snapshot, State, Totals,
     },
 };
 
@@ -845,14 +845,29 @@ fn defined<'a>(description: &'a str, keyword: &str) -> Vec<(&'a str, BTreeSet<St
 #[test]
 fn the_description_is_what_is_served() {
     let description = description();
-    let snapshot = serde_json::to_value(snapshot(1)).unwrap();
+    let looping = LoopStatus {
+        rule: "feed-0".into(),
+        kind: LoopKind::Expired,
+        interface: "in0".into(),
+        group: [239, 1, 1, 1].into(),
+        port: PortMatch::One(5001),
+        source: [10, 0, 0, 1].into(),
+        source_mac: String::new(),
+        last_seconds_ago: 0.0,
+    };
+    let snapshot = Snapshot {
+        loops: vec![looping],
+        ..snapshot(1)
+    };
+    let snapshot = serde_json::to_value(snapshot).unwrap();
     let change = serde_json::to_value(Change::default()).unwrap();
     let keys = |value: &Value| -> BTreeSet<String> {
         value.as_object().unwrap().keys().cloned().collect()
     };
     let types = defined(&description, "type");
-    for (name, value) in [
+    let compared = [
         ("Snapshot", &snapshot),
+        ("LoopStatus", &snapshot["loops"][0]),
         ("LastChange", &snapshot["last_change"]),
         ("InterfaceStatus", &snapshot["interfaces"][0]),
         ("RuleStatus", &snapshot["rules"][0]),
@@ -864,7 +879,13 @@ fn the_description_is_what_is_served() {
         ("Totals", &snapshot["totals"]),
         ("Rates", &snapshot["rates"]),
         ("Change", &change),
-    ] {
+    ];
+    // The other types are words, and what a method takes.
+    let others = ["Health", "State", "Origin", "LoopKind", "RuleFile"];
+    let known: BTreeSet<&str> = compared.iter().map(|one| one.0).chain(others).collect();
+    let all: BTreeSet<&str> = types.iter().map(|(name, _)| *name).collect();
+    assert_eq!(all, known);
+    for (name, value) in compared {
         let (_, fields) = types.iter().find(|(other, _)| *other == name).unwrap();
         assert_eq!(*fields, keys(value), "{name}");
     }

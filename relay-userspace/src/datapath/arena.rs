@@ -143,13 +143,19 @@ mod tests {
     fn another_thread_may_read_while_the_arena_grows() {
         const FEW: usize = MOST >> 4;
         let arena: Arena<AtomicU64> = Arena::new(0, FEW).unwrap();
+        let reads = AtomicU64::new(0);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for len in 1..=FEW {
                     arena.grow(len).unwrap();
+                    // It is read in between, however late the other thread begins.
+                    while len == FEW / 2 && reads.load(Relaxed) == 0 {
+                        std::thread::yield_now();
+                    }
                 }
             });
             while arena.len() < FEW {
+                reads.fetch_add(1, Relaxed);
                 assert!(arena.last().is_none_or(|last| last.load(Relaxed) == 0));
             }
         });

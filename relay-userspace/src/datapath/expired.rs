@@ -225,15 +225,21 @@ mod tests {
     fn what_is_read_was_written_together() {
         let expired = Expired::default();
         let over = std::sync::atomic::AtomicBool::new(false);
+        let read = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                for host in (0..=255).cycle().take(200_000) {
+                for (host, time) in (0..=255).cycle().zip(0..200_000) {
                     expired.note(u32::from(host) * PLACES as u32, &frame(&[], host));
+                    // Some of it is read in between, however late the other thread begins.
+                    while time == 100_000 && !read.load(Acquire) {
+                        std::thread::yield_now();
+                    }
                 }
                 over.store(true, Release);
             });
             while !over.load(Acquire) {
                 for last in expired.last() {
+                    read.store(true, Release);
                     let IpAddr::V4(source) = last.source else {
                         panic!("{last:?}");
                     };

@@ -4,14 +4,22 @@
 mod ending;
 mod partial_checksums;
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    os::fd::AsRawFd,
+};
+
+use nix::{
+    net::if_::if_nametoindex,
+    sys::socket::{MsgFlags, recv},
+};
 
 use super::*;
 use crate::{
     config,
     daemon::{memberships::Memberships, this_machine},
     datapath::stats::Dropped,
-    host::socket_options,
+    host::{packet_socket, socket_options},
     plan::Backend,
     testing::{in_namespace, run},
 };
@@ -318,12 +326,42 @@ fn an_input_that_goes_down_is_received_from_again_when_it_is_up() {
 fn a_worker_that_ends_in_the_middle_of_its_work_takes_no_memory_from_the_kernel() {
     in_namespace(|| {
         let mut bench = Bench::new(64, None);
-        bench.send(&payloads(40));
+        let wire = packet_socket::open().unwrap();
+        let index = if_nametoindex("vb").unwrap();
+        packet_socket::bind(&wire, index, libc::ETH_P_IP as u16).unwrap();
+        let posted = payloads(40);
+        bench.send(&posted);
         assert!(bench.worker.poll_once());
         assert!(bench.worker.ring.is_busy());
         // Posted sends are submitted and completed before the memory is unmapped.
+        let stats = bench.worker.stats();
         drop(bench.worker);
+        let sent: u64 = stats.outputs.iter().map(|output| output.sent.get()).sum();
+        assert_eq!(sent, (posted.len() * OUTPUTS) as u64);
+        // Every byte of them arrives, and no byte that was not in them.
+        let mut expected = [0; 256];
+        for (byte, payload) in posted.iter().enumerate() {
+            expected[byte] = payload.len() * OUTPUTS;
+        }
+        let (mut arrived, deadline) = ([0; 256], Instant::now() + Duration::from_secs(5));
+        while arrived != expected && Instant::now() < deadline {
+            for byte in received(&wire) {
+                arrived[usize::from(byte)] += 1;
+            }
+        }
+        assert_eq!(arrived, expected);
     });
+}
+
+/// The payload of the next UDP packet in a packet socket, which may be a GSO packet; empty if there
+/// is none.
+fn received(wire: &impl AsRawFd) -> Vec<u8> {
+    const HEADERS: usize = 14 + 20 + 8;
+    let mut packet = vec![0; 65_536];
+    match recv(wire.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT) {
+        Ok(len) if packet[23] == 17 => packet[HEADERS..len].to_vec(),
+        _ => Vec::new(),
+    }
 }
 
 #[test]
