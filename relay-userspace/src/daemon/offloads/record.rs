@@ -7,14 +7,17 @@
 
 use std::{
     fs,
-    io::{self, Write as _},
-    os::unix::fs::DirBuilderExt as _,
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::host::Switched;
+
+/// More than any record has.
+const MOST_BYTES: u64 = 64 * 1024;
 
 /// The offloads of one interface that a relay has switched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +67,9 @@ impl Records {
         // One that a relay which was killed had begun. A link is not followed.
         let _ = fs::remove_file(&new);
         let text = serde_json::to_vec(record)?;
-        let written = fs::File::create_new(&new).and_then(|mut file| file.write_all(&text));
+        let mut options = fs::OpenOptions::new();
+        let created = options.write(true).create_new(true).mode(0o644).open(&new);
+        let written = created.and_then(|mut file| file.write_all(&text));
         let written = written.and_then(|()| fs::rename(&new, &path));
         if written.is_err() {
             // Half of it, where the file system is full.
@@ -73,9 +78,18 @@ impl Records {
         written
     }
 
-    /// The record of the interface with this index; `None` if it has none that can be read.
+    /// The record of the interface with this index; `None` if it has none that can be read. Another
+    /// kind of file keeps nobody waiting, and of one without an end no more is read than a record
+    /// has.
     pub fn read(&self, index: u32) -> Option<Record> {
-        let text = fs::read(self.path(index)).ok()?;
+        let mut options = fs::OpenOptions::new();
+        options.custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW);
+        let file = options.read(true).open(self.path(index)).ok()?;
+        if !file.metadata().ok()?.is_file() {
+            return None;
+        }
+        let mut text = Vec::new();
+        file.take(MOST_BYTES).read_to_end(&mut text).ok()?;
         let record: Record = serde_json::from_slice(&text).ok()?;
         (record.index == index).then_some(record)
     }
@@ -103,19 +117,50 @@ impl Records {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_cannot_be_written_leaves_nothing_behind() {
-        let name = format!("relay-records-{}", std::process::id());
+    /// Records in a folder of this test, and one of them.
+    fn records(test: &str) -> (PathBuf, Records, Record) {
+        let name = format!("relay-records-{test}-{}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         let records = Records::new(&folder, 1);
-        // In the way of the record.
-        fs::create_dir_all(records.path(7)).unwrap();
         let record = Record {
             interface: "in0".into(),
             index: 7,
             mac: [2, 0, 0, 0, 0, 1],
             switched: Switched::default(),
         };
+        (folder, records, record)
+    }
+
+    #[test]
+    fn a_file_of_another_kind_or_size_is_no_record() {
+        let (folder, records, record) = records("kind");
+        records.write(&record).unwrap();
+        let (path, aside) = (records.path(7), folder.join("aside"));
+        assert_eq!(records.read(7), Some(record));
+        fs::rename(&path, &aside).unwrap();
+        std::os::unix::fs::symlink(&aside, &path).unwrap();
+        assert_eq!(records.read(7), None);
+        fs::remove_file(&path).unwrap();
+        // Opening it would wait for somebody who writes.
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(records.read(7), None);
+        fs::remove_file(&path).unwrap();
+        let mut long = fs::read(&aside).unwrap();
+        long.resize(MOST_BYTES as usize, b' ');
+        fs::write(&path, &long).unwrap();
+        assert!(records.read(7).is_some());
+        long.push(b'x');
+        fs::write(&path, &long).unwrap();
+        assert!(records.read(7).is_some(), "what is behind is not read");
+        assert_eq!(records.all().len(), 1);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_nothing_behind() {
+        let (folder, records, record) = records("write");
+        // In the way of the record.
+        fs::create_dir_all(records.path(7)).unwrap();
         records.write(&record).unwrap_err();
         let left: Vec<_> = fs::read_dir(&folder).unwrap().flatten().collect();
         let left: Vec<PathBuf> = left.iter().map(fs::DirEntry::path).collect();

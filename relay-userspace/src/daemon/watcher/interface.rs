@@ -67,10 +67,9 @@ impl Watched {
             self.counters.drops.recount(told(&staying));
         }
         match &mut self.seen {
-            Some(seen) if followed.program != self.followed.program => {
-                seen.program = followed.program;
-            }
-            Some(_) => {}
+            // It was attached for this plan. What another process detached before is there again,
+            // and may be detached again before anyone looks.
+            Some(seen) => seen.program = followed.program,
             gone => {
                 self.counters.drops.pause(told(&followed.links));
                 self.counters.missed.pause();

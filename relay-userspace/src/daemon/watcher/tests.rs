@@ -72,13 +72,23 @@ impl Control {
     /// Follows `interfaces` as they are now, and `names` besides. Returns the links that a worker
     /// would read.
     fn follow(&self, interfaces: &[&str], names: &[&str]) -> Vec<Arc<Link>> {
+        self.follow_with(None, interfaces, names)
+    }
+
+    /// The same where the XDP program with this id is attached to the interfaces.
+    fn follow_with(
+        &self,
+        program: Option<u32>,
+        interfaces: &[&str],
+        names: &[&str],
+    ) -> Vec<Arc<Link>> {
         let followed: Vec<Followed> = interfaces
             .iter()
             .map(|name| {
                 let facts = planned(name);
                 Followed {
                     links: vec![Arc::new(Link::new(&facts))],
-                    program: None,
+                    program,
                     facts,
                 }
             })
@@ -191,6 +201,20 @@ fn what_a_plan_depends_on_is_told_and_what_it_does_not_is_not() {
         }
         control.nothing();
         assert_eq!(control.watcher.carries(index), Some(false));
+    });
+}
+
+#[test]
+fn a_program_that_is_detached_as_soon_as_it_is_attached_again_is_missed_each_time() {
+    in_namespace(|| {
+        make_pair();
+        let control = Control::start();
+        for _ in 0..3 {
+            // For the same plan, each time after it was attached; nobody saw it attached.
+            control.follow_with(Some(1), &["va"], &[]);
+            control.until("the XDP program was detached from va");
+            control.nothing();
+        }
     });
 }
 
