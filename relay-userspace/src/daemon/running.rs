@@ -176,6 +176,9 @@ impl Running {
         let of_gone = self.open.iter();
         let of_gone = of_gone.filter(|(key, _)| gone.contains(&key.interface));
         self.close(of_gone.map(|(key, _)| *key).collect());
+        // The kernel has unbound sockets that workers still have, also of one that is back already,
+        // with which the next plan is the one that runs.
+        self.torn |= !gone.is_empty();
         for &index in gone {
             for worker in &mut self.workers {
                 worker.gone.insert(index);

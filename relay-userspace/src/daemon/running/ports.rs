@@ -108,6 +108,8 @@ impl Running {
             let lost = losing.get(&worker.number).map_or(&[][..], Vec::as_slice);
             let still = was.ports.iter().filter(|port| lost.contains(&port.queue()));
             worker.key.ports.extend(still.copied());
+            // All that were tied to such interfaces are lost, or bound anew.
+            worker.gone.clear();
             worker.count_drops();
             for socket in worker.remote.receiving_sockets() {
                 if !was.receives_from((socket.interface, socket.queue)) {

@@ -409,6 +409,31 @@ fn an_interface_moved_to_another_namespace_and_back_is_served_again(
     Ok(())
 }
 
+/// The plan before and after is the same, and the kernel has unbound the sockets all the same.
+fn an_output_that_was_away_while_nobody_looked_is_served_again(backend: Backend) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let rule = Rule::feed().outputs("out0", 1);
+    let relay = RelayProcess::start(&bed.relay, backend, std::slice::from_ref(&rule))?;
+    let elsewhere = Namespace::new("elsewhere")?;
+    let index = |at: &Namespace| at.ip("-oneline link show dev out0");
+    let index =
+        |at: &Namespace| Ok::<_, anyhow::Error>(index(at)?.split(':').next().map(str::to_owned));
+    let before = index(&bed.relay)?;
+    let paused = relay.pause()?;
+    bed.relay
+        .ip(&format!("link set out0 netns {}", elsewhere.name()))?;
+    elsewhere.ip(&format!("link set out0 netns {}", bed.relay.name()))?;
+    bed.relay.ip("address add 10.2.0.1/24 dev out0")?;
+    bed.relay.ip("link set out0 up")?;
+    ensure!(index(&bed.relay)? == before, "it has another index");
+    drop(paused);
+    let receiver = listen(&bed.receivers[0], &rule)?;
+    let took = forwards_again(&bed.sources[0], &rule, &receiver).with_context(|| relay.log())?;
+    ensure!(took < AGAIN, "{took:?}: {}", relay.log());
+    relay.stop()?;
+    Ok(())
+}
+
 /// A reload and a deletion at the same time: whichever comes first, what runs at the end is what
 /// the file and the interfaces say.
 fn l5_reloads_while_an_interface_comes_and_goes(backend: Backend) -> Result<()> {
@@ -450,5 +475,6 @@ relay_tests::on_both_backends! {
     x9_copies_leave_with_the_new_address_and_mac_of_their_interface,
     x9_an_output_through_an_input_runs_again_once_the_interface_has_its_address_again,
     an_interface_moved_to_another_namespace_and_back_is_served_again,
+    an_output_that_was_away_while_nobody_looked_is_served_again,
     l5_reloads_while_an_interface_comes_and_goes,
 }
