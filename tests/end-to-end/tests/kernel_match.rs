@@ -461,7 +461,11 @@ fn every_address_of_the_test_is_one_that_a_frame_can_have() {
     for group in GROUPS.map(address) {
         match group {
             IpAddr::V4(group) => assert!(group.is_multicast() || group.is_private()),
-            IpAddr::V6(group) => assert!(group.is_multicast() || !group.is_loopback()),
+            IpAddr::V6(group) => {
+                let special = group.is_loopback() || group.is_unspecified();
+                let local = group.is_unicast_link_local();
+                assert!(group.is_multicast() || !(special || local), "{group}");
+            }
         }
     }
 }

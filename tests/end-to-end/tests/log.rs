@@ -126,7 +126,8 @@ fn o6_a_reader_that_comes_back_learns_how_many_lines_it_has_missed(backend: Back
     let mut words = lost.split(' ').skip(1);
     let count: u64 = words.next().context("a count")?.parse()?;
     assert!(count > 0, "{lost}");
-    // And the log goes on, where there is something to say.
+    // And the log goes on, where there is something to say: not only what waited there.
+    while lines.recv_timeout(Duration::from_secs(2)).is_ok() {}
     send(&bed, &rules, &streams(&rules, 1, 100), || {
         receivers.progress()
     })?;

@@ -74,9 +74,13 @@ fn workers_pinned_to_cpus_are_exact() -> Result<()> {
     let rules = feeds(FEEDS);
     let tables = "\n[[interfaces]]\nname = \"in0\"\ncpus = [1, 0]\n";
     let relay = RelayProcess::start_with(&bed.relay, Backend::Xdp, &rules, tables)?;
-    let mut cpus = cpus_of_workers(&relay)?;
-    cpus.sort();
-    assert_eq!(cpus, ["0", "1"]);
+    let pinned = || {
+        let mut cpus = cpus_of_workers(&relay).unwrap_or_default();
+        cpus.sort();
+        cpus == ["0", "1"]
+    };
+    let settled = eventually(ARRIVAL, pinned);
+    assert!(settled.is_some(), "{:?}", cpus_of_workers(&relay)?);
     let report = forward_exactly_by(relay, &bed, &rules, &streams(&rules, COUNT, 500))?.report;
     assert_eq!(report.workers.len(), 2);
     Ok(())
