@@ -141,6 +141,74 @@ fn every_test_that_the_promises_name_exists() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+/// The source of the rule file's messages, in one line where the source breaks a text.
+fn source_of_messages(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.ends_with("tests") {
+            text += &source_of_messages(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text += &fs::read_to_string(&path).unwrap();
+        }
+    }
+    let mut parts = text.split("\\\n");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |all, part| all + part.trim_start())
+}
+
+/// What a message says itself, two words or more at a time: names, numbers and values are those of
+/// the example, and the words around them may be, too.
+fn own_words(message: &str) -> Vec<String> {
+    const OF_EXAMPLES: [&str; 9] = [
+        "rule",
+        "line",
+        "column",
+        "input",
+        "output",
+        "on",
+        "a",
+        "an",
+        "interface",
+    ];
+    let mut found = vec![Vec::new()];
+    for word in message.split(' ') {
+        let bare = word.trim_end_matches([';', ',', ':']);
+        let of_example = OF_EXAMPLES.contains(&bare)
+            || bare.contains(|c: char| "'\"".contains(c) || c.is_ascii_digit());
+        if let Some(last) = found.last_mut().filter(|_| !of_example) {
+            last.push(bare);
+        }
+        if of_example || bare != word {
+            found.push(Vec::new());
+        }
+    }
+    found.retain(|words| words.len() > 1);
+    found.iter().map(|words| words.join(" ")).collect()
+}
+
+#[test]
+fn what_is_refused_in_a_rule_file_is_said_as_the_page_says() {
+    let page = fs::read_to_string(repository().join("docs/configuration.md")).unwrap();
+    let (_, table) = page.split_once("### Refused in the file").unwrap();
+    let (table, _) = table.split_once("\n(The messages").unwrap();
+    let source = source_of_messages(&repository().join("relay-userspace/src/config"));
+    let mut compared = 0;
+    let mut missing = Vec::new();
+    for row in table.lines().filter(|line| line.starts_with("| ")).skip(2) {
+        let (_, said) = row.split_once(" | ").unwrap();
+        for message in said.split('`').skip(1).step_by(2) {
+            let words = own_words(message);
+            assert!(!words.is_empty(), "{message}");
+            compared += words.len();
+            let others = words.into_iter().filter(|words| !source.contains(words));
+            missing.extend(others.map(|words| format!("{words}: {message}")));
+        }
+    }
+    assert!(compared > 70, "{compared}");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 #[test]
 fn every_decision_is_in_the_index() {
     let folder = repository().join("docs/decisions");

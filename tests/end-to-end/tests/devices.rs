@@ -11,7 +11,7 @@ use relay_tests::methods::{Method, TxMethod};
 use relay_tests::netns::Namespace;
 use relay_tests::relay::RelayProcess;
 use relay_tests::report::Report;
-use relay_tests::rules::{GROUP_IN, PORT_IN, Rule};
+use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml};
 use relay_tests::scenario::Receivers;
 use relay_tests::sender::{Traffic, UdpSender, Window};
 use relay_tests::tally::Stream;
@@ -199,7 +199,23 @@ fn under_another_name_everything_goes_on(backend: Backend) -> Result<()> {
             running.says(&format!("{old} is called {new} now"))?;
         }
         assert_eq!(running.send(1600, 1000)?, [1600], "{method:?}");
-        assert_eq!(running.stop()?.dropped_total(), 0, "{method:?}");
+        // The rule file with the new names pauses nothing.
+        let output = &running.rules[0].outputs[0];
+        let renamed = Rule::new("feed", "lan7", GROUP_IN, PORT_IN);
+        running.rules = [renamed.output("lan8", output.group, output.port)];
+        let text = to_toml(&running.rules) + &method.tables(&running.rules);
+        let answer = running.relay.reload(&text)?;
+        ensure!(answer.code == Some(0), "{answer:?}");
+        ensure!(!answer.stdout.contains("pauses"), "{answer:?}");
+        assert_eq!(running.send(320, 1000)?, [320], "{method:?}");
+        let report = running.relay.stop()?.report;
+        method.assert_used(&report, &running.rules)?;
+        let all = Stream::new(0, running.sent, 1000);
+        running.receivers.assert_exact(&[all]);
+        // The rule goes on with its numbers; its output is another one, as the interface's name is.
+        let counted = [report.packets_matched, report.packets_sent];
+        assert_eq!(counted, [all.count; 2], "{method:?}: {report:#?}");
+        assert_eq!(report.dropped_total(), 0, "{method:?}: {report:#?}");
     }
     Ok(())
 }

@@ -2,16 +2,24 @@
 //! holds the interface, a user without privileges cannot take it, and a program that has joined the
 //! same group is noted.
 
+mod kernel_program;
+
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::thread;
 
 use anyhow::{Context, Result};
+use aya::programs::{Xdp, XdpMode};
+use kernel_program::program;
+use relay_common::abi;
 use relay_tests::backend::Backend;
+use relay_tests::background::eventually;
 use relay_tests::receiver::{Listen, UdpReceiver};
-use relay_tests::relay::{RelayProcess, RuleFile, binary, finish, relay, run_arguments};
+use relay_tests::relay::{
+    RelayProcess, RuleFile, START_TIMEOUT, binary, finish, relay, run_arguments,
+};
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule};
-use relay_tests::scenario::{Receivers, forward_exactly, send, streams};
+use relay_tests::scenario::{Receivers, forward_exactly, forward_exactly_by, send, streams};
 use relay_tests::sys;
 use relay_tests::topology::Testbed;
 use relay_tests::unprivileged::{NOBODY, PublicCopy, needed_capabilities};
@@ -178,6 +186,47 @@ fn another_program_that_joined_the_group_is_noted_where_it_gets_nothing(
     let got = local.tallies()[0].received;
     assert_eq!(got, if backend == Backend::Xdp { 0 } else { COUNT });
     relay.stop().map(drop)
+}
+
+/// Another program is attached where the relay's would be: its rules wait and name the process that
+/// holds the place, and run once it is free. All else runs.
+#[test]
+fn o7_where_another_xdp_program_is_attached_the_rules_wait_and_name_its_process() -> Result<()> {
+    let bed = Testbed::builder()
+        .inputs(2)
+        .outputs(2)
+        .without_capture()
+        .build()?;
+    let rules = [
+        Rule::feed().outputs("out0", 1),
+        Rule::new("beside", "in1", [239, 1, 8, 8], 8000).output("out1", [239, 2, 8, 8], 8001),
+    ];
+    let mut ebpf = relay::kernel::load()?;
+    let program = program::<Xdp>(&mut ebpf, abi::PROGRAM)?;
+    program.load()?;
+    // In this process, and in the network namespace of the relay.
+    let link = bed
+        .relay
+        .run(|| Ok(program.attach("in0", XdpMode::default())?))?;
+    let relay = RelayProcess::start(&bed.relay, Backend::Xdp, &rules)?;
+    let states = |first: &str| {
+        let states = [("feed", first), ("beside", "active")];
+        let states = states.map(|(rule, state)| (rule.to_owned(), state.to_owned()));
+        relay.rule_states().is_ok_and(|now| now == states)
+    };
+    assert!(
+        states("pending"),
+        "{:?}: {}",
+        relay.rule_states()?,
+        relay.log()
+    );
+    let shown = relay.verb(&["status"])?.stdout;
+    assert!(shown.contains("in0"), "{shown}");
+    program.detach(link)?;
+    let active = eventually(START_TIMEOUT, || states("active"));
+    assert!(active.is_some(), "{}", relay.log());
+    forward_exactly_by(relay, &bed, &rules, &streams(&rules, 200, 500))?;
+    Ok(())
 }
 
 relay_tests::on_both_backends! {

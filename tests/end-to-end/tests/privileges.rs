@@ -6,7 +6,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use relay_tests::backend::Backend;
-use relay_tests::relay::{Finished, RelayProcess, RuleFile, binary, finish, run_arguments};
+use relay_tests::process::Process;
+use relay_tests::relay::{
+    Finished, RelayProcess, RuleFile, START_TIMEOUT, binary, finish, run_arguments, stop_in_time,
+};
 use relay_tests::rules::Rule;
 use relay_tests::scenario::{Receivers, forward_exactly_by, send, streams};
 use relay_tests::sys;
@@ -85,8 +88,48 @@ fn o5_an_unprivileged_user_who_may_lock_no_memory_runs_or_learns_what_to_raise(
             let finished = finish(command)?;
             assert_eq!(finished.code, Some(69), "{finished:?}");
             assert!(finished.stderr.contains("`ulimit -l`"), "{finished:?}");
+            // What it names is enough for a worker. No other test has this user, whose processes
+            // share the limit.
+            let mut command = copy.command(&bed.relay, 61_240, needed_capabilities(backend));
+            command.args(run_arguments(backend)).arg(file.path());
+            sys::limit_locked_memory(&mut command, 128 << 10);
+            let relay = RelayProcess::start_command(command)?.expecting(backend);
+            forward_exactly_by(relay, &bed, &rules, &streams(&rules, 500, 1000))?;
         }
     }
+    Ok(())
+}
+
+/// Where nobody chose the place of the control socket, the relay does without; where somebody did,
+/// the start fails.
+#[test]
+fn o5_without_a_place_for_the_control_socket_it_runs_unless_that_was_asked_for() -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let file = RuleFile::of(&[Rule::feed().outputs("out0", 1)])?;
+    // A file where the folder would be, which this relay alone sees.
+    let there = |arguments: &str| {
+        let mut command = bed.relay.command("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+        let program = binary()?.display().to_string();
+        let file = file.path().display();
+        command.arg(format!(
+            "mount -t tmpfs none /run && touch /run/relay && exec {program} run {arguments} {file}"
+        ));
+        Ok::<_, anyhow::Error>(command)
+    };
+    let mut relay = Process::spawn(there("--json")?)?;
+    let said = "This relay runs without a control socket";
+    assert!(relay.wait_for_log(said, START_TIMEOUT), "{}", relay.log());
+    assert!(
+        relay.wait_for_log("ready:", START_TIMEOUT),
+        "{}",
+        relay.log()
+    );
+    assert!(relay.is_running());
+    stop_in_time(relay)?.assert_exact(&[0]);
+    let refused = finish(there("--control /run/relay/test.sock")?)?;
+    assert_eq!(refused.code, Some(71), "{refused:?}");
+    assert!(refused.stderr.contains("/run/relay"), "{refused:?}");
     Ok(())
 }
 

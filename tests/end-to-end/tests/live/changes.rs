@@ -215,6 +215,43 @@ fn an_output_is_added_to_a_running_rule_and_taken_away_again(backend: Backend) -
     Ok(())
 }
 
+/// Another CPU takes another worker. That costs frames, which the dry run says, and the status once
+/// it is done.
+fn a_change_that_must_pause_is_told_before_and_how_long_it_took_afterwards(
+    backend: Backend,
+) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = [steady()];
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+    let pinned = to_toml(&rules) + "[[interfaces]]\nname = \"in0\"\ncpus = [0]\n";
+    let (sent, ()) = under_traffic(&bed.sources[0], &steady(), 0, 5_000, || {
+        let answer = relay.reload_with(&pinned, &["--dry-run"])?;
+        assert_eq!(answer.code, Some(0), "{answer:?}");
+        let said = "pauses: the rules of in0 would pause";
+        assert!(answer.stdout.contains(said), "{answer:?}");
+        let answer = relay.reload(&pinned)?;
+        assert_eq!(answer.code, Some(0), "{answer:?}");
+        assert!(answer.stdout.contains("pauses: "), "{answer:?}");
+        let status = relay.status()?;
+        let paused = status["last_change"]["pause_milliseconds"].as_u64();
+        assert!(paused > Some(0), "{status}");
+        // And what costs nothing is not called a pause.
+        let more = pinned.clone() + &to_toml(&[other(1)]);
+        let answer = relay.reload_with(&more, &["--dry-run"])?;
+        assert!(!answer.stdout.contains("pause"), "{answer:?}");
+        Ok(())
+    })?;
+    let report = relay.stop()?.report;
+    report.assert_no_chunk_missing();
+    assert!(report.packets_matched <= sent, "{sent}: {report:#?}");
+    if backend == Backend::Xdp {
+        // The others were left to this host's stack meanwhile.
+        let others = report.filter("in0", "pass_no_rule") + report.dropped_for("no_rule");
+        assert_eq!(report.packets_matched + others, sent, "{report:#?}");
+    }
+    Ok(())
+}
+
 /// A plan numbers interfaces in the order in which the rules name them. In another order, a worker
 /// that is kept still sends through the ring of the interface that the rule names. On XDP only:
 /// there are the rings.
@@ -288,5 +325,6 @@ relay_tests::on_both_backends! {
     o1_a_dry_run_says_what_would_change_and_changes_nothing,
     o2_a_rule_comes_and_goes_at_run_time_and_the_other_loses_nothing,
     an_output_is_added_to_a_running_rule_and_taken_away_again,
+    a_change_that_must_pause_is_told_before_and_how_long_it_took_afterwards,
     ten_thousand_rules_are_replaced_within_a_second,
 }

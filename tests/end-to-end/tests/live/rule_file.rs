@@ -89,6 +89,15 @@ fn o6_sighup_reloads_the_file_and_mistakes_change_nothing(backend: Backend) -> R
     );
     assert!(relay.log().contains("relay.toml:"), "{}", relay.log());
     assert_rules(&relay, 2);
+    // What was added by command stays, and the log says why.
+    let added = Rule::new("added", "in0", [239, 1, 7, 7], 7000).outputs("out0", 1);
+    let answer = relay.add(&to_toml(&[added]))?;
+    assert_eq!(answer.code, Some(0), "{answer:?}");
+    fs::write(folder.path("relay.toml"), &one)?;
+    relay.signal(Signal::SIGHUP)?;
+    let said = "would discard what was changed by command: added";
+    assert!(relay.wait_for_log(said), "{}", relay.log());
+    assert_rules(&relay, 3);
     relay.stop()?;
     Ok(())
 }

@@ -279,8 +279,12 @@ fn m6_copies_have_the_headers_that_the_route_says_also_behind_a_router(
             assert_eq!(shown(copy), right);
         }
     }
+    // The kernel keeps next hops resolved for as long as the relay runs.
+    let managed = || -> Result<usize> { Ok(bed.relay.ip("neigh")?.matches(" managed").count()) };
+    assert!(managed()? > 0, "{}", bed.relay.ip("neigh")?);
     let stopped = hosts.stop(relay)?;
     stopped.report.assert_exact(&[COUNT]);
+    assert_eq!(managed()?, 0, "{}", bed.relay.ip("neigh")?);
     Ok(())
 }
 

@@ -16,8 +16,12 @@ use super::under_traffic;
 /// Datagrams per second.
 const RATE: u32 = 10_000;
 /// How long nothing may be forwarded at most. It takes some tenths of a second on an idle machine;
-/// the rest is for one that is busy with other tests.
+/// the rest is for one that is busy with other tests. The back-off alone would take longer, see
+/// [`BACKED_OFF`].
 const GAP: Duration = Duration::from_secs(3);
+/// What the waiting relay says right before the back-off would leave it alone for longer than
+/// [`GAP`]: after its third attempt.
+const BACKED_OFF: &str = "trying again in 4 s";
 
 fn l8_a_relay_that_stands_by_takes_over_when_the_former_one_ends(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
@@ -31,7 +35,7 @@ fn l8_a_relay_that_stands_by_takes_over_when_the_former_one_ends(backend: Backen
     let next = RelayProcess::start(&bed.relay, backend, &rules)?;
     let states = next.rule_states()?;
     assert_eq!(states, [("feed".to_owned(), "pending".to_owned())]);
-    std::thread::sleep(Duration::from_secs(2));
+    assert!(next.wait_for_log(BACKED_OFF), "{}", next.log());
 
     let forwarded = || receiver.tallies()[0].received;
     let more = |than: u64| {
