@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,24 @@ struct Shared<T> {
     state: Mutex<T>,
     changed: Condvar,
     stop: EventFd,
+    /// Why the thread ended before it was told to.
+    failed: OnceLock<String>,
+}
+
+impl<T> Shared<T> {
+    /// Ends the test: counts that stand still would let it pass where nothing may arrive.
+    #[track_caller]
+    fn assert_alive(&self) {
+        let failed = self.failed.get();
+        assert!(failed.is_none(), "a receiving thread ended: {failed:?}");
+    }
+
+    fn fail(&self, error: String) {
+        eprintln!("testbed: a receiving thread ends: {error}");
+        // The first one counts.
+        let _ = self.failed.set(error);
+        self.changed.notify_all();
+    }
 }
 
 /// A receiving thread and its state; dropping it ends the thread.
@@ -56,6 +74,7 @@ impl<T: Send + 'static> Background<T> {
             state: Mutex::new(state),
             changed: Condvar::new(),
             stop,
+            failed: OnceLock::new(),
         });
         let thread = thread::Builder::new()
             .name(format!("receive-{name}"))
@@ -70,19 +89,31 @@ impl<T: Send + 'static> Background<T> {
         })
     }
 
-    /// Looks at the state.
+    /// Looks at the state. Panics if the thread ended by an error.
+    #[track_caller]
     pub fn with<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        self.shared.assert_alive();
+        self.as_it_is(look)
+    }
+
+    /// Looks at the state, also if the thread ended by an error.
+    pub fn as_it_is<R>(&self, look: impl FnOnce(&T) -> R) -> R {
         look(&lock(&self.shared.state))
     }
 
-    /// Waits until `condition` holds; false if it still does not after `timeout`.
+    /// Waits until `condition` holds; false if it still does not after `timeout`. Panics if the
+    /// thread ended by an error.
+    #[track_caller]
     pub fn wait_until(&self, timeout: Duration, mut condition: impl FnMut(&T) -> bool) -> bool {
         let guard = lock(&self.shared.state);
+        let failed = || self.shared.failed.get().is_some();
         let waited = self
             .shared
             .changed
-            .wait_timeout_while(guard, timeout, |state| !condition(state));
-        let (_guard, result) = waited.unwrap_or_else(PoisonError::into_inner);
+            .wait_timeout_while(guard, timeout, |state| !condition(state) && !failed());
+        let (guard, result) = waited.unwrap_or_else(PoisonError::into_inner);
+        drop(guard);
+        self.shared.assert_alive();
         !result.timed_out()
     }
 
@@ -128,7 +159,7 @@ fn run<T>(
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => {
-                eprintln!("testbed: a receiving thread ends: poll: {e}");
+                shared.fail(format!("poll: {e}"));
                 return;
             }
         }
@@ -147,7 +178,7 @@ fn run<T>(
                     // An interface that goes down is reported once on its packet sockets.
                     Err(e) if e.raw_os_error() == Some(libc::ENETDOWN) => break,
                     Err(e) => {
-                        eprintln!("testbed: a receiving thread ends: {e}");
+                        shared.fail(e.to_string());
                         return;
                     }
                 }

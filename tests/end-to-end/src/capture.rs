@@ -110,7 +110,7 @@ impl Drop for Capture {
             return;
         }
         self.background.stop();
-        let written = self.background.with(|records| {
+        let written = self.background.as_it_is(|records| {
             let frames = records.first.iter().chain(&records.last);
             write_pcap(&self.path, frames).map(|n| (n, records.left_out))
         });

@@ -278,3 +278,92 @@ impl Report {
         self.assert_balanced();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::catch_unwind;
+
+    use super::*;
+
+    /// A report whose accounts balance: one rule with two outputs, and ten datagrams.
+    fn balanced() -> Report {
+        let output = |group| {
+            serde_json::json!({
+                "interface": "out0", "group": group, "port": 6000, "packets_sent": 10,
+                "dropped": {}
+            })
+        };
+        let report = serde_json::json!({
+            "uptime_seconds": 1.0,
+            "packets_received": 10, "packets_matched": 10, "packets_sent": 20, "dropped": {},
+            "interfaces": [{
+                "name": "in0", "backend": "xdp", "reason": "", "missed": 0,
+                "filter": { "redirected": 10 }
+            }],
+            "rules": [{
+                "name": "feed", "packets_matched": 10,
+                "outputs": [output("239.2.0.1"), output("239.2.0.2")]
+            }],
+            "workers": [{
+                "packets_received": 10, "chunks_total": 8, "chunks_free": 5, "chunks_fill": 3,
+                "chunks_in_flight": 0
+            }]
+        });
+        serde_json::from_value(report).unwrap()
+    }
+
+    fn is_balanced(report: &Report) -> bool {
+        catch_unwind(|| report.assert_balanced()).is_ok()
+    }
+
+    /// Without one datagram, whatever else balances.
+    fn is_exact(report: &Report, count: u64) -> bool {
+        catch_unwind(|| report.assert_exact(&[count])).is_ok()
+    }
+
+    #[test]
+    fn each_number_that_does_not_fit_the_others_is_noticed() {
+        assert!(is_balanced(&balanced()));
+        let one_more: [fn(&mut Report); 11] = [
+            |report| report.packets_received += 1,
+            |report| report.packets_matched += 1,
+            |report| report.packets_sent += 1,
+            |report| *report.interfaces[0].filter.get_mut("redirected").unwrap() += 1,
+            |report| report.rules[0].packets_matched += 1,
+            |report| report.rules[0].outputs[0].packets_sent += 1,
+            |report| report.rules[0].outputs[1].packets_sent += 1,
+            |report| {
+                let dropped = &mut report.rules[0].outputs[1].dropped;
+                dropped.insert("ring_full".into(), 1);
+            },
+            |report| {
+                report.dropped.insert("rx_ring_full".into(), 1);
+            },
+            |report| report.workers[0].chunks_free -= 1,
+            |report| report.workers.clear(),
+        ];
+        for (number, change) in one_more.iter().enumerate() {
+            let mut report = balanced();
+            change(&mut report);
+            assert!(!is_balanced(&report), "{number}: {report:#?}");
+        }
+        let mut in_flight = balanced();
+        in_flight.workers[0].chunks_in_flight = 1;
+        in_flight.workers[0].chunks_free = 4;
+        assert!(!is_balanced(&in_flight));
+    }
+
+    #[test]
+    fn what_balances_and_is_not_what_was_sent_is_not_exact() {
+        assert!(is_exact(&balanced(), 10));
+        assert!(!is_exact(&balanced(), 11));
+        let mut lost = balanced();
+        lost.packets_sent = 19;
+        lost.rules[0].outputs[1].packets_sent = 9;
+        let dropped = Reasons::from([("ring_full".to_owned(), 1)]);
+        lost.rules[0].outputs[1].dropped = dropped.clone();
+        lost.dropped = dropped;
+        assert!(is_balanced(&lost), "all of it is accounted for");
+        assert!(!is_exact(&lost, 10));
+    }
+}

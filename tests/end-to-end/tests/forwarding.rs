@@ -12,7 +12,7 @@ use relay_tests::inspect::is_udp;
 use relay_tests::methods::{Method, TxMethod};
 use relay_tests::netns::Namespace;
 use relay_tests::payload::payload;
-use relay_tests::raw::{RawReceiver, RawSender};
+use relay_tests::raw::{Frame, RawReceiver, RawSender};
 use relay_tests::receiver::{Listen, UdpReceiver};
 use relay_tests::relay::RelayProcess;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, output_destination};
@@ -347,16 +347,44 @@ fn f11_two_relays_in_a_row_are_exact(backend: Backend) -> Result<()> {
     Ok(())
 }
 
+/// Where GSO packets shall leave whole they do, and by no other TX method: what tests say of a
+/// method is about that method. Only `shared` cannot be told from `ring` on a wire.
+fn f10_copies_leave_as_the_method_says(method: Method) -> Result<()> {
+    const COUNT: u64 = 60;
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = [Rule::feed().outputs("out0", 1)];
+    let wire = RawReceiver::start(&bed.receivers[0])?;
+    let relay = method.start(&bed, &rules)?;
+    let stream = Stream::new(0, COUNT, 500);
+    method
+        .source(&bed.sources[0])?
+        .send_in_one_burst(&stream, &relay)?;
+    let count = |frames: &[Frame]| -> usize {
+        let datagrams = frames.iter().map(|frame| frame.datagrams().len());
+        datagrams.sum()
+    };
+    let arrived = wire.wait_until(ARRIVAL, |frames| count(frames) == COUNT as usize);
+    let frames = wire.frames();
+    assert!(arrived, "{} arrived", count(&frames));
+    let whole = frames.iter().any(|frame| frame.segment.is_some());
+    assert_eq!(whole, method.tx == TxMethod::Whole, "{method:?}");
+    let report = relay.stop()?.report;
+    report.assert_exact(&[COUNT]);
+    method.assert_used(&report, &rules)
+}
+
 mod by_method {
     use super::{
         f1_f2_f3_copies_to_1_4_16_64_and_250_outputs_are_exact,
         f6_payloads_of_every_size_leave_where_they_fit_and_are_counted_too_big_elsewhere,
+        f10_copies_leave_as_the_method_says,
         f10_m11_gso_senders_and_gso_outputs_keep_the_boundaries_of_datagrams,
     };
 
     relay_tests::on_all_methods! {
         f1_f2_f3_copies_to_1_4_16_64_and_250_outputs_are_exact,
         f6_payloads_of_every_size_leave_where_they_fit_and_are_counted_too_big_elsewhere,
+        f10_copies_leave_as_the_method_says,
         f10_m11_gso_senders_and_gso_outputs_keep_the_boundaries_of_datagrams,
     }
 }

@@ -2,12 +2,14 @@
 
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 use relay_tests::capture::target_directory;
-use relay_tests::frames::{Checksum, UdpFrame};
+use relay_tests::frames::{Checksum, ETHERNET_LEN, UdpFrame};
+use relay_tests::headers::HeaderCheck;
 use relay_tests::inspect::UdpChecksum;
 use relay_tests::netns::Namespace;
 use relay_tests::payload::payload;
@@ -22,6 +24,8 @@ use relay_tests::veth::Endpoint;
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 1);
 const PORT: u16 = 5001;
 const WAIT: Duration = Duration::from_secs(20);
+/// Where the checksum lies in an IPv4 header, in bytes.
+const IP_CHECKSUM: usize = 10;
 
 /// Sends `payloads` over the wire and returns the tally of a UDP receiver that expects `flow`.
 fn tally_of(flow: u32, payloads: &[Vec<u8>]) -> Result<Tally> {
@@ -107,6 +111,48 @@ fn a_receiver_notices_a_single_flipped_bit() -> Result<()> {
     let tally = tally_of(5, &payloads)?;
     assert_eq!((tally.unique, tally.mismatched), (2, 1), "{tally}");
     assert!(tally.verdict(&Stream::new(5, 3, 200)).is_err());
+    Ok(())
+}
+
+/// Every header field that tests say is right is looked at: a copy that is wrong in one is noticed.
+#[test]
+fn wrong_headers_are_noticed() -> Result<()> {
+    let bed = Testbed::new()?;
+    let (near, far) = (&bed.sources[0], &bed.inputs[0]);
+    let right = || {
+        let mut frame = UdpFrame::new(near, GROUP, PORT, payload(6, 0, 100));
+        frame.ttl = 64;
+        frame
+    };
+    let is_right = |frame: &[u8]| -> Result<bool> {
+        let check = HeaderCheck::start(near, far, [(GROUP.into(), PORT)])?;
+        let sender = RawSender::open(near)?;
+        sender.send(frame)?;
+        // What cannot be read is no datagram, so one that is right follows.
+        sender.send(&right().build()?)?;
+        assert!(check.wait_for(1, WAIT), "it arrives");
+        Ok(catch_unwind(AssertUnwindSafe(|| check.assert_right())).is_ok())
+    };
+    assert!(is_right(&right().build()?)?);
+    let wrong: [fn(&mut UdpFrame); 9] = [
+        |frame| frame.source_mac[5] ^= 1,
+        |frame| frame.to_mac = Some([1, 0, 0x5e, 1, 1, 2]),
+        |frame| frame.tags = vec![(0x8100, 77)],
+        |frame| frame.source = Ipv4Addr::new(10, 1, 0, 77).into(),
+        |frame| frame.group = Ipv4Addr::new(239, 1, 1, 2).into(),
+        |frame| frame.port += 1,
+        |frame| frame.ttl -= 1,
+        |frame| frame.tos = 4,
+        |frame| frame.fragment = (0, true),
+    ];
+    for (number, change) in wrong.iter().enumerate() {
+        let mut frame = right();
+        change(&mut frame);
+        assert!(!is_right(&frame.build()?)?, "{number}: {frame:?}");
+    }
+    let mut wrong_sum = right().build()?;
+    wrong_sum[ETHERNET_LEN + IP_CHECKSUM] ^= 1;
+    assert!(!is_right(&wrong_sum)?, "IP checksum");
     Ok(())
 }
 
