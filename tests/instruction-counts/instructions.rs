@@ -55,6 +55,7 @@ type LookUp = (&'static mut Flows, &'static mut [Datagram; FRAMES as usize]);
 /// Look-ups of the same flow, except for the first one, among a hundred.
 fn hit(version: Version) -> LookUp {
     let (flows, datagrams) = cycle(version, 100);
+    // One of those that `cycle` has looked up.
     datagrams.fill(worker::datagram(version, 7));
     (flows, datagrams)
 }
@@ -62,7 +63,13 @@ fn hit(version: Version) -> LookUp {
 /// Look-ups, each of another flow than the one before, spread over all flows.
 fn cycle(version: Version, flows: u32) -> LookUp {
     // The stride and the numbers of flows have no common divisor.
-    let datagrams = std::array::from_fn(|at| worker::datagram(version, at as u32 * 37 % flows));
+    let datagrams: [Datagram; FRAMES as usize] =
+        std::array::from_fn(|at| worker::datagram(version, at as u32 * 37 % flows));
+    // By others than those that are counted, which know no datagram yet.
+    let mut tried = worker::flows(version, flows, 1);
+    let input = tried.input(worker::INPUT).unwrap();
+    let found = |datagram| tried.look_up(input, datagram).is_some();
+    assert!(datagrams.iter().all(found));
     let flows = worker::flows(version, flows, 1);
     (Box::leak(Box::new(flows)), Box::leak(Box::new(datagrams)))
 }

@@ -147,6 +147,11 @@ impl Bed {
         })?;
         let offered = sent as f64 / started.elapsed().as_secs_f64();
         println!("{sent} frames, {offered:.0} per second");
+        // A sender that is slower than asked tests less than is said.
+        ensure!(
+            offered > f64::from(LOWEST_RATE) * 0.9,
+            "only {offered:.0} of {rate} frames per second were sent"
+        );
         self.sink.settle()?;
         Ok((sent, self.sink.read()?.slots))
     }
