@@ -133,7 +133,8 @@ fn x2_an_interface_that_is_deleted_and_made_again_ten_times_is_served_again(
         .lines()
         .filter(|line| !line.contains("] received "));
     let lines = lines.count();
-    assert!(lines < 200, "{lines} lines: {}", stopped.log);
+    // Some twenty per round, of three rules and two interfaces, where each step is seen alone.
+    assert!(lines < 300, "{lines} lines: {}", stopped.log);
     Ok(())
 }
 
