@@ -55,16 +55,16 @@ pub trait Tables: Copy {
     /// The class of a port.
     fn class(&self, port: u16) -> u16;
 
-    /// [`beyond4`]. The kernel programs call a function of their own.
+    /// [`search4`]. The kernel programs call a function of their own.
     #[inline(always)]
-    fn beyond4(self, source: ipv4::Address, group: ipv4::Address, wanted: Beyond) -> FlowValue {
-        beyond4(self, source, group, wanted)
+    fn search4(self, source: ipv4::Address, group: ipv4::Address, wanted: Beyond) -> FlowValue {
+        search4(self, source, group, wanted)
     }
 
-    /// [`beyond6`]. The kernel programs call a function of their own.
+    /// [`search6`]. The kernel programs call a function of their own.
     #[inline(always)]
-    fn beyond6(self, source: ipv6::Address, group: ipv6::Address, wanted: Beyond) -> FlowValue {
-        beyond6(self, source, group, wanted)
+    fn search6(self, source: ipv6::Address, group: ipv6::Address, wanted: Beyond) -> FlowValue {
+        search6(self, source, group, wanted)
     }
 }
 
@@ -94,7 +94,12 @@ pub fn find<T: Tables>(tables: T, slot: u8, datagram: &Datagram) -> FlowValue {
                 return exact;
             };
             let wanted = Beyond::new(place, port, lists, exact);
-            tables.beyond4(source, group, wanted).or(exact)
+            let addresses = Wanted4 {
+                place,
+                source,
+                group,
+            };
+            beyond(tables, &addresses, wanted).or(exact)
         }
         Addresses::V6 { source, group } => {
             let exact = tables.exact6(&ExactKey6 {
@@ -106,7 +111,12 @@ pub fn find<T: Tables>(tables: T, slot: u8, datagram: &Datagram) -> FlowValue {
                 return exact;
             };
             let wanted = Beyond::new(place, port, lists, exact);
-            tables.beyond6(source, group, wanted).or(exact)
+            let addresses = Wanted6 {
+                place,
+                source,
+                group,
+            };
+            beyond(tables, &addresses, wanted).or(exact)
         }
     }
 }
@@ -124,7 +134,7 @@ trait Wanted {
     const ANY: List;
     const NAMED: List;
 
-    fn place(&self) -> u32;
+    fn search<T: Tables>(&self, tables: T, wanted: Beyond) -> FlowValue;
     fn shaped<T: Tables>(&self, tables: T, named: bool, shape: Shape, port: u16) -> FlowValue;
 }
 
@@ -139,51 +149,22 @@ fn lists_beyond<T: Tables>(tables: T, slot: u8, exact: FlowValue) -> Option<u64>
     (lists != 0 || exact.bits() != 0).then_some(lists)
 }
 
-/// The flow of the shaped table that takes a datagram over IPv4 for which the exact table has no
-/// final answer; [`FlowValue::NONE`] if none does.
+/// The flow of the shaped table that takes a datagram for which the exact table has no final
+/// answer; [`FlowValue::NONE`] if none does. A function of its own in the kernel programs as well,
+/// where everything around it is there once for every kind of header. Five arguments are all that a
+/// function of a kernel program may have, those of no size included: Linux 7.3 counts them in the
+/// BTF.
 #[inline(never)]
-pub fn beyond4<T: Tables>(
-    tables: T,
-    source: ipv4::Address,
-    group: ipv4::Address,
-    wanted: Beyond,
-) -> FlowValue {
-    let addresses = Wanted4 {
-        place: wanted.place(),
-        source,
-        group,
-    };
-    beyond(tables, &addresses, wanted)
-}
-
-/// The same over IPv6.
-#[inline(never)]
-pub fn beyond6<T: Tables>(
-    tables: T,
-    source: ipv6::Address,
-    group: ipv6::Address,
-    wanted: Beyond,
-) -> FlowValue {
-    let addresses = Wanted6 {
-        place: wanted.place(),
-        source,
-        group,
-    };
-    beyond(tables, &addresses, wanted)
-}
-
-#[inline(always)]
 fn beyond<T: Tables, W: Wanted>(tables: T, addresses: &W, wanted: Beyond) -> FlowValue {
-    let (port, slot) = (wanted.port(), slot(addresses.place()));
     let exact = wanted.exact();
     if exact.names_sources() {
-        let found = addresses.shaped(tables, true, W::EXACT, port);
+        let found = addresses.shaped(tables, true, W::EXACT, wanted.port());
         if found.is_flow() {
             return found;
         }
     }
     if wanted.has_list(W::NAMED) && (!exact.is_flow() || exact.is_covered()) {
-        let found = search(tables, addresses, true, W::NAMED.start(slot), port);
+        let found = addresses.search(tables, wanted.with_sources());
         if found.is_flow() {
             return found;
         }
@@ -191,20 +172,52 @@ fn beyond<T: Tables, W: Wanted>(tables: T, addresses: &W, wanted: Beyond) -> Flo
     if exact.is_flow() || !wanted.has_list(W::ANY) {
         return FlowValue::NONE;
     }
-    search(tables, addresses, false, W::ANY.start(slot), port)
+    addresses.search(tables, wanted)
 }
 
-/// Tries the shapes of the list that starts at `start`.
+/// The first flow over IPv4 of the list of shapes that `wanted` names; [`FlowValue::NONE`] if it
+/// has none.
+#[inline(always)]
+pub fn search4<T: Tables>(
+    tables: T,
+    source: ipv4::Address,
+    group: ipv4::Address,
+    wanted: Beyond,
+) -> FlowValue {
+    let place = wanted.place();
+    let addresses = Wanted4 {
+        place,
+        source,
+        group,
+    };
+    search(tables, &addresses, wanted)
+}
+
+/// The same over IPv6.
+#[inline(always)]
+pub fn search6<T: Tables>(
+    tables: T,
+    source: ipv6::Address,
+    group: ipv6::Address,
+    wanted: Beyond,
+) -> FlowValue {
+    let place = wanted.place();
+    let addresses = Wanted6 {
+        place,
+        source,
+        group,
+    };
+    search(tables, &addresses, wanted)
+}
+
+/// Tries the shapes of a list.
 ///
 /// The verifier follows every path through the loop, so the loop has no branches but its exits.
 #[inline(always)]
-fn search<T: Tables, W: Wanted>(
-    tables: T,
-    wanted: &W,
-    named: bool,
-    start: u32,
-    port: u16,
-) -> FlowValue {
+fn search<T: Tables, W: Wanted>(tables: T, addresses: &W, wanted: Beyond) -> FlowValue {
+    let named = wanted.is_with_sources();
+    let list = if named { W::NAMED } else { W::ANY };
+    let (start, port) = (list.start(slot(wanted.place())), wanted.port());
     let forms = Forms::new(tables, port);
     let mut at = 0;
     while at < List::WORDS {
@@ -215,7 +228,7 @@ fn search<T: Tables, W: Wanted>(
             if shape.0 == 0 {
                 return FlowValue::NONE;
             }
-            let found = wanted.shaped(tables, named, shape, forms.of(shape));
+            let found = addresses.shaped(tables, named, shape, forms.of(shape));
             if found.is_flow() {
                 return found;
             }
@@ -239,8 +252,8 @@ impl Wanted for Wanted4 {
     const NAMED: List = List::Named4;
 
     #[inline(always)]
-    fn place(&self) -> u32 {
-        self.place
+    fn search<T: Tables>(&self, tables: T, wanted: Beyond) -> FlowValue {
+        tables.search4(self.source, self.group, wanted)
     }
 
     #[inline(always)]
@@ -266,8 +279,8 @@ impl Wanted for Wanted6 {
     const NAMED: List = List::Named6;
 
     #[inline(always)]
-    fn place(&self) -> u32 {
-        self.place
+    fn search<T: Tables>(&self, tables: T, wanted: Beyond) -> FlowValue {
+        tables.search6(self.source, self.group, wanted)
     }
 
     #[inline(always)]

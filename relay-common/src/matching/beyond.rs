@@ -13,6 +13,7 @@ impl Beyond {
     /// Where the parts start: the place is below, the flags of [`FlowValue`] are above.
     const PORT: u32 = 32;
     const LISTS: u32 = 48;
+    const WITH_SOURCES: u64 = 1 << 52;
 
     /// The datagram of this place and port, on an interface whose number of [`List::bits`] is
     /// `lists`, for which the exact table has `exact`.
@@ -48,6 +49,17 @@ impl Beyond {
     #[inline(always)]
     pub(super) const fn port(self) -> u16 {
         (self.0 >> Self::PORT) as u16
+    }
+
+    /// The same for the list of flows with a source instead of the one of those without.
+    #[inline(always)]
+    pub(super) const fn with_sources(self) -> Self {
+        Self(self.0 | Self::WITH_SOURCES)
+    }
+
+    #[inline(always)]
+    pub(super) const fn is_with_sources(self) -> bool {
+        self.0 & Self::WITH_SOURCES != 0
     }
 
     /// Whether the interface has shapes in this list.

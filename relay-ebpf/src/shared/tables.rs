@@ -102,34 +102,34 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn beyond4(self, source: ipv4::Address, group: ipv4::Address, wanted: Beyond) -> FlowValue {
+    fn search4(self, source: ipv4::Address, group: ipv4::Address, wanted: Beyond) -> FlowValue {
         let addresses = u64::from(source) << 32 | u64::from(group);
-        FlowValue::from_bits(relay_beyond4(addresses, wanted.bits()))
+        FlowValue::from_bits(relay_search4(addresses, wanted.bits()))
     }
 
     #[inline(always)]
-    fn beyond6(self, source: ipv6::Address, group: ipv6::Address, wanted: Beyond) -> FlowValue {
+    fn search6(self, source: ipv6::Address, group: ipv6::Address, wanted: Beyond) -> FlowValue {
         let ([source_0, source_1], [group_0, group_1]) = (source, group);
-        let found = relay_beyond6(source_0, source_1, group_0, group_1, wanted.bits());
+        let found = relay_search6(source_0, source_1, group_0, group_1, wanted.bits());
         FlowValue::from_bits(found)
     }
 }
 
-/// [`matching::beyond4`] in these maps. A global function, as the two below: the verifier follows
+/// [`matching::search4`] in these maps. A global function, as the one below: the verifier follows
 /// it once, and not again for every kind of header in front of it. Such a function takes and
 /// returns numbers alone ("Global functions" in Documentation/bpf/verifier.rst; pointers since
 /// Linux 5.12).
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn relay_beyond4(addresses: u64, wanted: u64) -> u64 {
+extern "C" fn relay_search4(addresses: u64, wanted: u64) -> u64 {
     let (source, group) = ((addresses >> 32) as u32, addresses as u32);
-    matching::beyond4(Maps, source, group, Beyond::from_bits(wanted)).bits()
+    matching::search4(Maps, source, group, Beyond::from_bits(wanted)).bits()
 }
 
-/// [`matching::beyond6`] in these maps, as [`relay_beyond4`].
+/// [`matching::search6`] in these maps, as [`relay_search4`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn relay_beyond6(
+extern "C" fn relay_search6(
     source_0: u64,
     source_1: u64,
     group_0: u64,
@@ -137,5 +137,5 @@ extern "C" fn relay_beyond6(
     wanted: u64,
 ) -> u64 {
     let (source, group) = ([source_0, source_1], [group_0, group_1]);
-    matching::beyond6(Maps, source, group, Beyond::from_bits(wanted)).bits()
+    matching::search6(Maps, source, group, Beyond::from_bits(wanted)).bits()
 }

@@ -25,7 +25,7 @@ use relay_common::wire::ethernet::field as ethernet;
 const MOST: usize = 260;
 /// The same with a tag, over IPv6, and both.
 const MOST_TAGGED: usize = 290;
-const MOST_IPV6: usize = 276;
+const MOST_IPV6: usize = 277;
 const MOST_TAGGED_IPV6: usize = 306;
 /// Instructions that the verifier may follow.
 const MOST_FOLLOWED: u32 = 60_000;
