@@ -1,11 +1,11 @@
 //! The relay's numbers while rules and interfaces change: whoever draws them over time sees none
 //! of them fall.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use relay_tests::backend::Backend;
 use relay_tests::background::eventually;
 use relay_tests::counters::Counters;
@@ -19,23 +19,32 @@ use relay_tests::veth::{plug, wait_for_carrier};
 
 use super::{SetOnDrop, under_traffic};
 
-/// Asks for the status without a pause while `work` runs. Fails if a number falls.
+/// Asks for the status without a pause while `work` runs, which gets a function that waits until
+/// what is now was looked at. Fails if a number falls.
 fn while_watched(
     relay: &RelayProcess,
     counters: &mut Counters,
-    work: impl FnOnce() -> Result<()>,
+    work: impl FnOnce(&dyn Fn() -> Result<()>) -> Result<()>,
 ) -> Result<()> {
-    let over = AtomicBool::new(false);
+    let (over, looks) = (AtomicBool::new(false), AtomicU64::new(0));
+    // One look may have begun before.
+    let seen = || {
+        let now = looks.load(Ordering::Relaxed);
+        let twice = || looks.load(Ordering::Relaxed) >= now + 2;
+        let seen = eventually(Duration::from_secs(10), twice);
+        seen.map(drop).context("nobody looks")
+    };
     thread::scope(|scope| {
         let watching = scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 counters.look(relay)?;
+                looks.fetch_add(1, Ordering::Relaxed);
             }
             counters.look(relay)
         });
         let done = {
             let _ends = SetOnDrop(&over);
-            work()
+            work(&seen)
         };
         let watched = watching.join();
         let watched = watched.map_err(|_| anyhow::anyhow!("the watcher panicked"))?;
@@ -65,7 +74,7 @@ fn no_number_falls_while_rules_and_interfaces_change(backend: Backend) -> Result
     let mut counters = Counters::default();
     counters.look(&relay)?;
     let (_, ()) = under_traffic(&bed.sources[0], &narrow, 0, 2_000, || {
-        while_watched(&relay, &mut counters, || {
+        while_watched(&relay, &mut counters, |seen| {
             // The far end takes none of these, and the relay's device drops them.
             let far = &bed.receivers[1];
             far.namespace
@@ -87,12 +96,15 @@ fn no_number_falls_while_rules_and_interfaces_change(backend: Backend) -> Result
             let [alone, wider] = [&narrow, &wide].map(std::slice::from_ref);
             for rules in [alone, &both, wider, &both] {
                 reload(rules)?;
+                // What goes and comes between two looks begins at 0.
+                seen()?;
             }
             bed.relay.ip("link del out1")?;
             thread::sleep(Duration::from_millis(200));
             plug(&bed.outputs[1], &bed.receivers[1])?;
             for rules in [&both[..], alone, &both] {
                 reload(rules)?;
+                seen()?;
             }
             for interface in ["in0", "out0"] {
                 bed.relay.ip(&format!("link set {interface} down"))?;
