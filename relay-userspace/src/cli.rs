@@ -250,11 +250,8 @@ impl Cli {
     pub fn start_log(&self) -> anyhow::Result<()> {
         if let Command::Run(options) = &self.command {
             return logging::start_queued(options.log_format).with_context(|| {
-                format!(
-                    "cannot start the thread that writes the log; raise the limit of threads, \
-                     `ulimit -u`, or `TasksMax` of the unit{}",
-                    limits::of_addresses()
-                )
+                let remedy = limits::of_threads();
+                format!("cannot start the thread that writes the log{remedy}")
             });
         }
         logging::start();

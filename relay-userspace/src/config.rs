@@ -34,9 +34,8 @@ mod to_toml;
 mod values;
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
@@ -47,6 +46,7 @@ pub use self::{
     mistake::{Mistake, Mistakes, Place},
     to_toml::to_toml,
 };
+use crate::host::regular_file;
 
 /// The largest file that the relay reads: far more than [`MAX_RULES`] rules need.
 pub const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -86,15 +86,7 @@ pub fn read(path: &Path) -> Result<String, Mistakes> {
 ///
 /// As [`load`].
 pub fn load_at_once(path: &Path) -> Result<Document, Mistakes> {
-    let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .and_then(|file| match file.metadata()?.is_file() {
-            true => Ok(file),
-            false => Err(io::Error::other("it is no regular file")),
-        });
+    let file = regular_file::open(path, 0);
     parse(&path.display().to_string(), &read_opened(path, file)?)
 }
 

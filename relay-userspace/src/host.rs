@@ -22,6 +22,7 @@ mod netlink_socket;
 mod offloads;
 mod other_receivers;
 pub mod packet_socket;
+pub mod regular_file;
 pub mod routes;
 pub mod rx_missed;
 pub mod socket_options;

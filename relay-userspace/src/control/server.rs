@@ -106,9 +106,8 @@ pub enum ControlError {
     },
     /// The thread cannot be started.
     #[error(
-        "cannot start the thread of the control socket: {0}; raise the limit of threads, `ulimit -u`, or \
-         `TasksMax` of the unit{addresses}",
-        addresses = limits::of_addresses()
+        "cannot start the thread of the control socket: {0}{remedy}",
+        remedy = limits::of_threads()
     )]
     Thread(#[source] io::Error),
 }

@@ -38,7 +38,7 @@ pub enum RunError {
     #[error(transparent)]
     Offload(#[from] OffloadError),
     /// A system call failed that never fails on a healthy system.
-    #[error("cannot {what}: {error}{}{}", remedy(error), remedy_of_memory(error))]
+    #[error("cannot {what}: {error}{}", remedy(error))]
     System {
         /// What was tried.
         what: &'static str,
@@ -89,22 +89,12 @@ fn listed(numbers: &[usize]) -> String {
     numbers.join(" and worker ")
 }
 
-fn remedy(error: &io::Error) -> &'static str {
+fn remedy(error: &io::Error) -> String {
     if let Some(remedy) = limits::of_files(error) {
-        return remedy;
+        return remedy.into();
     }
     match error.raw_os_error() {
-        Some(libc::EAGAIN) => {
-            "; raise the limit of threads, `ulimit -u`, or `TasksMax` of the unit"
-        }
-        _ => "",
-    }
-}
-
-/// What else to do if the kernel has no memory for a thread.
-fn remedy_of_memory(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::ENOMEM) => limits::of_addresses(),
-        _ => "",
+        Some(libc::EAGAIN) => limits::of_threads(),
+        _ => limits::of_memory(error).into(),
     }
 }

@@ -27,7 +27,7 @@ pub enum SetupError {
     #[error(
         "cannot bind an AF_XDP socket to queue {queue} of {interface} in {mode} mode: {error}{}{}",
         remedy_of_bind(*mode, error),
-        remedy_of_memory(error)
+        limits::of_memory(error)
     )]
     Bind {
         /// The interface's name.
@@ -83,7 +83,7 @@ pub enum SetupError {
     #[error(
         "cannot {what} on {interface}: {error}{}{}",
         remedy(error),
-        remedy_of_memory(error)
+        limits::of_memory(error)
     )]
     Socket {
         /// The interface's name.
@@ -118,14 +118,6 @@ fn remedy(error: &io::Error) -> &'static str {
         Some(libc::EPERM | libc::EACCES) => "; CAP_NET_RAW is needed",
         Some(libc::ENODEV) => "; the interface has gone: `ip link show` lists those that exist",
         Some(libc::ENOMEM | libc::ENOBUFS) => "; memory is short: use fewer `queues`",
-        _ => "",
-    }
-}
-
-/// What else to do if the kernel has no memory for one.
-fn remedy_of_memory(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::ENOMEM) => limits::of_addresses(),
         _ => "",
     }
 }

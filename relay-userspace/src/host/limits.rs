@@ -38,6 +38,22 @@ pub fn of_addresses() -> &'static str {
     }
 }
 
+/// The same for an error: empty where it is not about memory.
+#[must_use]
+pub fn of_memory(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) => of_addresses(),
+        _ => "",
+    }
+}
+
+/// What to do where the kernel refuses a thread, whatever error it gives.
+#[must_use]
+pub fn of_threads() -> String {
+    let addresses = of_addresses();
+    format!("; raise the limit of threads, `ulimit -u`, or `TasksMax` of the unit{addresses}")
+}
+
 #[cfg(test)]
 mod tests {
     use std::{env, process::Command};

@@ -6,7 +6,7 @@
 
 use super::{
     backend::Backend,
-    chunk_size::FRAME_OVERHEAD,
+    chunk_size::{FRAME_OVERHEAD, LARGEST},
     connected_interfaces::Connected,
     constraints::Constraints,
     finding::{Finding, Role},
@@ -19,9 +19,9 @@ use crate::{
     host::{HostFacts, InterfaceFacts},
 };
 
-/// The largest packet that a chunk of 4096 bytes holds with all that lies in front of it; more
+/// The largest packet that the largest chunk holds with all that lies in front of it; more
 /// would need multi-buffer frames.
-const MAX_INPUT_MTU: u32 = 4096 - FRAME_OVERHEAD;
+const MAX_INPUT_MTU: u32 = LARGEST - FRAME_OVERHEAD;
 
 /// The backend of an interface.
 #[derive(Debug, Clone)]

@@ -11,17 +11,24 @@ use crate::config::rules::Prefix;
 /// What the kernel leaves free in front of a frame (`XDP_PACKET_HEADROOM`,
 /// include/uapi/linux/bpf.h).
 const XDP_HEADROOM: u32 = 256;
+/// Bytes of the largest chunk.
+pub(super) const LARGEST: u32 = 4096;
 /// What an IP header grows by over IPv6.
 pub(super) const LONGER_HEADER: u32 = (IPV6_LEN - IPV4_LEN) as u32;
 
 /// The longest IPv4 packet whose copy over IPv6, with so many tags, fits the largest chunk.
 pub(super) const fn longest_that_grows(tags: u32) -> u32 {
-    4096 - XDP_HEADROOM - 14 - 4 * tags - LONGER_HEADER
+    LARGEST - overhead(tags) - LONGER_HEADER
 }
 
 /// XDP headroom, and an Ethernet header with two tags in front of the IP packet of a received
 /// frame.
-pub(super) const FRAME_OVERHEAD: u32 = XDP_HEADROOM + 14 + 2 * 4;
+pub(super) const FRAME_OVERHEAD: u32 = overhead(2);
+
+/// What is in front of an IP packet with so many tags.
+const fn overhead(tags: u32) -> u32 {
+    XDP_HEADROOM + 14 + tags * 4
+}
 
 impl WorkerPlan {
     /// Bytes per chunk, if its AF_XDP sockets are in `mode`: 2048 or 4096. A frame leaves as long
@@ -38,7 +45,7 @@ impl WorkerPlan {
             Mode::Copy => mtu + FRAME_OVERHEAD <= 2048,
         };
         let grown = mtu + FRAME_OVERHEAD + self.growth(plan) <= 2048;
-        if small && grown { 2048 } else { 4096 }
+        if small && grown { 2048 } else { LARGEST }
     }
 
     /// How much longer an IP header is that copies leave with than the one they came with, in

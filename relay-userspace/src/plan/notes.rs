@@ -3,7 +3,7 @@
 use super::{
     chunk_size::{LONGER_HEADER, longest_that_grows},
     ids::{FlowId, InterfaceId, List},
-    model::{Flow, TxMethod},
+    model::{Flow, Output, TxMethod},
     named_interfaces::options_of,
     used_interface::Use,
     wording,
@@ -101,6 +101,19 @@ pub(super) fn about_io_uring(document: &Document, used: &Use<'_>, notes: &mut Ve
     }
 }
 
+/// Every output of every flow, with how the input and the output's interface are used.
+fn copies<'a>(
+    flows: &'a List<FlowId, Flow>,
+    uses: &'a List<InterfaceId, Use<'a>>,
+) -> impl Iterator<Item = (&'a Flow, &'a Output, &'a Use<'a>, &'a Use<'a>)> {
+    flows.iter().flat_map(move |flow| {
+        flow.outputs.iter().filter_map(move |output| {
+            let (from, to) = (uses.get(flow.interface)?, uses.get(output.interface)?);
+            Some((flow, output, from, to))
+        })
+    })
+}
+
 /// Notes about outputs whose MTU is smaller than what arrives at their input may need there.
 pub(super) fn about_mtus(
     flows: &List<FlowId, Flow>,
@@ -108,32 +121,26 @@ pub(super) fn about_mtus(
     notes: &mut Vec<String>,
 ) {
     let mut said = std::collections::HashSet::new();
-    for flow in flows {
-        for output in &flow.outputs {
-            let (Some(from), Some(to)) = (uses.get(flow.interface), uses.get(output.interface))
-            else {
-                continue;
-            };
-            let (from, to) = (from.facts, to.facts);
-            let arrives = flow.matches.group.address();
-            let grows = arrives.is_ipv4() && output.group.address().is_ipv6();
-            let more = if grows { LONGER_HEADER } else { 0 };
-            if to.mtu >= from.mtu.saturating_add(more)
-                || !said.insert((flow.interface, output.interface, grows))
-            {
-                continue;
-            }
-            let longer = if grows {
-                ", and over IPv6 a copy is 20 bytes longer"
-            } else {
-                ""
-            };
-            notes.push(format!(
-                "{} has MTU {} and {} has MTU {}{longer}; larger datagrams from {} do not leave by {} and \
-                 are counted there as too_big.",
-                from.name, from.mtu, to.name, to.mtu, from.name, to.name
-            ));
+    for (flow, output, from, to) in copies(flows, uses) {
+        let (from, to) = (from.facts, to.facts);
+        let arrives = flow.matches.group.address();
+        let grows = arrives.is_ipv4() && output.group.address().is_ipv6();
+        let more = if grows { LONGER_HEADER } else { 0 };
+        if to.mtu >= from.mtu.saturating_add(more)
+            || !said.insert((flow.interface, output.interface, grows))
+        {
+            continue;
         }
+        let longer = if grows {
+            ", and over IPv6 a copy is 20 bytes longer"
+        } else {
+            ""
+        };
+        notes.push(format!(
+            "{} has MTU {} and {} has MTU {}{longer}; larger datagrams from {} do not leave by {} and \
+             are counted there as too_big.",
+            from.name, from.mtu, to.name, to.mtu, from.name, to.name
+        ));
     }
 }
 
@@ -145,35 +152,29 @@ pub(super) fn about_chunks(
     notes: &mut Vec<String>,
 ) {
     let mut said = std::collections::HashSet::new();
-    for flow in flows {
-        for output in &flow.outputs {
-            let (Some(from), Some(to)) = (uses.get(flow.interface), uses.get(output.interface))
-            else {
-                continue;
-            };
-            let arrives = flow.matches.group.address();
-            let grows = arrives.is_ipv4() && output.group.address().is_ipv6();
-            let tags = match output.header.vlan.of_copy(flow.matches.vlan) {
-                Vlan::Untagged => 0,
-                Vlan::Tag(_) => 1,
-                Vlan::Double(..) => 2,
-            };
-            let longest = longest_that_grows(tags);
-            let by_chunks = longest < from.facts.mtu && longest + LONGER_HEADER < to.facts.mtu;
-            if !grows
-                || !by_chunks
-                || to.tx_method != Some(TxMethod::Xsk)
-                || !said.insert((flow.interface, output.interface, tags))
-            {
-                continue;
-            }
-            let (from, to) = (&from.facts.name, &to.facts.name);
-            notes.push(format!(
-                "Over IPv6 a copy is 20 bytes longer, and through TX rings it leaves in a UMEM chunk of 4096 \
-                 bytes: datagrams from {from} whose IPv4 packet has more than {longest} bytes do not leave \
-                 by {to}, whatever its MTU, and are counted there as too_big. With `transmit = \
-                 \"segmented\"`, or on io_uring, they do."
-            ));
+    for (flow, output, from, to) in copies(flows, uses) {
+        let arrives = flow.matches.group.address();
+        let grows = arrives.is_ipv4() && output.group.address().is_ipv6();
+        let tags = match output.header.vlan.of_copy(flow.matches.vlan) {
+            Vlan::Untagged => 0,
+            Vlan::Tag(_) => 1,
+            Vlan::Double(..) => 2,
+        };
+        let longest = longest_that_grows(tags);
+        let by_chunks = longest < from.facts.mtu && longest + LONGER_HEADER < to.facts.mtu;
+        if !grows
+            || !by_chunks
+            || to.tx_method != Some(TxMethod::Xsk)
+            || !said.insert((flow.interface, output.interface, tags))
+        {
+            continue;
         }
+        let (from, to) = (&from.facts.name, &to.facts.name);
+        notes.push(format!(
+            "Over IPv6 a copy is 20 bytes longer, and through TX rings it leaves in a UMEM chunk of 4096 \
+             bytes: datagrams from {from} whose IPv4 packet has more than {longest} bytes do not leave \
+             by {to}, whatever its MTU, and are counted there as too_big. With `transmit = \
+             \"segmented\"`, or on io_uring, they do."
+        ));
     }
 }

@@ -29,17 +29,27 @@ struct ElementCommand {
 }
 
 fn bpf(command: libc::c_long, link: u32) -> io::Result<c_int> {
-    let mut attributes = LinkCommand {
+    let attributes = LinkCommand {
         link,
         ..LinkCommand::default()
     };
-    // SAFETY: the structure is as large as the call says, has no pointers, and outlives the call.
+    // SAFETY: it has no pointers.
+    unsafe { bpf_with(command, attributes) }
+}
+
+/// # Safety
+///
+/// `attributes` begins as `union bpf_attr` does for the command, and its pointers lead to what that
+/// says, or nowhere.
+unsafe fn bpf_with<T>(command: libc::c_long, mut attributes: T) -> io::Result<c_int> {
+    // SAFETY: the structure is as large as the call says, and outlives the call; its pointers are
+    // the caller's concern.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command,
             ptr::from_mut(&mut attributes),
-            size_of::<LinkCommand>(),
+            size_of::<T>(),
         )
     };
     if result < 0 {
@@ -89,27 +99,16 @@ pub fn hash_map_entries(id: u32) -> Result<Option<usize>> {
 /// Writes the key behind `key`, or the first one, over `next`, which is as long as a key.
 fn next_key(map: &OwnedFd, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<()> {
     const MAP_GET_NEXT_KEY: libc::c_long = 4;
-    let mut attributes = ElementCommand {
+    let attributes = ElementCommand {
         map: map.as_raw_fd().cast_unsigned(),
         _padding: 0,
         key: key.map_or(ptr::null(), <[u8]>::as_ptr),
         next_key: next.as_mut_ptr(),
         rest: [0; 13],
     };
-    // SAFETY: the structure is as large as the call says. Its pointers lead to keys of the length
-    // that the map says, or nowhere, and all of them outlive the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            MAP_GET_NEXT_KEY,
-            ptr::from_mut(&mut attributes),
-            size_of::<ElementCommand>(),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    // SAFETY: the pointers lead to keys of the length that the map says, or nowhere, and what they
+    // lead to outlives the call.
+    unsafe { bpf_with(MAP_GET_NEXT_KEY, attributes) }.map(drop)
 }
 
 /// A line `name: value` of a file's description.

@@ -36,7 +36,8 @@ pub fn binary() -> Result<PathBuf> {
 }
 
 /// The relay that overwrites every chunk and header slot that becomes free, and whose workers panic
-/// at a datagram that asks for it, built with the feature `poison-chunks`: `RELAY_POISONED_BIN`, else the one built beside the running program.
+/// at a datagram that asks for it, built with the feature `poison-chunks`: `RELAY_POISONED_BIN`,
+/// else the one built beside the running program.
 pub fn poisoned() -> Result<PathBuf> {
     named_or_built("RELAY_POISONED_BIN", "relay-poisoned")
 }

@@ -14,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::Switched;
+use crate::host::{Switched, regular_file};
 
 /// More than any record has.
 const MOST_BYTES: u64 = 64 * 1024;
@@ -82,12 +82,7 @@ impl Records {
     /// kind of file keeps nobody waiting, and of one without an end no more is read than a record
     /// has.
     pub fn read(&self, index: u32) -> Option<Record> {
-        let mut options = fs::OpenOptions::new();
-        options.custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW);
-        let file = options.read(true).open(self.path(index)).ok()?;
-        if !file.metadata().ok()?.is_file() {
-            return None;
-        }
+        let file = regular_file::open(&self.path(index), libc::O_NOFOLLOW).ok()?;
         let mut text = Vec::new();
         file.take(MOST_BYTES).read_to_end(&mut text).ok()?;
         let record: Record = serde_json::from_slice(&text).ok()?;

@@ -76,9 +76,14 @@ impl Budget {
 
     /// Logs what was left out about `interface`, once it is quiet and the budget allows it.
     pub fn tick(&mut self, now: Instant, interface: &str) {
-        if now.saturating_duration_since(self.last) >= QUIET {
+        if self.is_quiet(now) {
             self.flush(now, interface);
         }
+    }
+
+    /// Nothing was left out for a while.
+    fn is_quiet(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last) >= QUIET
     }
 
     /// Logs what was left out about `interface`, if the budget allows it: there will be no other
@@ -171,8 +176,10 @@ mod tests {
         /// What is said of lines that were left out, as the clock has it.
         fn tick(&mut self, seconds: u64) -> Option<String> {
             let now = self.start + Duration::from_secs(seconds);
-            let quiet = now.saturating_duration_since(self.budget.last) >= QUIET;
-            quiet.then(|| self.budget.catch_up(now)).flatten()
+            self.budget
+                .is_quiet(now)
+                .then(|| self.budget.catch_up(now))
+                .flatten()
         }
     }
 

@@ -60,14 +60,11 @@ fn refused(error: io::Error, disabled: Option<&str>) -> SetupError {
         _ => "; only interfaces with native XDP work without it",
     };
     let remedy = limits::of_files(&error).unwrap_or_else(other);
-    let of_addresses = match error.raw_os_error() {
-        Some(libc::ENOMEM) => limits::of_addresses(),
-        _ => "",
-    };
+    let of_memory = limits::of_memory(&error);
     SetupError::IoUring {
         what: "making a ring (io_uring_setup)",
         error,
-        remedy: format!("{remedy}{of_addresses}"),
+        remedy: format!("{remedy}{of_memory}"),
     }
 }
 
