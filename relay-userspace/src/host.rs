@@ -12,6 +12,7 @@ pub(crate) mod fixture;
 pub mod group_options;
 mod gso_limits;
 mod ipv6_address;
+mod ipv6_groups;
 pub mod limits;
 mod membership_versions;
 pub mod namespace;
@@ -41,6 +42,7 @@ pub use self::{
     },
     gso_limits::GsoLimits,
     ipv6_address::Ipv6Address,
+    ipv6_groups::ipv6_groups,
     membership_versions::MembershipVersions,
     offloads::{Offload, OffloadFacts, OffloadSwitch, Switched},
     other_receivers::Bystanders,

@@ -29,7 +29,10 @@ use socket2::Socket;
 pub use self::error::MembershipError;
 use self::holder::{GROUPS_PER_SOCKET, Group, Holder, IpVersion, SOURCES_PER_GROUP};
 pub use crate::plan::Membership;
-use crate::{host::socket_options, plan::Plan};
+use crate::{
+    host::{self, socket_options},
+    plan::Plan,
+};
 
 /// The groups that are joined. Dropping it leaves them.
 #[derive(Debug, Default)]
@@ -105,6 +108,25 @@ impl Memberships {
     /// that a new one has the same index.
     pub fn forget(&mut self, interface: u32) {
         self.leave_unless(|membership| membership.interface != interface, None);
+    }
+
+    /// Forgets the memberships over IPv6 that the kernel has ended because the interface's IPv6
+    /// ended, also where that is back; returns whether there were any. [`Self::join_missing`] joins
+    /// them again.
+    pub fn forget_ended(&mut self) -> bool {
+        if !self.joined.keys().any(|one| one.group.is_ipv6()) {
+            return false;
+        }
+        let Ok(there) = host::ipv6_groups() else {
+            return false;
+        };
+        let before = self.joined.len();
+        let stays = |one: Membership| match one.group {
+            IpAddr::V4(_) => true,
+            IpAddr::V6(group) => there.contains(&(one.interface, group)),
+        };
+        self.leave_unless(stays, None);
+        self.joined.len() < before
     }
 
     /// The interface index and the group of each socket that has joined one.

@@ -166,6 +166,33 @@ fn m8_groups_and_sources_are_asked_for_on_the_wire_and_left_with_their_rule(
     Ok(())
 }
 
+/// The kernel ends an interface's IPv6 where its MTU falls below 1280, and tells the sockets that
+/// joined groups there nothing.
+fn groups_are_asked_for_again_after_an_mtu_too_small_for_ipv6(backend: Backend) -> Result<()> {
+    let bed = Testbed::builder().inputs(INPUTS.into()).ipv6();
+    let bed = bed.without_capture().build()?;
+    let (rules, joins) = rules();
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+    for near in &bed.inputs {
+        near.namespace
+            .ip(&format!("link set {} mtu 1279", near.interface))?;
+    }
+    let wires = bed.sources.iter().map(RawReceiver::start);
+    let wires: Vec<RawReceiver> = wires.collect::<Result<_>>()?;
+    for near in &bed.inputs {
+        near.namespace
+            .ip(&format!("link set {} mtu 1500", near.interface))?;
+        // The settings of the interface went with it.
+        let key = format!("ipv6/conf/{}/disable_ipv6", near.interface);
+        near.namespace.sysctl(&key, "0")?;
+    }
+    let over_ipv6 = joins.iter().filter(|one| one.group.is_ipv6());
+    assert_said(&wires, over_ipv6, std::iter::empty(), true, true)?;
+    relay.stop()?;
+    Ok(())
+}
+
 relay_tests::on_both_backends! {
+    groups_are_asked_for_again_after_an_mtu_too_small_for_ipv6,
     m8_groups_and_sources_are_asked_for_on_the_wire_and_left_with_their_rule,
 }

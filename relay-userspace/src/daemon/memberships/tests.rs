@@ -343,6 +343,30 @@ fn groups_of_ipv6_are_joined_on_sockets_of_their_own() {
 }
 
 #[test]
+fn groups_whose_interface_lost_its_ipv6_meanwhile_are_joined_again() {
+    in_namespace(|| {
+        pair();
+        let six = |number: u16| IpAddr::from([0xff3e, 0, 0, 0, 0, 0, 0x8000, number]);
+        let mut wanted: BTreeSet<_> = (1..=30).map(|number| of(71, six(number), None)).collect();
+        wanted.extend(on(71, 1..=5));
+        let mut joined = Memberships::default();
+        joined.join_missing(&wanted, name).unwrap();
+        assert!(!joined.forget_ended());
+        run("ip link set va mtu 1279");
+        run("ip link set va mtu 1500");
+        // The sockets have heard nothing.
+        joined.join_missing(&wanted, name).unwrap();
+        assert_eq!(listed_six("va"), [] as [IpAddr; 0]);
+        assert!(joined.forget_ended());
+        assert_eq!(joined.len(), 5, "those over IPv4 are untouched");
+        joined.join_missing(&wanted, name).unwrap();
+        assert_eq!(listed_six("va"), (1..=30).map(six).collect::<Vec<_>>());
+        assert_eq!(listed("va"), groups(1..=5));
+        assert!(!joined.forget_ended());
+    });
+}
+
+#[test]
 fn a_lowered_limit_of_sources_takes_more_sockets_and_a_refused_source_is_named() {
     in_namespace(|| {
         pair();

@@ -47,6 +47,7 @@ impl Running {
     /// The first refusal.
     pub fn apply(&mut self, next: &Arc<Plan>, signals: &Signals) -> Result<Applied, RunError> {
         self.culprit = None;
+        self.torn |= self.memberships.forget_ended();
         let keys = plan::worker_keys(next);
         let matched = self.matched(next, &keys);
         let all_kept = matched.ended.is_empty() && !matched.kept.contains(&None);
