@@ -68,6 +68,8 @@ pub struct Running {
     pub totals: Totals,
     /// What matches in the kernel.
     open: HashMap<FlowKey, Open>,
+    /// The indices of interfaces that have gone and whose sockets may not all be closed.
+    gone: BTreeSet<u32>,
     next_number: usize,
     /// Workers that ended by a defect.
     defects: usize,
@@ -133,6 +135,7 @@ impl Running {
             offloads: Offloads::default(),
             totals: Totals::default(),
             open: HashMap::new(),
+            gone: BTreeSet::new(),
             next_number: 0,
             defects: 0,
             last: Vec::new(),
@@ -184,6 +187,7 @@ impl Running {
                 worker.gone.insert(index);
             }
             self.memberships.forget(index);
+            self.gone.insert(index);
             self.offloads.forget(index);
             self.kernel.unserve(index);
         }
@@ -237,6 +241,7 @@ impl Running {
         }
         for worker in &mut self.workers {
             worker.remote.close_ports();
+            self.totals.account(worker.remote.take_accounted());
             for retired in worker.remote.retired() {
                 self.totals.retire(retired);
             }

@@ -113,9 +113,9 @@ pub struct Totals {
     pub frames: Copies,
     /// Frames that the kernel dropped in front of ended workers.
     pub kernel: KernelDrops,
-    /// Datagrams that the socket filter of an interface, by its index, let through, and that are
+    /// Datagrams that the kernel programs of an interface, by its index, let through, and that are
     /// accounted for.
-    filtered: HashMap<u32, u64>,
+    accounted: HashMap<u32, u64>,
 }
 
 impl Totals {
@@ -161,9 +161,10 @@ impl Totals {
     }
 
     /// Adds the numbers of workers that have ended together, and closes their sockets.
-    pub fn end(&mut self, joined: Vec<Joined>, kernel: &Kernel) {
+    pub fn end(&mut self, mut joined: Vec<Joined>, kernel: &Kernel) {
         let mut inputs: BTreeMap<u32, Vec<Ended>> = BTreeMap::new();
-        for worker in &joined {
+        for worker in &mut joined {
+            self.account(worker.accounted());
             let stats = worker.remote.stats();
             self.received += stats.received.get();
             self.matched += stats.matched.get();
@@ -174,19 +175,37 @@ impl Totals {
             }
         }
         for (input, workers) in inputs {
-            let redirected = kernel
-                .counters(input)
-                .and_then(|all| all.get(Counter::Redirected as usize).copied())
-                .unwrap_or(0);
-            let before = self.filtered.insert(input, redirected).unwrap_or(0);
-            let unreported = unreported(redirected.saturating_sub(before), &workers);
-            self.kernel.rx_socket_full += unreported;
+            let redirected = self.redirected_since(input, kernel);
+            self.kernel.rx_socket_full += unreported(redirected, &workers);
         }
         for worker in joined {
             for retired in worker.remote.into_last() {
                 self.retire(retired);
             }
         }
+    }
+
+    /// Takes what was redirected to AF_XDP sockets that are closed now, by the interface's index.
+    pub fn account(&mut self, closed: impl IntoIterator<Item = (u32, u64)>) {
+        for (interface, frames) in closed {
+            *self.accounted.entry(interface).or_default() += frames;
+        }
+    }
+
+    /// Counts what the XDP program redirected on an interface whose sockets are all closed, and
+    /// what no socket was given.
+    pub fn account_for_rest(&mut self, interface: u32, kernel: &Kernel) {
+        self.kernel.rx_dropped += self.redirected_since(interface, kernel);
+    }
+
+    /// What the kernel programs let through on an interface and was not accounted for. It is now.
+    fn redirected_since(&mut self, interface: u32, kernel: &Kernel) -> u64 {
+        let redirected = kernel
+            .counters(interface)
+            .and_then(|all| all.get(Counter::Redirected as usize).copied())
+            .unwrap_or(0);
+        let before = self.accounted.insert(interface, redirected).unwrap_or(0);
+        redirected.saturating_sub(before)
     }
 }
 

@@ -24,6 +24,11 @@ pub struct KernelDrops {
 }
 
 impl KernelDrops {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.rx_ring_full + self.rx_fill_ring_empty + self.rx_dropped + self.rx_socket_full
+    }
+
     /// Adds those of other sockets.
     pub fn add(&mut self, others: Self) {
         self.rx_ring_full += others.rx_ring_full;
@@ -58,7 +63,7 @@ impl SocketCounter {
     /// Asks the kernel. Once a socket is closed, its last answer stays.
     pub fn read(&mut self) {
         for (socket, last) in &mut self.xdp {
-            if let Ok(drops) = xdp_drops(*socket) {
+            if let Ok(drops) = of_xdp(*socket) {
                 *last = drops;
             }
         }
@@ -88,8 +93,8 @@ impl SocketCounter {
     }
 }
 
-/// The frames that the kernel dropped in front of the socket since it was bound, each under one
-/// reason.
+/// The frames that the kernel dropped in front of the AF_XDP socket since it was bound, each under
+/// one reason.
 ///
 /// In copy mode the kernel counts a frame that found the FILL ring empty twice, as dropped and as
 /// an empty ring (`__xsk_rcv` and `__xp_alloc`, net/xdp). In zero copy an empty ring is a driver's
@@ -99,7 +104,7 @@ impl SocketCounter {
 /// # Errors
 ///
 /// The error of the system call.
-fn xdp_drops(socket: RawFd) -> io::Result<KernelDrops> {
+pub fn of_xdp(socket: RawFd) -> io::Result<KernelDrops> {
     // struct xdp_statistics of Linux 5.9; three of its counters are not about received frames.
     let [dropped, _, _, rx_ring_full, fill_ring_empty, _]: [u64; 6] =
         get(socket, libc::SOL_XDP, libc::XDP_STATISTICS)?;

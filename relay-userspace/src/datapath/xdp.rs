@@ -171,6 +171,11 @@ impl XdpWorker {
         self.flows.links()
     }
 
+    /// What was redirected to its ports and is accounted for, once it has ended, as [`Port`] has it.
+    pub fn accounted(&self) -> impl Iterator<Item = (u32, u64)> {
+        self.ports.all.iter().map(Port::accounted)
+    }
+
     /// Fills the FILL rings, right after the bind, and kicks every queue that has one: some drivers
     /// leave it dead otherwise.
     ///

@@ -96,12 +96,13 @@ impl Running {
             kept: matched.kept.iter().flatten().count(),
             ..Applied::default()
         };
-        let pausing = self.pausing(&matched);
+        let pausing = self.pausing(&matched, &keys);
         let names = pausing.iter().map(|&index| name_of(&self.plan, index));
         self.pause.begin(Vec::from_iter(names), Instant::now());
         self.close_flows(next, &pausing, &matched.ended);
         applied.ended = self.end_workers(&matched.ended);
         self.take_ports(next, &matched, &losing_first)?;
+        self.account_for_gone();
         let carriers = self.attach(next)?;
         carriers.wait(signals);
         self.serve(next)?;
@@ -153,9 +154,10 @@ impl Running {
     /// The interfaces whose rules would pause if `next` ran, each with why.
     #[must_use]
     pub fn would_pause(&self, next: &Plan) -> Vec<String> {
-        let matched = self.matched(next, &plan::worker_keys(next));
+        let keys = plan::worker_keys(next);
+        let matched = self.matched(next, &keys);
         let stay = inputs(next);
-        let pausing = self.pausing(&matched).into_iter();
+        let pausing = self.pausing(&matched, &keys).into_iter();
         pausing
             .filter(|index| stay.contains(index))
             .map(|index| {
@@ -198,14 +200,17 @@ impl Running {
         Ok(prepared)
     }
 
-    /// The indices of the interfaces that no kept worker receives from, and an ended one does.
-    fn pausing(&self, matched: &Matched) -> BTreeSet<u32> {
-        let inputs = |ends: bool| -> BTreeSet<u32> {
-            let workers = self.workers.iter();
-            let workers = workers.filter(|one| matched.ended.contains(&one.number) == ends);
-            workers.flat_map(RunningWorker::inputs).collect()
-        };
-        inputs(true).difference(&inputs(false)).copied().collect()
+    /// The indices of the interfaces that a worker receives from and loses, and that no kept one
+    /// goes on to receive from.
+    fn pausing(&self, matched: &Matched, keys: &[WorkerKey]) -> BTreeSet<u32> {
+        let (mut staying, mut going) = (BTreeSet::new(), BTreeSet::new());
+        for worker in &self.workers {
+            let place = matched.place_of(worker.number);
+            let (stays, goes) = worker.inputs_after(place.and_then(|place| keys.get(place)));
+            staying.extend(stays);
+            going.extend(goes);
+        }
+        &going - &staying
     }
 
     /// Ends some of the workers, by number, and keeps their counts. Returns how many.
@@ -352,6 +357,7 @@ impl Running {
         let stats = workers.map(|worker| Arc::clone(worker.remote.stats()));
         self.last.extend(stats);
         self.end_workers(&ended);
+        self.account_for_gone();
         self.next_hops.release(&Plan::default());
         hanging
     }

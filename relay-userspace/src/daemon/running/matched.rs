@@ -17,14 +17,18 @@ pub struct Matched {
 }
 
 impl Matched {
+    /// The position that a running worker has in the next plan; `None` if it ends.
+    pub fn place_of(&self, number: usize) -> Option<usize> {
+        self.kept.iter().position(|kept| *kept == Some(number))
+    }
+
     /// The running workers that are kept, each with its position in the next plan.
     pub fn kept_workers<'a>(
         &'a self,
         workers: &'a mut [RunningWorker],
     ) -> impl Iterator<Item = (usize, &'a mut RunningWorker)> {
         workers.iter_mut().filter_map(|worker| {
-            let mut kept = self.kept.iter();
-            let place = kept.position(|kept| *kept == Some(worker.number))?;
+            let place = self.place_of(worker.number)?;
             Some((place, worker))
         })
     }

@@ -72,6 +72,36 @@ impl Running {
         Ok(())
     }
 
+    /// Counts the frames of interfaces that have gone which reached no worker: the kernel unbinds
+    /// an interface's sockets, and where it is back before control has closed its flows, the XDP
+    /// program goes on to redirect to them.
+    pub(super) fn account_for_gone(&mut self) {
+        if self.gone.is_empty() {
+            return;
+        }
+        drain::frames_in_sockets();
+        self.take_accounted();
+        if !self
+            .workers
+            .iter()
+            .all(|one| one.remote.has_all_ports_back())
+        {
+            return;
+        }
+        for index in std::mem::take(&mut self.gone) {
+            if !self.workers.iter().any(|one| one.has_port_on(index)) {
+                self.totals.account_for_rest(index, &self.kernel);
+            }
+        }
+    }
+
+    /// Takes the numbers of the ports that are closed.
+    pub(super) fn take_accounted(&mut self) {
+        for worker in &mut self.workers {
+            self.totals.account(worker.remote.take_accounted());
+        }
+    }
+
     /// Binds the ports that kept workers lack, and makes the tables that are not made yet.
     pub(super) fn bind_ports(
         &mut self,

@@ -103,12 +103,35 @@ impl RunningWorker {
         ports.map(|port| port.interface).chain(self.key.input)
     }
 
+    /// Whether it has a port on an interface, given by its index.
+    pub fn has_port_on(&self, interface: u32) -> bool {
+        self.key
+            .ports
+            .iter()
+            .any(|port| port.interface == interface)
+    }
+
     /// The ports that it cannot have as a worker with the key `next`, or that have gone: the
     /// kernel's interface index, and the queue.
     pub fn loses(&self, next: &WorkerKey) -> Vec<(u32, u32)> {
         let ports = self.key.ports.iter().map(PortKey::queue);
         let lost = ports.filter(|port| self.gone.contains(&port.0) || !next.has(*port));
         lost.collect()
+    }
+
+    /// The indices of interfaces that it receives from: those that it goes on to receive from as a
+    /// worker with the key `next`, if it is kept, and those with a queue that it loses.
+    pub fn inputs_after(&self, next: Option<&WorkerKey>) -> (BTreeSet<u32>, BTreeSet<u32>) {
+        let Some(next) = next else {
+            return (BTreeSet::new(), self.inputs().collect());
+        };
+        let lost = self.loses(next);
+        let receiving = self.key.ports.iter().filter(|port| port.receives);
+        let (goes, stays): (Vec<_>, Vec<_>) =
+            receiving.partition(|port| lost.contains(&port.queue()));
+        let index = |port: &PortKey| port.interface;
+        let stays = stays.into_iter().map(index).chain(self.key.input);
+        (stays.collect(), goes.into_iter().map(index).collect())
     }
 
     /// Whether it only sends through one of its ports, and the interface needs no program for that.
@@ -188,6 +211,19 @@ pub struct Joined {
     pub drops: SocketCounter,
     /// Dropping it closes its sockets. `None` after a panic, which closed them.
     pub worker: Option<Worker>,
+}
+
+impl Joined {
+    /// What was redirected to its AF_XDP sockets and is accounted for: the index of the interface,
+    /// and frames. After a panic only of those that were closed before.
+    pub fn accounted(&mut self) -> Vec<(u32, u64)> {
+        self.remote.close_ports();
+        let mut all = self.remote.take_accounted();
+        if let Some(Worker::Xdp(worker)) = &self.worker {
+            all.extend(worker.accounted());
+        }
+        all
+    }
 }
 
 /// Gives up the capabilities that this thread, a worker with AF_XDP sockets in `mode`, does not

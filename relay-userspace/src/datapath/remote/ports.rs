@@ -40,6 +40,19 @@ impl Remote {
         self.sockets.iter().flat_map(Sockets::receiving)
     }
 
+    /// What was redirected to ports that are closed now and is accounted for, each once: the
+    /// kernel's index of the interface, and frames.
+    pub fn take_accounted(&mut self) -> Vec<(u32, u64)> {
+        let sockets = self.sockets.as_mut();
+        sockets.map_or_else(Vec::new, Sockets::take_accounted)
+    }
+
+    /// Whether the worker has handed back all ports that it has lost.
+    #[must_use]
+    pub fn has_all_ports_back(&self) -> bool {
+        self.sockets.as_ref().is_none_or(Sockets::has_all_back)
+    }
+
     /// Closes the ports that the worker has handed back since a table without them, and lets it
     /// free what they had. Returns whether all of them are closed.
     pub fn close_ports(&mut self) -> bool {

@@ -23,7 +23,7 @@ use super::{
     umem::{self, Chunk, Chunks},
 };
 use crate::{
-    datapath::{error::SetupError, stats::OutputStats},
+    datapath::{error::SetupError, socket_drops, stats::OutputStats},
     host::socket_options,
     plan::Mode,
 };
@@ -39,6 +39,8 @@ pub struct Port {
     transmitter: Transmitter<TxRings>,
     rx: RxQueue,
     fill: FillQueue,
+    /// Frames that its RX ring has brought since it was bound.
+    received: u64,
     /// Chunks in the FILL ring or on their way to the RX ring.
     lent: u32,
     /// How many of them there shall be.
@@ -111,6 +113,7 @@ impl Port {
             transmitter: Transmitter::new(tx_rings, mode).sharing(shares),
             rx,
             fill,
+            received: 0,
             lent: 0,
             lends,
             tag,
@@ -127,6 +130,15 @@ impl Port {
     /// The socket, for the XSKMAP and for `poll`.
     pub fn fd(&self) -> RawFd {
         self.rx.fd().as_raw_fd()
+    }
+
+    /// The kernel's index of the interface, and the frames that were redirected to this socket and
+    /// are accounted for: those that its RX ring has brought, and those that the kernel dropped in
+    /// front of it.
+    pub fn accounted(&self) -> (u32, u64) {
+        let (interface, _) = self.key;
+        let dropped = socket_drops::of_xdp(self.fd()).unwrap_or_default().total();
+        (interface, self.received + dropped)
     }
 
     /// Whether `poll` on the socket would transmit the frames that wait. In copy mode it does, and
@@ -217,6 +229,7 @@ impl Port {
         // SAFETY: the descriptors become `Chunk`s right here, each once.
         let count = unsafe { self.rx.consume(&mut self.batch) };
         self.lent = self.lent.saturating_sub(count as u32);
+        self.received += count as u64;
         if self.transmitter.shares() {
             self.blank_parts(count);
         }

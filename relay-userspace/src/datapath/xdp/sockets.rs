@@ -91,6 +91,8 @@ pub struct Sockets {
     leaving: Vec<u16>,
     /// What closed ports had that the device may still use.
     releasing: Vec<Releasing>,
+    /// [`Port::accounted`] of closed ports, until it is asked for.
+    accounted: Vec<(u32, u64)>,
     /// The descriptor by which libxdp lets others share the UMEM.
     shared: RawFd,
     /// The tag of the port whose socket it refers to.
@@ -135,6 +137,7 @@ impl Sockets {
             places: Vec::new(),
             leaving: Vec::new(),
             releasing: Vec::new(),
+            accounted: Vec::new(),
             shared: -1,
             sharer: 0,
         };
@@ -280,6 +283,7 @@ impl Sockets {
             let (interface, queue) = port.key();
             let (tag, in_flight) = (port.tag(), port.not_back());
             self.leaving.retain(|&leaving| leaving != tag);
+            self.accounted.push(port.accounted());
             drop(port);
             if tag == self.sharer {
                 self.share_by_another();
@@ -303,6 +307,16 @@ impl Sockets {
         };
         let released = self.releasing.extract_if(.., is_released);
         released.map(|one| one.closed).collect()
+    }
+
+    /// What [`Port::accounted`] said of ports when they were closed, each once.
+    pub fn take_accounted(&mut self) -> Vec<(u32, u64)> {
+        std::mem::take(&mut self.accounted)
+    }
+
+    /// Whether the worker has handed back all ports that go.
+    pub fn has_all_back(&self) -> bool {
+        self.leaving.is_empty()
     }
 
     /// Makes the descriptor by which the UMEM is shared refer to the socket of a port that stays.

@@ -252,6 +252,54 @@ fn a_change_that_must_pause_is_told_before_and_how_long_it_took_afterwards(
     Ok(())
 }
 
+/// A rule's only output moves, and its input with it to another worker on XDP. What arrives
+/// meanwhile is counted as for any other pause, and the dry run says that there is one.
+fn an_input_that_goes_to_another_worker_pauses_and_says_so(backend: Backend) -> Result<()> {
+    let bed = Testbed::builder()
+        .inputs(2)
+        .outputs(2)
+        .without_capture()
+        .build()?;
+    let moved = Rule::new("moved".to_owned(), "in1", [239, 1, 9, 9], 5009);
+    let beside = [steady(), moved.clone().output("out0", [239, 2, 9, 9], 6009)];
+    let alone = [steady(), moved.clone().output("out1", [239, 2, 9, 9], 6009)];
+    let relay = RelayProcess::start(&bed.relay, backend, &beside)?;
+    let (sent, ()) = under_traffic(&bed.sources[1], &moved, 0, 5_000, || {
+        for round in 0..6 {
+            let rules = to_toml(if round % 2 == 0 { &alone } else { &beside });
+            let foreseen = relay.reload_with(&rules, &["--dry-run"])?.stdout;
+            let said = "the rules of in1 would pause";
+            assert_eq!(
+                foreseen.contains(said),
+                backend == Backend::Xdp,
+                "{foreseen}"
+            );
+            let answer = relay.reload(&rules)?;
+            assert_eq!(answer.code, Some(0), "{answer:?}");
+            let said = "the rules of in1 paused";
+            assert_eq!(
+                answer.stdout.contains(said),
+                backend == Backend::Xdp,
+                "{answer:?}"
+            );
+        }
+        Ok(())
+    })?;
+    let report = relay.stop()?.report;
+    assert_eq!(
+        report.filter("in1", "redirected"),
+        report.packets_received + report.dropped_before_the_worker(),
+        "{report:#?}"
+    );
+    assert_eq!(report.packets_sent, report.packets_matched, "{report:#?}");
+    assert_eq!(report.filter("in1", "pass_no_socket"), 0, "{report:#?}");
+    if backend == Backend::Xdp {
+        let others = report.filter("in1", "pass_no_rule") + report.dropped_for("no_rule");
+        assert_eq!(report.packets_matched + others, sent, "{report:#?}");
+    }
+    Ok(())
+}
+
 /// A plan numbers interfaces in the order in which the rules name them. In another order, a worker
 /// that is kept still sends through the ring of the interface that the rule names. On XDP only:
 /// there are the rings.
@@ -325,6 +373,7 @@ relay_tests::on_both_backends! {
     o1_a_dry_run_says_what_would_change_and_changes_nothing,
     o2_a_rule_comes_and_goes_at_run_time_and_the_other_loses_nothing,
     an_output_is_added_to_a_running_rule_and_taken_away_again,
+    an_input_that_goes_to_another_worker_pauses_and_says_so,
     a_change_that_must_pause_is_told_before_and_how_long_it_took_afterwards,
     ten_thousand_rules_are_replaced_within_a_second,
 }

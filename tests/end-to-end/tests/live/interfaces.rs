@@ -454,6 +454,49 @@ fn an_output_that_was_away_while_nobody_looked_is_served_again(backend: Backend)
     Ok(())
 }
 
+/// An input is back before the relay has noticed that it was away. On XDP the kernel has unbound its
+/// sockets, and the program goes on to redirect to them: what it redirects meanwhile is counted.
+fn frames_for_an_input_that_was_away_while_nobody_looked_are_counted(
+    backend: Backend,
+) -> Result<()> {
+    const COUNT: u64 = 300;
+    let bed = Testbed::builder()
+        .inputs(2)
+        .outputs(2)
+        .without_capture()
+        .build()?;
+    let rule = Rule::feed().outputs("out0", 1);
+    // One worker takes both inputs on XDP, and goes on with one of them.
+    let other = Rule::new("other".to_owned(), "in1", [239, 1, 9, 9], 5009);
+    let rules = [rule.clone(), other.output("out0", [239, 2, 9, 9], 6009)];
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+    let elsewhere = Namespace::new("elsewhere")?;
+    let sender = UdpSender::open(&bed.sources[0])?;
+    let send = || {
+        let stream = Stream::new(7, COUNT, 300);
+        sender.send(&Traffic::new(rule.group, rule.port, stream), 5_000)
+    };
+    send()?;
+    let paused = relay.pause()?;
+    bed.relay
+        .ip(&format!("link set in0 netns {}", elsewhere.name()))?;
+    elsewhere.ip(&format!("link set in0 netns {}", bed.relay.name()))?;
+    bed.relay.ip("address add 10.1.0.1/24 dev in0")?;
+    bed.relay.ip("link set in0 up")?;
+    wait_for_carrier(&bed.relay, "in0")?;
+    send()?;
+    drop(paused);
+    let receiver = listen(&bed.receivers[0], &rule)?;
+    forwards_again(&bed.sources[0], &rule, &receiver).with_context(|| relay.log())?;
+    let report = relay.stop()?.report;
+    if backend == Backend::Xdp {
+        let uncounted_by_the_kernel = report.dropped_for("rx_dropped");
+        assert_eq!(uncounted_by_the_kernel, COUNT, "{report:#?}");
+    }
+    report.assert_balanced();
+    Ok(())
+}
+
 /// A reload and a deletion at the same time: whichever comes first, what runs at the end is what
 /// the file and the interfaces say.
 fn l5_reloads_while_an_interface_comes_and_goes(backend: Backend) -> Result<()> {
@@ -496,5 +539,6 @@ relay_tests::on_both_backends! {
     x9_an_output_through_an_input_runs_again_once_the_interface_has_its_address_again,
     an_interface_moved_to_another_namespace_and_back_is_served_again,
     an_output_that_was_away_while_nobody_looked_is_served_again,
+    frames_for_an_input_that_was_away_while_nobody_looked_are_counted,
     l5_reloads_while_an_interface_comes_and_goes,
 }
