@@ -2,14 +2,15 @@
 //!
 //! The first XDP program on a physical NIC resets it, and the carrier goes away: for half a second
 //! on an emulated igb, for some seconds where a link is negotiated. IGMP reports and copies that
-//! would leave meanwhile are lost.
+//! would leave meanwhile are lost. Nothing else is done while the relay waits, so news of other
+//! interfaces end the wait, and it goes on once control has dealt with them.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     time::{Duration, Instant},
 };
 
-use log::{info, warn};
+use log::{debug, info, warn};
 
 use super::signals::Signals;
 use crate::{host, plan::Interface};
@@ -19,31 +20,45 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often to look.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// The interfaces that the XDP program is attached to and that had a carrier before.
+/// The interfaces that the XDP program was attached to, and that had a carrier before.
 #[derive(Debug, Default)]
 pub struct Carriers {
-    /// Index and name.
-    interfaces: Vec<(u32, String)>,
+    interfaces: Vec<Attached>,
+    /// News ended the last wait: it is to go on.
+    is_cut_short: bool,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Attached {
+    index: u32,
+    name: String,
+    since: Instant,
 }
 
 impl Carriers {
     /// To be called before the program is attached to `interfaces`.
-    pub fn before_attaching(interfaces: &[&Interface]) -> Self {
+    pub fn before_attaching(&mut self, interfaces: &[&Interface]) {
         if interfaces.is_empty() {
-            return Self::default();
+            return;
         }
+        let since = Instant::now();
         let running = running().unwrap_or_default();
-        let interfaces = interfaces.iter();
-        let interfaces = interfaces.filter(|interface| running.contains(&interface.index));
-        Self {
-            interfaces: interfaces
-                .map(|interface| (interface.index, interface.name.clone()))
-                .collect(),
+        for interface in interfaces {
+            self.interfaces.retain(|one| one.index != interface.index);
+            if running.contains(&interface.index) {
+                self.interfaces.push(Attached {
+                    index: interface.index,
+                    name: interface.name.clone(),
+                    since,
+                });
+            }
         }
     }
 
-    /// Waits until all have their carrier again, until a signal ends the relay, or for
-    /// [`PATIENCE`]: waiting for ever for one wire would serve none of the others.
+    /// Waits until all have their carrier again, until a signal ends the relay, until there is news
+    /// of other interfaces, or for [`PATIENCE`]: waiting for ever for one wire would serve none of
+    /// the others.
     pub fn wait(&self, signals: &Signals) {
         let started = Instant::now();
         let mut missing = self.missing();
@@ -55,8 +70,12 @@ impl Carriers {
             interface = &lost[..];
             "{lost} lost the carrier when XDP was set up there, which resets the NIC; waiting for the carrier"
         );
-        while !missing.is_empty() && started.elapsed() < PATIENCE {
+        while missing.iter().any(|one| one.since.elapsed() < PATIENCE) {
             if signals.end_before(Instant::now() + LOOK_EVERY) {
+                return;
+            }
+            if signals.has_news() {
+                debug!("other interfaces have changed; waiting for {lost} after that");
                 return;
             }
             missing = self.missing();
@@ -77,7 +96,32 @@ impl Carriers {
         }
     }
 
-    fn missing(&self) -> Vec<&str> {
+    /// The indices of those that are still worth waiting for. The others are forgotten.
+    pub fn settle(&mut self) -> BTreeSet<u32> {
+        let missing = self.missing();
+        let missing = missing.iter().filter(|one| one.since.elapsed() < PATIENCE);
+        let missing: BTreeSet<u32> = missing.map(|one| one.index).collect();
+        self.interfaces.retain(|one| missing.contains(&one.index));
+        self.is_cut_short = !missing.is_empty();
+        missing
+    }
+
+    /// An interface that has gone is not waited for.
+    pub fn forget(&mut self, index: u32) {
+        self.interfaces.retain(|one| one.index != index);
+    }
+
+    /// Whether the wait was over too early, and is to go on.
+    pub fn is_cut_short(&self) -> bool {
+        self.is_cut_short
+    }
+
+    /// The same, once.
+    pub fn take_cut_short(&mut self) -> bool {
+        std::mem::take(&mut self.is_cut_short)
+    }
+
+    fn missing(&self) -> Vec<&Attached> {
         if self.interfaces.is_empty() {
             return Vec::new();
         }
@@ -86,8 +130,8 @@ impl Carriers {
             return Vec::new();
         };
         let interfaces = self.interfaces.iter();
-        let missing = interfaces.filter(|(index, _)| !running.contains(index));
-        missing.map(|(_, name)| name.as_str()).collect()
+        let missing = interfaces.filter(|one| !running.contains(&one.index));
+        missing.collect()
     }
 }
 
@@ -100,8 +144,9 @@ fn running() -> Option<HashSet<u32>> {
         .ok()
 }
 
-fn names(interfaces: &[&str]) -> String {
-    interfaces.join(", ")
+fn names(interfaces: &[&Attached]) -> String {
+    let names: Vec<_> = interfaces.iter().map(|one| one.name.as_str()).collect();
+    names.join(", ")
 }
 
 #[cfg(test)]
@@ -119,8 +164,51 @@ mod tests {
     use super::*;
     use crate::{
         daemon::service_manager::ServiceManager,
+        host::Bell,
         testing::{in_namespace, run},
     };
+
+    fn of(indices: impl IntoIterator<Item = u32>) -> Carriers {
+        let attached = |index| Attached {
+            index,
+            name: "va".to_owned(),
+            since: Instant::now(),
+        };
+        Carriers {
+            interfaces: indices.into_iter().map(attached).collect(),
+            is_cut_short: false,
+        }
+    }
+
+    #[test]
+    fn news_of_other_interfaces_end_the_wait_and_it_can_go_on() {
+        in_namespace(|| {
+            run("ip link add name va type veth peer name vb");
+            run("ip link set va up");
+            let index = host::facts("va").unwrap().index;
+            let mut signals = Signals::handle().unwrap();
+            let news = Bell::new().unwrap();
+            signals.interrupt_by(news.clone());
+            let mut carriers = of([index]);
+            let started = Instant::now();
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    thread::sleep(Duration::from_millis(200));
+                    news.ring();
+                });
+                carriers.wait(&signals);
+            });
+            assert!(started.elapsed() >= Duration::from_millis(200));
+            assert!(started.elapsed() < PATIENCE / 2, "{:?}", started.elapsed());
+            assert_eq!(carriers.settle(), [index].into());
+            assert!(carriers.is_cut_short());
+            news.silence();
+            run("ip link set vb up");
+            carriers.wait(&signals);
+            assert_eq!(carriers.settle(), [].into());
+            assert!(!carriers.is_cut_short());
+        });
+    }
 
     #[test]
     fn the_watchdog_gets_its_pings_while_a_carrier_is_waited_for() {
@@ -140,8 +228,7 @@ mod tests {
                     thread::sleep(5 * INTERVAL);
                     run("ip link set vb up");
                 });
-                let interfaces = vec![(index, "va".to_owned())];
-                Carriers { interfaces }.wait(&signals);
+                of([index]).wait(&signals);
             });
             let pings = std::iter::from_fn(|| {
                 let mut buffer = [0; 64];
@@ -163,21 +250,20 @@ mod tests {
             run("ip link set vb up");
             let index = host::facts("va").unwrap().index;
             let signals = Signals::handle().unwrap();
-            let of = |interfaces| Carriers { interfaces };
             let timed = |carriers: &Carriers| {
                 let started = Instant::now();
                 carriers.wait(&signals);
                 started.elapsed()
             };
-            assert!(timed(&of(vec![(index, "va".to_owned())])) < Duration::from_millis(200));
+            assert!(timed(&of([index])) < Duration::from_millis(200));
             run("ip link set vb down");
-            assert!(timed(&of(Vec::new())) < Duration::from_millis(200));
+            assert!(timed(&of([])) < Duration::from_millis(200));
             let waited = thread::scope(|scope| {
                 scope.spawn(|| {
                     thread::sleep(Duration::from_millis(500));
                     run("ip link set vb up");
                 });
-                timed(&of(vec![(index, "va".to_owned())]))
+                timed(&of([index]))
             });
             assert!(waited >= Duration::from_millis(400), "{waited:?}");
             assert!(waited < PATIENCE, "{waited:?}");

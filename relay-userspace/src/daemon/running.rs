@@ -25,6 +25,7 @@ use std::{
 
 use self::{pause::Pause, worker::RunningWorker};
 use super::{
+    carrier::Carriers,
     claim::Claims,
     memberships::{self, Memberships},
     next_hops::Resolution,
@@ -70,6 +71,8 @@ pub struct Running {
     open: HashMap<FlowKey, Open>,
     /// The indices of interfaces that have gone and whose sockets may not all be closed.
     gone: BTreeSet<u32>,
+    /// The interfaces that were reset and whose carriers are waited for.
+    pub carriers: Carriers,
     next_number: usize,
     /// Workers that ended by a defect.
     defects: usize,
@@ -136,6 +139,7 @@ impl Running {
             totals: Totals::default(),
             open: HashMap::new(),
             gone: BTreeSet::new(),
+            carriers: Carriers::default(),
             next_number: 0,
             defects: 0,
             last: Vec::new(),
@@ -188,6 +192,7 @@ impl Running {
             }
             self.memberships.forget(index);
             self.gone.insert(index);
+            self.carriers.forget(index);
             self.offloads.forget(index);
             self.kernel.unserve(index);
         }

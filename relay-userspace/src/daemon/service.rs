@@ -162,6 +162,8 @@ impl Service {
                  net.core.rmem_max` and `net.core.wmem_max`: bursts are lost earlier"
             );
         }
+        // Until now there was nothing that the wait for a carrier could hold up.
+        service.signals.interrupt_by(service.news.clone());
         service.state.log_waiting_since(&[]);
         give_up::keep_for_running();
         service.follow();
@@ -253,6 +255,9 @@ impl Service {
         }
         self.watch_file();
         let retry = self.state.retry_due(now);
+        if self.state.running.carriers.take_cut_short() {
+            self.refresh_at.get_or_insert(now + SETTLE);
+        }
         if retry || self.refresh_at.is_some_and(|at| at <= now) {
             self.refresh_at = None;
             self.refresh();

@@ -21,6 +21,7 @@ use signal_hook::{
 };
 
 use super::{service_manager::Pings, wait::wait};
+use crate::host::Bell;
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct Signals {
     hangups: UnixStream,
     /// Sent while the main thread waits for something else on purpose.
     pings: Pings,
+    /// Rings when there is something that such a wait must not hold up.
+    news: Option<Bell>,
 }
 
 impl Signals {
@@ -60,12 +63,25 @@ impl Signals {
             ends,
             hangups,
             pings: Pings::default(),
+            news: None,
         })
     }
 
     /// Keeps the service manager's watchdog content during [`Signals::end_before`].
     pub fn ping_while_waiting(&mut self, pings: Pings) {
         self.pings = pings;
+    }
+
+    /// Lets this bell be heard by [`Signals::has_news`].
+    pub fn interrupt_by(&mut self, news: Bell) {
+        self.news = Some(news);
+    }
+
+    /// Whether the bell rings.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        let bell = self.news.as_ref().map(Bell::fd);
+        wait([bell], Instant::now()) == [true]
     }
 
     /// The descriptors to wait on, see [`super::wait`]. When one is readable, call
@@ -141,6 +157,7 @@ mod tests {
             ends,
             hangups,
             pings: Pings::default(),
+            news: None,
         };
         assert_eq!(signals.take(), None);
         hangup.write_all(b"XX").unwrap();

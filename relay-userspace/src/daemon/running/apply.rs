@@ -23,9 +23,7 @@ use super::{
 };
 use crate::{
     daemon::{
-        affinity,
-        carrier::Carriers,
-        descriptors,
+        affinity, descriptors,
         error::RunError,
         memberships::{self, Membership},
         privileges,
@@ -103,16 +101,19 @@ impl Running {
         applied.ended = self.end_workers(&matched.ended);
         self.take_ports(next, &matched, &losing_first)?;
         self.account_for_gone();
-        let carriers = self.attach(next)?;
-        carriers.wait(signals);
+        self.attach(next)?;
+        self.carriers.wait(signals);
         self.serve(next)?;
         let bound = self.bind(next, &matched)?;
         self.bind_ports(next, &matched, &mut prepared)?;
         // Some drivers reset the NIC again when a queue is bound.
-        carriers.wait(signals);
+        self.carriers.wait(signals);
         // A NIC that is reset loses the reports that tell the network about groups.
+        let later = self.carriers.settle();
+        let now = groups.iter().filter(|one| !later.contains(&one.interface));
+        let now: BTreeSet<Membership> = now.copied().collect();
         self.memberships
-            .join_missing(&groups, |index| name_of(next, index))?;
+            .join_missing(&now, |index| name_of(next, index))?;
         applied.started = bound.len();
         self.start(next, &keys, bound)?;
         self.hand_over(prepared)?;
@@ -136,7 +137,8 @@ impl Running {
         self.settle();
         self.paths = self.paths_of(next, &keys);
         self.plan = Arc::clone(next);
-        self.torn = false;
+        // What their carriers hold up is still to be done.
+        self.torn = self.carriers.is_cut_short();
         Ok(applied)
     }
 
@@ -240,7 +242,7 @@ impl Running {
     }
 
     /// Detaches the XDP program where `next` does not need it, and attaches it where it does.
-    fn attach(&mut self, next: &Plan) -> Result<Carriers, RunError> {
+    fn attach(&mut self, next: &Plan) -> Result<(), RunError> {
         let needs = next.interfaces.iter().filter(|one| one.needs_program());
         let wanted: BTreeSet<u32> = needs.map(|one| one.index).collect();
         for &index in self.kernel.served().difference(&inputs(next)) {
@@ -250,12 +252,12 @@ impl Running {
         self.kernel.detach(&Vec::from_iter(leaving));
         // One that another process detached by force is attached anew.
         let new: Vec<_> = self.to_attach(next).collect();
-        let carriers = Carriers::before_attaching(&new);
+        self.carriers.before_attaching(&new);
         self.offloads.switch(next)?;
         for interface in new {
             self.kernel.attach(interface)?;
         }
-        Ok(carriers)
+        Ok(())
     }
 
     /// Makes the kernel programs know the inputs and the relay's own sources, those of the tables

@@ -57,6 +57,7 @@ fn a_queue_that_another_socket_has_bound_is_released_after_a_while() {
             places: Vec::new(),
             leaving: Vec::new(),
             releasing: vec![releasing(Instant::now())],
+            accounted: Vec::new(),
             shared: -1,
             sharer: 0,
         };
