@@ -14,6 +14,7 @@ pub mod descriptors;
 mod desired;
 mod error;
 mod file_watch;
+pub mod helper_thread;
 pub mod memberships;
 mod next_hops;
 mod offloads;

@@ -22,7 +22,7 @@ use super::{
     service::{Answers, Service},
 };
 use crate::{
-    daemon::{privileges::give_up, requests::Handle},
+    daemon::{helper_thread, privileges::give_up, requests::Handle},
     host::{Bell, limits},
 };
 
@@ -179,8 +179,7 @@ impl Drop for Server {
         self.stop.store(true, Release);
         self.bell.ring();
         if let Some(thread) = self.thread.take() {
-            // If it panicked, the panic was logged.
-            let _ = thread.join();
+            helper_thread::join(thread);
         }
     }
 }

@@ -44,6 +44,7 @@ use self::{
     post::Following,
     post::Post,
 };
+use super::helper_thread;
 use super::privileges;
 use crate::{
     datapath::{next_hops::NextHops, output_link::Link},
@@ -255,10 +256,7 @@ impl Watcher {
     pub fn end(&mut self) {
         self.stop.ring();
         self.post.put(|inbox| inbox.stop = true);
-        for thread in self.threads.drain(..) {
-            // A panic was printed when it happened.
-            let _ = thread.join();
-        }
+        self.threads.drain(..).for_each(helper_thread::join);
     }
 }
 

@@ -251,8 +251,8 @@ fn remedy(code: Option<i32>) -> &'static str {
             "; it has fewer RX queues than its peer has TX queues: make them equal with `ethtool -L`"
         }
         Some(libc::ERANGE | libc::EINVAL) => {
-            "; its MTU, or on veth the peer's, may be too large for XDP: try `ip link set mtu 1500`; offloads such as \
-             LRO must be off"
+            "; its MTU, or on veth the peer's, may be too large for XDP: try `ip link set mtu 1500`; \
+             offloads such as LRO must be off; or it is going away just now"
         }
         Some(libc::EPERM | libc::EACCES) => "; CAP_NET_ADMIN and CAP_BPF are needed",
         Some(libc::ENODEV) => "; the interface has gone: `ip link show` lists the interfaces",

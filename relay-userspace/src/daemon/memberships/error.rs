@@ -59,7 +59,8 @@ fn of_socket(error: &io::Error) -> String {
 fn remedy(membership: &Membership, error: &io::Error) -> String {
     let hint = match (error.raw_os_error(), membership.group) {
         (Some(libc::ENOBUFS), IpAddr::V4(_)) => {
-            "raise `sysctl net.ipv4.igmp_max_memberships`, it must not be 0"
+            "raise `sysctl net.ipv4.igmp_max_memberships`, it must not be 0, or `sysctl \
+             net.core.optmem_max`"
         }
         (Some(libc::ENODEV | libc::EINVAL), IpAddr::V6(_)) => {
             "the interface has gone, or it has no IPv6: its MTU must be at least 1280"
