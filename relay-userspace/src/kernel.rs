@@ -165,6 +165,14 @@ impl Kernel {
         }
     }
 
+    /// Makes the programs ignore frames on all interfaces, at once and for good. Their sockets stay.
+    pub fn match_nothing(&mut self) {
+        let served: Vec<u32> = self.slots.served().collect();
+        for maps in self.all_maps() {
+            served.iter().for_each(|&index| maps.unserve(index));
+        }
+    }
+
     /// Sends the matching frames of an interface's `queue` to `socket`, an AF_XDP socket that is
     /// bound there; `interface` is the interface's index.
     ///
