@@ -2,7 +2,8 @@
 //! allocates nothing, it shares one chunk between identical outputs, it goes on without free
 //! chunks, and every chunk comes back.
 
-mod in_process;
+#[path = "in_process/set_up.rs"]
+mod set_up;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -13,7 +14,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use in_process::{Feeds, SetUp, share_payloads};
 use relay::datapath::Worker;
 use relay::datapath::stats::{Count, Dropped, WorkerStats};
 use relay::datapath::xdp::ring_sizes::{FILL_SIZE, TX_SIZE};
@@ -25,6 +25,7 @@ use relay_tests::sender::{Traffic, UdpSender, Window};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
 use relay_tests::veth::{wait_for_carrier, wait_for_no_carrier};
+use set_up::{Feeds, SetUp, share_payloads};
 
 /// Counts the allocations of threads that have switched that on.
 struct Counting;

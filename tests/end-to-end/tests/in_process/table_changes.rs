@@ -1,15 +1,13 @@
 //! A worker's flow table is replaced while frames pass: what does not change loses nothing, and
 //! every copy counts once, for the output that it was for.
 
-mod in_process;
-
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::set_up::SetUp;
 use anyhow::{Result, anyhow};
-use in_process::SetUp;
 use relay_tests::backend::Backend;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule, to_toml, transmit_by};
 use relay_tests::scenario::{ARRIVAL, Receivers};
@@ -172,7 +170,9 @@ fn copies_that_wait_in_a_tx_ring_count_for_an_output_that_is_gone_when_they_leav
     // A plan wants interfaces that are up.
     let other = [Rule::feed().output("out0", [239, 9, 9, 9], 7009)];
     let other = text(Backend::Xdp, "xsk", &other);
-    let other = bed.relay.run(|| in_process::plan(Backend::Xdp, &other))?;
+    let other = bed
+        .relay
+        .run(|| super::set_up::plan(Backend::Xdp, &other))?;
     bed.relay.ip("link set out0 down")?;
     let (stats, stop) = (worker.stats(), AtomicBool::new(false));
     thread::scope(|scope| -> Result<()> {

@@ -3,8 +3,6 @@
 //!
 //! The output is a tap device: the test chooses the size of its ring, and when to empty it.
 
-mod in_process;
-
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -12,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::set_up::SetUp;
 use anyhow::{Result, anyhow, ensure};
-use in_process::SetUp;
 use relay::datapath::Worker;
 use relay::datapath::output_link::State;
 use relay::datapath::stats::{Dropped, WorkerStats};
@@ -82,7 +80,7 @@ struct OnTap {
     tap: Tap,
     worker: Worker,
     stats: Arc<WorkerStats>,
-    _feeds: in_process::Feeds,
+    _feeds: super::set_up::Feeds,
 }
 
 impl OnTap {

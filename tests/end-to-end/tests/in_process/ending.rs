@@ -1,12 +1,10 @@
 //! A worker that ends while more frames have arrived than it can forward in the time that it has:
 //! each of them is counted.
 
-mod in_process;
-
 use std::sync::atomic::AtomicBool;
 
+use super::set_up::SetUp;
 use anyhow::Result;
-use in_process::SetUp;
 use relay::datapath::stats::Dropped;
 use relay_tests::backend::Backend;
 use relay_tests::frames::UdpFrame;

@@ -1,12 +1,10 @@
 //! Ports come to a worker and go from it between two rounds: no chunk is lost, and copies that
 //! cannot leave any more are counted.
 
-mod in_process;
-
 use std::time::{Duration, Instant};
 
+use super::set_up::{Feeds, SetUp, plan};
 use anyhow::{Context, Result, ensure};
-use in_process::{Feeds, SetUp, plan};
 use relay::datapath::Worker;
 use relay::datapath::stats::Dropped;
 use relay::plan::Plan;

@@ -5,12 +5,10 @@
 //! in a batch. Where the relay's end of the wire completes no checksums, the kernel cuts GSO
 //! packets in front of it and computes all checksums, and the test sees every frame.
 
-mod in_process;
-
 use std::time::Instant;
 
+use super::set_up::SetUp;
 use anyhow::{Result, ensure};
-use in_process::SetUp;
 use relay::datapath::Worker;
 use relay::datapath::stats::Dropped;
 use relay::host::GsoLimits;
