@@ -30,9 +30,8 @@ pub fn poisoned(ws: &Workspace) -> Result<()> {
 /// Builds the kernel programs and the binary, with more arguments for Cargo. Returns where it is.
 fn release(ws: &Workspace, more: &[&str]) -> Result<PathBuf> {
     ebpf::build(ws)?;
-    let mut cargo = ws.cargo();
-    cargo.args(["build", "--release", "--locked"]);
-    cargo.args(["--package", "relay-userspace"]).args(more);
+    let mut cargo = ws.cargo_of_all("build");
+    cargo.args(["--release", "--bin", "relay"]).args(more);
     process::run(&mut cargo)?;
     Ok(ws.release("relay"))
 }

@@ -67,6 +67,16 @@ impl Counts {
         }
     }
 
+    /// Adds those of other test binaries of the step.
+    pub fn add(&mut self, others: Self) {
+        self.passed += others.passed;
+        self.failed += others.failed;
+        self.ignored += others.ignored;
+        self.filtered += others.filtered;
+        self.failures.extend(others.failures);
+        self.other = self.other.take().or(others.other);
+    }
+
     /// How many tests ran.
     pub fn ran(&self) -> usize {
         self.passed + self.failed

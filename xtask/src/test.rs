@@ -5,6 +5,7 @@
 
 pub mod instructions;
 mod steps;
+mod targets;
 
 use std::process::ExitCode;
 

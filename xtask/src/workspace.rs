@@ -91,6 +91,16 @@ impl Workspace {
         command
     }
 
+    /// The same for all packages but the kernel programs, which compile for another target only.
+    /// Further arguments say what of them is built. With fewer packages their dependencies would
+    /// have other features, and nearly all would be compiled once more.
+    pub fn cargo_of_all(&self, command: &str) -> Command {
+        let mut cargo = self.cargo();
+        cargo.args([command, "--workspace", "--locked"]);
+        cargo.args(["--exclude", "relay-ebpf", "--exclude", "relay-bench-ebpf"]);
+        cargo
+    }
+
     /// A path as a reader wants to see it: relative to the repository if it is inside.
     pub fn shown<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()

@@ -63,9 +63,9 @@ fn path(ws: &Workspace) -> PathBuf {
 fn measure(ws: &Workspace) -> Result<Instructions> {
     let runner = setup::gungraun_runner(ws)?;
     let bench = || {
-        let mut cargo = ws.cargo();
+        let mut cargo = ws.cargo_of_all("bench");
         cargo
-            .args(["bench", "--package", "relay-instructions", "--locked"])
+            .args(["--bench", "instructions"])
             .env("GUNGRAUN_RUNNER", &runner)
             // Other flags, such as another target CPU, give other instructions.
             .env_remove("RUSTFLAGS")

@@ -8,10 +8,9 @@ use std::{
 
 use anyhow::{Result, bail};
 
+use super::targets;
 use crate::{build, counts::Counts, ebpf, process, setup, workspace::Workspace};
 
-/// The kernel programs, which compile for another target only.
-const NO_KERNEL_PROGRAMS: [&str; 4] = ["--exclude", "relay-ebpf", "--exclude", "relay-bench-ebpf"];
 /// How long fetching the advisory database may take.
 const ADVISORIES_LIMIT: Duration = Duration::from_secs(60);
 
@@ -31,11 +30,9 @@ pub fn build(ws: &Workspace) -> Result<Counts> {
 /// All targets but the kernel programs.
 pub fn clippy(ws: &Workspace) -> Result<Counts> {
     quiet(
-        ws.cargo()
-            .args(["clippy", "--workspace"])
-            .args(NO_KERNEL_PROGRAMS)
-            .args(["--all-targets", "--locked"])
+        ws.cargo_of_all("clippy")
             .args([
+                "--all-targets",
                 "--features",
                 "relay-tests/zero-copy,relay-userspace/poison-chunks",
             ])
@@ -97,46 +94,57 @@ fn not_fetched(said: &str) -> bool {
 /// `cargo doc` without a warning.
 pub fn documentation(ws: &Workspace) -> Result<Counts> {
     quiet(
-        ws.cargo()
-            .args(["doc", "--workspace"])
-            .args(NO_KERNEL_PROGRAMS)
-            .args(["--no-deps", "--locked"])
+        ws.cargo_of_all("doc")
+            .arg("--no-deps")
             .env("RUSTDOCFLAGS", "-D warnings"),
     )
 }
 
 /// The tests inside the crates.
 pub fn unit(ws: &Workspace, filter: Option<&str>) -> Result<Counts> {
-    let mut cargo = ws.cargo();
-    cargo.args(["test", "--workspace"]).args(NO_KERNEL_PROGRAMS);
-    cargo.args(["--exclude", "relay-tests", "--exclude", "relay-bench"]);
-    tests(&mut cargo, filter)
+    let mut cargo = ws.cargo_of_all("test");
+    cargo.args(["--lib", "--bins"]);
+    let targets = targets::of(ws)?;
+    cargo.args(targets.inside.iter().flat_map(|name| ["--test", name]));
+    let mut counts = tests(&mut cargo, filter)?;
+    let mut examples = ws.cargo_of_all("test");
+    counts.add(tests(examples.arg("--doc"), filter)?);
+    ran(counts, &cargo)
 }
 
 /// The tests on the testbed, with the binary that users get.
 pub fn end_to_end(ws: &Workspace, filter: Option<&str>) -> Result<Counts> {
-    let mut cargo = ws.cargo();
+    let mut cargo = ws.cargo_of_all("test");
+    let targets = targets::of(ws)?;
     cargo
-        .args(["test", "--package", "relay-tests"])
-        .args(["--package", "relay-bench"])
+        .args(targets.end_to_end.iter().flat_map(|name| ["--test", name]))
         .env("RELAY_BIN", ws.release("relay"))
         .env("RELAY_POISONED_BIN", ws.release("relay-poisoned"));
-    tests(&mut cargo, filter)
+    let counts = tests(&mut cargo, filter)?;
+    ran(counts, &cargo)
 }
 
 /// The long form of the tests that have one.
 pub fn long(ws: &Workspace) -> Result<Counts> {
     let mut cargo = ws.cargo();
     cargo
-        .args(["test", "--package", "relay-tests", "--test", "lasting"])
+        .args([
+            "test",
+            "--package",
+            "relay-tests",
+            "--test",
+            "lasting",
+            "--locked",
+        ])
         .env("RELAY_BIN", ws.release("relay"))
         .env("RELAY_TESTS_LONG", "1");
-    tests(&mut cargo, None)
+    let counts = tests(&mut cargo, None)?;
+    ran(counts, &cargo)
 }
 
 /// Runs tests to the end and counts them.
 fn tests(cargo: &mut Command, filter: Option<&str>) -> Result<Counts> {
-    cargo.args(["--locked", "--no-fail-fast"]);
+    cargo.arg("--no-fail-fast");
     if let Some(filter) = filter {
         cargo.args(["--", filter]);
     }
@@ -148,7 +156,12 @@ fn tests(cargo: &mut Command, filter: Option<&str>) -> Result<Counts> {
     if !status.success() && counts.failed == 0 {
         counts.other = Some(format!("`{}` failed with {status}", process::line(cargo)));
     }
-    if filter.is_none() && counts.ran() == 0 {
+    Ok(counts)
+}
+
+/// Fails a step that ran no test, unless a filter left them out.
+fn ran(mut counts: Counts, cargo: &Command) -> Result<Counts> {
+    if !counts.filter_given && counts.ran() == 0 {
         counts.other = Some(format!("`{}` ran no test", process::line(cargo)));
     }
     Ok(counts)
