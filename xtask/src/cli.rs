@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::soak;
+use crate::{sanitize, soak};
 
 /// Build, run, show and test the relay.
 #[derive(Debug, Parser)]
@@ -80,6 +80,13 @@ pub enum Command {
     Loom,
     /// Run the tests of the datapath's bookkeeping in Miri; needs a nightly toolchain with it
     Miri,
+    /// Run end-to-end tests with a relay that a sanitizer watches; needs a nightly compiler
+    Sanitize {
+        /// What it looks for
+        sanitizer: sanitize::Sanitizer,
+        /// A part of the names of the tests to run
+        filter: Option<String>,
+    },
     /// Change the code in one place after the other, and look whether the tests notice
     Mutants {
         /// Only changes that match this regular expression: the file, the line, and what is changed

@@ -19,6 +19,7 @@ mod native_xdp;
 mod nightly;
 mod nightly_toolchain;
 mod process;
+mod sanitize;
 mod setup;
 mod soak;
 mod summary;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         Command::Fuzz { target, seconds } => fuzz::run(&ws, target.as_deref(), seconds),
         Command::Loom => loom::run(&ws),
         Command::Miri => miri::run(&ws),
+        Command::Sanitize { sanitizer, filter } => sanitize::run(&ws, sanitizer, filter.as_deref()),
         Command::Mutants { matching } => mutants::run(&ws, matching.as_deref()),
         Command::Soak { options } => soak::run(&ws, &options),
         Command::RecordInstructions => test::instructions::record(&ws),

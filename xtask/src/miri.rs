@@ -11,7 +11,19 @@ use anyhow::Result;
 use crate::{nightly_toolchain, process, workspace::Workspace};
 
 /// The modules whose tests run.
-const MODULES: [&str; 2] = ["datapath::arena", "datapath::xdp::umem::tests"];
+const MODULES: [&str; 11] = [
+    "datapath::arena",
+    "datapath::batch",
+    "datapath::expired",
+    "datapath::open_runs",
+    "datapath::slots",
+    "datapath::uring::buffers",
+    "datapath::uring::send_slots",
+    "datapath::waiting",
+    "datapath::xdp::port_change",
+    "datapath::xdp::tx_ring_account",
+    "datapath::xdp::umem::tests",
+];
 
 /// Runs them.
 pub fn run(ws: &Workspace) -> Result<ExitCode> {

@@ -198,15 +198,16 @@ impl SendSlots {
 
     /// The parts of a slot's message, the vnet header first.
     pub fn parts(&self, slot: u32) -> impl Iterator<Item = &[u8]> + Clone {
-        let parts = self.slots.get(slot as usize).and_then(|slot| {
-            let used = slot.message.msg_iovlen;
-            slot.parts.get(..used)
-        });
-        // SAFETY: `fill` has set them, to the slot's own vnet header and to buffers that the slot
-        // holds until it ends.
-        parts.unwrap_or(&[]).iter().map(|part| unsafe {
+        let slot = self.slots.get(slot as usize);
+        let used = slot.and_then(|slot| slot.parts.get(..slot.message.msg_iovlen));
+        let (first, rest) = used.and_then(<[_]>::split_first).unzip();
+        let header = slot.zip(first);
+        let header = header.map(|(slot, first)| slot.vnet_header.bytes(first.iov_len));
+        // SAFETY: `fill` has set them to what is in buffers that the slot holds until it ends.
+        let payloads = rest.unwrap_or(&[]).iter().map(|part| unsafe {
             std::slice::from_raw_parts(part.iov_base.cast::<u8>(), part.iov_len)
-        })
+        });
+        header.into_iter().chain(payloads)
     }
 
     /// Remembers whether a slot's message goes straight to the device.
