@@ -24,6 +24,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub struct Carriers {
     interfaces: Vec<Attached>,
+    /// The program was attached to one, and no queue bound since.
+    are_unbound: bool,
     /// News ended the last wait: it is to go on.
     is_cut_short: bool,
 }
@@ -42,6 +44,7 @@ impl Carriers {
         if interfaces.is_empty() {
             return;
         }
+        self.are_unbound = true;
         let since = Instant::now();
         let running = running().unwrap_or_default();
         for interface in interfaces {
@@ -53,6 +56,15 @@ impl Carriers {
                     since,
                 });
             }
+        }
+    }
+
+    /// Queues were bound after the program was attached, for which some drivers reset the NIC again:
+    /// the time begins anew.
+    pub fn are_bound(&mut self) {
+        if std::mem::take(&mut self.are_unbound) {
+            let now = Instant::now();
+            self.interfaces.iter_mut().for_each(|one| one.since = now);
         }
     }
 
@@ -176,6 +188,7 @@ mod tests {
         };
         Carriers {
             interfaces: indices.into_iter().map(attached).collect(),
+            are_unbound: false,
             is_cut_short: false,
         }
     }

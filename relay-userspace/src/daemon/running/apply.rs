@@ -106,7 +106,7 @@ impl Running {
         self.serve(next)?;
         let bound = self.bind(next, &matched)?;
         self.bind_ports(next, &matched, &mut prepared)?;
-        // Some drivers reset the NIC again when a queue is bound.
+        self.carriers.are_bound();
         self.carriers.wait(signals);
         // A NIC that is reset loses the reports that tell the network about groups.
         let later = self.carriers.settle();
