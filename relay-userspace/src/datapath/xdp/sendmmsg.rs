@@ -109,7 +109,6 @@ impl Queue {
         ) else {
             return;
         };
-        message.msg_hdr.msg_iov = parts.as_mut_ptr();
         let Some((first, rest)) = parts.split_first_mut() else {
             return;
         };
@@ -132,6 +131,8 @@ impl Queue {
             self.last_payloads = at + 1..at + 1 + used;
             used
         };
+        // After all writes: through an older pointer the compiler may expect the parts as they were.
+        message.msg_hdr.msg_iov = self.parts.as_mut_ptr().wrapping_add(at);
         message.msg_hdr.msg_iovlen = 1 + used;
         *counts = (new.output, new.count);
         self.parts_used += 1 + used;
