@@ -1,4 +1,5 @@
-//! `cargo xtask sanitize address|thread`: the end-to-end tests with a relay that a sanitizer watches.
+//! `cargo xtask sanitize address|thread`: the end-to-end tests with a relay that a sanitizer
+//! watches.
 //!
 //! The relay is built by the nightly compiler, with its chunks poisoned when they become free. A
 //! defect that the sanitizer sees ends the relay with its report on stderr, so the test that

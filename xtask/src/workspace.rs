@@ -32,24 +32,17 @@ impl Workspace {
             .parent()
             .context("xtask is not inside a workspace: run it as `cargo xtask`")?
             .to_path_buf();
-        let metadata = process::capture(
-            Command::new(cargo_program())
-                .args([
-                    "metadata",
-                    "--no-deps",
-                    "--offline",
-                    "--format-version",
-                    "1",
-                ])
-                .arg("--manifest-path")
-                .arg(root.join("Cargo.toml")),
-        )?;
-        let metadata: Metadata = serde_json::from_str(&metadata)
+        let metadata: Metadata = serde_json::from_str(&metadata_of(&root)?)
             .context("reading the target directory that `cargo metadata` names")?;
         Ok(Self {
             root,
             target: metadata.target_directory,
         })
+    }
+
+    /// What `cargo metadata` says of its packages.
+    pub fn metadata(&self) -> Result<String> {
+        metadata_of(&self.root)
     }
 
     /// Where programs that only this repository needs are installed.
@@ -109,6 +102,15 @@ impl Workspace {
 
 fn cargo_program() -> PathBuf {
     env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
+fn metadata_of(root: &Path) -> Result<String> {
+    process::capture(
+        Command::new(cargo_program())
+            .args(["metadata", "--no-deps", "--offline"])
+            .args(["--format-version", "1", "--manifest-path"])
+            .arg(root.join("Cargo.toml")),
+    )
 }
 
 /// The fields of `cargo metadata` that are used here.

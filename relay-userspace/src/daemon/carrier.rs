@@ -123,12 +123,7 @@ impl Carriers {
         self.interfaces.retain(|one| one.index != index);
     }
 
-    /// Whether the wait was over too early, and is to go on.
-    pub fn is_cut_short(&self) -> bool {
-        self.is_cut_short
-    }
-
-    /// The same, once.
+    /// Whether the wait was over too early, and is to go on; once.
     pub fn take_cut_short(&mut self) -> bool {
         std::mem::take(&mut self.is_cut_short)
     }
@@ -214,12 +209,12 @@ mod tests {
             assert!(started.elapsed() >= Duration::from_millis(200));
             assert!(started.elapsed() < PATIENCE / 2, "{:?}", started.elapsed());
             assert_eq!(carriers.settle(), [index].into());
-            assert!(carriers.is_cut_short());
+            assert!(carriers.take_cut_short());
             news.silence();
             run("ip link set vb up");
             carriers.wait(&signals);
             assert_eq!(carriers.settle(), [].into());
-            assert!(!carriers.is_cut_short());
+            assert!(!carriers.take_cut_short());
         });
     }
 

@@ -246,11 +246,11 @@ impl Running {
         }
         for worker in &mut self.workers {
             worker.remote.close_ports();
-            self.totals.account(worker.remote.take_accounted());
             for retired in worker.remote.retired() {
                 self.totals.retire(retired);
             }
         }
+        self.take_accounted();
     }
 }
 

@@ -489,7 +489,6 @@ impl Service {
             self.state.running.give_back_offloads();
             // Their sockets stay open until the process ends, so nothing may be dropped in order.
             std::mem::forget(self);
-            return ended;
         }
         ended
     }

@@ -1,10 +1,10 @@
-//! Which test binaries the workspace has, beside those inside libraries and programs: asked of cargo,
-//! so that none is forgotten.
+//! Which test binaries the workspace has, beside those inside libraries and programs: asked of
+//! cargo, so that none is forgotten.
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::{process, workspace::Workspace};
+use crate::workspace::Workspace;
 
 /// The packages whose tests need the testbed and the relay's binary.
 const ON_THE_TESTBED: [&str; 2] = ["relay-tests", "relay-bench"];
@@ -40,9 +40,7 @@ struct Target {
 
 /// Those of the workspace.
 pub fn of(ws: &Workspace) -> Result<Targets> {
-    let mut cargo = ws.cargo();
-    cargo.args(["metadata", "--no-deps", "--format-version", "1", "--locked"]);
-    read(&process::capture(&mut cargo)?)
+    read(&ws.metadata()?)
 }
 
 fn read(metadata: &str) -> Result<Targets> {

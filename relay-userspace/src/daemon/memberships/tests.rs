@@ -319,22 +319,37 @@ fn a_group_is_joined_of_any_source_beside_one_of_its_sources() {
     });
 }
 
+/// A group over IPv6.
+fn ipv6_group(number: u16) -> IpAddr {
+    IpAddr::from([0xff3e, 0, 0, 0, 0, 0, 0x8000, number])
+}
+
+/// Thirty groups over IPv6 and five over IPv4.
+fn of_both_versions() -> BTreeSet<Membership> {
+    let mut wanted: BTreeSet<_> = (1..=30)
+        .map(|number| of(71, ipv6_group(number), None))
+        .collect();
+    wanted.extend(on(71, 1..=5));
+    wanted
+}
+
 #[test]
 fn groups_of_ipv6_are_joined_on_sockets_of_their_own() {
     in_namespace(|| {
         pair();
-        let six = |number: u16| IpAddr::from([0xff3e, 0, 0, 0, 0, 0, 0x8000, number]);
-        let mut wanted: BTreeSet<_> = (1..=30).map(|number| of(71, six(number), None)).collect();
-        wanted.extend(on(71, 1..=5));
+        let wanted = of_both_versions();
         let mut joined = Memberships::default();
         joined.join_missing(&wanted, name).unwrap();
         assert_eq!(joined.sockets.len(), 3, "20 and 10, and 5 of IPv4");
-        assert_eq!(listed_six("va"), (1..=30).map(six).collect::<Vec<_>>());
+        assert_eq!(
+            listed_six("va"),
+            (1..=30).map(ipv6_group).collect::<Vec<_>>()
+        );
         assert_eq!(listed("va"), groups(1..=5));
         assert!(joined.leave_others(&on(71, 1..=5), later()));
         assert_eq!(listed_six("va"), [] as [IpAddr; 0]);
         assert_eq!(listed("va"), groups(1..=5));
-        let error = joined.join_missing(&[of(4711, six(1), None)].into(), name);
+        let error = joined.join_missing(&[of(4711, ipv6_group(1), None)].into(), name);
         let error = error.unwrap_err().to_string();
         let expected = "joining group ff3e::8000:1 on interface if4711: ";
         assert!(error.starts_with(expected), "{error}");
@@ -346,9 +361,7 @@ fn groups_of_ipv6_are_joined_on_sockets_of_their_own() {
 fn groups_whose_interface_lost_its_ipv6_meanwhile_are_joined_again() {
     in_namespace(|| {
         pair();
-        let six = |number: u16| IpAddr::from([0xff3e, 0, 0, 0, 0, 0, 0x8000, number]);
-        let mut wanted: BTreeSet<_> = (1..=30).map(|number| of(71, six(number), None)).collect();
-        wanted.extend(on(71, 1..=5));
+        let wanted = of_both_versions();
         let mut joined = Memberships::default();
         joined.join_missing(&wanted, name).unwrap();
         assert!(!joined.forget_ended());
@@ -360,7 +373,10 @@ fn groups_whose_interface_lost_its_ipv6_meanwhile_are_joined_again() {
         assert!(joined.forget_ended());
         assert_eq!(joined.len(), 5, "those over IPv4 are untouched");
         joined.join_missing(&wanted, name).unwrap();
-        assert_eq!(listed_six("va"), (1..=30).map(six).collect::<Vec<_>>());
+        assert_eq!(
+            listed_six("va"),
+            (1..=30).map(ipv6_group).collect::<Vec<_>>()
+        );
         assert_eq!(listed("va"), groups(1..=5));
         assert!(!joined.forget_ended());
     });
@@ -438,8 +454,9 @@ fn sources_of_an_interface_that_has_gone_are_forgotten_and_joined_anew() {
 fn thousands_of_sources_and_groups_of_ipv6_are_joined_and_left_without_a_long_wait() {
     in_namespace(|| {
         pair();
-        let six = |number: u16| IpAddr::from([0xff3e, 0, 0, 0, 0, 0, 0x8000, number]);
-        let mut wanted: BTreeSet<_> = (0..5000).map(|number| of(71, six(number), None)).collect();
+        let mut wanted: BTreeSet<_> = (0..5000)
+            .map(|number| of(71, ipv6_group(number), None))
+            .collect();
         let source = |number: u16| {
             let [high, low] = number.to_be_bytes();
             IpAddr::from([10, 1, high, low])

@@ -138,7 +138,7 @@ impl Running {
         self.paths = self.paths_of(next, &keys);
         self.plan = Arc::clone(next);
         // What their carriers hold up is still to be done.
-        self.torn = self.carriers.is_cut_short();
+        self.torn = !later.is_empty();
         Ok(applied)
     }
 

@@ -1,5 +1,5 @@
-//! A relay from its start to its end: what it forwards and counts, what it refuses, and what its host
-//! sees of it.
+//! A relay from its start to its end: what it forwards and counts, what it refuses, and what its
+//! host sees of it.
 
 mod checksums;
 mod confined;
