@@ -14,9 +14,11 @@ mod draft;
 mod equals;
 mod fed_rules;
 mod groups;
+mod health;
 mod input;
 mod matches;
 mod merge;
+mod metrics;
 mod mistake;
 mod output;
 mod output_values;
@@ -41,7 +43,7 @@ use std::{
 
 pub(crate) use self::{document::Spot, mistake::quoted};
 pub use self::{
-    document::{Document, InterfacePlaces, OutputPlaces, Places, RulePlaces},
+    document::{Document, InterfacePlaces, MetricsPlace, OutputPlaces, Places, RulePlaces},
     merge::merge,
     mistake::{Mistake, Mistakes, Place},
     to_toml::to_toml,

@@ -8,6 +8,7 @@
 mod client;
 mod connection;
 mod fault;
+mod http;
 pub mod inbox;
 mod interface;
 mod listener;
@@ -27,6 +28,7 @@ use std::{path::PathBuf, time::Duration};
 pub use self::{
     client::{Client, ClientError, RefusedBy},
     fault::Fault,
+    http::{HttpError, HttpServers},
     server::{ControlError, Server, SocketOptions},
 };
 

@@ -16,6 +16,7 @@ mod error;
 mod file_watch;
 pub mod helper_thread;
 pub mod memberships;
+mod metrics_place;
 mod next_hops;
 mod offloads;
 pub mod privileges;
@@ -37,5 +38,6 @@ mod watcher;
 pub use self::{
     error::RunError,
     file_watch::FileWatch,
+    metrics_place::Serve,
     service::{Ended, Service, Settings},
 };

@@ -1,5 +1,7 @@
-//! The relay's counters, for people and programs: log lines, the final report, its JSON.
+//! The relay's counters, for people and programs: log lines, the final report, its JSON, metrics.
 
+pub mod exposition;
 pub mod log_line;
+pub mod metrics;
 pub mod report;
 pub mod snapshot;

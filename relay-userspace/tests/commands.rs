@@ -21,8 +21,8 @@ use relay::{
     control::{Server, SocketOptions},
     daemon::requests::{self, Answer, Change, Mailbox, Refusal, Request},
     observe::snapshot::{
-        Health, InterfaceStatus, LastChange, Origin, OutputStatus, Rates, RuleStatus, Snapshot,
-        State, Totals,
+        Changes, Health, InterfaceStatus, LastChange, Origin, OutputStatus, ProcessStatus, Rates,
+        RuleStatus, Snapshot, State, Totals,
     },
 };
 
@@ -129,6 +129,7 @@ fn output(port: u16, state: State) -> OutputStatus {
         reason: reason.into(),
         packets_sent: 123_456_789,
         rate: 100_000.4,
+        bit_rate: 0.0,
         dropped: [("tx_full".to_owned(), 3), ("oversize".to_owned(), 0)].into(),
     }
 }
@@ -139,6 +140,7 @@ fn snapshot() -> Snapshot {
         index: (state == State::Active).then_some(2),
         state,
         reason: reason.into(),
+        driver: Some("veth".into()),
         backend: (state == State::Active).then(|| "xdp".into()),
         mode: (state == State::Active).then(|| "zero-copy".into()),
         engine: None,
@@ -155,10 +157,14 @@ fn snapshot() -> Snapshot {
         group: [239, 1, 1, 1].into(),
         port: PortMatch::One(5001),
         packets_matched: 123_456_789,
+        bytes_matched: 0,
         over_limit: 0,
         local_failed: 0,
         rate: 100_000.0,
+        bit_rate: 0.0,
         last_frame_seconds_ago: Some(0.0),
+        last_frame_at: Some(1000.0),
+        silence: None,
         outputs,
     };
     let both = vec![output(5002, State::Active), output(5003, State::Pending)];
@@ -169,6 +175,9 @@ fn snapshot() -> Snapshot {
         uptime_seconds: 93_784.0,
         state: Health::Degraded,
         problems: vec!["rule feed-a: out1 is down".into()],
+        problem_count: 1,
+        changes: Changes::default(),
+        process: ProcessStatus::default(),
         last_change: Some(LastChange {
             when: 880,
             what: "reload of relay.toml".into(),
@@ -186,9 +195,11 @@ fn snapshot() -> Snapshot {
             packets_matched: 123_456_789,
             packets_sent: 246_913_578,
             dropped: [("tx_full".to_owned(), 6)].into(),
+            dropped_before_rules: [].into(),
         },
         rates: Rates {
             packets_received: 100_000.0,
+            bits_matched: 0.0,
             packets_sent: 200_000.0,
             dropped: 0.0,
         },

@@ -9,9 +9,9 @@ use log::warn;
 use super::{Backend, log_format::LogFormat, output::print_or_give_up, target::Target};
 use crate::{
     config,
-    control::{ControlError, Server, SocketOptions},
+    control::{ControlError, HttpServers, Server, SocketOptions},
     daemon::{
-        Ended, FileWatch, RunError, Service, Settings,
+        Ended, FileWatch, RunError, Serve, Service, Settings,
         requests::{self, Handle},
     },
     observe::{log_line::Pace, report::Report},
@@ -65,6 +65,7 @@ fn mode(text: &str) -> Result<u32, String> {
 pub fn run(options: &RunOptions) -> anyhow::Result<()> {
     let (handle, mailbox) = requests::pair().context("cannot open an eventfd")?;
     // Before the rules are read, so that a relay of the same name is found at once.
+    let mut servers = HttpServers::new(handle.clone());
     let (server, without) = serve(handle, options)?;
     // Before the rules are read, so that no change of the file is missed.
     let file_watch = options.watch.then(|| FileWatch::start(&options.file));
@@ -79,8 +80,12 @@ pub fn run(options: &RunOptions) -> anyhow::Result<()> {
             Pace::Summary
         },
     };
+    let serve: Serve = Box::new(move |metrics| {
+        let followed = servers.follow(metrics);
+        followed.map_err(|error| error.to_string())
+    });
     let run = || {
-        let service = Service::start(document, &settings, mailbox, file_watch)?;
+        let service = Service::start(document, &settings, mailbox, file_watch, serve)?;
         run_and_report(service, without, options.json)
     };
     let ended = run();

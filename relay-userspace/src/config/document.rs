@@ -29,6 +29,17 @@ pub struct Places {
     pub rules: Vec<RulePlaces>,
     /// One entry per `[[interfaces]]` table.
     pub interfaces: Vec<InterfacePlaces>,
+    /// The `[metrics]` table, if there is one.
+    pub metrics: Option<MetricsPlace>,
+}
+
+/// Where the `[metrics]` table is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsPlace {
+    /// The file that it comes from.
+    pub file: Arc<str>,
+    /// The table.
+    pub table: Place,
 }
 
 /// Where one rule is.
@@ -101,6 +112,16 @@ impl RulePlaces {
     }
 }
 
+impl MetricsPlace {
+    /// The place of the table.
+    pub(crate) fn spot(&self) -> Spot<'_> {
+        Spot {
+            file: &self.file,
+            place: self.table,
+        }
+    }
+}
+
 impl InterfacePlaces {
     /// A place of this table.
     pub(crate) fn spot(&self, place: Place) -> Spot<'_> {
@@ -169,10 +190,12 @@ impl Document {
             rules: Rules {
                 rules,
                 interfaces: self.rules.interfaces.clone(),
+                metrics: self.rules.metrics.clone(),
             },
             places: Places {
                 rules: places,
                 interfaces: self.places.interfaces.clone(),
+                metrics: self.places.metrics.clone(),
             },
         }
     }

@@ -6,8 +6,10 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{
-    InterfacePlaces, OutputPlaces, Place, Places, RulePlaces,
-    rules::{Input, InterfaceOptions, Limit, Offloads, Output, Rule, Rules, Transmit},
+    InterfacePlaces, MetricsPlace, OutputPlaces, Place, Places, RulePlaces,
+    rules::{
+        Health, Input, InterfaceOptions, Limit, Metrics, Offloads, Output, Rule, Rules, Transmit,
+    },
 };
 
 /// A value and its place in the file.
@@ -22,6 +24,7 @@ pub(super) struct At<T> {
 pub(super) struct Draft {
     pub(super) rules: Vec<RuleDraft>,
     pub(super) interfaces: Vec<InterfaceDraft>,
+    pub(super) metrics: Option<At<Metrics>>,
     /// Every interface name in a rule, even if the rest of the rule is wrong.
     pub(super) used: HashSet<String>,
     /// The interface of at least one rule could not be read, so `used` is not complete.
@@ -38,6 +41,7 @@ pub(super) struct RuleDraft {
     pub(super) enabled: bool,
     pub(super) input: Option<(At<Input>, Place)>,
     pub(super) limit: Option<Limit>,
+    pub(super) health: Health,
     pub(super) outputs: Vec<(At<Output>, Place)>,
 }
 
@@ -83,6 +87,7 @@ impl Draft {
                 enabled: draft.enabled,
                 input: input.value,
                 limit: draft.limit,
+                health: draft.health,
                 outputs,
             });
         }
@@ -119,6 +124,15 @@ impl Draft {
                     .map_or(Offloads::Keep, |offloads| offloads.value),
             });
         }
-        (Rules { rules, interfaces }, places)
+        places.metrics = self.metrics.as_ref().map(|metrics| MetricsPlace {
+            file: Arc::clone(file),
+            table: metrics.place,
+        });
+        let rules = Rules {
+            rules,
+            interfaces,
+            metrics: self.metrics.map(|metrics| metrics.value),
+        };
+        (rules, places)
     }
 }

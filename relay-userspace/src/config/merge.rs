@@ -44,6 +44,16 @@ pub fn merge(base: &Document, fragment: &Document) -> Result<Document, Mistakes>
     circles(&rules, first_new, &inputs, &mut mistakes);
     let mut merged = base.clone();
     tables(&mut merged, fragment, &mut mistakes);
+    if let Some(metrics) = &fragment.places.metrics
+        && merged.rules.metrics != fragment.rules.metrics
+    {
+        add(
+            &mut mistakes,
+            metrics.spot(),
+            "rules that are added have no table `metrics`".into(),
+            "leave it out, or change it in the rule file and reload that",
+        );
+    }
     if !mistakes.is_empty() {
         return Err(Mistakes::up_to_enough(mistakes));
     }

@@ -10,6 +10,8 @@ pub(super) struct Reader<'f, 't> {
     pub(super) rules: usize,
     /// Where the file says that it has none.
     pub(super) none: Option<Place>,
+    /// The `[metrics]` table, the first that the file has.
+    pub(super) metrics_at: Option<Place>,
     /// The index of the mistake that reports too many rules.
     pub(super) extra: Option<usize>,
 }

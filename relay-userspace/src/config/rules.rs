@@ -6,7 +6,9 @@
 use std::{fmt, net::IpAddr};
 
 pub use super::{
+    health::{Counter, Health, Monitor, Order, Written},
     matches::{GroupPort, Match, Specificity, Vlan},
+    metrics::{Listen, Metrics},
     ports::PortMatch,
     prefix::{NoPrefix, Prefix},
 };
@@ -18,6 +20,8 @@ pub struct Rules {
     pub rules: Vec<Rule>,
     /// One entry per `[[interfaces]]` table, in the file's order.
     pub interfaces: Vec<InterfaceOptions>,
+    /// The `[metrics]` table; without one there are no metrics.
+    pub metrics: Option<Metrics>,
 }
 
 /// One input, and the outputs that every datagram of it leaves through.
@@ -32,6 +36,8 @@ pub struct Rule {
     pub input: Input,
     /// The most of them that the relay relays; `None` means all.
     pub limit: Option<Limit>,
+    /// What the relay watches of them.
+    pub health: Health,
     /// At least one.
     pub outputs: Vec<Output>,
 }
@@ -45,11 +51,13 @@ impl Rule {
             enabled: _,
             input,
             limit,
+            health,
             outputs,
         } = self;
         *name == other.name
             && *input == other.input
             && *limit == other.limit
+            && *health == other.health
             && *outputs == other.outputs
     }
 }

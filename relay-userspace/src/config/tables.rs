@@ -11,6 +11,7 @@ use super::{
     input::Kept,
     mistake::{Collector, quoted},
     reader::{Reader, SyntaxErrors},
+    rules::Health,
     sections::{Kind, MAX_PART_BYTES, Part, Parts},
     values::{Value, close},
 };
@@ -22,6 +23,7 @@ pub(super) fn read(text: &str, found: &mut Collector<'_>) -> Option<Draft> {
         draft: Draft::default(),
         rules: 0,
         none: None,
+        metrics_at: None,
         extra: None,
     };
     let mut errors = Vec::new();
@@ -63,8 +65,8 @@ pub(super) fn read(text: &str, found: &mut Collector<'_>) -> Option<Draft> {
 }
 
 /// The tables of the file, each with the keys it may have.
-const ROOT_KEYS: &[&str] = &["rules", "interfaces"];
-const RULE_KEYS: &[&str] = &["name", "enabled", "input", "outputs"];
+const ROOT_KEYS: &[&str] = &["rules", "interfaces", "metrics"];
+const RULE_KEYS: &[&str] = &["name", "enabled", "input", "outputs", "silence", "monitor"];
 const INTERFACE_KEYS: &[&str] = &["name", "queues", "cpus", "transmit", "offloads"];
 
 /// Reading stops after this many syntax errors, and takes at most this many from one part.
@@ -144,6 +146,9 @@ impl Reader<'_, '_> {
                 self.interface(value);
             }
         }
+        if let Some(value) = root.get("metrics") {
+            self.keep_metrics(value);
+        }
     }
 
     /// Counts rules beyond [`super::MAX_RULES`]. Only the first of them is a mistake, which says
@@ -198,6 +203,12 @@ impl Reader<'_, '_> {
             .get("input")
             .and_then(|value| value.get_ref().as_table()?.get("limit"))
             .and_then(|value| self.limit(value, &format!("{label}, input, limit")));
+        let silence = table.get("silence");
+        let monitor = table.get("monitor");
+        let health = Health {
+            silence: silence.and_then(|value| self.silence(value, &label)),
+            monitor: monitor.and_then(|value| self.monitor(value, &label)),
+        };
         let outputs = self.required(table, place, "outputs", &label);
         let outputs = outputs.map(|value| self.outputs(value, &label, kept));
         if outputs.is_none() {
@@ -211,6 +222,7 @@ impl Reader<'_, '_> {
             enabled: enabled.unwrap_or(true),
             input,
             limit,
+            health,
             outputs,
         });
     }

@@ -3,8 +3,8 @@
 use std::fmt::{self, Write as _};
 
 use super::rules::{
-    Header, Input, InterfaceOptions, Limit, Match, Offloads, Output, OutputVlan, PortMatch, Rule,
-    Rules, Source, Transmit, Ttl, Vlan,
+    Header, Health, Input, InterfaceOptions, Limit, Listen, Match, Metrics, Offloads, Output,
+    OutputVlan, PortMatch, Rule, Rules, Source, Transmit, Ttl, Vlan, Written,
 };
 
 /// The text of a rule file with these rules; defaults are left out. [`super::parse`] makes the same
@@ -15,8 +15,11 @@ pub fn to_toml(rules: &Rules) -> String {
     if rules.rules.is_empty() {
         text.push_str("rules = []\n\n");
     }
-    for rule in &rules.rules {
+    if let Some(metrics) = &rules.metrics {
         // Writing to a string cannot fail.
+        let _ = writeln!(text, "{}", MetricsTable(metrics));
+    }
+    for rule in &rules.rules {
         let _ = writeln!(text, "{}", RuleTable(rule));
     }
     for options in &rules.interfaces {
@@ -36,8 +39,10 @@ impl fmt::Display for RuleTable<'_> {
             enabled,
             input,
             limit,
+            health,
             outputs,
         } = self.0;
+        let Health { silence, monitor } = health;
         let Input {
             interface,
             matches,
@@ -53,6 +58,12 @@ impl fmt::Display for RuleTable<'_> {
         writeln!(f, "[[rules]]\nname = {}", Text(name))?;
         if !enabled {
             writeln!(f, "enabled = false")?;
+        }
+        if let Some(silence) = silence {
+            writeln!(f, "silence = \"{}\"", Written(*silence))?;
+        }
+        if let Some(monitor) = monitor {
+            writeln!(f, "monitor = {monitor}")?;
         }
         let interface = Text(interface);
         let port = Port(*ports);
@@ -187,6 +198,23 @@ impl fmt::Display for InterfaceTable<'_> {
             Offloads::Keep => Ok(()),
             Offloads::Manage => writeln!(f, "offloads = \"{offloads}\""),
         }
+    }
+}
+
+struct MetricsTable<'r>(&'r Metrics);
+
+impl fmt::Display for MetricsTable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Metrics { listen, outputs } = self.0;
+        let listen = match listen {
+            Listen::Tcp(address) => address.to_string(),
+            Listen::Unix(path) => path.to_string_lossy().into_owned(),
+        };
+        writeln!(f, "[metrics]\nlisten = {}", Text(&listen))?;
+        if !outputs {
+            writeln!(f, "outputs = false")?;
+        }
+        Ok(())
     }
 }
 

@@ -29,8 +29,8 @@ use crate::{
     },
     daemon::requests::{self, Answer, Change, Handle, Mailbox, Refusal, Request},
     observe::snapshot::{
-        Health, InterfaceStatus, LastChange, LoopKind, LoopStatus, NextHopStatus, Numbers, Origin,
-        OutputStatus, Rates, RuleStatus, Snapshot, State, Totals,
+        Changes, Health, InterfaceStatus, LastChange, LoopKind, LoopStatus, NextHopStatus, Numbers,
+        Origin, OutputStatus, ProcessStatus, Rates, RuleStatus, Snapshot, State, Totals,
     },
 };
 
@@ -175,7 +175,8 @@ fn error(reply: Option<Value>) -> Fault {
     serde_json::from_value(reply.unwrap()).unwrap()
 }
 
-fn snapshot(rules: usize) -> Snapshot {
+/// A snapshot with so many rules.
+pub fn snapshot(rules: usize) -> Snapshot {
     let dropped: Numbers = [("tx_full".to_owned(), 3)].into();
     let output = OutputStatus {
         interface: "out0".into(),
@@ -192,6 +193,7 @@ fn snapshot(rules: usize) -> Snapshot {
         }),
         packets_sent: 7,
         rate: 1.5,
+        bit_rate: 0.0,
         dropped: dropped.clone(),
     };
     let rule = |number| RuleStatus {
@@ -203,10 +205,14 @@ fn snapshot(rules: usize) -> Snapshot {
         group: [239, 1, 1, 1].into(),
         port: PortMatch::One(5001),
         packets_matched: 10,
+        bytes_matched: 0,
         over_limit: 0,
         local_failed: 0,
         rate: 2.0,
+        bit_rate: 0.0,
         last_frame_seconds_ago: Some(0.0),
+        last_frame_at: Some(1000.0),
+        silence: None,
         outputs: vec![output.clone()],
     };
     Snapshot {
@@ -216,6 +222,9 @@ fn snapshot(rules: usize) -> Snapshot {
         uptime_seconds: 60.0,
         state: Health::Degraded,
         problems: vec!["out0 is down".into()],
+        problem_count: 1,
+        changes: Changes::default(),
+        process: ProcessStatus::default(),
         last_change: Some(LastChange {
             when: 90,
             what: "reload".into(),
@@ -228,6 +237,7 @@ fn snapshot(rules: usize) -> Snapshot {
             index: Some(2),
             state: State::Active,
             reason: String::new(),
+            driver: Some("veth".into()),
             backend: Some("xdp".into()),
             mode: Some("zero-copy".into()),
             engine: None,
@@ -241,6 +251,7 @@ fn snapshot(rules: usize) -> Snapshot {
             packets_matched: 10,
             packets_sent: 7,
             dropped,
+            dropped_before_rules: [].into(),
         },
         rates: Rates::default(),
     }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     config::{self, Mistakes},
-    observe::snapshot::{self, LastChange},
+    observe::snapshot::{self, Changes, LastChange},
     plan,
 };
 
@@ -32,6 +32,8 @@ pub struct Commands {
     confirm_by: Option<Instant>,
     /// The last change, for the status.
     pub last_change: Option<LastChange>,
+    /// How often rules were changed.
+    pub changes: Changes,
 }
 
 /// A set of rules that shall run, and how the change is called in the log and the status.
@@ -70,6 +72,10 @@ impl Commands {
             former: None,
             confirm_by: None,
             last_change: None,
+            changes: Changes {
+                applied_at: snapshot::now(),
+                ..Changes::default()
+            },
         }
     }
 
@@ -110,6 +116,8 @@ impl Commands {
 
     /// What was refused is the last change, too.
     fn note_refused(&mut self, what: &str, refusal: &Refusal) {
+        self.changes.refused += 1;
+        self.changes.last_was_refused = true;
         self.last_change = Some(LastChange {
             when: snapshot::now(),
             what: what.to_owned(),
@@ -306,6 +314,9 @@ impl Commands {
                 .map(|text| format!("; {text}"))
                 .collect::<String>()
         );
+        self.changes.applied += 1;
+        self.changes.last_was_refused = false;
+        self.changes.applied_at = snapshot::now();
         self.last_change = Some(LastChange {
             when: snapshot::now(),
             what: what.to_owned(),

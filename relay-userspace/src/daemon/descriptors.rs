@@ -15,8 +15,8 @@ use crate::plan::{Backend, Plan};
 pub const TO_ASK: u64 = 8;
 /// Descriptors that the relay holds, or opens for a moment, with any plan: signals, netlink,
 /// `/proc`, the programs, their maps and their links' info, the local device; and the control
-/// socket with its clients.
-const WHATEVER_THE_PLAN: u64 = 42 + 70;
+/// socket and the metrics, each with its clients.
+const WHATEVER_THE_PLAN: u64 = 42 + 2 * 70;
 /// An AF_XDP socket, and the socket that libxdp opens to ask about its device.
 const A_PORT: u64 = 2;
 /// The two packet sockets of a TX socket: one goes straight to the device, one through its queue.

@@ -16,6 +16,7 @@ use super::{
     desired::Desired,
     error::RunError,
     file_watch::FileWatch,
+    metrics_place::{MetricsPlace, Serve},
     privileges::{self, give_up},
     reconcile::{OnRefusal, State},
     refusals,
@@ -69,6 +70,7 @@ pub struct Service {
     /// Rings when the watcher has news.
     news: Bell,
     observer: Observer,
+    metrics: MetricsPlace,
     manager: ServiceManager,
     watchdog: Watchdog,
     file_watch: Option<FileWatch>,
@@ -82,6 +84,8 @@ pub struct Service {
     news_told: Vec<String>,
     /// Bounds what the log says of source addresses.
     lines: Budget,
+    /// Bounds what the log says of feeds that stop and come again.
+    silence_lines: Budget,
     /// A command asked for the end.
     stop: bool,
     /// A worker stands still: nothing can end its thread.
@@ -103,6 +107,7 @@ pub struct Ended {
 impl Service {
     /// Brings the rules of `document` up as far as the host offers what they need. `file_watch`
     /// began before the document was read, if a replaced rule file shall be reloaded by itself.
+    /// `serve` has metrics served.
     ///
     /// # Errors
     ///
@@ -113,6 +118,7 @@ impl Service {
         settings: &Settings,
         mailbox: Mailbox,
         file_watch: Option<FileWatch>,
+        serve: Serve,
     ) -> Result<Self, RunError> {
         let mut state = State::new(Desired::of(document), settings.forced);
         privileges::check_at_start(settings.forced)?;
@@ -134,6 +140,7 @@ impl Service {
             watcher,
             news,
             observer: Observer::new(settings.pace),
+            metrics: MetricsPlace::new(serve),
             watchdog: Watchdog::new(manager.interval()),
             manager,
             file_watch,
@@ -143,6 +150,7 @@ impl Service {
             refresh_at: None,
             news_told: Vec::new(),
             lines: Budget::new(Instant::now()),
+            silence_lines: Budget::new(Instant::now()),
             stop: false,
             hang: None,
         };
@@ -184,9 +192,11 @@ impl Service {
             plan.interfaces.len(),
             plan.workers.len(),
         );
+        // A relay that starts has no rule that was watched before.
         self.observer.changed(&self.state);
         // Who reads that it is ready may ask for its status.
         self.publish();
+        self.follow_metrics();
         info!("ready: {running}");
         self.manager.ready(&running);
     }
@@ -241,6 +251,8 @@ impl Service {
             self.state.next_retry(),
             self.file_watch.as_ref().map(FileWatch::deadline),
             Some(self.watchdog.due()),
+            self.observer.silence_due(),
+            self.metrics.again(),
         ];
         others.into_iter().flatten().fold(tick, Instant::min)
     }
@@ -265,6 +277,11 @@ impl Service {
         if self.watchdog.due() <= now {
             self.watch_workers(now);
         }
+        if self.metrics.again().is_some_and(|at| at <= now) {
+            self.follow_metrics();
+        }
+        let turns = self.observer.look_for_silence(now);
+        self.say_silence(&turns);
         if *tick <= now {
             *tick += TICK;
             // After a standstill, such as a suspended machine, once and not once per second.
@@ -303,6 +320,7 @@ impl Service {
         running.settle();
         running.next_hops.tend(Instant::now());
         self.lines.tick(Instant::now(), "source addresses");
+        self.silence_lines.tick(Instant::now(), "feeds");
         if let Some(line) = self.observer.tick(&mut self.state, &self.watcher) {
             info!("{line}");
         }

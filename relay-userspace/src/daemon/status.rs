@@ -13,12 +13,16 @@ use relay_common::abi::Counter;
 
 mod loops;
 mod meters;
+mod process;
+mod silence;
 mod snapshot;
 mod takers;
 
+pub use self::silence::Turn;
 use self::{
     loops::Loops,
     meters::Meters,
+    silence::Silences,
     takers::{Seen, takers},
 };
 use super::{
@@ -29,12 +33,16 @@ use super::{
 };
 use crate::{
     config::rules::Rule,
-    datapath::{OutputIdentity, socket_drops::KernelDrops, stats::Count},
+    datapath::{
+        OutputIdentity,
+        socket_drops::KernelDrops,
+        stats::{Count, Dropped},
+    },
     kernel::{CameBack, Destination},
     observe::{
         log_line::{Lines, Pace},
         report::{InterfaceReport, Named, OutputReport, Report, RuleReport, WorkerReport},
-        snapshot::{LastChange, LoopKind, LoopStatus, Rates, Snapshot},
+        snapshot::{Changes, LastChange, LoopKind, LoopStatus, Rates, Snapshot},
     },
     plan::{Flow, Mac, Plan},
 };
@@ -46,6 +54,9 @@ pub struct Observer {
     lines: Lines,
     meters: Meters,
     loops: Loops,
+    silences: Silences,
+    /// Why metrics are not served, if they should be.
+    metrics: Option<String>,
     /// When copies last came back to each destination, in nanoseconds since boot, and when that was
     /// seen.
     came_back: HashMap<Destination, (u64, Instant)>,
@@ -74,6 +85,8 @@ impl Observer {
             lines: Lines::new(pace),
             meters: Meters::default(),
             loops: Loops::default(),
+            silences: Silences::default(),
+            metrics: None,
             came_back: HashMap::new(),
             waiting: Vec::new(),
             sums: Sums::default(),
@@ -82,10 +95,27 @@ impl Observer {
         }
     }
 
-    /// Something may run differently now. To be called after each change.
-    pub fn changed(&mut self, state: &State) {
+    /// Something may run differently now. To be called after each change. Returns which rules
+    /// became silent meanwhile, and of which datagrams come again.
+    pub fn changed(&mut self, state: &State) -> Vec<Turn> {
         self.meters.arrange(state);
         self.waiting = state.waiting_lines();
+        self.silences.arrange(state, Instant::now())
+    }
+
+    /// Notes why metrics are not served, if they should be.
+    pub fn note_metrics(&mut self, problem: Option<String>) {
+        self.metrics = problem;
+    }
+
+    /// When rules with `silence` are to be looked at next.
+    pub fn silence_due(&self) -> Option<Instant> {
+        self.silences.due()
+    }
+
+    /// Which rules became silent, and of which datagrams come again, if it is time to look.
+    pub fn look_for_silence(&mut self, now: Instant) -> Vec<Turn> {
+        self.silences.look(now)
     }
 
     /// Takes the rates of the last second, and looks for loops. Returns a line for the log if there
@@ -103,6 +133,7 @@ impl Observer {
             let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
             self.rates = Rates {
                 packets_received: per_second(sums.received, before.received),
+                bits_matched: self.meters.bit_rate(),
                 packets_sent: per_second(sums.sent, before.sent),
                 dropped: per_second(sums.dropped, before.dropped),
             };
@@ -149,7 +180,7 @@ impl Observer {
 
     /// What does not run, or loses frames, or is in a loop: one sentence per problem.
     pub fn problems(&self, state: &State, watcher: &Watcher) -> Vec<String> {
-        snapshot::problems(self, state, watcher)
+        snapshot::problems(self, state, watcher).0
     }
 
     /// The status now.
@@ -157,10 +188,11 @@ impl Observer {
         &self,
         state: &State,
         last_change: Option<LastChange>,
+        changes: Changes,
         watcher: &Watcher,
     ) -> Snapshot {
         let report = self.report(state, watcher);
-        snapshot::of(self, state, &report, watcher, last_change)
+        snapshot::of(self, state, &report, watcher, last_change, changes)
     }
 
     /// The numbers now.
@@ -184,7 +216,13 @@ impl Observer {
         let device_dropped = watcher.all_device_dropped();
         let mut dropped = Named::new();
         add_kernel(&mut dropped, running);
-        add(&mut dropped, &frames(running));
+        for (reason, number) in frames(running).dropped() {
+            // The others are of copies.
+            if number > 0 || matches!(reason, Dropped::NoRule | Dropped::Malformed) {
+                *dropped.entry(reason.name()).or_default() += number;
+            }
+        }
+        let dropped_before_rules = dropped.clone();
         add(&mut dropped, &copies);
         dropped.insert("device_dropped", device_dropped);
         dropped.insert("over_limit", over_limit);
@@ -198,6 +236,7 @@ impl Observer {
                 + stats().map(|one| one.matched.get()).sum::<u64>(),
             packets_sent: copies.sent.saturating_sub(device_dropped),
             dropped,
+            dropped_before_rules,
             interfaces,
             rules: Vec::new(),
             workers: workers(running),
@@ -270,6 +309,7 @@ fn rule_report(rule: &Rule, numbers: &RuleNumbers) -> RuleReport {
     RuleReport {
         name: rule.name.clone(),
         packets_matched: numbers.matched,
+        bytes_matched: numbers.bytes,
         over_limit: numbers.over_limit,
         local_failed: numbers.local_failed,
         outputs: outputs

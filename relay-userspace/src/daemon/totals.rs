@@ -70,6 +70,8 @@ impl From<&OutputCounters> for Copies {
 pub struct RuleNumbers {
     /// Frames that matched it.
     pub matched: u64,
+    /// Bytes of UDP payload in them.
+    pub bytes: u64,
     /// Frames above its limit.
     pub over_limit: u64,
     /// Frames that were not given back to this host's stack.
@@ -82,6 +84,7 @@ impl RuleNumbers {
     /// Adds what one worker counts.
     pub fn add(&mut self, counters: &FlowCounters) {
         self.matched += counters.matched;
+        self.bytes += counters.bytes;
         self.local_failed += counters.local_failed;
         self.add_outputs(&counters.outputs);
     }
@@ -149,6 +152,7 @@ impl Totals {
         }
         let rule = self.rules.entry(retired.rule).or_default();
         rule.matched += retired.matched.unwrap_or(0);
+        rule.bytes += retired.bytes;
         rule.local_failed += retired.local_failed;
         self.local_failed += retired.local_failed;
         rule.add_outputs(&retired.outputs);

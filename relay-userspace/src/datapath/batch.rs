@@ -234,8 +234,9 @@ impl<P> Batch<P> {
     #[inline]
     fn push(&mut self, frame: Frame<P>, stats: &WorkerStats) -> u32 {
         stats.matched.add(1);
-        if let Some(matched) = stats.flows.get(frame.flow as usize) {
-            matched.add(1);
+        if let Some(flow) = stats.flows.get(frame.flow as usize) {
+            flow.matched.add(1);
+            flow.bytes.add(frame.payload_len().into());
         }
         let at = self.frames.len() as u32;
         self.frames.push(frame);

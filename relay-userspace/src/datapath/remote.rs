@@ -341,13 +341,17 @@ impl Remote {
             let failed = gone.flow.map(|slot| self.local_failed(slot));
             self.retired.push(Retired {
                 matched: gone.flow.map(|slot| self.matched(slot)),
+                bytes: gone.flow.map_or(0, |slot| self.bytes(slot)),
                 local_failed: failed.unwrap_or(0),
                 outputs: self.outputs(&gone.outputs),
                 rule: gone.rule.clone(),
             });
-            for of_flows in [&self.stats.flows, &self.stats.local_failed] {
-                if let Some(count) = gone.flow.and_then(|slot| of_flows.get(slot as usize)) {
-                    count.set(0);
+            if let Some(slot) = gone.flow {
+                if let Some(flow) = self.stats.flows.get(slot as usize) {
+                    flow.reset();
+                }
+                if let Some(failed) = self.stats.local_failed.get(slot as usize) {
+                    failed.set(0);
                 }
             }
             for &(_, slot) in &gone.outputs {
@@ -383,6 +387,7 @@ impl Remote {
         last.extend(self.book.iter().map(|(rule, entry)| Retired {
             rule: rule.to_owned(),
             matched: Some(self.matched(entry.flow)),
+            bytes: self.bytes(entry.flow),
             local_failed: self.local_failed(entry.flow),
             outputs: self.outputs(&entry.outputs),
         }));
@@ -431,13 +436,20 @@ impl Remote {
     fn counters(&self, entry: &Entry) -> FlowCounters {
         FlowCounters {
             matched: self.matched(entry.flow),
+            bytes: self.bytes(entry.flow),
             local_failed: self.local_failed(entry.flow),
             outputs: self.outputs(&entry.outputs),
         }
     }
 
     fn matched(&self, slot: u32) -> u64 {
-        self.stats.flows.get(slot as usize).map_or(0, Count::get)
+        let flow = self.stats.flows.get(slot as usize);
+        flow.map_or(0, |flow| flow.matched.get())
+    }
+
+    fn bytes(&self, slot: u32) -> u64 {
+        let flow = self.stats.flows.get(slot as usize);
+        flow.map_or(0, |flow| flow.bytes.get())
     }
 
     fn local_failed(&self, slot: u32) -> u64 {
@@ -462,6 +474,12 @@ impl Remote {
             }
         };
         outputs.iter().map(counters).collect()
+    }
+
+    /// The slot of a rule's flow in the worker's counters; `None` if the worker does not have it.
+    #[must_use]
+    pub fn flow_slot(&self, rule: &str) -> Option<u32> {
+        self.book.get(rule).map(|entry| entry.flow)
     }
 
     /// The slots of all flows and their outputs, with their rules' names, in any order.

@@ -145,6 +145,26 @@ impl Drops {
     }
 }
 
+/// The counters of one flow.
+#[derive(Debug, Default)]
+pub struct FlowStats {
+    /// Frames that matched it.
+    pub matched: Count,
+    /// Bytes of UDP payload in them.
+    pub bytes: Count,
+}
+
+// SAFETY: numbers.
+unsafe impl Zeros for FlowStats {}
+
+impl FlowStats {
+    /// Sets all numbers to zero. Only while no worker counts here.
+    pub(super) fn reset(&self) {
+        self.matched.set(0);
+        self.bytes.set(0);
+    }
+}
+
 /// The counters of one output.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -193,8 +213,8 @@ pub struct WorkerStats {
     pub matched: Count,
     /// Frames that matched no rule, by reason.
     pub drops: Drops,
-    /// Matched frames, by the flow's slot.
-    pub flows: Arena<Count>,
+    /// Flows, by their slots. A slot that is not in use has zeros.
+    pub flows: Arena<FlowStats>,
     /// Frames of flows with `local` that the kernel did not take back, by the flow's slot.
     pub local_failed: Arena<Count>,
     /// Outputs of all flows, by their slots. A slot that is not in use has zeros.
@@ -281,7 +301,10 @@ mod tests {
     /// The pairs of cache lines that `stats` writes to.
     fn lines(stats: &WorkerStats) -> impl Iterator<Item = usize> {
         let own = (&raw const *stats).addr();
-        let flows = stats.flows.iter().map(|count| (&raw const *count).addr());
+        let flows = stats.flows.iter().flat_map(|flow| {
+            let start = (&raw const *flow).addr();
+            (start..start + size_of_val(flow)).step_by(8)
+        });
         let outputs = stats.outputs.iter().flat_map(|output| {
             let start = (&raw const *output).addr();
             (start..start + size_of_val(output)).step_by(8)

@@ -8,6 +8,12 @@
 
 use super::stats::{Count, Dropped, WorkerStats};
 
+/// Frames that a flow has matched.
+fn matched(flow: u32, stats: &WorkerStats) -> u64 {
+    let flow = stats.flows.get(flow as usize);
+    flow.map_or(0, |flow| flow.matched.get())
+}
+
 /// One output that waits.
 #[derive(Debug)]
 struct One {
@@ -23,7 +29,7 @@ struct One {
 
 impl One {
     fn missed(&self, stats: &WorkerStats) -> u64 {
-        let matched = stats.flows.get(self.flow as usize).map_or(0, Count::get);
+        let matched = matched(self.flow, stats);
         matched.saturating_sub(self.since.get())
     }
 }
@@ -38,7 +44,7 @@ impl Waiting {
     pub fn new(outputs: impl Iterator<Item = (u32, u32, Dropped)>, stats: &WorkerStats) -> Self {
         let one = |(flow, output, reason): (u32, u32, Dropped)| {
             let since = Count::default();
-            since.set(stats.flows.get(flow as usize).map_or(0, Count::get));
+            since.set(matched(flow, stats));
             One {
                 flow,
                 output,
@@ -54,7 +60,7 @@ impl Waiting {
     /// The worker takes the table: what comes from now on is missed.
     pub fn begin(&self, stats: &WorkerStats) {
         for one in &self.0 {
-            let matched = stats.flows.get(one.flow as usize).map_or(0, Count::get);
+            let matched = matched(one.flow, stats);
             one.since.set(matched);
         }
     }
@@ -97,7 +103,7 @@ mod tests {
     #[test]
     fn what_a_waiting_output_misses_is_counted_once_over_changes_of_the_table() {
         let stats = WorkerStats::new(2, 3).unwrap();
-        let matches = |frames| stats.flows.get(1).unwrap().add(frames);
+        let matches = |frames| stats.flows.get(1).unwrap().matched.add(frames);
         let counted = || stats.outputs.get(2).unwrap().drops_by_reason()[Dropped::NoRoute as usize];
         let missed = |waiting: &Waiting| waiting.missed(2, &stats).unwrap();
         let waiting = (1, 2, Dropped::NoRoute);

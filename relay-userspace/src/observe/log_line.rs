@@ -295,6 +295,7 @@ mod tests {
             packets_matched: packets,
             packets_sent: packets,
             dropped: Named::new(),
+            dropped_before_rules: Named::new(),
             interfaces,
             rules: Vec::new(),
             workers: Vec::new(),

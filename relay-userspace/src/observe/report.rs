@@ -28,6 +28,8 @@ pub struct Report {
     pub packets_sent: u64,
     /// Frames and copies that did not leave, by reason; zeros included.
     pub dropped: Named,
+    /// Of those, frames that were dropped before a rule took them, by reason; zeros included.
+    pub dropped_before_rules: Named,
     /// Every interface of the plan.
     pub interfaces: Vec<InterfaceReport>,
     /// Every rule of the plan.
@@ -112,6 +114,8 @@ pub struct RuleReport {
     pub name: String,
     /// Frames that matched it and reached a worker.
     pub packets_matched: u64,
+    /// Bytes of UDP payload in them.
+    pub bytes_matched: u64,
     /// Frames that matched it and that the kernel program dropped because they were above its
     /// limit.
     pub over_limit: u64,

@@ -28,6 +28,15 @@ pub struct Snapshot {
     pub state: Health,
     /// What does not run, or loses frames: one sentence per problem.
     pub problems: Vec<String>,
+    /// How many problems there are, also those that are not named.
+    #[serde(default)]
+    pub problem_count: u64,
+    /// How often rules were changed.
+    #[serde(default)]
+    pub changes: Changes,
+    /// What the process takes of this machine.
+    #[serde(default)]
+    pub process: ProcessStatus,
     /// The last change of the rules; `None` before the first.
     pub last_change: Option<LastChange>,
     /// The loops that rules are in.
@@ -71,6 +80,38 @@ pub struct LastChange {
     pub result: String,
     /// How long rules paused for it at most, in milliseconds.
     pub pause_milliseconds: u64,
+}
+
+/// How often rules were changed since the relay was ready, by reload or by command.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Changes {
+    /// Changes that were applied.
+    pub applied: u64,
+    /// Changes that were refused. All was as before then.
+    pub refused: u64,
+    /// The last one was refused.
+    pub last_was_refused: bool,
+    /// When rules were last applied, or the relay became ready, in seconds since the epoch.
+    pub applied_at: u64,
+}
+
+/// What the relay's process takes of this machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProcessStatus {
+    /// CPU time in seconds.
+    pub cpu_seconds: f64,
+    /// Memory in RAM, in bytes.
+    pub resident_bytes: u64,
+    /// Addresses that are mapped, in bytes.
+    pub virtual_bytes: u64,
+    /// File descriptors that are open.
+    pub open_files: u64,
+    /// File descriptors that may be open.
+    pub most_files: u64,
+    /// Threads.
+    pub threads: u64,
+    /// When it started, in seconds since the epoch.
+    pub started_at: f64,
 }
 
 /// How a loop shows.
@@ -160,6 +201,9 @@ pub struct InterfaceStatus {
     pub state: State,
     /// Why it waits, or why backend and mode are what they are; may be empty.
     pub reason: String,
+    /// Its driver; `None` if it is not in use.
+    #[serde(default)]
+    pub driver: Option<String>,
     /// `xdp` or `io-uring`; `None` if it is not in use.
     pub backend: Option<String>,
     /// `zero-copy` or `copy`; `None` if it has no AF_XDP sockets.
@@ -203,6 +247,9 @@ pub struct RuleStatus {
     pub port: PortMatch,
     /// Frames that matched it and reached a worker.
     pub packets_matched: u64,
+    /// Bytes of UDP payload in them.
+    #[serde(default)]
+    pub bytes_matched: u64,
     /// Frames above its limit.
     pub over_limit: u64,
     /// Frames that this host's own stack should have got as well, and did not.
@@ -210,10 +257,32 @@ pub struct RuleStatus {
     pub local_failed: u64,
     /// Frames per second that matched it, over the last second.
     pub rate: f64,
+    /// Bits of UDP payload per second in them.
+    #[serde(default)]
+    pub bit_rate: f64,
     /// Seconds since its last frame, to the second; `None` if none has come.
     pub last_frame_seconds_ago: Option<f64>,
+    /// When that was, in seconds since the epoch.
+    #[serde(default)]
+    pub last_frame_at: Option<f64>,
+    /// Whether datagrams come, if the rule has `silence` and runs.
+    #[serde(default)]
+    pub silence: Option<SilenceStatus>,
     /// Its outputs.
     pub outputs: Vec<OutputStatus>,
+}
+
+/// Whether datagrams of a rule come that has `silence`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SilenceStatus {
+    /// How long no datagram may come, in seconds.
+    pub after_seconds: f64,
+    /// None has come for so long.
+    pub silent: bool,
+    /// How long none has come, in seconds; before the first, since when the rule is watched.
+    pub seconds: f64,
+    /// How often the rule became silent since the relay was ready.
+    pub times: u64,
 }
 
 /// One output.
@@ -242,6 +311,10 @@ pub struct OutputStatus {
     pub packets_sent: u64,
     /// Copies per second that left, over the last second.
     pub rate: f64,
+    /// Bits of UDP payload per second in them. The relay does not count the bytes of copies: this
+    /// is the rate of copies times the mean length of the rule's datagrams in that second.
+    #[serde(default)]
+    pub bit_rate: f64,
     /// Copies that did not leave, by reason; only reasons that occurred.
     pub dropped: Numbers,
 }
@@ -277,6 +350,9 @@ pub struct Totals {
     pub packets_sent: u64,
     /// Frames and copies that did not leave, by reason; zeros included.
     pub dropped: Numbers,
+    /// Of those, frames that were dropped before a rule took them, by reason; zeros included.
+    #[serde(default)]
+    pub dropped_before_rules: Numbers,
 }
 
 /// Per second, over the last second.
@@ -284,6 +360,9 @@ pub struct Totals {
 pub struct Rates {
     /// Frames that reached a worker.
     pub packets_received: f64,
+    /// Bits of UDP payload in frames that matched a rule.
+    #[serde(default)]
+    pub bits_matched: f64,
     /// Copies that left.
     pub packets_sent: f64,
     /// Frames and copies that did not leave.

@@ -349,6 +349,7 @@ fn rule_without_outputs(rule: &Rule) -> Rule {
         enabled: rule.enabled,
         input: rule.input.clone(),
         limit: rule.limit,
+        health: rule.health,
         outputs: Vec::new(),
     }
 }

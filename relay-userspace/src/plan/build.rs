@@ -225,6 +225,7 @@ fn flow(
         join: rule.input.join,
         local: rule.input.local,
         limit: rule.limit,
+        monitor: rule.health.monitor,
         pending: Vec::new(),
         outputs: rule.outputs.iter().enumerate().filter_map(output).collect(),
     })

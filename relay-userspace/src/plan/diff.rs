@@ -13,7 +13,8 @@ use serde::Serialize;
 use crate::config::{
     Document, quoted,
     rules::{
-        Destination, Header, Input, InterfaceOptions, Limit, Offloads, Output, Rule, Transmit,
+        Destination, Header, Input, InterfaceOptions, Limit, Metrics, Offloads, Output, Rule,
+        Transmit, Written,
     },
 };
 
@@ -35,6 +36,9 @@ pub struct Difference {
     /// The interfaces whose `[[interfaces]]` options changed: the name, and what changed, at least
     /// one text each.
     pub interfaces: Vec<(String, Vec<String>)>,
+    /// What changed of the `[metrics]` table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
 }
 
 /// What is different in `new`, compared with `old`.
@@ -56,6 +60,9 @@ pub fn diff(old: &Document, new: &Document) -> Difference {
     let removed = removed.filter(|name| !new_names.contains(name));
     difference.removed = removed.map(str::to_owned).collect();
     difference.interfaces = of_interfaces(&old.rules.interfaces, &new.rules.interfaces);
+    let (was, is) = (&old.rules.metrics, &new.rules.metrics);
+    difference.metrics =
+        (was != is).then(|| format!("{} -> {}", metrics(was.as_ref()), metrics(is.as_ref())));
     difference
 }
 
@@ -77,10 +84,30 @@ fn of_rule(old: &Rule, new: &Rule) -> Vec<String> {
         let (old, new) = (limit(old.limit), limit(new.limit));
         changes.push(format!("limit {old} -> {new}"));
     }
+    for (key, old, new) in [
+        ("silence", silence(old), silence(new)),
+        ("monitor", monitor(old), monitor(new)),
+    ] {
+        if old != new {
+            changes.push(format!("{key} {old} -> {new}"));
+        }
+    }
     if old.outputs != new.outputs {
         of_outputs(&old.outputs, &new.outputs, &mut changes);
     }
     changes
+}
+
+/// The value of `silence`, or what is without it.
+fn silence(rule: &Rule) -> String {
+    let silence = rule.health.silence;
+    silence.map_or_else(|| "none".into(), |time| Written(time).to_string())
+}
+
+/// The value of `monitor`, or what is without it.
+fn monitor(rule: &Rule) -> String {
+    let monitor = rule.health.monitor;
+    monitor.map_or_else(|| "none".into(), |monitor| monitor.to_string())
 }
 
 fn of_input(old: &Input, new: &Input, changes: &mut Vec<String>) {
@@ -160,6 +187,17 @@ fn limit(limit: Option<Limit>) -> String {
     )
 }
 
+/// What a `[metrics]` table says, or what is without it.
+fn metrics(metrics: Option<&Metrics>) -> String {
+    match metrics {
+        None => "none".into(),
+        Some(Metrics { listen, outputs }) => {
+            let outputs = if *outputs { "" } else { ", without outputs" };
+            format!("on {listen}{outputs}")
+        }
+    }
+}
+
 /// The interfaces whose options changed; a missing table is one with the defaults.
 fn of_interfaces(old: &[InterfaceOptions], new: &[InterfaceOptions]) -> Vec<(String, Vec<String>)> {
     let old_tables = by_name(old, |options| &options.name);
@@ -212,6 +250,7 @@ impl Difference {
             && self.removed.is_empty()
             && self.changed.is_empty()
             && self.interfaces.is_empty()
+            && self.metrics.is_none()
     }
 }
 
@@ -260,7 +299,11 @@ impl fmt::Display for Difference {
                 write!(f, "\n  {change}")?;
             }
         }
-        more(f, "", "and", self.interfaces.len())
+        more(f, "", "and", self.interfaces.len())?;
+        match &self.metrics {
+            Some(metrics) => write!(f, "\nmetrics {metrics}"),
+            None => Ok(()),
+        }
     }
 }
 

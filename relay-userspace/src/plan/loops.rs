@@ -112,6 +112,7 @@ mod tests {
             join: true,
             local: false,
             limit: None,
+            monitor: None,
             pending: Vec::new(),
             outputs: vec![Output {
                 position: 0,

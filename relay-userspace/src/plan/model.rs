@@ -14,7 +14,7 @@ use super::{
     received_checksums::Checksums,
 };
 use crate::{
-    config::rules::{Header, Limit, Match, OutputVlan, PortMatch, Prefix, Transmit},
+    config::rules::{Header, Limit, Match, Monitor, OutputVlan, PortMatch, Prefix, Transmit},
     host::{GsoLimits, Offload, Switched},
 };
 
@@ -146,6 +146,9 @@ pub struct Flow {
     pub local: bool,
     /// How much of it is relayed; `None` means all.
     pub limit: Option<Limit>,
+    /// Where the datagrams have sequence numbers that the relay watches.
+    #[serde(skip)]
+    pub monitor: Option<Monitor>,
     /// The copies that leave.
     pub outputs: Vec<Output>,
     /// The outputs of the rule that wait for their interfaces, or for routes.

@@ -3,12 +3,16 @@
 use std::{
     collections::{BTreeSet, HashSet},
     net::IpAddr,
+    time::Duration,
 };
 
 use proptest::{collection, prelude::*, sample::subsequence, string::string_regex};
 
 use super::*;
-use crate::config::rules::{Header, Input, Limit, Output, OutputVlan, Prefix, Rule, Rules, Source};
+use crate::config::rules::{
+    Counter, Header, Health, Input, Limit, Listen, Metrics, Monitor, Order, Output, OutputVlan,
+    Prefix, Rule, Rules, Source,
+};
 
 const INTERFACES: [&str; 5] = ["in0", "out0", "wlan-1.5", "a\"b", "é\\"];
 
@@ -202,6 +206,39 @@ fn cpus() -> impl Strategy<Value = Option<Vec<u32>>> {
     }))
 }
 
+fn health() -> impl Strategy<Value = Health> {
+    let seconds = (1..=86_400_u64).prop_map(|seconds| seconds * 1000);
+    let silence = prop_oneof![20..=999_u64, seconds];
+    let counter =
+        (0..=Counter::MAX_OFFSET, 0..4_u8, any::<bool>()).prop_map(|(offset, bytes, is_big)| {
+            Counter {
+                offset,
+                bytes: 1 << bytes,
+                order: if is_big { Order::Big } else { Order::Little },
+            }
+        });
+    let monitor = prop_oneof![
+        Just(Monitor::Rtp),
+        Just(Monitor::MpegTs),
+        Just(Monitor::MoldUdp64),
+        counter.prop_map(Monitor::Counter),
+    ];
+    let (silence, monitor) = (proptest::option::of(silence), proptest::option::of(monitor));
+    (silence, monitor).prop_map(|(silence, monitor)| Health {
+        silence: silence.map(Duration::from_millis),
+        monitor,
+    })
+}
+
+fn metrics() -> impl Strategy<Value = Metrics> {
+    let listen = prop_oneof![
+        Just(Listen::Tcp("127.0.0.1:9474".parse().unwrap())),
+        Just(Listen::Tcp("[::1]:1".parse().unwrap())),
+        Just(Listen::Unix("/run/a \"b\"/\\c".into())),
+    ];
+    (listen, any::<bool>()).prop_map(|(listen, outputs)| Metrics { listen, outputs })
+}
+
 fn rules() -> impl Strategy<Value = Rules> {
     let input = (
         interface(),
@@ -209,12 +246,13 @@ fn rules() -> impl Strategy<Value = Rules> {
         any::<[bool; 4]>(),
         proptest::option::of(limit()),
     );
-    let rule = (name(), any::<bool>(), input, outputs());
+    let rule = (name(), any::<bool>(), input, outputs(), health());
     let options = (numbers(), cpus(), 0..3_usize, any::<bool>());
     let rules = collection::vec(rule, 1..8);
-    (rules, collection::vec(options, INTERFACES.len())).prop_map(|(rules, options)| {
+    let options = collection::vec(options, INTERFACES.len());
+    (rules, options, proptest::option::of(metrics())).prop_map(|(rules, options, metrics)| {
         let rules = rules.into_iter().zip(1..).map(
-            |((name, enabled, (interface, matches, flags, limit), outputs), number)| {
+            |((name, enabled, (interface, matches, flags, limit), outputs, health), number)| {
                 let (host, ports, sources, vlan) = matches;
                 let [is_ipv6, join, local, is_unicast] = flags;
                 let group = match is_unicast {
@@ -249,6 +287,7 @@ fn rules() -> impl Strategy<Value = Rules> {
                     enabled,
                     input,
                     limit,
+                    health,
                     outputs,
                 }
             },
@@ -256,6 +295,7 @@ fn rules() -> impl Strategy<Value = Rules> {
         let mut rules = Rules {
             rules: rules.collect(),
             interfaces: Vec::new(),
+            metrics,
         };
         let used: BTreeSet<String> = rules.interfaces_used().map(str::to_owned).collect();
         let tables = used.into_iter().zip(options);

@@ -3,11 +3,15 @@
 
 use std::time::Instant;
 
-use log::{Level::Warn, info};
+use log::{
+    Level::{Info, Warn},
+    info,
+};
 
 use super::Service;
 use crate::{
-    daemon::{running::Applied, watcher::budget::Line},
+    config::{quoted, rules::Written},
+    daemon::{running::Applied, status::Turn, watcher::budget::Line},
     plan::{self, Plan},
 };
 
@@ -25,9 +29,12 @@ impl Service {
     pub(super) fn publish(&mut self) {
         self.state.running.settle();
         let last_change = self.commands.last_change.clone();
-        let status = self
-            .observer
-            .snapshot(&self.state, last_change, &self.watcher);
+        let status = self.observer.snapshot(
+            &self.state,
+            last_change,
+            self.commands.changes,
+            &self.watcher,
+        );
         self.mailbox.publish(status);
     }
 
@@ -81,6 +88,48 @@ impl Service {
         }
     }
 
+    /// Has metrics served where the rules say.
+    pub(super) fn follow_metrics(&mut self) {
+        let wanted = self.state.desired.rules().rules.metrics.as_ref();
+        self.metrics.follow(wanted, Instant::now());
+        let problem = self.metrics.problem().map(str::to_owned);
+        self.observer.note_metrics(problem);
+    }
+
+    /// Logs which feeds have stopped, and which have come again.
+    pub(super) fn say_silence(&mut self, turns: &[Turn]) {
+        let now = Instant::now();
+        for turn in turns {
+            let rule = quoted(&turn.rule);
+            let (level, text) = match turn.over_after {
+                None => (
+                    Warn,
+                    format!(
+                        "rule {rule} is silent: no datagram has come for {}",
+                        Written(turn.after)
+                    ),
+                ),
+                Some(time) => (
+                    Info,
+                    format!(
+                        "datagrams of rule {rule} come again, after {:.3} s",
+                        time.as_secs_f64()
+                    ),
+                ),
+            };
+            let line = Line {
+                level,
+                about: turn.rule.clone(),
+                text,
+                matters: false,
+            };
+            self.silence_lines.say_of_rule(now, &turn.rule, &line);
+        }
+        if !turns.is_empty() {
+            self.mailbox.changed();
+        }
+    }
+
     /// Tells the service manager that a reload is over.
     pub(super) fn ready_again(&mut self) {
         let status = match self.state.waiting() {
@@ -93,7 +142,9 @@ impl Service {
     /// Lets everybody know that something may run differently now.
     pub(super) fn changed(&mut self) {
         self.follow();
-        self.observer.changed(&self.state);
+        self.follow_metrics();
+        let turns = self.observer.changed(&self.state);
+        self.say_silence(&turns);
         self.mailbox.changed();
         self.set_status();
     }

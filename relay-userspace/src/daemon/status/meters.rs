@@ -8,15 +8,12 @@ use std::{
     collections::HashMap,
     ops::Range,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
     daemon::reconcile::State,
-    datapath::{
-        LastExpired, OutputIdentity,
-        stats::{Count, WorkerStats},
-    },
+    datapath::{LastExpired, OutputIdentity, stats::WorkerStats},
 };
 
 /// The least time that rates are taken over.
@@ -44,7 +41,10 @@ struct Meter {
 #[derive(Debug, Default)]
 struct RuleMeter {
     matched: Meter,
+    bytes: Meter,
     last_frame: Option<Instant>,
+    /// The same in seconds since the epoch.
+    last_frame_at: Option<f64>,
     outputs: Range<usize>,
 }
 
@@ -67,6 +67,8 @@ struct Cell {
     slot: u32,
     meter: usize,
     read: u64,
+    /// Of a flow, the same for its bytes.
+    bytes_read: u64,
 }
 
 /// One rule in the last second.
@@ -74,8 +76,12 @@ struct Cell {
 pub struct RuleRates<'a> {
     /// Frames per second that matched.
     pub rate: f64,
+    /// Bits of UDP payload per second in them.
+    pub bit_rate: f64,
     /// When the last frame was seen to have come.
     pub last_frame: Option<Instant>,
+    /// The same in seconds since the epoch.
+    pub last_frame_at: Option<f64>,
     outputs: &'a [Meter],
 }
 
@@ -83,6 +89,14 @@ impl RuleRates<'_> {
     /// Copies per second of the output at this position.
     pub fn output(&self, position: usize) -> f64 {
         self.outputs.get(position).map_or(0.0, |meter| meter.rate)
+    }
+
+    /// Bits of UDP payload per second in them: the copies are as long as the frames that matched.
+    pub fn bit_rate_of_output(&self, position: usize) -> f64 {
+        if self.rate == 0.0 {
+            return 0.0;
+        }
+        self.output(position) * self.bit_rate / self.rate
     }
 }
 
@@ -104,7 +118,9 @@ impl Meters {
             self.by_name.insert(rule.name.clone(), self.rules.len());
             self.rules.push(RuleMeter {
                 matched: known.map_or_else(Meter::default, |known| known.matched),
+                bytes: known.map_or_else(Meter::default, |known| known.bytes),
                 last_frame: known.and_then(|known| known.last_frame),
+                last_frame_at: known.and_then(|known| known.last_frame_at),
                 outputs: first..self.outputs.len(),
             });
             identities.push(OutputIdentity::of_rule(rule));
@@ -156,9 +172,13 @@ impl Meters {
         for worker in &mut self.workers {
             let stats = &worker.stats;
             for cell in &mut worker.flows {
-                let now = stats.flows.get(cell.slot as usize).map_or(0, Count::get);
+                let flow = stats.flows.get(cell.slot as usize);
+                let (now, bytes) =
+                    flow.map_or((0, 0), |flow| (flow.matched.get(), flow.bytes.get()));
                 if let Some(rule) = self.rules.get_mut(cell.meter) {
                     rule.matched.counted += cell.read_up_to(now);
+                    rule.bytes.counted += bytes.saturating_sub(cell.bytes_read);
+                    cell.bytes_read = bytes;
                 }
             }
             for cell in &mut worker.outputs {
@@ -182,11 +202,15 @@ impl Meters {
         self.read();
         // Before the first second is over there are no rates.
         let seconds = passed.map_or(f64::INFINITY, |passed| passed.as_secs_f64());
+        let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let epoch = epoch.map_or(0.0, |since| since.as_secs_f64());
         for rule in &mut self.rules {
             if rule.matched.counted > 0 {
                 rule.last_frame = Some(now);
+                rule.last_frame_at = Some(epoch);
             }
             rule.matched.end(seconds);
+            rule.bytes.end(seconds);
         }
         for output in &mut self.outputs {
             output.end(seconds);
@@ -200,9 +224,17 @@ impl Meters {
         let outputs = rule.and_then(|rule| self.outputs.get(rule.outputs.clone()));
         RuleRates {
             rate: rule.map_or(0.0, |rule| rule.matched.rate),
+            bit_rate: rule.map_or(0.0, |rule| 8.0 * rule.bytes.rate),
             last_frame: rule.and_then(|rule| rule.last_frame),
+            last_frame_at: rule.and_then(|rule| rule.last_frame_at),
             outputs: outputs.unwrap_or_default(),
         }
+    }
+
+    /// Bits of UDP payload per second that matched any rule.
+    pub fn bit_rate(&self) -> f64 {
+        let rates = self.rules.iter().map(|rule| rule.bytes.rate);
+        8.0 * rates.sum::<f64>()
     }
 
     /// What has expired since the last call, each with the position of its rule.
@@ -233,7 +265,13 @@ impl Cell {
     fn new(slot: u32, meter: usize, known: Option<&Self>) -> Self {
         // A slot that was not in use before begins with zero.
         let read = known.map_or(0, |known| known.read);
-        Self { slot, meter, read }
+        let bytes_read = known.map_or(0, |known| known.bytes_read);
+        Self {
+            slot,
+            meter,
+            read,
+            bytes_read,
+        }
     }
 
     /// What was counted since the last call. A slot that has another user now begins with zero.

@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    process,
+    time::Instant,
 };
 
-use super::{Observer, meters::Meters};
+use super::{Observer, process};
 use crate::{
     config::quoted,
     daemon::{reconcile::State, watcher::Watcher},
@@ -14,8 +14,8 @@ use crate::{
     observe::{
         report::{InterfaceReport, Named, Report, occurred},
         snapshot::{
-            self, Health, InterfaceStatus, LastChange, LoopStatus, NextHopStatus, Numbers, Origin,
-            OutputStatus, RuleStatus, Snapshot, Totals,
+            self, Changes, Health, InterfaceStatus, LastChange, LoopStatus, NextHopStatus, Numbers,
+            Origin, OutputStatus, RuleStatus, Snapshot, Totals,
         },
     },
     plan::{self, Flow, HeaderText, LinkDestination, Mac, Plan},
@@ -83,12 +83,13 @@ pub fn of(
     report: &Report,
     watcher: &Watcher,
     last_change: Option<LastChange>,
+    changes: Changes,
 ) -> Snapshot {
     let waits = Waits::of(state);
-    let problems = problems(observer, state, watcher);
+    let (problems, problem_count) = problems(observer, state, watcher);
     Snapshot {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        pid: process::id(),
+        pid: std::process::id(),
         taken_at: snapshot::now(),
         uptime_seconds: report.uptime_seconds,
         state: if problems.is_empty() {
@@ -97,15 +98,19 @@ pub fn of(
             Health::Degraded
         },
         problems,
+        problem_count: problem_count as u64,
+        changes,
+        process: process::now(),
         last_change,
         loops: loops(observer, state),
         interfaces: interfaces(state, &waits, report),
-        rules: rules(state, &waits, report, &observer.meters),
+        rules: rules(observer, state, &waits, report),
         totals: Totals {
             packets_received: report.packets_received,
             packets_matched: report.packets_matched,
             packets_sent: report.packets_sent,
             dropped: numbers(&report.dropped),
+            dropped_before_rules: numbers(&report.dropped_before_rules),
         },
         rates: observer.rates,
     }
@@ -129,8 +134,9 @@ fn numbers(named: &Named) -> Numbers {
         .collect()
 }
 
-/// What does not run, or loses frames, or is in a loop: one sentence per problem.
-pub fn problems(observer: &Observer, state: &State, watcher: &Watcher) -> Vec<String> {
+/// What does not run, or loses frames, or is in a loop: one sentence per problem, up to a number;
+/// and how many problems there are.
+pub fn problems(observer: &Observer, state: &State, watcher: &Watcher) -> (Vec<String>, usize) {
     let mut others = Vec::new();
     for worker in &state.running.workers {
         if worker.has_ended() {
@@ -141,6 +147,13 @@ pub fn problems(observer: &Observer, state: &State, watcher: &Watcher) -> Vec<St
         }
     }
     others.extend(loops(observer, state).iter().map(ToString::to_string));
+    others.extend(observer.metrics.clone());
+    let silent = observer.silences.now(Instant::now());
+    others.extend(silent.iter().take(MOST_PROBLEMS).map(|(rule, time)| {
+        let (rule, seconds) = (quoted(rule), time.as_secs_f64());
+        format!("rule {rule} is silent: no datagram has come for {seconds:.1} s")
+    }));
+    let silent_beyond = silent.len().saturating_sub(MOST_PROBLEMS);
     if observer.rates.dropped > 0.0 {
         others.push(format!(
             "{:.0} frames per second are dropped; in all: {}",
@@ -162,7 +175,7 @@ pub fn problems(observer: &Observer, state: &State, watcher: &Watcher) -> Vec<St
             .map_or_else(String::new, |one| format!(" on {}", one.name));
         others.push(format!("next hop {}{on} does not answer", host.address));
     }
-    let all = observer.waiting.len() + others.len();
+    let all = observer.waiting.len() + others.len() + silent_beyond;
     others.truncate(MOST_PROBLEMS);
     let waiting = observer.waiting.iter().take(MOST_PROBLEMS - others.len());
     let mut problems: Vec<String> = waiting.cloned().collect();
@@ -170,10 +183,16 @@ pub fn problems(observer: &Observer, state: &State, watcher: &Watcher) -> Vec<St
     if all > problems.len() {
         problems.push(format!("and {} more", all - problems.len()));
     }
-    problems
+    (problems, all)
 }
 
-fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> Vec<RuleStatus> {
+fn rules(
+    observer: &Observer,
+    state: &State,
+    waits: &Waits<'_>,
+    report: &Report,
+) -> Vec<RuleStatus> {
+    let (meters, now) = (&observer.meters, Instant::now());
     let added = state.desired.added();
     let known = state.running.next_hops.table.all();
     let known: HashMap<OnLink, Known> = known.into_iter().collect();
@@ -227,6 +246,7 @@ fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> 
                     next_hop,
                     packets_sent: report.map_or(0, |report| report.packets_sent),
                     rate: seen.output(position),
+                    bit_rate: seen.bit_rate_of_output(position),
                     dropped: report
                         .map(|report| numbers(&report.dropped))
                         .unwrap_or_default(),
@@ -247,8 +267,12 @@ fn rules(state: &State, waits: &Waits<'_>, report: &Report, meters: &Meters) -> 
                 packets_matched: report.map_or(0, |report| report.packets_matched),
                 over_limit: report.map_or(0, |report| report.over_limit),
                 local_failed: report.map_or(0, |report| report.local_failed),
+                bytes_matched: report.map_or(0, |report| report.bytes_matched),
                 rate: seen.rate,
+                bit_rate: seen.bit_rate,
                 last_frame_seconds_ago: seen.last_frame.map(|at| at.elapsed().as_secs_f64()),
+                last_frame_at: seen.last_frame_at,
+                silence: observer.silences.of(name, now),
                 outputs: rule.outputs.iter().enumerate().map(output).collect(),
             }
         })
@@ -283,7 +307,7 @@ fn interfaces(state: &State, waits: &Waits<'_>, report: &Report) -> Vec<Interfac
     let plan = &state.running.plan;
     let used = report.interfaces.iter().zip(plan.interfaces.iter());
     let mut all: Vec<InterfaceStatus> = used
-        .map(|(report, interface)| in_use(report, interface.index))
+        .map(|(report, interface)| in_use(report, interface))
         .collect();
     let known: BTreeSet<String> = all.iter().map(|one| one.name.clone()).collect();
     for name in state.desired.interfaces() {
@@ -293,6 +317,7 @@ fn interfaces(state: &State, waits: &Waits<'_>, report: &Report) -> Vec<Interfac
                 name,
                 index: None,
                 state: snapshot::State::Pending,
+                driver: None,
                 backend: None,
                 mode: None,
                 engine: None,
@@ -305,13 +330,14 @@ fn interfaces(state: &State, waits: &Waits<'_>, report: &Report) -> Vec<Interfac
     all
 }
 
-fn in_use(report: &InterfaceReport, index: u32) -> InterfaceStatus {
+fn in_use(report: &InterfaceReport, interface: &plan::Interface) -> InterfaceStatus {
     let path = &report.path;
     InterfaceStatus {
         name: report.name.clone(),
-        index: Some(index),
+        index: Some(interface.index),
         state: snapshot::State::Active,
         reason: path.reason.clone(),
+        driver: Some(interface.driver.clone()),
         backend: Some(path.backend.name().to_owned()),
         mode: path.mode.map(|mode| mode.name().to_owned()),
         engine: path.tx_method.map(|tx_method| tx_method.name().to_owned()),

@@ -74,6 +74,13 @@ impl Budget {
         }
     }
 
+    /// The same about a rule.
+    pub fn say_of_rule(&mut self, now: Instant, rule: &str, line: &Line) {
+        if line.level >= Level::Debug || self.admit(now, line) {
+            log!(target: LOG, line.level, rule = rule; "{}", line.text);
+        }
+    }
+
     /// Logs what was left out about `interface`, once it is quiet and the budget allows it.
     pub fn tick(&mut self, now: Instant, interface: &str) {
         if self.is_quiet(now) {

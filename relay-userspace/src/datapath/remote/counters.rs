@@ -18,6 +18,8 @@ pub struct OutputCounters {
 pub struct FlowCounters {
     /// Frames that matched.
     pub matched: u64,
+    /// Bytes of UDP payload in them.
+    pub bytes: u64,
     /// Frames that matched and were not given back to the Linux stack.
     pub local_failed: u64,
     /// Its outputs, in the plan's order.
@@ -39,6 +41,8 @@ pub struct Retired {
     pub rule: String,
     /// Frames that matched it; `None` if the worker still has the rule, without these outputs.
     pub matched: Option<u64>,
+    /// Bytes of UDP payload in them; 0 if the worker still has the rule.
+    pub bytes: u64,
     /// Frames that were not given back to the Linux stack; 0 if the worker still has the rule.
     pub local_failed: u64,
     /// The outputs that are gone.

@@ -91,7 +91,7 @@ impl Worker {
 
     fn count(&self, rule: &str, frames: u64) {
         let (flow, outputs) = self.slots(rule);
-        self.stats.flows[flow as usize].add(frames);
+        self.stats.flows[flow as usize].matched.add(frames);
         for output in outputs {
             self.stats.outputs[output as usize].sent.add(frames);
         }
@@ -283,7 +283,7 @@ fn what_a_waiting_output_misses_is_there_although_the_worker_never_takes_the_nex
     worker.attend(true);
     assert!(worker.remote.is_taken());
     let (flow, _) = worker.slots("a");
-    worker.stats.flows[flow as usize].add(10);
+    worker.stats.flows[flow as usize].matched.add(10);
     let pending = |outputs: &[OutputCounters]| -> u64 {
         let drops = outputs.iter();
         drops.map(|one| one.drops[Dropped::Pending as usize]).sum()
@@ -292,7 +292,7 @@ fn what_a_waiting_output_misses_is_there_although_the_worker_never_takes_the_nex
     assert_eq!(now(&worker), 10);
     send(&mut worker);
     assert_eq!(now(&worker), 10, "while the worker has the table before");
-    worker.stats.flows[flow as usize].add(1);
+    worker.stats.flows[flow as usize].matched.add(1);
     let last = worker.remote.into_last();
     let of_a = last.iter().find(|last| last.rule == "a").unwrap();
     assert_eq!(pending(&of_a.outputs), 11);

@@ -1,0 +1,181 @@
+//! Metrics as text, in the two formats that Prometheus reads: OpenMetrics 1.0
+//! (<https://prometheus.io/docs/specs/om/open_metrics_spec/>), and the older one, version 0.0.4
+//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>), for whoever does not ask for
+//! the newer, as `promtool check metrics` does not.
+//!
+//! The formats differ in few places: where a counter's `_total` stands, and in the end. Crates that
+//! write one of them keep values of their own, between which and the snapshot there could be a
+//! difference.
+
+use std::fmt::{self, Write as _};
+
+/// Which of the formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Version 1.0.0.
+    OpenMetrics,
+    /// Version 0.0.4.
+    Text,
+}
+
+impl Format {
+    /// The type of a body in this format.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// What the values of a family are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It never goes backwards while the relay runs.
+    Counter,
+    /// A value at one moment.
+    Gauge,
+    /// Facts, in labels.
+    Info,
+}
+
+/// A name, what it means, and what its values are. A counter's name is without `_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Family {
+    /// The name.
+    pub name: &'static str,
+    /// What its values are.
+    pub kind: Kind,
+    /// One sentence, without a full stop.
+    pub help: &'static str,
+}
+
+/// A text of metrics that grows family by family.
+#[derive(Debug)]
+pub struct Exposition {
+    format: Format,
+    text: String,
+}
+
+/// Where the values of one family go.
+#[derive(Debug)]
+pub struct Samples<'e> {
+    family: Family,
+    exposition: &'e mut Exposition,
+}
+
+impl Exposition {
+    /// A text without any.
+    #[must_use]
+    pub fn new(format: Format) -> Self {
+        Self {
+            format,
+            text: String::new(),
+        }
+    }
+
+    /// Begins a family. Each may begin once.
+    pub fn family(&mut self, family: Family) -> Samples<'_> {
+        let Family { name, kind, help } = family;
+        let (suffix, kind) = match (self.format, kind) {
+            (Format::OpenMetrics, Kind::Counter) => ("", "counter"),
+            (Format::OpenMetrics, Kind::Info) => ("", "info"),
+            (Format::Text, Kind::Counter) => ("_total", "counter"),
+            (Format::Text, Kind::Info) => ("_info", "gauge"),
+            (_, Kind::Gauge) => ("", "gauge"),
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "# HELP {name}{suffix} {help}");
+        let _ = writeln!(self.text, "# TYPE {name}{suffix} {kind}");
+        Samples {
+            family,
+            exposition: self,
+        }
+    }
+
+    /// The whole text.
+    #[must_use]
+    pub fn end(mut self) -> String {
+        if self.format == Format::OpenMetrics {
+            self.text.push_str("# EOF\n");
+        }
+        self.text
+    }
+}
+
+impl Samples<'_> {
+    /// Adds a value, told apart from the others of its family by its labels: names and values.
+    pub fn add(&mut self, labels: &[(&str, &str)], value: impl fmt::Display) {
+        let text = &mut self.exposition.text;
+        let suffix = match self.family.kind {
+            Kind::Counter => "_total",
+            Kind::Gauge => "",
+            Kind::Info => "_info",
+        };
+        let _ = write!(text, "{}{suffix}", self.family.name);
+        for (at, (name, value)) in labels.iter().enumerate() {
+            let _ = write!(text, "{}{name}=\"", if at == 0 { '{' } else { ',' });
+            for c in value.chars() {
+                match c {
+                    '\\' => text.push_str("\\\\"),
+                    '"' => text.push_str("\\\""),
+                    '\n' => text.push_str("\\n"),
+                    c => text.push(c),
+                }
+            }
+            text.push('"');
+        }
+        let _ = writeln!(text, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(format: Format) -> String {
+        let mut exposition = Exposition::new(format);
+        let family = |name, kind| Family {
+            name,
+            kind,
+            help: "what it is",
+        };
+        let mut counter = exposition.family(family("relay_a", Kind::Counter));
+        counter.add(&[("rule", "a \"b\"\\\n"), ("x", "é")], 7);
+        let mut gauge = exposition.family(family("relay_b", Kind::Gauge));
+        gauge.add(&[], 0.5);
+        let mut info = exposition.family(family("relay_c", Kind::Info));
+        info.add(&[("version", "1")], 1);
+        exposition.end()
+    }
+
+    #[test]
+    fn both_formats_are_as_their_specifications_say() {
+        let openmetrics = "\
+# HELP relay_a what it is
+# TYPE relay_a counter
+relay_a_total{rule=\"a \\\"b\\\"\\\\\\n\",x=\"é\"} 7
+# HELP relay_b what it is
+# TYPE relay_b gauge
+relay_b 0.5
+# HELP relay_c what it is
+# TYPE relay_c info
+relay_c_info{version=\"1\"} 1
+# EOF
+";
+        assert_eq!(text(Format::OpenMetrics), openmetrics);
+        let older = "\
+# HELP relay_a_total what it is
+# TYPE relay_a_total counter
+relay_a_total{rule=\"a \\\"b\\\"\\\\\\n\",x=\"é\"} 7
+# HELP relay_b what it is
+# TYPE relay_b gauge
+relay_b 0.5
+# HELP relay_c_info what it is
+# TYPE relay_c_info gauge
+relay_c_info{version=\"1\"} 1
+";
+        assert_eq!(text(Format::Text), older);
+    }
+}
