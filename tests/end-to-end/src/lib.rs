@@ -38,6 +38,7 @@ pub mod relay;
 pub mod report;
 pub mod rules;
 pub mod scenario;
+pub mod scrape;
 pub mod sender;
 pub mod soak;
 pub mod stacked;

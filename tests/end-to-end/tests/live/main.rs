@@ -4,6 +4,7 @@ mod changes;
 mod clients;
 mod defects;
 mod headers;
+mod health;
 mod interfaces;
 mod ipv6;
 mod local;
