@@ -100,6 +100,11 @@ fn a_jump_up_to_the_limit_is_a_loss_and_a_longer_one_is_not() {
 }
 
 #[test]
+fn the_limits_are_those_that_the_pages_name() {
+    assert_eq!(WIDTHS.map(Width::limit), [100, 3000, 1 << 20, 1 << 20]);
+}
+
+#[test]
 fn two_numbers_that_follow_each_other_far_away_are_a_restart() {
     for width in WIDTHS {
         // Behind the window, before the first number, and far ahead.
@@ -119,6 +124,23 @@ fn two_numbers_that_follow_each_other_far_away_are_a_restart() {
                 stream.see(width, [far, far - 1]),
                 [Seen::Again, Seen::Suspect]
             );
+        }
+    }
+}
+
+#[test]
+fn a_restart_may_be_where_numbers_wrap() {
+    for width in WIDTHS {
+        for first in [-2, -1, 0] {
+            let stream = Stream::default();
+            stream.see(width, 100..=110);
+            let seen = stream.see(width, first..=first + 2);
+            assert_eq!(
+                seen,
+                [Seen::Suspect, Seen::Restart, Seen::Highest],
+                "{width:?}"
+            );
+            assert_eq!(stream.numbers(), [0, 0, 0, 0, 0, 1], "{width:?}");
         }
     }
 }
@@ -180,6 +202,14 @@ fn a_datagram_may_have_several_numbers() {
         ranges(&stream, &[(10, 10), (20, 1)]),
         [Seen::Again, Seen::Highest]
     );
+}
+
+#[test]
+fn of_a_datagram_that_begins_before_the_stream_only_what_is_in_it_counts() {
+    let stream = Stream::default();
+    let seen = ranges(&stream, &[(0, 1), (2, 1), (-5, 6), (-5, 7)]);
+    assert_eq!(seen, [Seen::First, Seen::Highest, Seen::Again, Seen::Late]);
+    assert_eq!(stream.numbers(), [0, 0, 1, 1, 0, 0]);
 }
 
 #[test]
