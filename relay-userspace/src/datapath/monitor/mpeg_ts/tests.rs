@@ -164,6 +164,20 @@ fn an_rtp_header_in_front_is_skipped() {
 }
 
 #[test]
+fn what_only_looks_like_an_rtp_header_is_none() {
+    // A damaged sync byte, and no packet behind what would be the header.
+    let mut damaged = packet(5, 0);
+    damaged[0] = 0x80;
+    let stream = Stream::new();
+    stream.see(0, &[damaged, packet(5, 1)]);
+    assert_eq!(stream.health().counts.not_understood, 0);
+    assert_eq!(stream.details().counts.sync_byte_errors, 1);
+    let datagram = [&[0x80, 33][..], &[0; 10], &damaged].concat();
+    stream.0.see(source(1), &datagram, 0);
+    assert_eq!(stream.health().counts.not_understood, 1);
+}
+
+#[test]
 fn wrong_sync_bytes_are_errors_and_two_in_a_row_a_loss_of_sync() {
     let mut continuity = 0;
     let mut packets = |good: &str| -> Vec<_> {

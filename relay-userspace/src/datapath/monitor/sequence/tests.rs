@@ -287,7 +287,7 @@ fn arrivals(fates: &[Fate]) -> (Vec<u64>, u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_dropped_delayed_and_doubled_is_counted_exactly(
