@@ -59,6 +59,34 @@ fn pmts_are_those_that_the_pat_names() {
 }
 
 #[test]
+fn tables_are_only_where_a_section_starts_in_a_payload() {
+    let whole = with_section(0, 0, 0, &pat(&[(1, 0x100)]));
+    let mut goes_on = whole;
+    goes_on[1] &= !0x40;
+    // An adaptation field of nothing, and behind it what would be a payload.
+    let mut without = [0; PACKET_LEN];
+    without[..5].copy_from_slice(&[SYNC, 0x40, 0, 0x20, 0]);
+    without[5..].copy_from_slice(&whole[4..PACKET_LEN - 1]);
+    let mut with = without;
+    with[3] = 0x30;
+    for (packet, pmts) in [(whole, 1), (with, 1), (goes_on, 0), (without, 0)] {
+        let stream = Stream::new();
+        stream.see(0, &[packet]);
+        assert_eq!(stream.details().pmt_pids.len(), pmts);
+    }
+}
+
+#[test]
+fn a_pat_with_fewer_programs_ends_those_that_it_lacks() {
+    let stream = Stream::new();
+    stream.see(0, &[with_section(0, 0, 0, &pat(&[(1, 0x100), (2, 0x200)]))]);
+    stream.see(100, &[with_section(0, 1, 0, &pat(&[(2, 0x200)]))]);
+    assert_eq!(stream.details().pmt_pids, [0x200]);
+    stream.see(200, &[with_section(0, 2, 0, &pat(&[]))]);
+    assert!(stream.details().pmt_pids.is_empty());
+}
+
+#[test]
 fn at_most_16_pmts_are_followed() {
     let stream = Stream::new();
     let programs: Vec<_> = (1..=20).map(|number| (number, 0x100 + number)).collect();
