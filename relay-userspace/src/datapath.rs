@@ -13,6 +13,7 @@ mod expired;
 pub mod flow_table;
 pub mod gso_packets;
 mod mapping;
+pub mod monitor;
 pub mod next_hops;
 pub mod open_runs;
 pub mod output_link;
