@@ -18,6 +18,7 @@ pub mod next_hops;
 pub mod open_runs;
 pub mod output_link;
 pub mod remote;
+mod senders;
 pub mod slots;
 pub mod socket_drops;
 pub mod stats;
@@ -29,6 +30,7 @@ pub mod tx_socket;
 pub mod uring;
 pub mod vnet_header;
 mod waiting;
+mod watched;
 mod worker;
 pub mod xdp;
 
@@ -37,5 +39,6 @@ pub use self::{
     expired::LastExpired,
     remote::{FlowCounters, OutputCounters, Prepared, Remote, Retired},
     slots::{Entry, OutputIdentity},
+    watched::now as clock,
     worker::{Bound, Fanouts, Worker, bind},
 };

@@ -165,6 +165,7 @@ fn snapshot() -> Snapshot {
         last_frame_seconds_ago: Some(0.0),
         last_frame_at: Some(1000.0),
         silence: None,
+        feed: None,
         outputs,
     };
     let both = vec![output(5002, State::Active), output(5003, State::Pending)];

@@ -213,6 +213,7 @@ pub fn snapshot(rules: usize) -> Snapshot {
         last_frame_seconds_ago: Some(0.0),
         last_frame_at: Some(1000.0),
         silence: None,
+        feed: None,
         outputs: vec![output.clone()],
     };
     Snapshot {

@@ -11,6 +11,7 @@ use std::{collections::HashMap, time::Instant};
 
 use relay_common::abi::Counter;
 
+mod feeds;
 mod loops;
 mod meters;
 mod process;
@@ -34,7 +35,7 @@ use super::{
 use crate::{
     config::rules::Rule,
     datapath::{
-        OutputIdentity,
+        OutputIdentity, clock,
         socket_drops::KernelDrops,
         stats::{Count, Dropped},
     },
@@ -306,12 +307,14 @@ fn rules(state: &State) -> Vec<RuleReport> {
 
 fn rule_report(rule: &Rule, numbers: &RuleNumbers) -> RuleReport {
     let outputs = rule.outputs.iter().zip(OutputIdentity::of_rule(rule));
+    let monitor = rule.health.monitor;
     RuleReport {
         name: rule.name.clone(),
         packets_matched: numbers.matched,
         bytes_matched: numbers.bytes,
         over_limit: numbers.over_limit,
         local_failed: numbers.local_failed,
+        feed: monitor.map(|monitor| feeds::of(monitor, numbers, clock())),
         outputs: outputs
             .map(|(output, key)| {
                 let numbers = numbers.outputs.get(&key).cloned().unwrap_or_default();

@@ -9,6 +9,7 @@ use super::running::worker::Joined;
 use crate::{
     datapath::{
         FlowCounters, OutputCounters, OutputIdentity, Remote, Retired,
+        monitor::{Counts, EndedDetails, Health},
         socket_drops::KernelDrops,
         stats::{Dropped, Drops},
     },
@@ -76,6 +77,10 @@ pub struct RuleNumbers {
     pub over_limit: u64,
     /// Frames that were not given back to this host's stack.
     pub local_failed: u64,
+    /// What its monitors know, one per worker that has it.
+    pub health: Vec<Health>,
+    /// What monitors counted that have ended.
+    pub counted: Option<(Counts, EndedDetails, u64)>,
     /// Its outputs.
     pub outputs: BTreeMap<OutputIdentity, Copies>,
 }
@@ -86,7 +91,20 @@ impl RuleNumbers {
         self.matched += counters.matched;
         self.bytes += counters.bytes;
         self.local_failed += counters.local_failed;
+        self.health.extend(counters.health.clone());
         self.add_outputs(&counters.outputs);
+    }
+
+    /// Adds what a monitor counted that has ended.
+    fn end_health(&mut self, health: &Health) {
+        let (counts, details, beyond) =
+            self.counted
+                .unwrap_or((Counts::default(), EndedDetails::None, 0));
+        self.counted = Some((
+            counts.plus(health.sum()),
+            details.plus(health.sum_of_details()),
+            beyond + health.beyond,
+        ));
     }
 
     fn add_outputs(&mut self, outputs: &[OutputCounters]) {
@@ -154,6 +172,9 @@ impl Totals {
         rule.matched += retired.matched.unwrap_or(0);
         rule.bytes += retired.bytes;
         rule.local_failed += retired.local_failed;
+        if let Some(health) = &retired.health {
+            rule.end_health(health);
+        }
         self.local_failed += retired.local_failed;
         rule.add_outputs(&retired.outputs);
     }

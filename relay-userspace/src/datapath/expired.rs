@@ -13,27 +13,17 @@ use std::{
     },
 };
 
-use relay_common::wire::{
-    ETHERNET_LEN, IPV4_HEADERS_LEN, VLAN_LEN,
-    ethernet::{ethertype, field as ethernet},
-    ipv4::{self, field as ipv4_field},
-    ipv6::{self, field as ipv6_field},
-};
+use relay_common::wire::ipv6;
 
 use super::{
     batch::Memory,
+    senders::{self, sources},
     stats::{Dropped, WorkerStats},
 };
 use crate::packet::Template;
 
 /// Places for flows. One flow uses always the same.
 const PLACES: usize = 64;
-/// The most tags that may be in a frame.
-const TAGS: usize = 2;
-/// How much of a frame has its sources.
-const HEADERS_LEN: usize = ETHERNET_LEN + TAGS * VLAN_LEN + ipv6_field::SOURCE.end;
-const _: () = assert!(ETHERNET_LEN + TAGS * VLAN_LEN + ipv4_field::SOURCE.end <= IPV4_HEADERS_LEN);
-
 /// The last datagrams that expired, one per place.
 #[derive(Debug)]
 pub struct Expired([Place; PLACES]);
@@ -115,32 +105,6 @@ impl Place {
     }
 }
 
-/// The Ethernet source in the headers of a frame, as a number in network order, and the IP source,
-/// an IPv4 address in IPv6 form. `None` if they are too short.
-fn sources(headers: &[u8]) -> Option<(u64, ipv6::Address)> {
-    let [a, b, c, d, e, f] = *headers.get(ethernet::SOURCE)?.first_chunk()?;
-    let mac = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
-    let mut network = ETHERNET_LEN;
-    for _ in 0..=TAGS {
-        let field = headers.get(network.checked_sub(size_of::<u16>())?..network)?;
-        let ip = headers.get(network..)?;
-        match u16::from_be_bytes(*field.first_chunk()?) {
-            ethertype::VLAN | ethertype::QINQ => network += VLAN_LEN,
-            ethertype::IPV6 => {
-                let [first, second] = *ip.get(ipv6_field::SOURCE)?.as_chunks::<8>().0 else {
-                    return None;
-                };
-                return Some((mac, [first, second].map(u64::from_ne_bytes)));
-            }
-            _ => {
-                let source = *ip.get(ipv4_field::SOURCE)?.first_chunk()?;
-                return Some((mac, ipv6::mapped(ipv4::Address::from_ne_bytes(source))));
-            }
-        }
-    }
-    None
-}
-
 /// Why a copy does not leave for which [`Template::ttl`] has none.
 #[must_use]
 pub fn reason(template: &Template) -> Dropped {
@@ -154,12 +118,7 @@ pub fn reason(template: &Template) -> Dropped {
 #[cold]
 #[inline(never)]
 pub fn note<M: Memory>(flow: u32, place: &M::Place, memory: &M, stats: &WorkerStats) {
-    let headers = |len| memory.bytes(place, M::FRAME_AT..M::FRAME_AT + len);
-    // A short IPv4 frame has not so much.
-    let headers = match headers(HEADERS_LEN) {
-        [] => headers(IPV4_HEADERS_LEN),
-        headers => headers,
-    };
+    let headers = senders::headers(place, memory);
     stats.expired.note(flow, headers);
 }
 
@@ -167,7 +126,10 @@ pub fn note<M: Memory>(flow: u32, place: &M::Place, memory: &M, stats: &WorkerSt
 mod tests {
     use std::net::Ipv4Addr;
 
+    use relay_common::wire::{ETHERNET_LEN, IPV4_HEADERS_LEN, ipv6::field as ipv6_field};
+
     use super::*;
+    use crate::datapath::senders::HEADERS_LEN;
 
     fn frame(tag: &[u8], host: u8) -> Vec<u8> {
         let mut frame = vec![0x01, 0x00, 0x5e, 1, 1, 1, 2, 0, 0, 0, 9, host];

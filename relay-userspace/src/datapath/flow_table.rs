@@ -20,6 +20,7 @@ use self::followed_hops::FollowedHops;
 pub(super) use self::layout::can_leave;
 pub use self::ports::Ports;
 use super::{
+    monitor::FlowMonitor,
     output_link::{Link, State},
     stats::{Dropped, WorkerStats},
     waiting::Waiting,
@@ -50,6 +51,8 @@ pub struct Flows {
     /// Bytes that a frame may have in a chunk.
     frame_room: usize,
     waiting: Arc<Waiting>,
+    /// By slot, the monitors of flows that have one; empty if none has.
+    monitors: Box<[Option<Arc<FlowMonitor>>]>,
     /// Gives frames of flows with `local` back to the Linux stack.
     pub(super) local: Option<Box<LocalFrames>>,
 }
@@ -137,6 +140,27 @@ impl Flows {
     pub(super) fn with_waiting(mut self, waiting: Arc<Waiting>) -> Self {
         self.waiting = waiting;
         self
+    }
+
+    /// The table with monitors, by slot.
+    #[must_use]
+    pub(super) fn with_monitors(mut self, monitors: Box<[Option<Arc<FlowMonitor>>]>) -> Self {
+        self.monitors = monitors;
+        self
+    }
+
+    /// Whether any flow has a monitor.
+    #[inline]
+    #[must_use]
+    pub const fn have_monitors(&self) -> bool {
+        !self.monitors.is_empty()
+    }
+
+    /// The monitor of a flow, if it has one.
+    #[inline]
+    #[must_use]
+    pub fn monitor(&self, flow: u32) -> Option<&FlowMonitor> {
+        self.monitors.get(flow as usize)?.as_deref()
     }
 
     /// Takes the place of `former`: what the waiting outputs of each miss is counted up to here,

@@ -65,7 +65,6 @@
 mod counter;
 mod counts;
 mod health;
-mod kind;
 mod mold_udp64;
 mod mpeg_ts;
 mod rtp;
@@ -74,7 +73,7 @@ mod sources;
 mod version;
 
 use self::{
-    counter::{Counter, Layout},
+    counter::Numbers,
     mold_udp64::Messages,
     mpeg_ts::TransportStream,
     rtp::Packets,
@@ -83,17 +82,17 @@ use self::{
 pub use self::{
     counts::Counts,
     health::{Details, Ended, EndedDetails, Health, SourceHealth},
-    kind::{ByteOrder, Kind},
     mold_udp64::{MoldUdp64, MoldUdp64Counts},
     mpeg_ts::{MpegTs, MpegTsCounts, Pid},
     rtp::{Rtp, RtpCounts},
     sources::{SOURCES, Source},
 };
+use crate::config::rules::{Counter, Monitor};
 
 /// The monitor of one flow: one worker writes it, any thread reads it.
 #[derive(Debug)]
 pub struct FlowMonitor {
-    kind: Kind,
+    kind: Monitor,
     sources: OfKind,
 }
 
@@ -103,36 +102,25 @@ enum OfKind {
     Rtp(Box<Sources<Packets>>),
     MpegTs(Box<Sources<TransportStream>>),
     MoldUdp64(Box<Sources<Messages>>),
-    Counter(Layout, Box<Sources<Counter>>),
+    Counter(Counter, Box<Sources<Numbers>>),
 }
 
 impl FlowMonitor {
     /// A monitor that has seen nothing.
     #[must_use]
-    pub fn new(kind: Kind) -> Self {
+    pub fn new(kind: Monitor) -> Self {
         let sources = match kind {
-            Kind::Rtp => OfKind::Rtp(Box::default()),
-            Kind::MpegTs => OfKind::MpegTs(Box::default()),
-            Kind::MoldUdp64 => OfKind::MoldUdp64(Box::default()),
-            Kind::Counter {
-                offset,
-                bytes,
-                order,
-            } => {
-                let layout = Layout {
-                    offset,
-                    bytes,
-                    order,
-                };
-                OfKind::Counter(layout, Box::default())
-            }
+            Monitor::Rtp => OfKind::Rtp(Box::default()),
+            Monitor::MpegTs => OfKind::MpegTs(Box::default()),
+            Monitor::MoldUdp64 => OfKind::MoldUdp64(Box::default()),
+            Monitor::Counter(at) => OfKind::Counter(at, Box::default()),
         };
         Self { kind, sources }
     }
 
     /// What it was made for.
     #[must_use]
-    pub const fn kind(&self) -> Kind {
+    pub const fn kind(&self) -> Monitor {
         self.kind
     }
 
@@ -151,8 +139,8 @@ impl FlowMonitor {
             OfKind::MoldUdp64(sources) => {
                 sources.see(source, now, |stream, counts| stream.see(payload, counts));
             }
-            OfKind::Counter(layout, sources) => sources.see(source, now, |stream, counts| {
-                stream.see(*layout, payload, counts)
+            OfKind::Counter(at, sources) => sources.see(source, now, |stream, counts| {
+                stream.see(*at, payload, counts)
             }),
         }
     }

@@ -12,17 +12,18 @@
 mod counters;
 mod ports;
 
-use std::{os::fd::RawFd, sync::Arc};
+use std::{collections::HashMap, os::fd::RawFd, sync::Arc, thread, time::Duration};
 
 pub use self::counters::{FlowCounters, OutputCounters, Retired};
 use super::{
     change::{Change, Exchange, Inbox, NewTxSockets},
     error::SetupError,
     flow_table::{Flows, Ports, can_leave},
+    monitor::{FlowMonitor, Health},
     next_hops::NextHops,
     open_runs::OpenRuns,
     output_link::{Link, Links},
-    slots::{Assigned, Book, Entry, Leaving, OutputIdentity},
+    slots::{Assigned, Book, Entry, Leaving, OutputIdentity, Slots},
     stats::{Count, Dropped, OutputStats, WorkerStats},
     tx_socket::{self, TxSocket},
     uring::send_slots::SendSlots,
@@ -34,6 +35,10 @@ use super::{
     },
 };
 use crate::plan::{self, Backend, Plan, WaitsFor};
+
+/// How often to try to read a monitor that is being written, and how long to wait in between.
+const READ_TRIES: u32 = 100;
+const READ_AGAIN: Duration = Duration::from_micros(200);
 
 /// When every frame that was in a worker's rings or socket has been dealt with.
 #[derive(Debug, Clone, Copy)]
@@ -68,10 +73,15 @@ pub struct Remote {
     local: LocalSockets,
     /// The generation of the last change that was sent.
     sent: u64,
+    /// The monitors of its flows, by rule. A flow that stays keeps its own.
+    monitors: Monitors,
     /// What the worker may still count for, with the generation that ended it.
-    leaving: Vec<(u64, Leaving)>,
+    leaving: Vec<(u64, Leaving, Option<Arc<FlowMonitor>>)>,
     retired: Vec<Retired>,
 }
+
+/// Monitors of flows, by rule.
+type Monitors = HashMap<String, Arc<FlowMonitor>>;
 
 /// A TX socket that a worker has.
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +101,7 @@ pub struct Prepared {
     waiting: Arc<Waiting>,
     tx_sockets: Vec<Opened>,
     local: LocalSockets,
+    monitors: Monitors,
     ports: Option<sockets::Prepared>,
 }
 
@@ -141,6 +152,7 @@ impl Remote {
             local_device,
             local: LocalSockets::default(),
             sent: 0,
+            monitors: Monitors::new(),
             leaving: Vec::new(),
             retired: Vec::new(),
         };
@@ -248,6 +260,8 @@ impl Remote {
         let local_frames = LocalFrames::new(plan, worker, &assigned.slots, local.clone());
         let flows = flows.with_waiting(Arc::clone(&waiting));
         let flows = flows.with_local(local_frames);
+        let (monitors, by_slot) = self.monitors(plan, worker, &assigned.slots);
+        let flows = flows.with_monitors(by_slot);
         let more_slots =
             self.backend == Backend::IoUring && tx_sockets.len() != self.tx_sockets.len();
         let change = Change {
@@ -265,8 +279,35 @@ impl Remote {
             waiting,
             tx_sockets,
             local,
+            monitors,
             ports,
         })
+    }
+
+    /// The monitors that a table for `worker` of `plan` has, by rule and by slot.
+    fn monitors(
+        &self,
+        plan: &Plan,
+        worker: &plan::WorkerPlan,
+        slots: &Slots,
+    ) -> (Monitors, Box<[Option<Arc<FlowMonitor>>]>) {
+        let (mut by_rule, mut by_slot) = (Monitors::new(), Vec::new());
+        let flows = worker.flows.iter().filter_map(|&at| plan.flows.get(at));
+        for (flow, slots) in flows.zip(slots.iter()) {
+            let Some(wanted) = flow.monitor else { continue };
+            let known = self.monitors.get(&flow.rule);
+            let known = known.filter(|known| known.kind() == wanted);
+            let monitor = known.map_or_else(|| Arc::new(FlowMonitor::new(wanted)), Arc::clone);
+            let slot = slots.flow as usize;
+            if by_slot.len() <= slot {
+                by_slot.resize(slot + 1, None);
+            }
+            if let Some(place) = by_slot.get_mut(slot) {
+                *place = Some(Arc::clone(&monitor));
+            }
+            by_rule.insert(flow.rule.clone(), monitor);
+        }
+        (by_rule, by_slot.into())
     }
 
     /// Wakes the worker, so that it sees that it shall stop.
@@ -299,7 +340,11 @@ impl Remote {
     fn commit(&mut self, prepared: Prepared) -> Box<Change> {
         let generation = prepared.change.generation;
         let leaving = self.book.commit(prepared.assigned).into_iter();
-        self.leaving.extend(leaving.map(|gone| (generation, gone)));
+        let monitors = std::mem::replace(&mut self.monitors, prepared.monitors);
+        self.leaving.extend(leaving.map(|gone| {
+            let monitor = gone.flow.and_then(|_| monitors.get(&gone.rule).cloned());
+            (generation, gone, monitor)
+        }));
         self.links = prepared.links;
         self.waiting_before = std::mem::replace(&mut self.waiting, prepared.waiting);
         self.tx_sockets = prepared.tx_sockets;
@@ -333,9 +378,9 @@ impl Remote {
     /// slots ready for others.
     fn settle(&mut self, settled: u64) {
         let leaving = std::mem::take(&mut self.leaving);
-        for (generation, gone) in leaving {
+        for (generation, gone, monitor) in leaving {
             if generation > settled {
-                self.leaving.push((generation, gone));
+                self.leaving.push((generation, gone, monitor));
                 continue;
             }
             let failed = gone.flow.map(|slot| self.local_failed(slot));
@@ -343,6 +388,7 @@ impl Remote {
                 matched: gone.flow.map(|slot| self.matched(slot)),
                 bytes: gone.flow.map_or(0, |slot| self.bytes(slot)),
                 local_failed: failed.unwrap_or(0),
+                health: monitor.as_deref().and_then(read),
                 outputs: self.outputs(&gone.outputs),
                 rule: gone.rule.clone(),
             });
@@ -389,6 +435,7 @@ impl Remote {
             matched: Some(self.matched(entry.flow)),
             bytes: self.bytes(entry.flow),
             local_failed: self.local_failed(entry.flow),
+            health: self.health(rule),
             outputs: self.outputs(&entry.outputs),
         }));
         last
@@ -424,22 +471,29 @@ impl Remote {
     /// The counters of a rule's flow; `None` if the worker does not have it.
     #[must_use]
     pub fn flow(&self, rule: &str) -> Option<FlowCounters> {
-        self.book.get(rule).map(|entry| self.counters(entry))
+        let entry = self.book.get(rule)?;
+        Some(self.counters(rule, entry))
     }
 
     /// The counters of all flows, with their rules' names, in any order.
     pub fn flows(&self) -> impl Iterator<Item = (&str, FlowCounters)> {
         let entries = self.book.iter();
-        entries.map(|(rule, entry)| (rule, self.counters(entry)))
+        entries.map(|(rule, entry)| (rule, self.counters(rule, entry)))
     }
 
-    fn counters(&self, entry: &Entry) -> FlowCounters {
+    fn counters(&self, rule: &str, entry: &Entry) -> FlowCounters {
         FlowCounters {
             matched: self.matched(entry.flow),
             bytes: self.bytes(entry.flow),
             local_failed: self.local_failed(entry.flow),
+            health: self.health(rule),
             outputs: self.outputs(&entry.outputs),
         }
+    }
+
+    /// What the monitor of a rule knows, if it has one.
+    fn health(&self, rule: &str) -> Option<Health> {
+        self.monitors.get(rule).and_then(|monitor| read(monitor))
     }
 
     fn matched(&self, slot: u32) -> u64 {
@@ -503,6 +557,17 @@ impl Remote {
     pub fn links(&self) -> impl Iterator<Item = Arc<Link>> + '_ {
         self.links.iter().cloned()
     }
+}
+
+/// What a monitor knows. A worker that was interrupted in the middle of a datagram goes on soon.
+fn read(monitor: &FlowMonitor) -> Option<Health> {
+    for _ in 0..READ_TRIES {
+        if let Some(health) = monitor.read() {
+            return Some(health);
+        }
+        thread::sleep(READ_AGAIN);
+    }
+    monitor.read()
 }
 
 /// Under what frames count that an output misses.

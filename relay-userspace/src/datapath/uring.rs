@@ -49,7 +49,7 @@ use super::{
     remote::{Holds, Remote},
     stats::WorkerStats,
     timings::{DRAIN, SPIN, WAITING},
-    tx_socket,
+    tx_socket, watched,
 };
 use crate::{
     host::limits,
@@ -309,12 +309,14 @@ impl UringWorker {
                         && batch.keep(datagrams.kept(&arrival, ring.message(), buffers, flows));
                     batch.add(frame, keeps, buffers, flows, stats);
                     if batch.is_full() {
+                        watched::show(batch.frames(), flows, buffers);
                         end(ring, buffers, flows, batch, stats);
                     }
                 }
             }
             buffers.release(arrival.held);
         }
+        watched::show(batch.frames(), flows, buffers);
         end(ring, buffers, flows, batch, stats);
         stats.progress.arrivals.add(arrivals);
         self.publish_buffers();

@@ -68,7 +68,7 @@ use super::{
     remote::{Holds, Remote},
     stats::WorkerStats,
     timings::{DRAIN, SPIN, WAITING},
-    tx_socket,
+    tx_socket, watched,
 };
 use crate::plan::{self, Mode, Plan};
 
@@ -258,6 +258,7 @@ impl XdpWorker {
                     let _ = port.refill(chunks);
                 }
             }
+            watched::show(batch.frames(), flows, chunks);
             self.tx_sockets.send(batch, flows, chunks, stats);
             if let Some(local) = flows.local() {
                 local.give_back(input.index, batch.frames(), chunks, stats);

@@ -49,6 +49,17 @@ families! {
     RULE_LAST = Gauge "relay_rule_last_packet_timestamp_seconds" "When the last of them was seen to have come, to the second, in seconds since the epoch";
     RULE_SILENT = Gauge "relay_rule_silent" "1 if no datagram has come for as long as the rule's silence, else 0";
     RULE_SILENCES = Counter "relay_rule_silences" "How often the rule became silent";
+    FEED_LOST = Counter "relay_feed_lost_packets" "Sequence numbers of the feed that never came";
+    FEED_MISSING = Gauge "relay_feed_missing_packets" "Sequence numbers of the feed that have not come yet and still may";
+    FEED_REORDERED = Counter "relay_feed_reordered_packets" "Sequence numbers of the feed that came after higher ones";
+    FEED_DUPLICATED = Counter "relay_feed_duplicated_packets" "Datagrams of the feed whose numbers had come before";
+    FEED_STRAY = Counter "relay_feed_stray_packets" "Lone datagrams of the feed whose number was far from the others";
+    FEED_RESTARTS = Counter "relay_feed_restarts" "How often the numbers of the feed began anew";
+    FEED_FOREIGN = Counter "relay_feed_not_understood_packets" "Datagrams of the feed that are not what its monitor expects";
+    FEED_BEYOND = Counter "relay_feed_beyond_packets" "Datagrams of sources of the feed that there was no room to watch";
+    FEED_SOURCES = Gauge "relay_feed_sources" "Sources of the feed of which a datagram came in the last ten seconds";
+    FEED_EVENTS = Counter "relay_feed_events" "What only one kind of feed counts, by kind";
+    FEED_JITTER = Gauge "relay_feed_jitter_seconds" "The largest interarrival jitter of the feed's RTP sources";
     OUTPUT_SENT = Counter "relay_output_sent_packets" "Copies that left through the output";
     OUTPUT_ACTIVE = Gauge "relay_output_active" "1 if copies leave through the output, 0 if it waits or its rule does not run";
     DROPPED = Counter "relay_dropped_packets" "Frames and copies that did not leave, by reason, and by rule where they belong to one";
@@ -69,6 +80,7 @@ pub fn text(snapshot: &Snapshot, format: Format, outputs: bool) -> String {
     relay(&mut to, snapshot);
     interfaces(&mut to, &snapshot.interfaces);
     rules(&mut to, &snapshot.rules);
+    feeds(&mut to, &snapshot.rules);
     if outputs {
         self::outputs(&mut to, &snapshot.rules);
     }
@@ -179,6 +191,62 @@ fn rules(to: &mut Exposition, rules: &[RuleStatus]) {
     let mut times = to.family(RULE_SILENCES);
     for (rule, silence) in watched() {
         times.add(&[("rule", rule)], silence.times);
+    }
+}
+
+/// Counts that have a family of their own; the others are in [`FEED_EVENTS`].
+const FEED_COUNTS: [(Family, &str); 7] = [
+    (FEED_LOST, "lost"),
+    (FEED_REORDERED, "reordered"),
+    (FEED_DUPLICATED, "duplicated"),
+    (FEED_STRAY, "stray"),
+    (FEED_RESTARTS, "restarts"),
+    (FEED_FOREIGN, "not_understood"),
+    (FEED_BEYOND, "beyond"),
+];
+
+/// How long ago the last datagram of a source may have come that counts as one.
+const PRESENT_SECONDS: f64 = 10.0;
+
+fn feeds(to: &mut Exposition, rules: &[RuleStatus]) {
+    let feeds = || {
+        let rules = rules.iter();
+        rules.filter_map(|rule| Some((rule.name.as_str(), rule.feed.as_ref()?)))
+    };
+    for (family, count) in FEED_COUNTS {
+        let mut counter = to.family(family);
+        for (rule, feed) in feeds() {
+            let number = feed.counted.get(count).copied().unwrap_or(0);
+            counter.add(&[("rule", rule)], number);
+        }
+    }
+    let mut missing = to.family(FEED_MISSING);
+    for (rule, feed) in feeds() {
+        missing.add(&[("rule", rule)], feed.missing);
+    }
+    let mut sources = to.family(FEED_SOURCES);
+    for (rule, feed) in feeds() {
+        let present = feed.sources.iter();
+        let present = present.filter(|source| source.last_seconds_ago < PRESENT_SECONDS);
+        sources.add(&[("rule", rule)], present.count());
+    }
+    let mut events = to.family(FEED_EVENTS);
+    for (rule, feed) in feeds() {
+        let own = |name: &str| {
+            // All datagrams of a rule are in a family already.
+            name != "datagrams" && FEED_COUNTS.iter().all(|(_, count)| *count != name)
+        };
+        for (kind, number) in feed.counted.iter().filter(|(name, _)| own(name)) {
+            events.add(&[("rule", rule), ("kind", kind)], number);
+        }
+    }
+    let mut jitter = to.family(FEED_JITTER);
+    for (rule, feed) in feeds() {
+        let rtp = feed.sources.iter().filter_map(|source| source.rtp.as_ref());
+        let largest = rtp.filter_map(|rtp| rtp.jitter_seconds).reduce(f64::max);
+        if let Some(largest) = largest {
+            jitter.add(&[("rule", rule)], largest);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fmt};
 use relay_common::abi::Counter;
 use serde::Serialize;
 
+use super::snapshot::FeedStatus;
 use crate::{
     config::rules::{GroupPort, OutputVlan, PortMatch, Prefix},
     plan::{self, Backend, Mode, TxMethod},
@@ -121,6 +122,9 @@ pub struct RuleReport {
     pub over_limit: u64,
     /// Frames that matched it and that this host's own stack should have got as well, and did not.
     pub local_failed: u64,
+    /// What its datagrams are like, if it has `monitor`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feed: Option<FeedStatus>,
     /// Its outputs, in the file's order.
     pub outputs: Vec<OutputReport>,
 }

@@ -336,6 +336,13 @@ impl Received {
         }
     }
 
+    /// The UDP source port.
+    #[inline]
+    #[must_use]
+    pub const fn source_port(&self) -> u16 {
+        u16::from_be(self.source_port)
+    }
+
     /// Length of the UDP payload in bytes.
     #[inline]
     #[must_use]

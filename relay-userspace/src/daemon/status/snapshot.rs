@@ -273,6 +273,7 @@ fn rules(
                 last_frame_seconds_ago: seen.last_frame.map(|at| at.elapsed().as_secs_f64()),
                 last_frame_at: seen.last_frame_at,
                 silence: observer.silences.of(name, now),
+                feed: report.and_then(|report| report.feed.clone()),
                 outputs: rule.outputs.iter().enumerate().map(output).collect(),
             }
         })

@@ -222,6 +222,7 @@ impl Layout<'_> {
             inputs: self.inputs.into(),
             waiting: Arc::default(),
             local: None,
+            monitors: Box::default(),
             any_keeps: self.flows.iter().any(|flow| flow.keeping.is_some()),
             frame_room: self.frame_room,
             flows: self.flows.into(),

@@ -34,6 +34,19 @@ macro_rules! counts {
             $($(#[$field_doc])* pub $field: u64,)*
         }
 
+        impl $plain {
+            /// The sums of both.
+            #[must_use]
+            pub const fn plus(self, more: Self) -> Self {
+                Self { $($field: self.$field.wrapping_add(more.$field),)* }
+            }
+
+            /// The numbers with their names.
+            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($field), self.$field)),*].into_iter()
+            }
+        }
+
         /// The same numbers, as a worker writes them.
         #[derive(Debug, Default)]
         pub struct $cells {

@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
-use super::{Counts, Kind, mold_udp64, mpeg_ts, rtp};
+use super::{Counts, mold_udp64, mpeg_ts, rtp};
+use crate::config::rules::Monitor;
 
 /// The state of a flow's feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
     /// What was asked for.
-    pub kind: Kind,
+    pub kind: Monitor,
     /// Who sends, in the order in which they were first seen.
     pub sources: Vec<SourceHealth>,
     /// The sums of the sources that gave way to others.
@@ -21,16 +22,15 @@ impl Health {
     /// The sums of all sources, those included that gave way. They never go backwards.
     #[must_use]
     pub fn sum(&self) -> Counts {
-        let all = self.sources.iter().map(|source| &source.counts);
-        all.fold(self.ended.counts, |sum, counts| Counts {
-            datagrams: sum.datagrams.wrapping_add(counts.datagrams),
-            lost: sum.lost.wrapping_add(counts.lost),
-            reordered: sum.reordered.wrapping_add(counts.reordered),
-            duplicated: sum.duplicated.wrapping_add(counts.duplicated),
-            stray: sum.stray.wrapping_add(counts.stray),
-            restarts: sum.restarts.wrapping_add(counts.restarts),
-            not_understood: sum.not_understood.wrapping_add(counts.not_understood),
-        })
+        let all = self.sources.iter().map(|source| source.counts);
+        all.fold(self.ended.counts, Counts::plus)
+    }
+
+    /// The sums of what only this kind counts, of all sources.
+    #[must_use]
+    pub fn sum_of_details(&self) -> EndedDetails {
+        let all = self.sources.iter().map(|source| source.details.counts());
+        all.fold(self.ended.details, EndedDetails::plus)
     }
 }
 
@@ -66,6 +66,19 @@ pub enum Details {
     MoldUdp64(mold_udp64::MoldUdp64),
 }
 
+impl Details {
+    /// What only this kind counts.
+    #[must_use]
+    pub const fn counts(&self) -> EndedDetails {
+        match self {
+            Self::None => EndedDetails::None,
+            Self::Rtp(rtp) => EndedDetails::Rtp(rtp.counts),
+            Self::MpegTs(mpeg_ts) => EndedDetails::MpegTs(mpeg_ts.counts),
+            Self::MoldUdp64(mold_udp64) => EndedDetails::MoldUdp64(mold_udp64.counts),
+        }
+    }
+}
+
 /// The sums of sources that gave way to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
@@ -88,4 +101,29 @@ pub enum EndedDetails {
     MpegTs(mpeg_ts::MpegTsCounts),
     /// MoldUDP64.
     MoldUdp64(mold_udp64::MoldUdp64Counts),
+}
+
+impl EndedDetails {
+    /// The sums of both, which are of one kind; else the first, if it is of any.
+    #[must_use]
+    pub const fn plus(self, more: Self) -> Self {
+        match (self, more) {
+            (Self::None, more) => more,
+            (Self::Rtp(one), Self::Rtp(other)) => Self::Rtp(one.plus(other)),
+            (Self::MpegTs(one), Self::MpegTs(other)) => Self::MpegTs(one.plus(other)),
+            (Self::MoldUdp64(one), Self::MoldUdp64(other)) => Self::MoldUdp64(one.plus(other)),
+            (one, _) => one,
+        }
+    }
+
+    /// The numbers with their names.
+    #[must_use]
+    pub fn named(&self) -> Vec<(&'static str, u64)> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Rtp(counts) => counts.named().collect(),
+            Self::MpegTs(counts) => counts.named().collect(),
+            Self::MoldUdp64(counts) => counts.named().collect(),
+        }
+    }
 }

@@ -9,15 +9,16 @@ use proptest::{collection::vec, prelude::*};
 use relay_common::wire::{ipv4, ipv6};
 
 use super::*;
+use crate::config::rules::Order;
 
 const SECOND: u64 = 1_000_000_000;
 
-const BYTE: Kind = Kind::Counter {
+const BYTE: Monitor = Monitor::Counter(Counter {
     offset: 0,
     bytes: 1,
-    order: ByteOrder::Big,
-};
-const KINDS: [Kind; 4] = [Kind::Rtp, Kind::MpegTs, Kind::MoldUdp64, BYTE];
+    order: Order::Big,
+});
+const KINDS: [Monitor; 4] = [Monitor::Rtp, Monitor::MpegTs, Monitor::MoldUdp64, BYTE];
 
 /// A source by a number.
 pub fn source(number: u8) -> Source {
@@ -131,13 +132,13 @@ fn a_source_that_is_silent_keeps_its_place_while_no_other_wants_it() {
 fn counters_are_read_at_their_place_in_their_order_and_width() {
     for (bytes, order) in [1, 2, 4, 8]
         .into_iter()
-        .flat_map(|bytes| [ByteOrder::Big, ByteOrder::Little].map(|order| (bytes, order)))
+        .flat_map(|bytes| [Order::Big, Order::Little].map(|order| (bytes, order)))
     {
-        let monitor = FlowMonitor::new(Kind::Counter {
+        let monitor = FlowMonitor::new(Monitor::Counter(Counter {
             offset: 3,
             bytes,
             order,
-        });
+        }));
         // It wraps, and one number is left out.
         for number in (0..300_u64)
             .map(|number| number.wrapping_sub(150))
@@ -147,8 +148,8 @@ fn counters_are_read_at_their_place_in_their_order_and_width() {
             let all = number.to_be_bytes();
             let field = &all[8 - usize::from(bytes)..];
             match order {
-                ByteOrder::Big => payload.extend(field),
-                ByteOrder::Little => payload.extend(field.iter().rev()),
+                Order::Big => payload.extend(field),
+                Order::Little => payload.extend(field.iter().rev()),
             }
             payload.push(0xbb);
             monitor.see(source(1), &payload, 0);
@@ -173,11 +174,11 @@ fn counters_are_read_at_their_place_in_their_order_and_width() {
 #[test]
 fn a_counter_of_another_length_is_never_understood() {
     for bytes in [0, 3, 5, 7, 9, 255] {
-        let monitor = FlowMonitor::new(Kind::Counter {
+        let monitor = FlowMonitor::new(Monitor::Counter(Counter {
             offset: 0,
             bytes,
-            order: ByteOrder::Little,
-        });
+            order: Order::Little,
+        }));
         monitor.see(source(1), &[0; 300], 0);
         assert_eq!(only(&monitor).counts.not_understood, 1);
     }
@@ -194,7 +195,7 @@ fn rtp(ssrc: u32, number: u16) -> [u8; 12] {
 #[test]
 fn what_another_thread_reads_of_a_source_was_written_together() {
     const TIMES: u64 = if cfg!(miri) { 300 } else { 300_000 };
-    let monitor = FlowMonitor::new(Kind::Rtp);
+    let monitor = FlowMonitor::new(Monitor::Rtp);
     let over = AtomicBool::new(false);
     let read = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -253,14 +254,14 @@ fn what_another_thread_reads_of_a_source_was_written_together() {
 }
 
 /// Makes random bytes look like a datagram of a kind, so that more is read of them.
-fn plausible(kind: Kind, mut payload: Vec<u8>) -> Vec<u8> {
+fn plausible(kind: Monitor, mut payload: Vec<u8>) -> Vec<u8> {
     match kind {
-        Kind::Rtp => {
+        Monitor::Rtp => {
             if let Some(first) = payload.first_mut() {
                 *first = 0x80 | *first & 0x3f;
             }
         }
-        Kind::MpegTs => {
+        Monitor::MpegTs => {
             payload.truncate(payload.len() / 188 * 188);
             for packet in payload.chunks_exact_mut(188) {
                 // Mostly a PAT, in which a section starts near the packet's start.
@@ -270,13 +271,13 @@ fn plausible(kind: Kind, mut payload: Vec<u8>) -> Vec<u8> {
                 packet[5] %= 4;
             }
         }
-        Kind::MoldUdp64 => {
+        Monitor::MoldUdp64 => {
             if let Some(header) = payload.get_mut(..20) {
                 header[..17].fill(7);
                 header[18] = 0;
             }
         }
-        Kind::Counter { .. } => {}
+        Monitor::Counter(_) => {}
     }
     payload
 }

@@ -1,6 +1,6 @@
 //! The counters of a worker's rules and outputs, as control reads them.
 
-use crate::datapath::{slots::OutputIdentity, stats::Dropped};
+use crate::datapath::{monitor::Health, slots::OutputIdentity, stats::Dropped};
 
 /// The counters of one output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct FlowCounters {
     pub bytes: u64,
     /// Frames that matched and were not given back to the Linux stack.
     pub local_failed: u64,
+    /// What its monitor knows, if it has one.
+    pub health: Option<Health>,
     /// Its outputs, in the plan's order.
     pub outputs: Vec<OutputCounters>,
 }
@@ -45,6 +47,8 @@ pub struct Retired {
     pub bytes: u64,
     /// Frames that were not given back to the Linux stack; 0 if the worker still has the rule.
     pub local_failed: u64,
+    /// What its monitor knew; `None` if the worker still has the rule, or if it had none.
+    pub health: Option<Health>,
     /// The outputs that are gone.
     pub outputs: Vec<OutputCounters>,
 }

@@ -1,6 +1,8 @@
 //! What operators see of feeds: every number is the same in every view, and the receivers' own;
 //! a feed that stops is noticed in time.
 
+mod gaps;
+
 use std::thread;
 use std::time::{Duration, Instant};
 

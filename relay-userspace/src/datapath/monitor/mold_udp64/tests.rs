@@ -1,5 +1,6 @@
 use super::*;
-use crate::datapath::monitor::{Counts, FlowMonitor, Kind, SourceHealth, tests::source};
+use crate::config::rules::Monitor;
+use crate::datapath::monitor::{Counts, FlowMonitor, SourceHealth, tests::source};
 
 const SESSION: &[u8; 10] = b"    202612";
 
@@ -15,7 +16,7 @@ fn datagram(session: &[u8; 10], first: u64, count: u16) -> Vec<u8> {
 }
 
 fn after(datagrams: &[Vec<u8>]) -> SourceHealth {
-    let monitor = FlowMonitor::new(Kind::MoldUdp64);
+    let monitor = FlowMonitor::new(Monitor::MoldUdp64);
     for datagram in datagrams {
         monitor.see(source(1), datagram, 0);
     }

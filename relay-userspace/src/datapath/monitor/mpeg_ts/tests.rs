@@ -3,7 +3,8 @@
 mod tables;
 
 use super::{tables::crc, *};
-use crate::datapath::monitor::{FlowMonitor, Kind, SourceHealth, tests::source};
+use crate::config::rules::Monitor;
+use crate::datapath::monitor::{FlowMonitor, SourceHealth, tests::source};
 
 const MS: u64 = 1_000_000;
 
@@ -57,7 +58,7 @@ struct Stream(FlowMonitor);
 
 impl Stream {
     fn new() -> Self {
-        Self(FlowMonitor::new(Kind::MpegTs))
+        Self(FlowMonitor::new(Monitor::MpegTs))
     }
 
     fn see(&self, now_ms: u64, packets: &[[u8; PACKET_LEN]]) {

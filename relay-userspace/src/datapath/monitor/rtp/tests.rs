@@ -1,5 +1,6 @@
 use super::*;
-use crate::datapath::monitor::{Counts, FlowMonitor, Kind, SourceHealth, tests::source};
+use crate::config::rules::Monitor;
+use crate::datapath::monitor::{Counts, FlowMonitor, SourceHealth, tests::source};
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
@@ -43,7 +44,7 @@ impl Arrival {
 }
 
 fn after(arrivals: impl IntoIterator<Item = Arrival>) -> (SourceHealth, Rtp) {
-    let monitor = FlowMonitor::new(Kind::Rtp);
+    let monitor = FlowMonitor::new(Monitor::Rtp);
     for arrival in arrivals {
         monitor.see(source(1), &arrival.bytes(), arrival.now);
     }
@@ -247,7 +248,7 @@ fn other_versions_and_rtcp_are_not_understood() {
     // Sender reports to APP packets.
     payloads.extend((200..=204).map(|second| [&[0x80, second], &whole[2..]].concat()));
     for payload in payloads {
-        let monitor = FlowMonitor::new(Kind::Rtp);
+        let monitor = FlowMonitor::new(Monitor::Rtp);
         monitor.see(source(1), &payload, 0);
         let health = monitor.read().unwrap().sources.remove(0);
         assert_eq!(
