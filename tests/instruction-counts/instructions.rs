@@ -32,8 +32,11 @@ use frames::{
 };
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use relay::{
-    config::rules::{Header, Match, PortMatch, Ttl, Vlan},
-    datapath::flow_table::Flows,
+    config::rules::{Counter, Header, Match, Monitor, Order, PortMatch, Ttl, Vlan},
+    datapath::{
+        flow_table::Flows,
+        monitor::{self, FlowMonitor},
+    },
     packet::{HEADERS_ROOM, Known, Received, Target, Template},
 };
 use relay_common::wire::{Datagram, IPV4_HEADERS_LEN, Skip};
@@ -209,6 +212,73 @@ library_benchmark_group!(
     benchmarks = [read, udp_sum_partial, checksum_ok, write, write_joined]
 );
 
+/// A monitor that knows its source, and the payloads that come next.
+type Monitored = (&'static FlowMonitor, &'static [Vec<u8>]);
+
+/// `payload` gives the payload with a number.
+fn monitored(monitor: Monitor, payload: fn(u32) -> Vec<u8>) -> Monitored {
+    let monitor = Box::leak(Box::new(FlowMonitor::new(monitor)));
+    for number in 0..FRAMES {
+        monitor.see(SOURCE, &payload(number), 0);
+    }
+    let payloads: Vec<Vec<u8>> = (FRAMES..2 * FRAMES).map(payload).collect();
+    (monitor, payloads.leak())
+}
+
+/// The source of what is monitored, 10.1.1.2.
+const SOURCE: monitor::Source = ([0, 0x0201_010a_ffff_0000], 40_000);
+
+fn rtp(number: u32) -> Vec<u8> {
+    let mut payload = vec![0x80, 33];
+    payload.extend((number as u16).to_be_bytes());
+    payload.extend((number * 90).to_be_bytes());
+    payload.resize(1000, 1);
+    payload
+}
+
+fn mpeg_ts(number: u32) -> Vec<u8> {
+    let packet = |packet: u32| {
+        let continuity = (number * 7 + packet) as u8 % 16;
+        let mut bytes = vec![0x47, 1, 0, 0x10 | continuity];
+        bytes.resize(188, 0xff);
+        bytes
+    };
+    (0..7).flat_map(packet).collect()
+}
+
+fn moldudp64(number: u32) -> Vec<u8> {
+    let mut payload = b"SESSION  1".to_vec();
+    payload.extend(u64::from(number).to_be_bytes());
+    payload.extend([0, 1, 0, 4]);
+    payload.resize(1000, 1);
+    payload
+}
+
+fn counter(number: u32) -> Vec<u8> {
+    let mut payload = number.to_be_bytes().to_vec();
+    payload.resize(1000, 1);
+    payload
+}
+
+const COUNTER: Counter = Counter {
+    offset: 0,
+    bytes: 4,
+    order: Order::Big,
+};
+
+#[library_benchmark]
+#[bench::rtp(monitored(Monitor::Rtp, rtp))]
+#[bench::mpeg_ts(monitored(Monitor::MpegTs, mpeg_ts))]
+#[bench::moldudp64(monitored(Monitor::MoldUdp64, moldudp64))]
+#[bench::counter(monitored(Monitor::Counter(COUNTER), counter))]
+fn see_64((monitor, payloads): Monitored) {
+    for payload in payloads {
+        black_box(monitor).see(black_box(SOURCE), black_box(payload), black_box(1_000_000));
+    }
+}
+
+library_benchmark_group!(name = monitors, benchmarks = [see_64]);
+
 #[library_benchmark]
 #[bench::of_1_flow(received(V4, 1, 1, Complete))]
 #[bench::of_1_flow_ipv6(received(V6, 1, 1, Complete))]
@@ -325,6 +395,7 @@ main!(
     library_benchmark_groups = wire,
     flows,
     packet,
+    monitors,
     poll_once,
     ring,
     io_uring

@@ -102,7 +102,7 @@ fn plan(tx_method: TxMethod, version: Version, flows: u32, outputs: u8) -> Plan 
         join: true,
         local: false,
         limit: None,
-        health: Health::default(),
+        monitor: None,
         pending: Vec::new(),
         outputs: (0..outputs).map(output).collect(),
     };
