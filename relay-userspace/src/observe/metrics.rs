@@ -18,9 +18,6 @@ macro_rules! families {
             kind: Kind::$kind,
             help: $help,
         };)*
-
-        /// All families, in the order of the text.
-        pub const FAMILIES: &[Family] = &[$($constant),*];
     };
 }
 

@@ -12,6 +12,7 @@ mod loops;
 mod mappings;
 mod matches;
 mod ports;
+mod prometheus;
 mod refused;
 mod rounds;
 mod rule_file;

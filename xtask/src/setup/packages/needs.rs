@@ -133,6 +133,15 @@ pub const NEEDS: &[Need] = &[
         fedora: "strace",
         arch: "strace",
     },
+    Need {
+        what: "prometheus and promtool",
+        why: "the tests have a relay's metrics scraped, and check alert rules and dashboard",
+        purpose: Purpose::Test,
+        probe: Probe::Program(&["promtool"]),
+        debian: "prometheus",
+        fedora: "golang-github-prometheus",
+        arch: "prometheus",
+    },
     // What the benchmark compares with was tried on Debian only. On the others these are the names
     // that the projects themselves use, and so do the distributions that package them.
     Need {
