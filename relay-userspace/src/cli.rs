@@ -7,6 +7,7 @@ mod change;
 mod check;
 pub mod exit;
 mod explain;
+mod feed;
 pub mod inherited;
 pub mod journal;
 mod log_filter;

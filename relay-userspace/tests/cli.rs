@@ -101,6 +101,7 @@ fn check_accepts_the_examples() {
         ("ssm.toml", "ok, 2 rules with 2 outputs\n"),
         ("vlan-translation.toml", "ok, 3 rules with 4 outputs\n"),
         ("vlan-trunk.toml", "ok, 4 rules with 4 outputs\n"),
+        ("watched.toml", "ok, 2 rules with 2 outputs\n"),
     ] {
         let file = example(name);
         let output = relay(&["check", &file]);
@@ -111,7 +112,7 @@ fn check_accepts_the_examples() {
     let shipped = std::fs::read_dir(repository().join("examples"))
         .unwrap()
         .count();
-    assert_eq!(shipped, 12, "an example that no test loads");
+    assert_eq!(shipped, 13, "an example that no test loads");
 }
 
 #[test]

@@ -161,7 +161,7 @@ fn snapshot() -> Snapshot {
         over_limit: 0,
         local_failed: 0,
         rate: 100_000.0,
-        bit_rate: 0.0,
+        bit_rate: 12e6,
         last_frame_seconds_ago: Some(0.0),
         last_frame_at: Some(1000.0),
         silence: None,
@@ -295,7 +295,7 @@ fn rules_are_shown_with_their_outputs() {
         shown,
         "\
 feed-a: active, 239.1.1.1:5001 on in0, from the file
-  100000 frames per second, 123456789 in total, 0 over the limit; the last frame came 0 s ago
+  100000 frames per second (12.00 Mbit/s), 123456789 in total, 0 over the limit; the last frame came 0 s ago
   OUTPUT          BY    STATE    SENT/S       SENT  DROPPED
   239.2.2.2:5002  out0  active   100000  123456789        3
       02:00:00:00:00:02 > 01:00:5e:02:02:02

@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 
 use super::{
+    feed,
     output::print,
     table::Table,
     target::Target,
@@ -63,15 +64,17 @@ fn shown(rule: &RuleStatus) -> String {
         failed => format!(", {failed} not given to this host"),
     };
     format!(
-        "{}: {}, {} on {}, {origin}\n{reason}  {} frames per second, {} in total, {} over the \
-         limit{failed}; {last}\n{}",
+        "{}: {}, {} on {}, {origin}\n{reason}  {} frames per second ({}), {} in total, {} over the \
+         limit{failed}; {last}\n{}{}",
         quoted(&rule.name),
         state(rule.state),
         GroupPort(rule.group, rule.port),
         quoted(&rule.interface),
         rate(rule.rate),
+        feed::bit_rate(rule.bit_rate),
         rule.packets_matched,
         rule.over_limit,
+        feed::lines(rule),
         table.to_text("  ")
     )
 }

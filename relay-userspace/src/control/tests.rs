@@ -29,8 +29,10 @@ use crate::{
     },
     daemon::requests::{self, Answer, Change, Handle, Mailbox, Refusal, Request},
     observe::snapshot::{
-        Changes, Health, InterfaceStatus, LastChange, LoopKind, LoopStatus, NextHopStatus, Numbers,
-        Origin, OutputStatus, ProcessStatus, Rates, RuleStatus, Snapshot, State, Totals,
+        Changes, FeedStatus, Health, InterfaceStatus, LastChange, LoopKind, LoopStatus,
+        MoldUdp64Status, MpegTsStatus, NextHopStatus, Numbers, Origin, OutputStatus, PidStatus,
+        ProcessStatus, Rates, RtpStatus, RuleStatus, SilenceStatus, Snapshot, SourceStatus, State,
+        Totals,
     },
 };
 
@@ -175,6 +177,46 @@ fn error(reply: Option<Value>) -> Fault {
     serde_json::from_value(reply.unwrap()).unwrap()
 }
 
+/// A feed that has all that any kind of feed has.
+fn feed() -> FeedStatus {
+    let counted: Numbers = [("lost".to_owned(), 2)].into();
+    let source = SourceStatus {
+        address: [10, 1, 1, 2].into(),
+        port: 40_000,
+        first_seconds_ago: 9.5,
+        last_seconds_ago: 0.5,
+        missing: 1,
+        counted: counted.clone(),
+        rtp: Some(RtpStatus {
+            ssrc: "deadbeef".into(),
+            payload_type: 33,
+            clock_rate: Some(90_000),
+            jitter_seconds: Some(0.25),
+        }),
+        mpeg_ts: Some(MpegTsStatus {
+            in_sync: true,
+            pmt_pids: vec![32],
+            pids: vec![PidStatus {
+                pid: 256,
+                packets: 7,
+                continuity_errors: 1,
+                pcr_interval_seconds: None,
+                longest_pcr_interval_seconds: Some(0.5),
+            }],
+        }),
+        moldudp64: Some(MoldUdp64Status {
+            session: "S".into(),
+            next: Some(7),
+        }),
+    };
+    FeedStatus {
+        monitor: "rtp".into(),
+        missing: 1,
+        counted,
+        sources: vec![source],
+    }
+}
+
 /// A snapshot with so many rules.
 pub fn snapshot(rules: usize) -> Snapshot {
     let dropped: Numbers = [("tx_full".to_owned(), 3)].into();
@@ -212,8 +254,13 @@ pub fn snapshot(rules: usize) -> Snapshot {
         bit_rate: 0.0,
         last_frame_seconds_ago: Some(0.0),
         last_frame_at: Some(1000.0),
-        silence: None,
-        feed: None,
+        silence: Some(SilenceStatus {
+            after_seconds: 0.5,
+            silent: false,
+            seconds: 0.1,
+            times: 1,
+        }),
+        feed: Some(feed()),
         outputs: vec![output.clone()],
     };
     Snapshot {
@@ -877,6 +924,7 @@ fn the_description_is_what_is_served() {
         value.as_object().unwrap().keys().cloned().collect()
     };
     let types = defined(&description, "type");
+    let source = &snapshot["rules"][0]["feed"]["sources"][0];
     let compared = [
         ("Snapshot", &snapshot),
         ("LoopStatus", &snapshot["loops"][0]),
@@ -888,6 +936,15 @@ fn the_description_is_what_is_served() {
             "NextHopStatus",
             &snapshot["rules"][0]["outputs"][0]["next_hop"],
         ),
+        ("SilenceStatus", &snapshot["rules"][0]["silence"]),
+        ("FeedStatus", &snapshot["rules"][0]["feed"]),
+        ("SourceStatus", source),
+        ("RtpStatus", &source["rtp"]),
+        ("MpegTsStatus", &source["mpeg_ts"]),
+        ("PidStatus", &source["mpeg_ts"]["pids"][0]),
+        ("MoldUdp64Status", &source["moldudp64"]),
+        ("Changes", &snapshot["changes"]),
+        ("ProcessStatus", &snapshot["process"]),
         ("Totals", &snapshot["totals"]),
         ("Rates", &snapshot["rates"]),
         ("Change", &change),

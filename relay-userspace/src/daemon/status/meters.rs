@@ -203,7 +203,8 @@ impl Meters {
         // Before the first second is over there are no rates.
         let seconds = passed.map_or(f64::INFINITY, |passed| passed.as_secs_f64());
         let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let epoch = epoch.map_or(0.0, |since| since.as_secs_f64());
+        // To the millisecond: it is known to the second, and any reader of JSON reads it alike.
+        let epoch = epoch.map_or(0.0, |since| since.as_millis() as f64 / 1e3);
         for rule in &mut self.rules {
             if rule.matched.counted > 0 {
                 rule.last_frame = Some(now);
