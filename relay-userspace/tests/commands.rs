@@ -130,7 +130,7 @@ fn output(port: u16, state: State) -> OutputStatus {
         packets_sent: 123_456_789,
         rate: 100_000.4,
         bit_rate: 0.0,
-        dropped: [("tx_full".to_owned(), 3), ("oversize".to_owned(), 0)].into(),
+        dropped: [("tx_full".into(), 3), ("oversize".into(), 0)].into(),
     }
 }
 
@@ -195,7 +195,7 @@ fn snapshot() -> Snapshot {
             packets_received: 123_456_789,
             packets_matched: 123_456_789,
             packets_sent: 246_913_578,
-            dropped: [("tx_full".to_owned(), 6)].into(),
+            dropped: [("tx_full".into(), 6)].into(),
             dropped_before_rules: [].into(),
         },
         rates: Rates {

@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_source_is_told_with_what_was_counted_of_it_above_zero() {
-        let of = |name: &str, number| (name.to_owned(), number);
+        let of = |name: &'static str, number| (name.into(), number);
         let one = SourceStatus {
             address: [10, 1, 1, 2].into(),
             port: 40_000,

@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn only_numbers_above_zero_are_named() {
         let of = [("full\u{1b}", 2), ("none", 0), ("other", 1)];
-        let of = of.map(|(name, number)| (name.to_owned(), number)).into();
+        let of = of.map(|(name, number)| (name.into(), number)).into();
         assert_eq!(numbers(&of), "full\\u{1b} 2, other 1");
         assert_eq!(sum(&of), 3);
     }

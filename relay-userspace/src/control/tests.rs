@@ -179,7 +179,7 @@ fn error(reply: Option<Value>) -> Fault {
 
 /// A feed that has all that any kind of feed has.
 fn feed() -> FeedStatus {
-    let counted: Numbers = [("lost".to_owned(), 2)].into();
+    let counted: Numbers = [("lost".into(), 2)].into();
     let source = SourceStatus {
         address: [10, 1, 1, 2].into(),
         port: 40_000,
@@ -219,7 +219,7 @@ fn feed() -> FeedStatus {
 
 /// A snapshot with so many rules.
 pub fn snapshot(rules: usize) -> Snapshot {
-    let dropped: Numbers = [("tx_full".to_owned(), 3)].into();
+    let dropped: Numbers = [("tx_full".into(), 3)].into();
     let output = OutputStatus {
         interface: "out0".into(),
         group: [239, 2, 2, 2].into(),

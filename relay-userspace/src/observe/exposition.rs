@@ -113,21 +113,35 @@ impl Samples<'_> {
             Kind::Gauge => "",
             Kind::Info => "_info",
         };
-        let _ = write!(text, "{}{suffix}", self.family.name);
+        text.push_str(self.family.name);
+        text.push_str(suffix);
         for (at, (name, value)) in labels.iter().enumerate() {
-            let _ = write!(text, "{}{name}=\"", if at == 0 { '{' } else { ',' });
-            for c in value.chars() {
-                match c {
-                    '\\' => text.push_str("\\\\"),
-                    '"' => text.push_str("\\\""),
-                    '\n' => text.push_str("\\n"),
-                    c => text.push(c),
-                }
-            }
+            text.push(if at == 0 { '{' } else { ',' });
+            text.push_str(name);
+            text.push_str("=\"");
+            push_escaped(text, value);
             text.push('"');
         }
-        let _ = writeln!(text, "{} {value}", if labels.is_empty() { "" } else { "}" });
+        text.push_str(if labels.is_empty() { " " } else { "} " });
+        let _ = writeln!(text, "{value}");
     }
+}
+
+/// Appends the value of a label.
+fn push_escaped(text: &mut String, value: &str) {
+    let mut rest = value;
+    while let Some(at) = rest.find(['\\', '"', '\n']) {
+        let (plain, special) = rest.split_at(at);
+        text.push_str(plain);
+        let mut others = special.chars();
+        match others.next() {
+            Some('\n') => text.push_str("\\n"),
+            Some(other) => text.extend(['\\', other]),
+            None => {}
+        }
+        rest = others.as_str();
+    }
+    text.push_str(rest);
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Everything that the relay knows of itself at one moment, as one value: `relay status`, its JSON
 //! and the control protocol all show this one.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, time::SystemTime};
+use std::{borrow::Cow, collections::BTreeMap, fmt, net::IpAddr, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,8 +10,8 @@ use crate::config::{
     rules::{GroupPort, OutputVlan, PortMatch, Prefix},
 };
 
-/// Numbers by name.
-pub type Numbers = BTreeMap<String, u64>;
+/// Numbers by name. The relay's own names are not copied: with many rules there are many of them.
+pub type Numbers = BTreeMap<Cow<'static, str>, u64>;
 
 /// The relay at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -47,8 +47,7 @@ fn none(monitor: Monitor) -> EndedDetails {
 
 fn named(counts: &Counts, details: EndedDetails) -> Numbers {
     let all = counts.named().chain(details.named());
-    all.map(|(name, number)| (name.to_owned(), number))
-        .collect()
+    all.map(|(name, number)| (name.into(), number)).collect()
 }
 
 fn source(source: &SourceHealth, now: u64) -> SourceStatus {

@@ -130,7 +130,7 @@ fn loops(observer: &Observer, state: &State) -> Vec<LoopStatus> {
 fn numbers(named: &Named) -> Numbers {
     let named = named.iter();
     named
-        .map(|(name, number)| ((*name).to_owned(), *number))
+        .map(|(&name, &number)| (name.into(), number))
         .collect()
 }
 
