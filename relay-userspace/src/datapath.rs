@@ -18,6 +18,7 @@ pub mod next_hops;
 pub mod open_runs;
 pub mod output_link;
 pub mod remote;
+mod sampled;
 mod senders;
 pub mod slots;
 pub mod socket_drops;
@@ -38,6 +39,7 @@ pub use self::{
     error::SetupError,
     expired::LastExpired,
     remote::{FlowCounters, OutputCounters, Prepared, Remote, Retired},
+    sampled::Sample,
     slots::{Entry, OutputIdentity},
     watched::now as clock,
     worker::{Bound, Fanouts, Worker, bind},

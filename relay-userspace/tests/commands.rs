@@ -164,6 +164,7 @@ fn snapshot() -> Snapshot {
         bit_rate: 12e6,
         last_frame_seconds_ago: Some(0.0),
         last_frame_at: Some(1000.0),
+        sources: Vec::new(),
         silence: None,
         feed: None,
         outputs,

@@ -1,8 +1,12 @@
 //! What `relay rules` says of a feed: whether it is silent, what its numbers show, and its sources.
 
-use super::wording::{duration, numbers};
-use crate::observe::snapshot::{FeedStatus, Numbers, RuleStatus, SourceStatus};
+use std::net::SocketAddr;
 
+use super::wording::{duration, numbers};
+use crate::observe::snapshot::{FeedStatus, Numbers, RuleStatus, SeenSource, SourceStatus};
+
+/// How long ago the last datagram of a source may have come that sends at once with others.
+const PRESENT_SECONDS: f64 = 5.0;
 /// The most PIDs with errors that are named.
 const SHOWN_PIDS: usize = 8;
 
@@ -32,15 +36,34 @@ pub fn lines(rule: &RuleStatus) -> String {
             ),
         });
     }
-    if let Some(feed) = &rule.feed {
-        lines.push(format!("{}: {}", feed.monitor, counted(feed)));
-        let present = feed.sources.len();
-        if present > 1 {
-            lines.push(format!("{present} sources send it:"));
+    let seen = rule.sources.iter();
+    let present = seen.filter(|source| source.last_seconds_ago < PRESENT_SECONDS);
+    let present = present.count();
+    if present > 1 {
+        lines.push(format!("{present} sources send it at once"));
+    }
+    match &rule.feed {
+        Some(feed) => {
+            lines.push(format!("{}: {}", feed.monitor, counted(feed)));
+            lines.extend(feed.sources.iter().map(source));
         }
-        lines.extend(feed.sources.iter().map(source));
+        None => lines.extend(rule.sources.iter().map(seen_source)),
     }
     lines.iter().map(|line| format!("  {line}\n")).collect()
+}
+
+/// "from 10.1.1.2:40000 for 11 s, last 0 s ago"
+fn seen_source(source: &SeenSource) -> String {
+    from(
+        SocketAddr::new(source.address, source.port),
+        source.first_seconds_ago,
+        source.last_seconds_ago,
+    )
+}
+
+fn from(address: SocketAddr, first_seconds_ago: f64, last_seconds_ago: f64) -> String {
+    let time = duration((first_seconds_ago - last_seconds_ago) as u64);
+    format!("from {address} for {time}, last {last_seconds_ago:.1} s ago")
 }
 
 /// What was counted of all sources.
@@ -64,17 +87,9 @@ fn above_zero(all: &Numbers) -> String {
 }
 
 fn source(source: &SourceStatus) -> String {
-    let SourceStatus { address, port, .. } = source;
-    let address = match address {
-        std::net::IpAddr::V4(address) => format!("{address}:{port}"),
-        std::net::IpAddr::V6(address) => format!("[{address}]:{port}"),
-    };
-    let mut text = format!(
-        "from {address} for {}, last {:.1} s ago: {}",
-        duration((source.first_seconds_ago - source.last_seconds_ago) as u64),
-        source.last_seconds_ago,
-        above_zero(&source.counted)
-    );
+    let address = SocketAddr::new(source.address, source.port);
+    let mut text = from(address, source.first_seconds_ago, source.last_seconds_ago);
+    text += &format!(": {}", above_zero(&source.counted));
     if let Some(rtp) = &source.rtp {
         text += &format!("; SSRC {}, payload type {}", rtp.ssrc, rtp.payload_type);
         if let Some(jitter) = rtp.jitter_seconds {

@@ -31,8 +31,8 @@ use crate::{
     observe::snapshot::{
         Changes, FeedStatus, Health, InterfaceStatus, LastChange, LoopKind, LoopStatus,
         MoldUdp64Status, MpegTsStatus, NextHopStatus, Numbers, Origin, OutputStatus, PidStatus,
-        ProcessStatus, Rates, RtpStatus, RuleStatus, SilenceStatus, Snapshot, SourceStatus, State,
-        Totals,
+        ProcessStatus, Rates, RtpStatus, RuleStatus, SeenSource, SilenceStatus, Snapshot,
+        SourceStatus, State, Totals,
     },
 };
 
@@ -254,6 +254,12 @@ pub fn snapshot(rules: usize) -> Snapshot {
         bit_rate: 0.0,
         last_frame_seconds_ago: Some(0.0),
         last_frame_at: Some(1000.0),
+        sources: vec![SeenSource {
+            address: [10, 1, 1, 2].into(),
+            port: 40_000,
+            first_seconds_ago: 9.5,
+            last_seconds_ago: 0.5,
+        }],
         silence: Some(SilenceStatus {
             after_seconds: 0.5,
             silent: false,
@@ -936,6 +942,7 @@ fn the_description_is_what_is_served() {
             "NextHopStatus",
             &snapshot["rules"][0]["outputs"][0]["next_hop"],
         ),
+        ("SeenSource", &snapshot["rules"][0]["sources"][0]),
         ("SilenceStatus", &snapshot["rules"][0]["silence"]),
         ("FeedStatus", &snapshot["rules"][0]["feed"]),
         ("SourceStatus", source),

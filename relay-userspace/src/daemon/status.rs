@@ -7,7 +7,10 @@
 //! Once per second only sums and rates are taken. What has a line per rule is made when it is asked
 //! for.
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use relay_common::abi::Counter;
 
@@ -17,6 +20,7 @@ mod meters;
 mod process;
 mod silence;
 mod snapshot;
+mod sources;
 mod takers;
 
 pub use self::silence::Turn;
@@ -24,6 +28,7 @@ use self::{
     loops::Loops,
     meters::Meters,
     silence::Silences,
+    sources::Sources,
     takers::{Seen, takers},
 };
 use super::{
@@ -56,6 +61,7 @@ pub struct Observer {
     meters: Meters,
     loops: Loops,
     silences: Silences,
+    sources: Sources,
     /// Why metrics are not served, if they should be.
     metrics: Option<String>,
     /// When copies last came back to each destination, in nanoseconds since boot, and when that was
@@ -87,6 +93,7 @@ impl Observer {
             meters: Meters::default(),
             loops: Loops::default(),
             silences: Silences::default(),
+            sources: Sources::default(),
             metrics: None,
             came_back: HashMap::new(),
             waiting: Vec::new(),
@@ -101,6 +108,9 @@ impl Observer {
     pub fn changed(&mut self, state: &State) -> Vec<Turn> {
         self.meters.arrange(state);
         self.waiting = state.waiting_lines();
+        let rules = state.desired.rules().rules.rules.iter();
+        let names: HashSet<&str> = rules.map(|rule| rule.name.as_str()).collect();
+        self.sources.keep(|rule| names.contains(rule));
         self.silences.arrange(state, Instant::now())
     }
 
@@ -141,6 +151,13 @@ impl Observer {
         }
         self.dropped.clone_from(&report.dropped);
         self.look_for_loops(now, state);
+        let rules = &state.desired.rules().rules.rules;
+        self.meters.sampled(|rule, sample| {
+            if let Some(rule) = rules.get(rule) {
+                self.sources
+                    .see(&rule.name, sample.address, sample.port, now);
+            }
+        });
         self.lines.after(report)
     }
 

@@ -15,6 +15,7 @@ use std::{
 use super::{
     arena::{Arena, Zeros},
     expired::Expired,
+    sampled::Sampled,
 };
 
 /// The most flow slots of a worker: four times what the kernel's map of flows holds.
@@ -227,6 +228,8 @@ pub struct WorkerStats {
     pub progress: Progress,
     /// The last datagrams whose TTL was used up.
     pub expired: Expired,
+    /// Who sent some of the last datagrams.
+    pub sampled: Sampled,
 }
 
 /// How far a worker has come, so that control knows when what had arrived is dealt with.
@@ -288,6 +291,7 @@ impl WorkerStats {
             ring: RingStats::default(),
             progress: Progress::default(),
             expired: Expired::default(),
+            sampled: Sampled::default(),
         })
     }
 }

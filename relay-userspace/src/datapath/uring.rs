@@ -309,14 +309,14 @@ impl UringWorker {
                         && batch.keep(datagrams.kept(&arrival, ring.message(), buffers, flows));
                     batch.add(frame, keeps, buffers, flows, stats);
                     if batch.is_full() {
-                        watched::show(batch.frames(), flows, buffers);
+                        watched::look(batch.frames(), flows, buffers, stats);
                         end(ring, buffers, flows, batch, stats);
                     }
                 }
             }
             buffers.release(arrival.held);
         }
-        watched::show(batch.frames(), flows, buffers);
+        watched::look(batch.frames(), flows, buffers, stats);
         end(ring, buffers, flows, batch, stats);
         stats.progress.arrivals.add(arrivals);
         self.publish_buffers();

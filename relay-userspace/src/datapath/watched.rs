@@ -1,4 +1,5 @@
-//! Shows the frames of a batch to the monitors of their flows, before anything is made of them.
+//! Looks at the frames of a batch before anything is made of them: shows them to the monitors of
+//! their flows, and takes a sample of who sends.
 //!
 //! A table none of whose flows has a monitor costs one look per batch. Frames of a batch arrived
 //! within microseconds of one another, so they have one time.
@@ -11,18 +12,39 @@ use super::{
     batch::{Frame, Memory},
     flow_table::Flows,
     senders,
+    stats::WorkerStats,
 };
 
-/// Shows `frames`, which all lie in `memory` as they arrived.
+/// Looks at `frames`, which all lie in `memory` as they arrived.
 #[inline]
-pub fn show<M: Memory>(frames: &[Frame<M::Place>], flows: &Flows, memory: &M) {
-    if flows.have_monitors() && !frames.is_empty() {
-        show_all(frames, flows, memory);
+pub fn look<M: Memory>(frames: &[Frame<M::Place>], flows: &Flows, memory: &M, stats: &WorkerStats) {
+    if frames.is_empty() {
+        return;
+    }
+    let empty_rounds = stats.progress.empty_rounds.get();
+    if let Some(chosen) = stats.sampled.choose(frames.len(), empty_rounds)
+        && let Some(frame) = frames.get(chosen)
+    {
+        sample(frame, memory, stats);
+    }
+    if flows.have_monitors() {
+        show(frames, flows, memory);
     }
 }
 
+/// Takes a sample.
 #[inline(never)]
-fn show_all<M: Memory>(frames: &[Frame<M::Place>], flows: &Flows, memory: &M) {
+fn sample<M: Memory>(frame: &Frame<M::Place>, memory: &M, stats: &WorkerStats) {
+    let headers = senders::headers(&frame.place, memory);
+    if let Some((_, address)) = senders::sources(headers) {
+        let port = frame.received.source_port();
+        stats.sampled.note(frame.flow, address, port);
+    }
+}
+
+/// Shows frames to the monitors of their flows.
+#[inline(never)]
+fn show<M: Memory>(frames: &[Frame<M::Place>], flows: &Flows, memory: &M) {
     let now = now();
     for frame in frames {
         let Some(monitor) = flows.monitor(frame.flow) else {

@@ -258,7 +258,7 @@ impl XdpWorker {
                     let _ = port.refill(chunks);
                 }
             }
-            watched::show(batch.frames(), flows, chunks);
+            watched::look(batch.frames(), flows, chunks, stats);
             self.tx_sockets.send(batch, flows, chunks, stats);
             if let Some(local) = flows.local() {
                 local.give_back(input.index, batch.frames(), chunks, stats);

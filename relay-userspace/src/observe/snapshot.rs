@@ -265,6 +265,9 @@ pub struct RuleStatus {
     /// When that was, in seconds since the epoch.
     #[serde(default)]
     pub last_frame_at: Option<f64>,
+    /// Who sends its datagrams, at most eight: seen by a few of them, to the second.
+    #[serde(default)]
+    pub sources: Vec<SeenSource>,
     /// Whether datagrams come, if the rule has `silence` and runs.
     #[serde(default)]
     pub silence: Option<SilenceStatus>,
@@ -273,6 +276,19 @@ pub struct RuleStatus {
     pub feed: Option<FeedStatus>,
     /// Its outputs.
     pub outputs: Vec<OutputStatus>,
+}
+
+/// A sender of datagrams: an address and a UDP source port.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SeenSource {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its UDP port.
+    pub port: u16,
+    /// How long ago it was first seen, in seconds.
+    pub first_seconds_ago: f64,
+    /// How long ago it was last seen, in seconds.
+    pub last_seconds_ago: f64,
 }
 
 /// What the datagrams of a rule are like that has `monitor`. docs/metrics.md says what the numbers

@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     daemon::reconcile::State,
-    datapath::{LastExpired, OutputIdentity, stats::WorkerStats},
+    datapath::{LastExpired, OutputIdentity, Sample, stats::WorkerStats},
 };
 
 /// The least time that rates are taken over.
@@ -57,6 +57,8 @@ struct WorkerCells {
     /// In the order of their slots.
     flows: Vec<Cell>,
     outputs: Vec<Cell>,
+    /// How many samples of senders were read.
+    sampled: u64,
     /// The versions of what was last seen to expire, by the flow's slot.
     expired: HashMap<u32, u64>,
 }
@@ -162,6 +164,7 @@ impl Meters {
                 stats: Arc::clone(worker.remote.stats()),
                 flows,
                 outputs,
+                sampled: former.map_or(0, |former| former.sampled),
                 expired: former.map_or_else(HashMap::new, |former| former.expired.clone()),
             });
         }
@@ -251,6 +254,21 @@ impl Meters {
             }
         }
         all
+    }
+}
+
+impl Meters {
+    /// Calls `see` with the position of its rule for each sample of a sender since the last call.
+    pub fn sampled(&mut self, mut see: impl FnMut(usize, Sample)) {
+        for worker in &mut self.workers {
+            let (samples, taken) = worker.stats.sampled.since(worker.sampled);
+            for sample in samples {
+                if let Some(cell) = find(&worker.flows, sample.flow) {
+                    see(cell.meter, sample);
+                }
+            }
+            worker.sampled = taken;
+        }
     }
 }
 

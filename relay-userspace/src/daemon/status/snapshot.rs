@@ -272,6 +272,7 @@ fn rules(
                 bit_rate: seen.bit_rate,
                 last_frame_seconds_ago: seen.last_frame.map(|at| at.elapsed().as_secs_f64()),
                 last_frame_at: seen.last_frame_at,
+                sources: observer.sources.of(name, now),
                 silence: observer.silences.of(name, now),
                 feed: report.and_then(|report| report.feed.clone()),
                 outputs: rule.outputs.iter().enumerate().map(output).collect(),

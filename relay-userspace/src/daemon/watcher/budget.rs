@@ -23,6 +23,8 @@ const THINGS: usize = 8;
 
 /// The target of the lines.
 const LOG: &str = "relay::daemon::watcher";
+/// The target of lines about rules.
+const LOG_OF_RULES: &str = "relay::daemon::service";
 
 /// One line for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +79,7 @@ impl Budget {
     /// The same about a rule.
     pub fn say_of_rule(&mut self, now: Instant, rule: &str, line: &Line) {
         if line.level >= Level::Debug || self.admit(now, line) {
-            log!(target: LOG, line.level, rule = rule; "{}", line.text);
+            log!(target: LOG_OF_RULES, line.level, rule = rule; "{}", line.text);
         }
     }
 

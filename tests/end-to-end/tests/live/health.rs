@@ -289,6 +289,58 @@ fn w2_a_feed_that_stops_is_silent_in_time_and_not_any_more_when_it_comes_again(
     Ok(())
 }
 
+/// Of a rule without `monitor`, among the datagrams of another one that sends much more.
+fn w2_who_sends_is_known_and_that_there_are_several(backend: Backend) -> Result<()> {
+    let bed = Testbed::builder().without_capture().build()?;
+    let rules = [
+        Rule::feed().outputs("out0", 1),
+        Rule::new("other", "in0", [239, 1, 9, 9], 7000).outputs_from("out0", 5, 1),
+    ];
+    let relay = RelayProcess::start(&bed.relay, backend, &rules)?;
+    let senders = [40_001, 40_002].map(|port| UdpSender::open_from_port(&bed.sources[0], port));
+    let [one, other] = senders;
+    let senders = [one?, other?];
+    let shown = || -> Result<Vec<(String, u64)>> {
+        let status = relay.status()?;
+        let sources = rule(&status, "feed")?["sources"].as_array().cloned();
+        let sources = sources.context("sources")?.into_iter().map(|source| {
+            let address = source["address"].as_str().unwrap_or_default().to_owned();
+            (address, source["port"].as_u64().unwrap_or_default())
+        });
+        Ok(sources.collect())
+    };
+    ensure!(shown()?.is_empty());
+    let address = bed.sources[0].address;
+    let expected: Vec<_> = [40_001, 40_002]
+        .map(|port| (address.to_string(), port))
+        .into();
+    super::under_traffic(&bed.sources[0], &rules[1], 1, 3_000, || {
+        let known = eventually(Duration::from_secs(20), || {
+            for sender in &senders {
+                // A receiver takes no notice of these.
+                let sent = sender.send_one(rules[0].group, rules[0].port, b"of the feed");
+                sent.is_ok()
+                    .then(|| thread::sleep(Duration::from_millis(20)));
+            }
+            shown().is_ok_and(|mut sources| {
+                sources.sort();
+                sources == expected
+            })
+        });
+        ensure!(known.is_some(), "{:?}, not {expected:?}", shown()?);
+        Ok(())
+    })?;
+    let told = relay.verb(&["rules", "feed"])?;
+    ensure!(
+        told.stdout.contains("2 sources send it at once"),
+        "{told:?}"
+    );
+    let from = format!("from {address}:40001 for ");
+    ensure!(told.stdout.contains(&from), "{told:?}");
+    relay.stop()?;
+    Ok(())
+}
+
 /// An address that is taken costs no rule anything, and is tried again.
 fn metrics_that_cannot_be_served_stop_no_rule_and_are_tried_again(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().without_capture().build()?;
@@ -354,5 +406,6 @@ mod methods {
 
 relay_tests::on_both_backends! {
     w2_a_feed_that_stops_is_silent_in_time_and_not_any_more_when_it_comes_again,
+    w2_who_sends_is_known_and_that_there_are_several,
     metrics_that_cannot_be_served_stop_no_rule_and_are_tried_again,
 }
