@@ -6,10 +6,12 @@
 
 mod came_back;
 mod counter;
+pub mod mark;
 
 pub use self::{
     came_back::{CameBack, CameBackKey},
     counter::Counter,
+    mark::Mark,
 };
 use crate::{
     matching::{CLASSES_PER_WORD, List, OwnPresence},
@@ -58,6 +60,8 @@ pub const OVER_LIMIT: &str = "OVER_LIMIT";
 /// Hash map from [`CameBackKey`] to [`CameBack`]: where copies of this relay came back. Once it is
 /// full, the kernel drops those that came back least recently (`BPF_MAP_TYPE_LRU_HASH`).
 pub const CAME_BACK: &str = "CAME_BACK";
+/// Array of [`Mark`], which user space maps: when frames arrived.
+pub const MARKS: &str = "MARKS";
 /// XSKMAP: AF_XDP sockets, by slot. Only the XDP program has it.
 pub const SOCKETS: &str = "SOCKETS";
 /// Per-CPU array of `u64`: [`Counter::COUNT`] for every interface slot.
@@ -83,6 +87,8 @@ pub const MAX_PORT_CLASSES: u32 = (u16::MAX as u32 + 1) / CLASSES_PER_WORD;
 pub const MAX_OWN: u32 = 4 * MAX_INTERFACES;
 /// How many destinations [`CAME_BACK`] has room for.
 pub const MAX_CAME_BACK: u32 = 1024;
+/// Entries of [`MARKS`]: a power of two.
+pub const MAX_MARKS: u32 = 1024;
 
 /// A token bucket in the form of the generic cell rate algorithm (ITU-T I.371, annex A): it stores
 /// no tokens, but the time at which the next datagram is due. Times are in sixteenths of a

@@ -18,15 +18,17 @@ mod shared;
 
 use aya_ebpf::{bindings::__sk_buff, macros::socket_filter, programs::SkBuffContext};
 use relay_common::{
-    abi::{Counter, InterfaceValue},
+    abi::{Counter, InterfaceValue, Mark},
     wire::{self, Bytes, Datagram, Mac, Tag, Verdict},
 };
 
-use crate::shared::{admit, came_back, count, interface_value, takes_unicast};
+use crate::shared::{admit, came_back, count, interface_value, marks, takes_unicast};
 
 /// How many bytes of the frame the socket gets: none, or all.
 const REFUSE: i64 = 0;
 const ACCEPT: i64 = u32::MAX as i64;
+/// The queue of all frames of an interface, see [`relay_common::abi::Mark`].
+const ANY_QUEUE: u32 = 0;
 
 /// The frame with all its pages. Most of a GSO packet, one large packet that the kernel or the NIC
 /// cuts into datagrams, is in pages that no pointer of the program reaches.
@@ -105,8 +107,21 @@ fn finish(
     if matches!(counter, Counter::OwnFrame) {
         own_frame(ctx.skb.skb);
     }
-    count(value, counter, frames);
+    let counted = count(value, counter, frames);
+    if matches!(counter, Counter::Redirected) && Mark::may_be(counted, frames) {
+        mark(ctx.skb.skb);
+    }
     verdict
+}
+
+/// Notes when a frame came, if user space asks for it. A call, which takes nothing but the context, so that other frames keep
+/// nothing for it.
+#[inline(never)]
+fn mark(skb: *mut __sk_buff) {
+    let ctx = SkBuffContext::new(skb);
+    // SAFETY: as in `relay_filter`.
+    let interface = unsafe { (*skb).ifindex };
+    marks::note(interface, ANY_QUEUE, &Packet(&ctx));
 }
 
 /// Notes who brought a copy of this relay back. A call, which takes nothing but the context, so

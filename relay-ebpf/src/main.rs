@@ -24,11 +24,11 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use relay_common::{
-    abi::{Counter, InterfaceValue, MAX_INTERFACES, MAX_QUEUES},
+    abi::{Counter, InterfaceValue, MAX_INTERFACES, MAX_QUEUES, Mark},
     wire::{self, Bytes, Datagram, Mac, Verdict},
 };
 
-use crate::shared::{admit, came_back, count, interface_value, takes_unicast};
+use crate::shared::{admit, came_back, count, interface_value, marks, takes_unicast};
 
 #[map]
 static SOCKETS: XskMap = XskMap::with_max_entries(MAX_INTERFACES * MAX_QUEUES, 0);
@@ -125,9 +125,21 @@ pub fn relay_xdp(ctx: XdpContext) -> u32 {
     if matches!(counter, Counter::PassNoSocket) {
         no_socket(&ctx, interface, value);
     } else {
-        count(value, counter, 1);
+        let counted = count(value, counter, 1);
+        if matches!(counter, Counter::Redirected) && Mark::may_be(counted, 1) {
+            mark(ctx.ctx);
+        }
     }
     action
+}
+
+/// Notes when a frame came, if user space asks for it. A call, which takes nothing but the context, so that other frames keep
+/// nothing for it.
+#[inline(never)]
+fn mark(ctx: *mut xdp_md) {
+    let ctx = XdpContext::new(ctx);
+    let (interface, queue) = (ctx.ingress_ifindex() as u32, ctx.rx_queue_index());
+    marks::note(interface, queue, &Packet::of(&ctx));
 }
 
 /// Notes who brought a copy of this relay back. A call, which takes nothing but the context, so

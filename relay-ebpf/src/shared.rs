@@ -5,6 +5,7 @@
 //! can be loaded where nothing else of the relay may be.
 
 pub mod came_back;
+pub mod marks;
 mod tables;
 
 use aya_ebpf::{

@@ -12,6 +12,7 @@ mod error;
 mod expired;
 pub mod flow_table;
 pub mod gso_packets;
+mod latency;
 mod mapping;
 pub mod monitor;
 pub mod next_hops;
@@ -38,6 +39,7 @@ pub mod xdp;
 pub use self::{
     error::SetupError,
     expired::LastExpired,
+    latency::{Latencies, Latency},
     remote::{FlowCounters, OutputCounters, Prepared, Remote, Retired},
     sampled::Sample,
     slots::{Entry, OutputIdentity},

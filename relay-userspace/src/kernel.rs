@@ -22,6 +22,7 @@ mod interfaces;
 mod limits;
 mod local_device;
 mod maps;
+mod marks;
 mod object;
 mod own_maps;
 mod own_sources;
@@ -34,6 +35,7 @@ mod xdp;
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::{BorrowedFd, RawFd},
+    sync::Arc,
 };
 
 pub use self::{
@@ -42,6 +44,7 @@ pub use self::{
     flow_maps::FlowMaps,
     interfaces::Interfaces,
     maps::Counters,
+    marks::{Marked, Marks},
     object::{load, load_filter, load_filter_with, load_with},
     own_maps::OwnMaps,
     own_sources::OwnSource,
@@ -305,6 +308,12 @@ impl Kernel {
         let programs = [self.maps(Backend::Xdp), self.maps(Backend::IoUring)];
         let loaded = programs.into_iter().flatten();
         loaded.flat_map(|maps| maps.flows.over_limits())
+    }
+
+    /// Where the program of a backend marks frames; `None` if it is not loaded.
+    #[must_use]
+    pub fn marks(&self, backend: Backend) -> Option<Arc<Marks>> {
+        self.maps(backend).map(|maps| Arc::clone(&maps.marks))
     }
 
     /// Where copies of this relay came back, each with the last of these.

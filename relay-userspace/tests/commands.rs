@@ -147,6 +147,7 @@ fn snapshot() -> Snapshot {
         device_dropped: 0,
         missed: if name == "in0" { 4 } else { 0 },
         filter: [].into(),
+        latency: None,
     };
     let rule = |name: &str, outputs| RuleStatus {
         name: name.into(),

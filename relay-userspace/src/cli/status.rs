@@ -143,9 +143,46 @@ fn interfaces(snapshot: &Snapshot) -> String {
             or_dash(interface.mode.as_deref()),
             or_dash(interface.engine.as_deref()),
         ];
-        table.add(cells, [interface.reason.clone(), lost(interface)]);
+        let lines = [
+            interface.reason.clone(),
+            lost(interface),
+            latency(interface),
+        ];
+        table.add(cells, lines);
     }
     table.to_text("")
+}
+
+/// How long the last frames of an input were in the relay, or all if there were none of late.
+fn latency(interface: &InterfaceStatus) -> String {
+    let Some(latency) = &interface.latency else {
+        return String::new();
+    };
+    let (of, when) = match latency.recent {
+        Some(recent) => (recent, "in the last minute"),
+        None => match latency.all {
+            Some(all) => (all, "since the start"),
+            None => return String::new(),
+        },
+    };
+    format!(
+        "in the relay for {} (half of the frames), {} (99 %), {} (99.99 %), {} at most {when}, since \
+         the {} saw them",
+        short(of.p50_seconds),
+        short(of.p99_seconds),
+        short(of.p9999_seconds),
+        short(of.max_seconds),
+        latency.source
+    )
+}
+
+/// A short time, with the unit that fits.
+fn short(seconds: f64) -> String {
+    match seconds {
+        seconds if seconds < 1e-3 => format!("{:.1} us", seconds * 1e6),
+        seconds if seconds < 1.0 => format!("{:.1} ms", seconds * 1e3),
+        seconds => format!("{seconds:.1} s"),
+    }
 }
 
 /// The frames that an interface's device lost.

@@ -29,10 +29,10 @@ use crate::{
     },
     daemon::requests::{self, Answer, Change, Handle, Mailbox, Refusal, Request},
     observe::snapshot::{
-        Changes, FeedStatus, Health, InterfaceStatus, LastChange, LoopKind, LoopStatus,
-        MoldUdp64Status, MpegTsStatus, NextHopStatus, Numbers, Origin, OutputStatus, PidStatus,
-        ProcessStatus, Rates, RtpStatus, RuleStatus, SeenSource, SilenceStatus, Snapshot,
-        SourceStatus, State, Totals,
+        Changes, FeedStatus, Health, InterfaceStatus, LastChange, LatencyBucket, LatencyStatus,
+        LoopKind, LoopStatus, MoldUdp64Status, MpegTsStatus, NextHopStatus, Numbers, Origin,
+        OutputStatus, PidStatus, ProcessStatus, Quantiles, Rates, RtpStatus, RuleStatus,
+        SeenSource, SilenceStatus, Snapshot, SourceStatus, State, Totals,
     },
 };
 
@@ -298,6 +298,7 @@ pub fn snapshot(rules: usize) -> Snapshot {
             device_dropped: 0,
             missed: 0,
             filter: dropped.clone(),
+            latency: Some(latency()),
         }],
         rules: (0..rules).map(rule).collect(),
         totals: Totals {
@@ -308,6 +309,29 @@ pub fn snapshot(rules: usize) -> Snapshot {
             dropped_before_rules: [].into(),
         },
         rates: Rates::default(),
+    }
+}
+
+fn latency() -> LatencyStatus {
+    let quantiles = Quantiles {
+        p50_seconds: 0.000_01,
+        p90_seconds: 0.000_02,
+        p99_seconds: 0.000_03,
+        p999_seconds: 0.000_04,
+        p9999_seconds: 0.000_05,
+        max_seconds: 0.000_06,
+    };
+    LatencyStatus {
+        source: "xdp program".into(),
+        samples: 3,
+        missed: 1,
+        sum_seconds: 0.000_09,
+        all: Some(quantiles),
+        recent: Some(quantiles),
+        buckets: vec![LatencyBucket {
+            up_to_seconds: 0.000_02,
+            samples: 1,
+        }],
     }
 }
 
@@ -931,11 +955,15 @@ fn the_description_is_what_is_served() {
     };
     let types = defined(&description, "type");
     let source = &snapshot["rules"][0]["feed"]["sources"][0];
+    let latency = &snapshot["interfaces"][0]["latency"];
     let compared = [
         ("Snapshot", &snapshot),
         ("LoopStatus", &snapshot["loops"][0]),
         ("LastChange", &snapshot["last_change"]),
         ("InterfaceStatus", &snapshot["interfaces"][0]),
+        ("LatencyStatus", latency),
+        ("Quantiles", &latency["all"]),
+        ("LatencyBucket", &latency["buckets"][0]),
         ("RuleStatus", &snapshot["rules"][0]),
         ("OutputStatus", &snapshot["rules"][0]["outputs"][0]),
         (

@@ -15,6 +15,7 @@ use std::{
 use relay_common::abi::Counter;
 
 mod feeds;
+mod latency;
 mod loops;
 mod meters;
 mod process;
@@ -25,6 +26,7 @@ mod takers;
 
 pub use self::silence::Turn;
 use self::{
+    latency::Latencies,
     loops::Loops,
     meters::Meters,
     silence::Silences,
@@ -62,6 +64,7 @@ pub struct Observer {
     loops: Loops,
     silences: Silences,
     sources: Sources,
+    latencies: Latencies,
     /// Why metrics are not served, if they should be.
     metrics: Option<String>,
     /// When copies last came back to each destination, in nanoseconds since boot, and when that was
@@ -94,6 +97,7 @@ impl Observer {
             loops: Loops::default(),
             silences: Silences::default(),
             sources: Sources::default(),
+            latencies: Latencies::default(),
             metrics: None,
             came_back: HashMap::new(),
             waiting: Vec::new(),
@@ -111,6 +115,7 @@ impl Observer {
         let rules = state.desired.rules().rules.rules.iter();
         let names: HashSet<&str> = rules.map(|rule| rule.name.as_str()).collect();
         self.sources.keep(|rule| names.contains(rule));
+        self.latencies.keep(&state.desired.interfaces());
         self.silences.arrange(state, Instant::now())
     }
 
@@ -156,6 +161,15 @@ impl Observer {
             if let Some(rule) = rules.get(rule) {
                 self.sources
                     .see(&rule.name, sample.address, sample.port, now);
+            }
+        });
+        self.latencies.turn(now);
+        let interfaces = &state.running.plan.interfaces;
+        self.meters.latencies(|latency| {
+            let mut interfaces = interfaces.iter();
+            let interface = interfaces.find(|one| one.index == latency.interface);
+            if let Some(interface) = interface {
+                self.latencies.note(&interface.name, latency);
             }
         });
         self.lines.after(report)

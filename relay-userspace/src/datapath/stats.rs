@@ -15,6 +15,7 @@ use std::{
 use super::{
     arena::{Arena, Zeros},
     expired::Expired,
+    latency::Latencies,
     sampled::Sampled,
 };
 
@@ -230,6 +231,8 @@ pub struct WorkerStats {
     pub expired: Expired,
     /// Who sent some of the last datagrams.
     pub sampled: Sampled,
+    /// How long some of the last frames were in the relay.
+    pub latencies: Latencies,
 }
 
 /// How far a worker has come, so that control knows when what had arrived is dealt with.
@@ -292,6 +295,7 @@ impl WorkerStats {
             progress: Progress::default(),
             expired: Expired::default(),
             sampled: Sampled::default(),
+            latencies: Latencies::default(),
         })
     }
 }

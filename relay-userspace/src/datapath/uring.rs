@@ -44,6 +44,7 @@ use super::{
     error::SetupError,
     flow_table::Flows,
     gso_packets,
+    latency::Sampler,
     next_hops::NextHops,
     output_link::Link,
     remote::{Holds, Remote},
@@ -53,7 +54,7 @@ use super::{
 };
 use crate::{
     host::limits,
-    kernel::KernelError,
+    kernel::{KernelError, Marks},
     plan::{self, Plan},
 };
 
@@ -92,6 +93,9 @@ pub struct UringWorker {
     batch: Batch<Held>,
     /// The arrivals that are being read. Its capacity is the number of buffers.
     reading: Vec<Arrival>,
+    sampler: Sampler,
+    /// Where the kernel program marks frames, for their latencies.
+    marks: Option<Arc<Marks>>,
     /// How often in a row the receive has ended without a frame.
     failures: u32,
     /// It has counted what has not left: nothing leaves any more.
@@ -147,6 +151,8 @@ impl UringWorker {
         first.stats.chunks.total.set(buffers.total());
         let worker = Self {
             reading: Vec::with_capacity(buffers.total() as usize),
+            sampler: Sampler::new(input.index, 0),
+            marks: None,
             ring: Ring::new(ring, socket, first.tx_sockets, &buffers, first.inbox.bell()),
             inbox: first.inbox,
             buffers,
@@ -169,6 +175,11 @@ impl UringWorker {
     /// The kernel's refusal.
     pub fn share(&self, fanout: Option<Fanout>) -> Result<Fanout, SetupError> {
         self.ring.join(fanout)
+    }
+
+    /// Samples latencies, by these marks. If several workers share an input, only one of them may.
+    pub fn sample_latencies(&mut self, marks: Arc<Marks>) {
+        self.marks = Some(marks);
     }
 
     /// The counters, which stay readable while the worker runs and after it ended.
@@ -228,6 +239,8 @@ impl UringWorker {
                 break;
             }
         }
+        // What the last round has posted.
+        self.sampler.handed_over(&self.stats.latencies);
         let busy = !self.ring.arrivals.is_empty();
         if self.inbox.calls() {
             self.attend();
@@ -297,9 +310,15 @@ impl UringWorker {
             flows,
             batch,
             reading,
+            sampler,
+            marks,
             stats,
             ..
         } = self;
+        if let (Some(marks), [_, ..]) = (marks, &reading[..]) {
+            let frames = reading.iter().map(|one| one.frame(buffers));
+            sampler.look(marks, frames, &stats.latencies);
+        }
         for arrival in reading.drain(..) {
             let datagrams =
                 Datagrams::read(&arrival, *input, ring.message(), buffers, flows, stats);

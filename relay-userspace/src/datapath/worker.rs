@@ -90,21 +90,22 @@ pub struct Bound {
 pub struct Fanouts(HashMap<InterfaceId, uring::Fanout>);
 
 impl Fanouts {
-    /// Lets `bound` share its input with the other workers that the plan gives it to.
+    /// Lets `bound` share its input with the other workers that the plan gives it to. Returns
+    /// whether it is the first of them.
     fn join(
         &mut self,
         plan: &Plan,
         worker: &plan::WorkerPlan,
         bound: &uring::UringWorker,
-    ) -> Result<(), SetupError> {
+    ) -> Result<bool, SetupError> {
         let sharing = plan.workers.iter().filter(|one| one.input == worker.input);
         if let Some(input) = worker.input
             && sharing.count() > 1
         {
             let copies = bound.share(self.0.get(&input).copied())?;
-            self.0.insert(input, copies);
+            return Ok(self.0.insert(input, copies).is_none());
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -126,8 +127,11 @@ pub fn bind(
             let mode = worker.mode(plan);
             let chunks = xdp::chunk_count(worker, mode);
             let local = kernel.local_device();
-            let (bound, remote) =
+            let (mut bound, remote) =
                 xdp::XdpWorker::bind(plan, worker, mode, chunks, local, next_hops)?;
+            if let Some(marks) = kernel.marks(Backend::Xdp) {
+                bound.sample_latencies(marks);
+            }
             Ok(Bound {
                 // The kernel may have chosen another mode than the one asked for.
                 mode: Some(bound.mode().unwrap_or(mode)),
@@ -137,9 +141,12 @@ pub fn bind(
         }
         Backend::IoUring => {
             let attach = |socket: BorrowedFd<'_>| kernel.attach_filter(socket);
-            let (bound, remote) =
+            let (mut bound, remote) =
                 uring::UringWorker::bind(plan, worker, uring::BUFFERS, &attach, next_hops)?;
-            fanouts.join(plan, worker, &bound)?;
+            let is_first = fanouts.join(plan, worker, &bound)?;
+            if is_first && let Some(marks) = kernel.marks(Backend::IoUring) {
+                bound.sample_latencies(marks);
+            }
             Ok(Bound {
                 worker: Worker::IoUring(Box::new(bound)),
                 remote,

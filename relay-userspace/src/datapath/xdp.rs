@@ -70,7 +70,10 @@ use super::{
     timings::{DRAIN, SPIN, WAITING},
     tx_socket, watched,
 };
-use crate::plan::{self, Mode, Plan};
+use crate::{
+    kernel::Marks,
+    plan::{self, Mode, Plan},
+};
 
 /// The longest that a worker sleeps before it checks whether it should stop.
 const IDLE_MS: u16 = 100;
@@ -99,6 +102,8 @@ pub struct XdpWorker {
     tx_sockets: TxSockets,
     /// The chunks that one port received. Its capacity is `BATCH`.
     received: Vec<Chunk>,
+    /// Where the kernel program marks frames, for their latencies.
+    marks: Option<Arc<Marks>>,
     stats: Arc<WorkerStats>,
 }
 
@@ -143,6 +148,7 @@ impl XdpWorker {
             flows: first.flows,
             tx_sockets: TxSockets::new(first.tx_sockets),
             received: Vec::with_capacity(BATCH),
+            marks: None,
             stats: first.stats,
         };
         Ok((worker, remote))
@@ -164,6 +170,11 @@ impl XdpWorker {
     #[must_use]
     pub fn stats(&self) -> Arc<WorkerStats> {
         Arc::clone(&self.stats)
+    }
+
+    /// Samples latencies, by these marks.
+    pub fn sample_latencies(&mut self, marks: Arc<Marks>) {
+        self.marks = Some(marks);
     }
 
     /// What it knows about the links that copies leave through.
@@ -232,6 +243,7 @@ impl XdpWorker {
                 flows,
                 batch,
                 prepared,
+                marks,
                 stats,
                 ..
             } = self;
@@ -259,6 +271,13 @@ impl XdpWorker {
                 }
             }
             watched::look(batch.frames(), flows, chunks, stats);
+            if let (Some(marks), [_, ..], Some(port)) =
+                (marks, batch.frames(), ports.get_mut(input.port))
+            {
+                let frames = batch.frames().iter();
+                let frames = frames.map(|frame| chunks.frame(&frame.place));
+                port.sampler.look(marks, frames, &stats.latencies);
+            }
             self.tx_sockets.send(batch, flows, chunks, stats);
             if let Some(local) = flows.local() {
                 local.give_back(input.index, batch.frames(), chunks, stats);
@@ -268,6 +287,7 @@ impl XdpWorker {
         }
         self.kick();
         for port in &mut self.ports.all {
+            port.sampler.handed_over(&self.stats.latencies);
             // A refused wakeup shows in `device()` at the next kick; it loses no frame.
             let _ = port.refill(&mut self.chunks);
         }

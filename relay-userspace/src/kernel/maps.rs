@@ -3,6 +3,8 @@
 //!
 //! Each loaded program has its own set of maps.
 
+use std::sync::Arc;
+
 use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, Map, MapData, PerCpuArray},
@@ -15,6 +17,7 @@ use super::{
     flows::Flows,
     interfaces::Interfaces,
     limits::zero,
+    marks::Marks,
     own_maps::OwnMaps,
 };
 use crate::plan::Interface;
@@ -29,6 +32,7 @@ pub struct Maps {
     pub own: OwnMaps,
     counters: PerCpuArray<MapData, u64>,
     pub came_back: Noted,
+    pub marks: Arc<Marks>,
 }
 
 impl Maps {
@@ -41,6 +45,7 @@ impl Maps {
             counters: PerCpuArray::try_from(take(ebpf, abi::COUNTERS)?)
                 .map_err(|_| KernelError::Map(abi::COUNTERS))?,
             came_back: Noted::take_from(ebpf)?,
+            marks: Arc::new(Marks::take_from(ebpf)?),
         })
     }
 

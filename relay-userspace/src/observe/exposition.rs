@@ -38,6 +38,8 @@ pub enum Kind {
     Gauge,
     /// Facts, in labels.
     Info,
+    /// How many of some values were not above each of some bounds.
+    Histogram,
 }
 
 /// A name, what it means, and what its values are. A counter's name is without `_total`.
@@ -84,6 +86,7 @@ impl Exposition {
             (Format::Text, Kind::Counter) => ("_total", "counter"),
             (Format::Text, Kind::Info) => ("_info", "gauge"),
             (_, Kind::Gauge) => ("", "gauge"),
+            (_, Kind::Histogram) => ("", "histogram"),
         };
         // Writing to a string cannot fail.
         let _ = writeln!(self.text, "# HELP {name}{suffix} {help}");
@@ -107,12 +110,33 @@ impl Exposition {
 impl Samples<'_> {
     /// Adds a value, told apart from the others of its family by its labels: names and values.
     pub fn add(&mut self, labels: &[(&str, &str)], value: impl fmt::Display) {
-        let text = &mut self.exposition.text;
         let suffix = match self.family.kind {
             Kind::Counter => "_total",
-            Kind::Gauge => "",
+            Kind::Gauge | Kind::Histogram => "",
             Kind::Info => "_info",
         };
+        self.line(suffix, labels, value);
+    }
+
+    /// Adds a histogram, told apart from others by one label: the numbers of values up to each
+    /// bound, in ascending order, how many values there are in all, and their sum.
+    pub fn add_histogram(
+        &mut self,
+        label: (&str, &str),
+        buckets: impl Iterator<Item = (f64, u64)>,
+        count: u64,
+        sum: f64,
+    ) {
+        for (bound, number) in buckets {
+            self.line("_bucket", &[label, ("le", &canonical(bound))], number);
+        }
+        self.line("_bucket", &[label, ("le", "+Inf")], count);
+        self.line("_sum", &[label], sum);
+        self.line("_count", &[label], count);
+    }
+
+    fn line(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl fmt::Display) {
+        let text = &mut self.exposition.text;
         text.push_str(self.family.name);
         text.push_str(suffix);
         for (at, (name, value)) in labels.iter().enumerate() {
@@ -125,6 +149,14 @@ impl Samples<'_> {
         text.push_str(if labels.is_empty() { " " } else { "} " });
         let _ = writeln!(text, "{value}");
     }
+}
+
+/// A bound as OpenMetrics wants it written: a whole number with a fraction.
+fn canonical(bound: f64) -> String {
+    if bound >= 1.0 {
+        return format!("{bound:.1}");
+    }
+    bound.to_string()
 }
 
 /// Appends the value of a label.
@@ -161,6 +193,9 @@ mod tests {
         gauge.add(&[], 0.5);
         let mut info = exposition.family(family("relay_c", Kind::Info));
         info.add(&[("version", "1")], 1);
+        let mut histogram = exposition.family(family("relay_d", Kind::Histogram));
+        let buckets = [(1e-6, 0), (0.5, 3), (1.0, 3)].into_iter();
+        histogram.add_histogram(("interface", "in0"), buckets, 4, 7.25);
         exposition.end()
     }
 
@@ -176,6 +211,14 @@ relay_b 0.5
 # HELP relay_c what it is
 # TYPE relay_c info
 relay_c_info{version=\"1\"} 1
+# HELP relay_d what it is
+# TYPE relay_d histogram
+relay_d_bucket{interface=\"in0\",le=\"0.000001\"} 0
+relay_d_bucket{interface=\"in0\",le=\"0.5\"} 3
+relay_d_bucket{interface=\"in0\",le=\"1.0\"} 3
+relay_d_bucket{interface=\"in0\",le=\"+Inf\"} 4
+relay_d_sum{interface=\"in0\"} 7.25
+relay_d_count{interface=\"in0\"} 4
 # EOF
 ";
         assert_eq!(text(Format::OpenMetrics), openmetrics);
@@ -189,6 +232,14 @@ relay_b 0.5
 # HELP relay_c_info what it is
 # TYPE relay_c_info gauge
 relay_c_info{version=\"1\"} 1
+# HELP relay_d what it is
+# TYPE relay_d histogram
+relay_d_bucket{interface=\"in0\",le=\"0.000001\"} 0
+relay_d_bucket{interface=\"in0\",le=\"0.5\"} 3
+relay_d_bucket{interface=\"in0\",le=\"1.0\"} 3
+relay_d_bucket{interface=\"in0\",le=\"+Inf\"} 4
+relay_d_sum{interface=\"in0\"} 7.25
+relay_d_count{interface=\"in0\"} 4
 ";
         assert_eq!(text(Format::Text), older);
     }

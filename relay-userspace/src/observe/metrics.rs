@@ -39,6 +39,8 @@ families! {
     REDIRECTED = Counter "relay_interface_redirected_packets" "Frames that the kernel program gave to the relay";
     PASSED = Counter "relay_passed_packets" "Frames that the kernel program left to this host's own stack, by reason";
     MISSED = Counter "relay_interface_missed_packets" "Frames of any kind that the NIC had no buffer for";
+    LATENCY = Histogram "relay_latency_seconds" "How long some frames of an input were in the relay, in seconds: from when the kernel program saw them until their copies were handed to the kernel";
+    LATENCY_MISSED = Counter "relay_latency_missed_packets" "Frames whose latency was to be taken, and that did not reach the worker or could not be told from others";
     RULE = Info "relay_rule" "What a rule matches";
     RULE_ACTIVE = Gauge "relay_rule_active" "1 if the rule runs, 0 if it waits or is disabled";
     RULE_RECEIVED = Counter "relay_rule_received_packets" "Frames that matched the rule and reached the relay";
@@ -144,6 +146,25 @@ fn interfaces(to: &mut Exposition, interfaces: &[InterfaceStatus]) {
     let mut missed = to.family(MISSED);
     for one in used() {
         missed.add(&[("interface", &one.name)], one.missed);
+    }
+    latencies(to, interfaces);
+}
+
+fn latencies(to: &mut Exposition, interfaces: &[InterfaceStatus]) {
+    let sampled = || {
+        let interfaces = interfaces.iter();
+        interfaces.filter_map(|one| Some((one.name.as_str(), one.latency.as_ref()?)))
+    };
+    let mut histogram = to.family(LATENCY);
+    for (interface, latency) in sampled() {
+        let buckets = latency.buckets.iter();
+        let buckets = buckets.map(|one| (one.up_to_seconds, one.samples));
+        let label = ("interface", interface);
+        histogram.add_histogram(label, buckets, latency.samples, latency.sum_seconds);
+    }
+    let mut missed = to.family(LATENCY_MISSED);
+    for (interface, latency) in sampled() {
+        missed.add(&[("interface", interface)], latency.missed);
     }
 }
 

@@ -1,10 +1,13 @@
 //! Everything that the relay knows of itself at one moment, as one value: `relay status`, its JSON
 //! and the control protocol all show this one.
 
+mod latency;
+
 use std::{borrow::Cow, collections::BTreeMap, fmt, net::IpAddr, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::latency::{LatencyBucket, LatencyStatus, Quantiles};
 use crate::config::{
     quoted,
     rules::{GroupPort, OutputVlan, PortMatch, Prefix},
@@ -191,7 +194,7 @@ pub enum State {
 }
 
 /// One interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InterfaceStatus {
     /// The name.
     pub name: String,
@@ -216,6 +219,9 @@ pub struct InterfaceStatus {
     pub missed: u64,
     /// The counters of the kernel program; empty on an interface that is only an output.
     pub filter: Numbers,
+    /// How long its frames are in the relay; `None` if no frame's time was taken.
+    #[serde(default)]
+    pub latency: Option<LatencyStatus>,
 }
 
 /// Where a rule comes from.

@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     daemon::reconcile::State,
-    datapath::{LastExpired, OutputIdentity, Sample, stats::WorkerStats},
+    datapath::{LastExpired, Latency, OutputIdentity, Sample, stats::WorkerStats},
 };
 
 /// The least time that rates are taken over.
@@ -59,6 +59,8 @@ struct WorkerCells {
     outputs: Vec<Cell>,
     /// How many samples of senders were read.
     sampled: u64,
+    /// How many latencies were read.
+    latencies: u64,
     /// The versions of what was last seen to expire, by the flow's slot.
     expired: HashMap<u32, u64>,
 }
@@ -165,6 +167,7 @@ impl Meters {
                 flows,
                 outputs,
                 sampled: former.map_or(0, |former| former.sampled),
+                latencies: former.map_or(0, |former| former.latencies),
                 expired: former.map_or_else(HashMap::new, |former| former.expired.clone()),
             });
         }
@@ -268,6 +271,15 @@ impl Meters {
                 }
             }
             worker.sampled = taken;
+        }
+    }
+
+    /// Calls `see` for each latency that was sampled since the last call.
+    pub fn latencies(&mut self, mut see: impl FnMut(Latency)) {
+        for worker in &mut self.workers {
+            let (samples, taken) = worker.stats.latencies.since(worker.latencies);
+            samples.for_each(&mut see);
+            worker.latencies = taken;
         }
     }
 }

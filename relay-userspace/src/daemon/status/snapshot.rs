@@ -103,7 +103,7 @@ pub fn of(
         process: process::now(),
         last_change,
         loops: loops(observer, state),
-        interfaces: interfaces(state, &waits, report),
+        interfaces: interfaces(observer, state, &waits, report),
         rules: rules(observer, state, &waits, report),
         totals: Totals {
             packets_received: report.packets_received,
@@ -305,11 +305,19 @@ fn next_hop(
     Some((status, mac))
 }
 
-fn interfaces(state: &State, waits: &Waits<'_>, report: &Report) -> Vec<InterfaceStatus> {
+fn interfaces(
+    observer: &Observer,
+    state: &State,
+    waits: &Waits<'_>,
+    report: &Report,
+) -> Vec<InterfaceStatus> {
     let plan = &state.running.plan;
     let used = report.interfaces.iter().zip(plan.interfaces.iter());
     let mut all: Vec<InterfaceStatus> = used
-        .map(|(report, interface)| in_use(report, interface))
+        .map(|(report, interface)| InterfaceStatus {
+            latency: observer.latencies.of(&report.name, report.path.backend),
+            ..in_use(report, interface)
+        })
         .collect();
     let known: BTreeSet<String> = all.iter().map(|one| one.name.clone()).collect();
     for name in state.desired.interfaces() {
@@ -326,6 +334,7 @@ fn interfaces(state: &State, waits: &Waits<'_>, report: &Report) -> Vec<Interfac
                 device_dropped: 0,
                 missed: 0,
                 filter: Numbers::new(),
+                latency: None,
             });
         }
     }
@@ -346,5 +355,6 @@ fn in_use(report: &InterfaceReport, interface: &plan::Interface) -> InterfaceSta
         device_dropped: report.device_dropped,
         missed: report.missed,
         filter: numbers(&report.filter),
+        latency: None,
     }
 }

@@ -62,6 +62,13 @@ pub struct Arrival {
     pub len: u32,
 }
 
+impl Arrival {
+    /// Its frame, as it arrived.
+    pub fn frame<'b>(&'b self, buffers: &'b Buffers) -> &'b [u8] {
+        buffers.bytes(&self.held, FRAME_AT..self.len as usize)
+    }
+}
+
 /// The datagrams in a buffer: one, or several of equal length, the last of which may be shorter.
 #[derive(Debug)]
 pub struct Datagrams {

@@ -23,7 +23,7 @@ use super::{
     umem::{self, Chunk, Chunks},
 };
 use crate::{
-    datapath::{error::SetupError, socket_drops, stats::OutputStats},
+    datapath::{error::SetupError, latency::Sampler, socket_drops, stats::OutputStats},
     host::socket_options,
     plan::Mode,
 };
@@ -45,6 +45,8 @@ pub struct Port {
     lent: u32,
     /// How many of them there shall be.
     lends: u32,
+    /// What samples how long its frames are in the relay.
+    pub(in crate::datapath) sampler: Sampler,
     /// What its chunks are known by.
     tag: u16,
     /// The kernel's index of the interface, and the queue.
@@ -116,6 +118,7 @@ impl Port {
             received: 0,
             lent: 0,
             lends,
+            sampler: Sampler::new(index, queue),
             tag,
             key: (index, queue),
             mode,

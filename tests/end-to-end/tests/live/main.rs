@@ -7,6 +7,7 @@ mod headers;
 mod health;
 mod interfaces;
 mod ipv6;
+mod latency;
 mod local;
 mod loops;
 mod mappings;

@@ -103,11 +103,12 @@ fn families(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
             let (name, kind) = family.split_once(' ').unwrap_or_default();
             families.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
         } else if let Some((name, labels)) = line.split_once('{')
-            && let Some((_, known)) = families.get_mut(name)
+            && let Some((_, known)) = families.get_mut(name.trim_end_matches("_bucket"))
         {
             let names = labels
                 .split("\",")
                 .filter_map(|label| label.split_once("=\""));
+            let names = names.filter(|(name, _)| *name != "le");
             known.extend(names.map(|(name, _)| name.to_owned()));
         }
     }
@@ -120,7 +121,14 @@ fn documented() -> Result<BTreeMap<String, (String, BTreeSet<String>)>> {
     let mut families = BTreeMap::new();
     for line in text.lines() {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let ["", series, kind @ ("counter" | "gauge" | "info"), _, ""] = cells[..] else {
+        let [
+            "",
+            series,
+            kind @ ("counter" | "gauge" | "info" | "histogram"),
+            _,
+            "",
+        ] = cells[..]
+        else {
             continue;
         };
         let series = series.trim_matches('`');
@@ -136,13 +144,21 @@ fn documented() -> Result<BTreeMap<String, (String, BTreeSet<String>)>> {
 
 fn w1_every_series_is_documented_and_promtool_has_nothing_to_say(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().outputs(2).without_capture().build()?;
-    let (relay, _) = start(&bed, backend)?;
+    let (relay, rules) = start(&bed, backend)?;
     let look = || get(&bed.relay, RELAY, "/metrics");
+    let sender = UdpSender::open(&bed.sources[0])?;
+    let mut number = 0_u32;
     let all = eventually(Duration::from_secs(10), || {
+        for _ in 0..64 {
+            number += 1;
+            let mold = &rules[2];
+            let _ = sender.send_one(mold.group, mold.port, &number.to_be_bytes());
+        }
         look().is_ok_and(|text| {
             let all = [
                 "_jitter_seconds{",
                 "_last_packet_timestamp_seconds{",
+                "relay_latency_seconds_bucket{",
                 "\"too_big\"",
             ];
             all.iter().all(|part| text.contains(part))
