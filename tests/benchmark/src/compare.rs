@@ -15,6 +15,7 @@ use crate::{
     rounds::{self, Part, failed},
     scenario::Scenario,
     unmatched::{self, Kind},
+    watched,
 };
 
 /// What to do.
@@ -34,6 +35,8 @@ pub struct Comparison {
     pub ceilings: bool,
     /// Whether to measure the price of frames that no rule takes.
     pub unmatched: bool,
+    /// Whether to measure the price of being watched.
+    pub watched: bool,
     /// How often everything is measured.
     pub rounds: usize,
     /// For how long, in seconds, a rate has to be without loss.
@@ -68,6 +71,7 @@ pub fn run(comparison: &Comparison) -> Result<Results> {
         confirm_seconds: comparison.confirm_seconds,
         ceilings: Vec::new(),
         unmatched: Vec::new(),
+        watched: Vec::new(),
         scenarios: Vec::new(),
         failures,
     };
@@ -86,6 +90,9 @@ pub fn run(comparison: &Comparison) -> Result<Results> {
         },
     };
     let parts: Vec<_> = comparison.scenarios.iter().map(part).collect();
+    if comparison.watched {
+        watched(comparison, &mut results);
+    }
     rounds::run(comparison, &parts, &mut results)?;
     let Results {
         scenarios,
@@ -142,6 +149,20 @@ fn unmatched(comparison: &Comparison, results: &mut Results) {
                 }
                 Err(error) => failed(&what, &error, &mut results.failures),
             }
+        }
+    }
+}
+
+fn watched(comparison: &Comparison, results: &mut Results) {
+    for scenario in watched::scenarios() {
+        let what = format!("watched, {}", scenario.name);
+        match watched::measure(&scenario, &comparison.relay, &comparison.programs) {
+            Ok(result) => {
+                let ratio = cell::ratios(Some(result.loss_free));
+                println!("{what}: {ratio} of the rate without loss of all off");
+                results.watched.push(result);
+            }
+            Err(error) => failed(&what, &error, &mut results.failures),
         }
     }
 }
@@ -206,6 +227,7 @@ mod tests {
             scenarios: Vec::new(),
             ceilings: false,
             unmatched: false,
+            watched: false,
             rounds: 1,
             confirm_seconds: 1.0,
         };

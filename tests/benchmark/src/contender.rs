@@ -81,6 +81,7 @@ impl Contender {
             options: Options {
                 backend: backend.map(str::to_owned),
                 transmit: transmit.map(str::to_owned),
+                watched: false,
             },
         };
         vec![

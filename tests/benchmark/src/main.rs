@@ -75,7 +75,8 @@ struct CompareArgs {
     #[arg(long)]
     programs: PathBuf,
     /// Scenarios, or parts of their names, `ceilings` (what one core can do without a relay) or
-    /// `unmatched` (what the relay costs frames that no rule takes), separated by commas;
+    /// `unmatched` (what the relay costs frames that no rule takes) or `watched` (what it costs to
+    /// watch feeds), separated by commas;
     /// everything if absent
     scenario: Option<String>,
     /// Another build of the relay, measured right after the relay in every round, and in turns with
@@ -169,8 +170,10 @@ fn compare(args: CompareArgs) -> Result<bool> {
         scenarios,
         ceilings,
         unmatched,
+        watched,
     } = scenario::select(args.scenario.as_deref())?;
-    let has_pairs = args.against.is_some() || scenarios.iter().any(|one| one.plain().is_some());
+    let has_pairs =
+        watched || args.against.is_some() || scenarios.iter().any(|one| one.plain().is_some());
     ensure!(
         args.rounds > 0 || has_pairs,
         "`--rounds 0` measures pairs only: name another build with `--against`, or scenarios that \
@@ -184,6 +187,7 @@ fn compare(args: CompareArgs) -> Result<bool> {
         scenarios,
         ceilings,
         unmatched,
+        watched,
         rounds: if args.quick { 1 } else { args.rounds.into() },
         confirm_seconds: if args.quick { 1.0 } else { 3.0 },
     })?;
@@ -253,6 +257,7 @@ fn trial(args: TrialArgs) -> Result<bool> {
         options: Options {
             backend: args.backend,
             transmit: args.transmit,
+            watched: false,
         },
     };
     let mut bed = Bed::new(&scenario, &args.programs)?;

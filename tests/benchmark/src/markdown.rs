@@ -3,7 +3,7 @@
 use crate::{
     before, cell, charts,
     results::{Results, ScenarioResult, Spread},
-    table, unmatched, yardstick,
+    table, unmatched, watched, yardstick,
 };
 
 /// Everything as Markdown: an overview, then the whole of each scenario.
@@ -31,6 +31,10 @@ pub fn of(results: &Results) -> String {
     if !results.unmatched.is_empty() {
         text += "\n### Frames that no rule takes\n\n";
         text += &lines(&unmatched::rows(&results.unmatched));
+    }
+    if !results.watched.is_empty() {
+        text += "\n### With everything that can be watched, in turns with the same without\n\n";
+        text += &lines(&watched::rows(&results.watched));
     }
     for result in &results.scenarios {
         text += &format!("\n### {}\n\n", table::heading(result));

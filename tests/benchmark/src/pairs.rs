@@ -27,6 +27,8 @@ use crate::{
 const STARTS: usize = 4;
 /// Pairs of trials per start. Which begins changes from pair to pair.
 const PAIRS: usize = 8;
+/// Searches for the limit of each side per start.
+const SEARCHES: usize = 4;
 /// A trial, in seconds.
 const SECONDS: f64 = 0.5;
 
@@ -55,20 +57,64 @@ pub fn ratio(one: What<'_>, other: What<'_>, programs: &Path) -> Result<Spread> 
     middle_half(ratios).context("no pair was measured")
 }
 
+/// Ratios of one side to the other, as those of [`ratio`].
+#[derive(Debug, Clone, Copy)]
+pub struct Both {
+    /// Copies out without loss.
+    pub loss_free: Spread,
+    /// Copies out under overload.
+    pub overload: Spread,
+}
+
+/// Copies out of `one`, divided by those of `other`, under overload and without loss. For the
+/// latter each side searches its limit, one right after the other, from near the one before.
+///
+/// # Errors
+///
+/// A side cannot be started, or an account is wrong.
+pub fn both(one: What<'_>, other: What<'_>, programs: &Path) -> Result<Both> {
+    let overload = ratio(one, other, programs)?;
+    let mut ratios = Vec::with_capacity(STARTS * SEARCHES);
+    for start in 0..STARTS {
+        let (mut one, mut other) = match start % 2 {
+            0 => {
+                let one = Side::start(one, programs)?;
+                (one, Side::start(other, programs)?)
+            }
+            _ => {
+                let other = Side::start(other, programs)?;
+                (Side::start(one, programs)?, other)
+            }
+        };
+        let (mut of_one, mut of_other) = (one.limit(None)?, other.limit(None)?);
+        for search in 0..SEARCHES {
+            // Both begin at the same rate, another one each time: results have steps.
+            let begin = (of_one * of_other).sqrt() * (1.0 + 0.01 * search as f64);
+            if search % 2 == 0 {
+                of_one = one.limit(Some(begin))?;
+                of_other = other.limit(Some(begin))?;
+            } else {
+                of_other = other.limit(Some(begin))?;
+                of_one = one.limit(Some(begin))?;
+            }
+            println!("without loss: {of_one:.0} and {of_other:.0} frames per second");
+            ratios.push(of_one / of_other);
+        }
+        one.stop()?;
+        other.stop()?;
+    }
+    Ok(Both {
+        loss_free: middle_half(ratios).context("no pair was measured")?,
+        overload,
+    })
+}
+
 /// The overload, in frames per second: what is offered to both sides.
 fn overload(what: What<'_>, programs: &Path) -> Result<u64> {
     let mut side = Side::start(what, programs)?;
-    let found = capacity::search(None, |rate| {
-        let trial = side.bed.trial(rate, SECONDS, &[])?;
-        Ok(Step {
-            exact: trial.is_exact(),
-            lost: trial.lost_part(),
-            offered: trial.offered_rate,
-        })
-    })?;
+    let found = side.limit(None)?;
     side.stop()?;
-    ensure!(found.rate > 0, "there was loss at every rate");
-    Ok(found.rate * OVERLOAD)
+    Ok(found as u64 * OVERLOAD)
 }
 
 /// Adds the ratios of the pairs of one start.
@@ -111,6 +157,20 @@ impl Side {
         bed.expect(&contender.delivered(&bed.job))?;
         let running = contender.start(&bed.job)?;
         Ok(Self { name, bed, running })
+    }
+
+    /// The highest rate without loss, in frames per second, searched from near `known`.
+    fn limit(&mut self, known: Option<f64>) -> Result<f64> {
+        let found = capacity::search(known, |rate| {
+            let trial = self.bed.trial(rate, SECONDS, &[])?;
+            Ok(Step {
+                exact: trial.is_exact(),
+                lost: trial.lost_part(),
+                offered: trial.offered_rate,
+            })
+        })?;
+        ensure!(found.rate > 0, "there was loss at every rate");
+        Ok(found.rate as f64)
     }
 
     /// Copies per second that come out while `rate` frames per second are offered.

@@ -6,12 +6,14 @@ use anyhow::{Context, Result};
 use relay_tests::{
     relay::{RelayProcess, RuleFile, Stopped},
     rules::{Rule, to_toml},
+    scrape::MetricsSocket,
 };
 
 use crate::{
     contender::command,
     framing::{Framing, VLAN, group6},
     job::Job,
+    scraper::Scraper,
 };
 
 /// How the relay is asked to run; where a field is `None`, it chooses by itself.
@@ -21,19 +23,29 @@ pub struct Options {
     pub backend: Option<String>,
     /// The key `transmit` of its output interfaces.
     pub transmit: Option<String>,
+    /// Whether all that operators can watch is on: a monitor and `silence` for every rule, and
+    /// metrics that are scraped once per second.
+    pub watched: bool,
 }
 
 /// The relay at work on a job.
 #[derive(Debug)]
 pub struct Relay {
     process: RelayProcess,
+    scraper: Option<Scraper>,
     _file: RuleFile,
 }
 
 impl Relay {
     /// Starts it and waits until it forwards.
     pub fn start(binary: &Path, job: &Job, options: &Options) -> Result<Self> {
-        let file = RuleFile::new(&rule_file(job, options.transmit.as_deref()))?;
+        let mut text = rule_file(job, options.transmit.as_deref());
+        let metrics = options.watched.then(MetricsSocket::new);
+        if let Some(metrics) = &metrics {
+            let keys = "\nmonitor = \"rtp\"\nsilence = \"1s\"\ninput = ";
+            text = text.replace("\ninput = ", keys) + &metrics.table("");
+        }
+        let file = RuleFile::new(&text)?;
         let mut command = command::pinned(job, binary)?;
         command.args(["run", "--json"]);
         // On a veth the relay takes a VLAN rule to io_uring, unless it is asked for XDP: there the
@@ -45,8 +57,10 @@ impl Relay {
         command.arg(file.path());
         let process = RelayProcess::start_of_any_age(binary, command)
             .with_context(|| format!("starting {}", binary.display()))?;
+        let scraper = metrics.map(|metrics| Scraper::start(metrics, job.cpu));
         Ok(Self {
             process,
+            scraper: scraper.transpose()?,
             _file: file,
         })
     }
@@ -58,6 +72,9 @@ impl Relay {
 
     /// Ends it and returns its report.
     pub fn stop(self) -> Result<Stopped> {
+        if let Some(scraper) = self.scraper {
+            scraper.stop()?;
+        }
         self.process.stop()
     }
 }

@@ -22,6 +22,9 @@ pub struct Results {
     /// The price of frames that no rule takes, if it was measured.
     #[serde(default)]
     pub unmatched: Vec<UnmatchedResult>,
+    /// The price of being watched, if it was measured.
+    #[serde(default)]
+    pub watched: Vec<WatchedResult>,
     /// By scenario.
     pub scenarios: Vec<ScenarioResult>,
     /// What could not be measured and should have been, one sentence each.
@@ -49,6 +52,18 @@ pub struct UnmatchedResult {
     /// The relay's rates divided by those of `XDP_PASS`: the median of all pairs, and as its bounds
     /// those of the middle half of them.
     pub ratio: Option<Spread>,
+}
+
+/// A scenario with all that operators can watch, beside the same without ([`crate::watched`]): the
+/// median of all pairs, and as its bounds those of the middle half of them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WatchedResult {
+    /// The scenario.
+    pub name: String,
+    /// Copies out without loss.
+    pub loss_free: Spread,
+    /// Copies out under overload.
+    pub overload: Spread,
 }
 
 /// What the input passed on to the stack in two turns, one right after the other.

@@ -232,6 +232,9 @@ pub const CEILINGS: &str = "ceilings";
 /// stay on the relay's host.
 pub const UNMATCHED: &str = "unmatched";
 
+/// The name that selects the price of being watched: another way to measure some scenarios.
+pub const WATCHED: &str = "watched";
+
 /// What is to be measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
@@ -241,6 +244,8 @@ pub struct Selection {
     pub ceilings: bool,
     /// The price of frames that no rule takes, too.
     pub unmatched: bool,
+    /// The price of being watched, too.
+    pub watched: bool,
 }
 
 /// What a list of names, separated by commas, selects: each is the name of one scenario, or a part
@@ -255,24 +260,28 @@ pub fn select(names: Option<&str>) -> Result<Selection> {
             scenarios: ALL.to_vec(),
             ceilings: true,
             unmatched: true,
+            watched: true,
         });
     };
     let mut selection = Selection {
         scenarios: Vec::new(),
         ceilings: false,
         unmatched: false,
+        watched: false,
     };
     for part in names.split(',').map(str::trim) {
         let found = named(part);
         let (ceilings, unmatched) = (part == CEILINGS, part == UNMATCHED);
+        let watched = part == WATCHED;
         ensure!(
-            ceilings || unmatched || !(part.is_empty() || found.is_empty()),
-            "no scenario has `{part}` in its name; there are: {}, {CEILINGS}, {UNMATCHED}",
+            ceilings || unmatched || watched || !(part.is_empty() || found.is_empty()),
+            "no scenario has `{part}` in its name; there are: {}, {CEILINGS}, {UNMATCHED}, {WATCHED}",
             ALL.map(|scenario| scenario.name).join(", "),
         );
         selection.scenarios.extend(found);
         selection.ceilings |= ceilings;
         selection.unmatched |= unmatched;
+        selection.watched |= watched;
     }
     let wanted = selection.scenarios;
     selection.scenarios = ALL.into_iter().filter(|one| wanted.contains(one)).collect();

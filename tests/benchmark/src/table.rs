@@ -7,7 +7,7 @@ use crate::{
     cell::{latency, per_cent, range, ratio, ratios},
     measure::LOW_RATE,
     results::{ContenderResult, Results, ScenarioResult},
-    unmatched,
+    unmatched, watched,
     yardstick::{self, Yardstick},
 };
 
@@ -34,6 +34,10 @@ pub fn of(results: &Results) -> String {
     if !results.unmatched.is_empty() {
         text += "\nframes that no rule takes\n";
         text += &align(unmatched::rows(&results.unmatched));
+    }
+    if !results.watched.is_empty() {
+        text += "\nwith everything that can be watched, in turns with the same without\n";
+        text += &align(watched::rows(&results.watched));
     }
     for result in &results.scenarios {
         // Writing to a string does not fail.

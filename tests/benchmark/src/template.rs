@@ -14,9 +14,11 @@ use relay_tests::{encapsulation::CUSTOMER, frames::UdpFrame, veth::Endpoint};
 use crate::{
     framing::{Framing, SOURCE6, VLAN, group6},
     generator::Traffic,
-    programs::abi::{IPV6_HEADER_WORDS, MAGIC, STAMP_LEN, Template},
+    programs::abi::{IPV6_HEADER_WORDS, MAGIC, STAMP_LEN, Stamp, Template},
 };
 
+/// Where a stamp has its flow.
+const FLOW_AT: usize = std::mem::offset_of!(Stamp, flow);
 /// The source port of the first sender's frames.
 const SOURCE_PORT: u16 = 40_000;
 /// Their hop limit over IPv6.
@@ -64,6 +66,7 @@ impl Feed {
 pub fn frame(feed: &Feed, flow: u32) -> Result<Vec<u8>> {
     let mut payload = Vec::with_capacity(feed.payload);
     payload.extend(MAGIC.to_ne_bytes());
+    payload.resize(FLOW_AT, 0);
     payload.extend(flow.to_ne_bytes());
     payload.resize(STAMP_LEN, 0);
     // The generator does not write the rest, which is the same in all flows.

@@ -174,7 +174,7 @@ impl Input {
     fn with_relay(&mut self, binary: &Path, seconds: f64) -> Result<f64> {
         let options = Options {
             backend: Some(Backend::Xdp.name().to_owned()),
-            transmit: None,
+            ..Options::default()
         };
         let relay = Relay::start(binary, &self.job, &options)?;
         let (frames, rate) = self.flood(seconds).context("with the relay")?;

@@ -146,6 +146,7 @@ mod tests {
             confirm_seconds: 1.0,
             ceilings: Vec::new(),
             unmatched: Vec::new(),
+            watched: Vec::new(),
             scenarios,
             failures: Vec::new(),
         }

@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use relay_bench::{
     contender::command,
-    programs::abi::{MAGIC, SlotState},
+    programs::abi::{SlotState, Stamp},
     sink::{Expected, NextHop, Sink},
     wire::{Shape, Wires},
 };
@@ -164,8 +164,7 @@ fn send(sender: &UdpSender, rate: u32, over: &AtomicBool) -> Result<u64> {
     let mut sent = 0_u64;
     while !over.load(Ordering::Relaxed) {
         for payload in payloads.chunks_mut(PAYLOAD) {
-            let stamp = [MAGIC.to_ne_bytes(), FLOW.to_ne_bytes()].concat();
-            let stamp = [stamp, sent.to_ne_bytes().to_vec()].concat();
+            let stamp = Stamp::new(FLOW, sent, 0).to_bytes();
             payload[..stamp.len()].copy_from_slice(&stamp);
             sent += 1;
         }

@@ -15,7 +15,7 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use relay_bench::{
     framing::{Framing, SOURCE6, group6},
     generator::{Generator, Traffic},
-    programs::abi::{MAGIC, SlotState},
+    programs::abi::{MAGIC, SlotState, Stamp},
     sink::{Expected, NextHop, Sink},
     unmatched::{self, Kind},
     wire::{Shape, Wires},
@@ -155,9 +155,11 @@ fn a_generated_frame_is_valid_to_the_last_byte() -> Result<()> {
                 assert_eq!(u64::from(found.identification), sequence);
                 assert_eq!(found.source_mac, wires.source.mac);
                 assert_eq!(found.payload.len(), payload);
-                assert_eq!(found.payload[..4], MAGIC.to_ne_bytes());
-                assert_eq!(found.payload[4..8], (flow as u32).to_ne_bytes());
-                assert_eq!(found.payload[8..16], sequence.to_ne_bytes());
+                let stamp = Stamp::new(flow as u32, sequence, 0).to_bytes();
+                assert_eq!(found.payload[..16], stamp[..16]);
+                // RTP version 2, without padding, extension and sources; then its number.
+                assert_eq!(found.payload[0], 0x80);
+                assert_eq!(found.payload[2..4], (sequence as u16).to_be_bytes());
                 frames += 1;
             }
         }
@@ -194,7 +196,7 @@ fn a_generated_frame_over_ipv6_is_valid_to_the_last_byte() -> Result<()> {
                 .calc_checksum_ipv6(&header.to_header(), udp.payload())?;
             assert_eq!(udp.checksum(), right);
             assert_eq!(udp.payload().len(), PAYLOAD);
-            assert_eq!(udp.payload()[..4], MAGIC.to_ne_bytes());
+            assert_eq!(udp.payload()[..2], MAGIC.to_ne_bytes());
             frames += 1;
         }
     }
@@ -320,10 +322,7 @@ impl Sender {
 }
 
 fn payload(flow: u32, sequence: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    bytes.extend(MAGIC.to_ne_bytes());
-    bytes.extend(flow.to_ne_bytes());
-    bytes.extend(sequence.to_ne_bytes());
+    let mut bytes = Stamp::new(flow, sequence, 0).to_bytes().to_vec();
     bytes.resize(PAYLOAD, 0);
     bytes
 }

@@ -20,8 +20,8 @@ pub const IPV6_HEADER_WORDS: usize = IPV6_HEADERS_LEN / 2;
 pub const STAMP_LEN: usize = 24;
 /// The words of a stamp. Headers and stamp are all that the generator writes into a frame.
 pub const STAMP_WORDS: usize = STAMP_LEN / 2;
-/// The first field of every stamp.
-pub const MAGIC: u32 = 0x5e1a_7b3c;
+/// The first field of every stamp: RTP version 2, payload type 96.
+pub const MAGIC: u16 = u16::from_ne_bytes([0x80, 96]);
 
 /// The most flows of one run of the generator.
 pub const MAX_FLOWS: u32 = 1024;
@@ -33,19 +33,68 @@ pub const MAX_SEGMENTS: u32 = 128;
 /// How many bits of [`Pace::interval`] are a fraction of a nanosecond.
 pub const INTERVAL_FRACTION_BITS: u32 = 16;
 
-/// The first bytes of every payload.
+/// The first bytes of every payload: an RTP header (RFC 3550), so that a relay can monitor the flow,
+/// and what the sinks count by. RTP's timestamp is the lower half of the number, its SSRC the flow.
 #[repr(C)]
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Stamp {
     /// [`MAGIC`].
-    pub magic: u32,
+    pub magic: u16,
+    /// The lowest bits of the number, in network order.
+    pub rtp_sequence: u16,
+    /// The lower half of the frame's number in its flow, from 0.
+    pub low: u32,
     /// The flow that the frame belongs to.
     pub flow: u32,
-    /// The frame's number in its flow, from 0.
-    pub sequence: u64,
+    /// The upper half of the number.
+    pub high: u32,
     /// When it was made, in nanoseconds of the monotonic clock.
     pub sent_ns: u64,
 }
+
+impl Stamp {
+    /// The stamp of a frame with this number.
+    #[inline(always)]
+    pub const fn new(flow: u32, sequence: u64, sent_ns: u64) -> Self {
+        Self {
+            magic: MAGIC,
+            rtp_sequence: (sequence as u16).to_be(),
+            low: sequence as u32,
+            flow,
+            high: (sequence >> 32) as u32,
+            sent_ns,
+        }
+    }
+
+    /// As it lies in a payload.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; STAMP_LEN] {
+        let mut bytes = [0; STAMP_LEN];
+        let [first, second, third] = [
+            u64::from(self.magic) | u64::from(self.rtp_sequence) << 16 | u64::from(self.low) << 32,
+            u64::from(self.flow) | u64::from(self.high) << 32,
+            self.sent_ns,
+        ];
+        for (bytes, long) in bytes.chunks_exact_mut(8).zip([first, second, third]) {
+            bytes.copy_from_slice(&long.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// The frame's number.
+    #[inline(always)]
+    pub const fn sequence(&self) -> u64 {
+        (self.high as u64) << 32 | self.low as u64
+    }
+
+    /// Whether it is one.
+    #[inline(always)]
+    pub const fn is_whole(&self) -> bool {
+        self.magic == MAGIC && self.rtp_sequence == (self.low as u16).to_be()
+    }
+}
+
+const _: () = assert!(size_of::<Stamp>() == STAMP_LEN);
 
 /// One run of the generator. User space writes it before the run and reads it after.
 #[repr(C)]

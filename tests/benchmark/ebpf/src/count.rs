@@ -15,8 +15,8 @@ use aya_ebpf::{
 use relay_common::wire::{ETHERNET_LEN, IPV4_LEN, ethernet, ethertype, ipv4, ipv6, udp};
 
 use crate::abi::{
-    HEADERS_LEN, IPV6_HEADERS_LEN, Latencies, MAGIC, MAX_SEGMENTS, MAX_SLOTS, STAMP_LEN, Slot,
-    SlotKey, SlotState, Stamp, bucket,
+    HEADERS_LEN, IPV6_HEADERS_LEN, Latencies, MAX_SEGMENTS, MAX_SLOTS, STAMP_LEN, Slot, SlotKey,
+    SlotState, Stamp, bucket,
 };
 
 #[map]
@@ -63,7 +63,7 @@ impl Counter<'_> {
     fn count(&mut self, stamp: &Stamp, payload: u32) {
         let sender = stamp.flow.wrapping_sub(self.slot.flow);
         let is_bad =
-            stamp.magic != MAGIC || sender >= self.slot.senders || payload != self.slot.payload;
+            !stamp.is_whole() || sender >= self.slot.senders || payload != self.slot.payload;
         let of = if is_bad { 0 } else { sender };
         let Some(state) = STATES.get_ptr_mut(self.slot.index + of) else {
             return;
@@ -75,11 +75,12 @@ impl Counter<'_> {
             return;
         }
         state.received += 1;
-        if stamp.sequence < state.next {
+        let sequence = stamp.sequence();
+        if sequence < state.next {
             state.late += 1;
         } else {
-            state.missing += stamp.sequence - state.next;
-            state.next = stamp.sequence + 1;
+            state.missing += sequence - state.next;
+            state.next = sequence + 1;
         }
         let latency = self.now_ns.saturating_sub(stamp.sent_ns);
         if let Some(count) = self.latencies.buckets.get_mut(bucket(latency)) {
@@ -175,12 +176,7 @@ fn count_segments(ctx: &TcContext) -> Option<()> {
         } else {
             rest.min(segment)
         };
-        let mut stamp = Stamp {
-            magic: 0,
-            flow: 0,
-            sequence: 0,
-            sent_ns: 0,
-        };
+        let mut stamp = Stamp::default();
         // A payload without room for a stamp keeps magic 0, and counts as bad.
         let _ = load(ctx, offset, &mut stamp);
         counter.count(&stamp, payload);
@@ -225,12 +221,7 @@ fn count_frame(ctx: &XdpContext) -> Option<()> {
     let stamp = match bytes::<STAMP_LEN>(ctx, payload) {
         // SAFETY: a `Stamp` has this size and is valid for any bytes.
         Some(stamp) => unsafe { stamp.as_ptr().cast::<Stamp>().read_unaligned() },
-        None => Stamp {
-            magic: 0,
-            flow: 0,
-            sequence: 0,
-            sent_ns: 0,
-        },
+        None => Stamp::default(),
     };
     counter.count(&stamp, (ctx.data_end() - payload) as u32);
     Some(())

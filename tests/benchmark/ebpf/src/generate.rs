@@ -140,12 +140,12 @@ fn write<const HEADERS: usize, const IP: usize>(
         headers[IP + IP_CHECKSUM] = !fold(template.ip_sum + u32::from(identification));
     }
     let words = [
-        MAGIC as u16,
-        (MAGIC >> 16) as u16,
-        pace.flow as u16,
-        (pace.flow >> 16) as u16,
+        MAGIC,
+        (pace.sequence as u16).to_be(),
         pace.sequence as u16,
         (pace.sequence >> 16) as u16,
+        pace.flow as u16,
+        (pace.flow >> 16) as u16,
         (pace.sequence >> 32) as u16,
         (pace.sequence >> 48) as u16,
         now as u16,
@@ -155,7 +155,8 @@ fn write<const HEADERS: usize, const IP: usize>(
     ];
     *stamp = words;
     let mut sum = template.udp_sum;
-    for word in &words[4..] {
+    // The template has the others: MAGIC and the flow.
+    for word in words[1..4].iter().chain(&words[6..]) {
         sum += u32::from(*word);
     }
     // The UDP checksum is the last word of the headers.

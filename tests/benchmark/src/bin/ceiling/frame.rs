@@ -8,7 +8,7 @@ use nix::{ifaddrs::getifaddrs, time::ClockId};
 use relay_bench::{
     job::Output,
     peer,
-    programs::abi::{MAGIC, STAMP_LEN},
+    programs::abi::{STAMP_LEN, Stamp},
 };
 use relay_tests::frames::{Checksum, UdpFrame};
 
@@ -45,10 +45,8 @@ pub fn build(output: &Output, payload: usize) -> Result<Vec<u8>> {
 
 /// Stamps a payload with its sequence number and the time; flow 0.
 pub fn set_stamp(payload: &mut [u8], sequence: u64) {
-    payload[..4].copy_from_slice(&MAGIC.to_ne_bytes());
-    payload[4..8].copy_from_slice(&0u32.to_ne_bytes());
-    payload[8..16].copy_from_slice(&sequence.to_ne_bytes());
-    payload[16..STAMP_LEN].copy_from_slice(&now_ns().to_ne_bytes());
+    let stamp = Stamp::new(0, sequence, now_ns()).to_bytes();
+    payload[..STAMP_LEN].copy_from_slice(&stamp);
 }
 
 /// The monotonic clock in nanoseconds, as kernel programs see it.
