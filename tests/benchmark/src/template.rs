@@ -14,11 +14,9 @@ use relay_tests::{encapsulation::CUSTOMER, frames::UdpFrame, veth::Endpoint};
 use crate::{
     framing::{Framing, SOURCE6, VLAN, group6},
     generator::Traffic,
-    programs::abi::{IPV6_HEADER_WORDS, MAGIC, STAMP_LEN, Stamp, Template},
+    programs::abi::{IPV6_HEADER_WORDS, STAMP_LEN, Stamp, Template},
 };
 
-/// Where a stamp has its flow.
-const FLOW_AT: usize = std::mem::offset_of!(Stamp, flow);
 /// The source port of the first sender's frames.
 const SOURCE_PORT: u16 = 40_000;
 /// Their hop limit over IPv6.
@@ -65,10 +63,7 @@ impl Feed {
 /// The frame with number and time 0.
 pub fn frame(feed: &Feed, flow: u32) -> Result<Vec<u8>> {
     let mut payload = Vec::with_capacity(feed.payload);
-    payload.extend(MAGIC.to_ne_bytes());
-    payload.resize(FLOW_AT, 0);
-    payload.extend(flow.to_ne_bytes());
-    payload.resize(STAMP_LEN, 0);
+    payload.extend(Stamp::new(flow, 0, 0).to_bytes());
     // The generator does not write the rest, which is the same in all flows.
     payload.extend((STAMP_LEN..feed.payload).map(|i| i as u8));
     if feed.framing == Framing::Ipv6 {
@@ -108,6 +103,8 @@ pub fn template(feed: &Feed, flow: u32) -> Result<Template> {
         Framing::Ipv6 => ipv6::field::SOURCE.start..ipv6::field::DESTINATION.end,
     };
     frame[udp_at..][udp::field::CHECKSUM].fill(0);
+    // The generator adds what it writes.
+    frame[feed.framing.headers_len()..][..STAMP_LEN].fill(0);
     let udp_len = u16::try_from(frame.len() - udp_at).context("UDP length")?;
     let protocol = u16::from(ipv4::PROTOCOL_UDP);
     let pseudo =

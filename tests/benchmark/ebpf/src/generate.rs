@@ -155,9 +155,8 @@ fn write<const HEADERS: usize, const IP: usize>(
     ];
     *stamp = words;
     let mut sum = template.udp_sum;
-    // The template has the others: MAGIC and the flow.
-    for word in words[1..4].iter().chain(&words[6..]) {
-        sum += u32::from(*word);
+    for word in words {
+        sum += u32::from(word);
     }
     // The UDP checksum is the last word of the headers.
     headers[HEADERS - 1] = match !fold(sum) {
