@@ -70,6 +70,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod datapath;
+pub mod events;
 #[cfg(test)]
 mod far_namespace;
 pub mod host;

@@ -9,9 +9,9 @@ use std::{
 };
 
 /// The modules of the crate, from the top to the bottom.
-const ORDER: [&str; 11] = [
+const ORDER: [&str; 12] = [
     "cli", "control", "daemon", "observe", "datapath", "kernel", "plan", "packet", "matching",
-    "config", "host",
+    "config", "host", "events",
 ];
 
 /// The place of a module in [`ORDER`]; `None` for `lib.rs`, `main.rs` and modules for tests only.

@@ -26,7 +26,7 @@ use super::{
     log_format::LogFormat,
     output::{PATIENCE, STANDSTILL, write_all},
 };
-use crate::daemon::privileges;
+use crate::{daemon::privileges, events};
 
 /// Bytes of lines that may wait, plus one more line: as many as an ordinary pipe holds, and more
 /// than ten minutes of one line per second.
@@ -132,6 +132,7 @@ pub fn say(text: &str) {
 
 /// Waits, before the process ends, until the queue is written out, as long as its reader reads.
 pub fn finish() {
+    events::finish();
     if let Some(queue) = QUEUE.get() {
         queue.wait_until_empty(STANDSTILL);
     }

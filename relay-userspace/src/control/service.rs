@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::warn;
+use log::Level::{Info, Warn};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -35,9 +35,12 @@ use super::{
 };
 use crate::{
     daemon::requests::{Answer, Handle, Refusal, Request},
+    events::Event,
     host::Bell,
 };
 
+/// The target of the lines.
+const LOG: &str = module_path!();
 /// How long no client is accepted after the system has refused one, for want of descriptors, and
 /// how long none is served after it has refused to wait for them.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -138,10 +141,13 @@ impl Service {
     /// The kernel does not let this thread wait: it has no memory, or more clients are connected
     /// than the limit of open files is now.
     fn cannot_wait(&mut self, error: &io::Error) {
-        warn!(
+        let text = format!(
             "control socket: cannot wait for clients: {error}; their connections are closed. Free \
              memory, or raise the limit of open files"
         );
+        Event::new(LOG, Warn, "control socket", &text)
+            .turn("wait")
+            .say();
         self.clients.clear();
         self.readers.clear();
         thread::sleep(PAUSE);
@@ -193,7 +199,10 @@ impl Service {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
-                    warn!("control socket: cannot accept a client: {error}");
+                    let text = format!("control socket: cannot accept a client: {error}");
+                    Event::new(LOG, Warn, "control socket", &text)
+                        .turn("accept")
+                        .say();
                     self.pause = Some(Instant::now() + PAUSE);
                     return;
                 }
@@ -223,6 +232,10 @@ impl Service {
             None
         };
         if let Some(fault) = fault {
+            let text = format!("control socket: a client was refused: {fault}");
+            Event::new(LOG, Info, "refused control clients", &text)
+                .by_text()
+                .say();
             // A new socket has room for it.
             let _ = stream.write(&message::message(&fault));
             return;

@@ -10,15 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::{debug, info, warn};
+use log::{Level, debug};
 
 use super::signals::Signals;
-use crate::{host, plan::Interface};
+use crate::{events::Event, host, plan::Interface};
 
 /// How long to wait at most. Copper at 10 Gbit/s negotiates for some seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often to look.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// The target of the lines.
+const LOG: &str = module_path!();
 
 /// The interfaces that the XDP program was attached to, and that had a carrier before.
 #[derive(Debug, Default)]
@@ -78,10 +80,16 @@ impl Carriers {
             return;
         }
         let lost = names(&missing);
-        info!(
-            interface = &lost[..];
+        let say = |level, turn, interfaces: &str, text: &str| {
+            Event::new(LOG, level, "carrier", text)
+                .interface(interfaces)
+                .turn(turn)
+                .say();
+        };
+        let text = format!(
             "{lost} lost the carrier when XDP was set up there, which resets the NIC; waiting for the carrier"
         );
+        say(Level::Info, "lost", &lost, &text);
         while missing.iter().any(|one| one.since.elapsed() < PATIENCE) {
             if signals.end_before(Instant::now() + LOOK_EVERY) {
                 return;
@@ -93,18 +101,16 @@ impl Carriers {
             missing = self.missing();
         }
         if missing.is_empty() {
-            info!(
-                interface = &lost[..];
-                "the carrier is back after {:.1} s",
-                started.elapsed().as_secs_f64()
-            );
+            let seconds = started.elapsed().as_secs_f64();
+            let text = format!("the carrier is back after {seconds:.1} s");
+            say(Level::Info, "back", &lost, &text);
         } else {
             let missing = names(&missing);
-            warn!(
-                interface = &missing[..];
+            let text = format!(
                 "{missing} still without a carrier after {} s; the relay goes on, and serves it when the carrier comes",
                 PATIENCE.as_secs()
             );
+            say(Level::Warn, "missing", &missing, &text);
         }
     }
 
@@ -146,7 +152,9 @@ impl Carriers {
 fn running() -> Option<HashSet<u32>> {
     host::with_carrier()
         .inspect_err(|error| {
-            warn!("cannot look for carriers: {error}; the relay does not wait for them");
+            let text =
+                format!("cannot look for carriers: {error}; the relay does not wait for them");
+            Event::new(LOG, Level::Warn, "carriers", &text).say();
         })
         .ok()
 }

@@ -19,16 +19,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::{info, warn};
+use log::{Level, warn};
 use nix::{
     errno::Errno,
     sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor},
 };
 
+use crate::events::Event;
+
 /// How long the file must rest before it is read.
 const QUIET: Duration = Duration::from_millis(200);
 /// How often its identity is looked at without an event.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The target of the lines.
+const LOG: &str = module_path!();
 
 /// Watches one file.
 #[derive(Debug)]
@@ -222,11 +226,17 @@ impl FileWatch {
         self.told_missing = missing;
         let file = self.file.display();
         if missing {
-            warn!(
+            let text = format!(
                 "{file} is not there any more; the relay goes on with its rules, and looks for the file"
             );
+            Event::new(LOG, Level::Warn, "rule file", &text)
+                .turn("gone")
+                .say();
         } else {
-            info!("{file} is there again");
+            let text = format!("{file} is there again");
+            Event::new(LOG, Level::Info, "rule file", &text)
+                .turn("there")
+                .say();
         }
     }
 }

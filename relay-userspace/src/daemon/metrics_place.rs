@@ -3,10 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use log::{info, warn};
+use log::Level::{Info, Warn};
 
-use crate::config::rules::{Listen, Metrics};
+use crate::{
+    config::rules::{Listen, Metrics},
+    events::Event,
+};
 
+/// The target of the lines.
+const LOG: &str = module_path!();
 /// How long after a refusal to try again.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -38,16 +43,18 @@ impl MetricsPlace {
         match (self.serve)(wanted) {
             Ok(place) => {
                 if let Some(place) = place {
-                    info!("metrics are served at {place}");
+                    let text = format!("metrics are served at {place}");
+                    Event::new(LOG, Info, "metrics", &text).by_text().say();
                 }
                 (self.refused, self.again) = (None, None);
             }
             Err(why) => {
                 if self.refused.as_ref() != Some(&why) {
-                    warn!(
+                    let text = format!(
                         "{why}. The rules run without it; trying again every {} s",
                         AGAIN.as_secs()
                     );
+                    Event::new(LOG, Warn, "metrics", &text).by_text().say();
                 }
                 (self.refused, self.again) = (Some(why), Some(now + AGAIN));
             }

@@ -13,10 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::{debug, warn};
+use log::{Level, debug, warn};
 
 use crate::{
     datapath::next_hops::NextHops,
+    events::Event,
     host::neighbours::{Neighbour, Neighbours, OnLink},
     plan::{LinkDestination, Plan},
 };
@@ -220,7 +221,10 @@ impl Resolution {
         if self.neighbours.is_none() {
             match Neighbours::open() {
                 Ok(neighbours) => self.neighbours = Some(neighbours),
-                Err(error) => warn!("cannot open a netlink socket for next hops: {error}"),
+                Err(error) => {
+                    let text = format!("cannot open a netlink socket for next hops: {error}");
+                    Event::new(module_path!(), Level::Warn, "next hops", &text).say();
+                }
             }
         }
         self.neighbours.is_some()

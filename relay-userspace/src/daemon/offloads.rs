@@ -15,12 +15,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use log::{info, warn};
+use log::{Level, info, warn};
 use thiserror::Error;
 
 use self::record::{Record, Records};
 use super::claim::{self, Claims};
 use crate::{
+    events::Event,
     host::{HostFacts, Offload, OffloadSwitch, namespace, watch::Questions},
     plan::{Interface, Plan, Refusal},
 };
@@ -356,10 +357,12 @@ impl Offloads {
                 "another process has switched {} again",
                 states(&again, true)
             );
-            warn!(
-                interface = &name[..];
-                "{name}: {reason}, which the relay had switched; the relay leaves it so"
-            );
+            let text =
+                format!("{name}: {reason}, which the relay had switched; the relay leaves it so");
+            Event::new(module_path!(), Level::Warn, "offloads", &text)
+                .interface(name)
+                .by_text()
+                .say();
             stay.push(Refusal {
                 interface: name.clone(),
                 reason,

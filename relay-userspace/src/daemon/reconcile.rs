@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::{info, warn};
+use log::Level::{Info, Warn};
 use relay_common::abi::MAX_INTERFACES;
 
 use super::{
@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     config::{Mistakes, quoted, rules::Offloads},
+    events::Event,
     host::HostFacts,
     plan::{self, Arrangement, Backend, Constraints, Plan, Refusal},
 };
@@ -43,6 +44,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// The most lines about what waits that one change logs.
 const SHOWN: usize = 10;
+/// The target of the lines.
+const LOG: &str = module_path!();
 
 /// What is wanted, what the host offers, and what runs.
 pub struct State {
@@ -87,7 +90,10 @@ impl State {
     pub fn refresh(&mut self) {
         let facts = this_machine::host_facts(self.desired.rules(), &self.running.in_use());
         self.ask_again = facts.refusal().map(|refusal| {
-            warn!("{refusal}; what is known of the interfaces stands, and the relay asks again");
+            let text = format!(
+                "{refusal}; what is known of the interfaces stands, and the relay asks again"
+            );
+            Event::new(LOG, Warn, "unanswered questions", &text).say();
             Instant::now() + ASK_AGAIN
         });
         let mut facts = facts.or_known(&self.facts);
@@ -201,7 +207,7 @@ impl State {
                 Ok(applied) => {
                     for note in &next.notes {
                         if applied.changed && !former.notes.contains(note) {
-                            info!("{note}");
+                            Event::new(LOG, Info, "notes", note).by_text().say();
                         }
                     }
                     self.arrangement = arrangement;
@@ -225,12 +231,15 @@ impl State {
                     match self.running.apply(&former, signals) {
                         Ok(applied) if !applied.paused.is_empty() => {
                             let pauses = applied.pauses().join("; ");
-                            warn!("{pauses}, for a change that was refused");
+                            let text = format!("{pauses}, for a change that was refused");
+                            Event::new(LOG, Warn, "refusal", &text).by_text().say();
                         }
                         Ok(_) => {}
                         Err(error) => {
                             let interface = refusals::interface(&error).unwrap_or_default();
-                            warn!(interface = interface; "{error}. So not all runs that ran before the change");
+                            let text =
+                                format!("{error}. So not all runs that ran before the change");
+                            say_refusal(interface, &text);
                         }
                     }
                     return Err(refused);
@@ -252,32 +261,31 @@ impl State {
         };
         match rung {
             Rung::ZeroCopy => {
-                warn!(
-                    interface = name;
+                let text = format!(
                     "{refused}. Zero copy was tried on {name}; the relay goes on without it there"
                 );
+                say_refusal(name, &text);
                 self.constraints.without_zero_copy.push(refusal);
                 true
             }
             Rung::Offloads => {
-                warn!(interface = name; "{refused}. The relay goes on with the offloads as they are");
+                let text = format!("{refused}. The relay goes on with the offloads as they are");
+                say_refusal(name, &text);
                 self.constraints.offloads_stay.push(refusal);
                 true
             }
             Rung::Local => {
-                warn!(
-                    interface = name;
-                    "{refused}. On io_uring this host gets them anyway"
-                );
+                let text = format!("{refused}. On io_uring this host gets them anyway");
+                say_refusal(name, &text);
                 self.constraints.without_local_device.push(refusal);
                 true
             }
             Rung::Xdp if self.constraints.forced.is_none() && self.facts.gso_packets => {
-                warn!(
-                    interface = name;
+                let text = format!(
                     "{refused}. XDP was tried on {name}; io_uring takes over there, and on all \
                      interfaces that rules connect with it"
                 );
+                say_refusal(name, &text);
                 self.constraints.refused.push(refusal);
                 true
             }
@@ -295,7 +303,8 @@ impl State {
         {
             self.held.insert(interface.clone(), facts.index);
         }
-        warn!(interface = name; "{refused}. The rules of {interface} wait; trying again in {seconds} s");
+        let text = format!("{refused}. The rules of {interface} wait; trying again in {seconds} s");
+        say_refusal(name, &text);
         self.constraints.unavailable.push(Refusal {
             interface,
             reason: refused.to_string(),
@@ -398,19 +407,29 @@ impl State {
         let is: HashSet<&String> = now.iter().map(|(_, line)| line).collect();
         let new: Vec<_> = now.iter().filter(|(_, line)| !was.contains(line)).collect();
         for (rule, line) in new.iter().take(SHOWN) {
-            info!(rule = *rule; "{line}");
+            Event::new(LOG, Info, "waiting", line)
+                .rule(rule)
+                .by_text()
+                .say();
         }
         if new.len() > SHOWN {
-            info!(
-                "and {} more wait; `relay status` lists them",
-                new.len() - SHOWN
-            );
+            let more = new.len() - SHOWN;
+            let text = format!("and {more} more wait; `relay status` lists them");
+            Event::new(LOG, Info, "many waiting", &text).say();
         }
         let gone = before.iter().filter(|line| !is.contains(line)).count();
         if gone > 0 && now.is_empty() {
-            info!("all rules run");
+            Event::new(LOG, Info, "waiting", "all rules run").say();
         }
     }
+}
+
+/// Logs that the kernel refused something on an interface, and what the relay does without.
+fn say_refusal(interface: &str, text: &str) {
+    Event::new(LOG, Warn, "refusal", text)
+        .interface(interface)
+        .by_text()
+        .say();
 }
 
 /// The rules and outputs of `arrangement` that wait, one line each.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::{error, info, warn};
+use log::{Level, error, info};
 
 mod telling;
 
@@ -27,15 +27,18 @@ use super::{
     status::Observer,
     wait::wait,
     watchdog::{Health, Watchdog},
-    watcher::{Watcher, budget::Budget},
+    watcher::Watcher,
 };
 use crate::{
     config::Document,
+    events::{self, Event},
     host::Bell,
     observe::{log_line::Pace, report::Report},
     plan::Backend,
 };
 
+/// The target of the main loop's lines.
+const LOG: &str = module_path!();
 /// How often the relay reads its counters.
 const TICK: Duration = Duration::from_secs(1);
 /// How long news of interfaces are collected before the relay acts on them.
@@ -82,10 +85,6 @@ pub struct Service {
     refresh_at: Option<Instant>,
     /// What has changed of them since the last look, as far as it is known.
     news_told: Vec<String>,
-    /// Bounds what the log says of source addresses.
-    lines: Budget,
-    /// Bounds what the log says of feeds that stop and come again.
-    silence_lines: Budget,
     /// A command asked for the end.
     stop: bool,
     /// A worker stands still: nothing can end its thread.
@@ -149,8 +148,6 @@ impl Service {
             mailbox,
             refresh_at: None,
             news_told: Vec::new(),
-            lines: Budget::new(Instant::now()),
-            silence_lines: Budget::new(Instant::now()),
             stop: false,
             hang: None,
         };
@@ -300,27 +297,26 @@ impl Service {
             if !worker.has_ended() {
                 worker.drops.read();
             } else if !worker.reported_dead {
-                error!(
+                let text = format!(
                     "worker {} ended because of a defect of the relay; nothing is relayed from its \
                      queues until another worker takes its place, the other workers go on. Please \
                      report it",
                     worker.number
                 );
+                Event::new(LOG, Level::Error, "defects", &text).say();
                 worker.reported_dead = true;
                 self.refresh_at.get_or_insert(Instant::now() + REPLACED);
             }
         }
         if running.kernel.lost_local_device() {
-            warn!(
-                "another process has removed the TAP device through which frames of rules with \
-                 `local` go back to this host's stack; making it anew"
-            );
+            let text = "another process has removed the TAP device through which frames of rules \
+                        with `local` go back to this host's stack; making it anew";
+            Event::new(LOG, Level::Warn, "TAP device", text).say();
             self.refresh_at.get_or_insert(Instant::now());
         }
         running.settle();
         running.next_hops.tend(Instant::now());
-        self.lines.tick(Instant::now(), "source addresses");
-        self.silence_lines.tick(Instant::now(), "feeds");
+        events::tick();
         if let Some(line) = self.observer.tick(&mut self.state, &self.watcher) {
             info!("{line}");
         }
@@ -371,10 +367,11 @@ impl Service {
         let changed = self.file_watch.as_mut().is_some_and(FileWatch::changed);
         let waits = self.commands.confirm_by().is_some();
         if changed && waits {
-            info!(
-                "the rule file has changed; it is read once the last change is confirmed or taken \
-                 back"
-            );
+            let text = "the rule file has changed; it is read once the last change is confirmed or \
+                        taken back";
+            Event::new(LOG, Level::Info, "rule file", text)
+                .turn("waits")
+                .say();
         }
         self.file_changed |= changed;
         if self.file_changed && !waits {
@@ -388,7 +385,12 @@ impl Service {
         self.before_change();
         self.state.refresh();
         for name in self.state.detached_by_force() {
-            warn!("another process detached the XDP program of the relay from {name} by force");
+            let text = format!(
+                "another process detached the XDP program of the relay from {name} by force"
+            );
+            Event::new(LOG, Level::Warn, "XDP program", &text)
+                .interface(name)
+                .say();
         }
         let before = self.state.waiting_lines();
         let former = Arc::clone(&self.state.running.plan);
@@ -400,11 +402,14 @@ impl Service {
             Ok(_) => self.news_told.clear(),
             Err(error) => {
                 let interface = refusals::interface(&error).unwrap_or_default();
-                warn!(
-                    interface = interface;
+                let text = format!(
                     "{error}. What runs goes on; trying again in {} s",
                     AGAIN.as_secs()
                 );
+                Event::new(LOG, Level::Warn, "refusal", &text)
+                    .interface(interface)
+                    .by_text()
+                    .say();
                 self.refresh_at = Some(Instant::now() + AGAIN);
             }
         }
@@ -452,7 +457,10 @@ impl Service {
     /// Reloads the rule file for another reason than a command.
     fn reload(&mut self, why: &str) {
         self.before_change();
-        info!("{why}: reading the rule file anew");
+        let text = format!("{why}: reading the rule file anew");
+        Event::new(LOG, Level::Info, "reload", &text)
+            .by_text()
+            .say();
         self.manager.reloading();
         let request = Request::Reload {
             text: None,
@@ -463,12 +471,16 @@ impl Service {
         let answer = self
             .commands
             .carry_out(request, &mut self.state, &self.signals);
-        match answer {
-            Ok(_) => {}
-            Err(Refusal::Mistakes(mistakes)) => {
-                error!("the rule file has mistakes, and the rules are as before:\n{mistakes}");
-            }
-            Err(refusal) => error!("the rules are as before: {refusal}"),
+        if let Err(refusal) = answer {
+            let text = match refusal {
+                Refusal::Mistakes(mistakes) => {
+                    format!("the rule file has mistakes, and the rules are as before:\n{mistakes}")
+                }
+                refusal => format!("the rules are as before: {refusal}"),
+            };
+            Event::new(LOG, Level::Error, "refused reload", &text)
+                .by_text()
+                .say();
         }
         self.changed();
         self.ready_again();
@@ -498,6 +510,7 @@ impl Service {
         }
         self.state.running.kernel.flush_log();
         self.watcher.end();
+        events::finish();
         let ended = Ended {
             report: self.observer.report(&self.state, &self.watcher),
             defects: self.state.running.defects(),

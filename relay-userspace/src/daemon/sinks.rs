@@ -10,10 +10,10 @@ use std::{
     net::{IpAddr, SocketAddr, SocketAddrV6},
 };
 
-use log::{debug, warn};
+use log::{Level, debug};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 
-use crate::{host::limits, plan::Sink};
+use crate::{events::Event, host::limits, plan::Sink};
 
 /// Room for nothing: the kernel makes the least of it that it allows.
 const NO_ROOM: usize = 0;
@@ -71,12 +71,17 @@ impl Sinks {
             Some(libc::EADDRINUSE) => debug!("a program listens on {}", at(sink)),
             // The address has gone since, and the rule will wait for it.
             Some(libc::EADDRNOTAVAIL) => {}
-            _ if is_new => warn!(
-                "cannot hold the UDP port {}, so this host may answer its datagrams with ICMP (port \
-                 unreachable): {error}{}",
-                at(sink),
-                remedy(error)
-            ),
+            _ if is_new => {
+                let text = format!(
+                    "cannot hold the UDP port {}, so this host may answer its datagrams with ICMP \
+                     (port unreachable): {error}{}",
+                    at(sink),
+                    remedy(error)
+                );
+                Event::new(module_path!(), Level::Warn, "UDP ports", &text)
+                    .by_text()
+                    .say();
+            }
             _ => {}
         }
     }

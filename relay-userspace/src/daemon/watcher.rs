@@ -12,7 +12,6 @@
 //! facts is told later.
 
 mod asker;
-pub(super) mod budget;
 mod changes;
 mod ears;
 mod hops;
@@ -33,11 +32,12 @@ use std::{
     time::Duration,
 };
 
-use log::{debug, warn};
+use log::{Level, debug};
 
 pub use self::mailbox::Events;
 use self::{
     asker::Asker,
+    changes::LOG,
     ears::{Ears, SharedTable},
     interface::Counters,
     mailbox::Mailbox,
@@ -48,6 +48,7 @@ use super::helper_thread;
 use super::privileges;
 use crate::{
     datapath::{next_hops::NextHops, output_link::Link},
+    events::Event,
     host::{
         Bell, RouteAnswer,
         watch::{News, Questions, RouteGroups, RouteNews},
@@ -186,7 +187,10 @@ impl Watcher {
     ) {
         let (done, wait) = sync_channel(1);
         if let Err(error) = self.route_groups.receive(!routes.is_empty()) {
-            warn!("cannot receive news of routes and neighbours: {error}; the relay asks instead");
+            let text = format!(
+                "cannot receive news of routes and neighbours: {error}; the relay asks instead"
+            );
+            Event::new(LOG, Level::Warn, "news of routes", &text).say();
         }
         {
             let mut table = self.table.lock();

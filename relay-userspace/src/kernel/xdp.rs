@@ -25,12 +25,20 @@ use super::{
     maps::{Maps, take},
     object, quiet,
 };
-use crate::plan::{Interface, Mode};
+use crate::{
+    events,
+    plan::{Interface, Mode},
+};
 
 /// How long the kernel may take to release queues from the UMEM after their sockets were closed. It
 /// does so later, in a work queue (`xp_put_pool`, net/xdp/xsk_buff_pool.c); 12-74 ms were measured,
 /// and the kernel does not report when it is done.
 const RELEASE: Duration = Duration::from_millis(150);
+
+/// The program says of nothing else.
+const NO_SOCKET: events::Logger = events::Logger {
+    kind: "frames of queues without a socket",
+};
 
 /// The loaded program, its maps and its links. Dropping it detaches the program.
 pub struct XdpProgram {
@@ -42,7 +50,7 @@ pub struct XdpProgram {
     sockets: XskMap<MapData>,
     /// The entries of `sockets` that were written, by slot.
     queues: BTreeMap<u16, BTreeSet<u32>>,
-    log: Option<EbpfLogger<&'static dyn log::Log>>,
+    log: Option<EbpfLogger<events::Logger>>,
     local_device: Option<LocalDevice>,
     /// Keeps the program loaded.
     ebpf: Ebpf,
@@ -59,7 +67,7 @@ impl XdpProgram {
     /// Loads the program, with room for `limits` limits.
     pub fn load(limits: u32) -> Result<Self, KernelError> {
         let mut ebpf = object::load_xdp(limits)?;
-        let log = EbpfLogger::init(&mut ebpf)
+        let log = EbpfLogger::init_with_logger(&mut ebpf, NO_SOCKET)
             .inspect_err(|error| log::debug!("no messages from the XDP program: {error}"))
             .ok();
         let sockets = XskMap::try_from(take(&mut ebpf, abi::SOCKETS)?)

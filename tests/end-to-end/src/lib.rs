@@ -18,6 +18,7 @@ pub mod bpf;
 pub mod capture;
 pub mod counters;
 pub mod encapsulation;
+pub mod events;
 pub mod flap;
 pub mod frames;
 pub mod headers;

@@ -12,7 +12,7 @@ use std::{
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use log::warn;
+use log::{Level, warn};
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -28,9 +28,12 @@ use crate::{
     config::rules::{Listen, Metrics},
     control::{listener::Listener, server::SocketOptions},
     daemon::{helper_thread, privileges::give_up, requests::Handle},
+    events::Event,
     host::limits,
 };
 
+/// The target of the lines.
+const LOG: &str = module_path!();
 /// The most connections at a time. Others wait until the kernel has no room for them.
 const MOST_CONNECTIONS: usize = 64;
 /// How long a client may take for its request.
@@ -183,11 +186,25 @@ where
 {
     let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
+        if permits.available_permits() == 0 {
+            let text = format!(
+                "metrics: {MOST_CONNECTIONS} clients are connected, as many as are served at once; \
+                 others wait"
+            );
+            Event::new(LOG, Level::Warn, "HTTP clients", &text).say();
+        }
         let permit = Arc::clone(&permits).acquire_owned().await;
         let permit = permit.map_err(io::Error::other)?;
-        let Ok(stream) = accept().await else {
-            sleep(REFUSED).await;
-            continue;
+        let stream = match accept().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                let text = format!("metrics: cannot accept a client: {error}");
+                Event::new(LOG, Level::Warn, "HTTP clients", &text)
+                    .turn("accept")
+                    .say();
+                sleep(REFUSED).await;
+                continue;
+            }
         };
         let answers = Rc::clone(&answers);
         tokio::task::spawn_local(async move {

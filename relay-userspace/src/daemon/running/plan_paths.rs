@@ -1,9 +1,10 @@
 //! How frames move on each interface of the plan that runs: known once the sockets are bound.
 
-use log::info;
+use log::Level;
 
 use super::Running;
 use crate::{
+    events::Event,
     observe::report::FramePath,
     plan::{InterfaceId, List, Plan, WorkerKey},
 };
@@ -34,7 +35,11 @@ impl Running {
             });
             if !same {
                 let (name, driver) = (&interface.name[..], &interface.driver);
-                info!(interface = name; "{name} (driver {driver}): {path}");
+                let text = format!("{name} (driver {driver}): {path}");
+                Event::new(module_path!(), Level::Info, "path", &text)
+                    .interface(name)
+                    .by_text()
+                    .say();
             }
         }
         paths

@@ -3,15 +3,13 @@
 
 use std::time::Instant;
 
-use log::{
-    Level::{Info, Warn},
-    info,
-};
+use log::Level::{Info, Warn};
 
-use super::Service;
+use super::{LOG, Service};
 use crate::{
     config::{quoted, rules::Written},
-    daemon::{running::Applied, status::Turn, watcher::budget::Line},
+    daemon::{running::Applied, status::Turn},
+    events::Event,
     plan::{self, Plan},
 };
 
@@ -60,11 +58,13 @@ impl Service {
             false => format!(", because {news}"),
         };
         let paused = Vec::from_iter(applied.paused.iter().map(String::as_str)).join(", ");
-        info!(
-            interface = &paused[..];
+        let text = format!(
             "adapted to the interfaces: workers kept {}, started {}, ended {}{pauses}{why}",
             applied.kept, applied.started, applied.ended
         );
+        Event::new(LOG, Info, "changes", &text)
+            .interface(&paused)
+            .say();
         if !pauses.is_empty() {
             let what = match news.is_empty() {
                 true => "interfaces changed".to_owned(),
@@ -76,15 +76,11 @@ impl Service {
 
     /// Logs which copies leave with another source address than by the plan `former`.
     pub(super) fn say_moved_sources(&mut self, former: &Plan) {
-        let now = Instant::now();
         for moved in plan::moved_sources(former, &self.state.running.plan) {
-            let line = Line {
-                level: Warn,
-                about: moved.interface.clone(),
-                text: moved.to_string(),
-                matters: false,
-            };
-            self.lines.say(now, &moved.interface, &line);
+            Event::new(LOG, Warn, "source addresses", &moved.to_string())
+                .interface(&moved.interface)
+                .by_text()
+                .say();
         }
     }
 
@@ -98,12 +94,12 @@ impl Service {
 
     /// Logs which feeds have stopped, and which have come again.
     pub(super) fn say_silence(&mut self, turns: &[Turn]) {
-        let now = Instant::now();
         for turn in turns {
             let rule = quoted(&turn.rule);
-            let (level, text) = match turn.over_after {
+            let (level, name, text) = match turn.over_after {
                 None => (
                     Warn,
+                    "silent",
                     format!(
                         "rule {rule} is silent: no datagram has come for {}",
                         Written(turn.after)
@@ -111,19 +107,17 @@ impl Service {
                 ),
                 Some(time) => (
                     Info,
+                    "over",
                     format!(
                         "datagrams of rule {rule} come again, after {:.3} s",
                         time.as_secs_f64()
                     ),
                 ),
             };
-            let line = Line {
-                level,
-                about: turn.rule.clone(),
-                text,
-                matters: false,
-            };
-            self.silence_lines.say_of_rule(now, &turn.rule, &line);
+            Event::new(LOG, level, "silence", &text)
+                .rule(&turn.rule)
+                .turn(name)
+                .say();
         }
         if !turns.is_empty() {
             self.mailbox.changed();

@@ -5,15 +5,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::{info, warn};
+use log::Level::{Info, Warn};
 
-use crate::observe::snapshot::{LoopKind, LoopStatus};
+use crate::{
+    config::quoted,
+    events::Event,
+    observe::snapshot::{LoopKind, LoopStatus},
+};
 
+/// The target of the lines.
+const LOG: &str = module_path!();
 /// How long after its last frame a loop is over.
 pub const OVER_AFTER: Duration = Duration::from_secs(10);
-/// The most loops that are known at once, and the most lines that the log gets at once.
+/// The most loops that are known at once.
 const MOST: usize = 1000;
-const SHOWN: usize = 10;
 
 /// The loops.
 #[derive(Debug, Default)]
@@ -30,32 +35,31 @@ struct Found {
 impl Loops {
     /// Takes the loops that were seen in the last second, and logs those that begin or are over.
     pub fn see(&mut self, now: Instant, seen: impl IntoIterator<Item = LoopStatus>) {
-        let mut begun = 0;
         for status in seen {
             let key = (status.rule.clone(), status.kind);
             let is_known = self.all.contains_key(&key);
             if !is_known && self.all.len() >= MOST {
                 continue;
             }
-            begun += usize::from(!is_known);
-            if !is_known && begun <= SHOWN {
-                let (rule, interface) = (&status.rule[..], &status.interface[..]);
-                warn!(rule = rule, interface = interface; "{status}");
+            if !is_known {
+                let text = status.to_string();
+                let event = Event::new(LOG, Warn, kind(status.kind), &text);
+                let event = event.rule(&status.rule).interface(&status.interface);
+                event.turn("begins").say();
             }
             self.all.insert(key, Found { last: now, status });
         }
-        let mut over = 0;
-        self.all.retain(|(rule, kind), found| {
+        self.all.retain(|(rule, of), found| {
             let stays = now.duration_since(found.last) < OVER_AFTER;
-            over += usize::from(!stays);
-            if !stays && over <= SHOWN {
-                let (rule, interface) = (&rule[..], &found.status.interface[..]);
-                let what = match kind {
+            if !stays {
+                let interface = &found.status.interface;
+                let what = match of {
                     LoopKind::OwnFrames => "sees no more of its own frames",
                     LoopKind::Expired => "has no more datagrams that expire",
                 };
-                let rule_quoted = crate::config::quoted(rule);
-                info!(rule = rule, interface = interface; "rule {rule_quoted} {what} on {interface}");
+                let text = format!("rule {} {what} on {interface}", quoted(rule));
+                let event = Event::new(LOG, Info, kind(*of), &text);
+                event.rule(rule).interface(interface).turn("over").say();
             }
             stays
         });
@@ -75,6 +79,14 @@ impl Loops {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
+    }
+}
+
+/// What events about loops of a kind are about.
+const fn kind(kind: LoopKind) -> &'static str {
+    match kind {
+        LoopKind::OwnFrames => "own frames",
+        LoopKind::Expired => "expired datagrams",
     }
 }
 

@@ -120,8 +120,7 @@ impl Asker {
             };
             self.watched.insert(index, watched);
         }
-        for (index, mut watched) in before {
-            watched.end();
+        for (index, watched) in before {
             if watched.is_there() {
                 self.former.insert(index, watched.counters());
             } else {
@@ -174,7 +173,6 @@ impl Asker {
             if all || inbox.touched.contains(index) {
                 watched.look(&mut self.questions, &mut events);
             }
-            watched.tick();
         }
         let which = if inbox.lost {
             Which::All
@@ -185,7 +183,6 @@ impl Asker {
             }
         };
         self.look_at_names(&which, &mut events);
-        self.names.tick();
         if inbox.routes || inbox.lost {
             self.routes.doubt(Instant::now());
         }

@@ -9,9 +9,9 @@ use std::{
 
 use log::Level::{self, Debug, Info, Warn};
 
-use super::budget::Line;
 use crate::{
     datapath::output_link::State,
+    events::Event,
     host::{
         Ipv6Address,
         watch::{Questions, Queues},
@@ -86,42 +86,79 @@ impl Seen {
     }
 }
 
+/// One line about an interface. Its kind is that of its [`Event`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    pub level: Level,
+    pub kind: &'static str,
+    /// Tells it from others of its kind and interface.
+    pub which: String,
+    /// Which of the states begins that its kind has.
+    pub turn: &'static str,
+    /// A sentence.
+    pub text: String,
+    /// A plan depends on what has changed, so control is told as well.
+    pub matters: bool,
+}
+
+impl Line {
+    /// Writes it to the log, unless it repeats one about the same interface.
+    pub fn say(&self, interface: &str) {
+        Event::new(LOG, self.level, self.kind, &self.text)
+            .interface(interface)
+            .which(&self.which)
+            .turn(self.turn)
+            .say();
+    }
+}
+
 /// Lines while they are collected.
 #[derive(Default)]
 struct Lines(Vec<Line>);
 
 impl Lines {
     /// Adds a line about something that no plan depends on.
-    fn say(&mut self, level: Level, about: &str, text: String) {
+    fn say(&mut self, level: Level, (kind, turn): Turn, text: String) {
         let matters = false;
         self.0.push(Line {
             level,
-            about: about.into(),
+            kind,
+            which: String::new(),
+            turn,
             text,
             matters,
         });
     }
 
     /// Adds a line about something that a plan depends on.
-    fn matters(&mut self, level: Level, about: &str, text: String) {
+    fn matters(&mut self, level: Level, (kind, turn): Turn, text: String) {
         let matters = true;
         self.0.push(Line {
             level,
-            about: about.into(),
+            kind,
+            which: String::new(),
+            turn,
             text,
             matters,
         });
     }
 }
 
+/// The target of the watcher's lines.
+pub const LOG: &str = "relay::daemon::watcher";
 /// What most lines are about: whether anything moves on an interface.
 const LINK: &str = "link";
+
+/// A kind, and which of its states begins.
+type Turn = (&'static str, &'static str);
 
 /// The line about an interface that has gone.
 pub fn gone(name: &str) -> Line {
     Line {
         level: Warn,
-        about: LINK.into(),
+        kind: LINK,
+        which: String::new(),
+        turn: "gone",
         text: format!(
             "{name} has gone: it was deleted, or moved to another network namespace; nothing moves there until it is \
              back"
@@ -140,7 +177,7 @@ pub fn between(interface: &Interface, before: &Seen, now: Option<&Seen>) -> Vec<
     if now.name != before.name {
         lines.matters(
             Warn,
-            "name",
+            ("name", ""),
             format!(
                 "{} is called {} now; rules name interfaces by their names",
                 before.name, now.name
@@ -150,23 +187,30 @@ pub fn between(interface: &Interface, before: &Seen, now: Option<&Seen>) -> Vec<
     match (before.is_up, now.is_up) {
         (true, false) => lines.say(
             Warn,
-            LINK,
+            (LINK, "down"),
             format!(
                 "{name} is down: nothing moves there until it is up, `ip link set {} up`",
                 now.name
             ),
         ),
         (false, true) if now.state.carries => {
-            lines.say(Info, LINK, format!("{name} is up"));
+            lines.say(Info, (LINK, "up"), format!("{name} is up"));
         }
-        (false, true) => lines.say(Warn, LINK, format!("{name} is up, without a carrier")),
+        (false, true) => {
+            let text = format!("{name} is up, without a carrier");
+            lines.say(Warn, (LINK, "up without"), text);
+        }
         (true, true) if before.state.carries && !now.state.carries => lines.say(
             Warn,
-            LINK,
+            (LINK, "lost"),
             format!("{name} has lost its carrier: nothing moves there until it is back"),
         ),
         (_, true) if now.state.carries && !before.state.carries => {
-            lines.say(Info, LINK, format!("{name} has its carrier again"));
+            lines.say(
+                Info,
+                (LINK, "back"),
+                format!("{name} has its carrier again"),
+            );
         }
         _ => {}
     }
@@ -176,7 +220,11 @@ pub fn between(interface: &Interface, before: &Seen, now: Option<&Seen>) -> Vec<
             true => "takes VLAN tags out of frames now",
             false => "leaves VLAN tags in frames now",
         };
-        lines.matters(Info, "tags", format!("{name} {does}"));
+        lines.matters(
+            Info,
+            ("VLAN tags", if now.strips_tags { "taken" } else { "left" }),
+            format!("{name} {does}"),
+        );
     }
     if interface.is_output {
         sending(interface, before, now, &mut lines);
@@ -184,7 +232,7 @@ pub fn between(interface: &Interface, before: &Seen, now: Option<&Seen>) -> Vec<
     // By the relay or by another process: control knows which.
     if now.program != before.program && before.program.is_some() {
         let text = format!("the XDP program was detached from {name}");
-        lines.matters(Debug, "program", text);
+        lines.matters(Debug, ("program", ""), text);
     }
     lines.0
 }
@@ -196,27 +244,39 @@ fn addressing(interface: &Interface, before: &Seen, now: &Seen, lines: &mut Line
         let [before, now] = [before.mac, now.mac].map(|mac| plan::Mac(mac).to_string());
         lines.matters(
             Warn,
-            "MAC",
+            ("MAC address", ""),
             format!("{name} has the MAC address {now} now, {before} before"),
         );
     }
     let mut is_told = false;
     let ipv6 = interface.ipv6_sources.iter().copied().map(IpAddr::V6);
     for address in interface.address.map(IpAddr::V4).into_iter().chain(ipv6) {
-        let (level, text) = match [before, now].map(|seen| seen.has(address)) {
+        let (level, turn, text) = match [before, now].map(|seen| seen.has(address)) {
             [true, false] => (
                 Warn,
+                "lost",
                 format!("{name} does not have the address {address} any more"),
             ),
-            [false, true] => (Info, format!("{name} has the address {address} again")),
+            [false, true] => (
+                Info,
+                "back",
+                format!("{name} has the address {address} again"),
+            ),
             _ => continue,
         };
-        lines.matters(level, &address.to_string(), text);
+        lines.0.push(Line {
+            level,
+            kind: "address",
+            which: address.to_string(),
+            turn,
+            text,
+            matters: true,
+        });
         is_told = true;
     }
     if !is_told && before.addresses.is_some() && now.addresses != before.addresses {
         let text = format!("{name} has other addresses than before");
-        lines.matters(Debug, "addresses", text);
+        lines.matters(Debug, ("address", ""), text);
     }
     if now.state.mtu != before.state.mtu {
         let larger = if interface.is_output {
@@ -226,7 +286,7 @@ fn addressing(interface: &Interface, before: &Seen, now: &Seen, lines: &mut Line
         };
         lines.matters(
             Info,
-            "MTU",
+            ("MTU", ""),
             format!(
                 "{name} has MTU {} now, {} before{larger}",
                 now.state.mtu, before.state.mtu
@@ -243,31 +303,40 @@ fn sending(interface: &Interface, before: &Seen, now: &Seen, lines: &mut Lines) 
     if (was.takes_gso, was.queueless) == (is.takes_gso, is.queueless) {
         return;
     }
-    let text = match [was.joins(0), is.joins(0)] {
-        [false, true] if interface.gso_packets => format!(
-            "{name} takes GSO packets again; copies leave in GSO packets where the plan says so"
+    let (turn, text) = match [was.joins(0), is.joins(0)] {
+        [false, true] if interface.gso_packets => (
+            "again",
+            format!(
+                "{name} takes GSO packets again; copies leave in GSO packets where the plan says so"
+            ),
         ),
-        [true, false] if interface.gso_packets => format!(
-            "{name} takes no GSO packets any more: it has a queueing discipline, and `tx-udp-segmentation` is off. \
-             Copies leave there frame by frame, which costs more CPU time"
+        [true, false] if interface.gso_packets => (
+            "none",
+            format!(
+                "{name} takes no GSO packets any more: it has a queueing discipline, and `tx-udp-segmentation` is off. \
+                 Copies leave there frame by frame, which costs more CPU time"
+            ),
         ),
         _ if was.is_cut() == is.is_cut() || !interface.gso_packets => {
             let text = format!("{name} has another queueing discipline or other features now");
-            return lines.matters(Debug, "GSO", text);
+            return lines.matters(Debug, ("GSO packets", ""), text);
         }
         _ if is.is_cut() => {
-            format!("{name}: the kernel cuts GSO packets apart in front of it now")
+            let text = format!("{name}: the kernel cuts GSO packets apart in front of it now");
+            ("cut", text)
         }
-        _ => format!("{name}: it takes GSO packets whole now"),
+        _ => ("whole", format!("{name}: it takes GSO packets whole now")),
     };
-    lines.matters(Info, "GSO", text);
+    lines.matters(Info, ("GSO packets", turn), text);
 }
 
 /// The line about queues whose number has changed.
 pub fn queues(name: &str, queues: Queues) -> Line {
     Line {
         level: Info,
-        about: "queues".into(),
+        kind: "queues",
+        which: String::new(),
+        turn: "",
         text: format!(
             "{name} has {} RX and {} TX queues in use now",
             queues.rx, queues.tx

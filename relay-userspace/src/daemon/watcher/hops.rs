@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::Level::{Debug, Info, Warn};
+use log::Level::{self, Debug, Info, Warn};
 
-use super::budget::{Budget, Line};
-use crate::{datapath::next_hops::NextHops, host::neighbours::OnLink, plan::Mac};
+use super::changes::LOG;
+use crate::{datapath::next_hops::NextHops, events::Event, host::neighbours::OnLink, plan::Mac};
 
 /// How long a new next hop has to answer until the log says that it does not.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -18,7 +18,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Hops {
     table: Arc<NextHops>,
     said: BTreeMap<OnLink, Said>,
-    lines: Budget,
 }
 
 /// What the log has of one.
@@ -36,14 +35,12 @@ impl Hops {
         Self {
             table,
             said: BTreeMap::new(),
-            lines: Budget::new(Instant::now()),
         }
     }
 
     /// Says what has changed. `name` has the names of interfaces by index.
     pub fn look(&mut self, mut name: impl FnMut(u32) -> Option<String>) {
         let now = Instant::now();
-        self.lines.tick(now, "next hops");
         let mut said = BTreeMap::new();
         for (host, known) in self.table.all() {
             let new = Said {
@@ -57,7 +54,12 @@ impl Hops {
             if mac != before.mac || mac.is_none() && is_late {
                 let on = name(host.interface).unwrap_or_else(|| host.interface.to_string());
                 let before = before.is_told.then_some(before.mac);
-                self.lines.say(now, &on, &line(host, &on, before, mac));
+                let (level, turn, text) = line(host, &on, before, mac);
+                Event::new(LOG, level, "next hop", &text)
+                    .interface(&on)
+                    .which(&host.address.to_string())
+                    .turn(turn)
+                    .say();
                 (of_host.mac, of_host.is_told) = (mac, true);
             }
             said.insert(host, of_host);
@@ -71,27 +73,25 @@ fn line(
     interface: &str,
     before: Option<Option<[u8; 6]>>,
     now: Option<[u8; 6]>,
-) -> Line {
+) -> (Level, &'static str, String) {
     let hop = format!("next hop {} on {interface}", host.address);
-    let (level, text) = match (before, now) {
-        (None, Some(now)) => (Debug, format!("{hop} is at {}", Mac(now))),
-        (Some(None), Some(now)) => (Info, format!("{hop} answers now, at {}", Mac(now))),
+    match (before, now) {
+        (None, Some(now)) => (Debug, "", format!("{hop} is at {}", Mac(now))),
+        (Some(None), Some(now)) => {
+            let text = format!("{hop} answers now, at {}", Mac(now));
+            (Info, "answers", text)
+        }
         (Some(Some(before)), Some(now)) => {
             let (before, now) = (Mac(before), Mac(now));
-            (Info, format!("{hop} is at {now} now, at {before} before"))
+            let text = format!("{hop} is at {now} now, at {before} before");
+            (Info, "moved", text)
         }
         (_, None) => {
             let text = format!(
                 "{hop} does not answer: copies that go through it are counted as no_neighbour until \
                  it does"
             );
-            (Warn, text)
+            (Warn, "silent", text)
         }
-    };
-    Line {
-        level,
-        about: hop,
-        text,
-        matters: false,
     }
 }

@@ -1,14 +1,13 @@
 //! One interface that is followed: asks the kernel about it, and passes the answers to workers, the
 //! report, the log and control.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use log::debug;
 
 use super::{
     Followed,
-    budget::{Budget, Line},
-    changes::{self, Addresses, Seen},
+    changes::{self, Addresses, Line, Seen},
     mailbox::Events,
 };
 use crate::{
@@ -38,7 +37,6 @@ pub struct Watched {
     /// The last notification about its queues.
     queues: Option<Queues>,
     counters: Counters,
-    lines: Budget,
 }
 
 impl Watched {
@@ -51,7 +49,6 @@ impl Watched {
             followed,
             queues: None,
             counters,
-            lines: Budget::new(Instant::now()),
         }
     }
 
@@ -170,21 +167,10 @@ impl Watched {
     }
 
     fn tell(&mut self, line: &Line, events: &mut Events) {
-        let name = &self.followed.facts.name;
-        self.lines.say(Instant::now(), name, line);
+        line.say(&self.followed.facts.name);
         if line.matters {
             events.add(&line.text);
         }
-    }
-
-    /// Logs what was left out, once it is quiet and the budget allows it.
-    pub fn tick(&mut self) {
-        self.lines.tick(Instant::now(), &self.followed.facts.name);
-    }
-
-    /// Logs what was left out: it is not followed any more.
-    pub fn end(&mut self) {
-        self.lines.flush(Instant::now(), &self.followed.facts.name);
     }
 }
 

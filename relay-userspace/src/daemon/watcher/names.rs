@@ -4,16 +4,12 @@
 //! Interfaces that are followed are [`super::interface`]'s; here it matters only that they are
 //! there.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Instant,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use log::Level::{Debug, Info, Warn};
+use log::Level::{self, Debug, Info, Warn};
 
 use super::{
-    budget::{Budget, Line},
-    changes::Addresses,
+    changes::{Addresses, Line},
     mailbox::Events,
 };
 use crate::host::watch::{Now, Questions};
@@ -28,7 +24,6 @@ struct Name {
     last: Option<u32>,
     /// That one was followed when it was last looked at, so its end is told elsewhere.
     was_followed: bool,
-    lines: Budget,
 }
 
 /// What a name stands for.
@@ -73,7 +68,6 @@ impl Names {
                 known: Known::NotYet,
                 last: None,
                 was_followed: false,
-                lines: Budget::new(Instant::now()),
             });
         }
     }
@@ -101,13 +95,6 @@ impl Names {
             if wanted && let Ok(now) = ask(text, &hear, questions) {
                 name.take(text, now, &is_followed, events);
             }
-        }
-    }
-
-    /// Logs what was left out, once it is quiet and the budgets allow it.
-    pub fn tick(&mut self) {
-        for (text, name) in &mut self.0 {
-            name.lines.tick(Instant::now(), text);
         }
     }
 }
@@ -159,33 +146,37 @@ impl Name {
         let followed = now.as_ref().is_some_and(|now| is_followed(now.index));
         let silent = followed || self.was_followed && now.is_none();
         self.was_followed = followed;
-        if !silent && let Some((level, text)) = self.change(name, now.as_ref()) {
+        if !silent && let Some((level, turn, text)) = self.change(name, now.as_ref()) {
             events.add(&text);
             let line = Line {
                 level,
-                about: String::new(),
+                kind: "interface",
+                which: String::new(),
+                turn,
                 text,
                 matters: true,
             };
-            self.lines.say(Instant::now(), name, &line);
+            line.say(name);
         }
         self.last = now.as_ref().map(|now| now.index).or(self.last);
         self.known = now.map_or(Known::Nothing, Known::Interface);
     }
 
     /// What has changed, if anything has.
-    fn change(&self, name: &str, now: Option<&Facts>) -> Option<(log::Level, String)> {
+    fn change(&self, name: &str, now: Option<&Facts>) -> Option<(Level, &'static str, String)> {
         let before = match (&self.known, now) {
             (Known::NotYet | Known::Nothing, None) => return None,
             // It was there before control asked for it, as far as is known here.
             (Known::NotYet, Some(now)) => {
                 return Some((
                     Debug,
+                    "",
                     format!("there is an interface {name} (index {})", now.index),
                 ));
             }
             (Known::Interface(_), None) => {
-                return Some((Warn, format!("there is no interface {name} any more")));
+                let text = format!("there is no interface {name} any more");
+                return Some((Warn, "gone", text));
             }
             (Known::Nothing, Some(_)) => None,
             (Known::Interface(before), Some(_)) => Some(before),
@@ -199,11 +190,11 @@ impl Name {
                 ),
                 None => format!("there is an interface {name} now (index {})", now.index),
             };
-            return Some((Info, text));
+            return Some((Info, "there", text));
         };
         if before.is_up != now.is_up {
             let state = if now.is_up { "up" } else { "down" };
-            return Some((Info, format!("{name} is {state}")));
+            return Some((Info, state, format!("{name} is {state}")));
         }
         if before.addresses != now.addresses {
             let all: Vec<String> = now.addresses.iter().map(|one| one.to_string()).collect();
@@ -212,8 +203,8 @@ impl Name {
             } else {
                 format!("the address {}", all.join(", "))
             };
-            return Some((Info, format!("{name} has {all} now")));
+            return Some((Info, "addresses", format!("{name} has {all} now")));
         }
-        (before != now).then(|| (Debug, format!("{name} has changed")))
+        (before != now).then(|| (Debug, "", format!("{name} has changed")))
     }
 }

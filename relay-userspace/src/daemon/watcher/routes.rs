@@ -11,18 +11,18 @@ use std::{
 };
 
 use log::{
-    Level::{Debug, Info, Warn},
+    Level::{self, Debug, Info, Warn},
     debug,
 };
 
-use super::{
-    budget::{Budget, Line},
-    mailbox::Events,
-};
-use crate::host::{
-    RouteAnswer,
-    routes::{NoRoute, Route, RouteQuery, Routing},
-    watch::Questions,
+use super::{changes::LOG, mailbox::Events};
+use crate::{
+    events::Event,
+    host::{
+        RouteAnswer,
+        routes::{NoRoute, Route, RouteQuery, Routing},
+        watch::Questions,
+    },
 };
 
 /// How long it waits for more news before it looks.
@@ -41,7 +41,6 @@ pub struct Routes {
     due: Instant,
     /// Not before.
     earliest: Instant,
-    lines: Budget,
 }
 
 impl Routes {
@@ -53,7 +52,6 @@ impl Routes {
             known: Vec::new(),
             due: now,
             earliest: now,
-            lines: Budget::new(now),
         }
     }
 
@@ -84,7 +82,6 @@ impl Routes {
     /// Looks if it is time, and tells what leads elsewhere.
     pub fn look(&mut self, questions: &mut Questions, events: &mut Events) {
         let began = Instant::now();
-        self.lines.tick(began, "routes");
         let Some(routing) = self.routing.as_mut() else {
             return;
         };
@@ -104,9 +101,12 @@ impl Routes {
         self.due = end + LOOK_EVERY;
         let mut names = HashMap::new();
         for (query, before, now) in &moved {
-            let line = line(query, before, now, questions, &mut names);
-            self.lines.say(end, "routes", &line);
-            events.add(&line.text);
+            let (level, turn, text) = line(query, before, now, questions, &mut names);
+            Event::new(LOG, level, "route", &text)
+                .which(&format!("to {}", query.destination))
+                .turn(turn)
+                .say();
+            events.add(&text);
         }
     }
 }
@@ -120,7 +120,7 @@ fn line(
     now: &Result<Route, NoRoute>,
     questions: &mut Questions,
     names: &mut Names,
-) -> Line {
+) -> (Level, &'static str, String) {
     let mut way = |route: &Route| {
         let interface = names.entry(route.interface).or_insert_with(|| {
             let link = questions.link(route.interface).ok().flatten();
@@ -135,30 +135,31 @@ fn line(
         }
     };
     let to = query.destination;
-    let (level, text) = match (before, now) {
+    match (before, now) {
         (Ok(before), Ok(now)) => {
             let (was, is) = (way(before), way(now));
             if was == is {
                 // Control knows which copies leave with it.
                 let text = "the kernel has another source address for the route to";
-                (Debug, format!("{text} {to} now"))
+                (Debug, "", format!("{text} {to} now"))
             } else {
                 let text =
                     format!("the route to {to} leads through {is} now, through {was} before");
-                (Info, text)
+                (Info, "elsewhere", text)
             }
         }
         (Err(_), Ok(now)) => {
             let now = way(now);
-            (Info, format!("there is a route to {to} now, through {now}"))
+            let text = format!("there is a route to {to} now, through {now}");
+            (Info, "there", text)
         }
-        (Ok(_), Err(why)) => (Warn, format!("no copies reach {to} any more: {why}")),
-        (Err(_), Err(why)) => (Info, format!("still no copies reach {to}: {why}")),
-    };
-    Line {
-        level,
-        about: to.to_string(),
-        text,
-        matters: true,
+        (Ok(_), Err(why)) => {
+            let text = format!("no copies reach {to} any more: {why}");
+            (Warn, "none", text)
+        }
+        (Err(_), Err(why)) => {
+            let text = format!("still no copies reach {to}: {why}");
+            (Info, "still none", text)
+        }
     }
 }

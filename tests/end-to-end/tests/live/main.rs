@@ -9,6 +9,7 @@ mod interfaces;
 mod ipv6;
 mod latency;
 mod local;
+mod log_lines;
 mod loops;
 mod mappings;
 mod matches;

@@ -314,10 +314,6 @@ fn m6_a_neighbour_that_changes_its_address_is_followed_without_a_new_plan(
     })?;
     let news = relay.log()[log.len()..].to_owned();
     ensure!(!news.contains("adapted"), "{news}");
-    assert!(
-        news.contains("next hop 10.2.0.2 on out0 is at 02:00:00:00:00:53 now"),
-        "{news}"
-    );
     let status = status_of(&relay, 1)?;
     assert_eq!(status["next_hop"]["address"], "10.2.0.2", "{status}");
     assert_eq!(status["next_hop"]["mac"], "02:00:00:00:00:53", "{status}");
@@ -327,6 +323,9 @@ fn m6_a_neighbour_that_changes_its_address_is_followed_without_a_new_plan(
     }
     let stopped = hosts.stop(relay)?;
     assert_eq!(stopped.report.packets_matched, sent);
+    // In a sum, where it came soon after the one before.
+    let moved = "next hop 10.2.0.2 on out0 is at 02:00:00:00:00:53 now";
+    assert!(stopped.log.contains(moved), "{}", stopped.log);
     for output in &stopped.report.rules[0].outputs {
         assert_eq!(output.packets_sent, sent, "{output:?}");
     }
