@@ -1,13 +1,42 @@
 //! Asks a relay for its metrics over HTTP, as a scraper does.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+
+use crate::netns::Namespace;
+
+/// How long an answer may take.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The body of `path` from the server at the other end of `stream`, if the answer is 200. `headers`
+/// are further ones, each with its line end.
+pub fn get(mut stream: impl Read + Write, path: &str, headers: &str) -> Result<String> {
+    // Of this version, so that no server answers in chunks.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: a\r\n{headers}\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .with_context(|| format!("no answer to {path}: {answer}"))?;
+    let status = head.split_whitespace().nth(1);
+    ensure!(status == Some("200"), "{path}: {answer}");
+    Ok(body.to_owned())
+}
+
+/// The same from a TCP `address` of a namespace.
+pub fn get_from(namespace: &Namespace, address: &str, path: &str) -> Result<String> {
+    let stream = namespace.run(|| Ok(TcpStream::connect(address)?));
+    let stream = stream.with_context(|| format!("connecting to {address}"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    get(stream, path, "")
+}
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -40,17 +69,10 @@ impl MetricsSocket {
 
     /// The same with more headers, each with its line end.
     pub fn get_with(&self, path: &str, headers: &str) -> Result<String> {
-        let mut stream = UnixStream::connect(&self.0)
+        let stream = UnixStream::connect(&self.0)
             .with_context(|| format!("connecting to {}", self.0.display()))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n{headers}\r\n").as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer
-            .split_once("\r\n\r\n")
-            .with_context(|| format!("no answer to {path}: {answer}"))?;
-        ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {answer}");
-        Ok(body.to_owned())
+        stream.set_read_timeout(Some(PATIENCE))?;
+        get(stream, path, headers)
     }
 
     /// All series now.

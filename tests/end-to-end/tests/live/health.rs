@@ -14,7 +14,7 @@ use relay_tests::methods::Method;
 use relay_tests::relay::{RelayProcess, RuleFile};
 use relay_tests::rules::{Rule, to_toml};
 use relay_tests::scenario::Receivers;
-use relay_tests::scrape::{MetricsSocket, Series};
+use relay_tests::scrape::{MetricsSocket, Series, get_from};
 use relay_tests::sender::{Traffic, UdpSender};
 use relay_tests::tally::Stream;
 use relay_tests::topology::Testbed;
@@ -370,15 +370,7 @@ fn metrics_that_cannot_be_served_stop_no_rule_and_are_tried_again(backend: Backe
         "{}",
         relay.log()
     );
-    let answer = bed.relay.run(|| {
-        use std::io::{Read as _, Write as _};
-        let mut stream = std::net::TcpStream::connect("127.0.0.1:9474")?;
-        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    })?;
-    ensure!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    get_from(&bed.relay, "127.0.0.1:9474", "/readyz")?;
     let status = relay.verb(&["status"])?;
     ensure!(status.code == Some(0), "{status:?}");
     // A reload takes them away.

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use relay_tests::background::eventually;
 use relay_tests::netns::Namespace;
 use relay_tests::relay::{RelayProcess, RuleFile};
 use relay_tests::rules::{Rule, to_toml};
-use relay_tests::scrape::Series;
+use relay_tests::scrape::{Series, get_from};
 use relay_tests::sender::UdpSender;
 use relay_tests::topology::Testbed;
 use serde_json::Value;
@@ -26,21 +25,6 @@ const PROMETHEUS: &str = "127.0.0.1:9090";
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-/// The body at `address` of the namespace, if the answer is 200.
-fn get(namespace: &Namespace, address: &str, path: &str) -> Result<String> {
-    let answer = namespace.run(|| {
-        let mut stream = TcpStream::connect(address).with_context(|| address.to_owned())?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    })?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-    ensure!(head.contains(" 200 "), "{path}: {answer}");
-    Ok(body.to_owned())
 }
 
 /// A relay that has something in every series: rules of every kind of monitor, one of them silent;
@@ -145,7 +129,7 @@ fn documented() -> Result<BTreeMap<String, (String, BTreeSet<String>)>> {
 fn w1_every_series_is_documented_and_promtool_has_nothing_to_say(backend: Backend) -> Result<()> {
     let bed = Testbed::builder().outputs(2).without_capture().build()?;
     let (relay, rules) = start(&bed, backend)?;
-    let look = || get(&bed.relay, RELAY, "/metrics");
+    let look = || get_from(&bed.relay, RELAY, "/metrics");
     let sender = UdpSender::open(&bed.sources[0])?;
     let mut number = 0_u32;
     let all = eventually(Duration::from_secs(10), || {
@@ -261,7 +245,7 @@ fn query(namespace: &Namespace, expression: &str) -> Result<Vec<Value>> {
         .bytes()
         .map(|byte| format!("%{byte:02X}"))
         .collect();
-    let body = get(
+    let body = get_from(
         namespace,
         PROMETHEUS,
         &format!("/api/v1/query?query={encoded}"),
@@ -316,7 +300,7 @@ fn w1_every_query_of_the_dashboard_has_an_answer_from_a_scraped_relay(
                 answered.is_some(),
                 "no answer to {:#?}\n{}\n{}",
                 unanswered(),
-                get(&bed.relay, RELAY, "/metrics")?,
+                get_from(&bed.relay, RELAY, "/metrics")?,
                 prometheus.log()
             );
             // Of the two that get nothing, after 10 seconds; what is too long for out1, at once.
@@ -326,7 +310,7 @@ fn w1_every_query_of_the_dashboard_has_an_answer_from_a_scraped_relay(
             ensure!(
                 fired.is_some(),
                 "{}",
-                get(&bed.relay, PROMETHEUS, "/api/v1/alerts")?
+                get_from(&bed.relay, PROMETHEUS, "/api/v1/alerts")?
             );
             ensure!(!fires("RelayFeedSilent", "rtp"));
             Ok(())
