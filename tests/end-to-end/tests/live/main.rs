@@ -18,6 +18,7 @@ mod prometheus;
 mod refused;
 mod rounds;
 mod rule_file;
+mod scrapes;
 mod totals;
 mod unicast;
 mod unicast_inputs;

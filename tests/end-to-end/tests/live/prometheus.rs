@@ -60,7 +60,7 @@ fn start(bed: &Testbed, backend: Backend) -> Result<(RelayProcess, [Rule; 3])> {
 }
 
 /// Runs promtool and fails with what it says.
-fn promtool(arguments: &[&str], input: &str) -> Result<()> {
+pub(super) fn promtool(arguments: &[&str], input: &str) -> Result<()> {
     let mut command = Command::new("promtool");
     command
         .args(arguments)
