@@ -64,8 +64,8 @@ fn mode(text: &str) -> Result<u32, String> {
 /// Every mistake in the file, or the error that kept the rules from running or ended them.
 pub fn run(options: &RunOptions) -> anyhow::Result<()> {
     let (handle, mailbox) = requests::pair().context("cannot open an eventfd")?;
-    // Before the rules are read, so that a relay of the same name is found at once.
     let mut servers = HttpServers::new(handle.clone());
+    // Before the rules are read, so that a relay of the same name is found at once.
     let (server, without) = serve(handle, options)?;
     // Before the rules are read, so that no change of the file is missed.
     let file_watch = options.watch.then(|| FileWatch::start(&options.file));
