@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use log::warn;
 use thiserror::Error;
 
 use super::{
@@ -147,12 +146,7 @@ impl Server {
         let stop = Arc::new(AtomicBool::new(false));
         let stops = Arc::clone(&stop);
         let work = move || {
-            if let Err(error) = give_up::give_up(&[]) {
-                warn!(
-                    "control socket: its thread cannot give up its capabilities: {error}; a \
-                     sandbox must allow capset() and prctl()"
-                );
-            }
+            give_up::all_of_server("control socket");
             service.run(&stops);
         };
         let thread = thread::Builder::new()

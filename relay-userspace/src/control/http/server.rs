@@ -122,12 +122,7 @@ impl HttpServer {
         let stops = Arc::clone(&stop);
         let outputs = metrics.outputs;
         let work = move || {
-            if let Err(error) = give_up::give_up(&[]) {
-                warn!(
-                    "metrics: their thread cannot give up its capabilities: {error}; a sandbox \
-                     must allow capset() and prctl()"
-                );
-            }
+            give_up::all_of_server("metrics");
             run(&runtime, listening, &stops, Answers::new(handle, outputs));
         };
         let thread = thread::Builder::new()

@@ -42,6 +42,16 @@ pub fn keep_for_running() {
     }
 }
 
+/// Gives up all capabilities of the thread that serves `what`. A refusal is only logged.
+pub fn all_of_server(what: &str) {
+    if let Err(error) = give_up(&[]) {
+        warn!(
+            "{what}: its thread cannot give up its capabilities: {error}; a sandbox must allow \
+             capset() and prctl()"
+        );
+    }
+}
+
 /// Gives up all capabilities of this thread except those that the kernel turns out to want for what
 /// is `asked`; returns their names. Programs that the thread starts get none back, even as root.
 ///
