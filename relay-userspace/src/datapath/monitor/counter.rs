@@ -59,17 +59,11 @@ impl Stream for Numbers {
         &self.own
     }
 
-    fn end(&self, counts: &CountCells) {
-        self.tracker.end(counts);
+    fn tracker(&self) -> Option<&Tracker> {
+        Some(&self.tracker)
     }
 
-    fn reset(&self) {
-        self.tracker.end(&CountCells::default());
-    }
-
-    fn missing(&self) -> u64 {
-        self.tracker.missing()
-    }
+    fn reset(&self) {}
 
     fn details(&self) -> Details {
         Details::None

@@ -119,18 +119,13 @@ impl Stream for Messages {
         &self.own
     }
 
-    fn end(&self, counts: &CountCells) {
-        self.tracker.end(counts);
+    fn tracker(&self) -> Option<&Tracker> {
+        Some(&self.tracker)
     }
 
     fn reset(&self) {
-        self.tracker.end(&CountCells::default());
         self.own.reset();
         self.known.set(0);
-    }
-
-    fn missing(&self) -> u64 {
-        self.tracker.missing()
     }
 
     fn details(&self) -> Details {

@@ -12,8 +12,9 @@ pub use self::pids::Pid;
 use self::{packet::Packet, pids::Pids, tables::Tables};
 use super::{
     Details,
-    counts::{Cells, CountCells, counts},
+    counts::{Cells, counts},
     rtp,
+    sequence::Tracker,
     sources::Stream,
 };
 use crate::datapath::stats::Count;
@@ -155,7 +156,9 @@ impl Stream for TransportStream {
         &self.own
     }
 
-    fn end(&self, _counts: &CountCells) {}
+    fn tracker(&self) -> Option<&Tracker> {
+        None
+    }
 
     fn reset(&self) {
         self.own.reset();
@@ -164,10 +167,6 @@ impl Stream for TransportStream {
         }
         self.tables.reset();
         self.pids.reset();
-    }
-
-    fn missing(&self) -> u64 {
-        0
     }
 
     fn details(&self) -> Details {

@@ -11,6 +11,7 @@ use relay_common::wire::ipv6;
 use super::{
     Counts, Details, SourceHealth,
     counts::{Cells, CountCells},
+    sequence::Tracker,
     version::Version,
 };
 use crate::datapath::stats::Count;
@@ -31,14 +32,24 @@ pub trait Stream: Default {
 
     /// What only this kind counts.
     fn own(&self) -> &Self::Own;
-    /// The source ends: what may still come is lost.
-    fn end(&self, counts: &CountCells);
-    /// Forgets everything.
+    /// Where it has its numbers; `None` of a kind without sequence numbers.
+    fn tracker(&self) -> Option<&Tracker>;
+    /// Forgets everything but the numbers, which [`Self::end`] has forgotten.
     fn reset(&self);
-    /// How many numbers have not come yet and still may.
-    fn missing(&self) -> u64;
     /// What only this kind has.
     fn details(&self) -> Details;
+
+    /// The source ends: what may still come is lost.
+    fn end(&self, counts: &CountCells) {
+        if let Some(tracker) = self.tracker() {
+            tracker.end(counts);
+        }
+    }
+
+    /// How many numbers have not come yet and still may.
+    fn missing(&self) -> u64 {
+        self.tracker().map_or(0, Tracker::missing)
+    }
 }
 
 /// The sources of a flow. Aligned so that two workers never write one cache line.
