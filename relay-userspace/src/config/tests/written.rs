@@ -325,6 +325,27 @@ proptest! {
     }
 }
 
+/// As where all rules were removed by command.
+#[test]
+fn a_file_without_rules_keeps_its_metrics() {
+    for outputs in [true, false] {
+        let rules = Rules {
+            metrics: Some(Metrics {
+                listen: Listen::Tcp("[::1]:9474".parse().unwrap()),
+                outputs,
+            }),
+            rules: Vec::new(),
+            interfaces: Vec::new(),
+        };
+        let text = to_toml(&rules);
+        assert!(
+            text.starts_with("rules = []\n\n[metrics]\nlisten = \"[::1]:9474\"\n"),
+            "{text}"
+        );
+        assert_eq!(parse("relay.toml", &text).unwrap().rules, rules);
+    }
+}
+
 #[test]
 fn the_file_is_written_as_people_write_it() {
     let text = GOOD.replacen(
