@@ -216,6 +216,13 @@ fn plan_shows_this_machine() {
             assert!(shown.contains(part), "{part}\nis not in\n{shown}");
         }
 
+        let output = relay(&["plan", &example("watched.toml")]);
+        exits(&output, 0);
+        let shown = text(&output.stdout);
+        let watched = "\nwatched\n  channel-7: silent after 500ms, numbers by \"rtp\"\n  \
+                       channel-8: silent after 500ms, numbers by \"mpeg-ts\"\n";
+        assert!(shown.ends_with(watched), "{shown}");
+
         let output = relay(&["plan", "--json", &example("one-to-four.toml")]);
         exits(&output, 0);
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
