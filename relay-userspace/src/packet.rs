@@ -10,6 +10,7 @@ mod headers;
 mod kept;
 mod patch;
 mod received;
+pub mod segments;
 mod tags;
 mod template;
 #[cfg(test)]

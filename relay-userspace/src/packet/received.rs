@@ -336,6 +336,16 @@ impl Received {
         }
     }
 
+    /// The identification; `None` over IPv6, which has none.
+    #[must_use]
+    pub const fn id(&self) -> Option<u16> {
+        let [id, _] = self.words;
+        if self.is_ipv6 {
+            return None;
+        }
+        Some(u16::from_be(id))
+    }
+
     /// The UDP source port.
     #[inline]
     #[must_use]
