@@ -25,6 +25,7 @@ pub mod slots;
 pub mod socket_drops;
 pub mod stats;
 mod sync;
+pub mod tap;
 mod timings;
 #[cfg(feature = "poison-chunks")]
 mod trap;

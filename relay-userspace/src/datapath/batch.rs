@@ -8,6 +8,8 @@
 
 use std::{ops::Range, vec::Drain};
 
+use relay_common::wire::Tag;
+
 use super::{
     flow_table::Flows,
     open_runs::{Entry, OpenRuns},
@@ -43,6 +45,11 @@ pub trait Memory {
 
     /// The bytes in `range` of `place`; empty if the range leaves the place.
     fn bytes<'a>(&'a self, place: &'a Self::Place, range: Range<usize>) -> &'a [u8];
+
+    /// The outermost tag of the frame in `place`, if the kernel keeps it beside the frame.
+    fn beside(&self, _place: &Self::Place) -> Option<Tag> {
+        None
+    }
 }
 
 /// The frames of one receive batch that belong to a flow. `P` is a [`Memory::Place`].

@@ -27,7 +27,7 @@ use super::{
     batch::Batch,
     flow_table::Flows,
     open_runs::OpenRuns,
-    stats::{OutputStats, WorkerStats},
+    stats::{Outputs, WorkerStats},
     sync::{AtomicBool, AtomicU64, Mutex, MutexGuard},
     tx_socket::{self, TxSocket},
     uring::send_slots::SendSlots,
@@ -91,7 +91,7 @@ impl NewTxSockets {
 
     /// Replaces the worker's TX sockets. Counts what waits in those that are to be closed. Nothing
     /// in flight may refer to any of them by its position.
-    pub fn swap(&mut self, tx_sockets: &mut Vec<TxSocket>, outputs: &[OutputStats]) {
+    pub fn swap(&mut self, tx_sockets: &mut Vec<TxSocket>, outputs: &Outputs) {
         for (at, tx_socket) in tx_sockets.drain(..).enumerate() {
             let place = self.kept.get(at).copied().flatten();
             match place.and_then(|place| self.places.get_mut(place)) {

@@ -10,6 +10,7 @@ use super::{
     expired,
     flow_table::{Flows, SocketOutput},
     stats::{Dropped, WorkerStats},
+    tap::Unmade,
     vnet_header::VnetHeader,
 };
 use crate::{
@@ -189,7 +190,7 @@ impl<'a, M: Memory> Copies<'a, M> {
     ) -> bool {
         let (run, received) = (self.run, &self.first.received);
         let Some(ttl) = socket_output.template.ttl(received) else {
-            self.expire(socket_output, stats);
+            self.expire(socket_output, fields, stats);
             return in_run.repeats;
         };
         let too_big = self.first.payload_len() > socket_output.max_payload;
@@ -255,13 +256,45 @@ impl<'a, M: Memory> Copies<'a, M> {
     /// if that was used up. A call, so that copies that leave pay nothing for it.
     #[cold]
     #[inline(never)]
-    fn expire(&self, socket_output: &SocketOutput, stats: &WorkerStats) {
+    fn expire<F: Fields<'a>>(&self, socket_output: &SocketOutput, fields: F, stats: &WorkerStats) {
         let run = self.run;
         let reason = expired::reason(&socket_output.template);
         if reason == Dropped::TtlExpired {
             expired::note(run.flow, &self.first.place, self.memory, stats);
         }
         count(socket_output, reason, run.count, stats);
+        if stats.outputs.taps().is_on() {
+            for frame in run.frames(self.frames) {
+                self.tell(frame, socket_output, fields, reason, stats);
+            }
+        }
+    }
+
+    /// Tells the taps of a copy that is not made.
+    #[cold]
+    #[inline(never)]
+    fn tell<F: Fields<'a>>(
+        &self,
+        frame: &'a Frame<M::Place>,
+        socket_output: &SocketOutput,
+        fields: F,
+        reason: Dropped,
+        stats: &WorkerStats,
+    ) {
+        let (template, payload) = (&socket_output.template, frame.payload(self.memory));
+        let udp_sum = frame.received.udp_sum(payload);
+        let udp_sum = fields.udp_sum(&frame.received, payload, udp_sum);
+        let received = fields.received(&frame.received);
+        let ttl = template.ttl(&frame.received).unwrap_or(0);
+        let unmade = Unmade {
+            template,
+            received: received.borrow(),
+            ttl,
+            udp_sum,
+            payload,
+        };
+        let taps = stats.outputs.taps();
+        taps.unmade(socket_output.output, reason, &unmade);
     }
 
     /// Posts one frame, whose UDP sum, as it came, is `udp_sum`.
@@ -356,6 +389,9 @@ impl<'a, M: Memory> Copies<'a, M> {
         for frame in self.run.frames(self.frames) {
             if frame.payload_len() > socket_output.max_payload {
                 count(socket_output, Dropped::TooBig, 1, stats);
+                if stats.outputs.taps().is_on() {
+                    self.tell(frame, socket_output, fields, Dropped::TooBig, stats);
+                }
             } else {
                 let udp_sum = frame.received.udp_sum(frame.payload(self.memory));
                 self.post_one(frame, udp_sum, socket_output, fields, ttl, outbox);

@@ -11,6 +11,7 @@
 
 mod counters;
 mod ports;
+pub mod taps;
 
 use std::{collections::HashMap, os::fd::RawFd, sync::Arc, thread, time::Duration};
 
@@ -78,6 +79,7 @@ pub struct Remote {
     /// What the worker may still count for, with the generation that ended it.
     leaving: Vec<(u64, Leaving, Option<Arc<FlowMonitor>>)>,
     retired: Vec<Retired>,
+    taps: Vec<taps::Begun>,
 }
 
 /// Monitors of flows, by rule.
@@ -155,6 +157,7 @@ impl Remote {
             monitors: Monitors::new(),
             leaving: Vec::new(),
             retired: Vec::new(),
+            taps: Vec::new(),
         };
         let prepared = remote.prepare(plan, worker)?;
         let change = remote.commit(prepared);
@@ -340,6 +343,7 @@ impl Remote {
     fn commit(&mut self, prepared: Prepared) -> Box<Change> {
         let generation = prepared.change.generation;
         let leaving = self.book.commit(prepared.assigned).into_iter();
+        self.end_changed_taps();
         let monitors = std::mem::replace(&mut self.monitors, prepared.monitors);
         self.leaving.extend(leaving.map(|gone| {
             let monitor = gone.flow.and_then(|_| monitors.get(&gone.rule).cloned());

@@ -9,6 +9,8 @@
 
 use std::{
     io,
+    ops::Deref,
+    slice,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -17,6 +19,7 @@ use super::{
     expired::Expired,
     latency::Latencies,
     sampled::Sampled,
+    tap::Taps,
 };
 
 /// The most flow slots of a worker: four times what the kernel's map of flows holds.
@@ -204,6 +207,52 @@ impl OutputStats {
     }
 }
 
+/// The counters of all outputs of a worker, and the taps that see what becomes of their copies:
+/// whoever counts a copy may have to show it.
+#[derive(Debug)]
+pub struct Outputs {
+    counters: Arena<OutputStats>,
+    taps: Taps,
+}
+
+impl Outputs {
+    /// Zeros for `len` outputs; there may be more later.
+    ///
+    /// # Errors
+    ///
+    /// No memory, or more than [`MOST_OUTPUTS`].
+    pub fn new(len: usize) -> io::Result<Self> {
+        Ok(Self {
+            counters: Arena::new(len, MOST_OUTPUTS)?,
+            taps: Taps::default(),
+        })
+    }
+
+    /// The taps.
+    #[inline]
+    pub fn taps(&self) -> &Taps {
+        &self.taps
+    }
+}
+
+impl<'a> IntoIterator for &'a Outputs {
+    type Item = &'a OutputStats;
+    type IntoIter = slice::Iter<'a, OutputStats>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.counters.iter()
+    }
+}
+
+impl Deref for Outputs {
+    type Target = Arena<OutputStats>;
+
+    #[inline]
+    fn deref(&self) -> &Self::Target {
+        &self.counters
+    }
+}
+
 /// The counters of one worker. This struct and all that it owns are aligned so that two workers
 /// never write one cache line, adjacent-line prefetch included.
 #[derive(Debug)]
@@ -220,7 +269,7 @@ pub struct WorkerStats {
     /// Frames of flows with `local` that the kernel did not take back, by the flow's slot.
     pub local_failed: Arena<Count>,
     /// Outputs of all flows, by their slots. A slot that is not in use has zeros.
-    pub outputs: Arena<OutputStats>,
+    pub outputs: Outputs,
     /// Where the UMEM's chunks are; on io_uring the receive buffers.
     pub chunks: ChunkStats,
     /// Events of the io_uring ring; zeros on XDP.
@@ -289,7 +338,7 @@ impl WorkerStats {
             drops: Drops::default(),
             flows: Arena::new(flows, MOST_FLOWS)?,
             local_failed: Arena::new(flows, MOST_FLOWS)?,
-            outputs: Arena::new(outputs, MOST_OUTPUTS)?,
+            outputs: Outputs::new(outputs)?,
             chunks: ChunkStats::default(),
             ring: RingStats::default(),
             progress: Progress::default(),

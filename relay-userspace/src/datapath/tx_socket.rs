@@ -22,7 +22,8 @@ use super::{
     backlog::{self, Backlog, Waiting},
     error::SetupError,
     output_link::Link,
-    stats::{Dropped, OutputStats},
+    stats::{Dropped, OutputStats, Outputs},
+    tap::Fate,
 };
 use crate::{
     host::{GsoLimits, packet_socket, socket_options},
@@ -124,7 +125,7 @@ impl TxSocket {
     /// Chooses the socket that suits the device's state now, and sends the messages that wait.
     /// Called before every batch.
     #[inline]
-    pub fn begin(&mut self, outputs: &[OutputStats]) {
+    pub fn begin(&mut self, outputs: &Outputs) {
         let state = self.link.state();
         self.direct = !(state.is_cut() && state.carries);
         if self.waits() {
@@ -183,19 +184,24 @@ impl TxSocket {
         output: u32,
         frames: u16,
         parts: impl Iterator<Item = &'a [u8]> + Clone,
-        outputs: &[OutputStats],
+        outputs: &Outputs,
     ) {
-        if !self.backlog.put(output, frames, parts)
-            && let Some(output) = outputs.get(output as usize)
-        {
+        if self.backlog.put(output, frames, parts.clone()) {
+            return;
+        }
+        if let Some(output) = outputs.get(output as usize) {
             output.drops.add(Dropped::RingFull, frames.into());
+        }
+        if outputs.taps().is_on() {
+            let fate = Some(Dropped::RingFull);
+            outputs.taps().message(output, frames.into(), fate, parts);
         }
     }
 
     /// Sends the messages that wait, oldest first, as far as the device takes them, and gives up
     /// those that have waited too long.
     #[cold]
-    fn retry(&mut self, outputs: &[OutputStats]) {
+    fn retry(&mut self, outputs: &Outputs) {
         if self.refused.is_some_and(|at| at.elapsed() < RETRY_EVERY) {
             return;
         }
@@ -220,6 +226,11 @@ impl TxSocket {
                 (Some(output), Some(error)) => self.count_refused(error, direct, output, frames),
                 (None, _) => {}
             }
+            if outputs.taps().is_on() {
+                let fate = refusal.and_then(|error| fate(error, direct));
+                let parts = std::iter::once(bytes);
+                outputs.taps().message(oldest.output, frames, fate, parts);
+            }
             self.backlog.forget_oldest();
         }
         let (patience, why) = if self.link.state().queueless {
@@ -235,15 +246,23 @@ impl TxSocket {
     }
 
     /// Counts the messages that still wait as unsent, when the worker ends or the socket is closed.
-    fn abandon(&mut self, outputs: &[OutputStats]) {
+    fn abandon(&mut self, outputs: &Outputs) {
         while let Some((oldest, _)) = self.backlog.oldest() {
             self.give_up(oldest, Dropped::UnsentAtExit, outputs);
         }
     }
 
-    fn give_up(&mut self, oldest: Waiting, why: Dropped, outputs: &[OutputStats]) {
+    fn give_up(&mut self, oldest: Waiting, why: Dropped, outputs: &Outputs) {
         if let Some(output) = outputs.get(oldest.output as usize) {
             output.drops.add(why, oldest.frames.into());
+        }
+        if outputs.taps().is_on()
+            && let Some((_, bytes)) = self.backlog.oldest()
+        {
+            let (frames, parts) = (oldest.frames.into(), std::iter::once(bytes));
+            outputs
+                .taps()
+                .message(oldest.output, frames, Some(why), parts);
         }
         self.backlog.forget_oldest();
     }
@@ -255,19 +274,29 @@ impl TxSocket {
         if error == Errno::ENOBUFS && direct && self.link.state().is_cut() {
             self.link.was_told();
         }
-        match error {
-            // The device's own counter has the frames that did not leave.
-            Errno::ENOBUFS if !direct => output.sent.add(frames),
-            Errno::EAGAIN => output.drops.add(Dropped::RingFull, frames),
-            Errno::EMSGSIZE => output.drops.add(Dropped::TooBig, frames),
-            _ => output.drops.add(Dropped::DeviceRefused, frames),
+        match fate(error, direct) {
+            None => output.sent.add(frames),
+            Some(reason) => output.drops.add(reason, frames),
         }
+    }
+}
+
+/// What becomes of the frames of a message that the kernel answered with this error; `direct` is
+/// whether it went straight to the device.
+#[inline]
+pub fn fate(error: Errno, direct: bool) -> Fate {
+    match error {
+        // The device's own counter has the frames that did not leave.
+        Errno::ENOBUFS if !direct => None,
+        Errno::EAGAIN => Some(Dropped::RingFull),
+        Errno::EMSGSIZE => Some(Dropped::TooBig),
+        _ => Some(Dropped::DeviceRefused),
     }
 }
 
 /// Sends the messages that wait in `tx_sockets`. Called once per round.
 #[inline]
-pub fn retry_all(tx_sockets: &mut [TxSocket], outputs: &[OutputStats]) {
+pub fn retry_all(tx_sockets: &mut [TxSocket], outputs: &Outputs) {
     for tx_socket in tx_sockets {
         if tx_socket.waits() {
             tx_socket.begin(outputs);
@@ -282,7 +311,7 @@ pub fn any_waits(tx_sockets: &[TxSocket]) -> bool {
 }
 
 /// Counts the messages that still wait in `tx_sockets` as unsent, when they are to be closed.
-pub fn abandon_all(tx_sockets: &mut [TxSocket], outputs: &[OutputStats]) {
+pub fn abandon_all(tx_sockets: &mut [TxSocket], outputs: &Outputs) {
     for tx_socket in tx_sockets {
         tx_socket.abandon(outputs);
     }

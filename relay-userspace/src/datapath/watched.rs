@@ -1,7 +1,8 @@
 //! Looks at the frames of a batch before anything is made of them: shows them to the monitors of
-//! their flows, and takes a sample of who sends.
+//! their flows and to taps, and takes a sample of who sends.
 //!
-//! A table none of whose flows has a monitor costs one look per batch. Frames of a batch arrived
+//! A table none of whose flows has a monitor costs one look per batch, and so do taps where none is
+//! on. Frames of a batch arrived
 //! within microseconds of one another, so they have one time.
 
 use std::time::Duration;
@@ -29,6 +30,9 @@ pub fn look<M: Memory>(frames: &[Frame<M::Place>], flows: &Flows, memory: &M, st
     }
     if flows.have_monitors() {
         show(frames, flows, memory);
+    }
+    if stats.outputs.taps().is_on() {
+        stats.outputs.taps().arrived(frames, memory);
     }
 }
 

@@ -427,7 +427,7 @@ impl XdpWorker {
             tx_socket::retry_all(self.tx_sockets.tx_sockets_mut(), &self.stats.outputs);
             self.kick();
             for port in &mut self.ports.all {
-                port.reap(&mut self.chunks);
+                port.take_back(&mut self.chunks, &self.stats.outputs);
             }
             std::thread::sleep(WAITING);
         }

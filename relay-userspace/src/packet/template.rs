@@ -274,7 +274,8 @@ impl Template {
     ///
     /// Its UDP checksum is the folded sum of the pseudo-header, not complemented; the kernel or the
     /// NIC completes it (Linux `CHECKSUM_PARTIAL`, `VIRTIO_NET_HDR_F_NEEDS_CSUM`).
-    #[inline]
+    // Always inlined: a call costs 4 to 7 instructions per message.
+    #[inline(always)]
     pub fn write_joined(
         &self,
         to: &mut [u8],

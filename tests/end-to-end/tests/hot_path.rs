@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use relay::datapath::Worker;
 use relay::datapath::stats::{Count, Dropped, WorkerStats};
+use relay::datapath::tap::Tap;
+use relay::datapath::tap::record::Header;
+use relay::datapath::tap::ring::ring;
 use relay::datapath::xdp::ring_sizes::{FILL_SIZE, TX_SIZE};
 use relay::plan::Plan;
 use relay_tests::backend::Backend;
@@ -228,10 +231,27 @@ fn forwarding_allocates_nothing_however_many_frames_there_are() -> Result<()> {
             0,
             "{backend:?}, {method}, {rules:?}: for 20,000 frames"
         );
+        // So it does while a tap looks, which has room for some of the frames and not for all.
+        let (writer, mut reader) = ring(4 << 20);
+        let outputs = (0..4).map(|slot| (slot, 1 + slot as u16)).collect();
+        let tap = Tap::new(1, 0, 0, outputs, writer);
+        assert!(relay.stats.outputs.taps().begin(tap));
+        send(&bed, Stream::new(0, 5_000, 1000))?;
+        relay.wait_for_matched(25_100);
+        let now = ALLOCATIONS.load(Relaxed);
+        assert_eq!(now - at_the_start, 0, "{backend:?}, {method}: with a tap");
         let stats = Arc::clone(&relay.stats);
         relay.stop()?;
         let sent: u64 = stats.outputs.iter().map(|output| output.sent.get()).sum();
-        assert_eq!(sent, 4 * 20_100, "{backend:?}, {method}");
+        assert_eq!(sent, 4 * 25_100, "{backend:?}, {method}");
+        let mut records = Vec::new();
+        while reader.read(&mut records, usize::MAX) {}
+        // All are of one length.
+        let first = records.first_chunk().and_then(Header::read);
+        let each = first.context("a record")?.record_len();
+        let (kept, [lost_in, lost_out]) = (records.len() / each, reader.lost());
+        assert_eq!(kept as u64 + lost_in + lost_out, 5 * 5_000, "{method}");
+        assert!(lost_in > 0 && lost_out > 0, "{method}: {kept}");
         let failed: u64 = stats.local_failed.iter().map(Count::get).sum();
         assert_eq!(failed, 0, "{method}");
     }

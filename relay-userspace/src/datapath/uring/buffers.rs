@@ -15,8 +15,9 @@ use std::{
 };
 
 use io_uring::{IoUring, types::BufRingEntry};
+use relay_common::wire::Tag;
 
-use super::receive::FRAME_AT;
+use super::receive::{self, FRAME_AT};
 use crate::datapath::{batch::Memory, mapping::Mapping};
 
 /// The number of the ring's only buffer group.
@@ -211,6 +212,10 @@ impl Buffers {
 impl Memory for Buffers {
     type Place = Held;
     const FRAME_AT: usize = FRAME_AT;
+
+    fn beside(&self, held: &Held) -> Option<Tag> {
+        receive::tag_beside(self.bytes(held, 0..FRAME_AT))
+    }
 
     #[inline]
     fn bytes<'a>(&'a self, held: &'a Held, range: Range<usize>) -> &'a [u8] {

@@ -244,6 +244,14 @@ fn stripped_tag(control: &[u8]) -> Option<Tag> {
     })
 }
 
+/// The same, of the first [`FRAME_AT`] bytes of a buffer: the lengths, of which the second is that
+/// of the control data, and these (`struct io_uring_recvmsg_out`).
+pub(super) fn tag_beside(buffer: &[u8]) -> Option<Tag> {
+    let len = u32::from_ne_bytes(*buffer.get(4..)?.first_chunk()?);
+    let control = buffer.get(LENGTHS_LEN..)?.get(..len as usize)?;
+    stripped_tag(control)
+}
+
 /// Takes one completion of the receive.
 #[inline]
 pub(super) fn received(

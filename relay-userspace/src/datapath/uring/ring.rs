@@ -27,7 +27,8 @@ use crate::{
         change::Change,
         error::SetupError,
         gso_packets::Message,
-        stats::{Dropped, OutputStats, WorkerStats},
+        stats::{Dropped, Outputs, WorkerStats},
+        tap::Fate,
         tx_socket::{self, TxSocket},
         vnet_header::VnetHeader,
     },
@@ -229,7 +230,7 @@ impl Ring {
 
     /// Replaces the TX sockets, and the send slots where there must be more or fewer. Only while
     /// nothing [is sent](Self::sends).
-    pub fn change(&mut self, change: &mut Change, outputs: &[OutputStats]) {
+    pub fn change(&mut self, change: &mut Change, outputs: &Outputs) {
         debug_assert!(!self.sends());
         change.tx_sockets.swap(&mut self.tx_sockets, outputs);
         if let Some(slots) = &mut change.send_slots {
@@ -278,10 +279,18 @@ impl Ring {
         F: Iterator<Item = &'a Frame<Held>>,
     {
         let Some(slot) = self.free_slot(tx_socket, buffers, stats) else {
+            if stats.outputs.taps().is_on() {
+                // Making it just for them would change how others are made.
+                let taps = stats.outputs.taps();
+                taps.lose(message.output, message.count.into());
+            }
             return false;
         };
         let filled = self.slots.fill(slot, message, buffers);
         if !filled.is_some_and(|filled| self.send_slot(slot, filled)) {
+            if stats.outputs.taps().is_on() {
+                tell(&self.slots, slot, Some(Dropped::RingFull), stats);
+            }
             self.slots.end(slot, buffers);
             return false;
         }
@@ -415,6 +424,7 @@ impl Ring {
             // The kernel keeps them (`IORING_FEAT_NODROP`) and hands them over at the next `enter`.
             stats.ring.overflows.add(1);
         }
+        let tapped = stats.outputs.taps().is_on();
         for entry in ring.completion() {
             match entry.user_data() {
                 RECEIVE => {
@@ -434,6 +444,7 @@ impl Ring {
                         continue;
                     };
                     let refusal = (entry.result() < 0).then(|| Errno::from_raw(-entry.result()));
+                    let mut waits = false;
                     if let (Some(tx_socket), Some(output)) = (
                         tx_sockets.get_mut(sent.tx_socket),
                         stats.outputs.get(sent.output as usize),
@@ -444,11 +455,16 @@ impl Ring {
                                 let frames = sent.frames as u16;
                                 let parts = slots.parts(slot);
                                 tx_socket.wait(sent.output, frames, parts, &stats.outputs);
+                                waits = true;
                             }
                             Some(error) => {
                                 tx_socket.count_refused(error, sent.direct, output, sent.frames);
                             }
                         }
+                    }
+                    if tapped && !waits {
+                        let fate = refusal.and_then(|error| tx_socket::fate(error, sent.direct));
+                        tell(slots, slot, fate, stats);
                     }
                     slots.end(slot, buffers);
                 }
@@ -464,5 +480,15 @@ impl Ring {
                 output.drops.add(Dropped::UnsentAtExit, sent.frames);
             }
         }
+    }
+}
+
+/// Tells the taps what became of the message in a slot.
+#[cold]
+#[inline(never)]
+fn tell(slots: &SendSlots, slot: u32, fate: Fate, stats: &WorkerStats) {
+    if let Some(sent) = slots.look(slot) {
+        let (taps, parts) = (stats.outputs.taps(), slots.parts(slot));
+        taps.message(sent.output, sent.frames, fate, parts);
     }
 }

@@ -5,7 +5,7 @@ use super::{
     tx_rings::Descriptor,
     umem::Chunks,
 };
-use crate::datapath::stats::OutputStats;
+use crate::datapath::stats::Outputs;
 
 /// What ring outputs need of a port.
 pub trait Egress {
@@ -16,7 +16,7 @@ pub trait Egress {
     fn has_room(&self, descriptors: u32) -> bool;
 
     /// Looks for room for a frame of so many descriptors if there is none.
-    fn make_room(&mut self, descriptors: u32, chunks: &mut Chunks, stats: &[OutputStats]);
+    fn make_room(&mut self, descriptors: u32, chunks: &mut Chunks, stats: &Outputs);
 
     /// Queues a frame for `output`. Only after [`Egress::has_room`].
     fn queue(&mut self, frame: Descriptor, output: u32);
@@ -41,7 +41,7 @@ impl<R: Rings<Desc = Descriptor>> Egress for Transmitter<R> {
     }
 
     #[inline]
-    fn make_room(&mut self, descriptors: u32, chunks: &mut Chunks, stats: &[OutputStats]) {
+    fn make_room(&mut self, descriptors: u32, chunks: &mut Chunks, stats: &Outputs) {
         self.make_room(descriptors, chunks, stats);
     }
 

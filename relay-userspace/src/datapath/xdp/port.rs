@@ -23,7 +23,7 @@ use super::{
     umem::{self, Chunk, Chunks},
 };
 use crate::{
-    datapath::{error::SetupError, latency::Sampler, socket_drops, stats::OutputStats},
+    datapath::{error::SetupError, latency::Sampler, socket_drops, stats::Outputs},
     host::socket_options,
     plan::Mode,
 };
@@ -180,12 +180,12 @@ impl Port {
 
     /// See [`Transmitter::begin_round`].
     #[inline]
-    pub fn begin_round(&mut self, chunks: &mut Chunks, stats: &[OutputStats]) {
+    pub fn begin_round(&mut self, chunks: &mut Chunks, stats: &Outputs) {
         self.transmitter.begin_round(chunks, stats);
     }
 
     /// See [`Transmitter::kick`].
-    pub fn kick(&mut self, chunks: &mut Chunks, stats: &[OutputStats]) {
+    pub fn kick(&mut self, chunks: &mut Chunks, stats: &Outputs) {
         self.transmitter.kick(chunks, stats);
     }
 
@@ -206,7 +206,7 @@ impl Port {
     }
 
     /// See [`Transmitter::leave`].
-    pub fn leave(&mut self, chunks: &mut Chunks, stats: &[OutputStats]) {
+    pub fn leave(&mut self, chunks: &mut Chunks, stats: &Outputs) {
         self.transmitter.leave(chunks, stats);
     }
 
@@ -216,13 +216,13 @@ impl Port {
     }
 
     /// See [`Transmitter::abandon`].
-    pub fn abandon(&mut self, chunks: &mut Chunks, stats: &[OutputStats]) {
+    pub fn abandon(&mut self, chunks: &mut Chunks, stats: &Outputs) {
         self.transmitter.abandon(chunks, stats);
     }
 
-    /// See [`Transmitter::reap`].
-    pub fn reap(&mut self, chunks: &mut Chunks) {
-        self.transmitter.reap(chunks);
+    /// See [`Transmitter::take_back`].
+    pub fn take_back(&mut self, chunks: &mut Chunks, stats: &Outputs) {
+        self.transmitter.take_back(chunks, stats);
     }
 
     /// Takes up to [`BATCH`] frames off the RX ring into `frames`, which must be empty. The first
@@ -328,7 +328,7 @@ impl Egress for Port {
     }
 
     #[inline]
-    fn make_room(&mut self, descriptors: u32, chunks: &mut Chunks, stats: &[OutputStats]) {
+    fn make_room(&mut self, descriptors: u32, chunks: &mut Chunks, stats: &Outputs) {
         self.transmitter.make_room(descriptors, chunks, stats);
     }
 

@@ -15,7 +15,7 @@ use super::{
     umem::{Chunk, Chunks, Closed},
 };
 use crate::{
-    datapath::stats::{Dropped, OutputStats, WorkerStats},
+    datapath::stats::{Dropped, Outputs, WorkerStats},
     packet::Known,
 };
 
@@ -123,12 +123,12 @@ impl Ports {
 
     /// Lets copies leave through the ports that go.
     #[cold]
-    pub fn work_off(&mut self, chunks: &mut Chunks, outputs: &[OutputStats]) {
+    pub fn work_off(&mut self, chunks: &mut Chunks, outputs: &Outputs) {
         for port in &mut self.leaving {
             if port.waiting() > 0 {
                 port.kick(chunks, outputs);
             }
-            port.reap(chunks);
+            port.take_back(chunks, outputs);
         }
     }
 
@@ -140,7 +140,7 @@ impl Ports {
 
     /// Counts the copies that have not left through the ports that go.
     #[cold]
-    pub fn give_up(&mut self, chunks: &mut Chunks, outputs: &[OutputStats]) {
+    pub fn give_up(&mut self, chunks: &mut Chunks, outputs: &Outputs) {
         for port in &mut self.leaving {
             port.leave(chunks, outputs);
         }

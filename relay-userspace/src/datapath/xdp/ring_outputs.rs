@@ -11,10 +11,12 @@
 //! ([`super::sharing`]).
 
 mod shared;
+mod telling;
 
 use std::ops::Range;
 
 pub use self::shared::{GROUP, Prepared};
+use self::telling::{Why, refuse, tell_unmade};
 use super::{
     egress::Egress,
     tx_rings::Descriptor,
@@ -68,7 +70,9 @@ pub fn forward_all(
     }
 }
 
-/// A frame of the batch without its chunk, and what all its copies are made from.
+/// A frame of the batch without its chunk, and what all its copies are made from. Calls get copies
+/// of it: where it has an address, each of its fields is read from memory.
+#[derive(Clone)]
 struct Datagram<'a> {
     received: &'a Received,
     udp_sum: Option<u32>,
@@ -134,6 +138,16 @@ fn queue_other(
     let received = datagram.received;
     let Some(ttl) = admit(parts, copies, ring_outputs, received, ports, stats) else {
         note_if_expired(copies, received, datagram.flow, chunk, chunks, stats);
+        tell_unmade(
+            Why::Refused(parts),
+            datagram.clone(),
+            chunk,
+            copies,
+            ring_outputs,
+            chunks,
+            ports,
+            stats,
+        );
         return;
     };
     let mut adapted = None;
@@ -147,6 +161,16 @@ fn queue_other(
     }
     let Some(mut copy) = chunks.take() else {
         count_all(ring_outputs, Dropped::BufferExhaustion, stats);
+        tell_unmade(
+            Why::All(Dropped::BufferExhaustion),
+            datagram.clone(),
+            chunk,
+            copies,
+            ring_outputs,
+            chunks,
+            ports,
+            stats,
+        );
         return;
     };
     let headers = header.template.headers_len();
@@ -155,6 +179,16 @@ fn queue_other(
     } else {
         chunks.give_back(copy);
         count_all(ring_outputs, Dropped::TooBig, stats);
+        tell_unmade(
+            Why::All(Dropped::TooBig),
+            datagram.clone(),
+            chunk,
+            copies,
+            ring_outputs,
+            chunks,
+            ports,
+            stats,
+        );
     }
 }
 
@@ -174,6 +208,16 @@ fn queue_last(
     let received = datagram.received;
     let Some(ttl) = admit(1, last, ring_outputs, received, ports, stats) else {
         note_if_expired(last, received, datagram.flow, &chunk, chunks, stats);
+        tell_unmade(
+            Why::Refused(1),
+            datagram.clone(),
+            &chunk,
+            last,
+            ring_outputs,
+            chunks,
+            ports,
+            stats,
+        );
         chunks.finish(chunk, 0);
         return;
     };
@@ -183,6 +227,16 @@ fn queue_last(
     if chunks.reframe(&mut chunk, datagram.payload.clone(), headers) {
         transmit(&header, ring_outputs, chunk, chunks, ports, stats);
     } else {
+        tell_unmade(
+            Why::All(Dropped::TooBig),
+            datagram.clone(),
+            &chunk,
+            last,
+            ring_outputs,
+            chunks,
+            ports,
+            stats,
+        );
         chunks.finish(chunk, 0);
         count_all(ring_outputs, Dropped::TooBig, stats);
     }
@@ -343,7 +397,13 @@ fn transmit(
     let mut descriptors = 0;
     for ring_output in ring_outputs {
         if let Some(reason) = refusal(1, ring_output, len, ports) {
-            count(ring_output, reason, stats);
+            refuse(
+                ring_output,
+                reason,
+                [None, Some(chunk.desc())],
+                chunks,
+                stats,
+            );
         } else if let Some(port) = ports.get_mut(ring_output.port) {
             port.queue(chunk.desc(), ring_output.output);
             descriptors += 1;
@@ -369,7 +429,13 @@ fn transmit_parts(
     let mut descriptors = 0;
     for ring_output in ring_outputs {
         if let Some(reason) = refusal(2, ring_output, len, ports) {
-            count(ring_output, reason, stats);
+            refuse(
+                ring_output,
+                reason,
+                [Some(headers), Some(payload)],
+                chunks,
+                stats,
+            );
         } else if let Some(port) = ports.get_mut(ring_output.port) {
             port.queue_parts(headers, payload, ring_output.output);
             descriptors += 1;

@@ -14,17 +14,18 @@
 //! The rings are behind [`Rings`], so that tests can put a simulated kernel there.
 
 mod giving_up;
+mod telling;
 
 use nix::errno::Errno;
 
 use super::{
     ring_sizes::TX_SIZE,
-    tx_ring_account::{Ledger, slot},
+    tx_ring_account::{Ledger, Taken, slot},
     tx_rings::Descriptor,
     umem::Chunks,
 };
 use crate::{
-    datapath::stats::{Dropped, OutputStats},
+    datapath::stats::{Dropped, OutputStats, Outputs},
     plan::Mode,
 };
 
@@ -72,12 +73,21 @@ pub trait Rings {
 pub trait Home<Desc> {
     /// Takes back one descriptor; others may still name the same chunk.
     fn completed(&mut self, desc: &Desc);
+
+    /// What a descriptor names, as long as it has not been [completed](Self::completed).
+    fn bytes(&self, _desc: &Desc) -> &[u8] {
+        &[]
+    }
 }
 
 impl Home<Descriptor> for Chunks {
     #[inline]
     fn completed(&mut self, desc: &Descriptor) {
         self.completed(desc);
+    }
+
+    fn bytes(&self, desc: &Descriptor) -> &[u8] {
+        self.named_by(desc)
     }
 }
 
@@ -187,7 +197,7 @@ impl<R: Rings> Transmitter<R> {
 
     /// Begins a round: takes completions, so that a full ring may have room again.
     #[inline]
-    pub fn begin_round(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
+    pub fn begin_round(&mut self, home: &mut impl Home<R::Desc>, stats: &Outputs) {
         self.kicked = false;
         self.take_back(home, stats);
     }
@@ -195,35 +205,34 @@ impl<R: Rings> Transmitter<R> {
     /// Takes completions, and counts the frames that they are of. Whoever queues frames then needs
     /// both: a slot is not used again before what was in it is counted.
     #[inline]
-    fn take_back(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
+    pub fn take_back(&mut self, home: &mut impl Home<R::Desc>, stats: &Outputs) {
         if self.outstanding() > 0 {
-            self.reap(home);
-            self.settle(stats, false);
+            self.come_back(home, stats, false);
         }
+    }
+
+    /// Takes completions and counts the frames that the kernel has taken, as [`Self::settle`].
+    #[inline]
+    fn come_back(&mut self, home: &mut impl Home<R::Desc>, stats: &Outputs, refused: bool) -> u32 {
+        if stats.taps().is_on() {
+            return self.come_back_told(home, stats, refused);
+        }
+        self.reap(home);
+        self.settle(stats, refused).count()
     }
 
     /// Looks for room for so many descriptors if there is none: one round may bring more frames
     /// than the ring holds, and the device works meanwhile. It kicks once per round for that, and
     /// again after every 64 descriptors that found room.
     #[inline]
-    pub fn make_room(
-        &mut self,
-        descriptors: u32,
-        home: &mut impl Home<R::Desc>,
-        stats: &[OutputStats],
-    ) {
+    pub fn make_room(&mut self, descriptors: u32, home: &mut impl Home<R::Desc>, stats: &Outputs) {
         if !self.has_room(descriptors) {
             self.look_for_room(descriptors, home, stats);
         }
     }
 
     #[cold]
-    fn look_for_room(
-        &mut self,
-        descriptors: u32,
-        home: &mut impl Home<R::Desc>,
-        stats: &[OutputStats],
-    ) {
+    fn look_for_room(&mut self, descriptors: u32, home: &mut impl Home<R::Desc>, stats: &Outputs) {
         self.take_back(home, stats);
         if self.has_room(descriptors) {
             return;
@@ -277,7 +286,7 @@ impl<R: Rings> Transmitter<R> {
     ///
     /// In copy mode this repeats while the kernel makes progress, which takes 32 frames per call
     /// and stops at a refused one. In zero copy the device goes on by itself.
-    pub fn kick(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
+    pub fn kick(&mut self, home: &mut impl Home<R::Desc>, stats: &Outputs) {
         self.queued_then = self.ledger.queued();
         let copies = self.mode == Mode::Copy;
         if !self.is_lost() {
@@ -299,11 +308,12 @@ impl<R: Rings> Transmitter<R> {
                 // In zero copy the driver answers: ENETDOWN, or another error while it resets.
                 Err(_) => Device::Down,
             };
-            if copies {
+            let taken = if copies {
                 // A descriptor that came back was taken, even if the kernel publishes that later.
-                self.reap(home);
-            }
-            let taken = self.settle(stats, copies && result == Err(Errno::EBUSY));
+                self.come_back(home, stats, result == Err(Errno::EBUSY))
+            } else {
+                self.settle_told(home, stats)
+            };
             let submitted = self.submit();
             if !copies {
                 break;
@@ -365,18 +375,19 @@ impl<R: Rings> Transmitter<R> {
     }
 
     /// Counts the frames that the kernel has taken since the last call as sent, but the last one as
-    /// refused if `refused`. Returns how many descriptors it took.
+    /// refused if `refused`. Returns the descriptors that it took.
     ///
     /// Kernels publish how far they came when they have sent something (`__xsk_generic_xmit`,
     /// net/xdp/xsk.c), so a refusal right at the start may show as no progress although one frame
     /// was taken. Linux 6.18.44 publishes it at once.
-    fn settle(&mut self, stats: &[OutputStats], refused: bool) -> u32 {
+    fn settle(&mut self, stats: &Outputs, refused: bool) -> Taken {
         let least = match refused {
             true => 1 + u32::from(self.is_part(self.ledger.next_taken())),
             false => 0,
         };
         let taken = self.ledger.settle(self.rings.free(), least);
         let mut slots = taken.slots();
+        let stats: &[OutputStats] = stats;
         if refused && let Some(slot) = slots.by_ref().rev().find(|&slot| !self.is_part(slot)) {
             self.count(slot, stats, Dropped::DeviceRefused);
         }
@@ -385,7 +396,7 @@ impl<R: Rings> Transmitter<R> {
                 output.sent.add(1);
             }
         }
-        taken.count()
+        taken
     }
 
     /// The counters of the output that the descriptor in `slot` belongs to.

@@ -3,6 +3,8 @@
 //! When [`TxSockets::send`] returns, every copy of the batch was sent, is counted, or waits in a
 //! backlog, copied: `sendmmsg` takes the payloads from the chunks, which are free then.
 
+use std::ops::Range;
+
 use nix::errno::Errno;
 
 use super::{
@@ -13,8 +15,9 @@ use crate::datapath::{
     batch::Batch,
     flow_table::Flows,
     gso_packets,
-    stats::{OutputStats, WorkerStats},
-    tx_socket::TxSocket,
+    stats::{Outputs, WorkerStats},
+    tap::Fate,
+    tx_socket::{self, TxSocket},
 };
 
 /// A worker's TX sockets, one per interface that copies leave through in GSO packets.
@@ -68,7 +71,7 @@ impl TxSockets {
 
 /// Sends the messages, and counts each frame as sent or under the reason why not. A message that a
 /// full TX ring refuses waits, and all that follow it.
-fn send(tx_socket: &mut TxSocket, mut messages: Messages<'_>, outputs: &[OutputStats]) {
+fn send(tx_socket: &mut TxSocket, mut messages: Messages<'_>, outputs: &Outputs) {
     tx_socket.begin(outputs);
     let mut done = 0;
     while done < messages.len() {
@@ -100,13 +103,29 @@ fn send(tx_socket: &mut TxSocket, mut messages: Messages<'_>, outputs: &[OutputS
                 (None, _) => {}
             }
         }
+        if outputs.taps().is_on() {
+            let fate = refusal.and_then(|error| tx_socket::fate(error, tx_socket.is_direct()));
+            tell(&messages, done..done + answered, fate, outputs);
+        }
         done += answered;
+    }
+}
+
+/// Tells the taps what became of some of the messages.
+#[cold]
+#[inline(never)]
+fn tell(messages: &Messages<'_>, told: Range<usize>, fate: Fate, outputs: &Outputs) {
+    for at in told {
+        for (output, frames) in messages.frames(at, 1) {
+            let parts = messages.parts(at);
+            outputs.taps().message(output, frames, fate, parts);
+        }
     }
 }
 
 /// Makes the messages from number `first` on wait for the device.
 #[cold]
-fn wait(tx_socket: &mut TxSocket, messages: &Messages<'_>, first: usize, outputs: &[OutputStats]) {
+fn wait(tx_socket: &mut TxSocket, messages: &Messages<'_>, first: usize, outputs: &Outputs) {
     for at in first..messages.len() {
         for (output, frames) in messages.frames(at, 1) {
             tx_socket.wait(output, frames as u16, messages.parts(at), outputs);

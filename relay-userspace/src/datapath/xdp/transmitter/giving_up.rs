@@ -4,7 +4,7 @@
 use super::{Device, Home, Rings, Transmitter};
 use crate::{
     datapath::{
-        stats::{Dropped, OutputStats},
+        stats::{Dropped, Outputs},
         xdp::tx_ring_account::Taken,
     },
     plan::Mode,
@@ -16,13 +16,8 @@ impl<R: Rings> Transmitter<R> {
     /// where it publishes late, that shows what else it took. But for the headers of a frame whose
     /// payload it never took: it has copied them, and never gives them back (`xs->skb`,
     /// net/xdp/xsk.c).
-    pub(super) fn refuse_what_waits(
-        &mut self,
-        home: &mut impl Home<R::Desc>,
-        stats: &[OutputStats],
-    ) {
-        self.reap(home);
-        self.settle(stats, false);
+    pub(super) fn refuse_what_waits(&mut self, home: &mut impl Home<R::Desc>, stats: &Outputs) {
+        self.come_back(home, stats, false);
         let last = self.ledger.last_taken();
         let half = self.waiting() > 0 && self.is_part(last);
         match self.ledger.with_the_kernel() {
@@ -41,31 +36,31 @@ impl<R: Rings> Transmitter<R> {
 
     /// At the end, counts the frames that the kernel never took. In zero copy the device may still
     /// read their chunks; in copy mode they are free.
-    pub fn abandon(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
+    pub fn abandon(&mut self, home: &mut impl Home<R::Desc>, stats: &Outputs) {
         // A device takes frames when it likes, also after the last kick.
-        self.settle(stats, false);
+        self.settle_told(home, stats);
         match self.mode {
             Mode::Copy => self.give_up(home, stats, Dropped::UnsentAtExit),
             Mode::ZeroCopy => {
                 let waiting = self.ledger.abandon();
-                self.count_all(waiting, stats, Dropped::UnsentAtExit);
+                self.count_all(waiting, home, stats, Dropped::UnsentAtExit);
             }
         }
     }
 
     /// Before its socket is closed, while others of the UMEM go on, counts the frames that the
     /// kernel has not taken. In zero copy their chunks are among [`Self::not_back`].
-    pub fn leave(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats]) {
+    pub fn leave(&mut self, home: &mut impl Home<R::Desc>, stats: &Outputs) {
         let reason = match self.device {
             Device::Gone => Dropped::DeviceRefused,
             Device::Ready | Device::Down => Dropped::UnsentAtExit,
         };
-        self.settle(stats, false);
+        self.settle_told(home, stats);
         match self.mode {
             Mode::Copy => self.give_up(home, stats, reason),
             Mode::ZeroCopy => {
                 let waiting = self.ledger.leave();
-                self.count_all(waiting, stats, reason);
+                self.count_all(waiting, home, stats, reason);
             }
         }
     }
@@ -83,17 +78,26 @@ impl<R: Rings> Transmitter<R> {
             .collect()
     }
 
-    fn give_up(&mut self, home: &mut impl Home<R::Desc>, stats: &[OutputStats], reason: Dropped) {
+    fn give_up(&mut self, home: &mut impl Home<R::Desc>, stats: &Outputs, reason: Dropped) {
         let waiting = self.ledger.abandon();
-        self.count_all(waiting, stats, reason);
+        self.count_all(waiting, home, stats, reason);
         for desc in waiting.slots().filter_map(|slot| self.descs.get(slot)) {
             home.completed(desc);
         }
     }
 
-    fn count_all(&self, descriptors: Taken, stats: &[OutputStats], reason: Dropped) {
+    fn count_all(
+        &self,
+        descriptors: Taken,
+        home: &impl Home<R::Desc>,
+        stats: &Outputs,
+        reason: Dropped,
+    ) {
         for slot in descriptors.slots() {
             self.count(slot, stats, reason);
+        }
+        if stats.taps().is_on() {
+            self.tell(descriptors, None, Some(reason), home, stats);
         }
     }
 }

@@ -4,6 +4,11 @@
 use std::collections::VecDeque;
 
 use super::*;
+use crate::datapath::tap::{
+    Fate, Tap,
+    record::{HEADER, Header, reason},
+    ring::{Reader, ring},
+};
 
 /// Outputs of the port.
 const OUTPUTS: u32 = 3;
@@ -205,16 +210,35 @@ impl Rings for CopyMode {
 
 /// The descriptors that came back, in order.
 #[derive(Debug, Default)]
-struct Came(Vec<u32>);
+struct Came(Vec<u32>, Names);
+
+/// What descriptors name: their numbers.
+#[derive(Debug)]
+struct Names(Vec<[u8; 4]>);
+
+impl Default for Names {
+    fn default() -> Self {
+        let most = if cfg!(miri) { 100 } else { 64 * TX_SIZE };
+        Self((0..most).map(u32::to_le_bytes).collect())
+    }
+}
 
 impl Home<u32> for Came {
     fn completed(&mut self, desc: &u32) {
         self.0.push(*desc);
     }
+
+    fn bytes(&self, desc: &u32) -> &[u8] {
+        let Self(came, Names(names)) = self;
+        // What has come back may have been written to.
+        let is_there = *desc & GOES_ON == 0 && !came.contains(desc);
+        let name = names.get(*desc as usize).filter(|_| is_there);
+        name.map_or(&[], |name| &name[..])
+    }
 }
 
-fn outputs() -> Vec<OutputStats> {
-    (0..OUTPUTS).map(|_| OutputStats::default()).collect()
+fn outputs() -> Outputs {
+    Outputs::new(OUTPUTS as usize).unwrap()
 }
 
 fn dropped(stats: &OutputStats, reason: Dropped) -> u64 {
@@ -230,7 +254,7 @@ fn sum(stats: &[OutputStats], of: impl Fn(&OutputStats) -> u64) -> u64 {
 struct Setup<R: Rings<Desc = u32>> {
     transmitter: Transmitter<R>,
     home: Came,
-    stats: Vec<OutputStats>,
+    stats: Outputs,
     /// Frames that were queued, and the number of those that found no room.
     queued: Vec<u32>,
     no_room: u32,
@@ -307,6 +331,79 @@ fn behaviours(publishes: Publishes, random: &mut Random) -> Behaviour {
     }
 }
 
+/// What a tap of all outputs has of each frame: its number, if its bytes were still there, and what
+/// became of it.
+fn told(mut reader: Reader) -> Vec<(Option<u32>, Fate)> {
+    assert_eq!(reader.lost(), [0, 0]);
+    let mut bytes = Vec::new();
+    while reader.read(&mut bytes, usize::MAX) {}
+    let (mut rest, mut told) = (&bytes[..], Vec::new());
+    while let Some((header, frame)) = rest.split_first_chunk() {
+        let header = Header::read(header).unwrap();
+        let (len, whole) = (header.len as usize, header.record_len() - HEADER);
+        let number = frame[..len].try_into().ok().map(u32::from_le_bytes);
+        told.push((number, reason(header.why)));
+        rest = &frame[whole..];
+    }
+    told
+}
+
+/// While a tap is on, it is told of every frame once, with the fate that is counted, and while its
+/// bytes are still there, but for those that come back in a great number with a refusal.
+fn a_tap_is_told(seed: u64, publishes: Publishes) {
+    let mut random = Random(seed.wrapping_mul(0xd134_2543_de82_ef95) | 1);
+    let behaviour = behaviours(publishes, &mut random);
+    let mut setup = Setup::new(CopyMode::new(behaviour, seed), Mode::Copy);
+    setup.in_two = random.below(4);
+    let (writer, reader) = ring(1 << 21);
+    let all = (0..OUTPUTS).map(|output| (output, output as u16));
+    let tap = Tap::new(1, 0, 0, all.collect(), writer);
+    assert!(setup.stats.taps().begin(tap));
+    for _ in 0..8 {
+        let frames = random.below(300);
+        setup.round(frames);
+        setup.transmitter.rings.complete_some(100);
+    }
+    setup.transmitter.abandon(&mut setup.home, &setup.stats);
+    let told = told(reader);
+    let of = |fate: Fate| told.iter().filter(|(_, other)| *other == fate).count() as u64;
+    let unsent = sum(&setup.stats, |output| {
+        dropped(output, Dropped::UnsentAtExit)
+    });
+    assert_eq!(of(None), setup.sent(), "seed {seed}");
+    assert_eq!(
+        of(Some(Dropped::DeviceRefused)),
+        setup.refused(),
+        "seed {seed}"
+    );
+    assert_eq!(of(Some(Dropped::UnsentAtExit)), unsent, "seed {seed}");
+    assert_eq!(told.len(), setup.queued.len(), "seed {seed}");
+    for ((number, fate), queued) in told.iter().zip(&setup.queued) {
+        let number = number.unwrap_or(*queued);
+        assert_eq!(number, *queued, "seed {seed}: in order, {fate:?}");
+    }
+    let kernel = &setup.transmitter.rings;
+    if publishes == Publishes::AtOnce {
+        assert!(
+            told.iter().all(|(number, _)| number.is_some()),
+            "seed {seed}"
+        );
+        let refused = told
+            .iter()
+            .filter(|(_, fate)| *fate == Some(Dropped::DeviceRefused));
+        let refused = refused.filter_map(|(number, _)| *number);
+        assert!(refused.eq(kernel.refused.iter().copied()), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_tap_is_told_of_every_frame_once_with_the_fate_that_is_counted() {
+    for seed in 0..100 {
+        a_tap_is_told(seed, Publishes::AtOnce);
+        a_tap_is_told(100 + seed, Publishes::InBatches);
+    }
+}
+
 /// Bursts of up to two rings come and go. Every frame leaves once and in order, or is counted under
 /// what became of it; and every descriptor comes back once.
 fn nothing_is_lost(seed: u64, publishes: Publishes) {
@@ -352,7 +449,7 @@ fn nothing_is_lost(seed: u64, publishes: Publishes) {
     assert_eq!(setup.refused(), kernel.refused.len() as u64, "seed {seed}");
     if publishes == Publishes::AtOnce {
         // Then the counters of each output are exact, too.
-        for (output, stats) in (0..OUTPUTS).zip(&setup.stats) {
+        for (output, stats) in (0..OUTPUTS).zip(setup.stats.iter()) {
             let of = |frames: &[u32]| {
                 let mine = frames.iter().filter(|frame| **frame % OUTPUTS == output);
                 mine.count() as u64
@@ -608,7 +705,7 @@ fn a_port_that_stays_full_is_kicked_once_a_round() {
 /// The device takes frames when it likes: also between the last kick and the end.
 #[test]
 fn in_zero_copy_what_the_device_took_after_the_last_kick_counts_as_sent_at_the_end() {
-    type End = fn(&mut Transmitter<ZeroCopy>, &mut Came, &[OutputStats]);
+    type End = fn(&mut Transmitter<ZeroCopy>, &mut Came, &Outputs);
     let ends: [End; 2] = [Transmitter::abandon, Transmitter::leave];
     for end in ends {
         let mut setup = zero_copy(3, false);

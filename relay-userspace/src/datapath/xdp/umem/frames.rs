@@ -21,6 +21,18 @@ impl Chunks {
         unsafe { self.memory.bytes(chunk.addr, chunk.len) }
     }
 
+    /// The bytes that a descriptor of a TX ring names, as long as it has not been
+    /// [completed](Self::completed). Empty where they are not in the UMEM.
+    pub(in super::super) fn named_by(&self, desc: &Descriptor) -> &[u8] {
+        let (addr, len) = (desc.addr as usize, desc.len as usize);
+        if !self.memory.has(addr, len) {
+            return &[];
+        }
+        // SAFETY: inside; what descriptors of TX rings name is not written to before their
+        // completions, which take a mutable borrow of this value.
+        unsafe { self.memory.bytes(addr, len) }
+    }
+
     /// Makes the CPU fetch the headers of the frame in `chunk`, which another CPU wrote. Only saves
     /// time, and does nothing where Rust has no such instruction yet.
     #[inline]

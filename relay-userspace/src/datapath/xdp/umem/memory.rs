@@ -76,6 +76,11 @@ impl UmemMemory {
         unreachable!("no socket can be bound")
     }
 
+    /// Whether so many bytes from `addr` on are inside.
+    pub(super) fn has(&self, addr: usize, len: usize) -> bool {
+        addr.checked_add(len).is_some_and(|end| end <= self.len)
+    }
+
     /// A place in the memory.
     ///
     /// # Safety
