@@ -3,5 +3,6 @@
 pub mod exposition;
 pub mod log_line;
 pub mod metrics;
+pub mod pcapng;
 pub mod report;
 pub mod snapshot;
