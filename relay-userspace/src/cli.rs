@@ -20,6 +20,7 @@ pub mod run;
 mod save;
 mod status;
 mod table;
+mod tap;
 pub mod target;
 mod wording;
 
@@ -28,7 +29,9 @@ use std::{ffi::OsString, path::PathBuf};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum, error::ErrorKind};
 
-use self::{change::ReloadOptions, explain::Datagram, run::RunOptions, target::Target};
+use self::{
+    change::ReloadOptions, explain::Datagram, run::RunOptions, tap::TapOptions, target::Target,
+};
 use crate::{
     config,
     control::{ClientError, RefusedBy},
@@ -200,6 +203,18 @@ pub enum Command {
         #[command(flatten)]
         target: Target,
     },
+    /// Show the frames of a rule as they come in and leave, or what is left to this host
+    ///
+    /// Prints a line per frame, or writes pcapng for Wireshark. Only for those who may change the
+    /// relay. A tap costs no frame; what it loses itself, it says.
+    Tap {
+        /// What, and how much of it.
+        #[command(flatten)]
+        options: TapOptions,
+        /// Which relay.
+        #[command(flatten)]
+        target: Target,
+    },
     /// End a running relay
     Stop {
         /// Which relay.
@@ -277,6 +292,9 @@ impl Cli {
         {
             return status::status(target, *json, *watch);
         }
+        if let Command::Tap { options, target } = &self.command {
+            return tap::tap(target, options);
+        }
         self.run_command().map(|()| exit::OK)
     }
 
@@ -290,7 +308,7 @@ impl Cli {
                 backend,
             } => plan::plan(file, backend.map(Into::into), *json),
             Command::Run(options) => run::run(options),
-            Command::Status { .. } => Ok(()),
+            Command::Status { .. } | Command::Tap { .. } => Ok(()),
             Command::Rules { rule, json, target } => rules::rules(target, rule.as_deref(), *json),
             Command::Reload {
                 file,

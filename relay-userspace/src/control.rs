@@ -20,6 +20,8 @@ mod rights;
 mod server;
 mod service;
 mod status_texts;
+mod tap_client;
+mod tap_stream;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +32,7 @@ pub use self::{
     fault::Fault,
     http::{HttpError, HttpServers},
     server::{ControlError, Server, SocketOptions},
+    tap_client::{TapClient, TapEvent},
 };
 
 use crate::config::MAX_FILE_BYTES;

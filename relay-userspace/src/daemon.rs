@@ -29,6 +29,7 @@ mod service_manager;
 mod signals;
 mod sinks;
 mod status;
+pub mod taps;
 pub mod this_machine;
 mod totals;
 mod wait;

@@ -63,6 +63,8 @@ pub fn change(target: &Target, request: Request) -> anyhow::Result<()> {
         Answer::Rules(text) => print(&text),
         Answer::Explained(text) => print(&format!("{}\n", text.trim_end())),
         Answer::Stopping => print("stopping\n"),
+        // Not what a change is answered with.
+        Answer::Tapping(_) => Ok(()),
     }
 }
 

@@ -26,11 +26,12 @@ use super::{
     fault::Fault,
     interface::CONTROL,
     message::{self, Call, END, Reply},
-    methods::{self, RulesParameters},
+    methods::{self, RulesParameters, TapReply},
+    tap_client::TapClient,
 };
 use crate::{
     config::quoted,
-    daemon::requests::{Answer, Refusal, Request},
+    daemon::requests::{Answer, Refusal, Request, TapRequest},
     observe::snapshot::{RuleStatus, Snapshot},
 };
 
@@ -38,6 +39,17 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The bytes of a reply: more than the status of as many rules as a file may have takes.
 const MOST_REPLY: usize = 256 << 20;
+
+/// What follows a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// One reply.
+    One,
+    /// Replies until the client closes.
+    More,
+    /// One reply, and then another protocol.
+    Upgrade,
+}
 
 /// Why a call failed.
 #[derive(Debug, Error)]
@@ -152,7 +164,7 @@ impl Client {
     ///
     /// The call failed.
     pub fn status(&mut self) -> Result<Snapshot, ClientError> {
-        self.send("Status", None, false)?;
+        self.send("Status", None, After::One)?;
         Ok(self.receive::<StatusReply>("a status")?.status)
     }
 
@@ -164,7 +176,7 @@ impl Client {
     pub fn watch(
         mut self,
     ) -> Result<impl Iterator<Item = Result<Snapshot, ClientError>>, ClientError> {
-        self.send("Status", None, true)?;
+        self.send("Status", None, After::More)?;
         Ok(std::iter::from_fn(move || {
             let reply = self.receive::<StatusReply>("a status");
             Some(reply.map(|reply| reply.status))
@@ -180,7 +192,7 @@ impl Client {
         let name = name.map(str::to_owned);
         let parameters = serde_json::value::to_raw_value(&RulesParameters { name });
         let parameters = parameters.map_err(|error| self.protocol(error.to_string()))?;
-        self.send("Rules", Some(&parameters), false)?;
+        self.send("Rules", Some(&parameters), After::One)?;
         Ok(self.receive::<RulesReply>("rules")?.rules)
     }
 
@@ -192,24 +204,43 @@ impl Client {
     pub fn ask(&mut self, request: Request) -> Result<Answer, ClientError> {
         let call = methods::call(request).map_err(|error| self.protocol(error.to_string()));
         let (method, parameters) = call?;
-        self.send(method, parameters.as_deref(), false)?;
+        self.send(method, parameters.as_deref(), After::One)?;
         let parameters: Box<RawValue> = self.receive("parameters")?;
         methods::answer(method, parameters.get())
             .ok_or_else(|| self.protocol(format!("to `{method}`, {}", quoted(parameters.get()))))
+    }
+
+    /// Begins a tap.
+    ///
+    /// # Errors
+    ///
+    /// The call failed, or the relay refused it.
+    pub fn tap(mut self, request: TapRequest) -> Result<TapClient, ClientError> {
+        let call = methods::call(Request::Tap(request));
+        let (method, parameters) = call.map_err(|error| self.protocol(error.to_string()))?;
+        self.send(method, parameters.as_deref(), After::Upgrade)?;
+        let TapReply { interfaces } = self.receive("the interfaces of a tap")?;
+        let Self {
+            stream,
+            path,
+            received,
+        } = self;
+        let tap = TapClient::new(stream, received, interfaces);
+        tap.map_err(|error| ClientError::Connection { path, error })
     }
 
     fn send(
         &mut self,
         method: &str,
         parameters: Option<&RawValue>,
-        more: bool,
+        after: After,
     ) -> Result<(), ClientError> {
         let message = message::message(&Call {
             method: format!("{CONTROL}.{method}").into(),
             parameters,
-            more: more.then_some(true),
+            more: (after == After::More).then_some(true),
             oneway: None,
-            upgrade: None,
+            upgrade: (after == After::Upgrade).then_some(true),
         });
         if message.len() > MOST_BYTES {
             let bytes = message.len();

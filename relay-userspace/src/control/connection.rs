@@ -85,6 +85,13 @@ impl Connection {
         &self.stream
     }
 
+    /// The client's socket, for another protocol than this one; `None` if the client has still to
+    /// read something.
+    pub fn into_stream(self) -> Option<UnixStream> {
+        let is_free = self.outbox.is_empty() && !self.is_gone;
+        is_free.then_some(self.stream)
+    }
+
     /// What to wait for.
     pub fn events(&self, permits: &Permits) -> PollFlags {
         let mut events = PollFlags::empty();

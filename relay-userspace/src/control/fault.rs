@@ -40,6 +40,12 @@ pub enum Fault {
     /// There is no change to take back.
     #[serde(rename = "io.github.relay.Control.NothingToUndo")]
     NothingToUndo,
+    /// There is nothing to tap, or too much is tapped already.
+    #[serde(rename = "io.github.relay.Control.CannotTap")]
+    CannotTap {
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The kernel, or this machine, refused it.
     #[serde(rename = "io.github.relay.Control.Refused")]
     Refused {
@@ -108,6 +114,7 @@ impl From<Refusal> for Fault {
             Refusal::Unconfirmed => Self::Unconfirmed,
             Refusal::NothingToConfirm => Self::NothingToConfirm,
             Refusal::NothingToUndo => Self::NothingToUndo,
+            Refusal::CannotTap(reason) => Self::CannotTap { reason },
             Refusal::Refused { reason, restored } => Self::Refused { reason, restored },
             Refusal::Ending => Self::Ending,
         }
@@ -129,6 +136,7 @@ impl Fault {
             Self::Unconfirmed => Refusal::Unconfirmed,
             Self::NothingToConfirm => Refusal::NothingToConfirm,
             Self::NothingToUndo => Refusal::NothingToUndo,
+            Self::CannotTap { reason } => Refusal::CannotTap(reason),
             Self::Refused { reason, restored } => Refusal::Refused { reason, restored },
             Self::Ending => Refusal::Ending,
             other => return Err(other),

@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     config::rules::Vlan,
-    daemon::requests::{Answer, Change, Request},
+    daemon::{
+        requests::{Answer, Change, Request, TapOutputs, TapRequest},
+        taps::summary::TapInterface,
+    },
 };
 
 /// What a call asks for.
@@ -104,6 +107,24 @@ struct ExplainParameters {
     file: Option<RuleFile>,
 }
 
+/// The method after which the connection carries records.
+pub const TAP: &str = "Tap";
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TapParameters {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rule: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    output: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    all: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    buffer_kib: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    passed: Option<String>,
+}
+
 impl RuleFile {
     fn new((name, text): (String, String)) -> Self {
         Self { name, text }
@@ -123,12 +144,11 @@ pub fn asked(call: &Call<'_>) -> Result<Asked, Fault> {
     let unknown = || Fault::MethodNotFound {
         method: call.method.clone().into_owned(),
     };
-    if call.upgrade == Some(true) {
-        return Err(Fault::InvalidParameter {
-            parameter: "upgrade: this service has no other protocol".into(),
-        });
-    }
     let (interface, method) = call.method.rsplit_once('.').ok_or_else(unknown)?;
+    let upgrade = call.upgrade == Some(true);
+    if upgrade && (interface, method) != (CONTROL, TAP) {
+        return Err(wrong("upgrade: only `Tap` has another protocol"));
+    }
     let parameters = call.parameters;
     if interface == SERVICE {
         return match method {
@@ -166,9 +186,23 @@ pub fn asked(call: &Call<'_>) -> Result<Asked, Fault> {
         "Disable" => Request::Disable { name: name()? },
         "Save" => nothing(Request::Save)?,
         "Explain" => explain(read(parameters)?),
+        TAP => match (tap(read(parameters)?)?, upgrade) {
+            (request, true) => request,
+            (_, false) => {
+                return Err(wrong(
+                    "upgrade: after the reply the connection carries records",
+                ));
+            }
+        },
         "Stop" => nothing(Request::Stop)?,
         _ => return Err(unknown()),
     }))
+}
+
+fn wrong(parameter: &str) -> Fault {
+    Fault::InvalidParameter {
+        parameter: parameter.into(),
+    }
 }
 
 /// Reads parameters; a method without any may be called without them.
@@ -192,6 +226,33 @@ fn reload(parameters: ReloadParameters) -> Result<Request, Fault> {
         confirm_within: seconds.map(|seconds| Duration::from_secs(seconds.into())),
         discard_runtime: parameters.discard_runtime.unwrap_or_default(),
     })
+}
+
+/// The ring of a tap in each worker if the client does not say: 4 MiB.
+const RING_KIB: u32 = 4096;
+
+fn tap(parameters: TapParameters) -> Result<Request, Fault> {
+    let all = parameters.all == Some(true);
+    let kib = parameters.buffer_kib.unwrap_or(RING_KIB);
+    let of_rule = parameters.output.is_some() || all || parameters.buffer_kib.is_some();
+    Ok(Request::Tap(match (parameters.rule, parameters.passed) {
+        (Some(_), None) if all && parameters.output.is_some() => {
+            return Err(wrong("all: one output is asked for as well"));
+        }
+        (Some(name), None) => TapRequest::Rule {
+            name,
+            outputs: match all {
+                true => TapOutputs::All,
+                false => TapOutputs::One(parameters.output.unwrap_or(1)),
+            },
+            ring: (kib as usize).saturating_mul(1 << 10),
+        },
+        (None, Some(_)) if of_rule => {
+            return Err(wrong("passed: nothing else goes with it"));
+        }
+        (None, Some(interface)) => TapRequest::Passed { interface },
+        _ => return Err(wrong("rule: either this or `passed` must be there")),
+    }))
 }
 
 fn explain(parameters: ExplainParameters) -> Request {
@@ -264,6 +325,38 @@ pub fn call(request: Request) -> serde_json::Result<(&'static str, Option<Box<Ra
             };
             with("Explain", &parameters)
         }
+        Request::Tap(request) => {
+            let nothing = TapParameters {
+                rule: None,
+                output: None,
+                all: None,
+                buffer_kib: None,
+                passed: None,
+            };
+            let parameters = match request {
+                TapRequest::Rule {
+                    name,
+                    outputs,
+                    ring,
+                } => TapParameters {
+                    rule: Some(name),
+                    output: match outputs {
+                        TapOutputs::One(number) => Some(number),
+                        TapOutputs::All => None,
+                    },
+                    all: (outputs == TapOutputs::All).then_some(true),
+                    buffer_kib: Some(u32::try_from(ring >> 10).unwrap_or(u32::MAX)),
+                    ..nothing
+                },
+                TapRequest::Passed { interface } => TapParameters {
+                    passed: Some(interface),
+                    ..nothing
+                },
+                // A client ends its tap by closing.
+                TapRequest::End(_) => nothing,
+            };
+            with(TAP, &parameters)
+        }
         Request::Stop => Ok(("Stop", None)),
     }
 }
@@ -274,6 +367,15 @@ struct AnswerParameters {
     change: Option<Change>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     text: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    interfaces: Option<Vec<TapInterface>>,
+}
+
+/// What the reply to `Tap` has.
+#[derive(Deserialize)]
+pub struct TapReply {
+    /// What records name.
+    pub interfaces: Vec<TapInterface>,
 }
 
 /// The reply that carries `answer`.
@@ -282,6 +384,9 @@ pub fn reply(answer: Answer) -> Vec<u8> {
     match answer {
         Answer::Changed(change) => parameters.change = Some(change),
         Answer::Rules(text) | Answer::Explained(text) => parameters.text = Some(text),
+        Answer::Tapping(tapping) => {
+            parameters.interfaces = Some(tapping.interfaces().to_vec());
+        }
         Answer::Confirmed | Answer::Stopping => {}
     }
     message::success(&parameters)
@@ -290,7 +395,7 @@ pub fn reply(answer: Answer) -> Vec<u8> {
 /// The answer that the reply to a call of `method` carries; `None` if it is not what the method
 /// returns.
 pub fn answer(method: &str, parameters: &str) -> Option<Answer> {
-    let AnswerParameters { change, text } = serde_json::from_str(parameters).ok()?;
+    let AnswerParameters { change, text, .. } = serde_json::from_str(parameters).ok()?;
     match method {
         "Confirm" => Some(Answer::Confirmed),
         "Stop" => Some(Answer::Stopping),

@@ -32,9 +32,13 @@ use super::{
     permits::{Permit, Permits},
     rights::{Owners, Rights},
     status_texts::StatusTexts,
+    tap_stream::{self, TapStream},
 };
 use crate::{
-    daemon::requests::{Answer, Handle, Refusal, Request},
+    daemon::{
+        requests::{Answer, Handle, Refusal, Request},
+        taps::Tapping,
+    },
     events::Event,
     host::Bell,
 };
@@ -248,9 +252,13 @@ impl Service {
     /// Hands the main thread's answers out.
     fn deliver(&mut self) {
         for (number, answer) in self.answers.take() {
-            let mut clients = self.clients.iter_mut();
+            let at = self.clients.iter().position(|one| one.number == number);
+            if let Ok(Answer::Tapping(tapping)) = &answer {
+                self.hand_to_tap(at, tapping);
+                continue;
+            }
             // The client may have closed.
-            let Some(client) = clients.find(|client| client.number == number) else {
+            let Some(client) = at.and_then(|at| self.clients.get_mut(at)) else {
                 continue;
             };
             let oneway = client.doing == Doing::Waiting { oneway: true };
@@ -260,6 +268,24 @@ impl Service {
                 Ok(answer) => client.send(methods::reply(answer)),
                 Err(refusal) => client.refuse(&refusal.into()),
             }
+        }
+    }
+
+    /// Answers the client at this position, and gives its connection to the tap that has begun.
+    fn hand_to_tap(&mut self, at: Option<usize>, tapping: &Tapping) {
+        let client = at.map(|at| self.clients.swap_remove(at));
+        let begun = client.and_then(|mut client| {
+            client.doing = Doing::Nothing;
+            client.send(methods::reply(Answer::Tapping(tapping.clone())));
+            client.into_stream()
+        });
+        let Some(stream) = begun else {
+            tap_stream::end(tapping, &self.handle);
+            return;
+        };
+        if let Err(error) = TapStream::start(stream, tapping, self.handle.clone()) {
+            warn!("control socket: cannot start the thread of a tap: {error}");
+            tap_stream::end(tapping, &self.handle);
         }
     }
 

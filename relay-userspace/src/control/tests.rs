@@ -27,7 +27,12 @@ use crate::{
         MAX_FILE_BYTES,
         rules::{OutputVlan, PortMatch, Vlan},
     },
-    daemon::requests::{self, Answer, Change, Handle, Mailbox, Refusal, Request},
+    daemon::{
+        requests::{
+            self, Answer, Change, Handle, Mailbox, Refusal, Request, TapOutputs, TapRequest,
+        },
+        taps::summary::TapInterface,
+    },
     observe::snapshot::{
         Changes, FeedStatus, Health, InterfaceStatus, LastChange, LatencyBucket, LatencyStatus,
         LoopKind, LoopStatus, MoldUdp64Status, MpegTsStatus, NextHopStatus, Numbers, Origin,
@@ -950,6 +955,7 @@ fn the_description_is_what_is_served() {
     };
     let snapshot = serde_json::to_value(snapshot).unwrap();
     let change = serde_json::to_value(Change::default()).unwrap();
+    let interface = serde_json::to_value(TapInterface::default()).unwrap();
     let keys = |value: &Value| -> BTreeSet<String> {
         value.as_object().unwrap().keys().cloned().collect()
     };
@@ -983,6 +989,7 @@ fn the_description_is_what_is_served() {
         ("Totals", &snapshot["totals"]),
         ("Rates", &snapshot["rates"]),
         ("Change", &change),
+        ("TapInterface", &interface),
     ];
     // The other types are words, and what a method takes.
     let others = ["Health", "State", "Origin", "LoopKind", "RuleFile"];
@@ -994,7 +1001,7 @@ fn the_description_is_what_is_served() {
         assert_eq!(*fields, keys(value), "{name}");
     }
     let methods = defined(&description, "method");
-    assert_eq!(methods.len(), 12);
+    assert_eq!(methods.len(), 13);
     for (method, fields) in methods {
         let call = Call {
             method: format!("{}.{method}", interface::CONTROL).into(),
@@ -1021,7 +1028,7 @@ fn the_description_is_what_is_served() {
         }
     }
     let errors = defined(&description, "error");
-    assert_eq!(errors.len(), 14);
+    assert_eq!(errors.len(), 15);
     for (name, fields) in errors {
         let values = json!({
             "text": "", "changes": [], "name": "", "reason": "", "restored": true, "message": "",
@@ -1036,7 +1043,56 @@ fn the_description_is_what_is_served() {
         }
         let fault: Fault = serde_json::from_value(reply.clone()).unwrap();
         assert_eq!(serde_json::to_value(&fault).unwrap(), reply);
-        assert!(!fault.to_string().is_empty() || name == "NotPermitted" || name == "Mistakes");
+        let is_a_text = ["NotPermitted", "Mistakes", "CannotTap"].contains(&name);
+        assert!(!fault.to_string().is_empty() || is_a_text);
+    }
+}
+
+#[test]
+fn a_tap_is_asked_for_as_the_client_asks_for_it_and_not_otherwise() {
+    let all = [
+        TapRequest::Rule {
+            name: "feed".into(),
+            outputs: TapOutputs::One(3),
+            ring: 1 << 20,
+        },
+        TapRequest::Rule {
+            name: "feed".into(),
+            outputs: TapOutputs::All,
+            ring: 4 << 20,
+        },
+        TapRequest::Passed {
+            interface: "in0".into(),
+        },
+    ];
+    let asked = |parameters: Option<&serde_json::value::RawValue>, upgrade| {
+        methods::asked(&Call {
+            method: format!("{}.Tap", interface::CONTROL).into(),
+            parameters,
+            more: None,
+            oneway: None,
+            upgrade,
+        })
+    };
+    for request in all {
+        let request = Request::Tap(request);
+        let (method, parameters) = methods::call(request.clone()).unwrap();
+        assert_eq!(method, "Tap");
+        let parameters = parameters.as_deref();
+        let read = asked(parameters, Some(true));
+        assert_eq!(read.unwrap(), methods::Asked::Request(request));
+        assert!(asked(parameters, None).is_err(), "without `upgrade`");
+    }
+    for wrong in [
+        json!({}),
+        json!({"rule": "feed", "passed": "in0"}),
+        json!({"rule": "feed", "all": true, "output": 1}),
+        json!({"passed": "in0", "output": 1}),
+    ] {
+        let parameters = serde_json::value::to_raw_value(&wrong).unwrap();
+        let refused = asked(Some(&parameters), Some(true));
+        let is_refused = matches!(refused, Err(Fault::InvalidParameter { .. }));
+        assert!(is_refused, "{wrong}: {refused:?}");
     }
 }
 

@@ -84,7 +84,7 @@ impl Commands {
         self.confirm_by
     }
 
-    /// Does what `request` asks for. [`Request::Stop`] is the caller's.
+    /// Does what `request` asks for. [`Request::Stop`] and [`Request::Tap`] are the caller's.
     ///
     /// # Errors
     ///
@@ -196,6 +196,8 @@ impl Commands {
                 };
                 return Ok(Answer::Explained(explained.to_string()));
             }
+            // These two are the caller's.
+            Request::Tap(_) => return Err(Refusal::Busy),
             Request::Stop => return Ok(Answer::Stopping),
         };
         self.change(wanted, state, signals)

@@ -19,6 +19,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::taps::Tapping;
 use crate::{config::rules::Vlan, host::Bell, observe::snapshot::Snapshot};
 
 /// Requests that may wait. Each holds up to a rule file.
@@ -84,8 +85,40 @@ pub enum Request {
         /// A file's name and text; `None` means the running rules.
         text: Option<(String, String)>,
     },
+    /// Begin or end a tap.
+    Tap(TapRequest),
     /// End the relay.
     Stop,
+}
+
+/// What is asked for of taps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TapRequest {
+    /// Begin one of a rule.
+    Rule {
+        /// Its name.
+        name: String,
+        /// Which of its copies.
+        outputs: TapOutputs,
+        /// Bytes of the ring in each worker.
+        ring: usize,
+    },
+    /// Begin one of what the kernel program leaves to the network stack.
+    Passed {
+        /// The interface that it arrives on.
+        interface: String,
+    },
+    /// End the one with this number.
+    End(u64),
+}
+
+/// Which copies of a rule a tap shows, beside what comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TapOutputs {
+    /// Those of one output, counted from 1.
+    One(u32),
+    /// All.
+    All,
 }
 
 impl Request {
@@ -102,6 +135,7 @@ impl Request {
             Self::Disable { .. } => "disable",
             Self::Save => "save",
             Self::Explain { .. } => "explain",
+            Self::Tap(_) => "tap",
             Self::Stop => "stop",
         }
     }
@@ -114,11 +148,16 @@ impl Request {
             Self::Add { .. } | Self::Remove { .. } | Self::Enable { .. } | Self::Disable { .. } => {
                 true
             }
-            Self::Confirm | Self::Undo | Self::Save | Self::Explain { .. } | Self::Stop => false,
+            Self::Confirm
+            | Self::Undo
+            | Self::Save
+            | Self::Explain { .. }
+            | Self::Tap(_)
+            | Self::Stop => false,
         }
     }
 
-    /// Whether it may change what runs. Such requests are for the relay's owners only.
+    /// Whether it may change what runs, or shows what only owners may see. Such requests are for the relay's owners only.
     #[must_use]
     pub fn is_change(&self) -> bool {
         !matches!(self, Self::Explain { text: None, .. })
@@ -137,6 +176,9 @@ pub enum Answer {
     Rules(String),
     /// Which rule takes the datagram, or why none does.
     Explained(String),
+    /// A tap began.
+    #[serde(skip)]
+    Tapping(Tapping),
     /// The relay ends.
     Stopping,
 }
@@ -174,6 +216,8 @@ pub enum Refusal {
     NothingToConfirm,
     /// There is no change to take back.
     NothingToUndo,
+    /// There is nothing to tap, or too much is tapped already; why, and what to do.
+    CannotTap(String),
     /// The kernel, or this machine, refused it.
     Refused {
         /// What was tried, on what, and what to do.
@@ -209,6 +253,7 @@ impl fmt::Display for Refusal {
                 "no change waits for its confirmation: it was confirmed or taken back already",
             ),
             Self::NothingToUndo => f.write_str("there is no change to take back"),
+            Self::CannotTap(reason) => f.write_str(reason),
             Self::Refused { reason, restored } => {
                 let now = if *restored {
                     "everything is as before"

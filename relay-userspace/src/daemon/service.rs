@@ -24,6 +24,7 @@ use super::{
     service_manager::ServiceManager,
     signals::{self, Signals},
     status::Observer,
+    taps::Taps,
     wait::wait,
     watchdog::{Health, Watchdog},
     watcher::Watcher,
@@ -86,6 +87,8 @@ pub struct Service {
     news_told: Vec<String>,
     /// A command asked for the end.
     stop: bool,
+    /// What clients look at frames through.
+    taps: Taps,
     /// A worker stands still: nothing can end its thread.
     hang: Option<RunError>,
 }
@@ -148,6 +151,7 @@ impl Service {
             refresh_at: None,
             news_told: Vec::new(),
             stop: false,
+            taps: Taps::default(),
             hang: None,
         };
         service.follow();
@@ -355,6 +359,7 @@ impl Service {
     fn end(mut self) -> Ended {
         self.manager.stopping();
         info!("stopping: no more frames are taken, those on their way still leave");
+        self.taps.end_all(&mut self.state);
         let hanging = self.state.running.end();
         for number in &hanging {
             error!(

@@ -106,6 +106,13 @@ impl Service {
                 self.stop = true;
                 return;
             }
+            let request = match request {
+                Request::Tap(request) => {
+                    reply(self.taps.carry_out(request, &mut self.state));
+                    continue;
+                }
+                other => other,
+            };
             let changes = request.is_change();
             if changes {
                 self.before_change();

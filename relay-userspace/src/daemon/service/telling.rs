@@ -137,6 +137,7 @@ impl Service {
     pub(super) fn changed(&mut self) {
         self.follow();
         self.follow_metrics();
+        self.taps.follow(&mut self.state);
         let turns = self.observer.changed(&self.state);
         self.say_silence(&turns);
         self.mailbox.changed();
