@@ -47,6 +47,7 @@ pub mod sys;
 pub mod tagged;
 pub mod tally;
 pub mod tap;
+pub mod tapping;
 pub mod topology;
 pub mod unicast;
 pub mod unprivileged;

@@ -19,13 +19,15 @@ use packets::{
     Case, INPUT_MAC, OUTPUT_ADDRESS, OUTPUT_MAC, SHORTEST, UDP, fix_header, matching, rules, table,
 };
 use relay::{
+    daemon::taps::judge::{self, Judge},
     kernel::{FlowMaps, Interfaces, OwnMaps, OwnSource},
     matching::{MatchKey, Table},
+    plan::Backend,
 };
 use relay_common::{
     abi::{self, Counter, InterfaceValue},
     matching::FlowValue,
-    wire::{self, Addresses, Datagram, ETHERNET_LEN, IPV6_HEADERS_LEN, Mac, VLAN_LEN},
+    wire::{ETHERNET_LEN, IPV6_HEADERS_LEN, VLAN_LEN},
 };
 
 /// `BPF_PROG_TEST_RUN` says that frames came in by the loopback device of the namespace.
@@ -189,40 +191,35 @@ fn keys() -> impl Iterator<Item = MatchKey> {
     rules(LOOPBACK).into_iter().map(|key| key.at(SLOT))
 }
 
-/// The rules in user space.
-fn flows() -> Result<Table> {
-    Ok(Table::new(keys().zip(0..))?)
+/// The rules in user space, as a tap judges by them what the program passes.
+fn judge() -> Result<Judge> {
+    let keys = rules(LOOPBACK).into_iter();
+    let keys = keys.map(|key| key.at(judge::SLOT));
+    Ok(Judge {
+        mac: INPUT_MAC,
+        backend: Backend::IoUring,
+        table: Table::new(keys.zip(0..))?,
+        local: Vec::new(),
+        own: own_sources(),
+    })
 }
 
 /// The same verdict by the decoder and the look-up in user space.
-fn user_space_verdict(frame: &[u8], flows: &mut Table) -> Counter {
-    match wire::judge(frame, None, INPUT_MAC) {
-        Err(skip) => skip.into(),
-        Ok((datagram, _)) if flows.look_up(SLOT, &datagram).is_none() => {
-            Counter::unmatched(&datagram)
-        }
-        Ok((datagram, from)) if is_own(from, &datagram) => Counter::OwnFrame,
-        Ok(_) => Counter::Redirected,
-    }
-}
-
-fn is_own(from: Mac, datagram: &Datagram) -> bool {
-    let address = u32::from_ne_bytes(OUTPUT_ADDRESS);
-    from == wire::mac(OUTPUT_MAC)
-        || matches!(datagram.addresses, Addresses::V4 { source, .. } if source == address)
+fn user_space_verdict(frame: &[u8], judge: &mut Judge) -> Counter {
+    judge.of(frame, None).unwrap_or(Counter::Redirected)
 }
 
 #[test]
 fn kernel_and_user_space_agree_with_the_table_on_every_packet() -> Result<()> {
     let (xdp, filter) = (XdpProgram::load()?, Filter::load()?);
-    let (table, mut flows) = (table(), flows()?);
+    let (table, mut judge) = (table(), judge()?);
     for Case {
         what,
         frame,
         expected,
     } in &table
     {
-        let user_space = user_space_verdict(frame, &mut flows);
+        let user_space = user_space_verdict(frame, &mut judge);
         assert_eq!(user_space, *expected, "user space: {what}");
         assert_eq!(xdp.verdict(frame)?, *expected, "XDP program: {what}");
         assert_eq!(
@@ -244,7 +241,7 @@ fn kernel_and_user_space_agree_with_the_table_on_every_packet() -> Result<()> {
 #[test]
 fn kernel_and_user_space_agree_on_ten_thousand_damaged_packets() -> Result<()> {
     let (xdp, filter) = (XdpProgram::load()?, Filter::load()?);
-    let (table, mut flows) = (table(), flows()?);
+    let (table, mut judge) = (table(), judge()?);
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut random = |below: usize| {
         // xorshift64: the same damage in every run.
@@ -265,7 +262,7 @@ fn kernel_and_user_space_agree_on_ten_thousand_damaged_packets() -> Result<()> {
             fix_header(&mut frame);
         }
         frame.truncate(SHORTEST.max(frame.len() - random(3)));
-        let expected = user_space_verdict(&frame, &mut flows);
+        let expected = user_space_verdict(&frame, &mut judge);
         seen.insert(expected.name());
         let verdicts = (xdp.verdict(&frame)?, filter.verdict(&frame, 0)?);
         assert_eq!(

@@ -19,6 +19,7 @@ mod refused;
 mod rounds;
 mod rule_file;
 mod scrapes;
+mod taps;
 mod totals;
 mod unicast;
 mod unicast_inputs;

@@ -142,6 +142,15 @@ pub const NEEDS: &[Need] = &[
         fedora: "golang-github-prometheus",
         arch: "prometheus",
     },
+    Need {
+        what: "tshark",
+        why: "the tests open with it what `relay tap` writes",
+        purpose: Purpose::Test,
+        probe: Probe::Program(&["tshark"]),
+        debian: "tshark",
+        fedora: "wireshark-cli",
+        arch: "wireshark-cli",
+    },
     // What the benchmark compares with was tried on Debian only. On the others these are the names
     // that the projects themselves use, and so do the distributions that package them.
     Need {
