@@ -284,7 +284,10 @@ impl Service {
             return;
         };
         if let Err(error) = TapStream::start(stream, tapping, self.handle.clone()) {
-            warn!("control socket: cannot start the thread of a tap: {error}");
+            let text = format!("control socket: cannot start the thread of a tap: {error}");
+            Event::new(LOG, Warn, "control socket", &text)
+                .turn("tap")
+                .say();
             tap_stream::end(tapping, &self.handle);
         }
     }

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::info;
+use log::Level;
 
 pub use self::passed::Passed;
 use self::{
@@ -41,9 +41,12 @@ use crate::{
         stats::Dropped,
         tap::MOST_TAPS,
     },
+    events::Event,
     plan::{self, Plan},
 };
 
+/// The target of the lines.
+const LOG: &str = module_path!();
 /// How long the end of the relay waits for the threads that send the last records.
 const FAREWELL: Duration = Duration::from_millis(300);
 /// How often it looks.
@@ -283,7 +286,10 @@ impl Taps {
 
     fn begun(&mut self, of: Of, interfaces: Vec<TapInterface>, source: Source) -> Answer {
         let (id, shared) = (self.last, Arc::<Shared>::default());
-        info!("{} begins", of.what());
+        let text = format!("{} begins", of.what());
+        Event::new(LOG, Level::Info, "taps", &text)
+            .turn("begins")
+            .say();
         self.active.push(Active {
             id,
             began: Instant::now(),
@@ -369,7 +375,10 @@ impl Taps {
         for tap in active {
             match over(&tap, running) {
                 Some(reason) => {
-                    info!("{} ends: {reason}", tap.of.what());
+                    let text = format!("{} ends: {reason}", tap.of.what());
+                    Event::new(LOG, Level::Info, "taps", &text)
+                        .turn("ends")
+                        .say();
                     let summary = summary(&tap, reason, running);
                     *lock(&tap.shared.end) = Some(summary);
                 }

@@ -198,7 +198,7 @@ impl Taps {
     #[inline(never)]
     pub fn lose(&self, output: u32, frames: u64) {
         self.outgoing(output, frames, &mut |tap, _, _| {
-            tap.ring.lose(Way::Out, frames)
+            tap.ring.lose(Way::Out, frames);
         });
     }
 
