@@ -279,7 +279,7 @@ impl Taps {
         let interface = TapInterface {
             name: name.to_owned(),
             output: None,
-            label: format!("what the kernel program on {} passes", quoted(name)),
+            label: "what the kernel program passes".into(),
         };
         Ok(self.begun(of, vec![interface], Source::Passed(Box::new(passed))))
     }

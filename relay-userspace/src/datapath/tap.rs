@@ -121,11 +121,6 @@ impl Taps {
         drop(ended);
     }
 
-    /// Whether a tap is among them.
-    pub fn has(&self, id: u64) -> bool {
-        self.lock().iter().any(|tap| tap.id == id)
-    }
-
     /// Frames that no tap got because control was at the taps just then: those that came in, and
     /// those that left or should have.
     pub fn missed(&self) -> [u64; 2] {

@@ -13,6 +13,7 @@ use relay_tests::relay::RelayProcess;
 use relay_tests::rules::{GROUP_IN, PORT_IN, Rule};
 use relay_tests::scenario::{Receivers, send, streams, tx_methods};
 use relay_tests::tally::Stream;
+use relay_tests::tapping::Tapping;
 use relay_tests::topology::Testbed;
 
 /// The limit for what takes no time on an idle machine.
@@ -144,14 +145,23 @@ fn a_worker_under_traffic_makes_the_documented_system_calls_and_no_others(
     backend: Backend,
 ) -> Result<()> {
     let plain = Rule::feed().outputs("out0", 2);
-    let kinds = [(plain, false), (local(), true)];
-    for (rule, is_local) in kinds {
-        calls_of_a_worker(backend, &[rule], is_local)?;
+    let kinds = [
+        (plain.clone(), false, false),
+        (local(), true, false),
+        (plain, false, true),
+    ];
+    for (rule, is_local, is_tapped) in kinds {
+        calls_of_a_worker(backend, &[rule], is_local, is_tapped)?;
     }
     Ok(())
 }
 
-fn calls_of_a_worker(backend: Backend, rules: &[Rule], is_local: bool) -> Result<()> {
+fn calls_of_a_worker(
+    backend: Backend,
+    rules: &[Rule],
+    is_local: bool,
+    is_tapped: bool,
+) -> Result<()> {
     for (tables, method) in tx_methods(backend, rules) {
         let sends: &[&str] = match (backend, method) {
             (Backend::IoUring, _) => &["io_uring_enter"],
@@ -166,6 +176,8 @@ fn calls_of_a_worker(backend: Backend, rules: &[Rule], is_local: bool) -> Result
         // Afterwards its thread has made the system calls that come before the loop.
         send(&bed, rules, &[part(0, 100)], || receivers.progress())?;
         receivers.assert_exact(&[part(0, 100)]);
+        let tap = is_tapped.then(|| Tapping::start(&relay, &["feed", "--all"]));
+        let tap = tap.transpose()?;
         let followed = Followed::new(&relay, "relay-worker-0")?;
         send(&bed, rules, &[part(100, 400)], || {
             receivers.progress() - 100
@@ -180,6 +192,10 @@ fn calls_of_a_worker(backend: Backend, rules: &[Rule], is_local: bool) -> Result
             .filter(|call| !allowed.contains(&call.as_str()))
             .collect();
         assert!(others.is_empty(), "{method}: {others:?} of {calls:?}");
+        if let Some(tap) = tap {
+            let tapped = tap.end()?;
+            assert_eq!(tapped.frames.len(), 3 * 400, "{}", tapped.said);
+        }
         let stopped = relay.stop()?;
         assert!(stopped.status.success(), "{stopped:?}");
         stopped.report.assert_exact(&[500]);
