@@ -114,8 +114,8 @@ fn finish(
     verdict
 }
 
-/// Notes when a frame came, if user space asks for it. A call, which takes nothing but the context, so that other frames keep
-/// nothing for it.
+/// Notes when a frame came, if user space asks for it. A call, which takes nothing but the context,
+/// so that other frames keep nothing for it.
 #[inline(never)]
 fn mark(skb: *mut __sk_buff) {
     let ctx = SkBuffContext::new(skb);

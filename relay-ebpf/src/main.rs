@@ -126,17 +126,20 @@ pub fn relay_xdp(ctx: XdpContext) -> u32 {
         no_socket(&ctx, interface, value);
     } else {
         let counted = count(value, counter, 1);
-        if matches!(counter, Counter::Redirected) && Mark::may_be(counted, 1) {
-            mark(ctx.ctx);
+        if Mark::may_be(counted, 1) {
+            mark(ctx.ctx, counter as u32);
         }
     }
     action
 }
 
-/// Notes when a frame came, if user space asks for it. A call, which takes nothing but the context, so that other frames keep
-/// nothing for it.
+/// Notes when a frame that the relay gets came, if user space asks for it. A call, which takes
+/// nothing but the context and the counter, so that other frames keep nothing for it.
 #[inline(never)]
-fn mark(ctx: *mut xdp_md) {
+fn mark(ctx: *mut xdp_md, counter: u32) {
+    if counter != Counter::Redirected as u32 {
+        return;
+    }
     let ctx = XdpContext::new(ctx);
     let (interface, queue) = (ctx.ingress_ifindex() as u32, ctx.rx_queue_index());
     marks::note(interface, queue, &Packet::of(&ctx));

@@ -22,9 +22,9 @@ use relay_common::matching::FlowValue;
 use relay_common::wire::ethernet::field as ethernet;
 
 /// Instructions for a frame that matches.
-const MOST: usize = 260;
+const MOST: usize = 264;
 /// The same with a tag, over IPv6, and both.
-const MOST_TAGGED: usize = 290;
+const MOST_TAGGED: usize = 291;
 const MOST_IPV6: usize = 277;
 const MOST_TAGGED_IPV6: usize = 306;
 /// Instructions that the verifier may follow.

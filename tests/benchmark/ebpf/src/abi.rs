@@ -53,34 +53,6 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// The stamp of a frame with this number.
-    #[inline(always)]
-    pub const fn new(flow: u32, sequence: u64, sent_ns: u64) -> Self {
-        Self {
-            magic: MAGIC,
-            rtp_sequence: (sequence as u16).to_be(),
-            low: sequence as u32,
-            flow,
-            high: (sequence >> 32) as u32,
-            sent_ns,
-        }
-    }
-
-    /// As it lies in a payload.
-    #[must_use]
-    pub fn to_bytes(self) -> [u8; STAMP_LEN] {
-        let mut bytes = [0; STAMP_LEN];
-        let [first, second, third] = [
-            u64::from(self.magic) | u64::from(self.rtp_sequence) << 16 | u64::from(self.low) << 32,
-            u64::from(self.flow) | u64::from(self.high) << 32,
-            self.sent_ns,
-        ];
-        for (bytes, long) in bytes.chunks_exact_mut(8).zip([first, second, third]) {
-            bytes.copy_from_slice(&long.to_le_bytes());
-        }
-        bytes
-    }
-
     /// The frame's number.
     #[inline(always)]
     pub const fn sequence(&self) -> u64 {
