@@ -157,7 +157,8 @@ impl Request {
         }
     }
 
-    /// Whether it may change what runs, or shows what only owners may see. Such requests are for the relay's owners only.
+    /// Whether it may change what runs, or shows what only owners may see. Such requests are for the
+    /// relay's owners only.
     #[must_use]
     pub fn is_change(&self) -> bool {
         !matches!(self, Self::Explain { text: None, .. })

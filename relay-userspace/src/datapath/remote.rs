@@ -25,7 +25,7 @@ use super::{
     open_runs::OpenRuns,
     output_link::{Link, Links},
     slots::{Assigned, Book, Entry, Leaving, OutputIdentity, Slots},
-    stats::{Count, Dropped, OutputStats, WorkerStats},
+    stats::{Count, Dropped, WorkerStats},
     tx_socket::{self, TxSocket},
     uring::send_slots::SendSlots,
     waiting::Waiting,
@@ -518,18 +518,13 @@ impl Remote {
     fn outputs(&self, outputs: &[(OutputIdentity, u32)]) -> Vec<OutputCounters> {
         let waiting = self.waiting();
         let counters = |(output, slot): &(OutputIdentity, u32)| {
-            let stats = self.stats.outputs.get(*slot as usize);
-            let mut drops = stats.map_or([0; Dropped::COUNT], OutputStats::drops_by_reason);
+            let mut counters = OutputCounters::read(&self.stats, output, *slot);
             if !waiting.is_empty()
                 && let Some((reason, missed)) = waiting.missed(*slot, &self.stats)
             {
-                drops[reason as usize] += missed;
+                counters.drops[reason as usize] += missed;
             }
-            OutputCounters {
-                output: output.clone(),
-                sent: stats.map_or(0, |stats| stats.sent.get()),
-                drops,
-            }
+            counters
         };
         outputs.iter().map(counters).collect()
     }

@@ -2,8 +2,7 @@
 //! their flows and to taps, and takes a sample of who sends.
 //!
 //! A table none of whose flows has a monitor costs one look per batch, and so do taps where none is
-//! on. Frames of a batch arrived
-//! within microseconds of one another, so they have one time.
+//! on. Frames of a batch arrived within microseconds of one another, so they have one time.
 
 use std::time::Duration;
 

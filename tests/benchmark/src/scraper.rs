@@ -4,17 +4,17 @@
 //! the client costs counts as the relay's.
 
 use std::{
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::{sched::sched_setaffinity, unistd::Pid};
-use relay_tests::scrape::{MetricsSocket, Series};
-use std::sync::{
-    Arc,
-    mpsc::{self, RecvTimeoutError},
-};
+use relay_tests::scrape::MetricsSocket;
 
 use crate::contender::command;
 
@@ -24,7 +24,7 @@ const EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Scraper {
     end: mpsc::Sender<()>,
-    thread: JoinHandle<Result<Series>>,
+    thread: JoinHandle<Result<()>>,
     metrics: Arc<MetricsSocket>,
 }
 
@@ -38,9 +38,9 @@ impl Scraper {
         let thread = thread::spawn(move || {
             sched_setaffinity(Pid::from_raw(0), &cpus).context("pinning the scraper")?;
             loop {
-                let series = of.scrape()?;
+                of.scrape()?;
                 if ended.recv_timeout(EVERY) != Err(RecvTimeoutError::Timeout) {
-                    return Ok(series);
+                    return Ok(());
                 }
             }
         });

@@ -54,6 +54,15 @@ pub struct Tapped {
     pub code: Option<i32>,
 }
 
+impl Tapped {
+    /// Fails unless it said that it lost nothing.
+    pub fn assert_lost_nothing(&self) -> Result<()> {
+        let said = &self.said;
+        ensure!(said.contains("the tap lost nothing"), "{said}");
+        Ok(())
+    }
+}
+
 impl Tapping {
     /// Runs `relay tap ARGUMENTS -w FILE`, and waits until it is on.
     pub fn start(relay: &RelayProcess, arguments: &[&str]) -> Result<Self> {

@@ -314,10 +314,7 @@ fn interfaces(
     let plan = &state.running.plan;
     let used = report.interfaces.iter().zip(plan.interfaces.iter());
     let mut all: Vec<InterfaceStatus> = used
-        .map(|(report, interface)| InterfaceStatus {
-            latency: observer.latencies.of(&report.name, report.path.backend),
-            ..in_use(report, interface)
-        })
+        .map(|(report, interface)| in_use(observer, report, interface))
         .collect();
     let known: BTreeSet<String> = all.iter().map(|one| one.name.clone()).collect();
     for name in state.desired.interfaces() {
@@ -341,7 +338,11 @@ fn interfaces(
     all
 }
 
-fn in_use(report: &InterfaceReport, interface: &plan::Interface) -> InterfaceStatus {
+fn in_use(
+    observer: &Observer,
+    report: &InterfaceReport,
+    interface: &plan::Interface,
+) -> InterfaceStatus {
     let path = &report.path;
     InterfaceStatus {
         name: report.name.clone(),
@@ -355,6 +356,6 @@ fn in_use(report: &InterfaceReport, interface: &plan::Interface) -> InterfaceSta
         device_dropped: report.device_dropped,
         missed: report.missed,
         filter: numbers(&report.filter),
-        latency: None,
+        latency: observer.latencies.of(&report.name, path.backend),
     }
 }

@@ -1,6 +1,10 @@
 //! The counters of a worker's rules and outputs, as control reads them.
 
-use crate::datapath::{monitor::Health, slots::OutputIdentity, stats::Dropped};
+use crate::datapath::{
+    monitor::Health,
+    slots::OutputIdentity,
+    stats::{Dropped, OutputStats, WorkerStats},
+};
 
 /// The counters of one output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +15,18 @@ pub struct OutputCounters {
     pub sent: u64,
     /// Copies that did not leave, by reason, in the order of [`Dropped::ALL`].
     pub drops: [u64; Dropped::COUNT],
+}
+
+impl OutputCounters {
+    /// What a worker has counted for `output`, which has this slot.
+    pub(super) fn read(stats: &WorkerStats, output: &OutputIdentity, slot: u32) -> Self {
+        let stats = stats.outputs.get(slot as usize);
+        Self {
+            output: output.clone(),
+            sent: stats.map_or(0, |stats| stats.sent.get()),
+            drops: stats.map_or([0; Dropped::COUNT], OutputStats::drops_by_reason),
+        }
+    }
 }
 
 /// The counters of one flow.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{FlowCounters, OutputCounters, Remote};
 use crate::datapath::{
     slots::{Entry, OutputIdentity},
-    stats::{Dropped, OutputStats, WorkerStats},
+    stats::WorkerStats,
     tap::{
         MOST_TAPS, Tap,
         ring::{Reader, ring},
@@ -41,14 +41,9 @@ impl Account {
     #[must_use]
     pub fn of_ended(&self) -> FlowCounters {
         let flow = self.stats.flows.get(self.entry.flow as usize);
-        let outputs = self.entry.outputs.iter().map(|(output, slot)| {
-            let stats = self.stats.outputs.get(*slot as usize);
-            OutputCounters {
-                output: output.clone(),
-                sent: stats.map_or(0, |stats| stats.sent.get()),
-                drops: stats.map_or([0; Dropped::COUNT], OutputStats::drops_by_reason),
-            }
-        });
+        let outputs = self.entry.outputs.iter();
+        let outputs =
+            outputs.map(|(output, slot)| OutputCounters::read(&self.stats, output, *slot));
         let after = FlowCounters {
             matched: flow.map_or(0, |flow| flow.matched.get()),
             bytes: flow.map_or(0, |flow| flow.bytes.get()),
